@@ -1,0 +1,71 @@
+# One entry point for everything: `make help`.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+HOST ?= 127.0.0.1
+PORT ?= 8000
+export HOST PORT
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+# Each stamp is newer than the lock file it was installed from, so an install runs once a change.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Process Register needs Python 3.11 or newer: make PYTHON=/path/to/python3 …" >&2; exit 1; }
+	@echo "Making $(VENV) …"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.local: requirements/local.txt | $(BIN)/python
+	@echo "Installing what the service needs …"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.local
+	@echo "Installing the development tools …"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+run: $(VENV)/.local ## Start everything: database, schema, demo data, service
+	@exec $(BIN)/python -m app run
+
+migrate: $(VENV)/.local ## Bring the schema of DATABASE_URL up to date
+	@$(BIN)/python -m app migrate
+
+test: $(VENV)/.dev ## Run the test suite on a throwaway PostgreSQL
+	@$(BIN)/pytest --cov
+
+test-browser: $(VENV)/.dev ## Try /docs and /redoc in a real browser
+	@$(BIN)/pytest -m browser
+
+check: $(VENV)/.dev ## Format, lint, types, import contracts, schema drift, OpenAPI document, locks
+	@$(BIN)/ruff format --check --quiet . || { echo "Run 'make format'." >&2; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-timings
+	@$(BIN)/python -m tests.schema_check
+	@$(BIN)/python -m app openapi | diff -u docs/openapi.json - || { echo "Run 'make openapi'." >&2; exit 1; }
+
+format: $(VENV)/.dev ## Format the code and apply the linter's safe fixes
+	@$(BIN)/ruff check --quiet --fix .
+	@$(BIN)/ruff format --quiet .
+
+openapi: $(VENV)/.local ## Write docs/openapi.json anew
+	@$(BIN)/python -m app openapi --output docs/openapi.json
+
+load: $(VENV)/.dev ## Load a running server for 60 s with 50 users; fails on any failed request
+	@$(BIN)/locust -f locust/locustfile.py --headless --users 50 --spawn-rate 10 --run-time 60s --only-summary --exit-code-on-error 1 --host http://$(HOST):$(PORT)
+
+lock: $(VENV)/.dev ## Resolve the dependencies anew into requirements/*.txt
+	@set -e; compile() { $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-header --no-annotate --upgrade "$$@" pyproject.toml; }; \
+	compile -o requirements/production.txt; \
+	compile --extra local -o requirements/local.txt; \
+	compile --extra local --extra load --extra dev -o requirements/dev.txt
+
+clean: ## Remove caches and the environment; keeps the data
+	@rm -rf $(VENV) .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .schemathesis
+
+.PHONY: help run migrate test test-browser check format openapi load lock clean

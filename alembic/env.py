@@ -1,0 +1,60 @@
+"""Runs the migrations: one process at a time, with short waits for locks."""
+
+import asyncio
+import time
+
+from sqlalchemy import Connection, pool, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+
+from alembic import context
+from app.core.config import get_settings
+from app.core.database import advisory_key, driver_url
+from app.models import Base
+
+LOCK_TIMEOUT = "2s"
+ATTEMPTS = 10
+_LOCK_NOT_AVAILABLE = "55P03"
+
+
+def migrate(connection: Connection) -> None:
+    context.configure(connection=connection, target_metadata=Base.metadata, transaction_per_migration=True)
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+async def migrate_patiently(connection: AsyncConnection) -> None:
+    """Migrate. A table in use makes DDL wait, and everyone else wait behind it: so wait briefly, and try again."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            await connection.run_sync(migrate)
+            return
+        except DBAPIError as error:
+            if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE or attempt == ATTEMPTS:
+                raise
+            await connection.rollback()
+            await asyncio.sleep(attempt / 2)
+
+
+async def run() -> None:
+    url = context.config.attributes.get("url") or get_settings().database_url
+    if url is None:
+        raise SystemExit("Set DATABASE_URL to the database to migrate.")
+    engine = create_async_engine(
+        driver_url(url),
+        poolclass=pool.NullPool,
+        connect_args={"server_settings": {"lock_timeout": LOCK_TIMEOUT, "timezone": "UTC"}},
+    )
+    try:
+        # On a connection of its own: a statement before Alembic begins its transaction would begin one for it, which
+        # it would then not commit. The lock ends with the connection, also when this process is killed.
+        async with engine.connect() as guard, engine.connect() as connection:
+            await guard.execution_options(isolation_level="AUTOCOMMIT")
+            await guard.execute(text("SET lock_timeout = 0"))
+            await guard.execute(text("SELECT pg_advisory_lock(:key)"), {"key": advisory_key("migrations")})
+            await migrate_patiently(connection)
+    finally:
+        await engine.dispose()
+
+
+asyncio.run(run())

@@ -1,0 +1,5 @@
+"""`python -m app`: the command line of the service."""
+
+from app.cli import main
+
+main()

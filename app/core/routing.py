@@ -1,0 +1,85 @@
+"""How requests reach handlers: strict JSON, one content type, and addresses with or without a trailing slash."""
+
+import json
+from collections.abc import Callable, Coroutine
+from email.message import Message
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.utils.exceptions import UnsupportedMediaType
+
+
+class StrictRequest(Request):
+    """A request whose body must be JSON as RFC 8259 and the house rules have it."""
+
+    async def json(self) -> Any:
+        """Return the parsed body.
+
+        Raises `json.JSONDecodeError`, which FastAPI turns into a validation error of type `json_invalid`, for bytes
+        that are not UTF-8, a byte order mark, NaN and infinities, a member named twice, and what is nested too deep.
+        """
+        body = await self.body()
+        try:
+            return json.loads(body.decode(), object_pairs_hook=_unique_members, parse_constant=_refuse_constant)
+        except json.JSONDecodeError:
+            raise
+        except UnicodeDecodeError as error:
+            raise json.JSONDecodeError("Body is not UTF-8", "", 0) from error
+        except RecursionError as error:
+            raise json.JSONDecodeError("Nested too deep", "", 0) from error
+        except ValueError as error:  # an integer of more digits than Python reads
+            raise json.JSONDecodeError("Number too long", "", 0) from error
+
+
+class StrictRoute(APIRoute):
+    """A route that reads its body with `StrictRequest` and refuses other content types with 415."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+        if self.body_field is None:
+            return handler
+
+        async def strict_handler(plain: Request) -> Response:
+            request = StrictRequest(plain.scope, plain.receive)
+            if not _is_json(request.headers.get("content-type")) and await request.body():
+                raise UnsupportedMediaType("Send the body as application/json in UTF-8.")
+            return await handler(request)
+
+        return strict_handler
+
+
+class TrailingSlashMiddleware:
+    """Lets a path with a trailing slash reach the route without it; a redirect would cost clients their body."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and len(scope["path"]) > 1 and scope["path"].endswith("/"):
+            scope["path"] = scope["path"][:-1]
+        await self._app(scope, receive, send)
+
+
+def _is_json(content_type: str | None) -> bool:
+    if content_type is None:
+        return False
+    message = Message()
+    message["content-type"] = content_type
+    subtype = message.get_content_subtype()
+    if message.get_content_maintype() != "application" or not (subtype == "json" or subtype.endswith("+json")):
+        return False
+    return str(message.get_param("charset", "utf-8")).lower() in {"utf-8", "utf8"}
+
+
+def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        raise json.JSONDecodeError("Member named twice", "", 0)
+    return members
+
+
+def _refuse_constant(_name: str) -> Any:
+    raise json.JSONDecodeError("NaN and infinities are not JSON", "", 0)

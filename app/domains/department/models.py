@@ -1,0 +1,25 @@
+"""Departments: the organisation's units, a tree."""
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Index
+from sqlalchemy.orm import Mapped, relationship
+
+from app.domains.shared.models import RegisterObject, reference, register_table
+
+if TYPE_CHECKING:
+    from app.domains.user.models import User
+
+
+class Department(RegisterObject):
+    __tablename__ = "departments"
+    __table_args__ = register_table(__tablename__, Index(f"ix_{__tablename__}_head_id", "head_id"), tree=True)
+    noun = "department"
+
+    parent_id: Mapped[int | None] = reference("departments")
+    head_id: Mapped[int | None] = reference("users")
+
+    parent: Mapped["Department | None"] = relationship(
+        foreign_keys=[parent_id], remote_side="Department.id", lazy="raise"
+    )
+    head: Mapped["User | None"] = relationship(foreign_keys=[head_id], lazy="raise")

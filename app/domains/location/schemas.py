@@ -1,0 +1,92 @@
+"""What clients send and get of locations."""
+
+from functools import cache
+from importlib.resources import files
+from typing import Annotated, Any, Self
+
+from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
+from pydantic_core import PydanticCustomError
+
+from app.domains.location.models import ADDRESS_LENGTH, LocationKind
+from app.domains.shared.schemas import Brief, MultipleLines, ObjectRead, TreeFields, merge_patch
+
+
+@cache
+def _countries() -> frozenset[str]:
+    """Return the codes of ISO 3166-1 alpha-2, from the table that comes with the time zone database."""
+    lines = (files("tzdata") / "zoneinfo" / "iso3166.tab").read_text("utf-8").splitlines()
+    return frozenset(line.split("\t")[0] for line in lines if not line.startswith("#"))
+
+
+@cache
+def _timezones() -> frozenset[str]:
+    return frozenset((files("tzdata") / "zones").read_text("utf-8").split())
+
+
+def _known_country(value: str) -> str:
+    if value not in _countries():
+        raise PydanticCustomError("country", "Text must be a country code of ISO 3166-1 alpha-2, in capitals")
+    return value
+
+
+def _known_timezone(value: str) -> str:
+    if value not in _timezones():
+        raise PydanticCustomError("timezone", "Text must be the name of a time zone, such as Europe/Zurich")
+    return value
+
+
+Country = Annotated[
+    str,
+    AfterValidator(_known_country),
+    WithJsonSchema({"type": "string", "enum": sorted(_countries()), "description": "ISO 3166-1 alpha-2."}),
+]
+Timezone = Annotated[
+    str,
+    AfterValidator(_known_timezone),
+    WithJsonSchema({"type": "string", "enum": sorted(_timezones()), "description": "IANA time zone."}),
+]
+Latitude = Annotated[float, Field(ge=-90, le=90, description="Degrees, WGS 84; together with `longitude`.")]
+Longitude = Annotated[float, Field(ge=-180, le=180, description="Degrees, WGS 84; together with `latitude`.")]
+
+
+class LocationFields(TreeFields):
+    kind: LocationKind = "site"
+    address: Annotated[str, Field(min_length=1, max_length=ADDRESS_LENGTH), *MultipleLines] | None = None
+    country: Country | None = None
+    timezone: Timezone | None = None
+    latitude: Latitude | None = None
+    longitude: Longitude | None = None
+
+
+class WholeLocation(LocationFields):
+    @model_validator(mode="after")
+    def _both_or_neither(self) -> Self:
+        if (self.latitude is None) != (self.longitude is None):
+            raise PydanticCustomError("coordinates", "Latitude and longitude go together: give both or neither")
+        return self
+
+
+class LocationCreate(WholeLocation):
+    """A location to register."""
+
+
+class LocationReplace(WholeLocation):
+    """Everything a location is to be from now on; what is absent takes its default."""
+
+
+@merge_patch
+class LocationPatch(LocationFields):
+    """The changes to a location."""
+
+
+class LocationRead(ObjectRead):
+    """A place where work is done."""
+
+    parent_id: int | None
+    parent: Brief | None
+    kind: LocationKind
+    address: str | None
+    country: str | None
+    timezone: str | None
+    latitude: float | None
+    longitude: float | None

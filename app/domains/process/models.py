@@ -1,0 +1,115 @@
+"""Processes: what the organisation does, a tree, and the four kinds of links to what takes part."""
+
+from typing import TYPE_CHECKING, Literal, get_args
+
+from sqlalchemy import Index, text
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from app.domains.shared.models import (
+    Base,
+    RegisterObject,
+    enumeration,
+    link_end,
+    reference,
+    register_table,
+)
+
+if TYPE_CHECKING:
+    from app.domains.department.models import Department
+    from app.domains.location.models import Location
+    from app.domains.resource.models import Resource
+    from app.domains.role.models import Role
+    from app.domains.user.models import User
+
+ProcessKind = Literal["core", "management", "support"]
+ProcessStatus = Literal["draft", "in_review", "active", "retired"]
+Criticality = Literal["low", "medium", "high", "critical"]
+DepartmentRelation = Literal["owner", "participant", "supplier", "customer"]
+ResourceUsage = Literal["uses", "reads", "writes", "produces"]
+RoleResponsibility = Literal["responsible", "accountable", "consulted", "informed"]
+
+
+class ProcessDepartment(Base):
+    __tablename__ = "process_departments"
+    __table_args__ = (
+        enumeration("relation", get_args(DepartmentRelation)),
+        Index(f"uq_{__tablename__}_owner", "process_id", unique=True, postgresql_where=text("relation = 'owner'")),
+        Index(f"ix_{__tablename__}_department_id", "department_id", "process_id"),
+    )
+
+    process_id: Mapped[int] = link_end("processes", cascade=True)
+    department_id: Mapped[int] = link_end("departments")
+    relation: Mapped[str]
+
+    department: Mapped["Department"] = relationship(lazy="raise")
+
+
+class ProcessLocation(Base):
+    __tablename__ = "process_locations"
+    __table_args__ = (Index(f"ix_{__tablename__}_location_id", "location_id", "process_id"),)
+
+    process_id: Mapped[int] = link_end("processes", cascade=True)
+    location_id: Mapped[int] = link_end("locations")
+
+    location: Mapped["Location"] = relationship(lazy="raise")
+
+
+class ProcessResource(Base):
+    __tablename__ = "process_resources"
+    __table_args__ = (
+        enumeration("usage", get_args(ResourceUsage)),
+        Index(f"ix_{__tablename__}_resource_id", "resource_id", "process_id"),
+    )
+
+    process_id: Mapped[int] = link_end("processes", cascade=True)
+    resource_id: Mapped[int] = link_end("resources")
+    usage: Mapped[str]
+
+    resource: Mapped["Resource"] = relationship(lazy="raise")
+
+
+class ProcessRole(Base):
+    __tablename__ = "process_roles"
+    __table_args__ = (
+        enumeration("responsibility", get_args(RoleResponsibility)),
+        Index(
+            f"uq_{__tablename__}_accountable",
+            "process_id",
+            unique=True,
+            postgresql_where=text("responsibility = 'accountable'"),
+        ),
+        Index(f"ix_{__tablename__}_role_id", "role_id", "process_id"),
+    )
+
+    process_id: Mapped[int] = link_end("processes", cascade=True)
+    role_id: Mapped[int] = link_end("roles")
+    # A role may hold several responsibilities in one process.
+    responsibility: Mapped[str] = mapped_column(primary_key=True)
+
+    role: Mapped["Role"] = relationship(lazy="raise")
+
+
+class Process(RegisterObject):
+    __tablename__ = "processes"
+    __table_args__ = register_table(
+        __tablename__,
+        enumeration("kind", get_args(ProcessKind)),
+        enumeration("status", get_args(ProcessStatus)),
+        enumeration("criticality", get_args(Criticality)),
+        Index(f"ix_{__tablename__}_owner_id", "owner_id"),
+        tree=True,
+    )
+    noun = "process"
+
+    parent_id: Mapped[int | None] = reference("processes")
+    kind: Mapped[str]
+    status: Mapped[str]
+    criticality: Mapped[str | None]
+    owner_id: Mapped[int | None] = reference("users")
+
+    parent: Mapped["Process | None"] = relationship(foreign_keys=[parent_id], remote_side="Process.id", lazy="raise")
+    owner: Mapped["User | None"] = relationship(foreign_keys=[owner_id], lazy="raise")
+    departments: Mapped[list[ProcessDepartment]] = relationship(lazy="raise")
+    locations: Mapped[list[ProcessLocation]] = relationship(lazy="raise")
+    resources: Mapped[list[ProcessResource]] = relationship(lazy="raise")
+    roles: Mapped[list[ProcessRole]] = relationship(lazy="raise")

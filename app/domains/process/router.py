@@ -1,0 +1,240 @@
+"""The routes of processes."""
+
+from typing import Annotated
+
+from fastapi import Depends, Request, Response
+
+from app.domains.process.models import RoleResponsibility
+from app.domains.process.schemas import (
+    DepartmentLinkFields,
+    ProcessCreate,
+    ProcessPatch,
+    ProcessRead,
+    ProcessReplace,
+    ResourceLinkFields,
+    RoleLinkFields,
+)
+from app.domains.process.service import DEPARTMENTS, LOCATIONS, OWNER, RESOURCES, ROLES, ProcessService
+from app.domains.shared.http import (
+    CREATE,
+    DELETE,
+    LINK,
+    LIST,
+    LIST_OF_ONE,
+    READ,
+    UNLINK,
+    WALK,
+    WRITE,
+    Depth,
+    IfMatch,
+    IfNoneMatch,
+    ListParameters,
+    Reference,
+    ancestors,
+    api_router,
+    collection_router,
+    created,
+    found,
+    listed,
+    no_content,
+    walked,
+    written,
+)
+from app.domains.shared.schemas import Ancestors, Page, Tree
+from app.domains.shared.trees import DEEPEST
+
+router = collection_router("processes")
+# They read processes, so they stand here: the other domains know nothing of processes.
+lists_of_one = api_router()
+
+Service = Annotated[ProcessService, Depends()]
+
+
+@router.get("", response_model=Page[ProcessRead], responses=LIST)
+async def list_processes(service: Service, request: Request, query: ListParameters) -> Response:
+    """List the processes."""
+    return listed(await service.page(query), query, request)
+
+
+@router.post("", status_code=201, response_model=ProcessRead, responses=CREATE)
+async def create_process(service: Service, request: Request, body: ProcessCreate) -> Response:
+    """Register a process."""
+    return created(await service.create(body), request)
+
+
+@router.get("/{reference}", response_model=ProcessRead, responses=READ)
+async def get_process(service: Service, reference: Reference, if_none_match: IfNoneMatch = None) -> Response:
+    """Return a process with all its links."""
+    return found(await service.get(reference), if_none_match)
+
+
+@router.put("/{reference}", response_model=ProcessRead, responses=WRITE)
+async def replace_process(
+    service: Service, reference: Reference, body: ProcessReplace, if_match: IfMatch = None
+) -> Response:
+    """Give a process all new values."""
+    return written(await service.replace(reference, body, if_match))
+
+
+@router.patch("/{reference}", response_model=ProcessRead, responses=WRITE)
+async def update_process(
+    service: Service, reference: Reference, body: ProcessPatch, if_match: IfMatch = None
+) -> Response:
+    """Change some values of a process (RFC 7396 merge patch)."""
+    return written(await service.patch(reference, body, if_match))
+
+
+@router.delete("/{reference}", status_code=204, responses=DELETE)
+async def delete_process(service: Service, reference: Reference, if_match: IfMatch = None) -> Response:
+    """Delete a process that nothing refers to."""
+    await service.delete(reference, if_match)
+    return no_content()
+
+
+@router.get("/{reference}/tree", response_model=Tree, responses=WALK)
+async def get_process_tree(service: Service, reference: Reference, depth: Depth = DEEPEST) -> Response:
+    """Return a process and what stands below it, depth first."""
+    return walked(await service.tree(reference, depth))
+
+
+@router.get("/{reference}/ancestors", response_model=Ancestors, responses=WALK)
+async def list_process_ancestors(service: Service, reference: Reference) -> Response:
+    """List what a process stands below, the root first."""
+    return ancestors(await service.ancestors(reference))
+
+
+@router.put("/{reference}/departments/{department}", status_code=204, responses=LINK)
+async def link_process_department(
+    service: Service,
+    reference: Reference,
+    department: Reference,
+    body: DepartmentLinkFields = DepartmentLinkFields(),
+    if_match: IfMatch = None,
+) -> Response:
+    """Set the link between a process and a department."""
+    await service.link(DEPARTMENTS, reference, department, if_match, body.relation)
+    return no_content()
+
+
+@router.delete("/{reference}/departments/{department}", status_code=204, responses=UNLINK)
+async def unlink_process_department(
+    service: Service,
+    reference: Reference,
+    department: Reference,
+    if_match: IfMatch = None,
+) -> Response:
+    """Remove a department from a process."""
+    await service.unlink(DEPARTMENTS, reference, department, if_match)
+    return no_content()
+
+
+@router.put("/{reference}/locations/{location}", status_code=204, responses=LINK)
+async def link_process_location(
+    service: Service, reference: Reference, location: Reference, if_match: IfMatch = None
+) -> Response:
+    """Set the link between a process and a location."""
+    await service.link(LOCATIONS, reference, location, if_match)
+    return no_content()
+
+
+@router.delete("/{reference}/locations/{location}", status_code=204, responses=UNLINK)
+async def unlink_process_location(
+    service: Service,
+    reference: Reference,
+    location: Reference,
+    if_match: IfMatch = None,
+) -> Response:
+    """Remove a location from a process."""
+    await service.unlink(LOCATIONS, reference, location, if_match)
+    return no_content()
+
+
+@router.put("/{reference}/resources/{resource}", status_code=204, responses=LINK)
+async def link_process_resource(
+    service: Service,
+    reference: Reference,
+    resource: Reference,
+    body: ResourceLinkFields = ResourceLinkFields(),
+    if_match: IfMatch = None,
+) -> Response:
+    """Set the link between a process and a resource."""
+    await service.link(RESOURCES, reference, resource, if_match, body.usage)
+    return no_content()
+
+
+@router.delete("/{reference}/resources/{resource}", status_code=204, responses=UNLINK)
+async def unlink_process_resource(
+    service: Service,
+    reference: Reference,
+    resource: Reference,
+    if_match: IfMatch = None,
+) -> Response:
+    """Remove a resource from a process."""
+    await service.unlink(RESOURCES, reference, resource, if_match)
+    return no_content()
+
+
+@router.put("/{reference}/roles/{role}", status_code=204, responses=LINK)
+async def link_process_role(
+    service: Service,
+    reference: Reference,
+    role: Reference,
+    body: RoleLinkFields = RoleLinkFields(),
+    if_match: IfMatch = None,
+) -> Response:
+    """Add a responsibility of a role in a process; its others stay."""
+    await service.link(ROLES, reference, role, if_match, body.responsibility)
+    return no_content()
+
+
+@router.delete("/{reference}/roles/{role}", status_code=204, responses=UNLINK)
+async def unlink_process_role(
+    service: Service,
+    reference: Reference,
+    role: Reference,
+    responsibility: RoleResponsibility | None = None,
+    if_match: IfMatch = None,
+) -> Response:
+    """Remove a role from a process, or one of its responsibilities only."""
+    await service.unlink(ROLES, reference, role, if_match, responsibility)
+    return no_content()
+
+
+@lists_of_one.get(
+    "/departments/{reference}/processes", tags=["departments"], response_model=Page[ProcessRead], responses=LIST_OF_ONE
+)
+async def list_department_processes(
+    service: Service, request: Request, reference: Reference, query: ListParameters
+) -> Response:
+    """List the processes that a department takes part in."""
+    return listed(await service.page_linked(DEPARTMENTS, OWNER, reference, query), query, request)
+
+
+@lists_of_one.get(
+    "/locations/{reference}/processes", tags=["locations"], response_model=Page[ProcessRead], responses=LIST_OF_ONE
+)
+async def list_location_processes(
+    service: Service, request: Request, reference: Reference, query: ListParameters
+) -> Response:
+    """List the processes that a location takes part in."""
+    return listed(await service.page_linked(LOCATIONS, OWNER, reference, query), query, request)
+
+
+@lists_of_one.get(
+    "/resources/{reference}/processes", tags=["resources"], response_model=Page[ProcessRead], responses=LIST_OF_ONE
+)
+async def list_resource_processes(
+    service: Service, request: Request, reference: Reference, query: ListParameters
+) -> Response:
+    """List the processes that a resource takes part in."""
+    return listed(await service.page_linked(RESOURCES, OWNER, reference, query), query, request)
+
+
+@lists_of_one.get(
+    "/roles/{reference}/processes", tags=["roles"], response_model=Page[ProcessRead], responses=LIST_OF_ONE
+)
+async def list_role_processes(
+    service: Service, request: Request, reference: Reference, query: ListParameters
+) -> Response:
+    """List the processes that a role takes part in."""
+    return listed(await service.page_linked(ROLES, OWNER, reference, query), query, request)

@@ -1,0 +1,159 @@
+"""What clients send and get of processes."""
+
+from collections.abc import Callable
+from typing import Annotated, Any, Self
+
+from pydantic import AfterValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from app.domains.process.models import (
+    Criticality,
+    DepartmentRelation,
+    ProcessKind,
+    ProcessStatus,
+    ResourceUsage,
+    RoleResponsibility,
+)
+from app.domains.shared.schemas import Brief, ObjectRead, Reference, Schema, TreeFields, merge_patch
+
+MOST_LINKS = 1000
+
+_Most = Field(max_length=MOST_LINKS)
+
+
+def _short_form(of: str, default: str | None) -> Any:
+    relation = f" with `{default}`" if default else ""
+    return Field(max_length=MOST_LINKS, description=f"Short form of `{of}`: just the ids{relation}.")
+
+
+def _once(links: list[Any], key: Callable[[Any], Any], what: str) -> None:
+    """Refuse two entries that disagree; entries that say the same thing twice are one."""
+    seen: dict[Any, Any] = {}
+    for link in links:
+        if seen.setdefault(key(link), link) != link:
+            raise PydanticCustomError("contradicting_links", "Each {what} can stand here only once", {"what": what})
+
+
+def _departments(links: list["DepartmentLink"]) -> list["DepartmentLink"]:
+    _once(links, lambda link: link.department_id, "department")
+    if len({link.department_id for link in links if link.relation == "owner"}) > 1:
+        raise PydanticCustomError("several_owners", "A process has at most one owner department")
+    return links
+
+
+def _resources(links: list["ResourceLink"]) -> list["ResourceLink"]:
+    _once(links, lambda link: link.resource_id, "resource")
+    return links
+
+
+def _roles(links: list["RoleLink"]) -> list["RoleLink"]:
+    if len({link.role_id for link in links if link.responsibility == "accountable"}) > 1:
+        raise PydanticCustomError("several_accountable", "A process has at most one accountable role")
+    return links
+
+
+class DepartmentLinkFields(Schema):
+    """How a department takes part in a process."""
+
+    relation: DepartmentRelation = "participant"
+
+
+class ResourceLinkFields(Schema):
+    """How a process uses a resource."""
+
+    usage: ResourceUsage = "uses"
+
+
+class RoleLinkFields(Schema):
+    """What a role does in a process."""
+
+    responsibility: RoleResponsibility = "responsible"
+
+
+class DepartmentLink(DepartmentLinkFields):
+    department_id: Reference
+
+
+class LocationLink(Schema):
+    location_id: Reference
+
+
+class ResourceLink(ResourceLinkFields):
+    resource_id: Reference
+
+
+class RoleLink(RoleLinkFields):
+    role_id: Reference
+
+
+class ProcessFields(TreeFields):
+    kind: ProcessKind = "core"
+    status: ProcessStatus = "draft"
+    criticality: Criticality | None = None
+    owner_id: Reference | None = None
+    departments: Annotated[list[DepartmentLink], _Most, AfterValidator(_departments)] = []
+    locations: Annotated[list[LocationLink], _Most] = []
+    resources: Annotated[list[ResourceLink], _Most, AfterValidator(_resources)] = []
+    roles: Annotated[list[RoleLink], _Most, AfterValidator(_roles)] = []
+    department_ids: Annotated[list[Reference], _short_form("departments", "participant")] = []
+    location_ids: Annotated[list[Reference], _short_form("locations", None)] = []
+    resource_ids: Annotated[list[Reference], _short_form("resources", "uses")] = []
+    role_ids: Annotated[list[Reference], _short_form("roles", "responsible")] = []
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        for name in ("department", "location", "resource", "role"):
+            if {f"{name}s", f"{name}_ids"} <= self.model_fields_set:
+                raise PydanticCustomError("both_forms", "Give {name}s or {name}_ids, not both", {"name": name})
+        return self
+
+
+class ProcessCreate(ProcessFields):
+    """A process to register."""
+
+
+class ProcessReplace(ProcessFields):
+    """Everything a process is to be from now on; what is absent takes its default, links included."""
+
+
+@merge_patch
+class ProcessPatch(ProcessFields):
+    """The changes to a process; a list of links replaces that list only."""
+
+
+class ProcessDepartmentRead(Brief):
+    """A department that takes part in a process."""
+
+    relation: DepartmentRelation
+
+
+class ProcessLocationRead(Brief):
+    """A location where a process is done."""
+
+
+class ProcessResourceRead(Brief):
+    """A resource that a process needs."""
+
+    usage: ResourceUsage
+
+
+class ProcessRoleRead(Brief):
+    """A role in a process."""
+
+    responsibility: RoleResponsibility
+
+
+class ProcessRead(ObjectRead):
+    """Something the organisation does, and all that takes part in it."""
+
+    parent_id: int | None
+    parent: Brief | None
+    kind: ProcessKind
+    status: ProcessStatus
+    criticality: Criticality | None
+    owner_id: int | None
+    owner: Brief | None
+    departments: list[ProcessDepartmentRead]
+    locations: list[ProcessLocationRead]
+    resources: list[ProcessResourceRead]
+    roles: list[ProcessRoleRead]

@@ -1,0 +1,26 @@
+"""What can be done with processes."""
+
+from app.domains.process.models import (
+    Process,
+    ProcessDepartment,
+    ProcessLocation,
+    ProcessResource,
+    ProcessRole,
+)
+from app.domains.process.schemas import ProcessRead, ProcessReplace
+from app.domains.shared.documents import Documents
+from app.domains.shared.links import LinkSet
+from app.domains.shared.trees import TreeService
+
+OWNER = "process_id"
+DEPARTMENTS = LinkSet("departments", ProcessDepartment, OWNER, "department_id", "relation", "participant")
+LOCATIONS = LinkSet("locations", ProcessLocation, OWNER, "location_id")
+RESOURCES = LinkSet("resources", ProcessResource, OWNER, "resource_id", "usage", "uses")
+ROLES = LinkSet("roles", ProcessRole, OWNER, "role_id", "responsibility", "responsible")
+
+
+class ProcessService(TreeService):
+    model = Process
+    documents = Documents(ProcessRead, Process)
+    schema = ProcessReplace
+    links = (DEPARTMENTS, LOCATIONS, RESOURCES, ROLES)

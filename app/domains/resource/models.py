@@ -1,0 +1,38 @@
+"""Resources: what processes use, from applications to suppliers."""
+
+from typing import TYPE_CHECKING, Literal, get_args
+
+from sqlalchemy import Index, String
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from app.domains.shared.models import RegisterObject, enumeration, reference, register_table
+
+if TYPE_CHECKING:
+    from app.domains.department.models import Department
+    from app.domains.location.models import Location
+
+ResourceKind = Literal["application", "data_store", "equipment", "facility", "document", "material", "supplier"]
+Criticality = Literal["low", "medium", "high", "critical"]
+
+URL_LENGTH = 2048
+
+
+class Resource(RegisterObject):
+    __tablename__ = "resources"
+    __table_args__ = register_table(
+        __tablename__,
+        enumeration("kind", get_args(ResourceKind)),
+        enumeration("criticality", get_args(Criticality)),
+        Index(f"ix_{__tablename__}_owner_department_id", "owner_department_id"),
+        Index(f"ix_{__tablename__}_location_id", "location_id"),
+    )
+    noun = "resource"
+
+    kind: Mapped[str]
+    owner_department_id: Mapped[int | None] = reference("departments")
+    location_id: Mapped[int | None] = reference("locations")
+    criticality: Mapped[str | None]
+    url: Mapped[str | None] = mapped_column(String(URL_LENGTH))
+
+    owner_department: Mapped["Department | None"] = relationship(lazy="raise")
+    location: Mapped["Location | None"] = relationship(lazy="raise")

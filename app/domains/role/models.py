@@ -1,0 +1,32 @@
+"""Roles: job functions (not access rights), and the users who hold them."""
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Index
+from sqlalchemy.orm import Mapped, relationship
+
+from app.domains.shared.models import Base, RegisterObject, link_end, reference, register_table
+
+if TYPE_CHECKING:
+    from app.domains.department.models import Department
+    from app.domains.user.models import User
+
+
+class Role(RegisterObject):
+    __tablename__ = "roles"
+    __table_args__ = register_table(__tablename__, Index(f"ix_{__tablename__}_department_id", "department_id"))
+    noun = "role"
+
+    department_id: Mapped[int | None] = reference("departments")
+
+    department: Mapped["Department | None"] = relationship(lazy="raise")
+
+
+class RoleHolder(Base):
+    """A user who holds a role."""
+
+    __tablename__ = "role_holders"
+    __table_args__ = (Index(f"ix_{__tablename__}_user_id", "user_id", "role_id"),)
+
+    role_id: Mapped[int] = link_end("roles", cascade=True)
+    user_id: Mapped[int] = link_end("users")

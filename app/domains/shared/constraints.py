@@ -1,0 +1,53 @@
+"""What the schema's constraints mean to a client, by their names."""
+
+from functools import cache
+
+from sqlalchemy import ForeignKeyConstraint
+
+from app.core.database import IntegrityViolation
+from app.domains.shared.models import Base, RegisterObject
+from app.utils.exceptions import Conflict, Duplicate, Fault, RegisterError, UnknownReference
+
+# Those that do not follow from a column alone.
+_OWN_WORDS = {
+    "uq_process_departments_owner": ("/departments", "A process has at most one owner department."),
+    "uq_process_roles_accountable": ("/roles", "A process has at most one accountable role."),
+}
+
+
+def explain(violation: IntegrityViolation) -> RegisterError | None:
+    """Return the error a client can act on, or None when the constraint guards against our own mistakes only."""
+    name = violation.constraint
+    if violation.is_reference:
+        fault = Fault(_foreign_keys().get(name, ""), "unknown_reference", "No such object is registered.")
+        return UnknownReference("The request names an object that does not exist.", errors=[fault])
+    if name in _OWN_WORDS:
+        pointer, detail = _OWN_WORDS[name]
+        return Conflict(detail, errors=[Fault(pointer, "conflict", detail)])
+    if key := _unique_keys().get(name):
+        noun, column = key
+        detail = f"A {noun} with this {column} exists already."
+        return Duplicate(detail, errors=[Fault(f"/{column}", "duplicate", detail)])
+    return None
+
+
+@cache
+def _unique_keys() -> dict[str, tuple[str, str]]:
+    """Return noun and column of each key that a client chooses: the indexes are named `uq_<table>_<column>`."""
+    keys = {}
+    for mapper in Base.registry.mappers:
+        if issubclass(mapper.class_, RegisterObject):
+            table = mapper.class_.__tablename__
+            for column in mapper.local_table.columns.keys():
+                keys[f"uq_{table}_{column}"] = (mapper.class_.noun, column)
+    return keys
+
+
+@cache
+def _foreign_keys() -> dict[str, str]:
+    return {
+        str(constraint.name): f"/{constraint.column_keys[0]}"
+        for table in Base.metadata.tables.values()
+        for constraint in table.constraints
+        if isinstance(constraint, ForeignKeyConstraint)
+    }

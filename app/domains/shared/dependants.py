@@ -1,0 +1,94 @@
+"""What still refers to an object that is to be deleted."""
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Select,
+    Table,
+    Text,
+    and_,
+    bindparam,
+    cast,
+    func,
+    literal_column,
+    not_,
+    select,
+    union,
+)
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.core.database import Statement, fetch, prepare
+from app.domains.shared.models import Base, RegisterObject
+
+MOST_SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Dependants:
+    """How many objects of each collection refer to one, and the first of them as briefs with their `type`."""
+
+    counts: dict[str, int]
+    first: list[dict[str, Any]]
+
+    @property
+    def summary(self) -> str:
+        return ", ".join(f"{count} {collection}" for collection, count in self.counts.items())
+
+    def as_json(self) -> dict[str, Any]:
+        return {"total": sum(self.counts.values()), "counts": self.counts, "first": self.first}
+
+
+async def find_dependants(session: AsyncSession, model: type[RegisterObject], key: int) -> Dependants:
+    """Return what refers to the object `key`, other than itself."""
+    row = await fetch(session, _dependants(model), key=key)
+    assert row is not None  # an aggregate always has a row
+    return Dependants(json.loads(row["counts"] or "{}"), json.loads(row["first"] or "[]"))
+
+
+@cache
+def _dependants(model: type[RegisterObject]) -> Statement:
+    table = model.metadata.tables[model.__tablename__]
+    found = union(*_references_to(table)).cte("dependants").prefix_with("MATERIALIZED")
+    counted = select(found.c.type, func.count().label("n")).group_by(found.c.type).order_by(found.c.type).subquery()
+    counts = select(func.json_object_agg(counted.c.type, counted.c.n)).scalar_subquery()
+    briefs = select(*found.c).order_by(found.c.type, found.c.id).limit(literal_column(str(MOST_SHOWN))).subquery("b")
+    first = select(func.json_agg(briefs.table_valued())).scalar_subquery()
+    return prepare(select(cast(counts, Text).label("counts"), cast(first, Text).label("first")))
+
+
+def _references_to(table: Table) -> list[Select[Any]]:
+    """Return a query of type, id, code and name for each foreign key to the table that restricts its deletes."""
+    objects = {
+        mapper.local_table.name: mapper.local_table
+        for mapper in Base.registry.mappers
+        if issubclass(mapper.class_, RegisterObject)
+    }
+    queries = []
+    for other in Base.metadata.tables.values():
+        for column in other.c:
+            if any(key.column.table is table and key.ondelete == "RESTRICT" for key in column.foreign_keys):
+                owner = objects[other.name] if other.name in objects else _owner(other)
+                queries.append(_objects_with(column, owner, table))
+    return queries
+
+
+def _owner(link: Table) -> Table:
+    """Return the table of the objects that a link belongs to: the end that takes the link with it."""
+    return next(key.column.table for key in link.foreign_keys if key.ondelete == "CASCADE")
+
+
+def _objects_with(column: Column[Any], owner: Table, target: Table) -> Select[Any]:
+    kind = literal_column(f"'{owner.name}'").label("type")
+    query = select(kind, owner.c.id, owner.c.code, owner.c.name)
+    parameter = bindparam("key", type_=BigInteger)
+    if column.table is not owner:
+        (end,) = (other for other in column.table.c if any(key.column.table is owner for key in other.foreign_keys))
+        query = query.join(column.table, end == owner.c.id)
+    if owner is target:
+        return query.where(and_(column == parameter, not_(owner.c.id == parameter)))
+    return query.where(column == parameter)

@@ -1,0 +1,123 @@
+"""Sets of links, brought to a wanted state by one statement over arrays, whatever their number."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import MISSING, BaseModel
+from sqlalchemy import (
+    ARRAY,
+    CTE,
+    BigInteger,
+    ColumnElement,
+    Select,
+    String,
+    Table,
+    and_,
+    bindparam,
+    column,
+    delete,
+    exists,
+    func,
+    insert,
+    literal_column,
+    select,
+)
+
+from app.domains.shared.models import Base, RegisterObject, model_of
+
+Link = tuple[int, str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class LinkSet:
+    """One kind of links of a collection.
+
+    `field` is the member of bodies that lists them. `owner` and `target` are the columns of both ends, `detail` is
+    that of the link's own field, if it has one, and `default` what it is where a body lists just ids.
+    """
+
+    field: str
+    model: type[Base]
+    owner: str
+    target: str
+    detail: str | None = None
+    default: str | None = None
+
+    @property
+    def short(self) -> str:
+        """The member of bodies that lists just ids."""
+        return f"{self.target}s"
+
+    @property
+    def table(self) -> Table:
+        return self.model.metadata.tables[self.model.__tablename__]
+
+    @property
+    def owner_model(self) -> type[RegisterObject]:
+        return model_of(self.table.c[self.owner])
+
+    @property
+    def target_model(self) -> type[RegisterObject]:
+        return model_of(self.table.c[self.target])
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.target,) if self.detail is None else (self.target, self.detail)
+
+    def arguments(self, links: Iterable[Link]) -> dict[str, list[Any]]:
+        """Return the statement's arrays, sorted and without repetitions, so that all writers lock in one order."""
+        wanted = sorted(set(links), key=lambda link: (link[0], link[1] or ""))
+        arrays = {f"{self.field}_{self.target}": [target for target, _ in wanted]}
+        if self.detail is not None:
+            arrays[f"{self.field}_{self.detail}"] = [detail for _, detail in wanted]
+        return arrays
+
+    def inserted(self, owner: ColumnElement[int], after: CTE | None = None) -> CTE:
+        """Return the CTE that adds the wanted links which are missing, once `after` has run."""
+        wanted = self._wanted()
+        rows: Select[Any] = select(owner, *wanted.c)
+        if after is not None:
+            # A CTE runs before another only if that one reads it: the old owner must go before the new one comes.
+            removed = select(func.count()).select_from(after).scalar_subquery()
+            rows = rows.where(~self._present(owner, wanted), removed >= literal_column("0"))
+        statement = insert(self.table).from_select([self.owner, *self.columns], rows)
+        return statement.returning(literal_column("1").label("n")).cte(f"added_{self.field}")
+
+    def deleted(self, owner: ColumnElement[int]) -> CTE:
+        """Return the CTE that removes the links which are not wanted."""
+        table, wanted = self.table, self._wanted()
+        same = and_(*(wanted.c[name] == table.c[name] for name in self.columns))
+        statement = delete(table).where(table.c[self.owner] == owner, ~exists().where(same))
+        return statement.returning(literal_column("1").label("n")).cte(f"removed_{self.field}")
+
+    def _wanted(self) -> Any:
+        types = {self.target: BigInteger(), self.detail: String()}
+        arrays = [bindparam(f"{self.field}_{name}", type_=ARRAY(types[name])) for name in self.columns]
+        columns = [column(name, types[name]) for name in self.columns]
+        return func.unnest(*arrays).table_valued(*columns).render_derived(name=f"wanted_{self.field}")
+
+    def _present(self, owner: ColumnElement[int], wanted: Any) -> ColumnElement[bool]:
+        table = self.table.alias("present")
+        same = (wanted.c[name] == table.c[name] for name in self.columns)
+        return exists().where(table.c[self.owner] == owner, *same)
+
+
+def wanted_links(body: BaseModel, link_set: LinkSet) -> list[Link] | None:
+    """Return the links that a body lists in either form, or None when it is a patch that leaves them as they are."""
+    if link_set.short in body.model_fields_set:
+        return [(target, link_set.default) for target in getattr(body, link_set.short) or ()]
+    links = getattr(body, link_set.field)
+    if links is MISSING:
+        return None
+    return [
+        (getattr(link, link_set.target), link_set.detail and getattr(link, link_set.detail)) for link in links or ()
+    ]
+
+
+def named_targets(body: BaseModel, link_set: LinkSet) -> list[tuple[str, type[RegisterObject], int]]:
+    """Return pointer, model and id of every object that a body links to."""
+    short = link_set.short in body.model_fields_set
+    place = f"/{link_set.short}/{{}}" if short else f"/{link_set.field}/{{}}/{link_set.target}"
+    links = wanted_links(body, link_set) or ()
+    return [(place.format(index), link_set.target_model, target) for index, (target, _) in enumerate(links)]

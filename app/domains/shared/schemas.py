@@ -1,0 +1,201 @@
+"""The types that every schema is made of.
+
+Bodies are strict: a string is not a number, an unknown member is an error, and text is trimmed, in Unicode NFC and free
+of control characters.
+"""
+
+import re
+import unicodedata
+from copy import copy
+from datetime import datetime
+from typing import Annotated, Any, Generic, TypeVar
+
+from pydantic import (
+    MISSING,
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    HttpUrl,
+    TypeAdapter,
+    ValidationError,
+    WithJsonSchema,
+)
+from pydantic_core import PydanticCustomError
+
+from app.domains.shared.models import CODE_LENGTH, EXTERNAL_ID_LENGTH, NAME_LENGTH
+
+LARGEST_ID = 2**63 - 1
+URL_LENGTH = 2048
+DESCRIPTION_LENGTH = 20_000
+CODE_PATTERN = rf"^[A-Za-z0-9][A-Za-z0-9._-]{{0,{CODE_LENGTH - 1}}}$"
+
+# Unicode general categories that leave nothing to see: a name needs at least one character of another.
+_INVISIBLE = frozenset({"Cc", "Cf", "Cn", "Co", "Zs", "Zl", "Zp", "Mn", "Me"})
+# Surrogates are no characters: PostgreSQL can't store them, and UTF-8 can't carry them back.
+_LINE_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_TEXT_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def _normalise(value: object) -> object:
+    return unicodedata.normalize("NFC", value.strip()) if isinstance(value, str) else value
+
+
+def _single_line(value: str) -> str:
+    if _LINE_CONTROL.search(value):
+        raise PydanticCustomError("control_character", "Text may not contain control characters")
+    if all(unicodedata.category(character) in _INVISIBLE for character in value):
+        raise PydanticCustomError("invisible_text", "Text must contain at least one visible character")
+    return value
+
+
+def _multiple_lines(value: str) -> str:
+    if _TEXT_CONTROL.search(value):
+        raise PydanticCustomError(
+            "control_character", "Text may not contain control characters other than tab and line breaks"
+        )
+    return value
+
+
+def _http_url(value: str) -> str:
+    try:
+        _URL.validate_python(value)
+    except ValidationError as error:
+        raise PydanticCustomError("url", "Text must be an http or https URL") from error
+    return value
+
+
+_URL: TypeAdapter[HttpUrl] = TypeAdapter(HttpUrl)
+
+# The trimming runs first, although it stands last: a Before validator wraps what stands on its left.
+Name = Annotated[
+    str,
+    Field(min_length=1, max_length=NAME_LENGTH, description="What people call it.", examples=["Accounts payable"]),
+    BeforeValidator(_normalise),
+    AfterValidator(_single_line),
+]
+Description = Annotated[
+    str,
+    Field(max_length=DESCRIPTION_LENGTH, description="What it is, in as many lines as it takes."),
+    BeforeValidator(_normalise),
+    AfterValidator(_multiple_lines),
+]
+Code = Annotated[
+    str,
+    Field(pattern=CODE_PATTERN, description="Human key, unique in the collection ignoring case.", examples=["FIN-01"]),
+]
+ExternalId = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=EXTERNAL_ID_LENGTH,
+        description="Key of the object in the system it came from, unique in the collection.",
+    ),
+    BeforeValidator(_normalise),
+    AfterValidator(_single_line),
+]
+# Makes text of several lines of the string on its left.
+MultipleLines = (BeforeValidator(_normalise), AfterValidator(_multiple_lines))
+Reference = Annotated[int, Field(ge=1, le=LARGEST_ID, description="`id` of an object.", examples=[1])]
+HttpAddress = Annotated[
+    str,
+    Field(max_length=URL_LENGTH),
+    AfterValidator(_http_url),
+    WithJsonSchema({"type": "string", "format": "uri", "pattern": "^https?://", "maxLength": URL_LENGTH}),
+]
+
+
+class Schema(BaseModel):
+    """What every body is checked against."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class ObjectFields(Schema):
+    """What a client may write, in every collection."""
+
+    code: Code | None = None
+    external_id: ExternalId | None = None
+    name: Name
+    description: Description | None = None
+
+
+class TreeFields(ObjectFields):
+    """What a client may write of an object that stands in a tree."""
+
+    parent_id: Reference | None = None
+
+
+class Brief(Schema):
+    """What is needed to show a reference to an object."""
+
+    id: int
+    code: str | None
+    name: str
+
+
+class ObjectRead(Schema):
+    """What a client reads, in every collection."""
+
+    id: Annotated[int, Field(description="64-bit integer given by the register.", examples=[1])]
+    code: str | None
+    external_id: str | None
+    name: str
+    description: str | None
+    created_at: datetime
+    updated_at: datetime
+    created_by: Annotated[Brief | None, Field(description="Null only for the first administrator.")]
+    updated_by: Annotated[Brief | None, Field(description="Null only for the first administrator.")]
+    version: Annotated[int, Field(description="Grows by one with every change of the object or of its links.")]
+
+
+ReadT = TypeVar("ReadT", bound=BaseModel)
+SchemaT = TypeVar("SchemaT", bound=type[BaseModel])
+
+
+class Page(Schema, Generic[ReadT]):
+    """Part of a list, and where its neighbours are."""
+
+    items: list[ReadT]
+    next: Annotated[str | None, Field(description="Relative URL of the following page; null on the last.")]
+    prev: Annotated[str | None, Field(description="Relative URL of the preceding page; null on the first.")]
+    total: Annotated[int | None, Field(description="Objects in the whole list; only with `count=exact`.")]
+
+
+class TreeNode(Brief):
+    """An object in its tree."""
+
+    parent_id: int | None
+    depth: Annotated[int, Field(description="Levels below the object that was asked for.")]
+    children: Annotated[int, Field(description="Objects directly below, shown or not.")]
+
+
+class Tree(Schema):
+    """An object and what stands below it, depth first, siblings by name."""
+
+    items: list[TreeNode]
+    truncated: Annotated[bool, Field(description="Whether there are more nodes than one answer holds.")]
+
+
+class Ancestors(Schema):
+    """What an object stands below, the root first."""
+
+    items: list[Brief]
+
+
+def merge_patch(schema: SchemaT) -> SchemaT:
+    """Turn a body's schema into that of its merge patch (RFC 7396): every member may be absent, and null clears it.
+
+    A member without a default can't be cleared, so it takes no null.
+    """
+    for name, field in schema.model_fields.items():
+        changed = copy(field)
+        if not field.is_required():
+            # The constraints move inside: they are for the value, not for null.
+            value: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+            changed.annotation, changed.metadata = value | None, []
+        changed.default, changed.default_factory = MISSING, None
+        schema.model_fields[name] = changed
+    schema.model_rebuild(force=True)
+    return schema

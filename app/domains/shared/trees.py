@@ -1,0 +1,142 @@
+"""Collections whose objects stand below one another."""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from sqlalchemy import (
+    CTE,
+    BigInteger,
+    FromClause,
+    Integer,
+    Select,
+    Table,
+    Text,
+    any_,
+    bindparam,
+    cast,
+    exists,
+    func,
+    literal_column,
+    not_,
+    select,
+)
+from sqlalchemy.dialects.postgresql import array
+
+from app.core.database import Statement, advisory_key, execute, fetch, prepare
+from app.domains.shared.documents import Condition, Document, json_list
+from app.domains.shared.links import Link, LinkSet
+from app.domains.shared.models import RegisterObject
+from app.domains.shared.references import not_found, parse_key
+from app.domains.shared.schemas import TreeFields
+from app.domains.shared.service import CollectionService
+from app.utils.exceptions import Cycle, Fault
+
+DEEPEST = 100
+MOST_NODES = 10_000
+
+_ZERO, _ONE = literal_column("0", Integer), literal_column("1", Integer)
+
+
+@dataclass(frozen=True, slots=True)
+class Subtree:
+    """Nodes as a JSON array in bytes, and whether there are more than we answer at once."""
+
+    items: bytes
+    truncated: bool
+
+
+class TreeService(CollectionService):
+    """A collection that is a tree by `parent_id`."""
+
+    async def tree(self, reference: str, depth: int) -> Subtree:
+        """Return the object and what stands up to `depth` levels below it, depth first, siblings by name."""
+        key = parse_key(reference, self.model)
+        row = await fetch(self.session, _tree(self.model, key.condition), key=key.value, depth=depth)
+        if row is None or not row["rows"]:
+            raise not_found(self.model)
+        return Subtree(row["items"], truncated=row["rows"] > MOST_NODES)
+
+    async def ancestors(self, reference: str) -> bytes:
+        """Return what the object stands below, the root first, as briefs in a JSON array."""
+        key = parse_key(reference, self.model)
+        row = await fetch(self.session, _ancestors(self.model, key.condition), key=key.value)
+        if row is None or not row["rows"]:
+            raise not_found(self.model)
+        items: bytes = row["items"]
+        return items
+
+    async def _update(self, current: dict[str, Any], body: Any, wanted: dict[LinkSet, list[Link]]) -> Document:
+        if body.parent_id is not None and body.parent_id != current["parent_id"]:
+            await self._refuse_cycle(current["id"], body.parent_id)
+        return await super()._update(current, body, wanted)
+
+    async def _refuse_cycle(self, key: int, parent: int) -> None:
+        # Two moves that are each harmless can form a cycle together, so one waits for the other. The check is a
+        # statement of its own: it must see what the other has committed meanwhile.
+        await execute(self.session, _LOCK_TREE, tree=advisory_key(f"tree of {self.model.__tablename__}"))
+        row = await fetch(self.session, _is_below(self.model), key=key, parent=parent)
+        if row is not None and row["below"]:
+            detail = f"A {self.model.noun} cannot stand below itself."
+            raise Cycle(detail, errors=[Fault("/parent_id", "cycle", detail)])
+
+
+_LOCK_TREE = prepare(select(func.pg_advisory_xact_lock(bindparam("tree", type_=BigInteger))))
+
+
+@cache
+def _is_below(model: type[RegisterObject]) -> Statement:
+    """Return the statement that tells whether `parent` is `key` or stands below it."""
+    table = _table(model)
+    start = select(table.c.id, table.c.parent_id).where(table.c.id == bindparam("parent", type_=BigInteger))
+    chain = start.cte("chain", recursive=True)
+    # UNION drops the rows it has seen, so that even a cycle would end.
+    chain = chain.union(select(table.c.id, table.c.parent_id).where(table.c.id == chain.c.parent_id))
+    return prepare(select(exists().where(chain.c.id == bindparam("key", type_=BigInteger)).label("below")))
+
+
+@cache
+def _ancestors(model: type[RegisterObject], condition: Condition) -> Statement:
+    """Return the statement of the objects above one; `rows` counts that one, too."""
+    table = _table(model)
+    start = select(table.c.id, table.c.parent_id, _ZERO.label("distance"), array([table.c.id]).label("path"))
+    chain = start.where(condition(table)).cte("chain", recursive=True)
+    step = select(table.c.id, table.c.parent_id, chain.c.distance + _ONE, func.array_append(chain.c.path, table.c.id))
+    chain = chain.union_all(step.where(table.c.id == chain.c.parent_id, _not_seen(table, chain)))
+    above = select(table.c.id, table.c.code, table.c.name).join(chain, chain.c.id == table.c.id)
+    return _nodes(chain, above.where(chain.c.distance > _ZERO).order_by(chain.c.distance.desc()))
+
+
+@cache
+def _tree(model: type[RegisterObject], condition: Condition) -> Statement:
+    """Return the statement of an object and what stands below it; its parameters are `key` and `depth`."""
+    table = _table(model)
+    place = array([func.lower(table.c.name), cast(table.c.id, Text)])
+    start = select(table.c.id, _ZERO.label("depth"), array([table.c.id]).label("path"), place.label("place"))
+    chain = start.where(condition(table)).cte("chain", recursive=True)
+    step = select(
+        table.c.id,
+        chain.c.depth + _ONE,
+        func.array_append(chain.c.path, table.c.id),
+        func.array_cat(chain.c.place, place),
+    ).where(table.c.parent_id == chain.c.id, chain.c.depth < bindparam("depth", type_=Integer), _not_seen(table, chain))
+    chain = chain.union_all(step)
+    child = table.alias("child")
+    children = select(func.count()).where(child.c.parent_id == table.c.id).correlate(table).scalar_subquery()
+    nodes = select(
+        table.c.id, table.c.code, table.c.name, table.c.parent_id, chain.c.depth, children.label("children")
+    ).join(chain, chain.c.id == table.c.id)
+    return _nodes(chain, nodes.order_by(chain.c.place).limit(literal_column(str(MOST_NODES))))
+
+
+def _table(model: type[RegisterObject]) -> Table:
+    return model.metadata.tables[model.__tablename__]
+
+
+def _not_seen(table: FromClause, chain: CTE) -> Any:
+    return not_(table.c.id == any_(chain.c.path))
+
+
+def _nodes(chain: CTE, nodes: Select[Any]) -> Statement:
+    rows = select(func.count()).select_from(chain).scalar_subquery()
+    return prepare(select(rows.label("rows"), json_list(nodes.subquery("node")).label("items")))

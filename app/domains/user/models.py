@@ -1,0 +1,37 @@
+"""Users: the people of the organisation, who hold roles, head departments and use the register."""
+
+from typing import TYPE_CHECKING, Literal, get_args
+
+from sqlalchemy import Index, String, text
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from app.domains.shared.models import RegisterObject, enumeration, reference, register_table
+
+if TYPE_CHECKING:
+    from app.domains.department.models import Department
+
+AccessLevel = Literal["viewer", "editor", "admin"]
+
+EMAIL_LENGTH = 254
+
+
+class User(RegisterObject):
+    __tablename__ = "users"
+    __table_args__ = register_table(
+        __tablename__,
+        Index(f"uq_{__tablename__}_email", text("lower(email)"), unique=True),
+        enumeration("access_level", get_args(AccessLevel)),
+        Index(f"ix_{__tablename__}_department_id", "department_id"),
+        Index(f"ix_{__tablename__}_manager_id", "manager_id"),
+    )
+    noun = "user"
+
+    email: Mapped[str] = mapped_column(String(EMAIL_LENGTH))
+    # Departments refer to users in turn: this side of the circle is added once both tables exist.
+    department_id: Mapped[int | None] = reference("departments", use_alter=True)
+    manager_id: Mapped[int | None] = reference("users")
+    access_level: Mapped[str] = mapped_column(server_default="viewer")
+    is_active: Mapped[bool] = mapped_column(server_default=text("true"))
+
+    department: Mapped["Department | None"] = relationship(foreign_keys=[department_id], lazy="raise")
+    manager: Mapped["User | None"] = relationship(foreign_keys=[manager_id], remote_side="User.id", lazy="raise")

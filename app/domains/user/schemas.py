@@ -1,0 +1,66 @@
+"""What clients send and get of users."""
+
+from typing import Annotated
+
+from email_validator import EmailNotValidError, validate_email
+from pydantic import AfterValidator, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from app.domains.shared.schemas import Brief, ObjectFields, ObjectRead, Reference, merge_patch
+from app.domains.user.models import EMAIL_LENGTH, AccessLevel
+
+
+def _normalised_email(value: str) -> str:
+    try:
+        return validate_email(value, check_deliverability=False).normalized
+    except EmailNotValidError as error:
+        raise PydanticCustomError("email", "Text must be an e-mail address") from error
+
+
+Email = Annotated[
+    str,
+    Field(max_length=EMAIL_LENGTH),
+    AfterValidator(_normalised_email),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "format": "email",
+            "maxLength": EMAIL_LENGTH,
+            "description": "Unique ignoring case.",
+            "examples": ["ada.byron@register.example"],
+        }
+    ),
+]
+
+
+class UserFields(ObjectFields):
+    email: Email
+    department_id: Reference | None = None
+    manager_id: Reference | None = None
+    access_level: AccessLevel = "viewer"
+    is_active: bool = True
+
+
+class UserCreate(UserFields):
+    """A user to register."""
+
+
+class UserReplace(UserFields):
+    """Everything a user is to be from now on; what is absent takes its default."""
+
+
+@merge_patch
+class UserPatch(UserFields):
+    """The changes to a user."""
+
+
+class UserRead(ObjectRead):
+    """A person of the organisation."""
+
+    email: str
+    department_id: int | None
+    department: Brief | None
+    manager_id: int | None
+    manager: Brief | None
+    access_level: AccessLevel
+    is_active: bool

@@ -1,0 +1,98 @@
+"""The application: middleware, error handlers, routers, and what lives as long as the process."""
+
+import asyncio
+import gc
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
+from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from app.api.api import TAGS, include_routers
+from app.api.openapi import use_own_openapi
+from app.api.problems import add_problem_handlers
+from app.core.config import Settings, get_settings
+from app.core.database import Database
+from app.core.migrations import head_revision
+from app.core.readiness import Readiness
+from app.core.routing import TrailingSlashMiddleware
+from app.utils.logging_middleware import RequestMiddleware
+from app.utils.logging_service import configure_logging
+from app.utils.metrics import Metrics
+
+VERSION = "0.1.0"
+LAG_INTERVAL = 0.5
+
+
+def application() -> FastAPI:
+    """Return the application as a server process runs it. Raises `pydantic.ValidationError` for bad settings."""
+    settings = get_settings()
+    configure_logging(settings.log_level, as_json=settings.env == "production")
+    return create_app(settings)
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Return a new application. It connects to the database only when the first request needs it."""
+    app = FastAPIOffline(
+        title="Process Register",
+        version=VERSION,
+        summary="Which processes an organisation runs, who takes part in them, and what breaks when one goes away.",
+        openapi_tags=TAGS,
+        license_info={"name": "MIT", "identifier": "MIT"},
+        lifespan=_lifespan,
+        redirect_slashes=False,
+        max_body_size=settings.max_body_bytes,
+        swagger_ui_parameters={"tryItOutEnabled": True, "displayRequestDuration": True, "docExpansion": "none"},
+    )
+    app.state.settings = settings
+    app.state.metrics = Metrics()
+    app.state.database = Database(settings.database_url or "postgresql://", settings)
+    app.state.metrics.watch_pool(app.state.database.engine)
+    app.state.readiness = Readiness(app.state.database, head_revision())
+    include_routers(app)
+    add_problem_handlers(app)
+    use_own_openapi(app)
+    _add_middleware(app, settings)
+    return app
+
+
+def _add_middleware(app: FastAPI, settings: Settings) -> None:
+    # The last one added is the outermost.
+    app.add_middleware(TrailingSlashMiddleware)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_credentials=settings.cors_allow_credentials,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["ETag", "Link", "Location", "Retry-After", "X-Request-ID"],
+        )
+    if "*" not in settings.trusted_hosts:
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(settings.trusted_hosts))
+    app.add_middleware(RequestMiddleware, metrics=app.state.metrics)
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    lag = asyncio.create_task(_measure_lag(app.state.metrics))
+    # What start-up made lives as long as the process: the collector need not look at it again and again.
+    gc.collect()
+    gc.freeze()
+    yield
+    lag.cancel()
+    with suppress(asyncio.CancelledError):
+        await lag
+    await app.state.database.dispose()
+    gc.unfreeze()
+
+
+async def _measure_lag(metrics: Metrics) -> None:
+    while True:
+        due = time.monotonic() + LAG_INTERVAL
+        await asyncio.sleep(LAG_INTERVAL)
+        metrics.event_loop_lag.set(max(0.0, time.monotonic() - due))

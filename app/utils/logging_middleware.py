@@ -1,0 +1,87 @@
+"""One middleware around every request: its id, its line in the log, its metrics, and the last word on errors."""
+
+import re
+import time
+import uuid
+from typing import Any
+
+import structlog
+from starlette.datastructures import MutableHeaders
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.utils.metrics import Metrics
+from app.utils.problems import problem_response
+from app.utils.exceptions import InternalError
+
+REQUEST_ID = "X-Request-ID"
+_HEADER = REQUEST_ID.lower().encode()
+_VALID_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+_UNMATCHED = "(unmatched)"
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+logger = structlog.get_logger("app.request")
+
+
+class RequestMiddleware:
+    """Pure ASGI: BaseHTTPMiddleware would start a task group for each request and lose context variables."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = _request_id(scope)
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        status = 0
+        started = time.perf_counter()
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)[REQUEST_ID] = request_id
+            await send(message)
+
+        self._metrics.in_progress.inc()
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception as error:
+            self._metrics.errors.labels(type(error).__name__).inc()
+            logger.exception("request failed", method=scope["method"], path=scope["path"])
+            if status:
+                raise  # too late for another answer: the server must cut the connection
+            # Answered here: Starlette would raise it again after its own answer, and the server drop the connection.
+            response: Response = problem_response(InternalError(), scope)
+            await response(scope, receive, send_with_id)
+        finally:
+            self._metrics.in_progress.dec()
+            self._finish(scope, status, time.perf_counter() - started)
+            structlog.contextvars.unbind_contextvars("request_id")
+
+    def _finish(self, scope: Scope, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", _UNMATCHED)
+        method = scope["method"] if scope["method"] in _METHODS else "(other)"
+        self._metrics.observe(method, route, status, seconds)
+        logger.info(
+            "request",
+            method=method,
+            route=route,
+            path=scope["path"],
+            status=status,
+            duration_ms=round(seconds * 1000, 2),
+            caller=scope["state"].get("caller_id"),
+        )
+
+
+def _request_id(scope: Scope) -> str:
+    headers: list[tuple[bytes, bytes]] = scope["headers"]
+    for name, value in headers:
+        if name == _HEADER and _VALID_ID.fullmatch(value):
+            return value.decode()
+    return uuid.uuid4().hex

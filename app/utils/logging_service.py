@@ -1,0 +1,77 @@
+"""Structured logs: one JSON object a line in production, readable lines elsewhere, and no credentials in either.
+
+The standard library's loggers (uvicorn's among them) go through the same processors, so every line has one shape.
+"""
+
+import logging
+import re
+import sys
+from collections.abc import MutableMapping
+from typing import Any
+
+import structlog
+
+_SECRET_NAME = re.compile(r"password|passwd|secret|token|authorization|cookie|api[-_]?key|credential", re.IGNORECASE)
+_SECRET_TEXT = (
+    (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]+"), r"\1 [redacted]"),
+    (re.compile(r"(\w+://[^:/@\s]*):[^@\s]+@"), r"\1:[redacted]@"),
+)
+_REDACTED = "[redacted]"
+
+
+def configure_logging(level: str, *, as_json: bool) -> None:
+    """Send all logs of this process to standard error in one shape."""
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    renderer: list[structlog.typing.Processor]
+    if as_json:
+        renderer = [structlog.processors.dict_tracebacks, redact, structlog.processors.JSONRenderer(ensure_ascii=False)]
+    else:
+        renderer = [redact, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level)
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "alembic"):
+        logging.getLogger(name).handlers = []
+        logging.getLogger(name).propagate = True
+    # Our own line a request says more.
+    logging.getLogger("uvicorn.access").disabled = True
+
+
+def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Replace what must not be written down: values with a secret's name, and credentials inside texts."""
+    return {key: _clean(key, value) for key, value in event.items()}
+
+
+def _clean(name: str, value: Any) -> Any:
+    if _SECRET_NAME.search(name):
+        return _REDACTED
+    if isinstance(value, str):
+        for pattern, replacement in _SECRET_TEXT:
+            value = pattern.sub(replacement, value)
+        return value
+    if isinstance(value, dict):
+        return {key: _clean(str(key), inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_clean("", inner) for inner in value]
+    return value

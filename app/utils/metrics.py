@@ -1,0 +1,52 @@
+"""What `/metrics` tells, for one server process."""
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+from sqlalchemy import QueuePool
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Metrics:
+    """The instruments of one application. Routes are labelled by template: paths would never end."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry(auto_describe=True)
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=self.registry)
+        labels = ("method", "route")
+        self._requests = Counter("http_requests", "Requests answered.", (*labels, "status"), registry=self.registry)
+        self._seconds = Histogram(
+            "http_request_duration_seconds", "Time to answer.", labels, buckets=_SECONDS, registry=self.registry
+        )
+        self.in_progress = Gauge("http_requests_in_progress", "Requests under way.", registry=self.registry)
+        self.errors = Counter("register_errors", "Errors by class.", ("error",), registry=self.registry)
+        self.event_loop_lag = Gauge(
+            "event_loop_lag_seconds", "How much later than due the event loop last woke.", registry=self.registry
+        )
+
+    def watch_pool(self, engine: AsyncEngine) -> None:
+        """Report the engine's connection pool, read at each scrape."""
+        self.registry.register(_PoolCollector(engine))
+
+    def observe(self, method: str, route: str, status: int, seconds: float) -> None:
+        self._requests.labels(method, route, str(status)).inc()
+        self._seconds.labels(method, route).observe(seconds)
+
+
+class _PoolCollector:
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        pool = self._engine.pool
+        if isinstance(pool, QueuePool):
+            yield GaugeMetricFamily("db_pool_size", "Connections the pool may hold.", value=pool.size())
+            yield GaugeMetricFamily("db_pool_checked_out", "Connections in use.", value=pool.checkedout())
+            yield GaugeMetricFamily("db_pool_idle", "Connections open and free.", value=pool.checkedin())

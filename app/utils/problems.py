@@ -1,0 +1,75 @@
+"""Problem documents: what every error looks like to a client (RFC 9457)."""
+
+import json
+from typing import Annotated, Any, Literal
+from urllib.parse import quote
+
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response
+from starlette.types import Scope
+
+from app.utils.exceptions import RegisterError
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class ProblemError(BaseModel):
+    """One thing that is wrong with the request."""
+
+    pointer: Annotated[str, Field(description="JSON pointer into the body, or `/name` of the parameter.")]
+    source: Literal["body", "query", "path", "header"]
+    code: str
+    detail: str
+
+
+class DependantBrief(BaseModel):
+    """An object that still refers to the one that was to be deleted."""
+
+    type: Annotated[str, Field(description="Its collection.", examples=["processes"])]
+    id: int
+    code: str | None
+    name: str
+
+
+class ProblemDependants(BaseModel):
+    """What still refers to the object that was to be deleted."""
+
+    total: int
+    counts: Annotated[dict[str, int], Field(description="Objects by collection.", examples=[{"processes": 3}])]
+    first: Annotated[list[DependantBrief], Field(max_length=20)]
+
+
+class Problem(BaseModel):
+    """What is wrong, for programs (`code`, `errors`) and for people (`title`, `detail`)."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: Annotated[str, Field(description="Where the kind of problem is explained.", examples=["/problems/conflict"])]
+    title: str
+    status: int
+    detail: str
+    instance: Annotated[str, Field(description="Path of the request.")]
+    code: Annotated[str, Field(description="The same for every problem of this kind.", examples=["duplicate"])]
+    request_id: str
+    errors: list[ProblemError]
+    dependants: Annotated[ProblemDependants | None, Field(description="Only with code `still_referenced`.")] = None
+
+
+def problem_response(error: RegisterError, scope: Scope) -> Response:
+    """Return the answer for an error. One of 500 or more tells nothing but the request id."""
+    document: dict[str, Any] = {
+        "type": f"/problems/{error.name}",
+        "title": error.title,
+        "status": error.status,
+        "detail": error.detail or error.title,
+        "instance": quote(scope["path"]),
+        "code": error.code,
+        "request_id": scope.get("state", {}).get("request_id", ""),
+        "errors": [
+            {"pointer": fault.pointer, "source": fault.source, "code": fault.code, "detail": fault.detail}
+            for fault in error.errors
+        ],
+        **error.extensions,
+    }
+    body = json.dumps(document, ensure_ascii=False).encode("utf-8", "replace")
+    return Response(body, error.status, error.headers, MEDIA_TYPE)
