@@ -44,7 +44,7 @@ check: $(VENV)/.dev ## Format, lint, types, import contracts, schema drift, Open
 	@$(BIN)/ruff format --check --quiet . || { echo "Run 'make format'." >&2; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports --no-timings
+	@$(BIN)/lint-imports
 	@$(BIN)/python -m tests.schema_check
 	@$(BIN)/python -m app openapi | diff -u docs/openapi.json - || { echo "Run 'make openapi'." >&2; exit 1; }
 

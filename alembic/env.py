@@ -1,7 +1,6 @@
 """Runs the migrations: one process at a time, with short waits for locks."""
 
 import asyncio
-import time
 
 from sqlalchemy import Connection, pool, text
 from sqlalchemy.exc import DBAPIError
@@ -28,12 +27,13 @@ async def migrate_patiently(connection: AsyncConnection) -> None:
     for attempt in range(1, ATTEMPTS + 1):
         try:
             await connection.run_sync(migrate)
-            return
         except DBAPIError as error:
             if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE or attempt == ATTEMPTS:
                 raise
             await connection.rollback()
             await asyncio.sleep(attempt / 2)
+        else:
+            return
 
 
 async def run() -> None:

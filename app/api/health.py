@@ -1,14 +1,11 @@
 """What operators and orchestrators ask."""
 
-import asyncio
-import time
+from typing import Literal
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
-from typing import Literal
 
-from app.core.database import Database
 from app.domains.shared.http import problems
 from app.utils.exceptions import ServiceUnavailable
 

@@ -7,7 +7,6 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
-from starlette.routing import Match
 
 from app.core.database import IntegrityViolation
 from app.domains.shared.constraints import explain
@@ -85,12 +84,12 @@ async def _on_invalid_request(request: Request, error: RequestValidationError) -
 async def _on_http_exception(request: Request, error: HTTPException) -> Response:
     """Translate what Starlette and FastAPI raise themselves."""
     own: RegisterError
-    if error.status_code == 404:
+    if error.status_code == NotFound.status:
         own = NotFound("There is nothing at this address.")
-    elif error.status_code == 405:
+    elif error.status_code == MethodNotAllowed.status:
         allowed = ", ".join(sorted(_methods_at(request)))
         own = MethodNotAllowed(f"This address knows only {allowed}.", headers={"Allow": allowed})
-    elif error.status_code == 413:
+    elif error.status_code == ContentTooLarge.status:
         own = ContentTooLarge("The body is too large.")
     else:
         own = BadRequest("The body cannot be read.")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-DEFAULT_SECRET_KEY = "development-only-secret-key-never-use-in-production"
+DEFAULT_SECRET_KEY = "development-only-secret-key-never-use-in-production"  # noqa: S105 - refused in production
 MINIMUM_SECRET_LENGTH = 32
 
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import asyncpg
 from fastapi import Depends, Request
-from sqlalchemy import Executable, URL, event, make_url
+from sqlalchemy import URL, Executable, event, make_url
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.engine import ExceptionContext, Row
 from sqlalchemy.exc import DisconnectionError
@@ -25,6 +25,7 @@ from app.utils.exceptions import OutcomeUnknown, RegisterError, ServiceUnavailab
 
 _UNAVAILABLE_CLASSES = ("08", "57P0")
 _UNAVAILABLE = frozenset({"53300", "53100", "25006", "57014", "55P03", "40P01", "40001"})
+_DIALECT = PGDialect_asyncpg()  # type: ignore[no-untyped-call]
 # TimeoutError is an OSError. The driver raises both as they are, SQLAlchemy does not wrap them.
 _DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
 
@@ -172,7 +173,7 @@ def prepare(statement: Executable) -> Statement:
 
     Raises `ValueError` when it holds a value: each parameter must be a `bindparam` that is given at each run.
     """
-    compiled = statement.compile(dialect=PGDialect_asyncpg())  # type: ignore[attr-defined]
+    compiled = statement.compile(dialect=_DIALECT)  # type: ignore[attr-defined]
     if values := {name: value for name, value in compiled.params.items() if value is not None}:
         raise ValueError(f"values inside a prepared statement: {values}")
     return Statement(compiled.string, tuple(compiled.positiontup or ()))
@@ -190,7 +191,7 @@ async def fetch(session: AsyncSession, statement: Statement, **values: Any) -> a
     """
     connection = await session.connection()
     raw = await connection.get_raw_connection()
-    driver: asyncpg.Connection = raw.driver_connection  # type: ignore[assignment]
+    driver: asyncpg.Connection = raw.driver_connection
     try:
         return await driver.fetchrow(statement.sql, *statement.arguments(values))
     except _DRIVER_ERRORS as error:

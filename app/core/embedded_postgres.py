@@ -197,7 +197,7 @@ class EmbeddedPostgres:
     def _spawn(self, cleanup: ExitStack, command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
         # The directory belongs to the server's user: as root, never write through a link that lies there.
         file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
-        with open(file, "wb") as output:
+        with os.fdopen(file, "wb") as output:
             process = subprocess.Popen(
                 command,
                 cwd=self._home,
@@ -236,7 +236,7 @@ def _find_binaries() -> Path:
 @contextmanager
 def _exclusive(data_dir: Path) -> Iterator[None]:
     """Hold the lock of the data directory, which the kernel releases when we die."""
-    with open(data_dir / "process-register.lock", "a+") as file:
+    with (data_dir / "process-register.lock").open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -252,7 +252,10 @@ def _exclusive(data_dir: Path) -> Iterator[None]:
 
 
 def _find_user(name: str) -> tuple[int, int] | None:
-    return next(((user.pw_uid, user.pw_gid) for user in pwd.getpwall() if user.pw_name == name), None)
+    with suppress(KeyError):
+        entry = pwd.getpwnam(name)
+        return entry.pw_uid, entry.pw_gid
+    return None
 
 
 def _add_server_user() -> tuple[int, int] | None:

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import URL
+
+from alembic import command
 
 _ROOT = Path(__file__).parents[2]
 

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, func, insert, select, text
+from sqlalchemy import URL, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.core.config import Settings
@@ -105,7 +105,9 @@ class _Demo:
         await self._load_users()
         for row in _rows("departments"):
             if head_id := self._id("users", row["head"]):
-                await self._departments.patch(f"code:{row['code']}", DepartmentPatch(head_id=head_id), None)
+                await self._departments.patch(
+                    f"code:{row['code']}", DepartmentPatch.model_validate({"head_id": head_id}), None
+                )
         await self._load_locations()
         await self._load_resources()
         await self._load_roles()
@@ -121,7 +123,9 @@ class _Demo:
             await self._add("users", row, self._users.create(body))
         for row in _rows("users"):
             if manager_id := self._id("users", row["manager"]):
-                await self._users.patch(f"code:{row['code']}", UserPatch(manager_id=manager_id), None)
+                await self._users.patch(
+                    f"code:{row['code']}", UserPatch.model_validate({"manager_id": manager_id}), None
+                )
 
     async def _load_locations(self) -> None:
         for row in _rows("locations"):

@@ -3,16 +3,15 @@
 import re
 import time
 import uuid
-from typing import Any
 
 import structlog
 from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.utils.exceptions import InternalError
 from app.utils.metrics import Metrics
 from app.utils.problems import problem_response
-from app.utils.exceptions import InternalError
 
 REQUEST_ID = "X-Request-ID"
 _HEADER = REQUEST_ID.lower().encode()

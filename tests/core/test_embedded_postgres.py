@@ -71,12 +71,11 @@ class Run:
     def query(self, *statements: str) -> list[tuple[Any, ...]]:
         return asyncio.run(_query(self.url, statements))
 
-    def keep(self, word: str) -> None:
-        self.query("CREATE TABLE kept (word text)", f"INSERT INTO kept VALUES ('{word}')")
+    def keep_a_row(self) -> None:
+        self.query("CREATE TABLE kept (word text)", "INSERT INTO kept VALUES ('Größe')")
 
-    @property
-    def kept(self) -> Any:
-        return self.query("SELECT word FROM kept")[0][0]
+    def has_the_row(self) -> bool:
+        return self.query("SELECT word FROM kept") == [("Größe",)]
 
     @property
     def pid(self) -> int:
@@ -171,10 +170,10 @@ def open_path() -> Iterator[Path]:
 
 def test_data_outlive_a_restart(tmp_path: Path) -> None:
     with Run(tmp_path) as first:
-        first.keep("Größe")
+        first.keep_a_row()
     assert first.reports == [f"Initialising PostgreSQL 18 in {tmp_path}/postgres", "Starting PostgreSQL 18"]
     with Run(tmp_path) as second:
-        assert second.kept == "Größe"
+        assert second.has_the_row()
     assert second.reports == ["Starting PostgreSQL 18"]
 
 
@@ -254,11 +253,11 @@ def test_directory_that_is_no_cluster_is_refused_untouched(tmp_path: Path) -> No
 
 def test_killed_server_recovers(data_dir: Path) -> None:
     with Run(data_dir, **SAFE_COMMITS) as run:
-        run.keep("before the crash")
+        run.keep_a_row()
         os.kill(run.pid, signal.SIGKILL)
     with Run(data_dir) as run:
         assert run.reports[0] == "PostgreSQL was not shut down properly and will recover"
-        assert run.kept == "before the crash"
+        assert run.has_the_row()
 
 
 @linux_only
@@ -282,16 +281,16 @@ def test_start_waits_for_the_processes_of_a_killed_server(data_dir: Path) -> Non
 @linux_only
 def test_number_of_a_dead_server_may_belong_to_another_process(data_dir: Path) -> None:
     with Run(data_dir, **SAFE_COMMITS) as run:
-        run.keep("still here")
+        run.keep_a_row()
         os.kill(run.pid, signal.SIGKILL)
     owner = (data_dir / "postgres").stat().st_uid
-    with subprocess.Popen(["sleep", "60"], user=owner if os.geteuid() == 0 else None) as other:
+    with subprocess.Popen(["/bin/sleep", "60"], user=owner if os.geteuid() == 0 else None) as other:
         try:
             pid_file = data_dir / "postgres/data/postmaster.pid"
             pid_file.write_text("\n".join([str(other.pid), *pid_file.read_text().splitlines()[1:], ""]))
             (data_dir / "postgres/.s.PGSQL.5432.lock").write_text(pid_file.read_text())
             with Run(data_dir) as run:
-                assert run.kept == "still here"
+                assert run.has_the_row()
             assert other.poll() is None
         finally:
             other.kill()
@@ -375,6 +374,20 @@ def test_directory_that_cannot_be_made_is_explained(tmp_path: Path) -> None:
         EmbeddedPostgres(tmp_path / "file/data", report=print).start()
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="is about what an ordinary user does")
+def test_ordinary_user_needs_no_setpriv(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with Run(data_dir) as run:
+        assert run.query("SELECT 1") == [(1,)]
+
+
+@root_only
+def test_root_is_told_that_it_needs_setpriv(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(EmbeddedPostgresError, match=r"setpriv.* is missing\. Use an ordinary user"):
+        EmbeddedPostgres(data_dir, report=print).start()
+
+
 @root_only
 @linux_only
 def test_for_root_the_server_searches_past_a_closed_parent(tmp_path: Path) -> None:
@@ -412,11 +425,11 @@ def test_for_root_the_server_runs_as_the_owner_of_the_data(tmp_path: Path) -> No
 @root_only
 def test_for_root_a_copy_made_by_root_is_usable(tmp_path: Path) -> None:
     with Run(tmp_path / "original") as run:
-        run.keep("copied")
+        run.keep_a_row()
     shutil.copytree(tmp_path / "original", tmp_path / "copy")
     assert (tmp_path / "copy/postgres/data").stat().st_uid == 0
     with Run(tmp_path / "copy") as run:
-        assert run.kept == "copied"
+        assert run.has_the_row()
 
 
 @root_only

@@ -47,6 +47,11 @@ router = collection_router("processes")
 # They read processes, so they stand here: the other domains know nothing of processes.
 lists_of_one = api_router()
 
+# A link without a body has the defaults.
+DEPARTMENT_LINK_DEFAULTS = DepartmentLinkFields()
+RESOURCE_LINK_DEFAULTS = ResourceLinkFields()
+ROLE_LINK_DEFAULTS = RoleLinkFields()
+
 Service = Annotated[ProcessService, Depends()]
 
 
@@ -108,7 +113,7 @@ async def link_process_department(
     service: Service,
     reference: Reference,
     department: Reference,
-    body: DepartmentLinkFields = DepartmentLinkFields(),
+    body: DepartmentLinkFields = DEPARTMENT_LINK_DEFAULTS,
     if_match: IfMatch = None,
 ) -> Response:
     """Set the link between a process and a department."""
@@ -154,7 +159,7 @@ async def link_process_resource(
     service: Service,
     reference: Reference,
     resource: Reference,
-    body: ResourceLinkFields = ResourceLinkFields(),
+    body: ResourceLinkFields = RESOURCE_LINK_DEFAULTS,
     if_match: IfMatch = None,
 ) -> Response:
     """Set the link between a process and a resource."""
@@ -179,7 +184,7 @@ async def link_process_role(
     service: Service,
     reference: Reference,
     role: Reference,
-    body: RoleLinkFields = RoleLinkFields(),
+    body: RoleLinkFields = ROLE_LINK_DEFAULTS,
     if_match: IfMatch = None,
 ) -> Response:
     """Add a responsibility of a role in a process; its others stay."""

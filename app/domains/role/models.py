@@ -9,7 +9,6 @@ from app.domains.shared.models import Base, RegisterObject, link_end, reference,
 
 if TYPE_CHECKING:
     from app.domains.department.models import Department
-    from app.domains.user.models import User
 
 
 class Role(RegisterObject):

@@ -38,8 +38,8 @@ def _unique_keys() -> dict[str, tuple[str, str]]:
     for mapper in Base.registry.mappers:
         if issubclass(mapper.class_, RegisterObject):
             table = mapper.class_.__tablename__
-            for column in mapper.local_table.columns.keys():
-                keys[f"uq_{table}_{column}"] = (mapper.class_.noun, column)
+            for column in mapper.columns:
+                keys[f"uq_{table}_{column.name}"] = (mapper.class_.noun, column.name)
     return keys
 
 

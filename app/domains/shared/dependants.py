@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     Column,
+    Label,
     Select,
     Table,
     Text,
@@ -64,15 +65,13 @@ def _dependants(model: type[RegisterObject]) -> Statement:
 def _references_to(table: Table) -> list[Select[Any]]:
     """Return a query of type, id, code and name for each foreign key to the table that restricts its deletes."""
     objects = {
-        mapper.local_table.name: mapper.local_table
-        for mapper in Base.registry.mappers
-        if issubclass(mapper.class_, RegisterObject)
+        mapper.class_.__tablename__ for mapper in Base.registry.mappers if issubclass(mapper.class_, RegisterObject)
     }
     queries = []
     for other in Base.metadata.tables.values():
         for column in other.c:
             if any(key.column.table is table and key.ondelete == "RESTRICT" for key in column.foreign_keys):
-                owner = objects[other.name] if other.name in objects else _owner(other)
+                owner = other if other.name in objects else _owner(other)
                 queries.append(_objects_with(column, owner, table))
     return queries
 
@@ -83,7 +82,7 @@ def _owner(link: Table) -> Table:
 
 
 def _objects_with(column: Column[Any], owner: Table, target: Table) -> Select[Any]:
-    kind = literal_column(f"'{owner.name}'").label("type")
+    kind: Label[str] = literal_column(f"'{owner.name}'").label("type")
     query = select(kind, owner.c.id, owner.c.code, owner.c.name)
     parameter = bindparam("key", type_=BigInteger)
     if column.table is not owner:

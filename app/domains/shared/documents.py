@@ -99,11 +99,12 @@ class Documents:
         page = query.cte("page").prefix_with("MATERIALIZED")
         joined: FromClause = page
         columns = []
-        for name, column in self._columns(page, in_page=True):
-            if isinstance(column, CTE):
-                joined = joined.outerjoin(column, column.c.owner == page.c.id)
-                column = func.coalesce(column.c["items"], _EMPTY_LIST)
-            columns.append(column.label(name))
+        for name, part in self._columns(page, in_page=True):
+            if isinstance(part, CTE):
+                joined = joined.outerjoin(part, part.c.owner == page.c.id)
+                columns.append(func.coalesce(part.c["items"], _EMPTY_LIST).label(name))
+            else:
+                columns.append(part.label(name))
         rows = select(*columns).select_from(joined).order_by(*order(page)).limit(limit).subquery("d")
         count = select(func.count()).select_from(page).scalar_subquery()
         return prepare(select(count.label("rows"), json_list(rows).label("items")))

@@ -68,7 +68,7 @@ class LinkSet:
     def arguments(self, links: Iterable[Link]) -> dict[str, list[Any]]:
         """Return the statement's arrays, sorted and without repetitions, so that all writers lock in one order."""
         wanted = sorted(set(links), key=lambda link: (link[0], link[1] or ""))
-        arrays = {f"{self.field}_{self.target}": [target for target, _ in wanted]}
+        arrays: dict[str, list[Any]] = {f"{self.field}_{self.target}": [target for target, _ in wanted]}
         if self.detail is not None:
             arrays[f"{self.field}_{self.detail}"] = [detail for _, detail in wanted]
         return arrays
@@ -92,9 +92,9 @@ class LinkSet:
         return statement.returning(literal_column("1").label("n")).cte(f"removed_{self.field}")
 
     def _wanted(self) -> Any:
-        types = {self.target: BigInteger(), self.detail: String()}
-        arrays = [bindparam(f"{self.field}_{name}", type_=ARRAY(types[name])) for name in self.columns]
-        columns = [column(name, types[name]) for name in self.columns]
+        types: dict[str, Any] = {name: BigInteger() if name == self.target else String() for name in self.columns}
+        arrays = [bindparam(f"{self.field}_{name}", type_=ARRAY(kind)) for name, kind in types.items()]
+        columns: list[Any] = [column(name, kind) for name, kind in types.items()]
         return func.unnest(*arrays).table_valued(*columns).render_derived(name=f"wanted_{self.field}")
 
     def _present(self, owner: ColumnElement[int], wanted: Any) -> ColumnElement[bool]:

@@ -151,7 +151,7 @@ class ObjectRead(Schema):
 
 
 ReadT = TypeVar("ReadT", bound=BaseModel)
-SchemaT = TypeVar("SchemaT", bound=type[BaseModel])
+SchemaT = TypeVar("SchemaT", bound=BaseModel)
 
 
 class Page(Schema, Generic[ReadT]):
@@ -184,7 +184,7 @@ class Ancestors(Schema):
     items: list[Brief]
 
 
-def merge_patch(schema: SchemaT) -> SchemaT:
+def merge_patch(schema: type[SchemaT]) -> type[SchemaT]:
     """Turn a body's schema into that of its merge patch (RFC 7396): every member may be absent, and null clears it.
 
     A member without a default can't be cleared, so it takes no null.

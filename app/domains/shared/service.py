@@ -10,7 +10,7 @@ from app.domains.shared.dependants import find_dependants
 from app.domains.shared.documents import Condition, Document, Documents, by_code, by_id
 from app.domains.shared.etags import names_version
 from app.domains.shared.links import Link, LinkSet, named_targets, wanted_links
-from app.domains.shared.lists import Listing, ListQuery, order_by
+from app.domains.shared.lists import Listing, ListQuery
 from app.domains.shared.models import RegisterObject
 from app.domains.shared.references import Key, not_found, parse_key, unknown_references
 from app.domains.shared.schemas import ObjectFields
@@ -162,7 +162,7 @@ class CollectionService:
         rows = await execute(self.session, statement, key=key.value)
         if not rows:
             raise not_found(self.model)
-        current = dict(rows[0]._mapping)
+        current = rows[0]._asdict()
         if if_match is not None and not names_version(if_match, current["version"]):
             document = await self._read(Key(by_id, current["id"]))
             raise PreconditionFailed(

@@ -28,7 +28,6 @@ from app.domains.shared.documents import Condition, Document, json_list
 from app.domains.shared.links import Link, LinkSet
 from app.domains.shared.models import RegisterObject
 from app.domains.shared.references import not_found, parse_key
-from app.domains.shared.schemas import TreeFields
 from app.domains.shared.service import CollectionService
 from app.utils.exceptions import Cycle, Fault
 

@@ -31,7 +31,7 @@ _OWN_COLUMNS = frozenset({"id", "created_at", "updated_at", "created_by_id", "up
 @cache
 def writable_columns(model: type[RegisterObject]) -> tuple[str, ...]:
     """Return the columns that come from bodies."""
-    return tuple(name for name in _table(model).c.keys() if name not in _OWN_COLUMNS)
+    return tuple(column.name for column in _table(model).c if column.name not in _OWN_COLUMNS)
 
 
 @cache

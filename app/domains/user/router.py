@@ -4,8 +4,6 @@ from typing import Annotated
 
 from fastapi import Depends, Request, Response
 
-from app.domains.user.schemas import UserCreate, UserPatch, UserRead, UserReplace
-from app.domains.user.service import UserService
 from app.domains.shared.http import (
     CREATE,
     DELETE,
@@ -24,6 +22,8 @@ from app.domains.shared.http import (
     written,
 )
 from app.domains.shared.schemas import Page
+from app.domains.user.schemas import UserCreate, UserPatch, UserRead, UserReplace
+from app.domains.user.service import UserService
 
 router = collection_router("users")
 

@@ -1,0 +1,161 @@
+"""The database, the application and the client of every test.
+
+Tests run on a real PostgreSQL: that of `DATABASE_URL`, or a private one. Each test has one outer transaction that is
+undone; the application's own session dependency runs inside it, on savepoints. Tests that must commit take a database
+of their own with `committed`.
+"""
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import httpx
+import pytest
+from fastapi import FastAPI
+from sqlalchemy import URL, event, make_url
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.core.config import Settings
+from app.core.database import Database
+from app.core.embedded_postgres import EmbeddedPostgres
+from app.main import create_app
+from app.utils.db_init import initialise
+
+FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+TRANSACTION_CONTROL = ("BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE")
+
+
+@pytest.fixture(scope="session")
+def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[URL]:
+    """A PostgreSQL server on which databases may be made."""
+    if given := os.environ.get("DATABASE_URL"):
+        yield make_url(given)
+        return
+    with EmbeddedPostgres(tmp_path_factory.mktemp("server"), report=lambda _: None, settings=FAST) as url:
+        yield make_url(url)
+
+
+@asynccontextmanager
+async def new_database(server: URL, template: str | None = None) -> AsyncIterator[URL]:
+    """Make a database, as a copy of `template` if given, and drop it afterwards."""
+    name = f"test_{uuid4().hex}"
+    admin = await asyncpg.connect(server.set(drivername="postgresql").render_as_string(hide_password=False))
+    try:
+        await admin.execute(f"CREATE DATABASE {name}" + (f" TEMPLATE {template}" if template else ""))
+        yield server.set(database=name)
+        await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    finally:
+        await admin.close()
+
+
+def settings_for(url: URL | None, **changes: Any) -> Settings:
+    text = url and url.render_as_string(hide_password=False)
+    return Settings(_env_file=None, env="test", database_url=text, **changes)
+
+
+@pytest.fixture(scope="session")
+async def template(server_url: URL) -> AsyncIterator[URL]:
+    """A database with the schema and the first administrator. Nothing connects to it: copies are made of it."""
+    async with new_database(server_url) as url:
+        await initialise(settings_for(url), url, lambda _: None, demo_data=False)
+        yield url
+
+
+@pytest.fixture(scope="session")
+async def app(server_url: URL, template: URL) -> AsyncIterator[FastAPI]:
+    async with new_database(server_url, template.database) as url:
+        app = create_app(settings_for(url))
+        yield app
+        await app.state.database.dispose()
+
+
+@pytest.fixture
+async def connection(app: FastAPI) -> AsyncIterator[AsyncConnection]:
+    """The one connection of a test, in a transaction that is undone."""
+    database: Database = app.state.database
+    async with database.engine.connect() as connection:
+        transaction = await connection.begin()
+        database.sessions.configure(bind=connection, join_transaction_mode="create_savepoint")
+        yield connection
+        database.sessions.configure(bind=database.engine, join_transaction_mode="conditional_savepoint")
+        await transaction.rollback()
+
+
+def client_of(app: FastAPI) -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://register.test/api/v1")
+
+
+@pytest.fixture
+async def client(
+    app: FastAPI,
+    connection: AsyncConnection,  # noqa: ARG001 - what the client does is undone with it
+) -> AsyncIterator[httpx.AsyncClient]:
+    async with client_of(app) as client:
+        yield client
+
+
+@dataclass
+class Committed:
+    """An application on a database of its own, where everything is committed for good."""
+
+    app: FastAPI
+    url: URL
+    client: httpx.AsyncClient = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.client = client_of(self.app)
+
+
+@pytest.fixture
+async def committed(server_url: URL, template: URL) -> AsyncIterator[Committed]:
+    async with new_database(server_url, template.database) as url:
+        committed = Committed(create_app(settings_for(url)), url)
+        yield committed
+        await committed.client.aclose()
+        await committed.app.state.database.dispose()
+
+
+class Statements(list[str]):
+    """The SQL statements of a test so far, without those that begin and end transactions."""
+
+    @contextmanager
+    def counted(self) -> Iterator["Statements"]:
+        """Collect the statements of a block."""
+        self.clear()
+        seen = Statements()
+        yield seen
+        seen += self
+
+
+@pytest.fixture
+async def statements(app: FastAPI, connection: AsyncConnection) -> AsyncIterator[Statements]:
+    statements = Statements()
+
+    def add(sql: str) -> None:
+        if not sql.upper().startswith(TRANSACTION_CONTROL):
+            statements.append(sql)
+
+    def on_execute(_conn: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        add(statement)
+
+    def on_query(query: Any) -> None:
+        add(query.query)
+
+    engine = app.state.database.engine.sync_engine
+    driver: Any = (await connection.get_raw_connection()).driver_connection
+    event.listen(engine, "before_cursor_execute", on_execute)
+    driver.add_query_logger(on_query)
+    yield statements
+    driver.remove_query_logger(on_query)
+    event.remove(engine, "before_cursor_execute", on_execute)
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    return Path(__file__).parents[1]

@@ -1,0 +1,379 @@
+"""What holds for every collection alike."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.builders import make, make_department, make_location, make_resource, make_role, make_user
+from tests.conftest import Statements
+
+COLLECTIONS = ("departments", "locations", "processes", "resources", "roles", "users")
+TREES = ("departments", "locations", "processes")
+
+every_collection = pytest.mark.parametrize("collection", COLLECTIONS)
+every_tree = pytest.mark.parametrize("collection", TREES)
+
+
+def required(collection: str) -> dict[str, Any]:
+    return {"name": "Thing"} | ({"email": "thing@register.example"} if collection == "users" else {})
+
+
+@every_collection
+async def test_created_object_is_returned_with_its_address_and_tag(client: httpx.AsyncClient, collection: str) -> None:
+    body = required(collection) | {"code": "T-1", "external_id": "legacy/1", "description": "First\nthing"}
+    response = await client.post(f"/{collection}", json=body)
+    assert response.status_code == 201
+    made = response.json()
+    assert {name: made[name] for name in body} == body
+    assert made["version"] == 1
+    assert made["created_by"] == made["updated_by"]
+    assert made["created_by"]["name"] == "First administrator"
+    assert made["created_at"] == made["updated_at"]
+    assert made["created_at"].endswith("+00:00")
+    assert response.headers["location"] == f"/api/v1/{collection}/{made['id']}"
+    assert response.headers["etag"].startswith('"1.')
+    again = await client.get(response.headers["location"].removeprefix("/api/v1"))
+    assert again.content == response.content
+    assert again.headers["etag"] == response.headers["etag"]
+
+
+@every_collection
+async def test_object_is_found_by_id_and_by_code_in_any_case(client: httpx.AsyncClient, collection: str) -> None:
+    made = await make(client, collection, code="Mixed.Case-1")
+    for reference in (made["id"], "code:Mixed.Case-1", "code:mixed.case-1"):
+        for slash in ("", "/"):
+            response = await client.get(f"/{collection}/{reference}{slash}")
+            assert (response.status_code, response.json()) == (200, made)
+
+
+@every_collection
+@pytest.mark.parametrize(
+    "reference", ["0", "9223372036854775807", "9223372036854775808", "-1", "1.0", "x", "code:", "code:absent", "%00"]
+)
+async def test_what_names_nothing_is_not_found(client: httpx.AsyncClient, collection: str, reference: str) -> None:
+    body = required(collection)
+    path = f"/{collection}/{reference}"
+    for response in (
+        await client.get(path),
+        await client.put(path, json=body),
+        await client.patch(path, json={}),
+        await client.delete(path),
+    ):
+        assert (response.status_code, response.json()["code"]) == (404, "not_found")
+
+
+@every_collection
+async def test_known_representation_is_not_sent_again(client: httpx.AsyncClient, collection: str) -> None:
+    made = await make(client, collection)
+    path = f"/{collection}/{made['id']}"
+    etag = (await client.get(path)).headers["etag"]
+    for known in (etag, f"W/{etag}", f'"other", {etag}', "*"):
+        response = await client.get(path, headers={"If-None-Match": known})
+        assert (response.status_code, response.content, response.headers["etag"]) == (304, b"", etag)
+    assert (await client.get(path, headers={"If-None-Match": '"1.0"'})).status_code == 200
+
+
+async def test_renamed_brief_changes_the_tag_but_not_the_version(client: httpx.AsyncClient) -> None:
+    parent = await make_department(client, name="Old")
+    child = await make_department(client, parent_id=parent["id"])
+    before = (await client.get(f"/departments/{child['id']}")).headers["etag"]
+    await client.patch(f"/departments/{parent['id']}", json={"name": "New"})
+    response = await client.get(f"/departments/{child['id']}", headers={"If-None-Match": before})
+    assert response.status_code == 200
+    assert response.json()["parent"]["name"] == "New"
+    assert response.json()["version"] == child["version"]
+
+
+@every_collection
+async def test_put_replaces_everything(client: httpx.AsyncClient, collection: str) -> None:
+    made = await make(client, collection, code="T-1", external_id="x", description="Long")
+    body = required(collection) | {"name": "Other"}
+    response = await client.put(f"/{collection}/{made['id']}", json=body)
+    assert response.status_code == 200
+    now = response.json()
+    assert (now["name"], now["code"], now["external_id"], now["description"]) == ("Other", None, None, None)
+    assert now["version"] == 2
+    assert response.headers["etag"].startswith('"2.')
+    assert now["created_at"] == made["created_at"]
+
+
+@every_collection
+async def test_put_of_the_same_values_changes_nothing(client: httpx.AsyncClient, collection: str) -> None:
+    body = required(collection) | {"code": "T-1"}
+    made = (await client.post(f"/{collection}", json=body)).json()
+    response = await client.put(f"/{collection}/{made['id']}", json=body)
+    assert (response.status_code, response.json()) == (200, made)
+
+
+@every_collection
+async def test_patch_changes_what_it_names_and_null_clears(client: httpx.AsyncClient, collection: str) -> None:
+    made = await make(client, collection, code="T-1", description="Long")
+    patch = {"description": None, "external_id": "x"}
+    content_type = {"Content-Type": "application/merge-patch+json"}
+    response = await client.patch(f"/{collection}/{made['id']}", json=patch, headers=content_type)
+    assert response.status_code == 200
+    expected = made | patch | {"version": 2, "updated_at": response.json()["updated_at"]}
+    assert response.json() == expected
+    assert (await client.patch(f"/{collection}/{made['id']}", json={})).json() == expected
+
+
+@every_collection
+async def test_what_is_required_cannot_be_cleared(client: httpx.AsyncClient, collection: str) -> None:
+    made = await make(client, collection)
+    response = await client.patch(f"/{collection}/{made['id']}", json={"name": None})
+    assert response.status_code == 422
+    assert [error["pointer"] for error in response.json()["errors"]] == ["/name"]
+
+
+@every_collection
+async def test_stale_tag_refuses_every_write(client: httpx.AsyncClient, collection: str) -> None:
+    made = await make(client, collection)
+    path = f"/{collection}/{made['id']}"
+    stale = {"If-Match": (await client.get(path)).headers["etag"]}
+    fresh = (await client.patch(path, json={"name": "Changed"}, headers=stale)).headers["etag"]
+    for response in (
+        await client.put(path, json=required(collection), headers=stale),
+        await client.patch(path, json={"name": "Lost"}, headers=stale),
+        await client.delete(path, headers=stale),
+    ):
+        assert (response.status_code, response.headers["etag"]) == (412, fresh)
+    assert (await client.get(path)).json()["name"] == "Changed"
+    # The version alone is compared: a tag of any representation of it serves.
+    assert (await client.delete(path, headers={"If-Match": '"2.another"'})).status_code == 204
+
+
+@every_collection
+async def test_deleted_object_is_gone(client: httpx.AsyncClient, collection: str) -> None:
+    made = await make(client, collection)
+    response = await client.delete(f"/{collection}/{made['id']}")
+    assert (response.status_code, response.content) == (204, b"")
+    assert (await client.get(f"/{collection}/{made['id']}")).status_code == 404
+
+
+@every_collection
+@pytest.mark.parametrize(("field", "first", "second"), [("code", "Fin-1", "FIN-1"), ("external_id", "a/1", "a/1")])
+async def test_taken_key_is_a_conflict(
+    client: httpx.AsyncClient, collection: str, field: str, first: str, second: str
+) -> None:
+    await make(client, collection, **{field: first})
+    other = await make(client, collection)
+    for response in (
+        await client.post(f"/{collection}", json=required(collection) | {field: second}),
+        await client.patch(f"/{collection}/{other['id']}", json={field: second}),
+    ):
+        assert (response.status_code, response.json()["code"]) == (409, "duplicate")
+        assert [error["pointer"] for error in response.json()["errors"]] == [f"/{field}"]
+
+
+@every_collection
+async def test_server_fields_are_refused_in_bodies(client: httpx.AsyncClient, collection: str) -> None:
+    names = ("id", "created_at", "updated_at", "created_by", "created_by_id", "updated_by_id", "version", "nonsense")
+    response = await client.post(f"/{collection}", json=required(collection) | dict.fromkeys(names, 1))
+    assert response.status_code == 422
+    assert {error["pointer"] for error in response.json()["errors"]} == {f"/{name}" for name in names}
+
+
+@every_collection
+async def test_list_pages_lead_through_everything_once(client: httpx.AsyncClient, collection: str) -> None:
+    made = [(await make(client, collection, name=f"N{number}"))["id"] for number in (3, 1, 2, 5, 4)]
+    first_page = await client.get(f"/{collection}", params={"limit": 2, "sort": "-id", "count": "exact"})
+    seen, url, backwards = [], f"/{collection}?limit=2&sort=-id", None
+    while url:
+        response = await client.get(url.removeprefix("/api/v1"))
+        page = response.json()
+        seen += [item["id"] for item in page["items"]]
+        if page["next"]:
+            assert f'<{page["next"]}>; rel="next"' in response.headers["link"]
+        url, backwards = page["next"], page["prev"]
+    assert seen[: len(made)] == made[::-1]
+    assert len(set(seen)) == len(seen) == first_page.json()["total"]
+    assert backwards is not None
+    assert (await client.get(backwards.removeprefix("/api/v1"))).status_code == 200
+
+
+@every_collection
+async def test_list_is_sorted_as_asked(client: httpx.AsyncClient, collection: str) -> None:
+    for name, code in (("beta", "C"), ("Alpha", "b"), ("alpha", "A")):
+        await make(client, collection, name=name, code=code)
+
+    async def names(sort: str) -> list[tuple[str, str]]:
+        items = (await client.get(f"/{collection}", params={"sort": sort, "limit": 200})).json()["items"]
+        return [(item["name"], item["code"]) for item in items if item["code"]]
+
+    assert await names("name") == [("Alpha", "b"), ("alpha", "A"), ("beta", "C")]
+    assert await names("-name,code") == [("beta", "C"), ("alpha", "A"), ("Alpha", "b")]
+    assert await names("code") == [("alpha", "A"), ("Alpha", "b"), ("beta", "C")]
+    assert await names("-id") == [("alpha", "A"), ("Alpha", "b"), ("beta", "C")]
+
+
+@every_collection
+@pytest.mark.parametrize(
+    "query",
+    [
+        "limit=0",
+        "limit=201",
+        "limit=-1",
+        "limit=x",
+        "limit=99999999999999999999",
+        "offset=-1",
+        "offset=10001",
+        "sort=nothing",
+        "sort=name,-name",
+        "sort=",
+        "count=yes",
+    ],
+)
+async def test_list_parameter_out_of_range_is_invalid(client: httpx.AsyncClient, collection: str, query: str) -> None:
+    response = await client.get(f"/{collection}?{query}")
+    assert response.status_code == 422
+    (error,) = response.json()["errors"]
+    assert (error["source"], error["pointer"]) == ("query", f"/{query.partition('=')[0]}")
+
+
+@every_collection
+async def test_unknown_parameter_is_refused_with_the_nearest(client: httpx.AsyncClient, collection: str) -> None:
+    response = await client.get(f"/{collection}?limt=1")
+    assert response.status_code == 400
+    assert "did you mean limit?" in response.json()["detail"]
+
+
+@every_tree
+async def test_tree_and_ancestors_follow_the_parents(client: httpx.AsyncClient, collection: str) -> None:
+    root = await make(client, collection, name="Root")
+    second = await make(client, collection, name="b", parent_id=root["id"])
+    first = await make(client, collection, name="A", parent_id=root["id"])
+    leaf = await make(client, collection, name="leaf", parent_id=first["id"])
+    tree = (await client.get(f"/{collection}/{root['id']}/tree")).json()
+    assert [(node["id"], node["depth"], node["children"]) for node in tree["items"]] == [
+        (root["id"], 0, 2),
+        (first["id"], 1, 1),
+        (leaf["id"], 2, 0),
+        (second["id"], 1, 0),
+    ]
+    assert tree["truncated"] is False
+    cut = (await client.get(f"/{collection}/{root['id']}/tree?depth=1")).json()
+    assert [node["id"] for node in cut["items"]] == [root["id"], first["id"], second["id"]]
+    ancestors = (await client.get(f"/{collection}/{leaf['id']}/ancestors")).json()
+    assert [item["name"] for item in ancestors["items"]] == ["Root", "A"]
+    for path in ("tree", "ancestors"):
+        assert (await client.get(f"/{collection}/code:absent/{path}")).status_code == 404
+
+
+@every_tree
+async def test_object_cannot_move_below_itself(client: httpx.AsyncClient, collection: str) -> None:
+    top = await make(client, collection)
+    middle = await make(client, collection, parent_id=top["id"])
+    bottom = await make(client, collection, parent_id=middle["id"])
+    for target in (top, middle, bottom):
+        response = await client.patch(f"/{collection}/{top['id']}", json={"parent_id": target["id"]})
+        assert (response.status_code, response.json()["code"]) == (409, "cycle")
+    moved = await client.patch(f"/{collection}/{bottom['id']}", json={"parent_id": top["id"]})
+    assert (moved.status_code, moved.json()["parent_id"]) == (200, top["id"])
+
+
+@every_tree
+async def test_parent_with_children_cannot_be_deleted(client: httpx.AsyncClient, collection: str) -> None:
+    parent = await make(client, collection)
+    children = [await make(client, collection, parent_id=parent["id"]) for _ in range(21)]
+    response = await client.delete(f"/{collection}/{parent['id']}")
+    problem = response.json()
+    assert (response.status_code, problem["code"]) == (409, "still_referenced")
+    assert problem["dependants"]["total"] == 21
+    assert problem["dependants"]["counts"] == {collection: 21}
+    assert problem["dependants"]["first"] == [
+        {"type": collection, "id": child["id"], "code": None, "name": child["name"]} for child in children[:20]
+    ]
+
+
+CALLER = 1  # the look-up of the caller
+
+
+@every_collection
+async def test_number_of_statements_is_fixed(
+    client: httpx.AsyncClient, statements: Statements, collection: str
+) -> None:
+    made = await make(client, collection, code="T-1")
+    path = f"/{collection}/{made['id']}"
+    body = required(collection)
+    other = body | ({"email": "other@register.example"} if collection == "users" else {})
+    for expected, method, url, content in (
+        (1, "GET", path, None),
+        (1, "GET", f"/{collection}/code:T-1", None),
+        (1, "GET", f"/{collection}", None),
+        (2, "GET", f"/{collection}?count=exact", None),
+        (2, "POST", f"/{collection}", body),
+        (3, "PUT", path, other),
+        (3, "PATCH", path, {"name": "Third"}),
+        (3, "DELETE", path, None),
+    ):
+        with statements.counted() as seen:
+            response = await client.request(method, url, json=content)
+        assert response.is_success, response.text
+        assert len(seen) == expected + CALLER, (method, url, seen)
+
+
+@every_tree
+async def test_number_of_statements_of_trees_is_fixed(
+    client: httpx.AsyncClient, statements: Statements, collection: str
+) -> None:
+    parent = await make(client, collection)
+    child = await make(client, collection)
+    for expected, method, url, content in (
+        (1, "GET", f"/{collection}/{parent['id']}/tree", None),
+        (1, "GET", f"/{collection}/{parent['id']}/ancestors", None),
+        # A move takes the lock of the tree and looks for a cycle.
+        (5, "PATCH", f"/{collection}/{child['id']}", {"parent_id": parent["id"]}),
+    ):
+        with statements.counted() as seen:
+            response = await client.request(method, url, json=content)
+        assert response.is_success, response.text
+        assert len(seen) == expected + CALLER, (method, url, seen)
+
+
+@pytest.mark.parametrize("links", [1, 100])
+async def test_number_of_statements_does_not_grow_with_links(
+    client: httpx.AsyncClient, statements: Statements, links: int
+) -> None:
+    makers = {
+        "department_ids": make_department,
+        "location_ids": make_location,
+        "resource_ids": make_resource,
+        "role_ids": make_role,
+    }
+    ids = {name: [(await maker(client))["id"] for _ in range(links)] for name, maker in makers.items()}
+    with statements.counted() as seen:
+        made = (await client.post("/processes", json={"name": "Linked"} | ids)).json()
+    assert len(seen) == 2 + CALLER
+    assert all(len(made[name.removesuffix("_ids") + "s"]) == links for name in ids)
+    path = f"/processes/{made['id']}"
+    department = f"/departments/{ids['department_ids'][0]}"
+    for expected, method, url, content in (
+        (1, "GET", path, None),
+        (1, "GET", "/processes", None),
+        (1, "GET", f"{department}/processes", None),
+        (3, "PUT", path, {"name": "Linked", "department_ids": ids["department_ids"]}),
+        (3, "PATCH", path, ids),
+        (2, "PUT", f"{path}{department}", {"relation": "owner"}),
+        (2, "DELETE", f"{path}{department}", None),
+        (3, "DELETE", path, None),
+    ):
+        with statements.counted() as seen:
+            response = await client.request(method, url, json=content)
+        assert response.is_success, response.text
+        assert len(seen) == expected + CALLER, (method, url, seen)
+
+
+async def test_number_of_statements_of_role_holders_is_fixed(client: httpx.AsyncClient, statements: Statements) -> None:
+    role, user = await make_role(client), await make_user(client)
+    path = f"/roles/{role['id']}/holders"
+    for expected, method, url in (
+        (2, "PUT", f"{path}/{user['id']}"),
+        (1, "GET", path),
+        (2, "DELETE", f"{path}/{user['id']}"),
+        (2, "GET", path),  # an empty page asks whether the role exists at all
+    ):
+        with statements.counted() as seen:
+            response = await client.request(method, url)
+        assert response.is_success, response.text
+        assert len(seen) == expected + CALLER, (method, url, seen)
