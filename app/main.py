@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 from fastapi import FastAPI
-from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from app.api.api import TAGS, include_routers
+from app.api.docs import add_docs
 from app.api.openapi import use_own_openapi
 from app.api.problems import add_problem_handlers
 from app.core.config import Settings, get_settings
@@ -36,7 +36,7 @@ def application() -> FastAPI:
 
 def create_app(settings: Settings) -> FastAPI:
     """Return a new application. It connects to the database only when the first request needs it."""
-    app = FastAPIOffline(
+    app = FastAPI(
         title="Process Register",
         version=VERSION,
         summary="Which processes an organisation runs, who takes part in them, and what breaks when one goes away.",
@@ -45,7 +45,8 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=_lifespan,
         redirect_slashes=False,
         max_body_size=settings.max_body_bytes,
-        swagger_ui_parameters={"tryItOutEnabled": True, "displayRequestDuration": True, "docExpansion": "none"},
+        docs_url=None,
+        redoc_url=None,
     )
     app.state.settings = settings
     app.state.metrics = Metrics()
@@ -53,6 +54,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.metrics.watch_pool(app.state.database.engine)
     app.state.readiness = Readiness(app.state.database, head_revision())
     include_routers(app)
+    add_docs(app)
     add_problem_handlers(app)
     use_own_openapi(app)
     _add_middleware(app, settings)

@@ -5,7 +5,12 @@ undone; the application's own session dependency runs inside it, on savepoints. 
 of their own with `committed`.
 """
 
+import asyncio
 import os
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -154,6 +159,44 @@ async def statements(app: FastAPI, connection: AsyncConnection) -> AsyncIterator
     yield statements
     driver.remove_query_logger(on_query)
     event.remove(engine, "before_cursor_execute", on_execute)
+
+
+@pytest.fixture(scope="session")
+def live_server(server_url: URL, template: URL, root: Path) -> Iterator[str]:
+    """The address of a real server process with the demo data, on a database of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with asyncio.Runner() as runner:
+        database = new_database(server_url, template.database)
+        url = runner.run(database.__aenter__())
+        try:
+            text = url.render_as_string(hide_password=False)
+            environment = os.environ | {"ENV": "test", "DATABASE_URL": text, "PORT": str(port)}
+            command = [sys.executable, "-m", "app"]
+            subprocess.run([*command, "seed"], cwd=root, env=environment, check=True, capture_output=True)
+            with subprocess.Popen(
+                [*command, "serve"], cwd=root, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            ) as server:
+                try:
+                    yield wait_until_ready(f"http://127.0.0.1:{port}")
+                finally:
+                    server.terminate()
+        finally:
+            runner.run(database.__aexit__(None, None, None))
+
+
+def wait_until_ready(address: str) -> str:
+    """Return the address once it answers. Raises `TimeoutError` after 30 s."""
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        try:
+            httpx.get(f"{address}/health/ready", timeout=2).raise_for_status()
+        except httpx.HTTPError:
+            time.sleep(0.1)
+        else:
+            return address
+    raise TimeoutError(f"{address} does not get ready")
 
 
 @pytest.fixture(scope="session")

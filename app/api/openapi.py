@@ -28,6 +28,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
         )
         _add_problem(document["components"])
         _add_request_id(document)
+        _drop_foreign_errors(document)
         app.openapi_schema = document
     return app.openapi_schema
 
@@ -35,9 +36,6 @@ def _document(app: FastAPI) -> dict[str, Any]:
 def _add_problem(components: dict[str, Any]) -> None:
     schema = Problem.model_json_schema(ref_template=_SCHEMAS, mode="serialization")
     components["schemas"] |= schema.pop("$defs") | {"Problem": schema}
-    # FastAPI describes its own answer to invalid requests, which is not ours.
-    for name in ("HTTPValidationError", "ValidationError"):
-        components["schemas"].pop(name, None)
 
 
 def _add_request_id(document: dict[str, Any]) -> None:
@@ -51,3 +49,13 @@ def _add_request_id(document: dict[str, Any]) -> None:
         for operation in path.values():
             for response in operation["responses"].values():
                 response.setdefault("headers", {})[REQUEST_ID] = {"$ref": f"#/components/headers/{REQUEST_ID}"}
+
+
+def _drop_foreign_errors(document: dict[str, Any]) -> None:
+    """Remove FastAPI's own answer to invalid requests: we never give it."""
+    for path in document["paths"].values():
+        for operation in path.values():
+            if "HTTPValidationError" in str(operation["responses"].get("422")):
+                del operation["responses"]["422"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(name, None)

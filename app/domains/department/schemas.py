@@ -1,6 +1,6 @@
 """What clients send and get of departments."""
 
-from app.domains.shared.schemas import Brief, ObjectRead, Reference, TreeFields, merge_patch
+from app.domains.shared.schemas import Brief, ObjectRead, Reference, TreeFields, example, merge_patch
 
 
 class DepartmentFields(TreeFields):
@@ -10,14 +10,20 @@ class DepartmentFields(TreeFields):
 class DepartmentCreate(DepartmentFields):
     """A department to register."""
 
+    model_config = example(name="Treasury", description="Looks after cash, banks and currency risk.", parent_id=1)
+
 
 class DepartmentReplace(DepartmentFields):
     """Everything a department is to be from now on; what is absent takes its default."""
+
+    model_config = example(name="Head office", description="Everything that is not a plant.", code="HO")
 
 
 @merge_patch
 class DepartmentPatch(DepartmentFields):
     """The changes to a department."""
+
+    model_config = example(description="Keeps the books and pays the bills.")
 
 
 class DepartmentRead(ObjectRead):

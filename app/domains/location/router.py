@@ -32,7 +32,7 @@ from app.domains.shared.trees import DEEPEST
 
 router = collection_router("locations")
 
-Service = Annotated[LocationService, Depends()]
+Service = Annotated[LocationService, Depends(LocationService.provide)]
 
 
 @router.get("", response_model=Page[LocationRead], responses=LIST)

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from app.domains.location.models import ADDRESS_LENGTH, LocationKind
-from app.domains.shared.schemas import Brief, MultipleLines, ObjectRead, TreeFields, merge_patch
+from app.domains.shared.schemas import Brief, MultipleLines, ObjectRead, TreeFields, example, merge_patch
 
 
 @cache
@@ -69,14 +69,22 @@ class WholeLocation(LocationFields):
 class LocationCreate(WholeLocation):
     """A location to register."""
 
+    model_config = example(
+        name="Milan showroom", kind="site", country="IT", timezone="Europe/Rome", latitude=45.4642, longitude=9.19
+    )
+
 
 class LocationReplace(WholeLocation):
     """Everything a location is to be from now on; what is absent takes its default."""
+
+    model_config = example(name="Europe", kind="region")
 
 
 @merge_patch
 class LocationPatch(LocationFields):
     """The changes to a location."""
+
+    model_config = example(address="1 Boiler Lane", timezone="Europe/London")
 
 
 class LocationRead(ObjectRead):

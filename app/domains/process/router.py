@@ -52,7 +52,7 @@ DEPARTMENT_LINK_DEFAULTS = DepartmentLinkFields()
 RESOURCE_LINK_DEFAULTS = ResourceLinkFields()
 ROLE_LINK_DEFAULTS = RoleLinkFields()
 
-Service = Annotated[ProcessService, Depends()]
+Service = Annotated[ProcessService, Depends(ProcessService.provide)]
 
 
 @router.get("", response_model=Page[ProcessRead], responses=LIST)

@@ -14,7 +14,7 @@ from app.domains.process.models import (
     ResourceUsage,
     RoleResponsibility,
 )
-from app.domains.shared.schemas import Brief, ObjectRead, Reference, Schema, TreeFields, merge_patch
+from app.domains.shared.schemas import Brief, ObjectRead, Reference, Schema, TreeFields, example, merge_patch
 
 MOST_LINKS = 1000
 
@@ -111,14 +111,32 @@ class ProcessFields(TreeFields):
 class ProcessCreate(ProcessFields):
     """A process to register."""
 
+    model_config = example(
+        name="Onboard a supplier",
+        kind="support",
+        status="draft",
+        criticality="medium",
+        owner_id=1,
+        departments=[{"department_id": 1, "relation": "owner"}, {"department_id": 2}],
+        locations=[{"location_id": 1}],
+        resources=[{"resource_id": 1, "usage": "writes"}],
+        roles=[{"role_id": 1, "responsibility": "accountable"}, {"role_id": 2, "responsibility": "responsible"}],
+    )
+
 
 class ProcessReplace(ProcessFields):
     """Everything a process is to be from now on; what is absent takes its default, links included."""
+
+    model_config = example(
+        name="Lead the company", kind="management", status="active", department_ids=[1, 2], role_ids=[1]
+    )
 
 
 @merge_patch
 class ProcessPatch(ProcessFields):
     """The changes to a process; a list of links replaces that list only."""
+
+    model_config = example(status="in_review", role_ids=[1, 2])
 
 
 class ProcessDepartmentRead(Brief):

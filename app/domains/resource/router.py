@@ -27,7 +27,7 @@ from app.domains.shared.schemas import Page
 
 router = collection_router("resources")
 
-Service = Annotated[ResourceService, Depends()]
+Service = Annotated[ResourceService, Depends(ResourceService.provide)]
 
 
 @router.get("", response_model=Page[ResourceRead], responses=LIST)

@@ -1,7 +1,7 @@
 """What clients send and get of resources."""
 
 from app.domains.resource.models import Criticality, ResourceKind
-from app.domains.shared.schemas import Brief, HttpAddress, ObjectFields, ObjectRead, Reference, merge_patch
+from app.domains.shared.schemas import Brief, HttpAddress, ObjectFields, ObjectRead, Reference, example, merge_patch
 
 
 class ResourceFields(ObjectFields):
@@ -15,14 +15,24 @@ class ResourceFields(ObjectFields):
 class ResourceCreate(ResourceFields):
     """A resource to register."""
 
+    model_config = example(
+        name="Label printer", kind="equipment", owner_department_id=1, location_id=1, criticality="low"
+    )
+
 
 class ResourceReplace(ResourceFields):
     """Everything a resource is to be from now on; what is absent takes its default."""
+
+    model_config = example(
+        name="ERP system", kind="application", criticality="critical", url="https://erp.tarnbeck.example"
+    )
 
 
 @merge_patch
 class ResourcePatch(ResourceFields):
     """The changes to a resource."""
+
+    model_config = example(criticality="high")
 
 
 class ResourceRead(ObjectRead):

@@ -32,8 +32,8 @@ from app.domains.user.service import UserService
 
 router = collection_router("roles")
 
-Service = Annotated[RoleService, Depends()]
-Users = Annotated[UserService, Depends()]
+Service = Annotated[RoleService, Depends(RoleService.provide)]
+Users = Annotated[UserService, Depends(UserService.provide)]
 
 
 @router.get("", response_model=Page[RoleRead], responses=LIST)

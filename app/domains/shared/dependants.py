@@ -87,7 +87,8 @@ def _objects_with(column: Column[Any], owner: Table, target: Table) -> Select[An
     parameter = bindparam("key", type_=BigInteger)
     if column.table is not owner:
         (end,) = (other for other in column.table.c if any(key.column.table is owner for key in other.foreign_keys))
-        query = query.join(column.table, end == owner.c.id)
+        # A role may stand in one process several times; a union of a single query would show each.
+        query = query.join(column.table, end == owner.c.id).distinct()
     if owner is target:
         return query.where(and_(column == parameter, not_(owner.c.id == parameter)))
     return query.where(column == parameter)

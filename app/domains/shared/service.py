@@ -1,11 +1,12 @@
 """What every collection can do. One request makes one service, with its session and its caller."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from pydantic import ValidationError
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.core.database import IntegrityViolation, SessionDep, Statement, abandon, execute, fetch
-from app.core.security import CallerDep
+from app.core.security import Caller, CallerDep
 from app.domains.shared.dependants import find_dependants
 from app.domains.shared.documents import Condition, Document, Documents, by_code, by_id
 from app.domains.shared.etags import names_version
@@ -41,9 +42,14 @@ class CollectionService:
     schema: ClassVar[type[ObjectFields]]
     links: ClassVar[tuple[LinkSet, ...]] = ()
 
-    def __init__(self, session: SessionDep, caller: CallerDep) -> None:
+    def __init__(self, session: AsyncSession, caller: Caller) -> None:
         self.session = session
         self.caller = caller
+
+    @classmethod
+    async def provide(cls, session: SessionDep, caller: CallerDep) -> Self:
+        """Make the service of one request; FastAPI would call the class itself in a thread, which costs more."""
+        return cls(session, caller)
 
     async def get(self, reference: str) -> Document:
         """Return one object."""
@@ -89,14 +95,7 @@ class CollectionService:
 
         Raises `StillReferenced` with the dependants when something refers to it, and `PreconditionFailed`.
         """
-        current = await self._lock(reference, if_match, deleting=True)
-        dependants = await find_dependants(self.session, self.model, current["id"])
-        if dependants.counts:
-            raise StillReferenced(
-                f"The {self.model.noun} is still referred to by {dependants.summary}.",
-                extensions={"dependants": dependants.as_json()},
-            )
-        await execute(self.session, delete_object(self.model), id=current["id"])
+        await self._delete(await self._lock(reference, if_match, deleting=True))
 
     async def link(
         self, link_set: LinkSet, reference: str, target: str, if_match: str | None, detail: str | None = None
@@ -176,6 +175,15 @@ class CollectionService:
             statement = update_object(self.model, tuple(wanted))
             await self._write(statement, body, wanted, id=current["id"], changed=changed)
         return await self._read(Key(by_id, current["id"]))
+
+    async def _delete(self, current: dict[str, Any]) -> None:
+        dependants = await find_dependants(self.session, self.model, current["id"])
+        if dependants.counts:
+            raise StillReferenced(
+                f"The {self.model.noun} is still referred to by {dependants.summary}.",
+                extensions={"dependants": dependants.as_json()},
+            )
+        await execute(self.session, delete_object(self.model), id=current["id"])
 
     async def _write(
         self, statement: Statement, body: ObjectFields, wanted: dict[LinkSet, list[Link]], **values: Any

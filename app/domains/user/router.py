@@ -27,7 +27,7 @@ from app.domains.user.service import UserService
 
 router = collection_router("users")
 
-Service = Annotated[UserService, Depends()]
+Service = Annotated[UserService, Depends(UserService.provide)]
 
 
 @router.get("", response_model=Page[UserRead], responses=LIST)

@@ -6,7 +6,7 @@ from email_validator import EmailNotValidError, validate_email
 from pydantic import AfterValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from app.domains.shared.schemas import Brief, ObjectFields, ObjectRead, Reference, merge_patch
+from app.domains.shared.schemas import Brief, ObjectFields, ObjectRead, Reference, example, merge_patch
 from app.domains.user.models import EMAIL_LENGTH, AccessLevel
 
 
@@ -44,14 +44,20 @@ class UserFields(ObjectFields):
 class UserCreate(UserFields):
     """A user to register."""
 
+    model_config = example(name="Ada Byron", email="ada.byron@register.example", department_id=1, access_level="editor")
+
 
 class UserReplace(UserFields):
     """Everything a user is to be from now on; what is absent takes its default."""
+
+    model_config = example(name="First administrator", email="admin@register.example", access_level="admin")
 
 
 @merge_patch
 class UserPatch(UserFields):
     """The changes to a user."""
+
+    model_config = example(description="Makes the first entries.")
 
 
 class UserRead(ObjectRead):

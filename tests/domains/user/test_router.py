@@ -1,0 +1,237 @@
+"""What is particular to users."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.builders import (
+    make_department,
+    make_location,
+    make_process,
+    make_resource,
+    make_role,
+    make_user,
+)
+
+
+def faults(response: httpx.Response) -> list[tuple[str, str]]:
+    return [(error["pointer"], error["code"]) for error in response.json()["errors"]]
+
+
+async def first_administrator(client: httpx.AsyncClient) -> dict[str, Any]:
+    """Return the one user whom nobody created."""
+    users: list[dict[str, Any]] = (await client.get("/users")).json()["items"]
+    (found,) = (user for user in users if user["created_by"] is None)
+    return found
+
+
+async def test_fields_left_out_take_their_defaults(client: httpx.AsyncClient) -> None:
+    made = await make_user(client)
+    names = ("department_id", "department", "manager_id", "manager", "access_level", "is_active")
+    assert [made[name] for name in names] == [None, None, None, None, "viewer", True]
+
+
+async def test_department_and_manager_are_embedded_as_briefs(client: httpx.AsyncClient) -> None:
+    department = await make_department(client, code="IT", name="IT")
+    manager = await make_user(client, code="grace", name="Grace")
+    made = await make_user(client, department_id=department["id"], manager_id=manager["id"])
+    assert made["department"] == {"id": department["id"], "code": "IT", "name": "IT"}
+    assert made["manager"] == {"id": manager["id"], "code": "grace", "name": "Grace"}
+    patched = (await client.patch(f"/users/{made['id']}", json={"manager_id": None})).json()
+    assert (patched["manager"], patched["department"]) == (None, made["department"])
+
+
+@pytest.mark.parametrize("field", ["department_id", "manager_id"])
+async def test_unknown_reference_is_refused(client: httpx.AsyncClient, field: str) -> None:
+    made = await make_user(client)
+    body = {"name": "User", "email": "user@register.example", field: 2**63 - 1}
+    for response in (
+        await client.post("/users", json=body),
+        await client.patch(f"/users/{made['id']}", json={field: 2**63 - 1}),
+    ):
+        assert (response.status_code, faults(response)) == (422, [(f"/{field}", "unknown_reference")])
+
+
+async def test_email_is_required_and_cannot_be_cleared(client: httpx.AsyncClient) -> None:
+    made = await make_user(client)
+    response = await client.post("/users", json={"name": "User"})
+    assert (response.status_code, faults(response)) == (422, [("/email", "missing")])
+    response = await client.put(f"/users/{made['id']}", json={"name": "User"})
+    assert (response.status_code, faults(response)) == (422, [("/email", "missing")])
+    response = await client.patch(f"/users/{made['id']}", json={"email": None})
+    assert (response.status_code, faults(response)) == (422, [("/email", "string_type")])
+
+
+@pytest.mark.parametrize(
+    ("email", "stored"),
+    [
+        ("ada@register.example", "ada@register.example"),
+        ("Ada.Byron+tag@register.example", "Ada.Byron+tag@register.example"),
+        # The domain knows no case, the mailbox may.
+        ("Ada@REGISTER.Example", "Ada@register.example"),
+        ("jose\u0301@register.example", "jos\u00e9@register.example"),
+        ("ada@xn--bcher-kva.example", "ada@b\u00fccher.example"),
+        ("ada@B\u00dcCHER.example", "ada@b\u00fccher.example"),
+        ("x" * 64 + "@register.example", "x" * 64 + "@register.example"),
+    ],
+)
+async def test_email_is_normalised(client: httpx.AsyncClient, email: str, stored: str) -> None:
+    made = await make_user(client, email=email)
+    assert made["email"] == stored
+    # What was stored is a fixed point.
+    patched = await client.patch(f"/users/{made['id']}", json={"email": stored})
+    assert (patched.status_code, patched.json()) == (200, made)
+
+
+@pytest.mark.parametrize(
+    "email",
+    [
+        "",
+        "ada",
+        "ada@",
+        "@register.example",
+        "ada@register",
+        "ada@localhost",
+        "ada@@register.example",
+        "ada @register.example",
+        "ada@register.example\n",
+        " ada@register.example",
+        "ada@register.example ",
+        "Ada <ada@register.example>",
+        "ada@[127.0.0.1]",
+        "a..b@register.example",
+        "ada\0@register.example",
+        "x" * 65 + "@register.example",
+        "x@" + "a" * 64 + ".example",
+        "x@" + ".".join(["a" * 60] * 5),
+    ],
+)
+async def test_what_is_no_email_is_refused(client: httpx.AsyncClient, email: str) -> None:
+    made = await make_user(client)
+    for response in (
+        await client.post("/users", json={"name": "User", "email": email}),
+        await client.patch(f"/users/{made['id']}", json={"email": email}),
+    ):
+        assert response.status_code == 422
+        assert [pointer for pointer, _ in faults(response)] == ["/email"]
+        assert email == "" or email not in response.json()["errors"][0]["detail"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("ada@register.example", "ada@register.example"),
+        ("ada@register.example", "ADA@Register.EXAMPLE"),
+        ("\u00c9mile@register.example", "\u00e9mile@register.example"),
+        ("jos\u00e9@register.example", "jose\u0301@register.example"),
+        ("ada@b\u00fccher.example", "ada@xn--bcher-kva.example"),
+    ],
+)
+async def test_taken_email_is_a_conflict_ignoring_case(client: httpx.AsyncClient, first: str, second: str) -> None:
+    await make_user(client, email=first)
+    other = await make_user(client)
+    for response in (
+        await client.post("/users", json={"name": "User", "email": second}),
+        await client.put(f"/users/{other['id']}", json={"name": "User", "email": second}),
+        await client.patch(f"/users/{other['id']}", json={"email": second}),
+    ):
+        assert (response.status_code, response.json()["code"]) == (409, "duplicate")
+        assert response.json()["detail"] == "A user with this email exists already."
+        assert faults(response) == [("/email", "duplicate")]
+    assert (await client.get(f"/users/{other['id']}")).json() == other
+
+
+async def test_user_may_change_the_case_of_their_own_email(client: httpx.AsyncClient) -> None:
+    made = await make_user(client, email="ada@register.example")
+    response = await client.patch(f"/users/{made['id']}", json={"email": "Ada@register.example"})
+    assert (response.status_code, response.json()["email"]) == (200, "Ada@register.example")
+
+
+async def test_each_access_level_is_kept_and_others_are_refused(client: httpx.AsyncClient) -> None:
+    for level in ("viewer", "editor", "admin"):
+        assert (await make_user(client, access_level=level))["access_level"] == level
+    made = await make_user(client, access_level="admin")
+    for level in ("Admin", "root", "", 1):
+        response = await client.patch(f"/users/{made['id']}", json={"access_level": level})
+        assert (response.status_code, faults(response)) == (422, [("/access_level", "literal_error")])
+    assert (await client.patch(f"/users/{made['id']}", json={"access_level": None})).json()["access_level"] == "viewer"
+
+
+async def test_user_is_deactivated_and_activated(client: httpx.AsyncClient) -> None:
+    made = await make_user(client, is_active=False)
+    assert made["is_active"] is False
+    path = f"/users/{made['id']}"
+    assert (await client.patch(path, json={"is_active": True})).json()["is_active"] is True
+    assert (await client.patch(path, json={"is_active": False})).json()["is_active"] is False
+    assert (await client.patch(path, json={"is_active": None})).json()["is_active"] is True
+    for value in (0, 1, "true", "false"):
+        response = await client.patch(path, json={"is_active": value})
+        assert (response.status_code, faults(response)) == (422, [("/is_active", "bool_type")])
+
+
+async def test_user_that_anything_refers_to_cannot_be_deleted(client: httpx.AsyncClient) -> None:
+    user = await make_user(client)
+    department = await make_department(client, head_id=user["id"])
+    process = await make_process(client, owner_id=user["id"])
+    roles = [await make_role(client) for _ in range(2)]
+    for role in roles:
+        await client.put(f"/roles/{role['id']}/holders/{user['id']}")
+    subordinate = await make_user(client, manager_id=user["id"])
+    response = await client.delete(f"/users/{user['id']}")
+    problem = response.json()
+    assert (response.status_code, problem["code"]) == (409, "still_referenced")
+    assert problem["detail"] == "The user is still referred to by 1 departments, 1 processes, 2 roles, 1 users."
+    assert problem["dependants"]["total"] == 5
+    assert problem["dependants"]["counts"] == {"departments": 1, "processes": 1, "roles": 2, "users": 1}
+    expected = [("departments", department), ("processes", process)]
+    expected += [("roles", role) for role in roles] + [("users", subordinate)]
+    assert problem["dependants"]["first"] == [
+        {"type": kind, "id": made["id"], "code": None, "name": made["name"]} for kind, made in expected
+    ]
+
+    await client.patch(f"/departments/{department['id']}", json={"head_id": None})
+    await client.patch(f"/processes/{process['id']}", json={"owner_id": None})
+    await client.patch(f"/users/{subordinate['id']}", json={"manager_id": None})
+    for role in roles:
+        await client.delete(f"/roles/{role['id']}/holders/{user['id']}")
+    assert (await client.delete(f"/users/{user['id']}")).status_code == 204
+
+
+async def test_user_who_is_their_own_manager_can_be_deleted(client: httpx.AsyncClient) -> None:
+    user = await make_user(client)
+    assert (await client.patch(f"/users/{user['id']}", json={"manager_id": user["id"]})).status_code == 200
+    assert (await client.delete(f"/users/{user['id']}")).status_code == 204
+
+
+async def test_first_administrator_cannot_be_deleted(client: httpx.AsyncClient) -> None:
+    administrator = await first_administrator(client)
+    path = f"/users/{administrator['id']}"
+    # Whether nothing refers to it yet, or much does.
+    for make_something in (None, make_location, make_resource):
+        if make_something is not None:
+            await make_something(client)
+        response = await client.delete(path)
+        problem = response.json()
+        assert (response.status_code, problem["code"]) == (409, "first_administrator")
+        assert problem["type"] == "/problems/conflict"
+        assert problem["detail"] == "The first administrator cannot be deleted: requests are made on its behalf."
+        assert "dependants" not in problem
+    assert (await client.get(path)).json() == administrator
+
+
+async def test_stale_tag_comes_before_the_words_about_the_first_administrator(client: httpx.AsyncClient) -> None:
+    administrator = await first_administrator(client)
+    response = await client.delete(f"/users/{administrator['id']}", headers={"If-Match": '"99.x"'})
+    assert response.status_code == 412
+
+
+async def test_first_administrator_has_no_creator(client: httpx.AsyncClient) -> None:
+    administrator = await first_administrator(client)
+    assert administrator["name"] == "First administrator"
+    assert administrator["email"] == "admin@register.example"
+    assert administrator["access_level"] == "admin"
+    assert (administrator["created_by"], administrator["updated_by"]) == (None, None)
+    patched = (await client.patch(f"/users/{administrator['id']}", json={"name": "Root"})).json()
+    assert patched["created_by"] is None
+    assert patched["updated_by"] == {"id": administrator["id"], "code": None, "name": "Root"}
