@@ -44,7 +44,6 @@ def create_app(settings: Settings) -> FastAPI:
         license_info={"name": "MIT", "identifier": "MIT"},
         lifespan=_lifespan,
         redirect_slashes=False,
-        max_body_size=settings.max_body_bytes,
         docs_url=None,
         redoc_url=None,
     )

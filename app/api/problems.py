@@ -39,7 +39,9 @@ class ProblemType(BaseModel):
 
 
 @router.get("/{name}", responses=problems(NotFound))
-async def explain_problem(name: Annotated[str, Path(examples=["conflict"])]) -> ProblemType:
+async def explain_problem(
+    name: Annotated[str, Path(openapi_examples={"conflict": {"value": "conflict"}})],
+) -> ProblemType:
     """Explain a kind of problem: `type` of a problem document leads here."""
     if name not in _TYPES:
         raise NotFound("There is no such kind of problem.")

@@ -4,6 +4,7 @@ import asyncio
 import time
 
 from sqlalchemy import text
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from app.core.database import Database
 from app.utils.exceptions import ServiceUnavailable
@@ -39,7 +40,7 @@ class Readiness:
                 if not await connection.scalar(text("SELECT to_regclass('alembic_version') IS NOT NULL")):
                     return "The database has no schema yet: run `python -m app migrate`."
                 revision = await connection.scalar(text("SELECT version_num FROM alembic_version"))
-        except (ServiceUnavailable, TimeoutError):
+        except (ServiceUnavailable, PoolTimeoutError, TimeoutError):
             return "The database cannot be reached at the moment."
         if revision != self._head:
             return "The schema of the database is not that of this version: run `python -m app migrate`."

@@ -58,9 +58,7 @@ class Problem(BaseModel):
 def problem_response(error: RegisterError, scope: Scope) -> Response:
     """Return the answer for an error. One of 500 or more tells nothing but the request id."""
     document: dict[str, Any] = {
-        "type": f"/problems/{error.name}",
-        "title": error.title,
-        "status": error.status,
+        **_head(type(error)),
         "detail": error.detail or error.title,
         "instance": quote(scope["path"]),
         "code": error.code,
@@ -73,3 +71,19 @@ def problem_response(error: RegisterError, scope: Scope) -> Response:
     }
     body = json.dumps(document, ensure_ascii=False).encode("utf-8", "replace")
     return Response(body, error.status, error.headers, MEDIA_TYPE)
+
+
+def example_problem(error: type[RegisterError]) -> dict[str, Any]:
+    """Return what the documentation shows of an error."""
+    return {
+        **_head(error),
+        "detail": error.title,
+        "instance": "/api/v1/processes/1",
+        "code": error.code,
+        "request_id": "5ecf45473de548edbb17a77c7ee43656",
+        "errors": [],
+    }
+
+
+def _head(error: type[RegisterError]) -> dict[str, Any]:
+    return {"type": f"/problems/{error.name}", "title": error.title, "status": error.status}

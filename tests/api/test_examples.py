@@ -18,7 +18,7 @@ def example_of(document: dict[str, Any], operation: dict[str, Any]) -> Any:
 def path_of(path: str, operation: dict[str, Any]) -> str:
     for parameter in operation.get("parameters", []):
         if parameter["in"] == "path":
-            path = path.replace(f"{{{parameter['name']}}}", parameter["schema"]["examples"][0])
+            path = path.replace(f"{{{parameter['name']}}}", next(iter(parameter["examples"].values()))["value"])
     return path
 
 

@@ -27,7 +27,7 @@ from app.utils.exceptions import (
     UnsupportedMediaType,
     explanation,
 )
-from app.utils.problems import MEDIA_TYPE
+from app.utils.problems import MEDIA_TYPE, example_problem
 
 API = "/api/v1"
 JSON = "application/json"
@@ -39,15 +39,18 @@ Reference = Annotated[
     # What does not fit the pattern can name nothing, so it is not found, not invalid.
     Path(
         description="`id`, or `code:` and the code.",
-        examples=["1"],
+        openapi_examples={"id": {"summary": "By id", "value": "1"}},
         json_schema_extra={"pattern": REFERENCE_PATTERN},
     ),
 ]
 ListParameters = Annotated[ListQuery, Query()]
 IfMatch = Annotated[
-    str | None, Header(description="Write only if the object still has the version of this `ETag`; else 412.")
+    str | None,
+    Header(alias="If-Match", description="Write only if the object still has the version of this `ETag`; else 412."),
 ]
-IfNoneMatch = Annotated[str | None, Header(description="An `ETag` you have: 304 if nothing has changed since.")]
+IfNoneMatch = Annotated[
+    str | None, Header(alias="If-None-Match", description="An `ETag` you have: 304 if nothing has changed since.")
+]
 Depth = Annotated[int, Query(ge=0, le=DEEPEST, description="Levels to go down.")]
 
 
@@ -76,7 +79,8 @@ def problems(*errors: type[RegisterError]) -> Responses:
     schema = {"$ref": "#/components/schemas/Problem"}
     responses: Responses = {}
     for error in errors:
-        response: dict[str, Any] = {"description": explanation(error), "content": {MEDIA_TYPE: {"schema": schema}}}
+        content = {MEDIA_TYPE: {"schema": schema, "example": example_problem(error)}}
+        response: dict[str, Any] = {"description": explanation(error), "content": content}
         if error.status == ServiceUnavailable.status:
             response["headers"] = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
         if error.status == PreconditionFailed.status:
@@ -121,7 +125,8 @@ def found(document: Document, if_none_match: str | None) -> Response:
 
 def created(document: Document, request: Request) -> Response:
     """Answer a POST with the new document and its address."""
-    headers = {"ETag": document.etag, "Location": f"{request.scope['path']}/{document.id}"}
+    # Not the path of the request: a route also matches with a line break at its end, which no header may hold.
+    headers = {"ETag": document.etag, "Location": f"{request.scope['route'].path}/{document.id}"}
     return Response(document.body, 201, headers, JSON)
 
 

@@ -28,8 +28,8 @@ from app.domains.shared.models import CODE_LENGTH, EXTERNAL_ID_LENGTH, NAME_LENG
 
 LARGEST_ID = 2**63 - 1
 URL_LENGTH = 2048
-# Parsers of URLs pass over white space and control characters, which would be stored.
-URL_PATTERN = r"^https?://[^\s\x00-\x1f\x7f-\x9f]+$"
+# Parsers of URLs pass over white space and control characters, which we would then store.
+URL_PATTERN = r"^[Hh][Tt][Tt][Pp][Ss]?://[^\s\x00-\x1f\x7f-\x9f]+$"
 DESCRIPTION_LENGTH = 20_000
 CODE_PATTERN = rf"^[A-Za-z0-9][A-Za-z0-9._-]{{0,{CODE_LENGTH - 1}}}$"
 
@@ -68,7 +68,7 @@ def _http_url(value: str) -> str:
     return value
 
 
-_URL: TypeAdapter[HttpUrl] = TypeAdapter(HttpUrl)
+_URL = TypeAdapter(Annotated[str, Field(pattern=URL_PATTERN), AfterValidator(HttpUrl)])
 
 # The trimming runs first, although it stands last: a Before validator wraps what stands on its left.
 Name = Annotated[
@@ -102,7 +102,10 @@ MultipleLines = (BeforeValidator(_normalise), AfterValidator(_multiple_lines))
 Reference = Annotated[int, Field(ge=1, le=LARGEST_ID, description="`id` of an object.", examples=[1])]
 HttpAddress = Annotated[
     str,
-    Field(max_length=URL_LENGTH, pattern=URL_PATTERN),
+    Field(max_length=URL_LENGTH),
+    BeforeValidator(_normalise),
+    # The URL parser drops or encodes control characters, but it is the text that is stored.
+    AfterValidator(_single_line),
     AfterValidator(_http_url),
     WithJsonSchema({"type": "string", "format": "uri", "pattern": URL_PATTERN, "maxLength": URL_LENGTH}),
 ]

@@ -40,8 +40,8 @@ async def test_every_field_is_kept(client: httpx.AsyncClient) -> None:
 async def test_each_kind_is_kept_and_others_are_refused(client: httpx.AsyncClient) -> None:
     for kind in KINDS:
         assert (await make_location(client, kind=kind))["kind"] == kind
-    for kind in ("Site", "planet", "", None, 1):
-        response = await client.post("/locations", json={"name": "Location", "kind": kind})
+    for wrong in ("Site", "planet", "", None, 1):
+        response = await client.post("/locations", json={"name": "Location", "kind": wrong})
         assert (response.status_code, faults(response)) == (422, [("/kind", "literal_error")])
 
 
