@@ -16,7 +16,7 @@ help: ## Show this list
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Process Register needs Python 3.11 or newer: make PYTHON=/path/to/python3 …" >&2; exit 1; }
 	@echo "Making $(VENV) …"
-	@$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/.local: requirements/local.txt | $(BIN)/python
 	@echo "Installing what the service needs …"

@@ -2,9 +2,12 @@
 
 import asyncio
 import gc
+import signal
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from types import FrameType
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
@@ -25,6 +28,14 @@ from app.utils.metrics import Metrics
 
 VERSION = "0.1.0"
 LAG_INTERVAL = 0.5
+DESCRIPTION = """
+Wherever a path takes an `id`, it takes `code:` and the object's code, too: `/api/v1/departments/code:FIN`.
+
+- **PUT** replaces: what is absent takes its default. **PATCH** merges (RFC 7396): absent keeps, `null` clears.
+- Every object has an **ETag**. Send it as `If-Match` with a write, and nobody's change is lost: 412 if it is stale.
+- **Lists** have ready-made `next` and `prev`; `count=exact` counts; an unknown parameter is an error.
+- Every **error** is a problem document (RFC 9457) that points to each fault; `/problems/{name}` explains its kind.
+"""
 
 
 def application() -> FastAPI:
@@ -40,6 +51,7 @@ def create_app(settings: Settings) -> FastAPI:
         title="Process Register",
         version=VERSION,
         summary="Which processes an organisation runs, who takes part in them, and what breaks when one goes away.",
+        description=DESCRIPTION,
         openapi_tags=TAGS,
         license_info={"name": "MIT", "identifier": "MIT"},
         lifespan=_lifespan,
@@ -79,6 +91,7 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    _drain_when_told_to_stop(app.state.readiness)
     lag = asyncio.create_task(_measure_lag(app.state.metrics))
     # What start-up made lives as long as the process: the collector need not look at it again and again.
     gc.collect()
@@ -89,6 +102,21 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await lag
     await app.state.database.dispose()
     gc.unfreeze()
+
+
+def _drain_when_told_to_stop(readiness: Readiness) -> None:
+    """Make the service not ready at SIGTERM, before the server does what it has to do."""
+    if threading.current_thread() is not threading.main_thread():
+        return  # only the main thread may set handlers; elsewhere we are embedded in somebody's tests
+    stop = signal.getsignal(signal.SIGTERM)
+    if not callable(stop):
+        return  # no server has a handler
+
+    def drain(number: int, frame: FrameType | None) -> None:
+        readiness.draining = True
+        stop(number, frame)
+
+    signal.signal(signal.SIGTERM, drain)
 
 
 async def _measure_lag(metrics: Metrics) -> None:

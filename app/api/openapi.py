@@ -22,6 +22,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
             title=app.title,
             version=app.version,
             summary=app.summary,
+            description=app.description,
             routes=app.routes,
             tags=app.openapi_tags,
             license_info=app.license_info,
