@@ -22,6 +22,7 @@ import asyncpg
 import httpx
 import pytest
 from fastapi import FastAPI
+from hypothesis import settings
 from sqlalchemy import URL, event, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -30,6 +31,10 @@ from app.core.database import Database
 from app.core.embedded_postgres import EmbeddedPostgres
 from app.main import create_app
 from app.utils.db_init import initialise
+
+# Generated input is the same at every run: a failure here is a failure everywhere.
+settings.register_profile("steady", derandomize=True, database=None, deadline=None, max_examples=300)
+settings.load_profile("steady")
 
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 TRANSACTION_CONTROL = ("BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE")

@@ -1,0 +1,79 @@
+"""Sets of links: whatever they were and whatever they are to be, one PUT gets them there."""
+
+from itertools import pairwise
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import strategies as st
+
+from app.domains.process.models import DepartmentRelation, ResourceUsage, RoleResponsibility
+from tests.builders import make
+from tests.domains.shared.properties import drawn
+
+TARGETS = 4
+numbers = st.integers(0, TARGETS - 1)
+
+
+def values(literal: Any, but: str | None = None) -> st.SearchStrategy[str]:
+    return st.sampled_from([value for value in literal.__args__ if value != but])
+
+
+# An owner department and an accountable role may stand once, so they come on top of what may stand anywhere.
+departments = st.tuples(st.dictionaries(numbers, values(DepartmentRelation, but="owner")), st.none() | numbers).map(
+    lambda pair: set((pair[0] | ({} if pair[1] is None else {pair[1]: "owner"})).items())
+)
+resources = st.dictionaries(numbers, values(ResourceUsage)).map(lambda links: set(links.items()))
+roles = st.tuples(st.sets(st.tuples(numbers, values(RoleResponsibility, but="accountable"))), st.none() | numbers).map(
+    lambda pair: pair[0] | (set() if pair[1] is None else {(pair[1], "accountable")})
+)
+locations = st.sets(numbers).map(lambda links: {(number, "") for number in links})
+all_links = st.fixed_dictionaries(
+    {"departments": departments, "locations": locations, "resources": resources, "roles": roles}
+)
+DETAILS = {"departments": "relation", "locations": None, "resources": "usage", "roles": "responsibility"}
+
+Links = dict[str, set[tuple[int, str]]]
+
+
+def body_of(links: Links, ids: dict[str, list[int]]) -> dict[str, Any]:
+    body: dict[str, Any] = {"name": "Linked"}
+    for name, wanted in links.items():
+        detail, target = DETAILS[name], f"{name.removesuffix('s')}_id"
+        body[name] = [
+            {target: ids[name][number]} | ({detail: value} if detail else {}) for number, value in sorted(wanted)
+        ]
+    return body
+
+
+def links_of(process: dict[str, Any], ids: dict[str, list[int]]) -> Links:
+    return {
+        name: {(ids[name].index(link["id"]), link[detail] if detail else "") for link in process[name]}
+        for name, detail in DETAILS.items()
+    }
+
+
+@pytest.mark.parametrize("states", drawn(st.lists(all_links, min_size=2, max_size=3), 25))
+async def test_any_links_become_any_others(client: httpx.AsyncClient, states: list[Links]) -> None:
+    ids = {name: [(await make(client, name))["id"] for _ in range(TARGETS)] for name in DETAILS}
+    process = (await client.post("/processes", json=body_of(states[0], ids))).json()
+    assert links_of(process, ids) == states[0]
+    for before, after in pairwise(states):
+        version = process["version"]
+        response = await client.put(f"/processes/{process['id']}", json=body_of(after, ids))
+        assert response.status_code == 200, response.text
+        process = response.json()
+        assert links_of(process, ids) == after
+        assert process["version"] == version + (before != after)
+
+
+@pytest.mark.parametrize("states", drawn(st.tuples(all_links, all_links), 15))
+async def test_patch_replaces_only_the_list_it_names(client: httpx.AsyncClient, states: tuple[Links, Links]) -> None:
+    ids = {name: [(await make(client, name))["id"] for _ in range(TARGETS)] for name in DETAILS}
+    process = (await client.post("/processes", json=body_of(states[0], ids))).json()
+    expected = states[0]
+    for name in DETAILS:
+        patch = {name: body_of(states[1], ids)[name]}
+        process = (await client.patch(f"/processes/{process['id']}", json=patch)).json()
+        expected = expected | {name: states[1][name]}
+        assert links_of(process, ids) == expected

@@ -1,0 +1,123 @@
+"""Text, whatever it is: refused with a reason, or stored in one clean form."""
+
+import unicodedata
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
+
+from app.domains.location.schemas import LocationPatch
+from app.domains.process.schemas import ProcessPatch
+from app.domains.shared.schemas import Code, Description, Name
+from tests.builders import make_department
+from tests.domains.shared.properties import drawn
+
+# Everything that Python calls text, lone surrogates included, and much of what is awkward.
+anything = st.text(st.characters(categories=None), max_size=600)
+awkward = st.text(
+    st.sampled_from(" \t\n\u00a0\u200b\u200d\u0301\u1100\u1161eE\u00e9\x00\x1f\x85\u2028\ud800😀"), max_size=12
+)
+name_type: TypeAdapter[str] = TypeAdapter(Name)
+description_type: TypeAdapter[str] = TypeAdapter(Description)
+code_type: TypeAdapter[str] = TypeAdapter(Code)
+
+
+def is_clean(value: str) -> bool:
+    return (
+        unicodedata.is_normalized("NFC", value)
+        and value == value.strip()
+        and 1 <= len(value) <= 500
+        and not any(unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"} for character in value)
+    )
+
+
+def accepted(adapter: TypeAdapter[str], text: str) -> str | None:
+    try:
+        return adapter.validate_python(text, strict=True)
+    except ValidationError:
+        return None
+
+
+@given(anything | awkward)
+def test_name_is_refused_or_clean(text: str) -> None:
+    value = accepted(name_type, text)
+    assert value is None or is_clean(value)
+
+
+@given(anything | awkward)
+def test_cleaning_twice_is_cleaning_once(text: str) -> None:
+    for adapter in (name_type, description_type):
+        value = accepted(adapter, text)
+        assert value is None or accepted(adapter, value) == value
+
+
+@given(anything | awkward)
+def test_clean_text_is_taken_as_it_is(text: str) -> None:
+    visible = any(unicodedata.category(character)[0] in "LNPS" for character in text)
+    if is_clean(text) and visible:
+        assert accepted(name_type, text) == text
+
+
+@given(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True))
+def test_code_of_the_pattern_is_taken(code: str) -> None:
+    assert accepted(code_type, code) == code
+
+
+@given(awkward)
+def test_code_with_anything_awkward_is_refused(text: str) -> None:
+    if not (text.isascii() and text.isalnum()):
+        assert accepted(code_type, text) is None
+
+
+@pytest.mark.parametrize("text", drawn(anything | awkward, 60))
+async def test_name_comes_back_as_it_was_stored(client: httpx.AsyncClient, text: str) -> None:
+    expected = accepted(name_type, text)
+    response = await client.post("/departments", content=_json(text), headers={"Content-Type": "application/json"})
+    if expected is None:
+        assert response.status_code == 422
+        assert {error["pointer"] for error in response.json()["errors"]} == {"/name"}
+    else:
+        assert response.status_code == 201
+        assert response.json()["name"] == expected
+        again = await client.get(f"/departments/{response.json()['id']}")
+        assert again.json()["name"] == expected
+
+
+def _json(name: str) -> bytes:
+    escaped = "".join(f"\\u{unit:04x}" for unit in _utf16(name))
+    return f'{{"name": "{escaped}"}}'.encode()
+
+
+def _utf16(text: str) -> list[int]:
+    data = text.encode("utf-16-be", "surrogatepass")
+    return [int.from_bytes(data[index : index + 2], "big") for index in range(0, len(data), 2)]
+
+
+# The examples of RFC 7396, appendix A, that an object without nested objects can have.
+@pytest.mark.parametrize(
+    ("original", "patch", "result"),
+    [
+        ({"code": "b"}, {"code": "c"}, {"code": "c"}),
+        ({"code": "b"}, {"external_id": "c"}, {"code": "b", "external_id": "c"}),
+        ({"code": "b"}, {"code": None}, {"code": None}),
+        ({"code": "b", "external_id": "c"}, {"code": None}, {"code": None, "external_id": "c"}),
+        ({"code": "b"}, {}, {"code": "b"}),
+    ],
+)
+async def test_merge_patch_does_as_its_standard_says(
+    client: httpx.AsyncClient, original: dict[str, Any], patch: dict[str, Any], result: dict[str, Any]
+) -> None:
+    made = await make_department(client, **original)
+    merged = (await client.patch(f"/departments/{made['id']}", json=patch)).json()
+    assert {name: merged[name] for name in result} == result
+
+
+def test_patch_knows_what_it_names_from_what_it_leaves_out() -> None:
+    assert ProcessPatch.model_validate({}).model_dump(exclude_unset=True) == {}
+    named = {"roles": None, "kind": None, "department_ids": [1]}
+    assert ProcessPatch.model_validate(named).model_dump(exclude_unset=True) == named
+    # Both coordinates are needed in the whole, not in the patch.
+    assert LocationPatch.model_validate({"latitude": 1.5}).model_dump(exclude_unset=True) == {"latitude": 1.5}

@@ -1,0 +1,74 @@
+"""Trees against a model of them: whatever is asked, the register agrees with plain Python."""
+
+from dataclasses import dataclass, field
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.builders import make
+from tests.domains.shared.properties import drawn
+from tests.test_contract import every_tree
+
+NODES = 7
+moves = st.lists(st.tuples(st.integers(0, NODES - 1), st.none() | st.integers(0, NODES - 1)), min_size=1, max_size=12)
+
+
+@dataclass
+class Model:
+    """The parents of nodes by number, and what moving them may do."""
+
+    parents: list[int | None] = field(default_factory=lambda: [None] * NODES)
+
+    def ancestors(self, node: int) -> list[int]:
+        """Return what stands above a node, the root first."""
+        parent = self.parents[node]
+        return [] if parent is None else [*self.ancestors(parent), parent]
+
+    def move(self, node: int, parent: int | None) -> bool:
+        if parent is not None and (parent == node or node in self.ancestors(parent)):
+            return False
+        self.parents[node] = parent
+        return True
+
+    def descendants(self, node: int, depth: int = 0) -> list[tuple[int, int]]:
+        """Return node and depth, depth first; the names are in the order of the numbers."""
+        children = [child for child in range(NODES) if self.parents[child] == node]
+        below = [item for child in children for item in self.descendants(child, depth + 1)]
+        return [(node, depth), *below]
+
+
+def test_model_is_itself_right() -> None:
+    model = Model()
+    assert model.move(1, 0)
+    assert model.move(2, 1)
+    assert not model.move(0, 2)
+    assert model.ancestors(2) == [0, 1]
+    assert model.descendants(0) == [(0, 0), (1, 1), (2, 2)]
+
+
+@every_tree
+@pytest.mark.parametrize("steps", drawn(moves, 8))
+async def test_moves_never_form_a_cycle_and_walks_agree(
+    client: httpx.AsyncClient, collection: str, steps: list[tuple[int, int | None]]
+) -> None:
+    model = Model()
+    ids = [(await make(client, collection, name=f"N{number}"))["id"] for number in range(NODES)]
+    for node, parent in steps:
+        body = {"parent_id": None if parent is None else ids[parent]}
+        response = await client.patch(f"/{collection}/{ids[node]}", json=body)
+        assert response.status_code == (200 if model.move(node, parent) else 409)
+    for node in range(NODES):
+        tree = (await client.get(f"/{collection}/{ids[node]}/tree")).json()["items"]
+        assert [(item["id"], item["depth"]) for item in tree] == [(ids[n], d) for n, d in model.descendants(node)]
+        above = (await client.get(f"/{collection}/{ids[node]}/ancestors")).json()["items"]
+        assert [item["id"] for item in above] == [ids[n] for n in model.ancestors(node)]
+
+
+@given(moves)
+def test_model_has_no_cycles_either(steps: list[tuple[int, int | None]]) -> None:
+    model = Model()
+    for node, parent in steps:
+        model.move(node, parent)
+    assert all(node not in model.ancestors(node) for node in range(NODES))

@@ -1,0 +1,44 @@
+"""Whether the models and the head revision agree: `python -m tests.schema_check`, part of `make check`.
+
+Exits with 0 when they do. Otherwise Alembic says what an automatic revision would contain.
+"""
+
+import asyncio
+import os
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+
+from alembic.util import CommandError
+from sqlalchemy import make_url
+
+from alembic import command
+from app.core.embedded_postgres import EmbeddedPostgres
+from app.core.migrations import alembic_config, upgrade
+from tests.conftest import FAST, new_database
+
+
+def main() -> int:
+    with ExitStack() as stack:
+        server = os.environ.get("DATABASE_URL") or stack.enter_context(
+            EmbeddedPostgres(
+                Path(stack.enter_context(tempfile.TemporaryDirectory())), report=lambda _: None, settings=FAST
+            )
+        )
+        runner = stack.enter_context(asyncio.Runner())
+        database = new_database(make_url(server))
+        url = runner.run(database.__aenter__())
+        try:
+            upgrade(url)
+            command.check(alembic_config(url))
+        except CommandError as error:
+            print(error, file=sys.stderr)  # noqa: T201
+            return 1
+        finally:
+            runner.run(database.__aexit__(None, None, None))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

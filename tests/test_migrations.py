@@ -1,0 +1,103 @@
+"""The schema's revisions, on databases of their own."""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+from alembic.script import ScriptDirectory
+from sqlalchemy import URL
+
+from alembic import command
+from app.core.migrations import alembic_config, head_revision, upgrade
+from tests.conftest import new_database
+
+
+@pytest.fixture
+async def empty(server_url: URL) -> AsyncIterator[URL]:
+    async with new_database(server_url) as url:
+        yield url
+
+
+def text_of(url: URL) -> str:
+    return url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+async def schema_of(url: URL) -> list[tuple[str, str]]:
+    """Return every column, constraint and index with its definition."""
+    connection = await asyncpg.connect(text_of(url))
+    try:
+        rows = await connection.fetch(
+            """
+            SELECT table_name || '.' || column_name AS name, data_type || is_nullable AS definition
+              FROM information_schema.columns WHERE table_schema = 'public'
+            UNION ALL
+            SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE connamespace = 'public'::regnamespace
+            UNION ALL
+            SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'
+            ORDER BY 1, 2
+            """
+        )
+        return [(row["name"], row["definition"]) for row in rows]
+    finally:
+        await connection.close()
+
+
+async def revision_of(url: URL) -> str | None:
+    connection = await asyncpg.connect(text_of(url))
+    try:
+        revision: str | None = await connection.fetchval("SELECT version_num FROM alembic_version")
+        return revision
+    finally:
+        await connection.close()
+
+
+async def test_every_revision_goes_up_and_down_and_up_again(empty: URL) -> None:
+    config = alembic_config(empty)
+    revisions = [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()][::-1]
+    before = await schema_of(empty)
+    for revision in revisions:
+        await asyncio.to_thread(command.upgrade, config, revision)
+        after = await schema_of(empty)
+        await asyncio.to_thread(command.downgrade, config, "-1")
+        without_alembic = [row for row in await schema_of(empty) if "alembic_version" not in row[0]]
+        assert without_alembic == [row for row in before if "alembic_version" not in row[0]]
+        await asyncio.to_thread(command.upgrade, config, revision)
+        assert await schema_of(empty) == after
+        before = after
+    assert await revision_of(empty) == head_revision()
+
+
+async def test_models_and_head_agree(empty: URL) -> None:
+    await asyncio.to_thread(upgrade, empty)
+    await asyncio.to_thread(command.check, alembic_config(empty))
+
+
+async def test_three_migrations_at_once_all_succeed(empty: URL, root: Path) -> None:
+    environment = os.environ | {"DATABASE_URL": text_of(empty)}
+    command = (sys.executable, "-m", "app", "migrate")
+    processes = [await asyncio.create_subprocess_exec(*command, cwd=root, env=environment) for _ in range(3)]
+    assert [await asyncio.wait_for(process.wait(), timeout=60) for process in processes] == [0, 0, 0]
+    assert await revision_of(empty) == head_revision()
+
+
+async def test_migration_waits_out_a_lock(empty: URL) -> None:
+    await asyncio.to_thread(upgrade, empty)
+    config = alembic_config(empty)
+    blocker = await asyncpg.connect(text_of(empty))
+    try:
+        transaction = blocker.transaction()
+        await transaction.start()
+        await blocker.execute("LOCK TABLE processes IN ACCESS SHARE MODE")
+        migration = asyncio.create_task(asyncio.to_thread(command.downgrade, config, "base"))
+        # Longer than the lock time-out of one attempt: the first one fails, a later one gets through.
+        done, _ = await asyncio.wait({migration}, timeout=2.7)
+        assert not done
+        await transaction.rollback()
+        await asyncio.wait_for(migration, timeout=30)
+    finally:
+        await blocker.close()
+    assert [name for name, _ in await schema_of(empty) if name.startswith("processes.")] == []

@@ -1,0 +1,88 @@
+"""Making a database ready, once and several times at once."""
+
+import asyncio
+import csv
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+from sqlalchemy import URL
+
+from app.main import create_app
+from app.utils.db_init import DEMO_FILES, initialise
+from tests.conftest import client_of, new_database, settings_for
+
+TABLES = ("departments", "locations", "processes", "resources", "roles", "users")
+
+
+@pytest.fixture
+async def empty(server_url: URL) -> AsyncIterator[URL]:
+    async with new_database(server_url) as url:
+        yield url
+
+
+def text_of(url: URL) -> str:
+    return url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+async def make_ready(url: URL, *, demo_data: bool) -> str:
+    return await initialise(settings_for(url), url, lambda _: None, demo_data=demo_data)
+
+
+async def counts_of(url: URL) -> dict[str, int]:
+    connection = await asyncpg.connect(text_of(url))
+    try:
+        return {table: await connection.fetchval(f"SELECT count(*) FROM {table}") for table in TABLES}
+    finally:
+        await connection.close()
+
+
+def rows_of(collection: str) -> list[dict[str, str]]:
+    with (DEMO_FILES / f"{collection}.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+async def test_several_at_once_make_one_administrator_and_one_company(empty: URL, root: Path) -> None:
+    environment = os.environ | {"DATABASE_URL": text_of(empty)}
+    command = (sys.executable, "-m", "app", "init", "--demo-data")
+    replicas = [await asyncio.create_subprocess_exec(*command, cwd=root, env=environment) for _ in range(3)]
+    assert [await asyncio.wait_for(replica.wait(), timeout=60) for replica in replicas] == [0, 0, 0]
+    expected = {table: len(rows_of(table)) for table in TABLES}
+    assert await counts_of(empty) == expected | {"users": expected["users"] + 1}
+    assert await make_ready(empty, demo_data=True) == "admin@register.example"
+    assert await counts_of(empty) == expected | {"users": expected["users"] + 1}
+
+
+async def test_demo_data_reads_as_it_was_written(empty: URL) -> None:
+    await make_ready(empty, demo_data=True)
+    app = create_app(settings_for(empty))
+    async with client_of(app) as client:
+        for row in rows_of("processes"):
+            process = (await client.get(f"/processes/code:{row['code']}")).json()
+            assert (process["name"], process["kind"], process["status"]) == (row["name"], row["kind"], row["status"])
+            assert (process["parent"] or {}).get("code") == (row["parent"] or None)
+            assert (process["owner"] or {}).get("code") == (row["owner"] or None)
+            for links, detail in (("departments", "relation"), ("resources", "usage"), ("roles", "responsibility")):
+                found = {f"{link['code']}:{link[detail]}" for link in process[links]}
+                assert found == set(row[links].split())
+            assert {link["code"] for link in process["locations"]} == set(row["locations"].split())
+        for row in rows_of("departments"):
+            department = (await client.get(f"/departments/code:{row['code']}")).json()
+            assert (department["head"] or {}).get("code") == (row["head"] or None)
+        for row in rows_of("roles"):
+            holders = (await client.get(f"/roles/code:{row['code']}/holders?limit=200")).json()["items"]
+            assert {holder["code"] for holder in holders} == set(row["holders"].split())
+    await app.state.database.dispose()
+
+
+async def test_register_in_use_gets_no_demo_data(empty: URL) -> None:
+    await make_ready(empty, demo_data=False)
+    app = create_app(settings_for(empty))
+    async with client_of(app) as client:
+        assert (await client.post("/roles", json={"name": "Ours"})).status_code == 201
+    await app.state.database.dispose()
+    await make_ready(empty, demo_data=True)
+    assert await counts_of(empty) == dict.fromkeys(TABLES, 0) | {"roles": 1, "users": 1}
