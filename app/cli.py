@@ -5,20 +5,22 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 import uvicorn
 from pydantic import ValidationError
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.core.config import Settings, get_settings
-from app.core.database import Database, commit
+from app.core.database import Database, IntegrityViolation, commit
 from app.core.embedded_postgres import EmbeddedPostgres, EmbeddedPostgresError
 from app.core.migrations import upgrade
-from app.core.security import first_administrator
+from app.core.security import Caller, first_administrator
+from app.domains.shared.constraints import explain
 from app.domains.user.schemas import UserCreate
 from app.domains.user.service import UserService
 from app.main import create_app
@@ -111,6 +113,9 @@ def main() -> None:
             name = ".".join(map(str, fault["loc"])).upper()
             _report(f"Bad setting: {name + ': ' if name else ''}{fault['msg'].removeprefix('Value error, ')}")
         sys.exit(2)
+    except IntegrityViolation as violation:
+        _report(str(explain(violation) or violation.constraint))
+        sys.exit(1)
     except (EmbeddedPostgresError, RegisterError) as error:
         _report(str(error))
         sys.exit(1)
@@ -161,27 +166,26 @@ def _serve(settings: Settings, *, reload: bool) -> None:
 
 
 async def _seed(settings: Settings, url: str) -> None:
-    database = Database(url, settings)
-    try:
-        async with database.sessions() as session:
-            caller = await first_administrator(session)
-            if caller is None:
-                raise click.ClickException("Run `python -m app init` first.")
-            await load_demo_data(session, caller)
-            await commit(session)
-    finally:
-        await database.dispose()
+    async with _unit_of_work(settings, url) as (session, caller):
+        await load_demo_data(session, caller)
 
 
 async def _create_admin(settings: Settings, url: str, email: str, name: str) -> None:
+    async with _unit_of_work(settings, url) as (session, caller):
+        body = UserCreate(email=email, name=name, access_level="admin")
+        await UserService(session, caller).create(body)
+
+
+@asynccontextmanager
+async def _unit_of_work(settings: Settings, url: str) -> AsyncIterator[tuple[AsyncSession, Caller]]:
+    """Give a command its session and the first administrator as the caller, and commit at the end."""
     database = Database(url, settings)
     try:
         async with database.sessions() as session:
             caller = await first_administrator(session)
             if caller is None:
                 raise click.ClickException("Run `python -m app init` first.")
-            body = UserCreate(email=email, name=name, access_level="admin")
-            await UserService(session, caller).create(body)
+            yield session, caller
             await commit(session)
     finally:
         await database.dispose()

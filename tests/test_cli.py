@@ -1,0 +1,163 @@
+"""The command line, as a person uses it: in processes of its own."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import asyncpg
+import httpx
+import pytest
+from sqlalchemy import URL
+
+from tests.conftest import new_database, wait_until_ready
+
+PATIENCE = 60
+
+
+def run_command(root: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"} | variables
+    return subprocess.run(
+        [sys.executable, "-m", "app", *arguments],
+        cwd=root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+def text_of(url: URL) -> str:
+    return url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+def test_help_names_every_command(root: Path) -> None:
+    done = run_command(root, "--help")
+    assert done.returncode == 0
+    for command in ("run", "serve", "migrate", "init", "seed", "create-admin", "openapi"):
+        assert f"  {command} " in done.stdout
+
+
+def test_openapi_is_the_committed_document(root: Path) -> None:
+    assert run_command(root, "openapi").stdout == (root / "docs/openapi.json").read_text("utf-8")
+
+
+@pytest.mark.parametrize("command", ["migrate", "init", "seed"])
+def test_missing_database_is_told_in_words(root: Path, command: str) -> None:
+    done = run_command(root, command)
+    assert done.returncode == 2
+    assert "Set DATABASE_URL" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        ({"PORT": "http"}, "PORT"),
+        ({"ENV": "production"}, "DATABASE_URL"),
+        ({"ENV": "production", "DATABASE_URL": "postgresql://x"}, "SECRET_KEY"),
+        ({"CORS_ORIGINS": "*", "CORS_ALLOW_CREDENTIALS": "true"}, "CORS_ORIGINS"),
+    ],
+)
+def test_bad_setting_is_named(root: Path, variables: dict[str, str], told: str) -> None:
+    done = run_command(root, "run", **variables)
+    assert done.returncode == 2
+    assert done.stderr.startswith("Bad setting: ")
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+async def test_database_that_is_away_is_told_in_words(root: Path) -> None:
+    done = run_command(root, "seed", DATABASE_URL="postgresql://nobody@127.0.0.1:9/none")
+    assert done.returncode == 1
+    assert "cannot be reached" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+async def test_commands_make_a_database_ready(server_url: URL, root: Path) -> None:
+    async with new_database(server_url) as url:
+        database = {"DATABASE_URL": text_of(url)}
+        assert run_command(root, "migrate", **database).returncode == 0
+        too_early = run_command(root, "seed", **database)
+        assert (too_early.returncode, "init" in too_early.stderr) == (1, True)
+        made = run_command(root, "init", **database, FIRST_ADMIN_EMAIL="root@register.example")
+        assert "root@register.example" in made.stderr
+        assert (
+            run_command(root, "create-admin", "second@register.example", "--name", "Second", **database).returncode == 0
+        )
+        twice = run_command(root, "create-admin", "SECOND@register.example", **database)
+        assert (twice.returncode, "exists already" in twice.stderr) == (1, True)
+        assert run_command(root, "seed", **database).returncode == 0
+        connection = await asyncpg.connect(text_of(url))
+        admins = await connection.fetch("SELECT email FROM users WHERE access_level = 'admin' ORDER BY id LIMIT 2")
+        await connection.close()
+        assert [row["email"] for row in admins] == ["root@register.example", "second@register.example"]
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+@contextmanager
+def running(root: Path, data_dir: Path, port: int) -> Iterator[subprocess.Popen[str]]:
+    environment = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+    environment |= {"DATA_DIR": str(data_dir), "PORT": str(port)}
+    with subprocess.Popen(
+        [sys.executable, "-m", "app", "run"], cwd=root, env=environment, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            wait_until_ready(f"http://127.0.0.1:{port}")
+            yield process
+        finally:
+            process.kill()
+
+
+def servers_of(data_dir: Path) -> list[str]:
+    listing = subprocess.run(["ps", "-e", "-o", "args="], capture_output=True, text=True, check=True).stdout
+    return [line for line in listing.splitlines() if str(data_dir) in line and "postgres" in line]
+
+
+def wait_for_end(data_dir: Path) -> None:
+    end = time.monotonic() + PATIENCE
+    while servers_of(data_dir):
+        assert time.monotonic() < end, "PostgreSQL goes on running"
+        time.sleep(0.1)
+
+
+def test_run_starts_everything_keeps_the_data_and_stops_everything(root: Path, tmp_path: Path) -> None:
+    data_dir, port = tmp_path / "data", free_port()
+    api = f"http://127.0.0.1:{port}/api/v1"
+    with running(root, data_dir, port) as first:
+        assert httpx.get(f"{api}/processes?count=exact").json()["total"] > 100
+        created = httpx.post(f"{api}/roles", json={"code": "KEPT", "name": "Kept"})
+        assert created.status_code == 201
+        second = run_command(root, "run", DATA_DIR=str(data_dir), PORT=str(free_port()))
+        assert second.returncode == 1
+        assert re.fullmatch(r"Another Process Register is already running on .*\n", second.stderr)
+        first.send_signal(signal.SIGTERM)
+        _, told = first.communicate(timeout=PATIENCE)
+        assert first.returncode == 0
+    assert f"http://127.0.0.1:{port}/docs" in told
+    assert "admin@register.example" in told
+    wait_for_end(data_dir)
+    with running(root, data_dir, port) as again:
+        assert httpx.get(f"{api}/roles/code:KEPT").json() == created.json()
+        again.kill()
+        again.communicate(timeout=PATIENCE)
+    wait_for_end(data_dir)
+    with running(root, data_dir, port) as recovered:
+        assert httpx.get(f"{api}/roles/code:KEPT").json() == created.json()
+        recovered.send_signal(signal.SIGINT)
+        recovered.communicate(timeout=PATIENCE)
+        assert recovered.returncode == 0
+    wait_for_end(data_dir)
