@@ -7,6 +7,7 @@ import logging
 import re
 import sys
 from collections.abc import MutableMapping
+from functools import lru_cache
 from typing import Any
 
 import structlog
@@ -67,10 +68,18 @@ def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mutab
     return {key: _clean(key, value) for key, value in event.items()}
 
 
+@lru_cache(maxsize=1024)
+def _is_secret(name: str) -> bool:
+    return _SECRET_NAME.search(name) is not None
+
+
 def _clean(name: str, value: Any) -> Any:
-    if _SECRET_NAME.search(name):
+    if _is_secret(name):
         return _REDACTED
     if isinstance(value, str):
+        # Neither a scheme of credentials nor a URL: this is on every request's way.
+        if " " not in value and "://" not in value:
+            return value
         for pattern, replacement in _SECRET_TEXT:
             value = pattern.sub(replacement, value)
         return value
