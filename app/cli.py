@@ -138,7 +138,7 @@ def _database_url(settings: Settings) -> Iterator[str]:
     if settings.database_url is not None:
         yield settings.database_url
         return
-    # Without a handler of ours, SIGTERM would end this process before the private server is stopped.
+    # Without a handler, SIGTERM would end this process before the private server is stopped.
     signal.signal(signal.SIGTERM, _exit)
     with EmbeddedPostgres(settings.data_dir, report=_report) as url:
         yield url
@@ -149,6 +149,9 @@ def _exit(_number: int, _frame: Any) -> None:
 
 
 def _serve(settings: Settings, *, reload: bool) -> None:
+    # When it has stopped, uvicorn raises the signal again for the handler that was there before: ours exits with 0, and
+    # what surrounds us is left in order.
+    signal.signal(signal.SIGTERM, _exit)
     uvicorn.run(
         "app.main:application",
         factory=True,

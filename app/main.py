@@ -11,7 +11,6 @@ from types import FrameType
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from app.api.api import TAGS, include_routers
 from app.api.docs import add_docs
@@ -21,7 +20,7 @@ from app.core.config import Settings, get_settings
 from app.core.database import Database
 from app.core.migrations import head_revision
 from app.core.readiness import Readiness
-from app.core.routing import TrailingSlashMiddleware
+from app.core.routing import TrailingSlashMiddleware, TrustedHostsMiddleware
 from app.utils.logging_middleware import RequestMiddleware
 from app.utils.logging_service import configure_logging
 from app.utils.metrics import Metrics
@@ -85,7 +84,7 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
             expose_headers=["ETag", "Link", "Location", "Retry-After", "X-Request-ID"],
         )
     if "*" not in settings.trusted_hosts:
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(settings.trusted_hosts))
+        app.add_middleware(TrustedHostsMiddleware, hosts=settings.trusted_hosts)
     app.add_middleware(RequestMiddleware, metrics=app.state.metrics)
 
 

@@ -16,7 +16,8 @@ CommaSeparated = Annotated[tuple[str, ...], NoDecode]
 class Settings(BaseSettings):
     """Everything that may differ between two installations."""
 
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore", env_ignore_empty=True)
+    # A refusal must not show what it refuses: among the settings are secrets.
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", env_ignore_empty=True, hide_input_in_errors=True)
 
     env: Literal["development", "test", "production"] = Field(
         "development", description="Production refuses unsafe settings and logs JSON."

@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from app.core.config import Settings
-from app.utils.exceptions import OutcomeUnknown, RegisterError, ServiceUnavailable
+from app.utils.exceptions import DatabaseBusy, OutcomeUnknown, RegisterError, ServiceUnavailable, UnstorableValue
 
 _UNAVAILABLE_CLASSES = ("08", "57P0")
 _UNAVAILABLE = frozenset({"53300", "53100", "25006", "57014", "55P03", "40P01", "40001"})
@@ -59,6 +59,8 @@ def translate(error: BaseException) -> BaseException:
         return error
     if sqlstate.startswith("23"):
         return IntegrityViolation(sqlstate, getattr(error, "constraint_name", None) or "")
+    if sqlstate.startswith("22"):
+        return UnstorableValue("The request has a value that cannot be stored.")
     if sqlstate in _UNAVAILABLE or sqlstate.startswith(_UNAVAILABLE_CLASSES):
         return ServiceUnavailable()
     return error
@@ -141,7 +143,7 @@ async def get_session(request: Request) -> AsyncIterator[AsyncSession]:
         try:
             yield session
         except PoolTimeoutError as error:
-            raise ServiceUnavailable("All database connections are in use.", retry_after=1) from error
+            raise DatabaseBusy from error
         await commit(session)
 
 

@@ -1,16 +1,20 @@
 """How requests reach handlers: strict JSON, one content type, and addresses with or without a trailing slash."""
 
 import json
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from email.message import Message
 from typing import Any
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.utils.exceptions import BadRequest, ContentTooLarge, UnsupportedMediaType
+from app.utils.problems import problem_response
+
+_OPEN_TO_ANY_HOST = ("/health", "/metrics")
 
 
 class StrictRequest(Request):
@@ -76,6 +80,28 @@ class StrictRoute(APIRoute):
             return await handler(request)
 
         return strict_handler
+
+
+class TrustedHostsMiddleware:
+    """Refuses requests for other hosts than ours; `*.example.com` stands for every host below.
+
+    Probes and scrapes call by address, and may.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
+        self._app = app
+        self._hosts = frozenset(hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not scope["path"].startswith(_OPEN_TO_ANY_HOST) and not self._trusts(scope):
+            error = BadRequest("This service does not answer to that host name.")
+            await problem_response(error, scope)(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    def _trusts(self, scope: Scope) -> bool:
+        host = Headers(scope=scope).get("host", "").partition(":")[0].lower()
+        return host in self._hosts or f"*.{host.partition('.')[2]}" in self._hosts
 
 
 class TrailingSlashMiddleware:

@@ -13,9 +13,11 @@
     ├── ContentTooLarge             413
     ├── UnsupportedMediaType        415
     ├── InvalidContent              422
-    │   └── UnknownReference
+    │   ├── UnknownReference
+    │   └── UnstorableValue
     ├── InternalError               500
     └── ServiceUnavailable          503
+        ├── DatabaseBusy
         └── OutcomeUnknown
 
 Every error is raised, none is returned; one handler (`app/api/problems.py`) turns them all into answers.
@@ -140,6 +142,11 @@ class UnknownReference(InvalidContent):
     code = "unknown_reference"
 
 
+class UnstorableValue(InvalidContent):
+    # Validation should have stopped it: an alert watches the counter of this class.
+    code = "unstorable_value"
+
+
 class InternalError(RegisterError):
     """The service failed. The fault is ours: quote the `request_id` to the operators, whose logs have the cause."""
 
@@ -152,6 +159,13 @@ class ServiceUnavailable(RegisterError):
 
     def __init__(self, detail: str = "The database cannot be reached at the moment.", *, retry_after: int = 2) -> None:
         super().__init__(detail, headers={"Retry-After": str(retry_after)})
+
+
+class DatabaseBusy(ServiceUnavailable):
+    code = "database_busy"
+
+    def __init__(self) -> None:
+        super().__init__("All database connections are in use.", retry_after=1)
 
 
 class OutcomeUnknown(ServiceUnavailable):
