@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import click
 import uvicorn
 from pydantic import ValidationError
@@ -175,7 +176,11 @@ async def _seed(settings: Settings, url: str) -> None:
 
 async def _create_admin(settings: Settings, url: str, email: str, name: str) -> None:
     async with _unit_of_work(settings, url) as (session, caller):
-        body = UserCreate(email=email, name=name, access_level="admin")
+        try:
+            body = UserCreate(email=email, name=name, access_level="admin")
+        except ValidationError as error:
+            faults = (f"{fault['loc'][0]}: {fault['msg']}" for fault in error.errors())
+            raise click.UsageError("; ".join(faults)) from error
         await UserService(session, caller).create(body)
 
 
@@ -185,7 +190,10 @@ async def _unit_of_work(settings: Settings, url: str) -> AsyncIterator[tuple[Asy
     database = Database(url, settings)
     try:
         async with database.sessions() as session:
-            caller = await first_administrator(session)
+            try:
+                caller = await first_administrator(session)
+            except asyncpg.UndefinedTableError:
+                caller = None
             if caller is None:
                 raise click.ClickException("Run `python -m app init` first.")
             yield session, caller

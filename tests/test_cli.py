@@ -61,6 +61,8 @@ def test_missing_database_is_told_in_words(root: Path, command: str) -> None:
     ("variables", "told"),
     [
         ({"PORT": "http"}, "PORT"),
+        ({"DATABASE_URL": "mysql://x"}, "DATABASE_URL"),
+        ({"FIRST_ADMIN_EMAIL": "nobody"}, "FIRST_ADMIN_EMAIL"),
         ({"ENV": "production"}, "DATABASE_URL"),
         ({"ENV": "production", "DATABASE_URL": "postgresql://x"}, "SECRET_KEY"),
         ({"CORS_ORIGINS": "*", "CORS_ALLOW_CREDENTIALS": "true"}, "CORS_ORIGINS"),
@@ -74,16 +76,26 @@ def test_bad_setting_is_named(root: Path, variables: dict[str, str], told: str) 
     assert "Traceback" not in done.stderr
 
 
-async def test_database_that_is_away_is_told_in_words(root: Path) -> None:
-    done = run_command(root, "seed", DATABASE_URL="postgresql://nobody@127.0.0.1:9/none")
+@pytest.mark.parametrize("command", ["migrate", "init", "seed"])
+def test_database_that_is_away_is_told_in_words(root: Path, command: str) -> None:
+    done = run_command(root, command, DATABASE_URL="postgresql://nobody@127.0.0.1:9/none")
     assert done.returncode == 1
     assert "cannot be reached" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+async def test_database_that_does_not_exist_is_told_in_words(root: Path, server_url: URL) -> None:
+    done = run_command(root, "migrate", DATABASE_URL=text_of(server_url.set(database="no_such_database")))
+    assert done.returncode == 1
+    assert 'database "no_such_database" does not exist' in done.stderr
     assert "Traceback" not in done.stderr
 
 
 async def test_commands_make_a_database_ready(server_url: URL, root: Path) -> None:
     async with new_database(server_url) as url:
         database = {"DATABASE_URL": text_of(url)}
+        without_schema = run_command(root, "seed", **database)
+        assert (without_schema.returncode, without_schema.stderr) == (1, "Error: Run `python -m app init` first.\n")
         assert run_command(root, "migrate", **database).returncode == 0
         too_early = run_command(root, "seed", **database)
         assert (too_early.returncode, "init" in too_early.stderr) == (1, True)
@@ -91,6 +103,11 @@ async def test_commands_make_a_database_ready(server_url: URL, root: Path) -> No
         assert "root@register.example" in made.stderr
         assert (
             run_command(root, "create-admin", "second@register.example", "--name", "Second", **database).returncode == 0
+        )
+        nonsense = run_command(root, "create-admin", "nonsense", **database)
+        assert (nonsense.returncode, nonsense.stderr.splitlines()[-1]) == (
+            2,
+            "Error: email: Text must be an e-mail address",
         )
         twice = run_command(root, "create-admin", "SECOND@register.example", **database)
         assert (twice.returncode, "exists already" in twice.stderr) == (1, True)
@@ -161,3 +178,22 @@ def test_run_starts_everything_keeps_the_data_and_stops_everything(root: Path, t
         recovered.communicate(timeout=PATIENCE)
         assert recovered.returncode == 0
     wait_for_end(data_dir)
+
+
+async def test_run_in_production_loads_no_demo_data_unless_asked(server_url: URL, root: Path) -> None:
+    port = free_port()
+    async with new_database(server_url) as url:
+        settings = {"ENV": "production", "SECRET_KEY": "x" * 32, "DATABASE_URL": text_of(url), "PORT": str(port)}
+        with subprocess.Popen(
+            [sys.executable, "-m", "app", "run"], cwd=root, env=os.environ | settings, stderr=subprocess.DEVNULL
+        ) as process:
+            try:
+                wait_until_ready(f"http://127.0.0.1:{port}")
+                listed = httpx.get(f"http://127.0.0.1:{port}/api/v1/departments?count=exact").json()
+            finally:
+                process.terminate()
+        assert (process.returncode, listed["total"]) == (0, 0)
+        assert run_command(root, "init", "--demo-data", **settings).returncode == 0
+        connection = await asyncpg.connect(text_of(url))
+        assert await connection.fetchval("SELECT count(*) FROM departments") > 40
+        await connection.close()

@@ -7,9 +7,11 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 
 from app.domains.shared.http import problems
-from app.utils.exceptions import ServiceUnavailable
+from app.utils.exceptions import InternalError, ServiceUnavailable
 
-router = APIRouter(tags=["operations"], generate_unique_id_function=lambda route: route.name)
+router = APIRouter(
+    tags=["operations"], generate_unique_id_function=lambda route: route.name, responses=problems(InternalError)
+)
 
 
 class Health(BaseModel):

@@ -15,6 +15,7 @@ from app.domains.shared.lists import ListQuery
 from app.utils.exceptions import (
     BadRequest,
     ContentTooLarge,
+    InternalError,
     MethodNotAllowed,
     NotFound,
     RegisterError,
@@ -24,7 +25,12 @@ from app.utils.exceptions import (
 from app.utils.problems import problem_response
 from app.utils.validation import invalid_request
 
-router = APIRouter(prefix="/problems", tags=["problems"], generate_unique_id_function=lambda route: route.name)
+router = APIRouter(
+    prefix="/problems",
+    tags=["problems"],
+    generate_unique_id_function=lambda route: route.name,
+    responses=problems(InternalError),
+)
 
 _TYPES = {error.name: error for error in problem_types()}
 
@@ -105,5 +111,5 @@ def _methods_at(request: Request) -> set[str]:
         route = context.original_route
         regex = getattr(context, "path_regex", None)
         if regex is not None and regex.match(request.scope["path"]) and route is not None:
-            methods |= context.methods or set()
+            methods |= context.methods or {"GET", "HEAD"}  # mounted files have none of their own
     return methods

@@ -4,7 +4,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import EmailStr, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 DEFAULT_SECRET_KEY = "development-only-secret-key-never-use-in-production"  # noqa: S105 - refused in production
@@ -24,6 +24,7 @@ class Settings(BaseSettings):
     )
     database_url: str | None = Field(
         None,
+        pattern=r"^postgres(ql)?(\+\w+)?://",
         description="`postgresql://user:password@host:5432/name`. Without it, outside production, `make run` starts a "
         "private PostgreSQL below `DATA_DIR`.",
     )
@@ -38,7 +39,7 @@ class Settings(BaseSettings):
     demo_data: bool = Field(
         True, description="Load the demo data into an empty database at `make run`. Never in production."
     )
-    first_admin_email: str = Field(
+    first_admin_email: EmailStr = Field(
         "admin@register.example", description="E-mail of the administrator made at first start."
     )
     first_admin_name: str = Field("First administrator", description="Name of the administrator made at first start.")

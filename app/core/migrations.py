@@ -5,8 +5,10 @@ from pathlib import Path
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import URL
+from sqlalchemy.exc import DBAPIError
 
 from alembic import command
+from app.utils.exceptions import ServiceUnavailable
 
 _ROOT = Path(__file__).parents[2]
 
@@ -26,5 +28,17 @@ def head_revision() -> str:
 
 
 def upgrade(url: str | URL) -> None:
-    """Bring the schema to the head revision. Several processes may do so at once; one works, the others wait."""
-    command.upgrade(alembic_config(url), "head")
+    """Bring the schema to the head revision. Several processes may do so at once; one works, the others wait.
+
+    Raises `ServiceUnavailable` when the database cannot be reached.
+    """
+    try:
+        command.upgrade(alembic_config(url), "head")
+    except OSError as error:
+        raise ServiceUnavailable(f"The database cannot be reached: {error}.") from error
+    except DBAPIError as error:
+        if error.statement is not None or error.orig is None:
+            raise
+        # Without a statement, it was the connecting that failed.
+        cause = error.orig.__cause__ or error.orig
+        raise ServiceUnavailable(f"The database cannot be reached: {cause}.") from error

@@ -13,10 +13,16 @@ from typing import Any
 import structlog
 from structlog.tracebacks import ExceptionDictTransformer
 
-_SECRET_NAME = re.compile(r"password|passwd|secret|token|authorization|cookie|api[-_]?key|credential", re.IGNORECASE)
+_SECRET_WORD = "password|passwd|secret|token|authorization|cookie|api[-_]?key|credential"  # noqa: S105 - names of them
+_SECRET_NAME = re.compile(_SECRET_WORD, re.IGNORECASE)
 _SECRET_TEXT = (
     (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]+"), r"\1 [redacted]"),
     (re.compile(r"(\w+://[^:/@\s]*):[^@\s]+@"), r"\1:[redacted]@"),
+    # `password=…`, `"password": "…"` and the like; what a scheme introduces was replaced above.
+    (
+        re.compile(rf"(?i)((?:{_SECRET_WORD})\w*[\"']?\s*[=:]\s*[\"']?)(?!bearer |basic |\[redacted)[^\s\"'&,;]+"),
+        r"\1[redacted]",
+    ),
 )
 _REDACTED = "[redacted]"
 
@@ -30,13 +36,15 @@ def configure_logging(level: str, *, as_json: bool) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     renderer: list[structlog.typing.Processor]
-    # Tracebacks without local variables: those hold what clients sent, and showing them can take minutes.
+    # Tracebacks without local variables: those hold what clients sent, and showing them can take minutes. They are made
+    # before `redact` sees them.
     if as_json:
         tracebacks = structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False))
         renderer = [tracebacks, redact, structlog.processors.JSONRenderer(ensure_ascii=False)]
     else:
         plain = structlog.dev.plain_traceback
-        renderer = [redact, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
+        console = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)
+        renderer = [structlog.processors.format_exc_info, redact, console]
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -77,8 +85,8 @@ def _clean(name: str, value: Any) -> Any:
     if _is_secret(name):
         return _REDACTED
     if isinstance(value, str):
-        # Neither a scheme of credentials nor a URL: this is on every request's way.
-        if " " not in value and "://" not in value:
+        # No scheme of credentials, no assignment, no JSON and no URL: this is on every request's way.
+        if " " not in value and "=" not in value and '":' not in value and "://" not in value:
             return value
         for pattern, replacement in _SECRET_TEXT:
             value = pattern.sub(replacement, value)

@@ -78,6 +78,19 @@ async def test_demo_data_reads_as_it_was_written(empty: URL) -> None:
     await app.state.database.dispose()
 
 
+def test_demo_data_has_every_kind_of_link() -> None:
+    found: dict[str, set[str]] = {}
+    for row in rows_of("processes"):
+        for links in ("departments", "locations", "resources", "roles"):
+            found.setdefault(links, set()).update(entry.partition(":")[2] for entry in row[links].split())
+    assert found == {
+        "departments": {"owner", "participant", "supplier", "customer"},
+        "locations": {""},
+        "resources": {"uses", "reads", "writes", "produces"},
+        "roles": {"responsible", "accountable", "consulted", "informed"},
+    }
+
+
 async def test_register_in_use_gets_no_demo_data(empty: URL) -> None:
     await make_ready(empty, demo_data=False)
     app = create_app(settings_for(empty))

@@ -97,7 +97,9 @@ def register_table(table: str, *extra: Any, tree: bool = False) -> tuple[Any, ..
     foreign_keys = ["created_by_id", "updated_by_id", *(["parent_id"] if tree else [])]
     return (
         Index(f"uq_{table}_code", text("lower(code)"), unique=True),
-        Index(f"uq_{table}_external_id", "external_id", unique=True),
+        # Partial, so that it is no key that foreign keys could refer to: changing one of those locks out whoever refers
+        # to the object, and two objects that come to refer to each other would deadlock.
+        Index(f"uq_{table}_external_id", "external_id", unique=True, postgresql_where=text("external_id IS NOT NULL")),
         Index(f"ix_{table}_name", text("lower(name)"), "id"),
         Index(f"ix_{table}_created_at", "created_at", "id"),
         Index(f"ix_{table}_updated_at", "updated_at", "id"),

@@ -104,8 +104,8 @@ class CollectionService:
 
         Raises `NotFound` for either end and `PreconditionFailed`.
         """
-        current = await self._lock(reference, if_match)
         key = parse_key(target, link_set.target_model)
+        current = await self._lock(reference, if_match)
         await self._change_link(link_set, add_link(link_set, key.condition), current, key, detail)
 
     async def unlink(
@@ -115,8 +115,8 @@ class CollectionService:
 
         Raises `NotFound` for either end and `PreconditionFailed`.
         """
-        current = await self._lock(reference, if_match)
         key = parse_key(target, link_set.target_model)
+        current = await self._lock(reference, if_match)
         statement = remove_link(link_set, key.condition, one_detail=detail is not None)
         await self._change_link(link_set, statement, current, key, detail)
 

@@ -69,34 +69,38 @@ async def test_url_is_kept_as_it_was_written(client: httpx.AsyncClient, url: str
     assert (await make_resource(client, url=url))["url"] == url
 
 
+async def test_url_is_trimmed(client: httpx.AsyncClient) -> None:
+    assert (await make_resource(client, url=" https://register.example/\n"))["url"] == "https://register.example/"
+
+
 @pytest.mark.parametrize(
-    "url",
+    ("url", "code"),
     [
-        "",
-        "register.example",
-        "/relative",
-        "ftp://register.example/",
-        "javascript:alert(1)",
-        "data:text/html,x",
-        "file:///etc/passwd",
-        "https://",
-        "https://register.example:99999/",
+        ("register.example", "url"),
+        ("/relative", "url"),
+        ("ftp://register.example/", "url"),
+        ("javascript:alert(1)", "url"),
+        ("data:text/html,x", "url"),
+        ("file:///etc/passwd", "url"),
+        ("https://", "url"),
+        ("https://register.example:99999/", "url"),
         # What parsers of URLs pass over would be stored all the same.
-        " https://register.example/",
-        "https://register.example/ ",
-        "https://register.example/a b",
-        "https://register.example/\0",
-        "https://register.example/\n",
-        "https://register.example/\u0085",
+        ("https://register.example/a b", "url"),
+        ("https://register.example/a\u3000b", "url"),
+        ("https://register.example/\0", "control_character"),
+        ("https://register.example/\nx", "control_character"),
+        ("https://register.example/\x07", "control_character"),
+        ("", "invisible_text"),
+        (" ", "invisible_text"),
     ],
 )
-async def test_what_is_no_url_is_refused(client: httpx.AsyncClient, url: str) -> None:
+async def test_what_is_no_url_is_refused(client: httpx.AsyncClient, url: str, code: str) -> None:
     made = await make_resource(client)
     for response in (
         await client.post("/resources", json={"name": "Resource", "url": url}),
         await client.patch(f"/resources/{made['id']}", json={"url": url}),
     ):
-        assert (response.status_code, faults(response)) == (422, [("/url", "url")])
+        assert (response.status_code, faults(response)) == (422, [("/url", code)])
     assert (await client.get(f"/resources/{made['id']}")).json() == made
 
 

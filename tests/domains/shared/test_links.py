@@ -8,7 +8,7 @@ import pytest
 from hypothesis import strategies as st
 
 from app.domains.process.models import DepartmentRelation, ResourceUsage, RoleResponsibility
-from tests.builders import make
+from tests.builders import make, make_process
 from tests.domains.shared.properties import drawn
 
 TARGETS = 4
@@ -77,3 +77,39 @@ async def test_patch_replaces_only_the_list_it_names(client: httpx.AsyncClient, 
         process = (await client.patch(f"/processes/{process['id']}", json=patch)).json()
         expected = expected | {name: states[1][name]}
         assert links_of(process, ids) == expected
+
+
+VALUES: dict[str, tuple[str, ...]] = {
+    "departments": DepartmentRelation.__args__,  # type: ignore[attr-defined]
+    "resources": ResourceUsage.__args__,  # type: ignore[attr-defined]
+    "roles": RoleResponsibility.__args__,  # type: ignore[attr-defined]
+}
+# Whether to set or to remove, which target, and which value of the link's own field.
+calls = st.lists(st.tuples(st.booleans(), numbers, st.integers(0, 3)), min_size=3, max_size=10)
+
+
+@pytest.mark.parametrize("kind", VALUES)
+@pytest.mark.parametrize("sequence", drawn(calls, 12))
+async def test_any_sequence_of_link_calls_ends_where_a_model_does(
+    client: httpx.AsyncClient, kind: str, sequence: list[tuple[bool, int, int]]
+) -> None:
+    targets = [(await make(client, kind))["id"] for _ in range(TARGETS)]
+    path = f"/processes/{(await make_process(client))['id']}"
+    links: set[tuple[int, str]] = set()
+    version = 1
+    for sets, number, which in sequence:
+        target, value = targets[number], VALUES[kind][which]
+        # A role keeps its other responsibilities; any other link changes its field.
+        others = links if kind == "roles" and sets else {link for link in links if link[0] != target}
+        wanted = others | {(target, value)} if sets else others
+        url = f"{path}/{kind}/{target}"
+        response = await client.put(url, json={DETAILS[kind]: value}) if sets else await client.delete(url)
+        if len([detail for _, detail in wanted if detail in {"owner", "accountable"}]) > 1:
+            assert (response.status_code, response.json()["code"]) == (409, "conflict")
+            continue
+        assert response.status_code == 204
+        version += wanted != links
+        links = wanted
+    now = (await client.get(path)).json()
+    assert [(link["id"], link[DETAILS[kind]]) for link in now[kind]] == sorted(links)
+    assert now["version"] == version

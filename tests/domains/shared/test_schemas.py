@@ -1,18 +1,18 @@
 """Text, whatever it is: refused with a reason, or stored in one clean form."""
 
 import unicodedata
-from typing import Any
+from typing import Annotated, Any
 
 import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from app.domains.location.schemas import LocationPatch
 from app.domains.process.schemas import ProcessPatch
-from app.domains.shared.schemas import Code, Description, Name
-from tests.builders import make_department
+from app.domains.shared.schemas import Code, Description, Name, Schema, merge_patch
+from tests.builders import make_department, make_location
 from tests.domains.shared.properties import drawn
 
 # Everything that Python calls text, lone surrogates included, and much of what is awkward.
@@ -121,3 +121,93 @@ def test_patch_knows_what_it_names_from_what_it_leaves_out() -> None:
     assert ProcessPatch.model_validate(named).model_dump(exclude_unset=True) == named
     # Both coordinates are needed in the whole, not in the patch.
     assert LocationPatch.model_validate({"latitude": 1.5}).model_dump(exclude_unset=True) == {"latitude": 1.5}
+
+
+def merged(target: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
+    """Return what section 2 of RFC 7396 says, for a patch without nested objects."""
+    return {name: value for name, value in (target | patch).items() if value is not None}
+
+
+# What each member can be, and what it is when it is absent.
+MEMBERS: dict[str, tuple[list[Any], Any]] = {
+    "description": (["a", "two\nlines"], None),
+    "kind": (["site", "room"], "site"),
+    "country": (["CH", "GB"], None),
+    "latitude": ([0, 1.5, -90], None),
+    "longitude": ([0, 2.5, 180], None),
+}
+ABSENT = {name: default for name, (_, default) in MEMBERS.items()}
+documents = st.fixed_dictionaries({}, optional={name: st.sampled_from(some) for name, (some, _) in MEMBERS.items()})
+patches = st.fixed_dictionaries(
+    {}, optional={name: st.sampled_from([None, *some]) for name, (some, _) in MEMBERS.items()}
+)
+
+
+def has_half_a_place(document: dict[str, Any]) -> bool:
+    return ("latitude" in document) != ("longitude" in document)
+
+
+@pytest.mark.parametrize(
+    ("document", "patch"),
+    drawn(st.tuples(documents.filter(lambda document: not has_half_a_place(document)), patches), 60),
+)
+async def test_patch_is_the_same_as_putting_the_merged_object(
+    client: httpx.AsyncClient, document: dict[str, Any], patch: dict[str, Any]
+) -> None:
+    made = await make_location(client, name="Location", **document)
+    path, wanted = f"/locations/{made['id']}", merged(document, patch)
+    response = await client.patch(path, json=patch)
+    if has_half_a_place(wanted):
+        assert response.status_code == 422
+        assert (await client.get(path)).json() == made
+        return
+    assert response.status_code == 200
+    assert {name: response.json()[name] for name in MEMBERS} == ABSENT | wanted
+    assert response.json()["version"] == (1 if ABSENT | wanted == ABSENT | document else 2)
+    put = await client.put(path, json={"name": "Location"} | wanted)
+    assert put.content == response.content
+
+
+class Whole(Schema):
+    required: Annotated[str, Field(min_length=1)]
+    optional: Annotated[str, Field(min_length=1)] | None = None
+    default: Annotated[int, Field(ge=1)] = 1
+    items: list[int] = []
+
+
+@merge_patch
+class Patch(Whole):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("patch", "name"),
+    [
+        ({"required": None}, "required"),
+        ({"required": ""}, "required"),
+        ({"optional": ""}, "optional"),
+        ({"default": 0}, "default"),
+        ({"default": "1"}, "default"),
+        ({"items": [None]}, "items"),
+        ({"items": 1}, "items"),
+        ({"nonsense": None}, "nonsense"),
+    ],
+)
+def test_patch_keeps_the_constraints_of_the_whole(patch: dict[str, Any], name: str) -> None:
+    with pytest.raises(ValidationError) as raised:
+        Patch.model_validate(patch)
+    assert {error["loc"][0] for error in raised.value.errors()} == {name}
+
+
+def test_patch_leaves_the_whole_as_it_was() -> None:
+    assert Whole(required="a").model_dump() == {"required": "a", "optional": None, "default": 1, "items": []}
+    with pytest.raises(ValidationError):
+        Whole.model_validate({"required": "a", "default": None})
+
+
+@pytest.mark.parametrize("patch", [[], ["a"], "a", 1, None, True])
+async def test_patch_that_is_no_object_is_refused(client: httpx.AsyncClient, patch: Any) -> None:
+    made = await make_location(client)
+    response = await client.patch(f"/locations/{made['id']}", json=patch)
+    assert response.status_code == 422
+    assert (await client.get(f"/locations/{made['id']}")).json() == made

@@ -72,3 +72,62 @@ def test_model_has_no_cycles_either(steps: list[tuple[int, int | None]]) -> None
     for node, parent in steps:
         model.move(node, parent)
     assert all(node not in model.ancestors(node) for node in range(NODES))
+
+
+# What to do, with which object and below which; taken modulo what there is.
+steps = st.lists(
+    st.tuples(st.sampled_from(["create", "create", "move", "move", "delete"]), st.integers(0, 11), st.integers(0, 11)),
+    min_size=4,
+    max_size=16,
+)
+
+
+@every_tree
+@pytest.mark.parametrize("sequence", drawn(steps, 8))
+async def test_objects_may_come_move_and_go_in_any_order(
+    client: httpx.AsyncClient, collection: str, sequence: list[tuple[str, int, int]]
+) -> None:
+    parents: dict[int, int | None] = {}
+
+    def path_of(key: int) -> list[int]:
+        parent = parents[key]
+        return [key] if parent is None else [*path_of(parent), key]
+
+    def children_of(key: int) -> list[int]:
+        return [child for child, parent in parents.items() if parent == key]
+
+    for number, (what, first, second) in enumerate(sequence):
+        # The last choice is to have no parent.
+        parent = [*parents, None][second % (len(parents) + 1)]
+        if what == "create" or not parents:
+            made = await make(client, collection, name=f"N{number:02}", parent_id=parent)
+            parents[made["id"]] = parent
+            continue
+        key = list(parents)[first % len(parents)]
+        if what == "move":
+            response = await client.patch(f"/{collection}/{key}", json={"parent_id": parent})
+            if parent is not None and key in path_of(parent):
+                assert (response.status_code, response.json()["code"]) == (409, "cycle")
+            else:
+                assert (response.status_code, response.json()["parent_id"]) == (200, parent)
+                parents[key] = parent
+        else:
+            response = await client.delete(f"/{collection}/{key}")
+            if children := children_of(key):
+                assert response.status_code == 409
+                assert response.json()["dependants"]["counts"] == {collection: len(children)}
+            else:
+                assert response.status_code == 204
+                del parents[key]
+
+    for key in parents:
+        above = (await client.get(f"/{collection}/{key}/ancestors")).json()["items"]
+        assert [item["id"] for item in above] == path_of(key)[:-1]
+        tree = (await client.get(f"/{collection}/{key}/tree")).json()["items"]
+        nodes = {item["id"]: (item["parent_id"], item["depth"], item["children"]) for item in tree}
+        assert len(nodes) == len(tree)
+        assert nodes == {
+            node: (parents[node], path_of(node).index(node) - path_of(node).index(key), len(children_of(node)))
+            for node in parents
+            if key in path_of(node)
+        }

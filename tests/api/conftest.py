@@ -1,0 +1,138 @@
+"""A real server with raw connections to it, and what every error must look like."""
+
+import asyncio
+import re
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from functools import cache
+from http.client import HTTPResponse
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import pytest
+import uvicorn
+from fastapi import FastAPI
+from sqlalchemy import URL
+
+from app.core.config import Settings
+from app.main import create_app
+from app.utils.exceptions import RegisterError, problem_types
+from app.utils.problems import Problem
+from tests.conftest import new_database, settings_for
+
+# Stands in values that clients send; no answer may repeat it.
+CANARY = "Kanarienvogel"
+
+# Long enough for a busy machine, short enough to notice a server that hangs.
+PATIENCE = 10.0
+
+
+def subclasses(error: type[RegisterError]) -> list[type[RegisterError]]:
+    return [error, *(each for child in error.__subclasses__() for each in subclasses(child))]
+
+
+CODES = {error.code: error for error in subclasses(RegisterError) if error is not RegisterError}
+NAMES = {error.name: error for error in problem_types()}
+
+
+@cache
+def openapi() -> dict[str, Any]:
+    return create_app(Settings(_env_file=None)).openapi()
+
+
+def documented_statuses(method: str, path: str) -> set[str] | None:
+    """Return the statuses that the documentation has for a request, or None when it knows no such operation."""
+    for template, operations in openapi()["paths"].items():
+        pattern = re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(template))
+        if method.lower() in operations and re.fullmatch(pattern, path.removesuffix("/")):
+            return set(operations[method.lower()]["responses"])
+    return None
+
+
+def assert_problem(response: httpx.Response, code: str, *pointers: str) -> dict[str, Any]:
+    """Assert that an answer is the whole problem document of `code`, with exactly these pointers; return it."""
+    error = CODES[code]
+    assert (response.status_code, response.headers["content-type"]) == (error.status, "application/problem+json")
+    problem: dict[str, Any] = response.json()
+    expected = {"type", "title", "status", "detail", "instance", "code", "request_id", "errors"}
+    assert problem.keys() == expected | ({"dependants"} if code == "still_referenced" else set())
+    Problem.model_validate(problem, strict=True)
+    assert {name: problem[name] for name in ("type", "title", "status", "code")} == {
+        "type": f"/problems/{error.name}",
+        "title": error.title,
+        "status": error.status,
+        "code": code,
+    }
+    assert problem["detail"]
+    assert problem["request_id"] == response.headers["x-request-id"]
+    assert sorted(each["pointer"] for each in problem["errors"]) == sorted(pointers)
+    told = response.text.replace(problem["instance"], "") + str(response.headers)
+    assert CANARY not in told
+    if error.status == 503:
+        assert int(response.headers["retry-after"]) > 0
+    if (request := getattr(response, "_request", None)) is not None:
+        path = request.url.path
+        assert problem["instance"] == quote(path[:-1] if path.endswith("/") and len(path) > 1 else path)
+        documented = documented_statuses(request.method, path)
+        assert documented is None or str(error.status) in documented, (request.method, path, error.status)
+    return problem
+
+
+def wait_until(done: Callable[[], bool]) -> None:
+    """Return once the condition holds. Fails when it does not in time."""
+    end = time.monotonic() + PATIENCE
+    while not done():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.01)
+
+
+@dataclass(frozen=True)
+class Server:
+    """The application on a real server, in a thread of its own."""
+
+    app: FastAPI
+    port: int
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE)
+
+    def send(self, *data: bytes) -> httpx.Response:
+        """Send bytes as they are over a connection of their own, and return the first answer."""
+        with self.connect() as connection:
+            for part in data:
+                try:
+                    connection.sendall(part)
+                except (BrokenPipeError, ConnectionResetError):
+                    break  # the server has answered already and does not want the rest
+            return receive(connection)
+
+
+def receive(connection: socket.socket) -> httpx.Response:
+    """Read one answer from a connection."""
+    answer = HTTPResponse(connection)
+    answer.begin()
+    return httpx.Response(answer.status, headers=answer.getheaders(), content=answer.read())
+
+
+@pytest.fixture(scope="session")
+async def server(server_url: URL, template: URL) -> AsyncIterator[Server]:
+    """A server on a database of its own. What tests leave there must not disturb others."""
+    async with new_database(server_url, template.database) as url:
+        app = create_app(settings_for(url))
+        config = uvicorn.Config(app, host="127.0.0.1", port=0, http="httptools", log_config=None, access_log=False)
+        runner = uvicorn.Server(config)
+        thread = threading.Thread(target=runner.run, daemon=True)
+        thread.start()
+        await asyncio.to_thread(wait_until, lambda: runner.started)
+        yield Server(app, runner.servers[0].sockets[0].getsockname()[1])
+        runner.should_exit = True
+        thread.join(PATIENCE)
+        assert not thread.is_alive()

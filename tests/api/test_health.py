@@ -1,0 +1,416 @@
+"""The service stays up while its database is away, says so, and recovers by itself."""
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+from asgi_lifespan import LifespanManager
+from fastapi import FastAPI
+from sqlalchemy import URL, make_url
+
+from app.core import readiness
+from app.main import create_app
+from tests.api.conftest import CANARY, assert_problem
+from tests.builders import make_department
+from tests.conftest import Committed, new_database, settings_for
+
+ROOT = "http://register.test"
+READY = (f"{ROOT}/health/ready", f"{ROOT}/health")
+
+
+@asynccontextmanager
+async def running(url: URL, **settings: Any) -> AsyncIterator[Committed]:
+    """An application on a database, with other settings than usual."""
+    running = Committed(create_app(settings_for(url, **settings)), url)
+    yield running
+    await running.client.aclose()
+    await running.app.state.database.dispose()
+
+
+@pytest.fixture
+async def database(server_url: URL, template: URL) -> AsyncIterator[URL]:
+    async with new_database(server_url, template.database) as url:
+        yield url
+
+
+@asynccontextmanager
+async def connected(url: URL) -> AsyncIterator[asyncpg.Connection]:
+    """A connection past the application."""
+    connection = await asyncpg.connect(url.set(drivername="postgresql").render_as_string(hide_password=False))
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+class Proxy:
+    """Stands between the application and PostgreSQL, and lets the tests break what is between them."""
+
+    def __init__(self, server: URL) -> None:
+        self._target = server
+        self._listener: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+        self.port = 0
+        # Called with what the client sends; returns whether to pass it on before the connection is cut, or None.
+        self.cut_at: Callable[[bytes], bool | None] = lambda _: None
+
+    async def start(self) -> None:
+        self._listener = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self.port = self._listener.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        """Cut all connections and refuse new ones."""
+        assert self._listener is not None
+        self._listener.close()
+        self._flowing.set()
+        for writer in self._writers:
+            writer.transport.abort()
+        self._writers.clear()
+        await asyncio.sleep(0)
+
+    def freeze(self) -> None:
+        """Keep all connections, but let nothing through."""
+        self._flowing.clear()
+
+    def thaw(self) -> None:
+        self._flowing.set()
+
+    def url_of(self, database: URL) -> URL:
+        return database.difference_update_query(["host", "port"]).set(host="127.0.0.1", port=self.port)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        host = str(self._target.query.get("host", self._target.host))
+        port = int(str(self._target.query.get("port", self._target.port or 5432)))
+        if host.startswith("/"):
+            server = await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
+        else:
+            server = await asyncio.open_connection(host, port)
+        pair = {writer, server[1]}
+        self._writers |= pair
+        await asyncio.gather(self._pass(reader, server[1], writer), self._pass(server[0], writer, None))
+        self._writers -= pair
+
+    async def _pass(
+        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, client: asyncio.StreamWriter | None
+    ) -> None:
+        try:
+            while data := await source.read(65536):
+                await self._flowing.wait()
+                cut = self.cut_at(data) if client else None
+                if cut is not False:
+                    sink.write(data)
+                if cut is not None and client:
+                    client.transport.abort()
+        except OSError:
+            pass
+        sink.close()
+
+
+@pytest.fixture
+async def proxy(server_url: URL) -> AsyncIterator[Proxy]:
+    proxy = Proxy(server_url)
+    await proxy.start()
+    yield proxy
+    await proxy.stop()
+
+
+async def refused(client: httpx.AsyncClient) -> None:
+    """Assert that everything that needs the database is answered with a full 503."""
+    for response in (
+        await client.get("/departments"),
+        await client.get("/departments/1"),
+        await client.post("/departments", json={"name": CANARY}),
+        await client.patch("/departments/1", json={"name": CANARY}),
+        await client.delete("/departments/1"),
+        *[await client.get(url) for url in READY],
+    ):
+        assert_problem(response, "service_unavailable")
+    assert (await client.get(f"{ROOT}/health/live")).json() == {"status": "ok"}
+
+
+@pytest.mark.parametrize("path", ["live", "ready"])
+async def test_service_is_live_and_ready(client: httpx.AsyncClient, path: str) -> None:
+    response = await client.get(f"{ROOT}/health/{path}")
+    assert (response.status_code, response.json()) == (200, {"status": "ok"})
+
+
+async def test_short_form_answers_as_ready(client: httpx.AsyncClient) -> None:
+    response = await client.get(f"{ROOT}/health")
+    assert (response.status_code, response.json()) == (200, {"status": "ok"})
+
+
+async def closed_port(_server: URL) -> URL:
+    listener = await asyncio.start_server(lambda _reader, _writer: None, "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    listener.close()
+    await listener.wait_closed()
+    return make_url(f"postgresql://register:{CANARY}@127.0.0.1:{port}/register")
+
+
+async def missing_socket(_server: URL) -> URL:
+    return make_url(f"postgresql://register:{CANARY}@/register?host=/nonexistent")
+
+
+async def missing_database(server: URL) -> URL:
+    return server.set(database=CANARY)
+
+
+@pytest.mark.parametrize("place", [closed_port, missing_socket, missing_database])
+async def test_without_database_the_service_is_live_but_not_ready(
+    server_url: URL, place: Callable[[URL], Awaitable[URL]]
+) -> None:
+    async with running(await place(server_url)) as service:
+        await refused(service.client)
+
+
+async def test_other_server_at_the_address_is_no_database() -> None:
+    async def greet(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(greet, "127.0.0.1", 0) as listener:
+        port = listener.sockets[0].getsockname()[1]
+        async with running(make_url(f"postgresql://register@127.0.0.1:{port}/register")) as service:
+            await refused(service.client)
+
+
+async def test_server_that_never_answers_is_given_up(proxy: Proxy, database: URL) -> None:
+    proxy.freeze()
+    async with running(proxy.url_of(database), connect_timeout=0.3) as service:
+        started = time.monotonic()
+        for url in ("/departments", READY[0], f"{ROOT}/health"):
+            assert_problem(await service.client.get(url), "service_unavailable")
+        assert time.monotonic() - started < 5
+        proxy.thaw()
+        assert (await service.client.get("/departments")).status_code == 200
+
+
+async def ready_problem(service: Committed) -> str:
+    """Return why the service is not ready, asking anew."""
+    service.app.state.readiness._checked_at = float("-inf")
+    details = {assert_problem(await service.client.get(url), "service_unavailable")["detail"] for url in READY}
+    (detail,) = details
+    return str(detail)
+
+
+async def test_database_without_schema_is_not_ready(server_url: URL) -> None:
+    async with new_database(server_url) as url, running(url) as service:
+        detail = "The database has no schema yet: run `python -m app migrate`."
+        assert await ready_problem(service) == detail
+
+
+async def test_schema_of_another_revision_is_not_ready(committed: Committed) -> None:
+    async with connected(committed.url) as connection:
+        head = await connection.fetchval("SELECT version_num FROM alembic_version")
+        for change in ("UPDATE alembic_version SET version_num = '0000'", "DELETE FROM alembic_version"):
+            await connection.execute(change)
+            assert await ready_problem(committed) == (
+                "The schema of the database is not that of this version: run `python -m app migrate`."
+            )
+        await connection.execute("INSERT INTO alembic_version VALUES ($1)", head)
+    committed.app.state.readiness._checked_at = float("-inf")
+    assert (await committed.client.get(READY[0])).status_code == 200
+
+
+async def test_service_that_is_stopping_is_live_but_not_ready(committed: Committed) -> None:
+    committed.app.state.readiness.draining = True
+    assert await ready_problem(committed) == "The service is stopping."
+    assert (await committed.client.get(f"{ROOT}/health/live")).status_code == 200
+    # What still comes is served.
+    assert (await committed.client.get("/departments")).status_code == 200
+
+
+async def test_signal_to_stop_makes_the_service_not_ready_before_the_server_acts(committed: Committed) -> None:
+    seen: list[bool] = []
+
+    def stop(_number: int, _frame: Any) -> None:
+        seen.append(committed.app.state.readiness.draining)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        async with LifespanManager(committed.app):
+            assert (await committed.client.get(READY[0])).status_code == 200
+            signal.raise_signal(signal.SIGTERM)
+            assert await ready_problem(committed) == "The service is stopping."
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert seen == [True]
+
+
+async def test_readiness_is_asked_of_the_database_once_a_second(
+    committed: Committed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(readiness, "time", SimpleNamespace(monotonic=lambda: now))
+    assert (await committed.client.get(READY[0])).status_code == 200
+    async with connected(committed.url) as connection:
+        await connection.execute("UPDATE alembic_version SET version_num = '0000'")
+        now += 0.9
+        assert [(await committed.client.get(url)).status_code for url in READY] == [200, 200]
+        now += 0.2
+        assert [(await committed.client.get(url)).status_code for url in READY] == [503, 503]
+        await connection.execute("UPDATE alembic_version SET version_num = $1", readiness_head(committed.app))
+        now += 0.9
+        assert (await committed.client.get(READY[0])).status_code == 503
+        now += 0.2
+        assert (await committed.client.get(READY[0])).status_code == 200
+
+
+def readiness_head(app: FastAPI) -> str:
+    head: str = app.state.readiness._head
+    return head
+
+
+async def test_register_without_administrator_says_what_to_do(committed: Committed) -> None:
+    async with connected(committed.url) as connection:
+        await connection.execute("DELETE FROM users")
+    response = await committed.client.post("/departments", json={"name": "D"})
+    problem = assert_problem(response, "service_unavailable")
+    assert problem["detail"] == "The register has no administrator yet: run `python -m app init`."
+    assert response.headers["retry-after"] == "30"
+
+
+async def test_service_outlives_its_database_and_recovers_at_the_first_request(proxy: Proxy, database: URL) -> None:
+    async with running(proxy.url_of(database)) as service:
+        client = service.client
+        made = await make_department(client)
+        # Several connections stand in the pool when the database goes away.
+        assert {
+            response.status_code for response in await asyncio.gather(*[client.get("/users") for _ in range(5)])
+        } == {200}
+        for _ in range(2):
+            await proxy.stop()
+            service.app.state.readiness._checked_at = float("-inf")
+            await refused(client)
+            await proxy.start()
+            response = await client.patch(f"/departments/{made['id']}", json={"description": None})
+            assert (response.status_code, response.json()) == (200, made)
+            service.app.state.readiness._checked_at = float("-inf")
+            assert (await client.get(READY[0])).status_code == 200
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_connection_killed_between_requests_is_replaced_unnoticed(committed: Committed, method: str) -> None:
+    await make_department(committed.client)
+    async with committed.app.state.database.engine.connect() as pooled:
+        driver = (await pooled.get_raw_connection()).driver_connection
+    async with connected(committed.url) as connection:
+        assert await connection.fetchval("SELECT pg_terminate_backend($1, 5000)", driver.get_server_pid())
+        await connection.execute("SELECT")  # by now the event loop has seen the other end close
+    assert driver.is_closed()
+    response = await committed.client.request(method, "/departments", json={"name": "D"} if method == "POST" else None)
+    assert response.is_success
+    async with committed.app.state.database.engine.connect() as pooled:
+        assert (await pooled.get_raw_connection()).driver_connection.get_server_pid() != driver.get_server_pid()
+
+
+async def test_exhausted_pool_is_unavailable_for_a_second(database: URL) -> None:
+    async with running(database, pool_size=1, pool_timeout=0.05) as service:
+        async with service.app.state.database.engine.connect():
+            for response in (
+                await service.client.get("/departments"),
+                await service.client.post("/departments", json={"name": "D"}),
+            ):
+                problem = assert_problem(response, "database_busy")
+                assert problem["detail"] == "All database connections are in use."
+                assert response.headers["retry-after"] == "1"
+            assert_problem(await service.client.get(READY[0]), "service_unavailable")
+        assert (await service.client.get("/departments")).status_code == 200
+
+
+@asynccontextmanager
+async def locked(url: URL) -> AsyncIterator[None]:
+    """Somebody else's transaction, which keeps everybody from the departments."""
+    async with connected(url) as connection, connection.transaction():
+        await connection.execute("LOCK TABLE departments IN ACCESS EXCLUSIVE MODE")
+        yield
+
+
+@pytest.mark.parametrize(
+    "timeouts", [{"lock_timeout": 0.15, "statement_timeout": 5}, {"lock_timeout": 5, "statement_timeout": 0.15}]
+)
+async def test_statement_that_waits_too_long_is_unavailable(database: URL, timeouts: dict[str, float]) -> None:
+    async with running(database, **timeouts) as service:
+        made = await make_department(service.client)
+        path = f"/departments/{made['id']}"
+        async with locked(database):
+            assert_problem(await service.client.get(path), "service_unavailable")
+            assert_problem(await service.client.patch(path, json={"name": CANARY}), "service_unavailable")
+            assert_problem(await service.client.post("/departments", json={"name": CANARY}), "service_unavailable")
+            assert_problem(await service.client.delete(path), "service_unavailable")
+        assert (await service.client.get(path)).json() == made
+
+
+@pytest.mark.parametrize("method", ["GET", "PATCH"])
+async def test_connection_lost_during_a_statement_is_unavailable(proxy: Proxy, database: URL, method: str) -> None:
+    async with running(proxy.url_of(database)) as service:
+        made = await make_department(service.client)
+        path = f"/departments/{made['id']}"
+        async with locked(database):
+            body = {"name": CANARY} if method == "PATCH" else None
+            waiting = asyncio.create_task(service.client.request(method, path, json=body))
+            await until(database, WAITING)
+            await proxy.stop()
+            assert_problem(await waiting, "service_unavailable")
+        await proxy.start()
+        assert (await service.client.get(path)).json() == made
+
+
+WAITING = "EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')"
+ALONE = "NOT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid())"
+
+
+async def until(database: URL, condition: str) -> None:
+    """Return once the condition holds in the database. Fails when it does not within 10 s."""
+    async with connected(database) as connection:
+        for _ in range(1000):
+            if await connection.fetchval(f"SELECT {condition}"):
+                return
+            await asyncio.sleep(0.01)
+    pytest.fail(f"waited too long for {condition}")
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_database_that_falls_silent_is_unavailable(proxy: Proxy, database: URL, method: str) -> None:
+    async with running(proxy.url_of(database), statement_timeout=0.3, connect_timeout=0.3) as service:
+        assert (await service.client.get(READY[0])).status_code == 200
+        proxy.freeze()
+        started = time.monotonic()
+        body = {"name": CANARY} if method == "POST" else None
+        assert_problem(await service.client.request(method, "/departments", json=body), "service_unavailable")
+        assert time.monotonic() - started < 3
+        proxy.thaw()
+        assert (await service.client.get("/departments")).json()["items"] == []
+
+
+@pytest.mark.parametrize("arrives", [False, True])
+async def test_connection_lost_during_commit_leaves_the_outcome_unknown(
+    proxy: Proxy, database: URL, *, arrives: bool
+) -> None:
+    async with running(proxy.url_of(database)) as service:
+        await service.client.get("/departments")
+        proxy.cut_at = lambda data: arrives if b"COMMIT" in data else None
+        problem = assert_problem(await service.client.post("/departments", json={"name": "Perhaps"}), "outcome_unknown")
+        assert problem["type"] == "/problems/outcome-unknown"
+        assert "may or may not be stored" in problem["detail"]
+        proxy.cut_at = lambda _: None
+        await until(database, ALONE)
+        names = [item["name"] for item in (await service.client.get("/departments")).json()["items"]]
+        assert names == (["Perhaps"] if arrives else [])
+
+
+async def test_database_that_only_reads_refuses_writes(committed: Committed) -> None:
+    async with connected(committed.url) as connection:
+        await connection.execute(f"ALTER DATABASE {committed.url.database} SET default_transaction_read_only = on")
+    assert (await committed.client.get("/departments")).status_code == 200
+    response = await committed.client.post("/departments", json={"name": CANARY})
+    assert_problem(response, "service_unavailable")

@@ -1,0 +1,172 @@
+"""The OpenAPI document says what the service does: all of it, and nothing else."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.routing import iter_route_contexts
+
+from app.api.api import TAGS
+from app.core.config import Settings
+from app.main import create_app
+from app.utils.exceptions import problem_types
+from app.utils.problems import Problem
+
+Operation = dict[str, Any]
+
+# What is said of a body that is wrong.
+BODY = {"400", "413", "415", "422"}
+TYPES = {f"/problems/{error.name}" for error in problem_types()}
+
+
+@pytest.fixture(scope="module")
+def document() -> dict[str, Any]:
+    return create_app(Settings(_env_file=None)).openapi()
+
+
+@pytest.fixture(scope="module")
+def operations(document: dict[str, Any]) -> dict[tuple[str, str], Operation]:
+    return {
+        (method.upper(), path): operation
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    }
+
+
+def members(node: Any, name: str) -> Iterator[Any]:
+    """Yield every value of a member, wherever it stands."""
+    if isinstance(node, dict):
+        if name in node:
+            yield node[name]
+        for inner in node.values():
+            yield from members(inner, name)
+    elif isinstance(node, list):
+        for inner in node:
+            yield from members(inner, name)
+
+
+def test_committed_document_is_that_of_the_application(document: dict[str, Any], root: Path) -> None:
+    committed = json.loads((root / "docs" / "openapi.json").read_text("utf-8"))
+    assert committed == document, "run `make openapi`"
+
+
+def test_served_routes_are_those_in_the_document(operations: dict[tuple[str, str], Operation]) -> None:
+    app = create_app(Settings(_env_file=None))
+    served = {
+        (method, context.path)
+        for context in iter_route_contexts(app.routes)
+        for method in context.methods or ()
+        if context.path not in {"/openapi.json", "/redoc"} and not str(context.path).startswith("/docs")
+    }
+    assert served == operations.keys()
+
+
+def test_every_operation_is_described(operations: dict[tuple[str, str], Operation]) -> None:
+    for key, operation in operations.items():
+        assert operation["summary"], key
+        assert operation["description"].endswith("."), key
+
+
+def test_operation_ids_are_unique_and_read_well(operations: dict[tuple[str, str], Operation]) -> None:
+    ids = [operation["operationId"] for operation in operations.values()]
+    assert len(set(ids)) == len(ids)
+    assert [each for each in ids if not re.fullmatch(r"[a-z]+(_[a-z]+)+", each)] == []
+
+
+def test_tags_are_those_of_the_list(document: dict[str, Any], operations: dict[tuple[str, str], Operation]) -> None:
+    assert document["tags"] == TAGS
+    used = [operation["tags"] for operation in operations.values()]
+    assert {len(tags) for tags in used} == {1}
+    assert {tag for tags in used for tag in tags} == {tag["name"] for tag in TAGS}
+
+
+def test_every_operation_may_fail_through_us(operations: dict[tuple[str, str], Operation]) -> None:
+    without_database = {("GET", "/health/live"), ("GET", "/metrics"), ("GET", "/problems/{name}")}
+    for key, operation in operations.items():
+        assert "500" in operation["responses"], key
+        assert ("503" in operation["responses"]) == (key not in without_database), key
+
+
+def test_every_operation_documents_what_its_parts_can_refuse(operations: dict[tuple[str, str], Operation]) -> None:
+    for (method, path), operation in operations.items():
+        documented = set(operation["responses"])
+        names = {parameter["name"].lower() for parameter in operation.get("parameters", ())}
+        expected = {"404"} if "{" in path else set()
+        expected |= BODY if "requestBody" in operation else set()
+        expected |= {"412"} if "if-match" in names else set()
+        expected |= {"304"} if "if-none-match" in names else set()
+        expected |= {"400", "422"} if "limit" in names else set()
+        expected |= {"422"} if {"depth", "responsibility"} & names else set()
+        expected |= {"409"} if method in {"POST", "DELETE"} and path.count("{") < 2 else set()
+        assert expected <= documented, (method, path)
+
+
+def test_every_answer_has_the_request_id(
+    document: dict[str, Any], operations: dict[tuple[str, str], Operation]
+) -> None:
+    reference = {"$ref": "#/components/headers/X-Request-ID"}
+    for key, operation in operations.items():
+        for status, response in operation["responses"].items():
+            assert response["headers"]["X-Request-ID"] == reference, (key, status)
+    assert document["components"]["headers"]["X-Request-ID"]["schema"]["pattern"] == "^[A-Za-z0-9._-]{1,128}$"
+
+
+def test_every_error_is_a_problem_that_is_explained(operations: dict[tuple[str, str], Operation]) -> None:
+    for key, operation in operations.items():
+        for status, response in operation["responses"].items():
+            if int(status) >= 400:
+                ((media_type, content),) = response["content"].items()
+                assert media_type == "application/problem+json", (key, status)
+                assert content["schema"] == {"$ref": "#/components/schemas/Problem"}, (key, status)
+                example = Problem.model_validate(content["example"], strict=True)
+                assert (example.status, example.type in TYPES) == (int(status), True), (key, status)
+                assert len(response["description"]) > 50, (key, status)
+                assert ("Retry-After" in response["headers"]) == (status == "503"), (key, status)
+
+
+def test_every_success_has_the_headers_of_its_kind(operations: dict[tuple[str, str], Operation]) -> None:
+    for (method, path), operation in operations.items():
+        responses = operation["responses"]
+        if "201" in responses:
+            assert {"Location", "ETag"} <= responses["201"]["headers"].keys(), path
+        if path.endswith("/{reference}") and method != "DELETE":
+            assert "ETag" in responses["200"]["headers"], (method, path)
+        for status in {"204", "304"} & responses.keys():
+            assert "content" not in responses[status], (method, path)
+
+
+def test_document_has_no_leftovers(document: dict[str, Any]) -> None:
+    text = json.dumps(document)
+    assert "HTTPValidationError" not in text
+    assert '"ValidationError"' not in text
+    schemas = document["components"]["schemas"]
+    used = {reference for reference in members(document, "$ref") if isinstance(reference, str)}
+    assert used == {f"#/components/schemas/{name}" for name in schemas} | {"#/components/headers/X-Request-ID"}
+
+
+def test_every_parameter_and_member_has_a_type(document: dict[str, Any]) -> None:
+    known = {"type", "$ref", "anyOf", "allOf", "oneOf", "enum", "const"}
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            for parameter in operation.get("parameters", ()):
+                assert known & parameter["schema"].keys(), (operation["operationId"], parameter["name"])
+    for name, schema in document["components"]["schemas"].items():
+        for member, described in schema.get("properties", {}).items():
+            assert known & described.keys(), (name, member)
+
+
+def test_bodies_refuse_what_they_do_not_know(
+    document: dict[str, Any], operations: dict[tuple[str, str], Operation]
+) -> None:
+    bodies = 0
+    for key, operation in operations.items():
+        if "requestBody" in operation:
+            for body in operation["requestBody"]["content"].values():
+                (reference,) = set(members(body["schema"], "$ref"))
+                schema = document["components"]["schemas"][reference.rpartition("/")[2]]
+                assert schema["additionalProperties"] is False, key
+                bodies += 1
+    assert bodies >= 21

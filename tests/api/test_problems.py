@@ -1,0 +1,425 @@
+"""Every error is a problem document that says what is wrong, all of it, and nothing else."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+from sqlalchemy import ForeignKeyConstraint
+
+from app.core.database import IntegrityViolation, translate
+from app.domains.department.service import DepartmentService
+from app.domains.shared.constraints import explain
+from app.models import Base
+from app.utils.exceptions import Conflict, InternalError, RegisterError, UnknownReference, explanation, problem_types
+from tests.api.conftest import CANARY, CODES, Server, assert_problem, openapi, receive
+from tests.builders import (
+    make,
+    make_department,
+    make_location,
+    make_process,
+    make_resource,
+    make_role,
+)
+from tests.test_contract import COLLECTIONS, every_collection, required
+from tests.utils.conftest import configured_log
+
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND")
+# Objects that no test makes.
+UNKNOWN = 2**62
+TARGETS = ("department", "location", "resource", "role")
+
+Client = httpx.AsyncClient
+
+
+async def bad_request(client: Client) -> httpx.Response:
+    return await client.get("/departments?limt=1")
+
+
+async def not_found(client: Client) -> httpx.Response:
+    return await client.get("/departments/0")
+
+
+async def method_not_allowed(client: Client) -> httpx.Response:
+    return await client.delete("/departments")
+
+
+async def conflict(client: Client) -> httpx.Response:
+    owner, other = await make_department(client), await make_department(client)
+    links = [{"department_id": owner["id"], "relation": "owner"}]
+    process = await make_process(client, departments=links)
+    return await client.put(f"/processes/{process['id']}/departments/{other['id']}", json={"relation": "owner"})
+
+
+async def duplicate(client: Client) -> httpx.Response:
+    await make_department(client, code="T-1")
+    return await client.post("/departments", json={"name": "D", "code": "t-1"})
+
+
+async def still_referenced(client: Client) -> httpx.Response:
+    parent = await make_department(client)
+    await make_department(client, parent_id=parent["id"])
+    return await client.delete(f"/departments/{parent['id']}")
+
+
+async def first_administrator(client: Client) -> httpx.Response:
+    made = await make_department(client)
+    return await client.delete(f"/users/{made['created_by']['id']}")
+
+
+async def cycle(client: Client) -> httpx.Response:
+    made = await make_department(client)
+    return await client.patch(f"/departments/{made['id']}", json={"parent_id": made["id"]})
+
+
+async def precondition_failed(client: Client) -> httpx.Response:
+    made = await make_department(client)
+    return await client.delete(f"/departments/{made['id']}", headers={"If-Match": '"2.0"'})
+
+
+async def content_too_large(client: Client) -> httpx.Response:
+    return await client.post("/departments", json={"name": "D" * 2**20})
+
+
+async def unsupported_media_type(client: Client) -> httpx.Response:
+    return await client.post("/departments", content="name=D")
+
+
+async def invalid_content(client: Client) -> httpx.Response:
+    return await client.post("/departments", json={"name": ""})
+
+
+async def unknown_reference(client: Client) -> httpx.Response:
+    return await client.post("/departments", json={"name": "D", "parent_id": UNKNOWN})
+
+
+async def unstorable_value(client: Client) -> httpx.Response:
+    async def slip_through(*_args: Any) -> Any:
+        raise translate(asyncpg.CharacterNotInRepertoireError(CANARY))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DepartmentService, "create", slip_through)
+        return await client.post("/departments", json={"name": CANARY})
+
+
+async def internal_error(client: Client) -> httpx.Response:
+    with pytest.MonkeyPatch.context() as patch, configured_log():
+        patch.setattr(DepartmentService, "page", fail)
+        return await client.get("/departments")
+
+
+async def fail(*_args: Any) -> Any:
+    raise RuntimeError(CANARY)
+
+
+# Those of status 503 are in test_health.py.
+CAUSES: dict[str, tuple[Callable[[Client], Awaitable[httpx.Response]], tuple[str, ...]]] = {
+    "bad_request": (bad_request, ()),
+    "not_found": (not_found, ()),
+    "method_not_allowed": (method_not_allowed, ()),
+    "conflict": (conflict, ("/departments",)),
+    "duplicate": (duplicate, ("/code",)),
+    "still_referenced": (still_referenced, ()),
+    "first_administrator": (first_administrator, ()),
+    "cycle": (cycle, ("/parent_id",)),
+    "precondition_failed": (precondition_failed, ()),
+    "content_too_large": (content_too_large, ()),
+    "unsupported_media_type": (unsupported_media_type, ()),
+    "invalid_content": (invalid_content, ("/name",)),
+    "unknown_reference": (unknown_reference, ("/parent_id",)),
+    "unstorable_value": (unstorable_value, ()),
+    "internal_error": (internal_error, ()),
+}
+
+
+@pytest.mark.parametrize("code", CAUSES)
+async def test_every_kind_of_error_has_the_same_shape_and_is_explained(client: Client, code: str) -> None:
+    cause, pointers = CAUSES[code]
+    problem = assert_problem(await cause(client), code, *pointers)
+    response = await client.get(f"http://register.test{problem['type']}")
+    error = next(error for error in problem_types() if error.name == CODES[code].name)
+    assert (response.status_code, response.json()) == (
+        200,
+        {
+            "name": problem["type"].removeprefix("/problems/"),
+            "title": problem["title"],
+            "status": problem["status"],
+            "explanation": explanation(error),
+        },
+    )
+    assert len(response.json()["explanation"]) > 50
+
+
+def test_every_kind_of_error_has_a_cause_above() -> None:
+    assert CAUSES.keys() == {code for code, error in CODES.items() if error.status != 503}
+
+
+async def test_every_page_of_problems_can_be_read(client: Client) -> None:
+    for error in problem_types():
+        response = await client.get(f"http://register.test/problems/{error.name}")
+        assert (response.status_code, response.json()["status"]) == (200, error.status)
+
+
+@pytest.mark.parametrize("name", ["absent", "Conflict", "conflict%00", "code:conflict", "n" * 10_000])
+async def test_kind_of_problem_that_does_not_exist_is_not_found(client: Client, name: str) -> None:
+    assert_problem(await client.get(f"http://register.test/problems/{name}"), "not_found")
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("path", ["/", "/api", "/api/v1", "/api/v2/departments", "/api/v1/department", "/health/dead"])
+async def test_unknown_address_is_not_found_by_any_method(client: Client, method: str, path: str) -> None:
+    assert_problem(await client.request(method, f"http://register.test{path}"), "not_found")
+
+
+async def test_other_methods_are_not_allowed_and_the_answer_lists_all_that_are(client: Client) -> None:
+    for template, operations in openapi()["paths"].items():
+        path = template
+        for name in ("reference", "department", "location", "resource", "role", "user", "name"):
+            path = path.replace(f"{{{name}}}", "1")
+        for slash in ("", "/"):
+            for method in METHODS:
+                if method.lower() not in operations:
+                    response = await client.request(method, f"http://register.test{path}{slash}")
+                    assert_problem(response, "method_not_allowed")
+                    assert response.headers["allow"] == ", ".join(sorted(map(str.upper, operations)))
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc", "/openapi.json", "/docs/assets/swagger-ui.css"])
+async def test_pages_can_only_be_read(client: Client, path: str) -> None:
+    response = await client.post(f"http://register.test{path}")
+    assert_problem(response, "method_not_allowed")
+    assert response.headers["allow"] == "GET, HEAD"
+
+
+async def test_every_fault_of_a_body_has_its_pointer_at_once(client: Client) -> None:
+    department = await make_department(client)
+    body = {
+        "code": "-",
+        "external_id": "\0",
+        "description": 1,
+        "parent_id": 0,
+        "kind": CANARY,
+        "criticality": [],
+        "departments": [
+            {"department_id": department["id"]},
+            {"department_id": "1", "relation": CANARY},
+            {"relation": "owner", "extra/one": CANARY},
+            CANARY,
+        ],
+        "location_ids": [1, "1", 0, None, 1.0, True],
+        "roles": {"role_id": 1},
+        "nonsense": CANARY,
+    }
+    pointers = [
+        "/code",
+        "/external_id",
+        "/name",
+        "/description",
+        "/parent_id",
+        "/kind",
+        "/criticality",
+        "/departments/1/department_id",
+        "/departments/1/relation",
+        "/departments/2/department_id",
+        "/departments/2/extra~1one",
+        "/departments/3",
+        *(f"/location_ids/{index}" for index in range(1, 6)),
+        "/roles",
+        "/nonsense",
+    ]
+    process = await make_process(client)
+    problem = assert_problem(await client.post("/processes", json=body), "invalid_content", *pointers)
+    assert problem["detail"] == f"The request has {len(pointers)} faults."
+    assert {error["source"] for error in problem["errors"]} == {"body"}
+    path = f"/processes/{process['id']}"
+    assert_problem(await client.put(path, json=body), "invalid_content", *pointers)
+    pointers.remove("/name")  # a patch may leave it out
+    assert_problem(await client.patch(path, json=body), "invalid_content", *pointers)
+    assert (await client.get(path)).json() == process
+
+
+async def test_faults_of_body_and_query_are_told_together(client: Client) -> None:
+    process, role = await make_process(client), await make_role(client)
+    response = await client.request(
+        "DELETE", f"/processes/{process['id']}/roles/{role['id']}?responsibility={CANARY}", json={"x": CANARY}
+    )
+    problem = assert_problem(response, "invalid_content", "/responsibility")
+    assert problem["errors"][0]["source"] == "query"
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        (
+            {"departments": [{"department_id": 1, "relation": "owner"}, {"department_id": 2, "relation": "owner"}]},
+            "/departments",
+        ),
+        ({"departments": [{"department_id": 1}, {"department_id": 1, "relation": "owner"}]}, "/departments"),
+        ({"resources": [{"resource_id": 1}, {"resource_id": 1, "usage": "reads"}]}, "/resources"),
+        ({"roles": [{"role_id": each, "responsibility": "accountable"} for each in (1, 2)]}, "/roles"),
+        ({"role_ids": [], "roles": []}, ""),
+        ({"location_ids": [1] * 1001}, "/location_ids"),
+        ({"locations": [{"location_id": 1}] * 1001}, "/locations"),
+    ],
+)
+async def test_links_that_contradict_each_other_are_invalid(client: Client, body: dict[str, Any], pointer: str) -> None:
+    process = await make_process(client)
+    assert_problem(await client.post("/processes", json={"name": "P"} | body), "invalid_content", pointer)
+    assert_problem(
+        await client.put(f"/processes/{process['id']}", json={"name": "P"} | body), "invalid_content", pointer
+    )
+    assert_problem(await client.patch(f"/processes/{process['id']}", json=body), "invalid_content", pointer)
+
+
+REFERENCES = {
+    "departments": ("parent_id", "head_id"),
+    "locations": ("parent_id",),
+    "processes": ("parent_id", "owner_id"),
+    "resources": ("owner_department_id", "location_id"),
+    "roles": ("department_id",),
+    "users": ("department_id", "manager_id"),
+}
+
+
+@every_collection
+async def test_every_unknown_reference_has_its_pointer_at_once(client: Client, collection: str) -> None:
+    made = await make(client, collection)
+    unknown = dict.fromkeys(REFERENCES[collection], UNKNOWN)
+    pointers = [f"/{name}" for name in unknown]
+    path = f"/{collection}/{made['id']}"
+    body = required(collection) | unknown
+    for response in (
+        await client.post(f"/{collection}", json=body),
+        await client.put(path, json=body),
+        await client.patch(path, json=unknown),
+    ):
+        problem = assert_problem(response, "unknown_reference", *pointers)
+        assert {error["code"] for error in problem["errors"]} == {"unknown_reference"}
+    assert (await client.get(path)).json() == made
+
+
+async def test_every_unknown_link_has_its_pointer_at_once(client: Client) -> None:
+    makers = (make_department, make_location, make_resource, make_role)
+    known = {target: (await maker(client))["id"] for target, maker in zip(TARGETS, makers, strict=True)}
+    ids = {target: [UNKNOWN, known[target], UNKNOWN + 1, UNKNOWN] for target in TARGETS}
+    long: dict[str, Any] = {f"{target}s": [{f"{target}_id": each} for each in ids[target]] for target in TARGETS}
+    short: dict[str, Any] = {f"{target}_ids": ids[target] for target in TARGETS}
+    scalars = {"parent_id": UNKNOWN, "owner_id": UNKNOWN}
+    process = await make_process(client)
+    for links, place in ((long, "/{0}s/{1}/{0}_id"), (short, "/{0}_ids/{1}")):
+        pointers = [f"/{name}" for name in scalars]
+        pointers += [place.format(target, index) for target in TARGETS for index in (0, 2, 3)]
+        body = {"name": "P"} | scalars | links
+        path = f"/processes/{process['id']}"
+        assert_problem(await client.post("/processes", json=body), "unknown_reference", *pointers)
+        assert_problem(await client.put(path, json=body), "unknown_reference", *pointers)
+        assert_problem(await client.patch(path, json=body), "unknown_reference", *pointers)
+    assert (await client.get(f"/processes/{process['id']}")).json() == process
+
+
+@pytest.mark.parametrize("target", TARGETS)
+async def test_either_end_of_a_link_that_is_missing_is_not_found(client: Client, target: str) -> None:
+    process, other = await make_process(client), await make(client, f"{target}s")
+    for left, right in ((process["id"], UNKNOWN), (UNKNOWN, other["id"]), (process["id"], "code:absent")):
+        for method in ("PUT", "DELETE"):
+            assert_problem(await client.request(method, f"/processes/{left}/{target}s/{right}"), "not_found")
+
+
+@pytest.mark.parametrize(
+    ("target", "field", "value"), [("department", "relation", "owner"), ("role", "responsibility", "accountable")]
+)
+async def test_second_owner_or_accountable_role_is_a_conflict(
+    client: Client, target: str, field: str, value: str
+) -> None:
+    first, second = await make(client, f"{target}s"), await make(client, f"{target}s")
+    process = await make_process(client)
+    path = f"/processes/{process['id']}/{target}s"
+    assert (await client.put(f"{path}/{first['id']}", json={field: value})).status_code == 204
+    response = await client.put(f"{path}/{second['id']}", json={field: value})
+    assert_problem(response, "conflict", f"/{target}s")
+    # The rest of the transaction is undone, too.
+    stored = (await client.get(f"/processes/{process['id']}")).json()
+    assert ([link["id"] for link in stored[f"{target}s"]], stored["version"]) == ([first["id"]], 2)
+
+
+def test_every_constraint_that_input_can_break_is_explained() -> None:
+    unique, foreign = set(), set()
+    for table in Base.metadata.tables.values():
+        for index in table.indexes:
+            if index.unique:
+                error = explain(IntegrityViolation("23505", str(index.name)))
+                assert isinstance(error, Conflict), index.name
+                assert len(error.errors) == 1
+                unique.add(str(index.name))
+        for constraint in table.constraints:
+            if isinstance(constraint, ForeignKeyConstraint):
+                error = explain(IntegrityViolation("23503", str(constraint.name)))
+                assert isinstance(error, UnknownReference)
+                assert [fault.pointer for fault in error.errors] == [f"/{constraint.column_keys[0]}"]
+                foreign.add(str(constraint.name))
+    assert unique == {
+        *(f"uq_{collection}_{key}" for collection in COLLECTIONS for key in ("code", "external_id")),
+        "uq_users_email",
+        "uq_process_departments_owner",
+        "uq_process_roles_accountable",
+    }
+    assert {"fk_departments_parent_id", "fk_process_roles_role_id", "fk_role_holders_user_id"} <= foreign
+
+
+@pytest.mark.parametrize(
+    "violation",
+    [
+        IntegrityViolation("23514", "ck_processes_kind"),
+        IntegrityViolation("23502", ""),
+        IntegrityViolation("23505", "pk_users"),
+    ],
+)
+async def test_constraint_that_no_input_should_reach_is_our_fault(
+    client: Client, monkeypatch: pytest.MonkeyPatch, violation: IntegrityViolation
+) -> None:
+    async def violate(*_args: Any) -> Any:
+        raise violation
+
+    monkeypatch.setattr(DepartmentService, "create", violate)
+    with configured_log() as log:
+        assert_problem(await client.post("/departments", json={"name": CANARY}), "internal_error")
+    assert [entry["event"] for entry in log.entries] == ["request failed", "request"]
+
+
+def test_unexpected_error_tells_only_the_request_id_and_keeps_the_connection(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = b"GET %b HTTP/1.1\r\nHost: register.test\r\nX-Request-ID: ours-1\r\n\r\n"
+    with configured_log() as log, server.connect() as connection:
+        monkeypatch.setattr(DepartmentService, "page", fail)
+        connection.sendall(request % b"/api/v1/departments")
+        response = receive(connection)
+        assert "connection" not in response.headers
+        monkeypatch.undo()
+        connection.sendall(request % b"/api/v1/departments")
+        assert receive(connection).status_code == 200
+    assert assert_problem(response, "internal_error") == {
+        "type": "/problems/internal-error",
+        "title": "Internal error",
+        "status": 500,
+        "detail": "Internal error",
+        "instance": "/api/v1/departments",
+        "code": "internal_error",
+        "request_id": "ours-1",
+        "errors": [],
+    }
+    failed, line, _ = log.entries
+    assert (failed["event"], failed["level"], failed["request_id"]) == ("request failed", "error", "ours-1")
+    (cause,) = failed["exception"]
+    assert (cause["exc_type"], cause["exc_value"]) == ("RuntimeError", CANARY)
+    assert cause["frames"][-1]["name"] == "fail"
+    assert (line["event"], line["status"], line["request_id"]) == ("request", 500, "ours-1")
+
+
+def test_every_error_has_a_status_a_name_and_a_title() -> None:
+    for code, error in CODES.items():
+        assert (error.code, issubclass(error, RegisterError)) == (code, True)
+        assert error.title[0].isupper()
+        assert 400 <= error.status < 600
+    assert [error.name for error in problem_types() if error.status == InternalError.status] == ["internal-error"]

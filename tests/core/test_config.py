@@ -1,0 +1,185 @@
+"""Settings are read, refused by name when they are unsafe, and documented."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from app.core.config import DEFAULT_SECRET_KEY, Settings, get_settings
+
+SECRET = "0123456789abcdef0123456789abcdef"  # noqa: S105
+URL = "postgresql://register:hunter2-Zx81@db/register"
+PRODUCTION = {"ENV": "production", "DATABASE_URL": URL, "SECRET_KEY": SECRET}
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The environment variables: what is put in here is what the settings are read from."""
+
+    class Environment(dict[str, str]):
+        def __setitem__(self, name: str, value: str) -> None:
+            monkeypatch.setenv(name, value)
+
+        def update(self, values: Any = (), /, **_: str) -> None:
+            for name, value in dict(values).items():
+                self[name] = value
+
+    return Environment()
+
+
+def read() -> Settings:
+    return Settings(_env_file=None)
+
+
+def refusal() -> str:
+    with pytest.raises(ValidationError) as caught:
+        read()
+    return str(caught.value)
+
+
+def test_development_needs_no_setting() -> None:
+    settings = read()
+    assert (settings.env, settings.database_url, settings.host, settings.port) == (
+        "development",
+        None,
+        "127.0.0.1",
+        8000,
+    )
+
+
+def test_production_starts_with_a_database_and_a_secret(environment: dict[str, str]) -> None:
+    environment.update(PRODUCTION)
+    settings = read()
+    assert (settings.env, settings.database_url) == ("production", URL)
+    assert settings.secret_key.get_secret_value() == SECRET
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("DATABASE_URL", "", "DATABASE_URL must be set"),
+        ("SECRET_KEY", "", "SECRET_KEY must be set"),
+        ("SECRET_KEY", DEFAULT_SECRET_KEY, "not to the default"),
+        ("SECRET_KEY", SECRET[:31], "SECRET_KEY must have at least 32 characters"),
+    ],
+)
+def test_production_refuses_what_is_unsafe_by_name(
+    environment: dict[str, str], name: str, value: str, reason: str
+) -> None:
+    environment.update(PRODUCTION | {name: value})
+    assert reason in refusal()
+    assert name in refusal()
+
+
+@pytest.mark.parametrize("env", ["development", "test", "production"])
+def test_any_origin_with_credentials_is_refused_everywhere(environment: dict[str, str], env: str) -> None:
+    environment.update(PRODUCTION | {"ENV": env, "CORS_ORIGINS": "https://a.example, *", "CORS_ALLOW_CREDENTIALS": "1"})
+    assert "CORS_ORIGINS" in refusal()
+    assert "CORS_ALLOW_CREDENTIALS" in refusal()
+    environment["CORS_ALLOW_CREDENTIALS"] = "0"
+    assert read().cors_origins == ("https://a.example", "*")
+    environment.update({"CORS_ALLOW_CREDENTIALS": "1", "CORS_ORIGINS": "https://a.example"})
+    assert read().cors_allow_credentials is True
+
+
+def test_refusal_shows_no_secret(environment: dict[str, str]) -> None:
+    environment.update(PRODUCTION | {"SECRET_KEY": "tiny-secret", "PORT": "hunter2-port"})
+    for text in ("hunter2", "tiny-secret"):
+        assert text not in refusal()
+    environment["PORT"] = "1"
+    for text in ("hunter2", "tiny-secret"):
+        assert text not in refusal()
+    assert "tiny-secret" not in repr(Settings(_env_file=None, env="test"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ENV", "staging"),
+        ("PORT", "65536"),
+        ("PORT", "http"),
+        ("WORKERS", "0"),
+        ("LOG_LEVEL", "LOUD"),
+        ("DEMO_DATA", "perhaps"),
+        ("POOL_SIZE", "0"),
+        ("POOL_TIMEOUT", "0"),
+        ("CONNECT_TIMEOUT", "-1"),
+        ("STATEMENT_TIMEOUT", "0"),
+        ("LOCK_TIMEOUT", "x"),
+        ("IDLE_IN_TRANSACTION_TIMEOUT", "0"),
+        ("MAX_BODY_BYTES", "1023"),
+        ("KEEP_ALIVE_SECONDS", "0"),
+        ("GRACEFUL_STOP_SECONDS", "0"),
+    ],
+)
+def test_bad_value_is_refused_by_name(environment: dict[str, str], name: str, value: str) -> None:
+    environment[name] = value
+    with pytest.raises(ValidationError) as caught:
+        read()
+    assert [error["loc"] for error in caught.value.errors()] == [(name.lower(),)]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("https://a.example", ("https://a.example",)),
+        (" https://a.example ,https://b.example,, ", ("https://a.example", "https://b.example")),
+        ("*", ("*",)),
+        (",", ()),
+    ],
+)
+def test_list_is_separated_by_commas(environment: dict[str, str], given: str, expected: tuple[str, ...]) -> None:
+    environment.update({"CORS_ORIGINS": given, "TRUSTED_HOSTS": given})
+    settings = read()
+    assert (settings.cors_origins, settings.trusted_hosts) == (expected, expected)
+
+
+def test_empty_value_is_no_value(environment: dict[str, str]) -> None:
+    environment.update(dict.fromkeys((name.upper() for name in Settings.model_fields), ""))
+    assert read().model_dump() == Settings.model_construct().model_dump()
+
+
+def test_environment_wins_over_the_file(environment: dict[str, str], tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    file.write_text("PORT=1\nHOST=file.example\nUNKNOWN=1\n", "utf-8")
+    environment["PORT"] = "2"
+    settings = Settings(_env_file=file)
+    assert (settings.port, settings.host) == (2, "file.example")
+
+
+def test_settings_of_the_process_are_read_once(environment: dict[str, str]) -> None:
+    get_settings.cache_clear()
+    try:
+        first = get_settings()
+        environment["PORT"] = "1"
+        assert get_settings() is first
+    finally:
+        get_settings.cache_clear()
+
+
+NAMES = {name.upper() for name in Settings.model_fields}
+
+
+def test_every_setting_is_in_the_example_with_its_default(root: Path, tmp_path: Path) -> None:
+    text = (root / ".env.example").read_text("utf-8")
+    assert set(re.findall(r"^#? ?([A-Z_]+)=", text, re.MULTILINE)) == NAMES
+    file = tmp_path / ".env"
+    file.write_text(re.sub(r"^# ([A-Z_]+=)", r"\1", text, flags=re.MULTILINE), "utf-8")
+    assert Settings(_env_file=file) == read()
+
+
+def test_every_setting_is_in_the_documentation(root: Path) -> None:
+    text = (root / "docs" / "04-configuration.md").read_text("utf-8")
+    assert set(re.findall(r"^\| `([A-Z_]+)` \|", text, re.MULTILINE)) == NAMES
+
+
+def test_every_setting_is_described() -> None:
+    assert [name for name, field in Settings.model_fields.items() if not (field.description or "").endswith(".")] == []

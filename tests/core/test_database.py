@@ -1,0 +1,258 @@
+"""How the database's errors are translated, what a prepared statement may hold, and who may commit."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from sqlalchemy import BigInteger, String, bindparam, column, func, literal, select, table, text
+from sqlalchemy.engine import make_url
+
+from app.core.database import IntegrityViolation, advisory_key, driver_url, prepare, translate
+from app.domains.department.service import DepartmentService
+from app.utils.exceptions import RegisterError, ServiceUnavailable, UnstorableValue
+from tests.builders import make_department
+from tests.conftest import Committed
+from tests.utils.conftest import configured_log
+
+UNAVAILABLE = [
+    asyncpg.PostgresConnectionError,
+    asyncpg.ConnectionDoesNotExistError,
+    asyncpg.ConnectionFailureError,
+    asyncpg.ConnectionRejectionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.DiskFullError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.QueryCanceledError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
+    asyncpg.InterfaceError,
+    OSError,
+    ConnectionRefusedError,
+    ConnectionResetError,
+    TimeoutError,
+]
+INTEGRITY = {
+    asyncpg.UniqueViolationError: "23505",
+    asyncpg.ForeignKeyViolationError: "23503",
+    asyncpg.RestrictViolationError: "23001",
+    asyncpg.CheckViolationError: "23514",
+    asyncpg.NotNullViolationError: "23502",
+    asyncpg.ExclusionViolationError: "23P01",
+}
+UNSTORABLE = [
+    asyncpg.DataError,
+    asyncpg.CharacterNotInRepertoireError,
+    asyncpg.NumericValueOutOfRangeError,
+    asyncpg.StringDataRightTruncationError,
+    asyncpg.InvalidTextRepresentationError,
+]
+OURS = [
+    asyncpg.PostgresSyntaxError,
+    asyncpg.UndefinedTableError,
+    asyncpg.UndefinedColumnError,
+    asyncpg.InsufficientPrivilegeError,
+    asyncpg.InvalidSQLStatementNameError,
+    ValueError,
+    KeyError,
+]
+
+
+def wrapped(error: Exception) -> Exception:
+    """Return the error as SQLAlchemy's adapter passes it on."""
+    adapter = RuntimeError("adapter")
+    adapter.__cause__ = error
+    return adapter
+
+
+@pytest.mark.parametrize("error", UNAVAILABLE, ids=lambda error: error.__name__)
+def test_database_that_cannot_answer_now_is_unavailable(error: type[Exception]) -> None:
+    for raised in (error("secret"), wrapped(error("secret"))):
+        translated = translate(raised)
+        assert type(translated) is ServiceUnavailable
+        assert translated.headers == {"Retry-After": "2"}
+        assert "secret" not in translated.detail
+
+
+@pytest.mark.parametrize(("error", "sqlstate"), INTEGRITY.items(), ids=str)
+def test_refused_constraint_is_known_by_state_and_name(error: type[Any], sqlstate: str) -> None:
+    raised = error("secret")
+    raised.constraint_name = "uq_users_email"
+    for each in (raised, wrapped(raised)):
+        translated = translate(each)
+        assert isinstance(translated, IntegrityViolation)
+        assert (translated.sqlstate, translated.constraint) == (sqlstate, "uq_users_email")
+        assert translated.is_reference == (sqlstate in {"23503", "23001"})
+    unnamed = translate(error("secret"))
+    assert isinstance(unnamed, IntegrityViolation)
+    assert unnamed.constraint == ""
+
+
+@pytest.mark.parametrize("error", UNSTORABLE, ids=lambda error: error.__name__)
+def test_value_that_slipped_through_validation_is_the_clients(error: type[Exception]) -> None:
+    for raised in (error("secret"), wrapped(error("secret"))):
+        translated = translate(raised)
+        assert type(translated) is UnstorableValue
+        assert "secret" not in translated.detail
+
+
+@pytest.mark.parametrize("error", OURS, ids=lambda error: error.__name__)
+def test_other_errors_are_our_own_fault(error: type[Exception]) -> None:
+    raised = error("secret")
+    assert translate(raised) is raised
+    assert not isinstance(translate(wrapped(error("secret"))), RegisterError)
+
+
+THINGS = table("things", column("id", BigInteger), column("name", String))
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        select(THINGS.c.id).where(THINGS.c.id == 5),
+        select(THINGS.c.id).where(THINGS.c.name.in_(["a"])),
+        select(literal("a")),
+        select(THINGS.c.id).limit(5),
+        select(func.coalesce(THINGS.c.name, "a")),
+        select(THINGS.c.id).where(THINGS.c.id == bindparam("key", 5)),
+    ],
+    ids=str,
+)
+def test_statement_that_holds_a_value_is_not_prepared(statement: Any) -> None:
+    with pytest.raises(ValueError, match="values inside a prepared statement"):
+        prepare(statement)
+
+
+def test_statement_takes_its_values_in_the_order_of_the_driver() -> None:
+    statement = prepare(
+        select(THINGS.c.id).where(
+            THINGS.c.name == bindparam("name", type_=String), THINGS.c.id > bindparam("key", type_=BigInteger)
+        )
+    )
+    assert statement.sql == (
+        "SELECT things.id \nFROM things \nWHERE things.name = $1::VARCHAR AND things.id > $2::BIGINT"
+    )
+    assert statement.names == ("name", "key")
+    assert statement.arguments({"key": 1, "name": "a", "other": 0}) == ("a", 1)
+    with pytest.raises(KeyError):
+        statement.arguments({"key": 1})
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg", "postgresql+asyncpg"])
+def test_address_with_any_usual_scheme_gets_our_driver(scheme: str) -> None:
+    url = driver_url(f"{scheme}://a:b@db:5433/register?sslmode=require")
+    assert url == make_url("postgresql+asyncpg://a:b@db:5433/register?ssl=require")
+
+
+def test_key_of_a_lock_is_the_same_in_every_process() -> None:
+    assert advisory_key("tree of departments") == 8487387684319538940
+    keys = {advisory_key(str(number)) for number in range(1000)}
+    assert len(keys) == 1000
+    assert all(-(2**63) <= key < 2**63 for key in keys)
+
+
+async def test_connection_has_its_limits(committed: Committed) -> None:
+    async with committed.app.state.database.engine.connect() as connection:
+        shown = {
+            name: await connection.scalar(text(f"SHOW {name}"))
+            for name in ("application_name", "timezone", "jit", "statement_timeout", "lock_timeout")
+        }
+        idle = await connection.scalar(text("SHOW idle_in_transaction_session_timeout"))
+    assert shown == {
+        "application_name": "process-register",
+        "timezone": "UTC",
+        "jit": "off",
+        "statement_timeout": "5s",
+        "lock_timeout": "2s",
+    }
+    assert idle == "10s"
+
+
+async def test_error_after_a_write_undoes_it(committed: Committed, monkeypatch: pytest.MonkeyPatch) -> None:
+    create = DepartmentService.create
+
+    async def create_and_fail(self: DepartmentService, body: Any) -> Any:
+        await create(self, body)
+        raise RuntimeError
+
+    monkeypatch.setattr(DepartmentService, "create", create_and_fail)
+    with configured_log():
+        assert (await committed.client.post("/departments", json={"name": "Lost"})).status_code == 500
+    monkeypatch.undo()
+    kept = await make_department(committed.client)
+    assert [item["id"] for item in (await committed.client.get("/departments")).json()["items"]] == [kept["id"]]
+
+
+# What the rules of the house say of the source text.
+
+APP = Path(__file__).parents[2] / "app"
+ROUTERS = [*sorted((APP / "domains").glob("*/router.py")), APP / "api" / "health.py"]
+
+
+def nodes(path: Path) -> Iterator[ast.AST]:
+    return ast.walk(ast.parse(path.read_text("utf-8"), str(path)))
+
+
+def places(matches: Any) -> list[str]:
+    """Return the file of every node for which the function holds."""
+    return [
+        path.relative_to(APP).as_posix() for path in sorted(APP.rglob("*.py")) for node in nodes(path) if matches(node)
+    ]
+
+
+def test_only_the_database_module_ends_transactions() -> None:
+    def ends(node: ast.AST) -> bool:
+        return isinstance(node, ast.Attribute) and node.attr in {"commit", "rollback"}
+
+    assert places(ends) == ["core/database.py", "core/database.py"]
+
+
+def test_session_dependency_is_spelt_once() -> None:
+    def depends(node: ast.AST) -> bool:
+        return (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id == "Depends"
+            and "get_session" in ast.unparse(node)
+        )
+
+    def mentions(node: ast.AST) -> bool:
+        return (isinstance(node, ast.Name) and node.id == "get_session") or (
+            isinstance(node, ast.alias) and node.name == "get_session"
+        )
+
+    assert places(depends) == ["core/database.py"]
+    assert set(places(mentions)) == {"core/database.py"}
+    (spelling,) = [ast.unparse(node) for node in nodes(APP / "core" / "database.py") if depends(node)]
+    assert spelling == "Depends(get_session, scope='function')"
+
+
+def test_errors_of_the_framework_are_only_translated() -> None:
+    def names(node: ast.AST) -> bool:
+        return (isinstance(node, ast.Name) and node.id == "HTTPException") or (
+            isinstance(node, ast.alias) and node.name == "HTTPException"
+        )
+
+    assert set(places(names)) == {"api/problems.py"}
+    raised = [ast.unparse(node) for node in nodes(APP / "api" / "problems.py") if isinstance(node, ast.Raise)]
+    assert not [each for each in raised if "HTTPException" in each]
+
+
+def test_routers_catch_and_decide_nothing() -> None:
+    assert len(ROUTERS) == 7
+    for path in ROUTERS:
+        kinds = {type(node) for node in nodes(path)}
+        assert not kinds & {ast.Try, ast.TryStar, ast.Raise, ast.If, ast.For, ast.While, ast.ListComp}, path
+
+
+def test_schema_is_made_by_migrations_alone() -> None:
+    def creates(node: ast.AST) -> bool:
+        return isinstance(node, ast.Attribute) and node.attr in {"create_all", "drop_all"}
+
+    assert places(creates) == []

@@ -1,0 +1,69 @@
+"""What the OpenAPI document promises is what the running service does, for thousands of generated requests."""
+
+import asyncio
+import os
+import re
+import socket
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import URL
+
+from app.utils.db_init import initialise
+from tests.conftest import new_database, settings_for, wait_until_ready
+
+FEWEST_CASES = 2000
+LONGEST_SECONDS = 300.0
+
+
+@pytest.fixture
+async def service(server_url: URL, template: URL, root: Path, tmp_path: Path) -> AsyncIterator[str]:
+    """The address of a service with the demo data, on a database and a port of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    async with new_database(server_url, template.database) as url:
+        await initialise(settings_for(url), url, lambda _: None, demo_data=True)
+        settings = {
+            "ENV": "test",
+            "DATABASE_URL": url.render_as_string(hide_password=False),
+            "PORT": str(port),
+            "LOG_LEVEL": "ERROR",
+        }
+        with (tmp_path / "service.log").open("wb") as log:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "app", "serve"), cwd=root, env=os.environ | settings, stdout=log, stderr=log
+            )
+            try:
+                yield await asyncio.to_thread(wait_until_ready, f"http://127.0.0.1:{port}")
+            finally:
+                process.terminate()
+                await process.wait()
+
+
+async def test_service_does_what_its_openapi_document_says(service: str, root: Path, tmp_path: Path) -> None:
+    schemathesis = await asyncio.create_subprocess_exec(
+        *(str(Path(sys.executable).with_name("st")), "--config-file", str(root / "tests" / "schemathesis.toml")),
+        *("run", f"{service}/openapi.json", "--checks", "all", "--no-color"),
+        cwd=tmp_path,
+        env=os.environ | {"SCHEMATHESIS_HOOKS": str(root / "tests" / "schemathesis_hooks.py")},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        output, _ = await asyncio.wait_for(schemathesis.communicate(), LONGEST_SECONDS)
+    finally:
+        if schemathesis.returncode is None:
+            schemathesis.kill()
+    report = output.decode()
+    log = (tmp_path / "service.log").read_text()
+    assert schemathesis.returncode == 0, f"{report}\n{log}"
+    found = re.search(r"(\d+) generated, (\d+) passed", report)
+    assert found, report
+    generated, passed = map(int, found.groups())
+    assert generated == passed >= FEWEST_CASES, report
+    for phase in ("Examples", "Coverage", "Fuzzing", "Stateful"):
+        assert f"✅ {phase}" in report
+    assert "Traceback" not in log, log
