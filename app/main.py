@@ -20,7 +20,7 @@ from app.core.config import Settings, get_settings
 from app.core.database import Database
 from app.core.migrations import head_revision
 from app.core.readiness import Readiness
-from app.core.routing import TrailingSlashMiddleware, TrustedHostsMiddleware
+from app.core.routing import HeaderLimitMiddleware, TrailingSlashMiddleware, TrustedHostsMiddleware
 from app.utils.logging_middleware import RequestMiddleware
 from app.utils.logging_service import configure_logging
 from app.utils.metrics import Metrics
@@ -85,6 +85,7 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
         )
     if "*" not in settings.trusted_hosts:
         app.add_middleware(TrustedHostsMiddleware, hosts=settings.trusted_hosts)
+    app.add_middleware(HeaderLimitMiddleware, limit=settings.max_header_bytes)
     app.add_middleware(RequestMiddleware, metrics=app.state.metrics)
 
 

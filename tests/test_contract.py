@@ -235,7 +235,9 @@ async def test_list_parameter_out_of_range_is_invalid(client: httpx.AsyncClient,
 async def test_unknown_parameter_is_refused_with_the_nearest(client: httpx.AsyncClient, collection: str) -> None:
     response = await client.get(f"/{collection}?limt=1")
     assert response.status_code == 400
-    assert "did you mean limit?" in response.json()["detail"]
+    problem = response.json()
+    assert problem["detail"] == "This list has no parameter limt; did you mean limit?"
+    assert [(error["source"], error["pointer"]) for error in problem["errors"]] == [("query", "/limt")]
 
 
 @every_tree

@@ -6,12 +6,10 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 
-from app.domains.shared.http import problems
-from app.utils.exceptions import InternalError, ServiceUnavailable
+from app.domains.shared.http import ANYWHERE, problems
+from app.utils.exceptions import ServiceUnavailable
 
-router = APIRouter(
-    tags=["operations"], generate_unique_id_function=lambda route: route.name, responses=problems(InternalError)
-)
+router = APIRouter(tags=["operations"], generate_unique_id_function=lambda route: route.name, responses=ANYWHERE)
 
 
 class Health(BaseModel):

@@ -10,12 +10,12 @@ from starlette.exceptions import HTTPException
 
 from app.core.database import IntegrityViolation
 from app.domains.shared.constraints import explain
-from app.domains.shared.http import problems
+from app.domains.shared.http import ANYWHERE, problems
 from app.domains.shared.lists import ListQuery
 from app.utils.exceptions import (
     BadRequest,
     ContentTooLarge,
-    InternalError,
+    Fault,
     MethodNotAllowed,
     NotFound,
     RegisterError,
@@ -23,13 +23,13 @@ from app.utils.exceptions import (
     problem_types,
 )
 from app.utils.problems import problem_response
-from app.utils.validation import invalid_request
+from app.utils.validation import invalid_request, json_pointer
 
 router = APIRouter(
     prefix="/problems",
     tags=["problems"],
     generate_unique_id_function=lambda route: route.name,
-    responses=problems(InternalError),
+    responses=ANYWHERE,
 )
 
 _TYPES = {error.name: error for error in problem_types()}
@@ -85,8 +85,17 @@ async def _on_invalid_request(request: Request, error: RequestValidationError) -
         if detail["type"] == "json_invalid":
             return await _on_register_error(request, BadRequest(f"The body is not JSON: {detail['ctx']['error']}."))
         if detail["type"] == ListQuery.UNKNOWN:
-            return await _on_register_error(request, BadRequest(detail["msg"]))
+            return await _on_register_error(request, _unknown_parameters(detail["ctx"]["hints"]))
     return await _on_register_error(request, invalid_request(details))
+
+
+def _unknown_parameters(hints: dict[str, str]) -> BadRequest:
+    faults = [
+        Fault(json_pointer([name]), ListQuery.UNKNOWN, f"This list has no such parameter; {hint}", "query")
+        for name, hint in hints.items()
+    ]
+    named = ", ".join(fault.pointer.removeprefix("/") for fault in faults)
+    return BadRequest(f"This list has no parameter {named}; {next(iter(hints.values()))}", errors=faults)
 
 
 async def _on_http_exception(request: Request, error: HTTPException) -> Response:

@@ -62,6 +62,7 @@ class Settings(BaseSettings):
         10.0, gt=0, description="Seconds a transaction may sit idle before PostgreSQL ends it."
     )
     max_body_bytes: int = Field(1024 * 1024, ge=1024, description="Largest request body, in bytes.")
+    max_header_bytes: int = Field(32 * 1024, ge=1024, description="Largest headers of a request, in bytes.")
     keep_alive_seconds: int = Field(65, ge=1, description="Seconds an idle client connection is kept.")
     graceful_stop_seconds: int = Field(15, ge=1, description="Seconds that requests under way get when we stop.")
 

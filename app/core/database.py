@@ -52,18 +52,20 @@ def translate(error: BaseException) -> BaseException:
     """Return our own error for what the driver or the network raised, by SQLSTATE; others unchanged."""
     if isinstance(error.__cause__, _DRIVER_ERRORS):
         error = error.__cause__  # SQLAlchemy's adapter wraps the driver's error, which alone names the constraint
-    if isinstance(error, (OSError, asyncpg.InterfaceError)):
-        return ServiceUnavailable()
-    sqlstate: str | None = getattr(error, "sqlstate", None)
-    if sqlstate is None:
-        return error
+    sqlstate: str = getattr(error, "sqlstate", None) or ""
     if sqlstate.startswith("23"):
         return IntegrityViolation(sqlstate, getattr(error, "constraint_name", None) or "")
-    if sqlstate.startswith("22"):
+    if sqlstate.startswith("22") or (isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError)):
         return UnstorableValue("The request has a value that cannot be stored.")
-    if sqlstate in _UNAVAILABLE or sqlstate.startswith(_UNAVAILABLE_CLASSES):
+    if isinstance(error, OSError) or _says_unavailable(error, sqlstate):
         return ServiceUnavailable()
     return error
+
+
+def _says_unavailable(error: BaseException, sqlstate: str) -> bool:
+    # The driver has one class for lost connections and for mistakes of the program; only the words differ.
+    lost = isinstance(error, asyncpg.InterfaceError) and "connection is closed" in str(error)
+    return lost or sqlstate in _UNAVAILABLE or sqlstate.startswith(_UNAVAILABLE_CLASSES)
 
 
 class Database:

@@ -27,10 +27,9 @@ class Readiness:
         """Raise `ServiceUnavailable` when the service is stopping, or the database is away or of another schema."""
         if self.draining:
             raise ServiceUnavailable("The service is stopping.")
-        now = time.monotonic()
-        if now - self._checked_at > REMEMBERED_SECONDS:
+        if time.monotonic() - self._checked_at > REMEMBERED_SECONDS:
             self._fault = await self._find_fault()
-            self._checked_at = now
+            self._checked_at = time.monotonic()
         if self._fault is not None:
             raise ServiceUnavailable(self._fault)
 

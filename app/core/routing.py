@@ -1,9 +1,10 @@
-"""How requests reach handlers: strict JSON, one content type, and addresses with or without a trailing slash."""
+"""How requests reach handlers: within limits, for hosts of ours, with or without a trailing slash, in strict JSON."""
 
 import json
 from collections.abc import Callable, Coroutine, Sequence
 from email.message import Message
 from typing import Any
+from urllib.parse import urlsplit
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
@@ -11,7 +12,7 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.utils.exceptions import BadRequest, ContentTooLarge, UnsupportedMediaType
+from app.utils.exceptions import BadRequest, ContentTooLarge, HeadersTooLarge, UnsupportedMediaType
 from app.utils.problems import problem_response
 
 _OPEN_TO_ANY_HOST = ("/health", "/metrics")
@@ -82,6 +83,21 @@ class StrictRoute(APIRoute):
         return strict_handler
 
 
+class HeaderLimitMiddleware:
+    """Refuses requests with more header bytes than anybody needs: reading them costs time, line by line."""
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self._app = app
+        self._limit = limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and sum(len(name) + len(value) for name, value in scope["headers"]) > self._limit:
+            error = HeadersTooLarge(f"Headers may have at most {self._limit} bytes.")
+            await problem_response(error, scope)(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+
 class TrustedHostsMiddleware:
     """Refuses requests for other hosts than ours; `*.example.com` stands for every host below.
 
@@ -90,7 +106,8 @@ class TrustedHostsMiddleware:
 
     def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
         self._app = app
-        self._hosts = frozenset(hosts)
+        self._hosts = frozenset(host.lower() for host in hosts)
+        self._above = tuple(host[1:] for host in self._hosts if host.startswith("*."))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not scope["path"].startswith(_OPEN_TO_ANY_HOST) and not self._trusts(scope):
@@ -100,8 +117,11 @@ class TrustedHostsMiddleware:
             await self._app(scope, receive, send)
 
     def _trusts(self, scope: Scope) -> bool:
-        host = Headers(scope=scope).get("host", "").partition(":")[0].lower()
-        return host in self._hosts or f"*.{host.partition('.')[2]}" in self._hosts
+        try:
+            host = urlsplit(f"//{Headers(scope=scope).get('host', '')}").hostname or ""
+        except ValueError:
+            return False
+        return host in self._hosts or host.endswith(self._above)
 
 
 class TrailingSlashMiddleware:

@@ -15,6 +15,7 @@
     ├── InvalidContent              422
     │   ├── UnknownReference
     │   └── UnstorableValue
+    ├── HeadersTooLarge             431
     ├── InternalError               500
     └── ServiceUnavailable          503
         ├── DatabaseBusy
@@ -145,6 +146,13 @@ class UnknownReference(InvalidContent):
 class UnstorableValue(InvalidContent):
     # Validation should have stopped it: an alert watches the counter of this class.
     code = "unstorable_value"
+
+
+class HeadersTooLarge(RegisterError):
+    """The headers of the request are larger than the service accepts. Cookies of other services that share the
+    domain are the usual cause."""
+
+    status, name, title, code = 431, "headers-too-large", "Headers too large", "headers_too_large"
 
 
 class InternalError(RegisterError):

@@ -616,7 +616,8 @@ async def test_unknown_parameter_of_a_list_is_a_bad_request(client: httpx.AsyncC
     one = await make(client, path.split("/")[1])
     response = await client.get(f"{path.format(one['id'])}?{name}={CANARY}")
     problem = assert_problem(response, "bad_request", *pointers(response))
-    assert "no such parameter" in problem["detail"]
+    assert [error["code"] for error in problem["errors"]] == ["unknown_parameter"]
+    assert "has no parameter" in problem["detail"]
 
 
 @pytest.mark.parametrize("depth", ["-1", "101", CANARY, "", "%00", "1.5", "9" * 5000])
@@ -688,7 +689,7 @@ async def test_request_id_of_the_client_is_kept(client: httpx.AsyncClient, reque
         b"<script>",
         b"a\0",
         CANARY.encode() + b"!",
-        b"x" * 100_000,
+        b"x" * 30_000,
     ],
     ids=lambda request_id: repr(request_id[:16]),
 )

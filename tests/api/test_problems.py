@@ -103,6 +103,10 @@ async def unstorable_value(client: Client) -> httpx.Response:
         return await client.post("/departments", json={"name": CANARY})
 
 
+async def headers_too_large(client: Client) -> httpx.Response:
+    return await client.get("/departments", headers={"Cookie": "C" * 2**15})
+
+
 async def internal_error(client: Client) -> httpx.Response:
     with pytest.MonkeyPatch.context() as patch, configured_log():
         patch.setattr(DepartmentService, "page", fail)
@@ -115,7 +119,7 @@ async def fail(*_args: Any) -> Any:
 
 # Those of status 503 are in test_health.py.
 CAUSES: dict[str, tuple[Callable[[Client], Awaitable[httpx.Response]], tuple[str, ...]]] = {
-    "bad_request": (bad_request, ()),
+    "bad_request": (bad_request, ("/limt",)),
     "not_found": (not_found, ()),
     "method_not_allowed": (method_not_allowed, ()),
     "conflict": (conflict, ("/departments",)),
@@ -129,6 +133,7 @@ CAUSES: dict[str, tuple[Callable[[Client], Awaitable[httpx.Response]], tuple[str
     "invalid_content": (invalid_content, ("/name",)),
     "unknown_reference": (unknown_reference, ("/parent_id",)),
     "unstorable_value": (unstorable_value, ()),
+    "headers_too_large": (headers_too_large, ()),
     "internal_error": (internal_error, ()),
 }
 

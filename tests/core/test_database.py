@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import BigInteger, String, bindparam, column, func, literal, select, table, text
 from sqlalchemy.engine import make_url
 
-from app.core.database import IntegrityViolation, advisory_key, driver_url, prepare, translate
+from app.core.database import IntegrityViolation, Statement, advisory_key, driver_url, fetch, prepare, translate
 from app.domains.department.service import DepartmentService
 from app.utils.exceptions import RegisterError, ServiceUnavailable, UnstorableValue
 from tests.builders import make_department
@@ -32,7 +32,6 @@ UNAVAILABLE = [
     asyncpg.LockNotAvailableError,
     asyncpg.DeadlockDetectedError,
     asyncpg.SerializationError,
-    asyncpg.InterfaceError,
     OSError,
     ConnectionRefusedError,
     ConnectionResetError,
@@ -59,6 +58,7 @@ OURS = [
     asyncpg.UndefinedColumnError,
     asyncpg.InsufficientPrivilegeError,
     asyncpg.InvalidSQLStatementNameError,
+    asyncpg.InterfaceError,
     ValueError,
     KeyError,
 ]
@@ -78,6 +78,15 @@ def test_database_that_cannot_answer_now_is_unavailable(error: type[Exception]) 
         assert type(translated) is ServiceUnavailable
         assert translated.headers == {"Retry-After": "2"}
         assert "secret" not in translated.detail
+
+
+async def test_drivers_own_class_is_told_apart(committed: Committed) -> None:
+    closed = translate(asyncpg.InterfaceError("connection is closed"))
+    assert type(closed) is ServiceUnavailable
+    too_large = Statement("SELECT $1::bigint", ("key",))
+    async with committed.app.state.database.sessions() as session:
+        with pytest.raises(UnstorableValue):
+            await fetch(session, too_large, key=2**63)
 
 
 @pytest.mark.parametrize(("error", "sqlstate"), INTEGRITY.items(), ids=str)

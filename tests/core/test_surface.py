@@ -23,11 +23,14 @@ def client_with(**settings: Any) -> httpx.AsyncClient:
         ("other.example", 400),
         ("register.example.other", 400),
         ("evilregister.example", 400),
+        ("a.b.register.example", 200),
+        ("[::1]:8000", 200),
+        ("[::1", 400),
         ("", 400),
     ],
 )
 async def test_only_trusted_hosts_are_answered(host: str, status: int) -> None:
-    async with client_with(trusted_hosts=("register.example", "*.register.example")) as client:
+    async with client_with(trusted_hosts=("Register.example", "*.register.example", "::1")) as client:
         response = await client.get("/problems/conflict", headers={"Host": host})
         assert response.status_code == status
         if status == 400:
@@ -49,3 +52,10 @@ async def test_pages_of_named_origins_may_call_and_read_our_headers() -> None:
         assert {"ETag", "Link", "Location", "X-Request-ID"} <= set(exposed)
         foreign = await client.get("/problems/conflict", headers={"Origin": "https://other.example"})
         assert "access-control-allow-origin" not in foreign.headers
+
+
+async def test_headers_are_limited() -> None:
+    async with client_with(max_header_bytes=1024) as client:
+        assert (await client.get("/health/live", headers={"X-Long": "x" * 500})).status_code == 200
+        refused = await client.get("/health/live", headers={"X-Long": "x" * 1100})
+        assert (refused.status_code, refused.json()["code"]) == (431, "headers_too_large")

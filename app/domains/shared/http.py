@@ -18,6 +18,7 @@ from app.utils.exceptions import (
     BadRequest,
     Conflict,
     ContentTooLarge,
+    HeadersTooLarge,
     InternalError,
     InvalidContent,
     NotFound,
@@ -61,7 +62,7 @@ def api_router(prefix: str = "", tags: list[str | Enum] | None = None) -> APIRou
         tags=tags,
         route_class=StrictRoute,
         generate_unique_id_function=_operation_id,
-        responses=problems(ServiceUnavailable, InternalError),
+        responses=ANYWHERE | problems(ServiceUnavailable),
     )
 
 
@@ -97,6 +98,7 @@ _ETAG = _header("ETag", '`"<version>.<digest>"` of this representation.')
 _LINK = _header("Link", "`next` and `prev` (RFC 8288).")
 _BODY = (BadRequest, ContentTooLarge, UnsupportedMediaType, InvalidContent)
 
+ANYWHERE: Responses = problems(HeadersTooLarge, InternalError)
 READ: Responses = {
     200: {"headers": _ETAG},
     304: {"description": "You have it already.", "headers": _ETAG},

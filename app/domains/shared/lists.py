@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -46,11 +46,10 @@ class ListQuery(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _name_unknown(cls, values: dict[str, Any]) -> dict[str, Any]:
-        for name in values:
-            if name not in cls.model_fields:
-                near = difflib.get_close_matches(name, cls.model_fields, n=1, cutoff=0.4)
-                known = f"did you mean {near[0]}?" if near else f"known are {', '.join(cls.model_fields)}."
-                raise PydanticCustomError(cls.UNKNOWN, "This list has no such parameter; {known}", {"known": known})
+        unknown = [name for name in values if name not in cls.model_fields]
+        if unknown:
+            hints = {name: _nearest(name, cls.model_fields) for name in unknown}
+            raise PydanticCustomError(cls.UNKNOWN, "This list has no such parameter.", {"hints": hints})
         return values
 
     @field_validator("sort")
@@ -60,6 +59,11 @@ class ListQuery(BaseModel):
         if len(set(names)) < len(names):
             raise PydanticCustomError("repeated_sort", "A list can be sorted by each name only once")
         return value
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    return f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}."
 
 
 def order_by(sort: str) -> Callable[[FromClause], Sequence[ColumnElement[Any]]]:
