@@ -40,7 +40,7 @@ test: $(VENV)/.dev ## Run the test suite on a throwaway PostgreSQL
 test-browser: $(VENV)/.dev ## Try /docs and /redoc in a real browser
 	@$(BIN)/pytest -m browser
 
-check: $(VENV)/.dev ## Format, lint, types, import contracts, schema drift, OpenAPI document, locks
+check: $(VENV)/.dev ## Format, lint, types, import contracts, schema drift, OpenAPI document
 	@$(BIN)/ruff format --check --quiet . || { echo "Run 'make format'." >&2; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -41,6 +42,7 @@ def cli() -> None:
 def run() -> None:
     """Make everything ready and serve, with a private PostgreSQL when DATABASE_URL is not set."""
     settings = get_settings()
+    _refuse_taken_port(settings)
     with _database_url(settings) as url:
         demo_data = settings.demo_data and settings.env != "production"
         email = asyncio.run(initialise(settings, url, _report, demo_data=demo_data))
@@ -60,6 +62,7 @@ def run() -> None:
 @click.option("--reload", is_flag=True, help="Start again when a source file changes.")
 def serve(*, reload: bool) -> None:
     """Serve, on a database that is ready."""
+    _required_url()
     _serve(get_settings(), reload=reload)
 
 
@@ -143,6 +146,16 @@ def _database_url(settings: Settings) -> Iterator[str]:
     signal.signal(signal.SIGTERM, _exit)
     with EmbeddedPostgres(settings.data_dir, report=_report) as url:
         yield url
+
+
+def _refuse_taken_port(settings: Settings) -> None:
+    """Find out now, not after a minute of installing and seeding."""
+    try:
+        with socket.create_server((settings.host, settings.port)):
+            pass
+    except OSError as error:
+        place = f"{settings.host}:{settings.port}"
+        raise click.ClickException(f"Cannot listen on {place} ({error.strerror}). Choose another PORT.") from error
 
 
 def _exit(_number: int, _frame: Any) -> None:

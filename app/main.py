@@ -20,7 +20,7 @@ from app.core.config import Settings, get_settings
 from app.core.database import Database
 from app.core.migrations import head_revision
 from app.core.readiness import Readiness
-from app.core.routing import HeaderLimitMiddleware, TrailingSlashMiddleware, TrustedHostsMiddleware
+from app.core.routing import HeaderLimitMiddleware, HeadMiddleware, TrailingSlashMiddleware, TrustedHostsMiddleware
 from app.utils.logging_middleware import RequestMiddleware
 from app.utils.logging_service import configure_logging
 from app.utils.metrics import Metrics
@@ -74,6 +74,7 @@ def create_app(settings: Settings) -> FastAPI:
 def _add_middleware(app: FastAPI, settings: Settings) -> None:
     # The last one added is the outermost.
     app.add_middleware(TrailingSlashMiddleware)
+    app.add_middleware(HeadMiddleware)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

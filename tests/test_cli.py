@@ -1,5 +1,6 @@
 """The command line, as a person uses it: in processes of its own."""
 
+import asyncio
 import os
 import re
 import signal
@@ -181,19 +182,21 @@ def test_run_starts_everything_keeps_the_data_and_stops_everything(root: Path, t
 
 
 async def test_run_in_production_loads_no_demo_data_unless_asked(server_url: URL, root: Path) -> None:
-    port = free_port()
     async with new_database(server_url) as url:
+        port = free_port()
         settings = {"ENV": "production", "SECRET_KEY": "x" * 32, "DATABASE_URL": text_of(url), "PORT": str(port)}
-        with subprocess.Popen(
-            [sys.executable, "-m", "app", "run"], cwd=root, env=os.environ | settings, stderr=subprocess.DEVNULL
-        ) as process:
-            try:
-                wait_until_ready(f"http://127.0.0.1:{port}")
-                listed = httpx.get(f"http://127.0.0.1:{port}/api/v1/departments?count=exact").json()
-            finally:
-                process.terminate()
-        assert (process.returncode, listed["total"]) == (0, 0)
-        assert run_command(root, "init", "--demo-data", **settings).returncode == 0
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "app", "run"), cwd=root, env=os.environ | settings, stderr=subprocess.DEVNULL
+        )
+        try:
+            address = await asyncio.to_thread(wait_until_ready, f"http://127.0.0.1:{port}")
+            async with httpx.AsyncClient(base_url=f"{address}/api/v1") as client:
+                assert (await client.get("/departments?count=exact")).json()["total"] == 0
+        finally:
+            process.terminate()
+        assert await asyncio.wait_for(process.wait(), PATIENCE) == 0
+        asked = await asyncio.to_thread(run_command, root, "init", "--demo-data", **settings)
+        assert asked.returncode == 0
         connection = await asyncpg.connect(text_of(url))
         assert await connection.fetchval("SELECT count(*) FROM departments") > 40
         await connection.close()

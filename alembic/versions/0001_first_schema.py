@@ -40,6 +40,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_users")),
     )
+    op.create_index("ix_users_code", "users", [sa.literal_column("lower(code)"), "id"], unique=False)
     op.create_index("ix_users_created_at", "users", ["created_at", "id"], unique=False)
     op.create_index("ix_users_created_by_id", "users", ["created_by_id"], unique=False)
     op.create_index("ix_users_department_id", "users", ["department_id"], unique=False)
@@ -49,7 +50,13 @@ def upgrade() -> None:
     op.create_index("ix_users_updated_by_id", "users", ["updated_by_id"], unique=False)
     op.create_index("uq_users_code", "users", [sa.literal_column("lower(code)")], unique=True)
     op.create_index("uq_users_email", "users", [sa.literal_column("lower(email)")], unique=True)
-    op.create_index("uq_users_external_id", "users", ["external_id"], unique=True)
+    op.create_index(
+        "uq_users_external_id",
+        "users",
+        ["external_id"],
+        unique=True,
+        postgresql_where=sa.text("external_id IS NOT NULL"),
+    )
     op.create_table(
         "departments",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
@@ -76,6 +83,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_departments")),
     )
+    op.create_index("ix_departments_code", "departments", [sa.literal_column("lower(code)"), "id"], unique=False)
     op.create_index("ix_departments_created_at", "departments", ["created_at", "id"], unique=False)
     op.create_index("ix_departments_created_by_id", "departments", ["created_by_id"], unique=False)
     op.create_index("ix_departments_head_id", "departments", ["head_id"], unique=False)
@@ -84,7 +92,13 @@ def upgrade() -> None:
     op.create_index("ix_departments_updated_at", "departments", ["updated_at", "id"], unique=False)
     op.create_index("ix_departments_updated_by_id", "departments", ["updated_by_id"], unique=False)
     op.create_index("uq_departments_code", "departments", [sa.literal_column("lower(code)")], unique=True)
-    op.create_index("uq_departments_external_id", "departments", ["external_id"], unique=True)
+    op.create_index(
+        "uq_departments_external_id",
+        "departments",
+        ["external_id"],
+        unique=True,
+        postgresql_where=sa.text("external_id IS NOT NULL"),
+    )
     op.create_table(
         "locations",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
@@ -122,6 +136,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_locations")),
     )
+    op.create_index("ix_locations_code", "locations", [sa.literal_column("lower(code)"), "id"], unique=False)
     op.create_index("ix_locations_created_at", "locations", ["created_at", "id"], unique=False)
     op.create_index("ix_locations_created_by_id", "locations", ["created_by_id"], unique=False)
     op.create_index("ix_locations_name", "locations", [sa.literal_column("lower(name)"), "id"], unique=False)
@@ -129,7 +144,13 @@ def upgrade() -> None:
     op.create_index("ix_locations_updated_at", "locations", ["updated_at", "id"], unique=False)
     op.create_index("ix_locations_updated_by_id", "locations", ["updated_by_id"], unique=False)
     op.create_index("uq_locations_code", "locations", [sa.literal_column("lower(code)")], unique=True)
-    op.create_index("uq_locations_external_id", "locations", ["external_id"], unique=True)
+    op.create_index(
+        "uq_locations_external_id",
+        "locations",
+        ["external_id"],
+        unique=True,
+        postgresql_where=sa.text("external_id IS NOT NULL"),
+    )
     op.create_table(
         "processes",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
@@ -164,6 +185,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_processes")),
     )
+    op.create_index("ix_processes_code", "processes", [sa.literal_column("lower(code)"), "id"], unique=False)
     op.create_index("ix_processes_created_at", "processes", ["created_at", "id"], unique=False)
     op.create_index("ix_processes_created_by_id", "processes", ["created_by_id"], unique=False)
     op.create_index("ix_processes_name", "processes", [sa.literal_column("lower(name)"), "id"], unique=False)
@@ -172,7 +194,13 @@ def upgrade() -> None:
     op.create_index("ix_processes_updated_at", "processes", ["updated_at", "id"], unique=False)
     op.create_index("ix_processes_updated_by_id", "processes", ["updated_by_id"], unique=False)
     op.create_index("uq_processes_code", "processes", [sa.literal_column("lower(code)")], unique=True)
-    op.create_index("uq_processes_external_id", "processes", ["external_id"], unique=True)
+    op.create_index(
+        "uq_processes_external_id",
+        "processes",
+        ["external_id"],
+        unique=True,
+        postgresql_where=sa.text("external_id IS NOT NULL"),
+    )
     op.create_table(
         "process_departments",
         sa.Column("process_id", sa.BigInteger(), nullable=False),
@@ -258,6 +286,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_resources")),
     )
+    op.create_index("ix_resources_code", "resources", [sa.literal_column("lower(code)"), "id"], unique=False)
     op.create_index("ix_resources_created_at", "resources", ["created_at", "id"], unique=False)
     op.create_index("ix_resources_created_by_id", "resources", ["created_by_id"], unique=False)
     op.create_index("ix_resources_location_id", "resources", ["location_id"], unique=False)
@@ -266,7 +295,13 @@ def upgrade() -> None:
     op.create_index("ix_resources_updated_at", "resources", ["updated_at", "id"], unique=False)
     op.create_index("ix_resources_updated_by_id", "resources", ["updated_by_id"], unique=False)
     op.create_index("uq_resources_code", "resources", [sa.literal_column("lower(code)")], unique=True)
-    op.create_index("uq_resources_external_id", "resources", ["external_id"], unique=True)
+    op.create_index(
+        "uq_resources_external_id",
+        "resources",
+        ["external_id"],
+        unique=True,
+        postgresql_where=sa.text("external_id IS NOT NULL"),
+    )
     op.create_table(
         "roles",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
@@ -291,6 +326,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_roles")),
     )
+    op.create_index("ix_roles_code", "roles", [sa.literal_column("lower(code)"), "id"], unique=False)
     op.create_index("ix_roles_created_at", "roles", ["created_at", "id"], unique=False)
     op.create_index("ix_roles_created_by_id", "roles", ["created_by_id"], unique=False)
     op.create_index("ix_roles_department_id", "roles", ["department_id"], unique=False)
@@ -298,7 +334,13 @@ def upgrade() -> None:
     op.create_index("ix_roles_updated_at", "roles", ["updated_at", "id"], unique=False)
     op.create_index("ix_roles_updated_by_id", "roles", ["updated_by_id"], unique=False)
     op.create_index("uq_roles_code", "roles", [sa.literal_column("lower(code)")], unique=True)
-    op.create_index("uq_roles_external_id", "roles", ["external_id"], unique=True)
+    op.create_index(
+        "uq_roles_external_id",
+        "roles",
+        ["external_id"],
+        unique=True,
+        postgresql_where=sa.text("external_id IS NOT NULL"),
+    )
     op.create_table(
         "process_resources",
         sa.Column("process_id", sa.BigInteger(), nullable=False),

@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from app.domains.shared.schemas import LARGEST_ID
 from app.utils.logging_middleware import REQUEST_ID
 from app.utils.problems import Problem
 
@@ -30,6 +31,8 @@ def _document(app: FastAPI) -> dict[str, Any]:
         _add_problem(document["components"])
         _add_request_id(document)
         _drop_foreign_errors(document)
+        _add_merge_patch(document)
+        _restore_large_integers(document)
         app.openapi_schema = document
     return app.openapi_schema
 
@@ -60,3 +63,21 @@ def _drop_foreign_errors(document: dict[str, Any]) -> None:
                 del operation["responses"]["422"]
     for name in ("HTTPValidationError", "ValidationError"):
         document["components"]["schemas"].pop(name, None)
+
+
+def _add_merge_patch(document: dict[str, Any]) -> None:
+    for path in document["paths"].values():
+        if body := path.get("patch", {}).get("requestBody"):
+            body["content"]["application/merge-patch+json"] = body["content"]["application/json"]
+
+
+def _restore_large_integers(node: Any) -> None:
+    """Make the largest id exact again: FastAPI passes limits on as floating-point numbers, which cannot hold it."""
+    if isinstance(node, dict):
+        if node.get("type") == "integer" and node.get("maximum") == float(LARGEST_ID):
+            node["maximum"] = LARGEST_ID
+        for inner in node.values():
+            _restore_large_integers(inner)
+    elif isinstance(node, list):
+        for inner in node:
+            _restore_large_integers(inner)

@@ -2,6 +2,7 @@
 
 from typing import Annotated
 
+import structlog
 from fastapi import APIRouter, FastAPI, Path, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import iter_route_contexts
@@ -11,11 +12,10 @@ from starlette.exceptions import HTTPException
 from app.core.database import IntegrityViolation
 from app.domains.shared.constraints import explain
 from app.domains.shared.http import ANYWHERE, problems
-from app.domains.shared.lists import ListQuery
 from app.utils.exceptions import (
     BadRequest,
     ContentTooLarge,
-    Fault,
+    InternalError,
     MethodNotAllowed,
     NotFound,
     RegisterError,
@@ -23,7 +23,7 @@ from app.utils.exceptions import (
     problem_types,
 )
 from app.utils.problems import problem_response
-from app.utils.validation import invalid_request, json_pointer
+from app.utils.validation import invalid_request
 
 router = APIRouter(
     prefix="/problems",
@@ -31,6 +31,8 @@ router = APIRouter(
     generate_unique_id_function=lambda route: route.name,
     responses=ANYWHERE,
 )
+
+logger = structlog.get_logger("app.problems")
 
 _TYPES = {error.name: error for error in problem_types()}
 
@@ -68,6 +70,8 @@ def add_problem_handlers(app: FastAPI) -> None:
 
 
 async def _on_register_error(request: Request, error: RegisterError) -> Response:
+    if error.status >= InternalError.status:
+        logger.warning("unavailable", code=error.code, detail=error.detail, cause=repr(error.__cause__))
     request.app.state.metrics.errors.labels(type(error).__name__).inc()
     return problem_response(error, request.scope)
 
@@ -84,18 +88,7 @@ async def _on_invalid_request(request: Request, error: RequestValidationError) -
     for detail in details:
         if detail["type"] == "json_invalid":
             return await _on_register_error(request, BadRequest(f"The body is not JSON: {detail['ctx']['error']}."))
-        if detail["type"] == ListQuery.UNKNOWN:
-            return await _on_register_error(request, _unknown_parameters(detail["ctx"]["hints"]))
     return await _on_register_error(request, invalid_request(details))
-
-
-def _unknown_parameters(hints: dict[str, str]) -> BadRequest:
-    faults = [
-        Fault(json_pointer([name]), ListQuery.UNKNOWN, f"This list has no such parameter; {hint}", "query")
-        for name, hint in hints.items()
-    ]
-    named = ", ".join(fault.pointer.removeprefix("/") for fault in faults)
-    return BadRequest(f"This list has no parameter {named}; {next(iter(hints.values()))}", errors=faults)
 
 
 async def _on_http_exception(request: Request, error: HTTPException) -> Response:
@@ -120,5 +113,5 @@ def _methods_at(request: Request) -> set[str]:
         route = context.original_route
         regex = getattr(context, "path_regex", None)
         if regex is not None and regex.match(request.scope["path"]) and route is not None:
-            methods |= context.methods or {"GET", "HEAD"}  # mounted files have none of their own
-    return methods
+            methods |= context.methods or {"GET"}  # mounted files have none of their own
+    return methods | ({"HEAD"} if "GET" in methods else set())

@@ -4,11 +4,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import EmailStr, Field, SecretStr, model_validator
+from pydantic import EmailStr, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
 
 DEFAULT_SECRET_KEY = "development-only-secret-key-never-use-in-production"  # noqa: S105 - refused in production
 MINIMUM_SECRET_LENGTH = 32
+
+# What the driver takes besides; it would refuse others only when it connects.
+URL_PARAMETERS = frozenset({"host", "port", "ssl", "sslmode", "target_session_attrs"})
 
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
 
@@ -24,6 +29,7 @@ class Settings(BaseSettings):
     )
     database_url: str | None = Field(
         None,
+        repr=False,
         pattern=r"^postgres(ql)?(\+\w+)?://",
         description="`postgresql://user:password@host:5432/name`. Without it, outside production, `make run` starts a "
         "private PostgreSQL below `DATA_DIR`.",
@@ -65,6 +71,21 @@ class Settings(BaseSettings):
     max_header_bytes: int = Field(32 * 1024, ge=1024, description="Largest headers of a request, in bytes.")
     keep_alive_seconds: int = Field(65, ge=1, description="Seconds an idle client connection is kept.")
     graceful_stop_seconds: int = Field(15, ge=1, description="Seconds that requests under way get when we stop.")
+
+    @field_validator("database_url")
+    @classmethod
+    def _check_database_url(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        try:
+            url = make_url(value)
+        except (ArgumentError, ValueError):  # neither may tell the password
+            raise ValueError("it is not a URL such as postgresql://user:password@host:5432/name") from None
+        if not url.drivername.startswith("postgres"):
+            raise ValueError("the service needs PostgreSQL: postgresql://user:password@host:5432/name")
+        if unknown := sorted(set(url.query) - URL_PARAMETERS):
+            raise ValueError(f"it has parameters that are not known here: {', '.join(unknown)}")
+        return value
 
     @model_validator(mode="before")
     @classmethod

@@ -21,10 +21,19 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from app.core.config import Settings
-from app.utils.exceptions import DatabaseBusy, OutcomeUnknown, RegisterError, ServiceUnavailable, UnstorableValue
+from app.utils.exceptions import (
+    ConnectionLost,
+    DatabaseBusy,
+    OutcomeUnknown,
+    RegisterError,
+    ServiceUnavailable,
+    UnstorableValue,
+)
 
-_UNAVAILABLE_CLASSES = ("08", "57P0")
-_UNAVAILABLE = frozenset({"53300", "53100", "25006", "57014", "55P03", "40P01", "40001"})
+# SQLSTATEs (PostgreSQL documentation, appendix A).
+_LOST = ("08", "57P0")
+_BUSY = frozenset({"53300", "57014", "55P03", "40P01", "40001"})
+_UNABLE = frozenset({"53100", "25006"})
 _DIALECT = PGDialect_asyncpg()  # type: ignore[no-untyped-call]
 # TimeoutError is an OSError. The driver raises both as they are, SQLAlchemy does not wrap them.
 _DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
@@ -57,15 +66,16 @@ def translate(error: BaseException) -> BaseException:
         return IntegrityViolation(sqlstate, getattr(error, "constraint_name", None) or "")
     if sqlstate.startswith("22") or (isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError)):
         return UnstorableValue("The request has a value that cannot be stored.")
-    if isinstance(error, OSError) or _says_unavailable(error, sqlstate):
-        return ServiceUnavailable()
-    return error
+    if sqlstate in _BUSY:
+        return DatabaseBusy()
+    if isinstance(error, OSError) or sqlstate.startswith(_LOST) or _is_closed(error):
+        return ConnectionLost()
+    return ServiceUnavailable() if sqlstate in _UNABLE else error
 
 
-def _says_unavailable(error: BaseException, sqlstate: str) -> bool:
+def _is_closed(error: BaseException) -> bool:
     # The driver has one class for lost connections and for mistakes of the program; only the words differ.
-    lost = isinstance(error, asyncpg.InterfaceError) and "connection is closed" in str(error)
-    return lost or sqlstate in _UNAVAILABLE or sqlstate.startswith(_UNAVAILABLE_CLASSES)
+    return isinstance(error, asyncpg.InterfaceError) and "connection is closed" in str(error)
 
 
 class Database:
@@ -116,7 +126,8 @@ async def _connect(*args: Any, **kwargs: Any) -> Any:
     try:
         return await asyncpg.connect(*args, **kwargs)
     except _DRIVER_ERRORS as error:
-        raise ServiceUnavailable from error
+        translated = translate(error)
+        raise (translated if isinstance(translated, ServiceUnavailable) else ServiceUnavailable()) from error
 
 
 def _milliseconds(seconds: float) -> str:
@@ -145,7 +156,7 @@ async def get_session(request: Request) -> AsyncIterator[AsyncSession]:
         try:
             yield session
         except PoolTimeoutError as error:
-            raise DatabaseBusy from error
+            raise DatabaseBusy("All database connections are in use.") from error
         await commit(session)
 
 
@@ -154,7 +165,7 @@ async def commit(session: AsyncSession) -> None:
     deferred constraint refuses."""
     try:
         await session.commit()
-    except ServiceUnavailable as error:
+    except ConnectionLost as error:
         raise OutcomeUnknown from error
 
 

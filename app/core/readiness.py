@@ -3,11 +3,14 @@
 import asyncio
 import time
 
+import structlog
 from sqlalchemy import text
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.exc import SQLAlchemyError
 
 from app.core.database import Database
 from app.utils.exceptions import ServiceUnavailable
+
+logger = structlog.get_logger("app.readiness")
 
 PATIENCE_SECONDS = 1.0
 REMEMBERED_SECONDS = 1.0
@@ -39,7 +42,8 @@ class Readiness:
                 if not await connection.scalar(text("SELECT to_regclass('alembic_version') IS NOT NULL")):
                     return "The database has no schema yet: run `python -m app migrate`."
                 revision = await connection.scalar(text("SELECT version_num FROM alembic_version"))
-        except (ServiceUnavailable, PoolTimeoutError, TimeoutError):
+        except (ServiceUnavailable, SQLAlchemyError, TimeoutError) as error:
+            logger.warning("not ready", cause=repr(error.__cause__ or error))
             return "The database cannot be reached at the moment."
         if revision != self._head:
             return "The schema of the database is not that of this version: run `python -m app migrate`."

@@ -1,19 +1,23 @@
 """How requests reach handlers: within limits, for hosts of ours, with or without a trailing slash, in strict JSON."""
 
+import difflib
 import json
-from collections.abc import Callable, Coroutine, Sequence
-from email.message import Message
+from collections.abc import Callable, Container, Coroutine, Iterator, Sequence
+from email.message import Message as MimeHeaders
 from typing import Any
 from urllib.parse import urlsplit
 
 from fastapi import Request, Response
+from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
+from pydantic import BaseModel
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.utils.exceptions import BadRequest, ContentTooLarge, HeadersTooLarge, UnsupportedMediaType
+from app.utils.exceptions import BadRequest, ContentTooLarge, Fault, HeadersTooLarge, UnsupportedMediaType
 from app.utils.problems import problem_response
+from app.utils.validation import MOST_FAULTS, json_pointer
 
 _OPEN_TO_ANY_HOST = ("/health", "/metrics")
 
@@ -66,21 +70,58 @@ class StrictRequest(Request):
 
 
 class StrictRoute(APIRoute):
-    """A route that reads its body with `StrictRequest` and refuses other content types with 415."""
+    """A route that takes no parameter it does not know, reads its body with `StrictRequest`, and no other than JSON."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
-        if self.body_field is None:
-            return handler
+        known = tuple(_query_parameters(self.dependant))
+        subtypes = {"json", "merge-patch+json"} if "PATCH" in (self.methods or ()) else {"json"}
 
         async def strict_handler(plain: Request) -> Response:
+            if plain.scope["query_string"]:
+                _refuse_unknown(plain, known)
+            if self.body_field is None:
+                return await handler(plain)
             request = StrictRequest(plain.scope, plain.receive)
             # Read here: FastAPI would turn what goes wrong while it reads into an error of its own.
-            if await request.body() and not _is_json(request.headers.get("content-type")):
+            if await request.body() and not _is_json(request.headers.get("content-type"), subtypes):
                 raise UnsupportedMediaType("Send the body as application/json in UTF-8.")
             return await handler(request)
 
         return strict_handler
+
+
+def _query_parameters(dependant: Dependant) -> Iterator[str]:
+    """Yield the names of the query parameters that a route declares, one by one or as the fields of a model."""
+    for field in dependant.query_params:
+        annotation: Any = field.field_info.annotation
+        is_model = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        yield from annotation.model_fields if is_model else [field.alias]
+    for inner in dependant.dependencies:
+        yield from _query_parameters(inner)
+
+
+def _refuse_unknown(request: Request, known: Sequence[str]) -> None:
+    """Raise `BadRequest` for parameters that the route does not know: a typo must not do more than was asked for."""
+    unknown = [name for name in request.query_params if name not in known]
+    if unknown:
+        hints = [_hint(name, known) for name in unknown]
+        faults = [
+            Fault(json_pointer([name]), "unknown_parameter", f"There is no such parameter{hint}", "query")
+            for name, hint in zip(unknown, hints, strict=True)
+        ]
+        raise BadRequest(f"There is no parameter {_printable(unknown[0])} here{hints[0]}", errors=faults[:MOST_FAULTS])
+
+
+def _printable(name: str) -> str:
+    return "".join(character for character in name[:64] if character.isprintable())
+
+
+def _hint(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    if near:
+        return f"; did you mean {near[0]}?"
+    return f"; known are {', '.join(known)}." if known else "."
 
 
 class HeaderLimitMiddleware:
@@ -124,6 +165,29 @@ class TrustedHostsMiddleware:
         return host in self._hosts or host.endswith(self._above)
 
 
+class HeadMiddleware:
+    """Answers HEAD wherever GET is answered, with the same headers and no body (RFC 9110, section 9.3.2)."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_without_body(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                message = {**message, "body": b""}
+            await send(message)
+
+        scope["method"] = "GET"
+        try:
+            await self._app(scope, receive, send_without_body)
+        finally:
+            scope["method"] = "HEAD"  # the log tells what was asked
+
+
 class TrailingSlashMiddleware:
     """Lets a path with a trailing slash reach the route without it; a redirect would cost clients their body."""
 
@@ -140,13 +204,12 @@ def _too_large(limit: int) -> str:
     return f"A body may have at most {limit} bytes."
 
 
-def _is_json(content_type: str | None) -> bool:
+def _is_json(content_type: str | None, subtypes: Container[str]) -> bool:
     if content_type is None:
         return False
-    message = Message()
+    message = MimeHeaders()
     message["content-type"] = content_type
-    subtype = message.get_content_subtype()
-    if message.get_content_maintype() != "application" or not (subtype == "json" or subtype.endswith("+json")):
+    if message.get_content_maintype() != "application" or message.get_content_subtype() not in subtypes:
         return False
     return str(message.get_param("charset", "utf-8")).lower() in {"utf-8", "utf8"}
 

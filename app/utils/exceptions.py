@@ -19,6 +19,7 @@
     ├── InternalError               500
     └── ServiceUnavailable          503
         ├── DatabaseBusy
+        ├── ConnectionLost
         └── OutcomeUnknown
 
 Every error is raised, none is returned; one handler (`app/api/problems.py`) turns them all into answers.
@@ -172,8 +173,12 @@ class ServiceUnavailable(RegisterError):
 class DatabaseBusy(ServiceUnavailable):
     code = "database_busy"
 
-    def __init__(self) -> None:
-        super().__init__("All database connections are in use.", retry_after=1)
+    def __init__(self, detail: str = "The database is too busy with other requests to answer in time.") -> None:
+        super().__init__(detail, retry_after=1)
+
+
+class ConnectionLost(ServiceUnavailable):
+    """The connection to the database was lost, or never came about. See `ServiceUnavailable`."""
 
 
 class OutcomeUnknown(ServiceUnavailable):

@@ -16,6 +16,8 @@ from app.utils.problems import problem_response
 REQUEST_ID = "X-Request-ID"
 _HEADER = REQUEST_ID.lower().encode()
 _VALID_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+# All-zero ids are invalid, and so is version ff.
+_TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}(?:-.*)?")
 _UNMATCHED = "(unmatched)"
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -36,7 +38,7 @@ class RequestMiddleware:
         request_id = _request_id(scope)
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
-        structlog.contextvars.bind_contextvars(request_id=request_id)
+        structlog.contextvars.bind_contextvars(request_id=request_id, **_trace(scope))
         status = 0
         started = time.perf_counter()
 
@@ -61,7 +63,7 @@ class RequestMiddleware:
         finally:
             self._metrics.in_progress.dec()
             self._finish(scope, status, time.perf_counter() - started)
-            structlog.contextvars.unbind_contextvars("request_id")
+            structlog.contextvars.unbind_contextvars("request_id", "trace_id", "parent_id")
 
     def _finish(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", _UNMATCHED)
@@ -76,6 +78,14 @@ class RequestMiddleware:
             duration_ms=round(seconds * 1000, 2),
             caller=scope["state"].get("caller_id"),
         )
+
+
+def _trace(scope: Scope) -> dict[str, str]:
+    """Return the ids in the caller's `traceparent` (W3C Trace Context, level 1), none when it is absent or invalid."""
+    for name, value in scope["headers"]:
+        if name == b"traceparent" and (match := _TRACEPARENT.fullmatch(value)):
+            return {"trace_id": match[1].decode(), "parent_id": match[2].decode()}
+    return {}
 
 
 def _request_id(scope: Scope) -> str:

@@ -56,7 +56,7 @@ class Problem(BaseModel):
 
 
 def problem_response(error: RegisterError, scope: Scope) -> Response:
-    """Return the answer for an error. One of 500 or more tells nothing but the request id."""
+    """Return the answer for an error: its own words, never those of the driver or of a traceback."""
     document: dict[str, Any] = {
         **_head(type(error)),
         "detail": error.detail or error.title,

@@ -1,11 +1,14 @@
 """Pydantic's errors in our own words: a pointer and the fault, never the value."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import ValidationError
 
 from app.utils.exceptions import Fault, InvalidContent
+
+# An answer that lists every fault of a hostile body would be larger than the body.
+MOST_FAULTS = 100
 
 _SOURCES: dict[Any, Literal["body", "query", "path", "header"]] = {
     "body": "body",
@@ -17,14 +20,15 @@ _SOURCES: dict[Any, Literal["body", "query", "path", "header"]] = {
 
 def invalid_content(error: ValidationError) -> InvalidContent:
     """Return the 422 for a body that was checked by a service."""
-    details = error.errors(include_url=False, include_input=False, include_context=False)
-    return InvalidContent(_summary(len(details)), errors=[_fault("body", each["loc"], each) for each in details])
+    details = error.errors(include_url=False, include_input=False)
+    faults = [_fault("body", each["loc"], each) for each in details[:MOST_FAULTS]]
+    return InvalidContent(_summary(len(details)), errors=faults)
 
 
-def invalid_request(details: Iterable[Mapping[str, Any]]) -> InvalidContent:
+def invalid_request(details: Sequence[Mapping[str, Any]]) -> InvalidContent:
     """Return the 422 for a request; the locations begin with `body`, `query`, `path` or `header`."""
-    faults = [_fault(_SOURCES[each["loc"][0]], each["loc"][1:], each) for each in details]
-    return InvalidContent(_summary(len(faults)), errors=faults)
+    faults = [_fault(_SOURCES[each["loc"][0]], each["loc"][1:], each) for each in details[:MOST_FAULTS]]
+    return InvalidContent(_summary(len(details)), errors=faults)
 
 
 def json_pointer(location: Iterable[Any]) -> str:
@@ -36,8 +40,12 @@ def json_pointer(location: Iterable[Any]) -> str:
 def _fault(
     source: Literal["body", "query", "path", "header"], location: Iterable[Any], error: Mapping[str, Any]
 ) -> Fault:
-    return Fault(json_pointer(location), error["type"], error["msg"], source)
+    # A fault between members is placed at one of them.
+    member = error.get("ctx", {}).get("member")
+    return Fault(json_pointer([*location, member] if member else location), error["type"], error["msg"], source)
 
 
 def _summary(count: int) -> str:
+    if count > MOST_FAULTS:
+        return f"The request has {count} faults, of which these are the first {MOST_FAULTS}."
     return "The request has a fault." if count == 1 else f"The request has {count} faults."

@@ -343,10 +343,10 @@ async def test_statement_that_waits_too_long_is_unavailable(database: URL, timeo
         made = await make_department(service.client)
         path = f"/departments/{made['id']}"
         async with locked(database):
-            assert_problem(await service.client.get(path), "service_unavailable")
-            assert_problem(await service.client.patch(path, json={"name": CANARY}), "service_unavailable")
-            assert_problem(await service.client.post("/departments", json={"name": CANARY}), "service_unavailable")
-            assert_problem(await service.client.delete(path), "service_unavailable")
+            assert_problem(await service.client.get(path), "database_busy")
+            assert_problem(await service.client.patch(path, json={"name": CANARY}), "database_busy")
+            assert_problem(await service.client.post("/departments", json={"name": CANARY}), "database_busy")
+            assert_problem(await service.client.delete(path), "database_busy")
         assert (await service.client.get(path)).json() == made
 
 

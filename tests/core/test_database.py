@@ -12,12 +12,12 @@ from sqlalchemy.engine import make_url
 
 from app.core.database import IntegrityViolation, Statement, advisory_key, driver_url, fetch, prepare, translate
 from app.domains.department.service import DepartmentService
-from app.utils.exceptions import RegisterError, ServiceUnavailable, UnstorableValue
+from app.utils.exceptions import ConnectionLost, DatabaseBusy, RegisterError, ServiceUnavailable, UnstorableValue
 from tests.builders import make_department
 from tests.conftest import Committed
 from tests.utils.conftest import configured_log
 
-UNAVAILABLE = [
+LOST = [
     asyncpg.PostgresConnectionError,
     asyncpg.ConnectionDoesNotExistError,
     asyncpg.ConnectionFailureError,
@@ -25,17 +25,23 @@ UNAVAILABLE = [
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
     asyncpg.CannotConnectNowError,
-    asyncpg.TooManyConnectionsError,
-    asyncpg.DiskFullError,
-    asyncpg.ReadOnlySQLTransactionError,
-    asyncpg.QueryCanceledError,
-    asyncpg.LockNotAvailableError,
-    asyncpg.DeadlockDetectedError,
-    asyncpg.SerializationError,
     OSError,
     ConnectionRefusedError,
     ConnectionResetError,
     TimeoutError,
+]
+BUSY = [
+    asyncpg.TooManyConnectionsError,
+    asyncpg.QueryCanceledError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
+]
+UNABLE = [asyncpg.DiskFullError, asyncpg.ReadOnlySQLTransactionError]
+UNAVAILABLE = [
+    *((error, ConnectionLost, "2") for error in LOST),
+    *((error, DatabaseBusy, "1") for error in BUSY),
+    *((error, ServiceUnavailable, "2") for error in UNABLE),
 ]
 INTEGRITY = {
     asyncpg.UniqueViolationError: "23505",
@@ -71,18 +77,20 @@ def wrapped(error: Exception) -> Exception:
     return adapter
 
 
-@pytest.mark.parametrize("error", UNAVAILABLE, ids=lambda error: error.__name__)
-def test_database_that_cannot_answer_now_is_unavailable(error: type[Exception]) -> None:
+@pytest.mark.parametrize(("error", "expected", "seconds"), UNAVAILABLE, ids=str)
+def test_database_that_cannot_answer_now_is_unavailable(
+    error: type[Exception], expected: type[ServiceUnavailable], seconds: str
+) -> None:
     for raised in (error("secret"), wrapped(error("secret"))):
         translated = translate(raised)
-        assert type(translated) is ServiceUnavailable
-        assert translated.headers == {"Retry-After": "2"}
+        assert type(translated) is expected
+        assert translated.headers == {"Retry-After": seconds}
         assert "secret" not in translated.detail
 
 
 async def test_drivers_own_class_is_told_apart(committed: Committed) -> None:
     closed = translate(asyncpg.InterfaceError("connection is closed"))
-    assert type(closed) is ServiceUnavailable
+    assert type(closed) is ConnectionLost
     too_large = Statement("SELECT $1::bigint", ("key",))
     async with committed.app.state.database.sessions() as session:
         with pytest.raises(UnstorableValue):

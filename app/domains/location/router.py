@@ -9,6 +9,7 @@ from app.domains.location.service import LocationService
 from app.domains.shared.http import (
     CREATE,
     DELETE,
+    INVALID,
     LIST,
     READ,
     WALK,
@@ -76,7 +77,7 @@ async def delete_location(service: Service, reference: Reference, if_match: IfMa
     return no_content()
 
 
-@router.get("/{reference}/tree", response_model=Tree, responses=WALK)
+@router.get("/{reference}/tree", response_model=Tree, responses=WALK | INVALID)
 async def get_location_tree(service: Service, reference: Reference, depth: Depth = DEEPEST) -> Response:
     """Return a location and what stands below it, depth first."""
     return walked(await service.tree(reference, depth))

@@ -62,7 +62,11 @@ class WholeLocation(LocationFields):
     @model_validator(mode="after")
     def _both_or_neither(self) -> Self:
         if (self.latitude is None) != (self.longitude is None):
-            raise PydanticCustomError("coordinates", "Latitude and longitude go together: give both or neither")
+            raise PydanticCustomError(
+                "coordinates",
+                "Latitude and longitude go together: give both or neither",
+                {"member": "longitude" if self.longitude is None else "latitude"},
+            )
         return self
 
 

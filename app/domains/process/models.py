@@ -7,6 +7,7 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from app.domains.shared.models import (
     Base,
+    Criticality,
     RegisterObject,
     enumeration,
     link_end,
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 ProcessKind = Literal["core", "management", "support"]
 ProcessStatus = Literal["draft", "in_review", "active", "retired"]
-Criticality = Literal["low", "medium", "high", "critical"]
 DepartmentRelation = Literal["owner", "participant", "supplier", "customer"]
 ResourceUsage = Literal["uses", "reads", "writes", "produces"]
 RoleResponsibility = Literal["responsible", "accountable", "consulted", "informed"]

@@ -18,6 +18,7 @@ from app.domains.process.service import DEPARTMENTS, LOCATIONS, OWNER, RESOURCES
 from app.domains.shared.http import (
     CREATE,
     DELETE,
+    INVALID,
     LINK,
     LIST,
     LIST_OF_ONE,
@@ -40,7 +41,7 @@ from app.domains.shared.http import (
     walked,
     written,
 )
-from app.domains.shared.schemas import Ancestors, Page, Tree
+from app.domains.shared.schemas import NO_FIELDS, Ancestors, NoFields, Page, Tree
 from app.domains.shared.trees import DEEPEST
 
 router = collection_router("processes")
@@ -96,7 +97,7 @@ async def delete_process(service: Service, reference: Reference, if_match: IfMat
     return no_content()
 
 
-@router.get("/{reference}/tree", response_model=Tree, responses=WALK)
+@router.get("/{reference}/tree", response_model=Tree, responses=WALK | INVALID)
 async def get_process_tree(service: Service, reference: Reference, depth: Depth = DEEPEST) -> Response:
     """Return a process and what stands below it, depth first."""
     return walked(await service.tree(reference, depth))
@@ -135,7 +136,11 @@ async def unlink_process_department(
 
 @router.put("/{reference}/locations/{location}", status_code=204, responses=LINK)
 async def link_process_location(
-    service: Service, reference: Reference, location: Reference, if_match: IfMatch = None
+    service: Service,
+    reference: Reference,
+    location: Reference,
+    body: NoFields = NO_FIELDS,  # noqa: ARG001 - a body may come, but not with members
+    if_match: IfMatch = None,
 ) -> Response:
     """Set the link between a process and a location."""
     await service.link(LOCATIONS, reference, location, if_match)
@@ -192,7 +197,7 @@ async def link_process_role(
     return no_content()
 
 
-@router.delete("/{reference}/roles/{role}", status_code=204, responses=UNLINK)
+@router.delete("/{reference}/roles/{role}", status_code=204, responses=UNLINK | INVALID)
 async def unlink_process_role(
     service: Service,
     reference: Reference,

@@ -7,13 +7,13 @@ from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from app.domains.process.models import (
-    Criticality,
     DepartmentRelation,
     ProcessKind,
     ProcessStatus,
     ResourceUsage,
     RoleResponsibility,
 )
+from app.domains.shared.models import Criticality
 from app.domains.shared.schemas import Brief, ObjectRead, Reference, Schema, TreeFields, example, merge_patch
 
 MOST_LINKS = 1000
@@ -104,7 +104,8 @@ class ProcessFields(TreeFields):
     def _one_form(self) -> Self:
         for name in ("department", "location", "resource", "role"):
             if {f"{name}s", f"{name}_ids"} <= self.model_fields_set:
-                raise PydanticCustomError("both_forms", "Give {name}s or {name}_ids, not both", {"name": name})
+                context = {"name": name, "member": f"{name}_ids"}
+                raise PydanticCustomError("both_forms", "Give {name}s or {name}_ids, not both", context)
         return self
 
 

@@ -5,16 +5,13 @@ from typing import TYPE_CHECKING, Literal, get_args
 from sqlalchemy import Index, String
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from app.domains.shared.models import RegisterObject, enumeration, reference, register_table
+from app.domains.shared.models import URL_LENGTH, Criticality, RegisterObject, enumeration, reference, register_table
 
 if TYPE_CHECKING:
     from app.domains.department.models import Department
     from app.domains.location.models import Location
 
 ResourceKind = Literal["application", "data_store", "equipment", "facility", "document", "material", "supplier"]
-Criticality = Literal["low", "medium", "high", "critical"]
-
-URL_LENGTH = 2048
 
 
 class Resource(RegisterObject):

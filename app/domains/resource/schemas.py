@@ -1,6 +1,7 @@
 """What clients send and get of resources."""
 
-from app.domains.resource.models import Criticality, ResourceKind
+from app.domains.resource.models import ResourceKind
+from app.domains.shared.models import Criticality
 from app.domains.shared.schemas import Brief, HttpAddress, ObjectFields, ObjectRead, Reference, example, merge_patch
 
 

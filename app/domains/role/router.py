@@ -26,7 +26,7 @@ from app.domains.shared.http import (
     no_content,
     written,
 )
-from app.domains.shared.schemas import Page
+from app.domains.shared.schemas import NO_FIELDS, NoFields, Page
 from app.domains.user.schemas import UserRead
 from app.domains.user.service import UserService
 
@@ -81,7 +81,11 @@ async def list_role_holders(users: Users, request: Request, reference: Reference
 
 @router.put("/{reference}/holders/{user}", status_code=204, responses=LINK)
 async def add_role_holder(
-    service: Service, reference: Reference, user: Reference, if_match: IfMatch = None
+    service: Service,
+    reference: Reference,
+    user: Reference,
+    body: NoFields = NO_FIELDS,  # noqa: ARG001 - a body may come, but not with members
+    if_match: IfMatch = None,
 ) -> Response:
     """Give a role to a user."""
     await service.link(HOLDERS, reference, user, if_match)

@@ -24,7 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.core.database import Statement, fetch, prepare
-from app.domains.shared.models import Base, RegisterObject
+from app.domains.shared.models import Base, RegisterObject, table_of
 
 MOST_SHOWN = 20
 
@@ -53,7 +53,7 @@ async def find_dependants(session: AsyncSession, model: type[RegisterObject], ke
 
 @cache
 def _dependants(model: type[RegisterObject]) -> Statement:
-    table = model.metadata.tables[model.__tablename__]
+    table = table_of(model)
     found = union(*_references_to(table)).cte("dependants").prefix_with("MATERIALIZED")
     counted = select(found.c.type, func.count().label("n")).group_by(found.c.type).order_by(found.c.type).subquery()
     counts = select(func.json_object_agg(counted.c.type, counted.c.n)).scalar_subquery()

@@ -11,7 +11,7 @@ from fastapi.routing import APIRoute
 from app.core.routing import StrictRoute
 from app.domains.shared.documents import Document
 from app.domains.shared.etags import names_representation
-from app.domains.shared.lists import Listing, ListQuery
+from app.domains.shared.lists import LARGEST_OFFSET, Listing, ListQuery
 from app.domains.shared.references import REFERENCE_PATTERN
 from app.domains.shared.trees import DEEPEST, Subtree
 from app.utils.exceptions import (
@@ -62,7 +62,7 @@ def api_router(prefix: str = "", tags: list[str | Enum] | None = None) -> APIRou
         tags=tags,
         route_class=StrictRoute,
         generate_unique_id_function=_operation_id,
-        responses=ANYWHERE | problems(ServiceUnavailable),
+        responses=ANYWHERE | problems(BadRequest, ServiceUnavailable),
     )
 
 
@@ -102,19 +102,20 @@ ANYWHERE: Responses = problems(HeadersTooLarge, InternalError)
 READ: Responses = {
     200: {"headers": _ETAG},
     304: {"description": "You have it already.", "headers": _ETAG},
-    **problems(NotFound, InvalidContent),
+    **problems(NotFound),
 }
 LIST: Responses = {200: {"headers": _LINK}, **problems(BadRequest, InvalidContent)}
 LIST_OF_ONE: Responses = LIST | problems(NotFound)
-WALK: Responses = problems(NotFound, InvalidContent)
+WALK: Responses = problems(NotFound)
 CREATE: Responses = {
     201: {"headers": _ETAG | _header("Location", "Path of the new object.")},
     **problems(Conflict, *_BODY),
 }
 WRITE: Responses = {200: {"headers": _ETAG}, **problems(NotFound, Conflict, PreconditionFailed, *_BODY)}
-DELETE: Responses = problems(NotFound, Conflict, PreconditionFailed, InvalidContent)
+DELETE: Responses = problems(NotFound, Conflict, PreconditionFailed)
 LINK: Responses = problems(NotFound, Conflict, PreconditionFailed, *_BODY)
-UNLINK: Responses = problems(NotFound, PreconditionFailed, InvalidContent)
+UNLINK: Responses = problems(NotFound, PreconditionFailed)
+INVALID: Responses = problems(InvalidContent)
 
 
 def found(document: Document, if_none_match: str | None) -> Response:
@@ -144,11 +145,7 @@ def no_content() -> Response:
 
 def listed(listing: Listing, query: ListQuery, request: Request) -> Response:
     """Answer a list with its envelope and its `Link` header."""
-    neighbours = {
-        "next": query.offset + query.limit if listing.more else None,
-        "prev": max(query.offset - query.limit, 0) if query.offset else None,
-    }
-    urls = {name: None if offset is None else _url(query, request, offset) for name, offset in neighbours.items()}
+    urls = {"next": _next(listing, query, request), "prev": _prev(query, request)}
     link = ", ".join(f'<{url}>; rel="{name}"' for name, url in urls.items() if url)
     tail = json.dumps({**urls, "total": listing.total}, separators=(",", ":")).encode()
     body = b'{"items":' + listing.items + b"," + tail[1:]
@@ -166,6 +163,16 @@ def ancestors(items: bytes) -> Response:
     return Response(b'{"items":' + items + b"}", media_type=JSON)
 
 
-def _url(query: ListQuery, request: Request, offset: int) -> str:
-    parameters = query.model_dump(exclude_defaults=True) | {"offset": offset}
+def _next(listing: Listing, query: ListQuery, request: Request) -> str | None:
+    offset = query.offset + query.limit
+    return _url(query, request, offset=offset) if listing.more and offset <= LARGEST_OFFSET else None
+
+
+def _prev(query: ListQuery, request: Request) -> str | None:
+    limit = min(query.limit, query.offset)  # a page that would reach into this one is cut
+    return _url(query, request, limit=limit, offset=query.offset - limit) if query.offset else None
+
+
+def _url(query: ListQuery, request: Request, **changes: int) -> str:
+    parameters = query.model_dump(exclude_defaults=True) | changes
     return f"{quote(request.scope['path'])}?{urlencode(parameters)}"

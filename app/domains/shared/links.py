@@ -24,7 +24,7 @@ from sqlalchemy import (
     select,
 )
 
-from app.domains.shared.models import Base, RegisterObject, model_of
+from app.domains.shared.models import Base, RegisterObject, model_of, table_of
 
 Link = tuple[int, str | None]
 
@@ -51,7 +51,7 @@ class LinkSet:
 
     @property
     def table(self) -> Table:
-        return self.model.metadata.tables[self.model.__tablename__]
+        return table_of(self.model)
 
     @property
     def owner_model(self) -> type[RegisterObject]:

@@ -1,12 +1,11 @@
 """Lists: which part, in which order, and the envelope around it."""
 
-import difflib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
 from sqlalchemy import ColumnElement, FromClause, func
 
@@ -26,12 +25,10 @@ _SORT_PATTERN = f"^-?({'|'.join(SORTS)})(,-?({'|'.join(SORTS)})){{0,3}}$"
 
 
 class ListQuery(BaseModel):
-    """The parameters of every list. One that is not known is refused: a typo must not return everything."""
+    """The parameters of every list."""
 
     # Not `strict`: what stands in an address is text.
     model_config = ConfigDict(extra="forbid")
-
-    UNKNOWN: ClassVar[str] = "unknown_parameter"
 
     limit: int = Field(DEFAULT_LIMIT, ge=1, le=LARGEST_LIMIT, description="Most objects to return.")
     offset: int = Field(0, ge=0, le=LARGEST_OFFSET, description="Objects to pass over first.")
@@ -43,15 +40,6 @@ class ListQuery(BaseModel):
     )
     count: Literal["exact"] | None = Field(None, description="`exact` counts the whole list into `total`.")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _name_unknown(cls, values: dict[str, Any]) -> dict[str, Any]:
-        unknown = [name for name in values if name not in cls.model_fields]
-        if unknown:
-            hints = {name: _nearest(name, cls.model_fields) for name in unknown}
-            raise PydanticCustomError(cls.UNKNOWN, "This list has no such parameter.", {"hints": hints})
-        return values
-
     @field_validator("sort")
     @classmethod
     def _each_once(cls, value: str) -> str:
@@ -59,11 +47,6 @@ class ListQuery(BaseModel):
         if len(set(names)) < len(names):
             raise PydanticCustomError("repeated_sort", "A list can be sorted by each name only once")
         return value
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    return f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}."
 
 
 def order_by(sort: str) -> Callable[[FromClause], Sequence[ColumnElement[Any]]]:
@@ -89,6 +72,3 @@ class Listing:
     items: bytes
     more: bool
     total: int | None
-
-
-ListParameters = Annotated[ListQuery, Field()]

@@ -1,7 +1,7 @@
 """What every registered object has, as columns."""
 
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from sqlalchemy import (
     BigInteger,
@@ -13,15 +13,19 @@ from sqlalchemy import (
     Index,
     MetaData,
     String,
+    Table,
     Text,
     func,
     text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, declared_attr, mapped_column, relationship
 
+Criticality = Literal["low", "medium", "high", "critical"]
+
 CODE_LENGTH = 64
 EXTERNAL_ID_LENGTH = 512
 NAME_LENGTH = 500
+URL_LENGTH = 2048
 
 # Constraint names are API: `constraints.py` maps errors from them.
 NAMING_CONVENTION = {
@@ -100,12 +104,18 @@ def register_table(table: str, *extra: Any, tree: bool = False) -> tuple[Any, ..
         # Partial, so that it is no key that foreign keys could refer to: changing one of those locks out whoever refers
         # to the object, and two objects that come to refer to each other would deadlock.
         Index(f"uq_{table}_external_id", "external_id", unique=True, postgresql_where=text("external_id IS NOT NULL")),
+        Index(f"ix_{table}_code", text("lower(code)"), "id"),
         Index(f"ix_{table}_name", text("lower(name)"), "id"),
         Index(f"ix_{table}_created_at", "created_at", "id"),
         Index(f"ix_{table}_updated_at", "updated_at", "id"),
         *(Index(f"ix_{table}_{column}", column) for column in foreign_keys),
         *extra,
     )
+
+
+def table_of(model: type[Base]) -> Table:
+    """Return the table of a model."""
+    return model.metadata.tables[model.__tablename__]
 
 
 def model_of(foreign_key: Column[Any]) -> type[RegisterObject]:

@@ -7,7 +7,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.domains.shared.documents import Condition, by_code, by_id
-from app.domains.shared.models import RegisterObject
+from app.domains.shared.models import RegisterObject, table_of
 from app.domains.shared.schemas import CODE_PATTERN, LARGEST_ID
 from app.utils.exceptions import Fault, NotFound, UnknownReference
 
@@ -46,7 +46,7 @@ async def unknown_references(
     """Return the error with a pointer for each of `named` (pointer, model, id) that does not exist."""
     known: set[tuple[str, int]] = set()
     for model in {model for _, model, _ in named}:
-        table = model.metadata.tables[model.__tablename__]
+        table = table_of(model)
         ids = {key for _, of, key in named if of is model}
         known |= {(table.name, key) for key in await session.scalars(select(table.c.id).where(table.c.id.in_(ids)))}
     faults = [

@@ -24,10 +24,9 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from app.domains.shared.models import CODE_LENGTH, EXTERNAL_ID_LENGTH, NAME_LENGTH
+from app.domains.shared.models import CODE_LENGTH, EXTERNAL_ID_LENGTH, NAME_LENGTH, URL_LENGTH
 
 LARGEST_ID = 2**63 - 1
-URL_LENGTH = 2048
 # Parsers of URLs pass over white space and control characters, which we would then store.
 URL_PATTERN = r"^[Hh][Tt][Tt][Pp][Ss]?://[^\s\x00-\x1f\x7f-\x9f]+$"
 DESCRIPTION_LENGTH = 20_000
@@ -143,6 +142,13 @@ class Brief(Schema):
     id: int
     code: str | None
     name: str
+
+
+class NoFields(Schema):
+    """A link that has nothing but its two ends."""
+
+
+NO_FIELDS = NoFields()
 
 
 class ObjectRead(Schema):

@@ -25,7 +25,7 @@ from app.domains.shared.writes import (
     update_object,
     writable_columns,
 )
-from app.utils.exceptions import PreconditionFailed, RegisterError, StillReferenced
+from app.utils.exceptions import Conflict, Fault, PreconditionFailed, RegisterError, StillReferenced
 from app.utils.validation import invalid_content
 
 
@@ -102,7 +102,7 @@ class CollectionService:
     ) -> None:
         """Set one link, whatever it was before; a link that is there already changes nothing.
 
-        Raises `NotFound` for either end and `PreconditionFailed`.
+        Raises `NotFound` for either end, `Conflict` when the owner may have one such link only, `PreconditionFailed`.
         """
         key = parse_key(target, link_set.target_model)
         current = await self._lock(reference, if_match)
@@ -132,9 +132,15 @@ class CollectionService:
     async def _change_link(
         self, link_set: LinkSet, statement: Statement, current: dict[str, Any], key: Key, detail: str | None
     ) -> None:
-        rows = await execute(
-            self.session, statement, id=current["id"], key=key.value, detail=detail, caller_id=self.caller.id
-        )
+        try:
+            rows = await execute(
+                self.session, statement, id=current["id"], key=key.value, detail=detail, caller_id=self.caller.id
+            )
+        except IntegrityViolation as violation:
+            if violation.is_reference:  # it was deleted since the statement found it
+                raise not_found(link_set.target_model) from violation
+            words = "The process has another one already, and may have one only."
+            raise Conflict(words, errors=[Fault(f"/{link_set.detail}", "conflict", words)]) from violation
         if not rows:
             raise not_found(link_set.target_model)
 

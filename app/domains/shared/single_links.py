@@ -9,7 +9,6 @@ from sqlalchemy import (
     ColumnElement,
     FromClause,
     String,
-    Table,
     bindparam,
     delete,
     exists,
@@ -22,6 +21,7 @@ from sqlalchemy.dialects.postgresql import insert
 from app.core.database import Statement, prepare
 from app.domains.shared.documents import Condition
 from app.domains.shared.links import LinkSet
+from app.domains.shared.models import model_of, table_of
 from app.domains.shared.writes import touched
 
 
@@ -31,7 +31,7 @@ def add_link(link_set: LinkSet, condition: Condition) -> Statement:
 
     Its parameters are `id`, `key` of the condition, `caller_id` and, where the link has a field, `detail`.
     """
-    table, target = link_set.table, _refers_to(link_set, link_set.target)
+    table, target = link_set.table, table_of(link_set.target_model)
     found = select(target.c.id).where(condition(target)).cte("target")
     values: list[Any] = [bindparam("id", type_=BigInteger), found.c.id]
     if link_set.detail is not None:
@@ -51,7 +51,7 @@ def add_link(link_set: LinkSet, condition: Condition) -> Statement:
 @cache
 def remove_link(link_set: LinkSet, condition: Condition, *, one_detail: bool) -> Statement:
     """Return the statement that removes an object's links to another, or the one with `detail`; see `add_link`."""
-    table, target = link_set.table, _refers_to(link_set, link_set.target)
+    table, target = link_set.table, table_of(link_set.target_model)
     found = select(target.c.id).where(condition(target)).cte("target")
     statement = delete(table).where(
         table.c[link_set.owner] == bindparam("id", type_=BigInteger), table.c[link_set.target] == found.c.id
@@ -62,15 +62,10 @@ def remove_link(link_set: LinkSet, condition: Condition, *, one_detail: bool) ->
 
 
 def _touching_owner(link_set: LinkSet, found: CTE, change: Any) -> Statement:
-    owner = _refers_to(link_set, link_set.owner)
+    owner = table_of(link_set.owner_model)
     changed = change.cte("changed")
     touch = update(owner).where(owner.c.id == bindparam("id", type_=BigInteger), exists(select(changed.c.n)))
     return prepare(select(found.c.id).add_cte(touch.values(touched(owner)).returning(owner.c.id).cte("touched")))
-
-
-def _refers_to(link_set: LinkSet, column: str) -> Table:
-    (key,) = link_set.table.c[column].foreign_keys
-    return key.column.table
 
 
 @cache
@@ -80,7 +75,7 @@ def linked(link_set: LinkSet, end: str, condition: Condition) -> Condition:
 
     def is_linked(source: FromClause) -> ColumnElement[bool]:
         link = link_set.table.alias("link")
-        other = _refers_to(link_set, other_end).alias("linked")
+        other = table_of(model_of(link_set.table.c[other_end])).alias("linked")
         other_id = select(other.c.id).where(condition(other)).scalar_subquery()
         return exists().where(link.c[end] == source.c.id, link.c[other_end] == other_id)
 

@@ -10,7 +10,6 @@ from sqlalchemy import (
     FromClause,
     Integer,
     Select,
-    Table,
     Text,
     any_,
     bindparam,
@@ -26,7 +25,7 @@ from sqlalchemy.dialects.postgresql import array
 from app.core.database import Statement, advisory_key, execute, fetch, prepare
 from app.domains.shared.documents import Condition, Document, json_list
 from app.domains.shared.links import Link, LinkSet
-from app.domains.shared.models import RegisterObject
+from app.domains.shared.models import RegisterObject, table_of
 from app.domains.shared.references import not_found, parse_key
 from app.domains.shared.service import CollectionService
 from app.utils.exceptions import Cycle, Fault
@@ -86,7 +85,7 @@ _LOCK_TREE = prepare(select(func.pg_advisory_xact_lock(bindparam("tree", type_=B
 @cache
 def _is_below(model: type[RegisterObject]) -> Statement:
     """Return the statement that tells whether `parent` is `key` or stands below it."""
-    table = _table(model)
+    table = table_of(model)
     start = select(table.c.id, table.c.parent_id).where(table.c.id == bindparam("parent", type_=BigInteger))
     chain = start.cte("chain", recursive=True)
     # UNION drops the rows it has seen, so that even a cycle would end.
@@ -97,7 +96,7 @@ def _is_below(model: type[RegisterObject]) -> Statement:
 @cache
 def _ancestors(model: type[RegisterObject], condition: Condition) -> Statement:
     """Return the statement of the objects above one; `rows` counts that one, too."""
-    table = _table(model)
+    table = table_of(model)
     start = select(table.c.id, table.c.parent_id, _ZERO.label("distance"), array([table.c.id]).label("path"))
     chain = start.where(condition(table)).cte("chain", recursive=True)
     step = select(table.c.id, table.c.parent_id, chain.c.distance + _ONE, func.array_append(chain.c.path, table.c.id))
@@ -109,8 +108,10 @@ def _ancestors(model: type[RegisterObject], condition: Condition) -> Statement:
 @cache
 def _tree(model: type[RegisterObject], condition: Condition) -> Statement:
     """Return the statement of an object and what stands below it; its parameters are `key` and `depth`."""
-    table = _table(model)
-    place = array([func.lower(table.c.name), cast(table.c.id, Text)])
+    table = table_of(model)
+    # The id breaks ties; as text it needs leading zeros to be in the order of numbers.
+    number = func.lpad(cast(table.c.id, Text), literal_column("19"), literal_column("'0'"))
+    place = array([func.lower(table.c.name), number])
     start = select(table.c.id, _ZERO.label("depth"), array([table.c.id]).label("path"), place.label("place"))
     chain = start.where(condition(table)).cte("chain", recursive=True)
     step = select(
@@ -126,10 +127,6 @@ def _tree(model: type[RegisterObject], condition: Condition) -> Statement:
         table.c.id, table.c.code, table.c.name, table.c.parent_id, chain.c.depth, children.label("children")
     ).join(chain, chain.c.id == table.c.id)
     return _nodes(chain, nodes.order_by(chain.c.place).limit(literal_column(str(MOST_NODES))))
-
-
-def _table(model: type[RegisterObject]) -> Table:
-    return model.metadata.tables[model.__tablename__]
 
 
 def _not_seen(table: FromClause, chain: CTE) -> Any:

@@ -22,7 +22,7 @@ from sqlalchemy import (
 from app.core.database import Statement, prepare
 from app.domains.shared.documents import Condition
 from app.domains.shared.links import LinkSet
-from app.domains.shared.models import RegisterObject, model_of
+from app.domains.shared.models import RegisterObject, model_of, table_of
 
 # Set by the register itself, in every collection.
 _OWN_COLUMNS = frozenset({"id", "created_at", "updated_at", "created_by_id", "updated_by_id", "version"})
@@ -31,7 +31,7 @@ _OWN_COLUMNS = frozenset({"id", "created_at", "updated_at", "created_by_id", "up
 @cache
 def writable_columns(model: type[RegisterObject]) -> tuple[str, ...]:
     """Return the columns that come from bodies."""
-    return tuple(column.name for column in _table(model).c if column.name not in _OWN_COLUMNS)
+    return tuple(column.name for column in table_of(model).c if column.name not in _OWN_COLUMNS)
 
 
 @cache
@@ -42,7 +42,7 @@ def insert_object(model: type[RegisterObject], links: Sequence[LinkSet]) -> Stat
     """
     caller = bindparam("caller_id", type_=BigInteger)
     values = _new_values(model) | {"created_by_id": caller, "updated_by_id": caller}
-    statement = insert(_table(model)).values(values).returning(_table(model).c.id)
+    statement = insert(table_of(model)).values(values).returning(table_of(model).c.id)
     if not links:
         return prepare(statement)
     written = statement.cte("written")
@@ -52,25 +52,25 @@ def insert_object(model: type[RegisterObject], links: Sequence[LinkSet]) -> Stat
 @cache
 def foreign_keys(model: type[RegisterObject]) -> dict[str, type[RegisterObject]]:
     """Return the writable columns that refer to other objects, and the models they refer to."""
-    columns = (_table(model).c[name] for name in writable_columns(model))
+    columns = (table_of(model).c[name] for name in writable_columns(model))
     return {column.name: model_of(column) for column in columns if column.foreign_keys}
 
 
 @cache
 def lock_object(model: type[RegisterObject], condition: Condition, deleting: bool) -> Statement:
-    """Return the statement that locks an object and reads it as it is, `id` and `version` included.
+    """Return the statement that locks an object and reads it as it is, `id`, `version` and `created_by_id` included.
 
     The lock keeps a second writer waiting. Only for deleting does it keep others from referring to the object, too.
     """
-    table = _table(model)
-    columns = [table.c.id, table.c.version, *(table.c[name] for name in writable_columns(model))]
+    table = table_of(model)
+    columns = [table.c.id, table.c.version, table.c.created_by_id, *(table.c[name] for name in writable_columns(model))]
     return prepare(select(*columns).where(condition(table)).with_for_update(key_share=not deleting))
 
 
 @cache
 def object_exists(model: type[RegisterObject], condition: Condition) -> Statement:
     """Return the statement that has a row when the object exists."""
-    table = _table(model)
+    table = table_of(model)
     return prepare(select(table.c.id).where(condition(table)))
 
 
@@ -81,7 +81,7 @@ def update_object(model: type[RegisterObject], links: Sequence[LinkSet]) -> Stat
     Its parameters are those of `insert_object`, `id`, and `changed`: whether a column differs. When neither a column
     nor a link differs the object keeps its version and nothing is written.
     """
-    table = _table(model)
+    table = table_of(model)
     key = bindparam("id", type_=BigInteger)
     ctes = []
     for link in links:
@@ -95,7 +95,7 @@ def update_object(model: type[RegisterObject], links: Sequence[LinkSet]) -> Stat
 @cache
 def delete_object(model: type[RegisterObject]) -> Statement:
     """Return the statement that removes the object `id`."""
-    table = _table(model)
+    table = table_of(model)
     return prepare(delete(table).where(table.c.id == bindparam("id", type_=BigInteger)).returning(table.c.id))
 
 
@@ -108,10 +108,6 @@ def touched(table: Table) -> dict[str, Any]:
     }
 
 
-def _table(model: type[RegisterObject]) -> Table:
-    return model.metadata.tables[model.__tablename__]
-
-
 def _new_values(model: type[RegisterObject]) -> dict[str, Any]:
-    table = _table(model)
+    table = table_of(model)
     return {name: bindparam(f"new_{name}", type_=table.c[name].type) for name in writable_columns(model)}

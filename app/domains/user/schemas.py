@@ -11,10 +11,12 @@ from app.domains.user.models import EMAIL_LENGTH, AccessLevel
 
 
 def _normalised_email(value: str) -> str:
+    # Inside an organisation names such as corp.local are common, which the world can't deliver to.
     try:
-        return validate_email(value, check_deliverability=False).normalized
+        email = validate_email(value, check_deliverability=False, globally_deliverable=False)
     except EmailNotValidError as error:
         raise PydanticCustomError("email", "Text must be an e-mail address") from error
+    return email.normalized
 
 
 Email = Annotated[

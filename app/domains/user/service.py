@@ -16,6 +16,6 @@ class UserService(CollectionService):
 
     async def _delete(self, current: dict[str, Any]) -> None:
         # Nothing may refer to it yet, and without it no request could be made.
-        if current["id"] == self.caller.id:
+        if current["created_by_id"] is None:
             raise FirstAdministrator("The first administrator cannot be deleted: requests are made on its behalf.")
         await super()._delete(current)

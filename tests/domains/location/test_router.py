@@ -119,8 +119,8 @@ async def test_coordinates_are_kept_exactly(client: httpx.AsyncClient, latitude:
         (0, -180.1, [("/longitude", "greater_than_equal")]),
         ("47", "8", [("/latitude", "float_type"), ("/longitude", "float_type")]),
         (True, 0, [("/latitude", "float_type")]),
-        (1, None, [("", "coordinates")]),
-        (None, 1, [("", "coordinates")]),
+        (1, None, [("/longitude", "coordinates")]),
+        (None, 1, [("/latitude", "coordinates")]),
     ],
 )
 async def test_impossible_coordinates_are_refused(
@@ -150,19 +150,23 @@ async def test_infinite_coordinates_are_not_even_json(client: httpx.AsyncClient)
     assert (response.status_code, faults(response)) == (422, [("/latitude", "finite_number")])
 
 
-@pytest.mark.parametrize("field", ["latitude", "longitude"])
-async def test_one_coordinate_alone_is_refused(client: httpx.AsyncClient, field: str) -> None:
+@pytest.mark.parametrize(("field", "other"), [("latitude", "longitude"), ("longitude", "latitude")])
+async def test_one_coordinate_alone_is_refused(client: httpx.AsyncClient, field: str, other: str) -> None:
     response = await client.post("/locations", json={"name": "Location", field: 1})
-    assert (response.status_code, faults(response)) == (422, [("", "coordinates")])
+    assert (response.status_code, faults(response)) == (422, [(f"/{other}", "coordinates")])
 
 
 @pytest.mark.parametrize(("field", "other"), [("latitude", "longitude"), ("longitude", "latitude")])
 async def test_patch_may_not_leave_one_coordinate_alone(client: httpx.AsyncClient, field: str, other: str) -> None:
     without = await make_location(client)
     with_both = await make_location(client, latitude=1, longitude=2)
-    for made, patch in ((without, {field: 1}), (with_both, {field: None}), (without, {field: 1, other: None})):
+    for made, patch, missing in (
+        (without, {field: 1}, other),
+        (with_both, {field: None}, field),
+        (without, {field: 1, other: None}, other),
+    ):
         response = await client.patch(f"/locations/{made['id']}", json=patch)
-        assert (response.status_code, faults(response)) == (422, [("", "coordinates")])
+        assert (response.status_code, faults(response)) == (422, [(f"/{missing}", "coordinates")])
         assert (await client.get(f"/locations/{made['id']}")).json() == made
 
 

@@ -224,7 +224,7 @@ async def test_both_forms_at_once_are_refused(client: httpx.AsyncClient, linked:
         await client.patch(path, json={kind: [], short(kind): []}),
         await client.patch(path, json={kind: None, short(kind): [target["id"]]}),
     ):
-        assert (response.status_code, faults(response)) == (422, [("", "both_forms")])
+        assert (response.status_code, faults(response)) == (422, [(f"/{short(kind)}", "both_forms")])
 
 
 @pytest.mark.parametrize("kind", ["departments", "resources"])
@@ -273,7 +273,7 @@ async def test_only_one_can_own_or_be_accountable(
     before = await read(client, linked.process)
     refused = await client.put(linked.path(kind, 1), json=body)
     assert (refused.status_code, refused.json()["code"]) == (409, "conflict")
-    assert faults(refused) == [(f"/{kind}", "conflict")]
+    assert faults(refused) == [(f"/{DETAILS[kind][0]}", "conflict")]
     assert await read(client, linked.process) == before
     # The same one again is no second one.
     assert (await client.put(linked.path(kind, 0), json=body)).status_code == 204

@@ -74,6 +74,8 @@ async def test_email_is_required_and_cannot_be_cleared(client: httpx.AsyncClient
         ("ada@xn--bcher-kva.example", "ada@b\u00fccher.example"),
         ("ada@B\u00dcCHER.example", "ada@b\u00fccher.example"),
         ("x" * 64 + "@register.example", "x" * 64 + "@register.example"),
+        # A network of one's own may have names without a dot.
+        ("ada@register", "ada@register"),
     ],
 )
 async def test_email_is_normalised(client: httpx.AsyncClient, email: str, stored: str) -> None:
@@ -91,7 +93,6 @@ async def test_email_is_normalised(client: httpx.AsyncClient, email: str, stored
         "ada",
         "ada@",
         "@register.example",
-        "ada@register",
         "ada@localhost",
         "ada@@register.example",
         "ada @register.example",
