@@ -31,10 +31,14 @@ from app.core.database import Database
 from app.core.embedded_postgres import EmbeddedPostgres
 from app.main import create_app
 from app.utils.db_init import initialise
+from app.utils.logging_service import configure_logging
 
 # Generated input is the same at every run: a failure here is a failure everywhere.
 settings.register_profile("steady", derandomize=True, database=None, deadline=None, max_examples=300)
 settings.load_profile("steady")
+
+# As in development: what nobody expected is logged with a plain traceback.
+configure_logging("INFO", as_json=False)
 
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 TRANSACTION_CONTROL = ("BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE")
