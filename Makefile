@@ -35,7 +35,7 @@ migrate: $(VENV)/.local ## Bring the schema of DATABASE_URL up to date
 	@$(BIN)/python -m app migrate
 
 test: $(VENV)/.dev ## Run the test suite on a throwaway PostgreSQL
-	@$(BIN)/pytest --cov
+	@$(BIN)/pytest --cov --numprocesses auto --maxprocesses 4
 
 test-browser: $(VENV)/.dev ## Try /docs and /redoc in a real browser
 	@$(BIN)/pytest -m browser

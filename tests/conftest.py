@@ -38,7 +38,7 @@ settings.register_profile("steady", derandomize=True, database=None, deadline=No
 settings.load_profile("steady")
 
 # As in development: what nobody expected is logged with a plain traceback.
-configure_logging("INFO", as_json=False)
+configure_logging("WARNING", as_json=False)
 
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 TRANSACTION_CONTROL = ("BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE")

@@ -200,3 +200,12 @@ async def test_run_in_production_loads_no_demo_data_unless_asked(server_url: URL
         connection = await asyncpg.connect(text_of(url))
         assert await connection.fetchval("SELECT count(*) FROM departments") > 40
         await connection.close()
+
+
+def test_port_that_is_taken_is_told_before_anything_is_made(root: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run_command(root, "run", PORT=str(port), DATA_DIR=str(tmp_path / "data"))
+    assert done.returncode == 1
+    assert f"Cannot listen on 127.0.0.1:{port}" in done.stderr
+    assert not (tmp_path / "data").exists()

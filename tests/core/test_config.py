@@ -183,3 +183,24 @@ def test_every_setting_is_in_the_documentation(root: Path) -> None:
 
 def test_every_setting_is_described() -> None:
     assert [name for name, field in Settings.model_fields.items() if not (field.description or "").endswith(".")] == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "nonsense",
+        "mysql://user:hidden@host/name",
+        "postgresql://user:hidden@host:port/name",
+        "postgresql://user:hidden@host/name?channel_binding=require",
+    ],
+)
+def test_database_url_that_cannot_work_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Settings(_env_file=None, database_url=url)
+    assert [fault["loc"] for fault in caught.value.errors()] == [("database_url",)]
+    assert "hidden" not in str(caught.value)
+
+
+def test_database_url_is_not_shown() -> None:
+    settings = Settings(_env_file=None, database_url="postgresql://user:hidden@host/name?sslmode=require")
+    assert "hidden" not in repr(settings)

@@ -191,3 +191,26 @@ async def test_other_protocols_pass_through(app: FastAPI, log: Log) -> None:
 
     await RequestMiddleware(inner, app.state.metrics)({"type": "lifespan"}, None, None)  # type: ignore[arg-type]
     assert (seen, log.entries) == (["lifespan"], [])
+
+
+@pytest.mark.parametrize(
+    ("traceparent", "trace_id"),
+    [
+        ("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "4bf92f3577b34da6a3ce929d0e0e4736"),
+        ("01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more", "4bf92f3577b34da6a3ce929d0e0e4736"),
+        ("00-00000000000000000000000000000000-00f067aa0ba902b7-01", None),
+        ("00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01", None),
+        ("ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", None),
+        ("00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01", None),
+        ("garbage", None),
+    ],
+)
+async def test_trace_of_the_caller_stands_in_the_line(
+    client: httpx.AsyncClient, log: Log, traceparent: str, trace_id: str | None
+) -> None:
+    await client.get("/departments/0", headers={"traceparent": traceparent})
+    await client.get("/departments/0")
+    traced, other = log.entries
+    assert traced.get("trace_id") == trace_id
+    assert traced.get("parent_id") == (trace_id and "00f067aa0ba902b7")
+    assert "trace_id" not in other
