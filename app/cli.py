@@ -155,7 +155,9 @@ def _refuse_taken_port(settings: Settings) -> None:
             pass
     except OSError as error:
         place = f"{settings.host}:{settings.port}"
-        raise click.ClickException(f"Cannot listen on {place} ({error.strerror}). Choose another PORT.") from error
+        raise click.ClickException(
+            f"Cannot listen on {place} ({os.strerror(error.errno or 0)}). Choose another PORT."
+        ) from error
 
 
 def _exit(_number: int, _frame: Any) -> None:

@@ -21,9 +21,12 @@ from tests.conftest import new_database, wait_until_ready
 
 PATIENCE = 60
 
+# Whatever the database and the address of the suite are, these tests choose their own.
+SURROUNDINGS = {name: value for name, value in os.environ.items() if name not in {"DATABASE_URL", "HOST", "PORT"}}
+
 
 def run_command(root: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"} | variables
+    environment = SURROUNDINGS | variables
     return subprocess.run(
         [sys.executable, "-m", "app", *arguments],
         cwd=root,
@@ -128,8 +131,7 @@ def free_port() -> int:
 
 @contextmanager
 def running(root: Path, data_dir: Path, port: int) -> Iterator[subprocess.Popen[str]]:
-    environment = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
-    environment |= {"DATA_DIR": str(data_dir), "PORT": str(port)}
+    environment = SURROUNDINGS | {"DATA_DIR": str(data_dir), "PORT": str(port)}
     with subprocess.Popen(
         [sys.executable, "-m", "app", "run"], cwd=root, env=environment, stderr=subprocess.PIPE, text=True
     ) as process:
