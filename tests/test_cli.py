@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import asyncpg
@@ -143,8 +143,12 @@ def running(root: Path, data_dir: Path, port: int) -> Iterator[subprocess.Popen[
 
 
 def servers_of(data_dir: Path) -> list[str]:
-    listing = subprocess.run(["ps", "-e", "-o", "args="], capture_output=True, text=True, check=True).stdout
-    return [line for line in listing.splitlines() if str(data_dir) in line and "postgres" in line]
+    """Return the command lines of the PostgreSQL processes of a data directory."""
+    lines = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            lines.append(file.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+    return [line for line in lines if str(data_dir) in line and "postgres" in line]
 
 
 def wait_for_end(data_dir: Path) -> None:
