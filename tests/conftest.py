@@ -54,6 +54,11 @@ def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[URL]:
         yield make_url(url)
 
 
+def text_of(url: URL) -> str:
+    """Return a URL as the driver itself, and the environment, take it."""
+    return url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
 @asynccontextmanager
 async def new_database(server: URL, template: str | None = None) -> AsyncIterator[URL]:
     """Make a database, as a copy of `template` if given, and drop it afterwards."""
@@ -65,6 +70,13 @@ async def new_database(server: URL, template: str | None = None) -> AsyncIterato
         await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
     finally:
         await admin.close()
+
+
+@pytest.fixture
+async def empty(server_url: URL) -> AsyncIterator[URL]:
+    """A database without a schema."""
+    async with new_database(server_url) as url:
+        yield url
 
 
 def settings_for(url: URL | None, **changes: Any) -> Settings:

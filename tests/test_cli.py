@@ -17,7 +17,7 @@ import httpx
 import pytest
 from sqlalchemy import URL
 
-from tests.conftest import new_database, wait_until_ready
+from tests.conftest import new_database, text_of, wait_until_ready
 
 PATIENCE = 60
 
@@ -36,10 +36,6 @@ def run_command(root: Path, *arguments: str, **variables: str) -> subprocess.Com
         timeout=PATIENCE,
         check=False,
     )
-
-
-def text_of(url: URL) -> str:
-    return url.set(drivername="postgresql").render_as_string(hide_password=False)
 
 
 def test_help_names_every_command(root: Path) -> None:

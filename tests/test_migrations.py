@@ -3,11 +3,9 @@
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import asyncpg
-import pytest
 from alembic.script import ScriptDirectory
 from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -16,17 +14,7 @@ from alembic import command
 from app.core.database import driver_url
 from app.core.migrations import alembic_config, head_revision, upgrade
 from app.models import Base
-from tests.conftest import new_database
-
-
-@pytest.fixture
-async def empty(server_url: URL) -> AsyncIterator[URL]:
-    async with new_database(server_url) as url:
-        yield url
-
-
-def text_of(url: URL) -> str:
-    return url.set(drivername="postgresql").render_as_string(hide_password=False)
+from tests.conftest import new_database, text_of
 
 
 async def schema_of(url: URL) -> list[tuple[str, str]]:

@@ -4,28 +4,16 @@ import asyncio
 import csv
 import os
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import asyncpg
-import pytest
 from sqlalchemy import URL
 
 from app.main import create_app
 from app.utils.db_init import DEMO_FILES, initialise
-from tests.conftest import client_of, new_database, settings_for
+from tests.conftest import client_of, settings_for, text_of
 
 TABLES = ("departments", "locations", "processes", "resources", "roles", "users")
-
-
-@pytest.fixture
-async def empty(server_url: URL) -> AsyncIterator[URL]:
-    async with new_database(server_url) as url:
-        yield url
-
-
-def text_of(url: URL) -> str:
-    return url.set(drivername="postgresql").render_as_string(hide_password=False)
 
 
 async def make_ready(url: URL, *, demo_data: bool) -> str:
