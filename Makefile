@@ -5,12 +5,13 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+NODE_TOOLS := tests/clients/node_modules
 HOST ?= 127.0.0.1
 PORT ?= 8000
 export HOST PORT
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 # Each stamp is newer than the lock file it was installed from, so an install runs once a change.
 $(BIN)/python:
@@ -28,17 +29,26 @@ $(VENV)/.dev: requirements/dev.txt $(VENV)/.local
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
+# Node itself comes with the development tools.
+$(NODE_TOOLS)/.installed: tests/clients/package-lock.json | $(VENV)/.dev
+	@echo "Installing the tools for the OpenAPI document …"
+	@PATH="$(CURDIR)/$(BIN):$$PATH" npm ci --silent --prefix tests/clients
+	@touch $@
+
 run: $(VENV)/.local ## Start everything: database, schema, demo data, service
 	@exec $(BIN)/python -m app run
 
 migrate: $(VENV)/.local ## Bring the schema of DATABASE_URL up to date
 	@$(BIN)/python -m app migrate
 
-test: $(VENV)/.dev ## Run the test suite on a throwaway PostgreSQL
-	@$(BIN)/pytest --cov --numprocesses auto --maxprocesses 4
+test: $(VENV)/.dev $(NODE_TOOLS)/.installed ## Run the test suite on a throwaway PostgreSQL
+	@$(BIN)/pytest -m "not browser" --cov --numprocesses auto --maxprocesses 4
 
 test-browser: $(VENV)/.dev ## Try /docs and /redoc in a real browser
 	@$(BIN)/pytest -m browser
+
+test-clients: $(VENV)/.dev $(NODE_TOOLS)/.installed ## Only the tests that generate clients and call a server with them
+	@$(BIN)/pytest tests/clients -m clients
 
 check: $(VENV)/.dev ## Format, lint, types, import contracts, schema drift, OpenAPI document
 	@$(BIN)/ruff format --check --quiet . || { echo "Run 'make format'." >&2; exit 1; }
@@ -47,25 +57,40 @@ check: $(VENV)/.dev ## Format, lint, types, import contracts, schema drift, Open
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m tests.schema_check
 	@$(BIN)/python -m app openapi | diff -u docs/openapi.json - || { echo "Run 'make openapi'." >&2; exit 1; }
+	@$(BIN)/python -m tests.openapi_changes
+	@$(MAKE) --no-print-directory lint-openapi
+
+lint-openapi: $(NODE_TOOLS)/.installed ## Lint docs/openapi.json with Spectral's recommended rules
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(NODE_TOOLS)/.bin/spectral lint --quiet --fail-severity hint \
+		--ruleset tests/clients/spectral.yaml docs/openapi.json
 
 format: $(VENV)/.dev ## Format the code and apply the linter's safe fixes
 	@$(BIN)/ruff check --quiet --fix .
 	@$(BIN)/ruff format --quiet .
 
-openapi: $(VENV)/.local ## Write docs/openapi.json anew
+openapi: $(VENV)/.local ## Write docs/openapi.json anew; fails when that breaks clients
 	@$(BIN)/python -m app openapi --output docs/openapi.json
+	@$(BIN)/python -m tests.openapi_changes --add
+
+break-openapi: $(VENV)/.local ## Write docs/openapi.json anew, also when that breaks clients
+	@$(BIN)/python -m app openapi --output docs/openapi.json
+	@$(BIN)/python -m tests.openapi_changes --break
 
 load: $(VENV)/.dev ## Load a running server for 60 s with 50 users; fails on any failed request
 	@$(BIN)/locust -f locust/locustfile.py --headless --users 50 --spawn-rate 10 --run-time 60s --only-summary --exit-code-on-error 1 --host http://$(HOST):$(PORT)
 
+sign-in-rush: $(VENV)/.dev ## Measure that sign-ins hold nobody up (locust/README.md has the settings it needs)
+	@$(BIN)/python locust/sign_in_rush.py rush --host http://$(HOST):$(PORT)
+	@$(BIN)/python locust/sign_in_rush.py times --host http://$(HOST):$(PORT)
+
 lock: $(VENV)/.dev ## Resolve the dependencies anew into requirements/*.txt
 	@set -e; compile() { $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-		--no-emit-index-url --no-header --no-annotate --upgrade "$$@" pyproject.toml; }; \
+		--no-emit-index-url --no-header --no-annotate --no-strip-extras --upgrade "$$@" pyproject.toml; }; \
 	compile -o requirements/production.txt; \
 	compile --extra local -o requirements/local.txt; \
 	compile --extra local --extra load --extra dev -o requirements/dev.txt
 
 clean: ## Remove caches and the environment; keeps the data
-	@rm -rf $(VENV) .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .schemathesis
+	@rm -rf $(VENV) $(NODE_TOOLS) .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .schemathesis
 
-.PHONY: help run migrate test test-browser check format openapi load lock clean
+.PHONY: help run migrate test test-browser test-clients check lint-openapi format openapi break-openapi load sign-in-rush lock clean

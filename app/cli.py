@@ -1,4 +1,4 @@
-"""The command line: run, serve, migrate, init, seed, create-admin, openapi."""
+"""The command line: what each command takes and tells. What it does is elsewhere."""
 
 import asyncio
 import json
@@ -6,28 +6,23 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import asyncpg
 import click
-import uvicorn
 from pydantic import ValidationError
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.core.config import Settings, get_settings
-from app.core.database import Database, IntegrityViolation, commit
+from app.core.database import IntegrityViolation
 from app.core.embedded_postgres import EmbeddedPostgres, EmbeddedPostgresError
-from app.core.migrations import upgrade
-from app.core.security import Caller, first_administrator
-from app.domains.shared.constraints import explain
-from app.domains.user.schemas import UserCreate
-from app.domains.user.service import UserService
-from app.main import create_app
-from app.utils.db_init import initialise, load_demo_data
 from app.utils.exceptions import RegisterError
+
+# A command loads what it needs when it is called: all of the register takes seconds, and megabytes of every server.
+if TYPE_CHECKING:
+    from app.domains.auth.schemas import PasswordLink
+    from app.utils.db_init import Administrator
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -41,18 +36,21 @@ def cli() -> None:
 @cli.command()
 def run() -> None:
     """Make everything ready and serve, with a private PostgreSQL when DATABASE_URL is not set."""
+    from app.utils.db_init import initialise
+
     settings = get_settings()
     _refuse_taken_port(settings)
     with _database_url(settings) as url:
         demo_data = settings.demo_data and settings.env != "production"
-        email = asyncio.run(initialise(settings, url, _report, demo_data=demo_data))
+        administrator = asyncio.run(initialise(settings, url, _report, demo_data=demo_data))
         # Server processes read their settings from the environment.
         os.environ["DATABASE_URL"] = url
         get_settings.cache_clear()
         settings = get_settings()
         _report("")
-        _report(f"  Documentation   http://{settings.host}:{settings.port}/docs")
-        _report(f"  Administrator   {email}")
+        _report(f"  Documentation   {_address(settings)}/docs")
+        _report(f"  Administrator   {administrator.email}")
+        _report(f"  Password        {_password_of(administrator)}")
         _report("  Stop with Ctrl-C; the data is kept.")
         _report("")
         _serve(settings, reload=False)
@@ -69,6 +67,8 @@ def serve(*, reload: bool) -> None:
 @cli.command()
 def migrate() -> None:
     """Bring the schema up to date. May run from several replicas at once."""
+    from app.core.migrations import upgrade
+
     upgrade(_required_url())
     _report("The schema is up to date.")
 
@@ -77,14 +77,19 @@ def migrate() -> None:
 @click.option("--demo-data", is_flag=True, help="Load the demo data, too, if the register is empty.")
 def init(*, demo_data: bool) -> None:
     """Bring the schema up to date and make the first administrator. May run at every start."""
-    email = asyncio.run(initialise(get_settings(), _required_url(), _report, demo_data=demo_data))
-    _report(f"Ready. The first administrator is {email}.")
+    from app.utils.db_init import initialise
+
+    administrator = asyncio.run(initialise(get_settings(), _required_url(), _report, demo_data=demo_data))
+    _report(f"Ready. The first administrator is {administrator.email}.")
+    _report(f"Password: {_password_of(administrator)}")
 
 
 @cli.command()
 def seed() -> None:
     """Load the demo data."""
-    asyncio.run(_seed(get_settings(), _required_url()))
+    from app.tasks import seed_demo_data
+
+    asyncio.run(seed_demo_data(get_settings(), _required_url()))
     _report("The demo data is loaded.")
 
 
@@ -92,15 +97,85 @@ def seed() -> None:
 @click.argument("email")
 @click.option("--name", default="Administrator", show_default=True)
 def create_admin(email: str, name: str) -> None:
-    """Make another administrator."""
-    asyncio.run(_create_admin(get_settings(), _required_url(), email, name))
+    """Make another administrator, and print a token to set the password with."""
+    from app.tasks import create_administrator
+
+    settings = get_settings()
+    with _database_url(settings) as url:
+        link = asyncio.run(create_administrator(settings, url, email, name))
     _report(f"{email} is an administrator now.")
+    _show_link(settings, link)
+
+
+@cli.command("password-link")
+@click.argument("email")
+def password_link(email: str) -> None:
+    """Print a token with which a user sets a new password: for those who lost theirs."""
+    from app.tasks import link_for
+
+    settings = get_settings()
+    with _database_url(settings) as url:
+        link = asyncio.run(link_for(settings, url, email))
+    _show_link(settings, link)
+
+
+@cli.command()
+def housekeeping() -> None:
+    """Remove what has expired, and thin the history as HISTORY_DAYS has it. Run it daily."""
+    from app.tasks import clean_up_all
+
+    for what, number in asyncio.run(clean_up_all(get_settings(), _required_url())).items():
+        _report(f"{what}: {number} removed")
+
+
+@cli.command()
+@click.argument("directory", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--with-history", is_flag=True, help="Write the history, too.")
+@click.option("--force", is_flag=True, help="Replace an earlier export in DIR.")
+def export(directory: Path, **options: bool) -> None:
+    """Write the whole register, as it is now, into files in DIR."""
+    from app.utils.register_export import export_register
+
+    settings = get_settings()
+    with _database_url(settings) as url:
+        # Without a handler, what is half written would stay behind; with that of servers, it would look like success.
+        signal.signal(signal.SIGTERM, _interrupted)
+        manifest = asyncio.run(export_register(settings, url, directory, **options))
+    _report(f"{sum(file.rows for file in manifest.files.values())} rows are in {directory}.")
+
+
+@cli.command("import")
+@click.argument("source", metavar="DIR|FILE", type=click.Path(exists=True, path_type=Path))
+@click.option("--collection", help="Of a FILE; without it that with which its name begins.")
+@click.option("--map", "mapping", multiple=True, metavar="COLUMN:MEMBER", help="Of a FILE: what a column is.")
+@click.option("--match-ids", is_flag=True, help="Of a FILE: rows with an id are about the object that has it.")
+@click.option("--raw", is_flag=True, help="Of a FILE: no apostrophe in front of a cell is a mark.")
+@click.option("--dry-run", is_flag=True, help="Of a FILE: check everything, and do nothing.")
+def import_(source: Path, **options: Any) -> None:
+    """Read what `export` wrote into DIR, or go on with it; or a FILE of one collection, CSV or NDJSON."""
+    from app.utils.register_import import import_register
+    from app.utils.table_import import import_table
+
+    settings = get_settings()
+    if source.is_dir() and any(options.values()):
+        raise click.UsageError("An export is imported as it is: these options are for files.")
+    with _database_url(settings) as url:
+        signal.signal(signal.SIGTERM, _interrupted)
+        imported = (
+            import_register(settings, url, source)
+            if source.is_dir()
+            else import_table(settings, url, source, **options)
+        )
+        counts = asyncio.run(imported)
+    _report(", ".join(f"{number} {what}" for what, number in counts.items()) + ".")
 
 
 @cli.command()
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="A file instead of standard output.")
 def openapi(output: Path | None) -> None:
     """Print the OpenAPI document."""
+    from app.main import create_app
+
     document = json.dumps(create_app(Settings(_env_file=None)).openapi(), indent=2, ensure_ascii=False) + "\n"
     if output is None:
         click.echo(document, nl=False)
@@ -118,6 +193,8 @@ def main() -> None:
             _report(f"Bad setting: {name + ': ' if name else ''}{fault['msg'].removeprefix('Value error, ')}")
         sys.exit(2)
     except IntegrityViolation as violation:
+        from app.domains.shared.constraints import explain
+
         _report(str(explain(violation) or violation.constraint))
         sys.exit(1)
     except (EmbeddedPostgresError, RegisterError) as error:
@@ -125,8 +202,14 @@ def main() -> None:
         sys.exit(1)
 
 
-def _report(line: str) -> None:
-    click.echo(line, err=True)
+def _address(settings: Settings) -> str:
+    """Return where this machine reaches the service."""
+    host = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host  # noqa: S104 - it is not listened on here
+    return f"http://{host}:{settings.port}"
+
+
+def _report(*parts: str) -> None:
+    click.echo(" ".join(parts), err=True)
 
 
 def _required_url() -> str:
@@ -164,7 +247,14 @@ def _exit(_number: int, _frame: Any) -> None:
     sys.exit(0)
 
 
+def _interrupted(number: int, _frame: Any) -> None:
+    # As shells tell that a signal ended a command.
+    sys.exit(128 + number)
+
+
 def _serve(settings: Settings, *, reload: bool) -> None:
+    import uvicorn
+
     # When it has stopped, uvicorn raises the signal again for the handler that was there before: ours exits with 0, and
     # what surrounds us is left in order.
     signal.signal(signal.SIGTERM, _exit)
@@ -179,39 +269,25 @@ def _serve(settings: Settings, *, reload: bool) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=bool(settings.forwarded_allow_ips),
+        forwarded_allow_ips=",".join(settings.forwarded_allow_ips),
         timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=settings.graceful_stop_seconds,
     )
 
 
-async def _seed(settings: Settings, url: str) -> None:
-    async with _unit_of_work(settings, url) as (session, caller):
-        await load_demo_data(session, caller)
+def _password_of(administrator: "Administrator") -> str:
+    """Return the password while it can be told, or else how to get one."""
+    command = f"python -m app password-link {administrator.email}"
+    if administrator.new_password is not None:
+        return f"{administrator.new_password}   (shown this once; change it)"
+    if administrator.has_password:
+        return f"as set; if it is lost: {command}"
+    return f"none yet; set one with: {command}"
 
 
-async def _create_admin(settings: Settings, url: str, email: str, name: str) -> None:
-    async with _unit_of_work(settings, url) as (session, caller):
-        try:
-            body = UserCreate(email=email, name=name, access_level="admin")
-        except ValidationError as error:
-            faults = (f"{fault['loc'][0]}: {fault['msg']}" for fault in error.errors())
-            raise click.UsageError("; ".join(faults)) from error
-        await UserService(session, caller).create(body)
-
-
-@asynccontextmanager
-async def _unit_of_work(settings: Settings, url: str) -> AsyncIterator[tuple[AsyncSession, Caller]]:
-    """Give a command its session and the first administrator as the caller, and commit at the end."""
-    database = Database(url, settings)
-    try:
-        async with database.sessions() as session:
-            try:
-                caller = await first_administrator(session)
-            except asyncpg.UndefinedTableError:
-                caller = None
-            if caller is None:
-                raise click.ClickException("Run `python -m app init` first.")
-            yield session, caller
-            await commit(session)
-    finally:
-        await database.dispose()
+def _show_link(settings: Settings, link: "PasswordLink") -> None:
+    _report("With this token a password can be set until", f"{link.expires_at:%Y-%m-%d %H:%M} UTC, once:")
+    click.echo(link.token)
+    address = f"{_address(settings)}/api/v1/auth/set-password"
+    _report(f"""curl {address} -H 'Content-Type: application/json' -d '{{"token": "…", "password": "…"}}'""")

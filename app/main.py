@@ -19,19 +19,38 @@ from app.api.problems import add_problem_handlers
 from app.core.config import Settings, get_settings
 from app.core.database import Database
 from app.core.migrations import head_revision
+from app.core.passwords import Passwords
 from app.core.readiness import Readiness
-from app.core.routing import HeaderLimitMiddleware, HeadMiddleware, TrailingSlashMiddleware, TrustedHostsMiddleware
+from app.core.routing import (
+    HeaderLimitMiddleware,
+    HeadMiddleware,
+    Room,
+    TrailingSlashMiddleware,
+    TrustedHostsMiddleware,
+)
+from app.core.security import Authenticator
+from app.core.security_headers import SecurityHeadersMiddleware
+from app.core.streaming import Streams
+from app.core.tokens import Tokens
 from app.utils.logging_middleware import RequestMiddleware
 from app.utils.logging_service import configure_logging
 from app.utils.metrics import Metrics
 
 VERSION = "0.1.0"
+EXPOSED_HEADERS = (
+    *("Content-Disposition", "ETag", "Idempotency-Replayed", "Link", "Location"),
+    *("Retry-After", "WWW-Authenticate", "X-Request-ID"),
+)
 LAG_INTERVAL = 0.5
 DESCRIPTION = """
 Wherever a path takes an `id`, it takes `code:` and the object's code, too: `/api/v1/departments/code:FIN`.
 
+Sign in with **Authorize**, or send a token of `POST /api/v1/auth/token` as `Authorization: Bearer …`. Each operation
+names the scope it needs; `X-Change-Message` says in the history why something was changed.
+
 - **PUT** replaces: what is absent takes its default. **PATCH** merges (RFC 7396): absent keeps, `null` clears.
 - Every object has an **ETag**. Send it as `If-Match` with a write, and nobody's change is lost: 412 if it is stale.
+- A POST or PATCH with an **Idempotency-Key** may be sent again: a repeat gets the first answer, and does nothing.
 - **Lists** have ready-made `next` and `prev`; `count=exact` counts; an unknown parameter is an error.
 - Every **error** is a problem document (RFC 9457) that points to each fault; `/problems/{name}` explains its kind.
 """
@@ -52,19 +71,27 @@ def create_app(settings: Settings) -> FastAPI:
         summary="Which processes an organisation runs, who takes part in them, and what breaks when one goes away.",
         description=DESCRIPTION,
         openapi_tags=TAGS,
+        contact={"name": "The maintainers of Process Register"},
         license_info={"name": "MIT", "identifier": "MIT"},
+        servers=[{"url": "/", "description": "Where this document came from."}],
         lifespan=_lifespan,
         redirect_slashes=False,
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
     )
     app.state.settings = settings
     app.state.metrics = Metrics()
     app.state.database = Database(settings.database_url or "postgresql://", settings)
+    app.state.streams = Streams(app.state.database, settings)
+    app.state.room = Room()
     app.state.metrics.watch_pool(app.state.database.engine)
     app.state.readiness = Readiness(app.state.database, head_revision())
-    include_routers(app)
-    add_docs(app)
+    app.state.passwords = Passwords(settings.hashing_concurrency)
+    app.state.tokens = Tokens(settings)
+    app.state.authenticator = Authenticator(app.state.database, app.state.tokens, settings.caller_cache_seconds)
+    include_routers(app, settings)
+    add_docs(app, settings)
     add_problem_handlers(app)
     use_own_openapi(app)
     _add_middleware(app, settings)
@@ -82,12 +109,13 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
             allow_credentials=settings.cors_allow_credentials,
             allow_methods=["*"],
             allow_headers=["*"],
-            expose_headers=["ETag", "Link", "Location", "Retry-After", "X-Request-ID"],
+            expose_headers=EXPOSED_HEADERS,
         )
     if "*" not in settings.trusted_hosts:
         app.add_middleware(TrustedHostsMiddleware, hosts=settings.trusted_hosts)
     app.add_middleware(HeaderLimitMiddleware, limit=settings.max_header_bytes)
     app.add_middleware(RequestMiddleware, metrics=app.state.metrics)
+    app.add_middleware(SecurityHeadersMiddleware)
 
 
 @asynccontextmanager

@@ -2,7 +2,8 @@
 
 Users read whatever is registered, but change only what they made themselves, so no two of them ever write to the same
 object: a conflict (409, 412) would be a fault of the service, and counts as one. What a user made it deletes when it
-stops.
+stops. Each has a session of its own, all of one account: LOCUST_EMAIL and LOCUST_PASSWORD, or the demo data's
+administrator.
 """
 
 import logging
@@ -18,6 +19,7 @@ from uuid import uuid4
 from locust.contrib.fasthttp import FastHttpSession
 from locust.env import Environment
 from locust.exception import StopTest
+from signed_in import SignedIn
 
 from locust import FastHttpUser, between, events, task
 
@@ -42,6 +44,14 @@ CRITICALITIES = ("low", "medium", "high", "critical", None)
 STATUSES = ("draft", "in_review", "active", "retired")
 SORTS = ("id", "name", "-name", "code", "-updated_at", "created_at", "-updated_at,name")
 
+# Words, several of them, beginnings, codes, what is misspelt, and what nobody has.
+SEARCHES = ("invoice", "supplier order", "pay", "P-3.2", "procurment", "Zürich", "zzzz")
+GROUPS = (
+    *(("processes", group) for group in ("status", "criticality", "owner", "department", "role")),
+    ("resources", "kind"),
+    ("users", "department"),
+)
+
 Body = dict[str, Any]
 
 
@@ -62,10 +72,11 @@ class Known:
 
 
 class Client:
-    """Sends requests and names them by route template, so that Locust's rows are those of the service's metrics."""
+    """Signs in, sends requests and names them by route template, so that Locust's rows are those of the metrics."""
 
     def __init__(self, session: FastHttpSession) -> None:
         self._session = session
+        self._signed_in = SignedIn(session)
         # Codes of objects that may exist although nobody said so: their creation was cut off or answered with an error.
         self.doubtful: list[tuple[str, str]] = []
 
@@ -84,6 +95,7 @@ class Client:
             values = iter(references)
             url = API + re.sub(r"{\w+}", lambda _: quote(str(next(values)), safe=":"), template)
             url += f"?{urlencode(query)}" if query else ""
+        headers = self._signed_in.header() | (headers or {})
         return self._session.request(method, url, name=API + template, json=body, headers=headers)
 
     def create(self, collection: str, body: Body) -> Known | None:
@@ -103,13 +115,20 @@ class Client:
         """
         while made:
             known = made.pop()
-            self._session.request("DELETE", f"{API}/{known.collection}/{known.id}", name=CLEAN_UP)
+            self._delete(f"{API}/{known.collection}/{known.id}")
         while self.doubtful:
             collection, code = self.doubtful.pop()
-            url = f"{API}/{collection}/code:{code}"
-            with self._session.request("DELETE", url, name=CLEAN_UP, catch_response=True) as response:
+            with self._delete(f"{API}/{collection}/code:{code}", catch_response=True) as response:
                 if response.status_code == GONE:
                     response.success()
+
+    def sign_out(self) -> None:
+        """End the session; what is sent afterwards is refused."""
+        self._signed_in.sign_out()
+
+    def _delete(self, url: str, **arguments: Any) -> Any:
+        headers = self._signed_in.header()
+        return self._session.request("DELETE", url, name=CLEAN_UP, headers=headers, **arguments)
 
 
 @dataclass
@@ -192,26 +211,30 @@ class RegisterUser(FastHttpUser):
         self.own: list[Known] = []
         self.working = False
         self.next_page: str | None = None
+        self.walk: str | None = None
         self.remembered: tuple[Known, str] | None = None
         register.discover(self.api)
         self.working = True
 
     def on_stop(self) -> None:
+        if not hasattr(self, "api"):
+            return  # signing in was refused
         # What is left to do is no part of the mix.
         self.working = False
         with cleaning:
             self.api.clean_up(self.own)
+            self.api.sign_out()
 
     def context(self) -> Body:
         return {"in_the_mix": getattr(self, "working", False)}
 
     # Reads
 
-    @task(14)
+    @task(12)
     def get_process(self) -> None:
         self._get(register.pick("processes"))
 
-    @task(14)
+    @task(10)
     def get_other_object(self) -> None:
         self._get(register.pick(choice(COLLECTIONS[:-1])))
 
@@ -226,18 +249,18 @@ class RegisterUser(FastHttpUser):
             self._get(process, {"If-None-Match": etag})
             self.remembered = None
 
-    @task(14)
+    @task(10)
     def list_processes(self) -> None:
         # Every other time a person turns the page; otherwise a new list is begun.
         following = self.next_page if _one_in(2) else None
         response = self.api.send("GET", "/processes", url=following, query=_page())
         self.next_page = response.json()["next"] if _went_well(response) else None
 
-    @task(8)
+    @task(6)
     def list_other_objects(self) -> None:
         self.api.send("GET", f"/{choice(COLLECTIONS[:-1])}", query=_page())
 
-    @task(10)
+    @task(8)
     def list_processes_of_one(self) -> None:
         linked = register.pick(choice(tuple(LINKS)))
         template = f"/{linked.collection}/{{reference}}/processes"
@@ -261,6 +284,33 @@ class RegisterUser(FastHttpUser):
         node = register.pick(choice(TREES[1:]))
         walk = choice(("tree", "ancestors"))
         self.api.send("GET", f"/{node.collection}/{{reference}}/{walk}", node.reference)
+
+    @task(2)
+    def list_changes(self) -> None:
+        """Who changed it, when, and what."""
+        known = register.pick(choice(COLLECTIONS))
+        template = f"/{known.collection}/{{reference}}/changes"
+        self.api.send("GET", template, known.reference, query={"limit": choice((20, 50))})
+
+    @task(3)
+    def search_processes(self) -> None:
+        query = {"q": choice(SEARCHES), "status": choice(STATUSES), "limit": 20}
+        self.api.send("GET", "/processes", query=query)
+
+    @task(3)
+    def search_everything(self) -> None:
+        self.api.send("GET", "/search", query={"q": choice(SEARCHES)})
+
+    @task(3)
+    def count_objects(self) -> None:
+        collection, group = choice(GROUPS)
+        self.api.send("GET", f"/{collection}/stats", query={"group_by": group})
+
+    @task(3)
+    def walk_processes(self) -> None:
+        """Read all processes in their order, a page each time, as programs do: from one cursor to the next."""
+        response = self.api.send("GET", "/processes", url=self.walk, query={"limit": 50, "sort": "name"})
+        self.walk = response.json()["next"] if _went_well(response) else None
 
     # Writes
 
@@ -480,7 +530,10 @@ def begin(**_: Any) -> None:
 
 def clean_up(environment: Environment, **_: Any) -> None:
     """Delete what no single user owns, and tell how the mix came out."""
-    register.forget(Client(FastHttpSession(environment.host, environment.events.request, user=None)))
+    if register.known:  # nothing is known when nobody could sign in
+        client = Client(FastHttpSession(environment.host, environment.events.request, user=None))
+        register.forget(client)
+        client.sign_out()
     if total := shares.total():
         logging.getLogger(__name__).info(
             "The tasks sent %d requests: %.1f %% reads, %.1f %% writes.",

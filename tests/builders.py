@@ -4,6 +4,10 @@ from itertools import count
 from typing import Any
 
 import httpx
+from fastapi import FastAPI
+from sqlalchemy import text
+
+from app.core.database import commit, session_of
 
 _numbers = count(1)
 
@@ -42,3 +46,32 @@ async def make_role(client: httpx.AsyncClient, **fields: Any) -> dict[str, Any]:
 
 async def make_user(client: httpx.AsyncClient, **fields: Any) -> dict[str, Any]:
     return await make(client, "users", **fields)
+
+
+async def admin_session(client: httpx.AsyncClient) -> dict[str, str]:
+    """Return the header of the first administrator, signed in without an attempt being counted.
+
+    For what an API token may not do.
+    """
+    app: FastAPI = client._transport.app  # type: ignore[attr-defined]
+    opened = text(
+        "INSERT INTO sessions (user_id, address, expires_at) "
+        "SELECT min(id), 'tests', now() + interval '1 day' FROM users RETURNING id, user_id"
+    )
+    async with session_of(app.state.database) as session:
+        row = (await (await session.connection()).execute(opened)).one()
+        await commit(session)
+    return {"Authorization": f"Bearer {app.state.tokens.access_token(row.user_id, row.id)}"}
+
+
+async def token_with(client: httpx.AsyncClient, *scopes: str) -> dict[str, str]:
+    """Return the header of an API token of the first administrator, narrowed to scopes."""
+    body = {"name": "Narrow", "scopes": list(scopes)}
+    response = await client.post("/users/me/tokens", json=body, headers=await admin_session(client))
+    assert response.status_code == 201, response.text
+    return {"Authorization": f"Bearer {response.json()['token']}"}
+
+
+async def make_password_link(client: httpx.AsyncClient, reference: object) -> httpx.Response:
+    """Make a link for a user as the first administrator, and return the answer."""
+    return await client.post(f"/users/{reference}/password-links", headers=await admin_session(client))

@@ -23,12 +23,15 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from hypothesis import settings
+from pydantic import SecretStr
 from sqlalchemy import URL, event, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.core.config import Settings
 from app.core.database import Database
 from app.core.embedded_postgres import EmbeddedPostgres
+from app.core.permissions import SCOPES
+from app.core.tokens import API_TOKEN, Tokens, new_token
 from app.main import create_app
 from app.utils.db_init import initialise
 from app.utils.logging_service import configure_logging
@@ -39,6 +42,9 @@ settings.load_profile("steady")
 
 # As in development: what nobody expected is logged with a plain traceback.
 configure_logging("WARNING", as_json=False)
+
+ADMIN_PASSWORD = "the administrator of all tests"  # noqa: S105
+ADMIN_TOKEN = new_token(API_TOKEN)
 
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 TRANSACTION_CONTROL = ("BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE")
@@ -81,14 +87,33 @@ async def empty(server_url: URL) -> AsyncIterator[URL]:
 
 def settings_for(url: URL | None, **changes: Any) -> Settings:
     text = url and url.render_as_string(hide_password=False)
-    return Settings(_env_file=None, env="test", database_url=text, **changes)
+    # Nobody is remembered, so that each request takes the same statements and sees what the last one changed.
+    chosen: dict[str, Any] = {"caller_cache_seconds": 0, "first_admin_password": SecretStr(ADMIN_PASSWORD)} | changes
+    return Settings(_env_file=None, env="test", database_url=text, **chosen)
+
+
+async def give_admin_token(url: URL) -> None:
+    """Give the first administrator of a database `ADMIN_TOKEN`, an API token with every scope."""
+    connection = await asyncpg.connect(text_of(url))
+    try:
+        await connection.execute(
+            """
+            INSERT INTO api_tokens (user_id, name, token_hash, scopes, expires_at)
+            SELECT min(id), 'Tests', $1, $2, now() + interval '1 day' FROM users
+            """,
+            Tokens(settings_for(url)).api_token_hashes(ADMIN_TOKEN)[0],
+            sorted(SCOPES),
+        )
+    finally:
+        await connection.close()
 
 
 @pytest.fixture(scope="session")
 async def template(server_url: URL) -> AsyncIterator[URL]:
-    """A database with the schema and the first administrator. Nothing connects to it: copies are made of it."""
+    """A database with the schema and the first administrator, who has `ADMIN_TOKEN`. Copies are made of it."""
     async with new_database(server_url) as url:
         await initialise(settings_for(url), url, lambda _: None, demo_data=False)
+        await give_admin_token(url)
         yield url
 
 
@@ -106,15 +131,18 @@ async def connection(app: FastAPI) -> AsyncIterator[AsyncConnection]:
     database: Database = app.state.database
     async with database.engine.connect() as connection:
         transaction = await connection.begin()
-        database.sessions.configure(bind=connection, join_transaction_mode="create_savepoint")
+        await connection.exec_driver_sql("SELECT")  # SQLAlchemy sends BEGIN with the first statement only
+        database.bind = connection
         yield connection
-        database.sessions.configure(bind=database.engine, join_transaction_mode="conditional_savepoint")
+        database.bind = database.engine
         await transaction.rollback()
 
 
-def client_of(app: FastAPI) -> httpx.AsyncClient:
+def client_of(app: FastAPI, token: str | None = ADMIN_TOKEN) -> httpx.AsyncClient:
+    """Return a client of an application in this process; without a token it is nobody's."""
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
-    return httpx.AsyncClient(transport=transport, base_url="http://register.test/api/v1")
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    return httpx.AsyncClient(transport=transport, base_url="http://register.test/api/v1", headers=headers)
 
 
 @pytest.fixture
@@ -138,13 +166,20 @@ class Committed:
         self.client = client_of(self.app)
 
 
+@asynccontextmanager
+async def register_like(server_url: URL, template: URL) -> AsyncIterator[Committed]:
+    """An application on a database of its own, a copy of `template`."""
+    async with new_database(server_url, template.database) as url:
+        register = Committed(create_app(settings_for(url)), url)
+        yield register
+        await register.client.aclose()
+        await register.app.state.database.dispose()
+
+
 @pytest.fixture
 async def committed(server_url: URL, template: URL) -> AsyncIterator[Committed]:
-    async with new_database(server_url, template.database) as url:
-        committed = Committed(create_app(settings_for(url)), url)
-        yield committed
-        await committed.client.aclose()
-        await committed.app.state.database.dispose()
+    async with register_like(server_url, template) as register:
+        yield register
 
 
 class Statements(list[str]):

@@ -11,18 +11,28 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import httpx
 import pytest
 from sqlalchemy import URL
 
-from tests.conftest import new_database, text_of, wait_until_ready
+from app.cli import cli
+from app.main import create_app
+from app.utils.db_init import DEMO_PASSWORD, DEMO_USERS
+from tests.conftest import client_of, new_database, settings_for, text_of, wait_until_ready
 
 PATIENCE = 60
 
-# Whatever the database and the address of the suite are, these tests choose their own.
-SURROUNDINGS = {name: value for name, value in os.environ.items() if name not in {"DATABASE_URL", "HOST", "PORT"}}
+# Whatever the settings of the suite are, these tests choose their own.
+OWN = {"DATABASE_URL", "HOST", "PORT", "ENV", "SECRET_KEY", "HISTORY_DAYS"}
+SURROUNDINGS = {
+    name: value for name, value in os.environ.items() if name not in OWN and not name.startswith("FIRST_ADMIN_")
+}
+ADMIN = "admin@register.example"
+SHOWN_ONCE = re.compile(r"Password:? +(\S+)   \(shown this once; change it\)")
+LOST = f"as set; if it is lost: python -m app password-link {ADMIN}"
 
 
 def run_command(root: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -41,15 +51,20 @@ def run_command(root: Path, *arguments: str, **variables: str) -> subprocess.Com
 def test_help_names_every_command(root: Path) -> None:
     done = run_command(root, "--help")
     assert done.returncode == 0
-    for command in ("run", "serve", "migrate", "init", "seed", "create-admin", "openapi"):
-        assert f"  {command} " in done.stdout
+    for name, command in cli.commands.items():
+        assert f"  {name} " in done.stdout
+        assert command.help is not None
+        # A long one is cut off.
+        assert command.help.split()[0] in done.stdout.partition(f"  {name} ")[2].splitlines()[0]
+    served, managed = {"run", "serve", "migrate", "init", "seed"}, {"create-admin", "password-link", "housekeeping"}
+    assert cli.commands.keys() == served | managed | {"export", "import", "openapi"}
 
 
 def test_openapi_is_the_committed_document(root: Path) -> None:
     assert run_command(root, "openapi").stdout == (root / "docs/openapi.json").read_text("utf-8")
 
 
-@pytest.mark.parametrize("command", ["migrate", "init", "seed"])
+@pytest.mark.parametrize("command", ["migrate", "init", "seed", "housekeeping"])
 def test_missing_database_is_told_in_words(root: Path, command: str) -> None:
     done = run_command(root, command)
     assert done.returncode == 2
@@ -63,6 +78,8 @@ def test_missing_database_is_told_in_words(root: Path, command: str) -> None:
         ({"PORT": "http"}, "PORT"),
         ({"DATABASE_URL": "mysql://x"}, "DATABASE_URL"),
         ({"FIRST_ADMIN_EMAIL": "nobody"}, "FIRST_ADMIN_EMAIL"),
+        ({"FIRST_ADMIN_PASSWORD": "eleven char"}, "FIRST_ADMIN_PASSWORD"),
+        ({"FIRST_ADMIN_PASSWORD": "x" * 257}, "FIRST_ADMIN_PASSWORD"),
         ({"ENV": "production"}, "DATABASE_URL"),
         ({"ENV": "production", "DATABASE_URL": "postgresql://x"}, "SECRET_KEY"),
         ({"CORS_ORIGINS": "*", "CORS_ALLOW_CREDENTIALS": "true"}, "CORS_ORIGINS"),
@@ -74,14 +91,19 @@ def test_bad_setting_is_named(root: Path, variables: dict[str, str], told: str) 
     assert done.stderr.startswith("Bad setting: ")
     assert told in done.stderr
     assert "Traceback" not in done.stderr
+    assert not any(len(value) > 10 and value in done.stderr for value in variables.values())
 
 
-@pytest.mark.parametrize("command", ["migrate", "init", "seed"])
-def test_database_that_is_away_is_told_in_words(root: Path, command: str) -> None:
-    done = run_command(root, command, DATABASE_URL="postgresql://nobody@127.0.0.1:9/none")
+@pytest.mark.parametrize("command", ["migrate", "init", "seed", "housekeeping", "export", "import"])
+def test_database_that_is_away_is_told_in_words(root: Path, tmp_path: Path, command: str) -> None:
+    file = tmp_path / "roles.csv"
+    file.write_text("name\nA\n")
+    argument = {"export": [str(tmp_path / "export")], "import": [str(file)]}.get(command, [])
+    done = run_command(root, command, *argument, DATABASE_URL="postgresql://nobody@127.0.0.1:9/none")
     assert done.returncode == 1
     assert "cannot be reached" in done.stderr
     assert "Traceback" not in done.stderr
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [file]
 
 
 async def test_database_that_does_not_exist_is_told_in_words(root: Path, server_url: URL) -> None:
@@ -118,6 +140,129 @@ async def test_commands_make_a_database_ready(server_url: URL, root: Path) -> No
         assert [row["email"] for row in admins] == ["root@register.example", "second@register.example"]
 
 
+async def sign_in(url: URL, email: str, password: str) -> httpx.Response:
+    """Try to sign in to an application in this process."""
+    app = create_app(settings_for(url))
+    async with client_of(app, None) as client:
+        response = await client.post("/auth/token", data={"username": email, "password": password})
+    await app.state.database.dispose()
+    return response
+
+
+async def set_password(url: URL, token: str, password: str) -> httpx.Response:
+    app = create_app(settings_for(url))
+    async with client_of(app, None) as client:
+        response = await client.post("/auth/set-password", json={"token": token, "password": password})
+    await app.state.database.dispose()
+    return response
+
+
+async def count(url: URL, table: str) -> Any:
+    connection = await asyncpg.connect(text_of(url))
+    rows = await connection.fetchval(f"SELECT count(*) FROM {table}")
+    await connection.close()
+    return rows
+
+
+async def test_init_makes_a_password_and_tells_it_once(server_url: URL, root: Path) -> None:
+    async with new_database(server_url) as url:
+        first = run_command(root, "init", DATABASE_URL=text_of(url))
+        password = SHOWN_ONCE.findall(first.stderr)
+        assert (first.returncode, first.stdout, len(password)) == (0, "", 1)
+        assert (await sign_in(url, ADMIN, password[0])).status_code == 200
+        second = run_command(root, "init", DATABASE_URL=text_of(url))
+        assert (second.returncode, second.stderr.splitlines()[-1]) == (0, f"Password: {LOST}")
+        assert (await sign_in(url, ADMIN, password[0])).status_code == 200
+
+
+async def test_given_password_is_used_at_first_start_only_and_never_told(server_url: URL, root: Path) -> None:
+    async with new_database(server_url) as url:
+        for password in ("the one to be used", "another one, too late"):
+            done = run_command(root, "init", DATABASE_URL=text_of(url), FIRST_ADMIN_PASSWORD=password)
+            assert (done.returncode, done.stderr.splitlines()[-1]) == (0, f"Password: {LOST}")
+            assert password not in done.stderr + done.stdout
+        assert (await sign_in(url, ADMIN, "the one to be used")).status_code == 200
+        assert (await sign_in(url, ADMIN, "another one, too late")).status_code == 401
+
+
+async def test_init_in_production_makes_no_password_and_tells_how_to_set_one(server_url: URL, root: Path) -> None:
+    async with new_database(server_url) as url:
+        production = {"ENV": "production", "SECRET_KEY": "x" * 32, "DATABASE_URL": text_of(url)}
+        made = run_command(root, "init", **production)
+        command = f"password-link {ADMIN}"
+        assert (made.returncode, made.stderr.splitlines()[-1]) == (
+            0,
+            f"Password: none yet; set one with: python -m app {command}",
+        )
+        assert await count(url, "credentials") == 0
+        link = run_command(root, *command.split(), **production)
+        assert (await set_password(url, link.stdout.strip(), "first of its kind")).status_code == 200
+        assert (await sign_in(url, ADMIN, "first of its kind")).status_code == 200
+        assert run_command(root, "init", **production).stderr.splitlines()[-1] == f"Password: {LOST}"
+
+
+async def test_new_administrator_sets_a_password_by_the_token_that_is_printed(server_url: URL, root: Path) -> None:
+    async with new_database(server_url) as url:
+        database = {"DATABASE_URL": text_of(url)}
+        assert run_command(root, "init", **database).returncode == 0
+        made = run_command(root, "create-admin", "second@register.example", **database)
+        assert made.returncode == 0
+        assert re.fullmatch(r"prl_\w+\n", made.stdout)
+        assert made.stdout.strip() not in made.stderr
+        entered = await set_password(url, made.stdout.strip(), "second to nobody")
+        assert (entered.status_code, "admin" in entered.json()["scope"].split()) == (200, True)
+        assert (await sign_in(url, "second@register.example", "second to nobody")).status_code == 200
+
+
+async def test_lost_password_is_replaced_by_the_newest_link(server_url: URL, root: Path) -> None:
+    async with new_database(server_url) as url:
+        database = {"DATABASE_URL": text_of(url)}
+        given = {"FIRST_ADMIN_PASSWORD": "forgotten by noon"}
+        assert run_command(root, "init", **database, **given).returncode == 0
+        older, newer = (run_command(root, "password-link", ADMIN.upper(), **database).stdout.strip() for _ in range(2))
+        assert (await set_password(url, older, "remembered by dawn")).status_code == 422
+        assert (await set_password(url, newer, "remembered by dawn")).status_code == 200
+        assert (await sign_in(url, ADMIN, "forgotten by noon")).status_code == 401
+        assert (await sign_in(url, ADMIN, "remembered by dawn")).status_code == 200
+        unknown = run_command(root, "password-link", "nobody@register.example", **database)
+        assert (unknown.returncode, unknown.stdout, unknown.stderr) == (
+            1,
+            "",
+            "Error: There is no user nobody@register.example.\n",
+        )
+
+
+async def test_housekeeping_removes_what_has_expired_and_tells_how_much(server_url: URL, root: Path) -> None:
+    async with new_database(server_url) as url:
+        database = {"DATABASE_URL": text_of(url)}
+        assert run_command(root, "init", **database).returncode == 0
+        connection = await asyncpg.connect(text_of(url))
+        await connection.execute(
+            "INSERT INTO sign_in_attempts (key, attempts, ends_at)"
+            " VALUES ('old', 1, now() - interval '1 second'), ('new', 1, now() + interval '1 minute')"
+        )
+        await connection.close()
+        done = run_command(root, "housekeeping", **database)
+        assert (done.returncode, done.stderr.splitlines()) == (
+            0,
+            [
+                "refresh tokens: 0 removed",
+                "sessions: 0 removed",
+                "password links: 0 removed",
+                "API tokens: 0 removed",
+                "familiar addresses: 0 removed",
+                "idempotency keys: 0 removed",
+                "import plans: 0 removed",
+                "imported ids: 0 removed",
+                "imports: 0 removed",
+                "attempts to sign in: 1 removed",
+            ],
+        )
+        assert await count(url, "sign_in_attempts") == 1
+        thinned = run_command(root, "housekeeping", HISTORY_DAYS="1", **database)
+        assert thinned.stderr.splitlines()[-1] == "changes: 0 removed"
+
+
 def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -126,11 +271,12 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(root: Path, data_dir: Path, port: int) -> Iterator[subprocess.Popen[str]]:
+def running(root: Path, data_dir: Path, port: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     environment = SURROUNDINGS | {"DATA_DIR": str(data_dir), "PORT": str(port)}
-    with subprocess.Popen(
-        [sys.executable, "-m", "app", "run"], cwd=root, env=environment, stderr=subprocess.PIPE, text=True
-    ) as process:
+    with (
+        log.open("wb") as errors,
+        subprocess.Popen([sys.executable, "-m", "app", "run"], cwd=root, env=environment, stderr=errors) as process,
+    ):
         try:
             wait_until_ready(f"http://127.0.0.1:{port}")
             yield process
@@ -155,32 +301,41 @@ def wait_for_end(data_dir: Path) -> None:
 
 
 def test_run_starts_everything_keeps_the_data_and_stops_everything(root: Path, tmp_path: Path) -> None:
-    data_dir, port = tmp_path / "data", free_port()
-    api = f"http://127.0.0.1:{port}/api/v1"
-    with running(root, data_dir, port) as first:
-        assert httpx.get(f"{api}/processes?count=exact").json()["total"] > 100
-        created = httpx.post(f"{api}/roles", json={"code": "KEPT", "name": "Kept"})
+    data_dir, log, port = tmp_path / "data", tmp_path / "log", free_port()
+    api = httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", timeout=PATIENCE)
+    with api, running(root, data_dir, port, log) as first:
+        told = log.read_text("utf-8")
+        assert f"http://127.0.0.1:{port}/docs" in told
+        assert f"  Administrator   {ADMIN}\n" in told
+        (password,) = SHOWN_ONCE.findall(told)
+        assert api.get("/processes").status_code == 401
+        for email in DEMO_USERS:
+            demo = api.post("/auth/token", data={"username": email, "password": DEMO_PASSWORD})
+            assert demo.status_code == 200
+        pair = api.post("/auth/token", data={"username": ADMIN, "password": password}).json()
+        api.headers["Authorization"] = f"Bearer {pair['access_token']}"
+        assert api.get("/processes?count=exact").json()["total"] > 100
+        created = api.post("/roles", json={"code": "KEPT", "name": "Kept"})
         assert created.status_code == 201
         second = run_command(root, "run", DATA_DIR=str(data_dir), PORT=str(free_port()))
         assert second.returncode == 1
         assert re.fullmatch(r"Another Process Register is already running on .*\n", second.stderr)
         first.send_signal(signal.SIGTERM)
-        _, told = first.communicate(timeout=PATIENCE)
-        assert first.returncode == 0
-    assert f"http://127.0.0.1:{port}/docs" in told
-    assert "admin@register.example" in told
-    wait_for_end(data_dir)
-    with running(root, data_dir, port) as again:
-        assert httpx.get(f"{api}/roles/code:KEPT").json() == created.json()
-        again.kill()
-        again.communicate(timeout=PATIENCE)
-    wait_for_end(data_dir)
-    with running(root, data_dir, port) as recovered:
-        assert httpx.get(f"{api}/roles/code:KEPT").json() == created.json()
-        recovered.send_signal(signal.SIGINT)
-        recovered.communicate(timeout=PATIENCE)
-        assert recovered.returncode == 0
-    wait_for_end(data_dir)
+        assert first.wait(PATIENCE) == 0
+        wait_for_end(data_dir)
+        with running(root, data_dir, port, log) as again:
+            told = log.read_text("utf-8")
+            assert (SHOWN_ONCE.findall(told), f"  Password        {LOST}\n" in told) == ([], True)
+            # Sessions outlive the process, too.
+            assert api.get("/roles/code:KEPT").json() == created.json()
+            again.kill()
+            again.wait(PATIENCE)
+        wait_for_end(data_dir)
+        with running(root, data_dir, port, log) as recovered:
+            assert api.get("/roles/code:KEPT").json() == created.json()
+            recovered.send_signal(signal.SIGINT)
+            assert recovered.wait(PATIENCE) == 0
+        wait_for_end(data_dir)
 
 
 async def test_run_in_production_loads_no_demo_data_unless_asked(server_url: URL, root: Path) -> None:
@@ -188,20 +343,20 @@ async def test_run_in_production_loads_no_demo_data_unless_asked(server_url: URL
         port = free_port()
         settings = {"ENV": "production", "SECRET_KEY": "x" * 32, "DATABASE_URL": text_of(url), "PORT": str(port)}
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "app", "run"), cwd=root, env=os.environ | settings, stderr=subprocess.DEVNULL
+            *(sys.executable, "-m", "app", "run"), cwd=root, env=SURROUNDINGS | settings, stderr=subprocess.DEVNULL
         )
         try:
             address = await asyncio.to_thread(wait_until_ready, f"http://127.0.0.1:{port}")
-            async with httpx.AsyncClient(base_url=f"{address}/api/v1") as client:
-                assert (await client.get("/departments?count=exact")).json()["total"] == 0
+            assert (await asyncio.to_thread(httpx.get, f"{address}/api/v1/departments")).status_code == 401
+            assert await count(url, "departments") == 0
         finally:
             process.terminate()
         assert await asyncio.wait_for(process.wait(), PATIENCE) == 0
         asked = await asyncio.to_thread(run_command, root, "init", "--demo-data", **settings)
         assert asked.returncode == 0
-        connection = await asyncpg.connect(text_of(url))
-        assert await connection.fetchval("SELECT count(*) FROM departments") > 40
-        await connection.close()
+        assert await count(url, "departments") > 40
+        # Everybody can read the demo users' password.
+        assert await count(url, "credentials") == 0
 
 
 def test_port_that_is_taken_is_told_before_anything_is_made(root: Path, tmp_path: Path) -> None:

@@ -5,16 +5,26 @@ import re
 import subprocess
 from pathlib import Path
 
+import httpx
+
+from app.core.permissions import LEVELS
+from app.utils.db_init import DEMO_PASSWORD, DEMO_USERS
+
+
+def answers_to_calls_of(section: str, live_server: str, root: Path) -> list[str]:
+    text = (root / "README.md").read_text("utf-8").replace("http://127.0.0.1:8000", live_server)
+    (sign_in,) = re.findall(r"^TOKEN=\$\(curl .*$", text, re.MULTILINE)
+    calls = re.findall(r"^curl .*$", text.partition(f"\n## {section}\n")[2].partition("\n## ")[0], re.MULTILINE)
+    # In one shell, as a person types them; a NUL, which no answer has, stands between the answers.
+    script = "\n".join((sign_in, *(f"{call}; printf '\\0'" for call in calls)))
+    done = subprocess.run(["bash", "-ec", script], capture_output=True, check=True, timeout=60)
+    return done.stdout.decode().split("\0")[:-1]
+
 
 def test_five_calls_work_as_written(live_server: str, root: Path) -> None:
-    calls = re.findall(r"^curl .*$", (root / "README.md").read_text("utf-8"), re.MULTILINE)
-    assert len(calls) == 5
-    answers = []
-    for call in calls:
-        command = call.replace("http://127.0.0.1:8000", live_server)
-        done = subprocess.run(["bash", "-c", command], capture_output=True, check=True, timeout=30)
-        answers.append(json.loads(done.stdout))
-    process, page, created, changed, refusal = answers
+    answers = answers_to_calls_of("Five calls", live_server, root)
+    assert len(answers) == 5
+    process, page, created, changed, refusal = map(json.loads, answers)
     assert (process["code"], process["name"]) == ("P-3.2.1", process["name"])
     assert all(process[links] for links in ("departments", "locations", "resources", "roles"))
     assert page["total"] >= len(page["items"]) > 0
@@ -22,6 +32,36 @@ def test_five_calls_work_as_written(live_server: str, root: Path) -> None:
     assert (created["code"], created["version"], created["departments"][0]["relation"]) == ("P-99", 1, "owner")
     assert (changed["status"], changed["criticality"], changed["version"]) == ("active", "critical", 2)
     assert (refusal["status"], refusal["code"]) == (409, "still_referenced")
+
+
+def test_calls_for_many_objects_work_as_written(live_server: str, root: Path) -> None:
+    found, table, batch, plan = answers_to_calls_of("Find, take along, bring in", live_server, root)
+    ranks = [(item["type"], item["rank"]) for item in json.loads(found)["items"]]
+    assert ("processes", 5) in ranks
+    header, *rows = table.split("\r\n")
+    assert header == "code,name,owner"
+    assert len(rows) > 2
+    assert json.loads(batch)["counts"] == {"created": 1, "updated": 1, "unchanged": 0, "deleted": 0, "failed": 0}
+    assert json.loads(plan)["counts"] == {"create": 2, "change": 0, "unchanged": 0, "fault": 0}
+    assert json.loads(plan)["plan_id"]
+
+
+def test_architecture_has_every_file_of_the_shared_base(root: Path) -> None:
+    page = (root / "docs" / "00-architecture.md").read_text("utf-8")
+    section = page.partition("\n## `domains/shared`")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`[^|]+`) \|", section, re.MULTILINE)
+    files = {file.name for file in (root / "app" / "domains" / "shared").glob("*.py")} - {"__init__.py"}
+    assert sorted(name for row in rows for name in re.findall(r"`(\w+\.py)`", row)) == sorted(files)
+
+
+def test_demo_users_are_those_there_are(live_server: str, root: Path) -> None:
+    rows = re.findall(r"^\| `(\S+)` \((\w+)\) \|", (root / "README.md").read_text("utf-8"), re.MULTILINE)
+    assert rows == list(zip(DEMO_USERS, LEVELS, strict=True))
+    for email, level in rows:
+        form = {"username": email, "password": DEMO_PASSWORD}
+        pair = httpx.post(f"{live_server}/api/v1/auth/token", data=form).json()
+        headers = {"Authorization": f"Bearer {pair['access_token']}"}
+        assert httpx.get(f"{live_server}/api/v1/users/me", headers=headers).json()["access_level"] == level
 
 
 def test_every_make_target_that_is_named_exists(root: Path) -> None:

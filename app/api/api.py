@@ -1,13 +1,20 @@
 """The one list of routers, in the order of the documentation."""
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 
 from app.api import health, problems
+from app.core.config import Settings
+from app.core.permissions import PUBLIC
+from app.core.routing import StrictRoute, UndeclaredPermissionError, declared_permission, only
+from app.domains.auth import router as auth
+from app.domains.change import router as change
 from app.domains.department import router as department
 from app.domains.location import router as location
 from app.domains.process import router as process
 from app.domains.resource import router as resource
 from app.domains.role import router as role
+from app.domains.search import router as search
 from app.domains.user import router as user
 
 ROUTERS = (
@@ -16,8 +23,14 @@ ROUTERS = (
     location.router,
     resource.router,
     role.router,
+    auth.me,  # before the users: `me` would be taken for one of them
     user.router,
+    auth.users,
     process.lists_of_one,
+    search.router,
+    change.router,
+    auth.router,
+    auth.api_tokens,
     problems.router,
     health.router,
 )
@@ -29,11 +42,25 @@ TAGS = [
     {"name": "resources", "description": "What processes need: applications, equipment, documents, suppliers."},
     {"name": "roles", "description": "Job functions (not access rights), and who holds them."},
     {"name": "users", "description": "The people of the organisation."},
+    {"name": "search", "description": "All collections at once."},
+    {"name": "changes", "description": "The history: who changed what, and when."},
+    {"name": "auth", "description": "Signing in and out."},
+    {"name": "me", "description": "The caller, and the caller's credentials."},
+    {"name": "api tokens", "description": "Everybody's tokens for programs."},
     {"name": "problems", "description": "What the kinds of errors mean."},
     {"name": "operations", "description": "Health and metrics."},
 ]
 
 
-def include_routers(app: FastAPI) -> None:
+def include_routers(app: FastAPI, settings: Settings) -> None:
+    """Add all routes. Raises `UndeclaredPermissionError` when one does not say who may use it."""
     for router in ROUTERS:
-        app.include_router(router)
+        # Not `include_router`: that matches every request twice, router by router, and ours bring all they need.
+        app.router.routes.extend(router.routes)
+        if router is auth.me:
+            app.router.routes.append(only(router.prefix, "GET", "HEAD"))
+    if settings.metrics_access != "off":
+        app.router.routes.extend(health.metrics_router(settings.metrics_access).routes)
+    for route in app.routes:
+        if isinstance(route, APIRoute) and declared_permission(route) != PUBLIC and not isinstance(route, StrictRoute):
+            raise UndeclaredPermissionError(f"{route.path} declares a permission that nothing enforces")

@@ -6,41 +6,64 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 
+from app.core.permissions import PUBLIC, requires
+from app.core.routing import StrictRoute
 from app.domains.shared.http import ANYWHERE, problems
 from app.utils.exceptions import ServiceUnavailable
 
 router = APIRouter(tags=["operations"], generate_unique_id_function=lambda route: route.name, responses=ANYWHERE)
 
+PUBLICLY = requires(PUBLIC)
+
 
 class Health(BaseModel):
     """That the service is well; when it is not, the answer is a problem."""
 
-    status: Literal["ok"] = "ok"
+    status: Literal["ok"]
 
 
-@router.get("/health/live")
+@router.get("/health/live", openapi_extra=PUBLICLY)
 async def check_live() -> Health:
     """Tell that the process answers, and nothing else: a restart would not bring back a database."""
-    return Health()
+    return Health(status="ok")
 
 
-@router.get("/health/ready", responses=problems(ServiceUnavailable))
+@router.get("/health/ready", responses=problems(ServiceUnavailable), openapi_extra=PUBLICLY)
 async def check_ready(request: Request) -> Health:
     """Tell whether requests can be served: the database answers, its schema is ours, and we are not stopping."""
     await request.app.state.readiness.check()
-    return Health()
+    return Health(status="ok")
 
 
-@router.get("/health", responses=problems(ServiceUnavailable))
+@router.get("/health", responses=problems(ServiceUnavailable), openapi_extra=PUBLICLY)
 async def check_health(request: Request) -> Health:
     """Tell whether requests can be served; the short form of `/health/ready`."""
     await request.app.state.readiness.check()
-    return Health()
+    return Health(status="ok")
 
 
-@router.get(
-    "/metrics", response_class=Response, responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
-)
-async def get_metrics(request: Request) -> Response:
-    """Return the metrics for Prometheus."""
-    return Response(generate_latest(request.app.state.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+def metrics_router(access: Literal["public", "admin"]) -> APIRouter:
+    """Return the router of `/metrics`, for everybody or for administrators."""
+    metrics = APIRouter(
+        tags=["operations"],
+        route_class=StrictRoute,
+        generate_unique_id_function=lambda route: route.name,
+        responses=ANYWHERE,
+    )
+
+    @metrics.get(
+        "/metrics",
+        response_class=Response,
+        responses={
+            200: {
+                "description": "Metrics, as Prometheus reads them.",
+                "content": {"text/plain": {"schema": {"type": "string"}}},
+            }
+        },
+        openapi_extra=requires("operations:read" if access == "admin" else PUBLIC),
+    )
+    async def get_metrics(request: Request) -> Response:
+        """Return the metrics for Prometheus."""
+        return Response(generate_latest(request.app.state.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    return metrics

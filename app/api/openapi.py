@@ -5,10 +5,42 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from app.api.shapes import simplify
+from app.core.permissions import AUTHENTICATED, DECLARATION, PASSWORD_SCHEME, PUBLIC, SCOPES, TOKEN_SCHEME
+from app.core.security import CHANGE_MESSAGE, LONGEST_MESSAGE
+from app.domains.shared.http import API, problems
+from app.domains.shared.idempotency import HOURS_KEPT, IDEMPOTENCY_KEY, KEY_PATTERN, REPLAYED, takes_key
 from app.domains.shared.schemas import LARGEST_ID
+from app.utils.exceptions import Conflict, Forbidden, InvalidContent, Unauthorized
 from app.utils.logging_middleware import REQUEST_ID
 from app.utils.problems import Problem
 
+_SCOPES = {
+    scope: {"viewer": "For everybody.", "editor": "For editors and administrators.", "admin": "For administrators."}[
+        level
+    ]
+    for scope, level in SCOPES.items()
+}
+_INVALID = {str(status): answer for status, answer in problems(InvalidContent).items()}
+_CHANGE_MESSAGE = {
+    "name": CHANGE_MESSAGE,
+    "in": "header",
+    "required": False,
+    "description": "Why the change is made, for the history.",
+    "schema": {"type": "string", "maxLength": LONGEST_MESSAGE},
+}
+_IDEMPOTENCY_KEY = {
+    "name": IDEMPOTENCY_KEY,
+    "in": "header",
+    "required": False,
+    "description": "Of your choice, new for each request. The request may then be sent again: "
+    f"for {HOURS_KEPT} hours a repeat gets the first answer, and does nothing.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": KEY_PATTERN},
+}
+_CONFLICT = {str(status): answer for status, answer in problems(Conflict).items()}
+_RETRY_AFTER = {"description": "Seconds to wait; only with `request_in_flight`.", "schema": {"type": "integer"}}
+# What a handler may answer, so that it is kept.
+_KEPT = frozenset({"200", "201", "202", "204", "207", "400", "404", "409", "412", "422"})
 _SCHEMAS = "#/components/schemas/{model}"
 
 
@@ -26,13 +58,19 @@ def _document(app: FastAPI) -> dict[str, Any]:
             description=app.description,
             routes=app.routes,
             tags=app.openapi_tags,
+            contact=app.contact,
             license_info=app.license_info,
+            servers=app.servers,
         )
         _add_problem(document["components"])
-        _add_request_id(document)
+        # Before ours are added, of which one has the same status.
         _drop_foreign_errors(document)
+        _add_security(document)
+        _add_idempotency_key(document)
+        _add_request_id(document)
         _add_merge_patch(document)
         _restore_large_integers(document)
+        simplify(document)
         app.openapi_schema = document
     return app.openapi_schema
 
@@ -42,17 +80,68 @@ def _add_problem(components: dict[str, Any]) -> None:
     components["schemas"] |= schema.pop("$defs") | {"Problem": schema}
 
 
+def _add_security(document: dict[str, Any]) -> None:
+    """Say how to authenticate, and add to each operation what it answers to those who may not call."""
+    document["components"]["securitySchemes"] = {
+        # First: the dialog of Swagger UI scrolls down to the field of this one.
+        TOKEN_SCHEME: {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "An API token, `prt_…`, for a program.",
+        },
+        PASSWORD_SCHEME: {
+            "type": "oauth2",
+            "description": "Sign in with e-mail address and password. "
+            "Without scopes the session has all that your access level includes.",
+            "flows": {"password": {"tokenUrl": f"{API}/auth/token", "scopes": _SCOPES}},
+        },
+    }
+    refusals = {str(status): answer for status, answer in problems(Unauthorized, Forbidden).items()}
+    for path in document["paths"].values():
+        for method, operation in path.items():
+            if operation[DECLARATION] != PUBLIC:
+                operation["responses"] |= {
+                    status: refusal
+                    for status, refusal in refusals.items()
+                    if status == "401" or operation[DECLARATION] != AUTHENTICATED
+                }
+                if method != "get":
+                    operation.setdefault("parameters", []).append(_CHANGE_MESSAGE)
+                    operation["responses"].setdefault("422", _INVALID["422"])
+
+
 def _add_request_id(document: dict[str, Any]) -> None:
-    document["components"]["headers"] = {
-        REQUEST_ID: {
-            "description": "The id of the request, from the client or made by us; it stands in our logs.",
-            "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,128}$"},
-        }
+    document["components"]["headers"][REQUEST_ID] = {
+        "description": "The id of the request, from the client or made by us; it stands in our logs.",
+        "required": True,
+        "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,128}$"},
     }
     for path in document["paths"].values():
         for operation in path.values():
             for response in operation["responses"].values():
                 response.setdefault("headers", {})[REQUEST_ID] = {"$ref": f"#/components/headers/{REQUEST_ID}"}
+
+
+def _add_idempotency_key(document: dict[str, Any]) -> None:
+    document["components"]["headers"] = {
+        REPLAYED: {
+            "description": "`true` when this is what the first request with the `Idempotency-Key` was answered.",
+            "schema": {"type": "string", "const": "true"},
+        }
+    }
+    for path in document["paths"].values():
+        for method, operation in path.items():
+            if takes_key(method, operation[DECLARATION]):
+                operation.setdefault("parameters", []).append(_IDEMPOTENCY_KEY)
+                responses = operation["responses"]
+                responses["409"] = _with_header(responses.get("409", _CONFLICT["409"]), "Retry-After", _RETRY_AFTER)
+                for status in _KEPT & responses.keys():
+                    reference = {"$ref": f"#/components/headers/{REPLAYED}"}
+                    responses[status] = _with_header(responses[status], REPLAYED, reference)
+
+
+def _with_header(response: dict[str, Any], name: str, header: dict[str, Any]) -> dict[str, Any]:
+    return response | {"headers": response.get("headers", {}) | {name: header}}
 
 
 def _drop_foreign_errors(document: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from app.core.database import IntegrityViolation
+from app.core.permissions import PUBLIC, requires
 from app.domains.shared.constraints import explain
 from app.domains.shared.http import ANYWHERE, problems
 from app.utils.exceptions import (
@@ -46,7 +47,7 @@ class ProblemType(BaseModel):
     explanation: str
 
 
-@router.get("/{name}", responses=problems(NotFound))
+@router.get("/{name}", responses=problems(NotFound), openapi_extra=requires(PUBLIC))
 async def explain_problem(
     name: Annotated[str, Path(openapi_examples={"conflict": {"value": "conflict"}})],
 ) -> ProblemType:

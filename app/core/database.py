@@ -1,29 +1,33 @@
 """The engine, the session of a request, and the only commit.
 
-Statements whose shape never changes are compiled once (`prepare`). Reads run through the driver (`fetch`), which
-sends no BEGIN: a single statement is its own snapshot. Writes run through SQLAlchemy's connection (`execute`), which
-begins the transaction that `get_session` ends.
+Statements whose shape never changes are compiled once (`prepare`), and run by the driver itself: on the way through
+SQLAlchemy's result objects a statement costs several times as much. A read (`fetch`) sends no BEGIN: a single statement
+is its own snapshot. The first write (`execute`) begins the transaction that `in_transaction` ends.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Annotated, Any
 
 import asyncpg
-from fastapi import Depends, Request
-from sqlalchemy import URL, Executable, event, make_url
+from fastapi import Depends, Request, Response
+from sqlalchemy import URL, Connection, Executable, event, make_url, text
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
-from sqlalchemy.engine import ExceptionContext, Row
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
+from sqlalchemy.util import greenlet_spawn
 
 from app.core.config import Settings
 from app.utils.exceptions import (
     ConnectionLost,
     DatabaseBusy,
+    DatabaseReadOnly,
+    Deadlock,
     OutcomeUnknown,
     RegisterError,
     ServiceUnavailable,
@@ -32,11 +36,16 @@ from app.utils.exceptions import (
 
 # SQLSTATEs (PostgreSQL documentation, appendix A).
 _LOST = ("08", "57P0")
-_BUSY = frozenset({"53300", "57014", "55P03", "40P01", "40001"})
-_UNABLE = frozenset({"53100", "25006"})
+_BY_STATE: dict[str, type[ServiceUnavailable]] = {
+    **dict.fromkeys(("53300", "57014", "55P03", "40001"), DatabaseBusy),
+    "40P01": Deadlock,
+    "25006": DatabaseReadOnly,
+    "53100": ServiceUnavailable,  # disk full
+}
 _DIALECT = PGDialect_asyncpg()  # type: ignore[no-untyped-call]
 # TimeoutError is an OSError. The driver raises both as they are, SQLAlchemy does not wrap them.
-_DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
+# InternalClientError is what it makes of a connection that the server closed while this process was busy.
+_DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 
 
 class IntegrityViolation(RegisterError):
@@ -57,6 +66,16 @@ class IntegrityViolation(RegisterError):
         return self.sqlstate in {"23503", "23001"}
 
 
+class Row(asyncpg.Record):  # type: ignore[misc]
+    """A row of a result; its columns are items and attributes."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError as error:
+            raise AttributeError(name) from error
+
+
 def translate(error: BaseException) -> BaseException:
     """Return our own error for what the driver or the network raised, by SQLSTATE; others unchanged."""
     if isinstance(error.__cause__, _DRIVER_ERRORS):
@@ -66,15 +85,17 @@ def translate(error: BaseException) -> BaseException:
         return IntegrityViolation(sqlstate, getattr(error, "constraint_name", None) or "")
     if sqlstate.startswith("22") or (isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError)):
         return UnstorableValue("The request has a value that cannot be stored.")
-    if sqlstate in _BUSY:
-        return DatabaseBusy()
+    if sqlstate in _BY_STATE:
+        return _BY_STATE[sqlstate]()
     if isinstance(error, OSError) or sqlstate.startswith(_LOST) or _is_closed(error):
         return ConnectionLost()
-    return ServiceUnavailable() if sqlstate in _UNABLE else error
+    return error
 
 
 def _is_closed(error: BaseException) -> bool:
     # The driver has one class for lost connections and for mistakes of the program; only the words differ.
+    if isinstance(error, asyncpg.InternalClientError):
+        return "another operation" in str(error)
     return isinstance(error, asyncpg.InterfaceError) and "connection is closed" in str(error)
 
 
@@ -89,9 +110,12 @@ class Database:
             pool_timeout=settings.pool_timeout,
             connect_args={
                 "async_creator_fn": _connect,
+                "record_class": Row,
                 "timeout": settings.connect_timeout,
                 # PostgreSQL ends a statement first; this is for a server that no longer answers at all.
                 "command_timeout": settings.statement_timeout + 1,
+                # The driver would plan what is longer than 15 KiB, as searches are, anew each time.
+                "max_cacheable_statement_size": 0,
                 "server_settings": {
                     "application_name": "process-register",
                     "timezone": "UTC",
@@ -104,7 +128,8 @@ class Database:
         )
         event.listen(self.engine.sync_engine, "handle_error", _raise_translated)
         event.listen(self.engine.sync_engine, "checkout", _replace_closed)
-        self.sessions = async_sessionmaker(self.engine, expire_on_commit=False)
+        # Where sessions get their connection. Tests put the one of their own there, whose transaction they undo.
+        self.bind: AsyncEngine | AsyncConnection = self.engine
 
     async def dispose(self) -> None:
         await self.engine.dispose()
@@ -146,37 +171,152 @@ def _replace_closed(dbapi_connection: Any, _entry: ConnectionPoolEntry, _proxy: 
         raise DisconnectionError
 
 
-async def get_session(request: Request) -> AsyncIterator[AsyncSession]:
-    """Yield the session of one request: one transaction, committed after the answer is made and before it is sent.
+class Session:
+    """One unit of work: a connection, taken from the pool by the first statement, and a transaction, begun by the first
+    write. What was written is undone unless it is committed.
+    """
+
+    def __init__(self, bind: AsyncEngine | AsyncConnection) -> None:
+        self._bind = bind
+        # SQLAlchemy's two views of one connection: that of its pool, and the one which runs its statements.
+        self._pooled: PoolProxiedConnection | None = None
+        self._connection: AsyncConnection | None = None
+        self._driver: asyncpg.Connection | None = None
+        self._transaction: asyncpg.transaction.Transaction | None = None
+        # Seconds that the driver waits for a statement; None for what the pool's settings say.
+        self.timeout: float | None = None
+
+    async def driver(self) -> asyncpg.Connection:
+        """Return the driver's connection.
+
+        Raises `DatabaseBusy` when all connections stay in use, `ServiceUnavailable` when none can be made.
+        """
+        if self._driver is None:
+            if isinstance(self._bind, AsyncEngine):
+                try:
+                    self._pooled = await self._bind.raw_connection()
+                except PoolTimeoutError as error:
+                    raise DatabaseBusy("All database connections are in use.") from error
+                self._driver = self._pooled.driver_connection
+            else:
+                self._connection = self._bind
+                self._driver = (await self._connection.get_raw_connection()).driver_connection
+                await self.begin()  # a failed read must not end the transaction of the lender, either
+        return self._driver
+
+    async def begin(self) -> asyncpg.Connection:
+        """Begin the transaction, unless that was done, and return the driver's connection."""
+        driver = await self.driver()
+        if self._transaction is None:
+            transaction = driver.transaction()
+            try:
+                await transaction.start()
+            except _DRIVER_ERRORS as error:
+                raise translate(error) from error
+            self._transaction = transaction
+        return driver
+
+    async def connection(self) -> AsyncConnection:
+        """Return SQLAlchemy's connection, in the transaction: for statements whose shape varies."""
+        await self.begin()
+        if self._connection is None:
+            assert isinstance(self._bind, AsyncEngine)
+            self._connection = AsyncConnection(self._bind, Connection(self._bind.sync_engine, self._pooled))
+        return self._connection
+
+    async def end(self, *, keep: bool) -> None:
+        """Commit or roll back what was begun, and give the connection back until it is needed again."""
+        connection, transaction, driver, pooled = self._connection, self._transaction, self._driver, self._pooled
+        self._connection = self._transaction = self._driver = self._pooled = None
+        if driver is None:
+            return
+        try:
+            if pooled is not None and connection is not None and connection.in_transaction():
+                await (connection.commit() if keep else connection.rollback())
+            if transaction is not None and not driver.is_closed():
+                await (transaction.commit() if keep else transaction.rollback())
+            elif transaction is not None and keep:
+                raise ConnectionLost
+        except _DRIVER_ERRORS as error:
+            raise translate(error) from error
+        finally:
+            if pooled is not None and pooled.is_valid:
+                # Whatever went wrong: nobody else may get a connection that is in the middle of something.
+                if driver.is_closed() or driver.is_in_transaction():
+                    await greenlet_spawn(pooled.invalidate)
+                else:
+                    pooled.close()
+
+
+async def in_transaction(request: Request, handler: Callable[[Request], Awaitable[Response]]) -> Response:
+    """Run a handler in the transaction of its request, which is committed when the answer is made and not yet sent.
 
     Raises `OutcomeUnknown` when the connection is lost during the commit.
     """
-    database: Database = request.app.state.database
-    async with database.sessions() as session:
-        try:
-            yield session
-        except PoolTimeoutError as error:
-            raise DatabaseBusy("All database connections are in use.") from error
+    async with session_of(request.app.state.database) as session:
+        request.state.session = session
+        response = await handler(request)
         await commit(session)
+        return response
 
 
-async def commit(session: AsyncSession) -> None:
-    """Commit. Raises `OutcomeUnknown` when the connection is lost before the answer, `IntegrityViolation` when a
-    deferred constraint refuses."""
+@asynccontextmanager
+async def session_of(database: Database) -> AsyncIterator[Session]:
+    """Yield a session; what it wrote is undone unless it is committed."""
+    session = Session(database.bind)
     try:
-        await session.commit()
+        yield session
+    finally:
+        await abandon(session)
+
+
+async def commit(session: Session) -> None:
+    """Commit, and give the connection back until the session needs one again.
+
+    Raises `OutcomeUnknown` when the connection is lost before the answer, `IntegrityViolation` when a deferred
+    constraint refuses.
+    """
+    try:
+        await session.end(keep=True)
     except ConnectionLost as error:
         raise OutcomeUnknown from error
 
 
-async def abandon(session: AsyncSession) -> None:
+async def abandon(session: Session) -> None:
     """Roll back, so that the same session can find out why its transaction failed."""
-    await session.rollback()
+    await session.end(keep=False)
 
 
-# The scope is part of the dependency's key: another spelling would open a second session. With this one FastAPI
-# leaves the dependency, and so commits, before the answer is sent.
-SessionDep = Annotated[AsyncSession, Depends(get_session, scope="function")]
+@asynccontextmanager
+async def savepoint(session: Session) -> AsyncIterator[None]:
+    """Undo what the block wrote, and give back its locks, when it raises; what was written before it stays."""
+    driver = await session.begin()
+    transaction = driver.transaction()
+    await _run(transaction.start())
+    try:
+        yield
+    except BaseException:
+        # Of a lost connection nothing stays anyhow.
+        if not driver.is_closed():
+            await _run(transaction.rollback())
+        raise
+    await _run(transaction.commit())
+
+
+async def _run(step: Awaitable[None]) -> None:
+    try:
+        await step
+    except _DRIVER_ERRORS as error:
+        raise translate(error) from error
+
+
+async def get_session(request: Request) -> Session:
+    """Return the session of the request, which `in_transaction` opened and will end."""
+    session: Session = request.state.session
+    return session
+
+
+SessionDep = Annotated[Session, Depends(get_session)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,27 +346,41 @@ def advisory_key(name: str) -> int:
     return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), signed=True)
 
 
-async def fetch(session: AsyncSession, statement: Statement, **values: Any) -> asyncpg.Record | None:
-    """Run a prepared read on the session's connection and return its first row.
+# Waits for the advisory lock `lock`, which is held until the transaction ends.
+ADVISORY_LOCK = prepare(text("SELECT pg_advisory_xact_lock(:lock)"))
+
+
+async def fetch(session: Session, statement: Statement, **values: Any) -> Row | None:
+    """Run a prepared read and return its first row.
 
     Outside a transaction no BEGIN is sent; after a write of the same session it sees what was written.
     """
-    connection = await session.connection()
-    raw = await connection.get_raw_connection()
-    driver: asyncpg.Connection = raw.driver_connection
+    driver = await session.driver()
     try:
-        return await driver.fetchrow(statement.sql, *statement.arguments(values))
+        row: Row | None = await driver.fetchrow(statement.sql, *statement.arguments(values))
     except _DRIVER_ERRORS as error:
-        if driver.is_closed():
-            await connection.invalidate()
         raise translate(error) from error
+    return row
 
 
-async def execute(session: AsyncSession, statement: Statement, **values: Any) -> Sequence[Row[Any]]:
+async def execute(session: Session, statement: Statement, **values: Any) -> list[Row]:
     """Run a prepared write in the session's transaction and return its rows.
 
     Raises `IntegrityViolation` when a constraint refuses it.
     """
-    connection = await session.connection()
-    result = await connection.exec_driver_sql(statement.sql, statement.arguments(values))
-    return result.fetchall()
+    driver = await session.begin()
+    try:
+        rows: list[Row] = await driver.fetch(statement.sql, *statement.arguments(values), timeout=session.timeout)
+    except _DRIVER_ERRORS as error:
+        raise translate(error) from error
+    return rows
+
+
+async def allow_seconds(session: Session, seconds: float) -> None:
+    """Let the statements of the session's transaction take longer than those of others."""
+    values = {"name": "statement_timeout", "value": _milliseconds(seconds)}
+    await execute(session, _SET_FOR_TRANSACTION, **values)
+    session.timeout = seconds + 1
+
+
+_SET_FOR_TRANSACTION = prepare(text("SELECT set_config(:name, :value, true)"))

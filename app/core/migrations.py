@@ -1,30 +1,44 @@
 """Alembic, as the rest of the service sees it."""
 
+import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 from sqlalchemy import URL
 from sqlalchemy.exc import DBAPIError
 
-from alembic import command
 from app.utils.exceptions import ServiceUnavailable
 
+if TYPE_CHECKING:
+    from alembic.config import Config
+
 _ROOT = Path(__file__).parents[2]
+_NAMED = re.compile(r'^(down_revision|revision)\b.* = "(\w+)"$', re.MULTILINE)
 
 
-def alembic_config(url: str | URL | None = None) -> Config:
+def alembic_config(url: str | URL | None = None) -> "Config":
     """Return Alembic's configuration, for the database of `url` or else that of the settings."""
+    from alembic.config import Config  # noqa: PLC0415 - a server needs none of Alembic, which takes 10 MB
+
     config = Config(_ROOT / "alembic.ini")
     config.attributes["url"] = url
     return config
 
 
 def head_revision() -> str:
-    """Return the revision that this version of the service works with."""
-    head = ScriptDirectory.from_config(alembic_config()).get_current_head()
-    assert head is not None
+    """Return the revision that this version of the service works with: the one that no other follows."""
+    (head,) = known_revisions() - _revisions("down_revision")
     return head
+
+
+def known_revisions() -> set[str]:
+    """Return all revisions that this version of the service knows."""
+    return _revisions("revision")
+
+
+def _revisions(kind: str) -> set[str]:
+    scripts = (path.read_text("utf-8") for path in (_ROOT / "alembic" / "versions").glob("*.py"))
+    return {revision for script in scripts for name, revision in _NAMED.findall(script) if name == kind}
 
 
 def upgrade(url: str | URL) -> None:
@@ -32,6 +46,8 @@ def upgrade(url: str | URL) -> None:
 
     Raises `ServiceUnavailable` when the database cannot be reached.
     """
+    from alembic import command  # noqa: PLC0415 - as above
+
     try:
         command.upgrade(alembic_config(url), "head")
     except OSError as error:

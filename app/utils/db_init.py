@@ -5,17 +5,21 @@ Every step may run at every start, and from several replicas at once: the first 
 
 import asyncio
 import csv
+import secrets
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, func, insert, select
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import URL, func, select
 
 from app.core.config import Settings
-from app.core.database import Database, advisory_key, commit
+from app.core.database import Database, Session, advisory_key, commit, session_of
 from app.core.migrations import upgrade
-from app.core.security import Caller, first_administrator
+from app.core.passwords import Passwords
+from app.core.security import REGISTER, Caller, first_administrator
+from app.domains.auth.models import Credential
+from app.domains.auth.service import store_password
 from app.domains.department.schemas import DepartmentCreate, DepartmentPatch
 from app.domains.department.service import DepartmentService
 from app.domains.location.schemas import LocationCreate
@@ -33,12 +37,24 @@ from app.models import Department, Location, Process, Resource, Role, User
 Report = Callable[[str], None]
 
 DEMO_FILES = Path(__file__).with_name("demo")
+# One of each access level: viewer, editor, admin.
+DEMO_USERS = ("helena.marsh@tarnbeck.example", "amara.okafor@tarnbeck.example", "owen.tarrant@tarnbeck.example")
+DEMO_PASSWORD = "try-the-register"  # noqa: S105 - in the documentation for everybody to read
 # Start-up may wait for another replica that does the same.
 _PATIENCE_SECONDS = 120.0
 
 
-async def initialise(settings: Settings, url: str | URL, report: Report, *, demo_data: bool) -> str:
-    """Bring a database to where requests can be served, and return the first administrator's e-mail."""
+@dataclass(frozen=True, slots=True)
+class Administrator:
+    """The first administrator, and the password if it was made just now: nobody can find it out later."""
+
+    email: str
+    has_password: bool
+    new_password: str | None = None
+
+
+async def initialise(settings: Settings, url: str | URL, report: Report, *, demo_data: bool) -> Administrator:
+    """Bring a database to where requests can be served, and return the first administrator."""
     report("Bringing the schema up to date …")
     await asyncio.to_thread(upgrade, url)
     patient = settings.model_copy(
@@ -46,50 +62,73 @@ async def initialise(settings: Settings, url: str | URL, report: Report, *, demo
     )
     database = Database(url, patient)
     try:
-        async with database.sessions() as session:
-            await session.execute(select(func.pg_advisory_xact_lock(advisory_key("first data"))))
+        async with session_of(database) as session:
+            connection = await session.connection()
+            await connection.execute(select(func.pg_advisory_xact_lock(advisory_key("first data"))))
             caller = await first_administrator(session)
             if caller is None:
                 report(f"Creating the first administrator, {settings.first_admin_email} …")
-                caller = await _create_first_administrator(session, settings)
+                body = UserCreate(
+                    name=settings.first_admin_name, email=settings.first_admin_email, access_level="admin"
+                )
+                await UserService(session, REGISTER).create(body)
+                caller = await first_administrator(session)
+                assert caller is not None
+            new_password = await _give_password(session, caller, settings)
             if demo_data and await _is_empty(session):
                 report("Loading the demo data …")
-                await load_demo_data(session, caller)
-            email: str = await session.scalar(select(User.email).where(User.id == caller.id)) or ""
+                await load_demo_data(session, caller, with_passwords=settings.env != "production")
+            email: str = await connection.scalar(select(User.email).where(User.id == caller.id)) or ""
+            has_password = await _has_password(session, caller)
             await commit(session)
     finally:
         await database.dispose()
-    return email
+    return Administrator(email, has_password, new_password)
 
 
-async def _create_first_administrator(session: AsyncSession, settings: Settings) -> Caller:
-    # Not through the service: this is the one user whom nobody created.
-    body = UserCreate(name=settings.first_admin_name, email=settings.first_admin_email, access_level="admin")
-    values = {"name": body.name, "email": body.email, "access_level": body.access_level}
-    user_id = await session.scalar(insert(User).values(values).returning(User.id))
-    assert user_id is not None
-    return Caller(user_id)
+async def _give_password(session: Session, caller: Caller, settings: Settings) -> str | None:
+    """Give the first administrator a password, unless there is one; return it when it was made here."""
+    if await _has_password(session, caller):
+        return None
+    given = settings.first_admin_password
+    if given is None and settings.env == "production":
+        return None  # what a production job prints ends up in its logs
+    password = given.get_secret_value() if given is not None else secrets.token_urlsafe(12)
+    await store_password(session, caller, caller.user_id, await Passwords(1).hash(password))
+    return password if given is None else None
 
 
-async def _is_empty(session: AsyncSession) -> bool:
+async def _has_password(session: Session, caller: Caller) -> bool:
+    query = select(Credential.user_id).where(Credential.user_id == caller.id)
+    return await (await session.connection()).scalar(query) is not None
+
+
+async def _is_empty(session: Session) -> bool:
     for model in (Department, Location, Resource, Role, Process):
-        if await session.scalar(select(model.id).limit(1)) is not None:
+        if await (await session.connection()).scalar(select(model.id).limit(1)) is not None:
             return False
     return True
 
 
-async def load_demo_data(session: AsyncSession, caller: Caller) -> None:
+async def load_demo_data(session: Session, caller: Caller, *, with_passwords: bool) -> None:
     """Add the organisation in `demo/` through the services, so that it obeys every rule a client must obey.
 
-    Raises what the services raise, such as `Duplicate` when it is there already.
+    With passwords, one user of each access level can sign in with `DEMO_PASSWORD`: never in production. Raises what the
+    services raise, such as `Duplicate` when it is there already.
     """
     await _Demo(session, caller).load()
+    if with_passwords:
+        password_hash = await Passwords(1).hash(DEMO_PASSWORD)
+        for email in DEMO_USERS:
+            user_id = await (await session.connection()).scalar(select(User.id).where(User.email == email))
+            assert user_id is not None
+            await store_password(session, caller, user_id, password_hash)
 
 
 class _Demo:
     """Reads the files in an order in which references can be resolved, and remembers ids by code."""
 
-    def __init__(self, session: AsyncSession, caller: Caller) -> None:
+    def __init__(self, session: Session, caller: Caller) -> None:
         self._ids: dict[tuple[str, str], int] = {}
         self._departments = DepartmentService(session, caller)
         self._locations = LocationService(session, caller)

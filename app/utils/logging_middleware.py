@@ -5,7 +5,6 @@ import time
 import uuid
 
 import structlog
-from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -46,7 +45,7 @@ class RequestMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[REQUEST_ID] = request_id
+                message["headers"].append((_HEADER, request_id.encode()))
             await send(message)
 
         self._metrics.in_progress.inc()
@@ -77,6 +76,8 @@ class RequestMiddleware:
             status=status,
             duration_ms=round(seconds * 1000, 2),
             caller=scope["state"].get("caller_id"),
+            client=(scope.get("client") or (None,))[0],
+            **({"replayed": True} if scope["state"].get("replayed") else {}),
         )
 
 

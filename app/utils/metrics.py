@@ -25,6 +25,7 @@ class Metrics:
         self._seconds = Histogram(
             "http_request_duration_seconds", "Time to answer.", labels, buckets=_SECONDS, registry=self.registry
         )
+        self._found: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self.in_progress = Gauge("http_requests_in_progress", "Requests under way.", registry=self.registry)
         self.errors = Counter("register_errors", "Errors by class.", ("error",), registry=self.registry)
         self.event_loop_lag = Gauge(
@@ -35,9 +36,18 @@ class Metrics:
         """Report the engine's connection pool, read at each scrape."""
         self.registry.register(_PoolCollector(engine))
 
+    def _instruments(self, method: str, route: str, status: int) -> tuple[Counter, Histogram]:
+        # Finding them by their labels takes longer than counting.
+        found = self._found.get((method, route, status))
+        if found is None:
+            found = self._requests.labels(method, route, str(status)), self._seconds.labels(method, route)
+            self._found[method, route, status] = found
+        return found
+
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
-        self._requests.labels(method, route, str(status)).inc()
-        self._seconds.labels(method, route).observe(seconds)
+        requests, durations = self._instruments(method, route, status)
+        requests.inc()
+        durations.observe(seconds)
 
 
 class _PoolCollector:

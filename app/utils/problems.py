@@ -53,6 +53,7 @@ class Problem(BaseModel):
     request_id: str
     errors: list[ProblemError]
     dependants: Annotated[ProblemDependants | None, Field(description="Only with code `still_referenced`.")] = None
+    scope: Annotated[str | None, Field(description="What is missing; only with code `forbidden`.")] = None
 
 
 def problem_response(error: RegisterError, scope: Scope) -> Response:

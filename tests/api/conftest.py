@@ -44,11 +44,22 @@ def openapi() -> dict[str, Any]:
     return create_app(Settings(_env_file=None)).openapi()
 
 
+def responses_of(operation: dict[str, Any], document: dict[str, Any]) -> dict[str, Any]:
+    """Return what an operation may answer, by status, with what the document says of shared answers put in."""
+    shared = document["components"]["responses"]
+    return {
+        status: shared[response["$ref"].rpartition("/")[2]] if "$ref" in response else response
+        for status, response in operation["responses"].items()
+    }
+
+
 def documented_statuses(method: str, path: str) -> set[str] | None:
     """Return the statuses that the documentation has for a request, or None when it knows no such operation."""
-    for template, operations in openapi()["paths"].items():
+    path, paths = path.removesuffix("/"), openapi()["paths"]
+    # `/users/me` is no user.
+    for template, operations in {path: paths[path]}.items() if path in paths else paths.items():
         pattern = re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(template))
-        if method.lower() in operations and re.fullmatch(pattern, path.removesuffix("/")):
+        if method.lower() in operations and re.fullmatch(pattern, path):
             return set(operations[method.lower()]["responses"])
     return None
 
@@ -59,7 +70,8 @@ def assert_problem(response: httpx.Response, code: str, *pointers: str) -> dict[
     assert (response.status_code, response.headers["content-type"]) == (error.status, "application/problem+json")
     problem: dict[str, Any] = response.json()
     expected = {"type", "title", "status", "detail", "instance", "code", "request_id", "errors"}
-    assert problem.keys() == expected | ({"dependants"} if code == "still_referenced" else set())
+    own = {"still_referenced": {"dependants"}, "forbidden": {"scope"}}
+    assert problem.keys() == expected | own.get(code, set())
     Problem.model_validate(problem, strict=True)
     assert {name: problem[name] for name in ("type", "title", "status", "code")} == {
         "type": f"/problems/{error.name}",
@@ -72,8 +84,14 @@ def assert_problem(response: httpx.Response, code: str, *pointers: str) -> dict[
     assert sorted(each["pointer"] for each in problem["errors"]) == sorted(pointers)
     told = response.text.replace(problem["instance"], "") + str(response.headers)
     assert CANARY not in told
-    if error.status == 503:
+    waits = error.status in {429, 503} or code == "request_in_flight"
+    assert ("retry-after" in response.headers) == waits
+    if waits:
         assert int(response.headers["retry-after"]) > 0
+    assert ("www-authenticate" in response.headers) == (error.status in {401, 403})
+    if error.status in {401, 403}:
+        # Pages that browsers open ask for a name and a password.
+        assert re.match('(Bearer|Basic) realm="process-register"', response.headers["www-authenticate"])
     if (request := getattr(response, "_request", None)) is not None:
         path = request.url.path
         assert problem["instance"] == quote(path[:-1] if path.endswith("/") and len(path) > 1 else path)

@@ -1,25 +1,48 @@
 """The examples of the documentation run as they stand, on the demo data."""
 
+import re
+from itertools import count
 from typing import Any
 
 import httpx
 import pytest
 
+from app.core.permissions import SESSION
+from app.utils.db_init import DEMO_PASSWORD, DEMO_USERS
+from tests.test_contract import COLLECTIONS
 
-def example_of(document: dict[str, Any], operation: dict[str, Any]) -> Any:
-    """Return the example body of an operation, or None when it takes none."""
+JSON, FORM, CSV = "application/json", "application/x-www-form-urlencoded", "text/csv"
+AN_OBJECT = re.compile(rf"/api/v1/({'|'.join(COLLECTIONS)})/\{{reference\}}")
+
+_numbers = count(1)
+
+
+def example_of(document: dict[str, Any], operation: dict[str, Any], media_type: str) -> Any:
+    """Return the example body of an operation, or None when it takes none of that type."""
     content = operation.get("requestBody", {}).get("content", {})
-    schema = content.get("application/json", {}).get("schema", {})
+    if "example" in content.get(media_type, {}):
+        return content[media_type]["example"]
+    schema = content.get(media_type, {}).get("schema", {})
     while "$ref" in schema:
         schema = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
     return schema["examples"][0] if "examples" in schema else None
 
 
-def path_of(path: str, operation: dict[str, Any]) -> str:
+def path_of(path: str, operation: dict[str, Any], own: dict[str, str]) -> str:
     for parameter in operation.get("parameters", []):
         if parameter["in"] == "path":
-            path = path.replace(f"{{{parameter['name']}}}", next(iter(parameter["examples"].values()))["value"])
+            name, examples = parameter["name"], parameter["examples"]
+            value = own[name] if name in own else next(iter(examples.values()))["value"]
+            path = path.replace(f"{{{name}}}", str(value))
     return path
+
+
+def required_query(operation: dict[str, Any]) -> dict[str, str]:
+    return {
+        parameter["name"]: parameter["schema"]["examples"][0]
+        for parameter in operation.get("parameters", [])
+        if parameter["in"] == "query" and parameter["required"]
+    }
 
 
 @pytest.fixture(scope="session")
@@ -28,18 +51,87 @@ def document(live_server: str) -> dict[str, Any]:
     return loaded
 
 
+class Somebody:
+    """A new administrator, who has signed in with the password of the demo data.
+
+    What is done with these credentials disturbs nobody else.
+    """
+
+    def __init__(self, administrator: httpx.Client) -> None:
+        self._administrator = administrator
+        fields = {"name": "Somebody", "email": f"somebody{next(_numbers)}@register.example", "access_level": "admin"}
+        self._user = self._made("/users", fields)
+        link = {"token": self.link_token(), "password": DEMO_PASSWORD}
+        tokens = administrator.post("/auth/set-password", json=link).raise_for_status().json()
+        self.refresh_token: str = tokens["refresh_token"]
+        self.headers = {"Authorization": f"Bearer {tokens['access_token']}"}
+
+    def link_token(self) -> str:
+        return str(self._made(f"/users/{self._user['id']}/password-links", None)["token"])
+
+    def session(self) -> str:
+        sessions = self._administrator.get("/auth/sessions", headers=self.headers).raise_for_status().json()
+        return str(sessions["items"][0]["id"])
+
+    def api_token(self) -> str:
+        return str(self._made("/users/me/tokens", {"name": "T", "scopes": ["admin"]})["id"])
+
+    def _made(self, path: str, body: Any) -> dict[str, Any]:
+        headers = self.headers if "/me/" in path else None
+        made: dict[str, Any] = self._administrator.post(path, json=body, headers=headers).raise_for_status().json()
+        return made
+
+
 @pytest.mark.parametrize("method", ["get", "post", "put", "patch", "delete"])
 def test_every_operation_runs_with_its_example(live_server: str, document: dict[str, Any], method: str) -> None:
     tried = 0
-    for path, operations in document["paths"].items():
-        if operation := operations.get(method):
-            body = example_of(document, operation)
-            response = httpx.request(method, live_server + path_of(path, operation), json=body, timeout=10)
-            # Deleting the first object of a collection is refused: others refer to it.
-            expected = {409} if method == "delete" and path.count("{") == 1 else {200, 201, 204}
-            assert response.status_code in expected, (method, path, response.text)
-            tried += 1
+    administrator = httpx.Client(base_url=f"{live_server}/api/v1", timeout=10)
+    with administrator:
+        form = {"username": DEMO_USERS[-1], "password": DEMO_PASSWORD}
+        signed_in = administrator.post("/auth/token", data=form).raise_for_status().json()
+        administrator.headers["Authorization"] = f"Bearer {signed_in['access_token']}"
+        for path, operations in document["paths"].items():
+            if operation := operations.get(method):
+                response = run(administrator, document, method, path)
+                # Deleting the first object of a collection is refused: others refer to it.
+                expected = {409} if method == "delete" and AN_OBJECT.fullmatch(path) else {200, 201, 204}
+                assert response.status_code in expected, (method, path, response.text)
+                assert str(response.status_code) in operation["responses"]
+                tried += 1
     assert tried >= 6
+
+
+def run(administrator: httpx.Client, document: dict[str, Any], method: str, path: str) -> httpx.Response:
+    """Call an operation with its example; only secrets and their ids, which nobody can know before, are put in."""
+    operation = document["paths"][path][method]
+    body, own = example_of(document, operation, JSON), {}
+    headers = {}
+    if operation["x-permission"] == SESSION or {"refresh_token", "token"} & set(body or ()):
+        somebody = Somebody(administrator)
+        headers = somebody.headers
+        secrets = {"refresh_token": somebody.refresh_token, "token": somebody.link_token()}
+        body = body and body | {name: secret for name, secret in secrets.items() if name in body}
+        own = {"session": somebody.session(), "token": somebody.api_token()}
+    elif "{token}" in path:
+        own = {"token": Somebody(administrator).api_token()}
+    table = example_of(document, operation, CSV)
+    if table is not None:
+        headers |= {"Content-Type": CSV}
+    own_header = administrator.headers.pop("Authorization")
+    if operation["x-permission"] != "public":
+        headers = {"Authorization": own_header} | headers
+    try:
+        return administrator.request(
+            method,
+            str(administrator.base_url).removesuffix("/api/v1/") + path_of(path, operation, own),
+            params=required_query(operation),
+            json=body,
+            data=example_of(document, operation, FORM),
+            content=table,
+            headers=headers,
+        )
+    finally:
+        administrator.headers["Authorization"] = own_header
 
 
 def test_every_body_has_an_example(document: dict[str, Any]) -> None:
@@ -47,6 +139,9 @@ def test_every_body_has_an_example(document: dict[str, Any]) -> None:
         operation["operationId"]
         for operations in document["paths"].values()
         for operation in operations.values()
-        if operation.get("requestBody", {}).get("required") and example_of(document, operation) is None
+        for media_type in (JSON, FORM)
+        if operation.get("requestBody", {}).get("required")
+        and media_type in operation["requestBody"]["content"]
+        and example_of(document, operation, media_type) is None
     ]
     assert without == []

@@ -13,13 +13,17 @@ import httpx
 import pytest
 from asgi_lifespan import LifespanManager
 from fastapi import FastAPI
-from sqlalchemy import URL, make_url
+from sqlalchemy import URL, make_url, text
 
-from app.core import readiness
+from app.core import passwords, readiness
+from app.core.database import prepare
+from app.core.routing import Room
+from app.core.streaming import Streams
 from app.main import create_app
 from tests.api.conftest import CANARY, assert_problem
 from tests.builders import make_department
-from tests.conftest import Committed, new_database, settings_for
+from tests.conftest import ADMIN_PASSWORD, Committed, new_database, settings_for
+from tests.domains.auth.conftest import ADMIN_EMAIL
 
 ROOT = "http://register.test"
 READY = (f"{ROOT}/health/ready", f"{ROOT}/health")
@@ -270,13 +274,31 @@ def readiness_head(app: FastAPI) -> str:
     return head
 
 
-async def test_register_without_administrator_says_what_to_do(committed: Committed) -> None:
+async def test_register_without_administrator_lets_nobody_in(committed: Committed) -> None:
     async with connected(committed.url) as connection:
         await connection.execute("DELETE FROM users")
-    response = await committed.client.post("/departments", json={"name": "D"})
-    problem = assert_problem(response, "service_unavailable")
-    assert problem["detail"] == "The register has no administrator yet: run `python -m app init`."
-    assert response.headers["retry-after"] == "30"
+    for method in ("GET", "POST"):
+        response = await committed.client.request(method, "/departments", json={"name": "D"})
+        assert_problem(response, "unauthorized")
+    form = {"username": ADMIN_EMAIL, "password": ADMIN_PASSWORD}
+    assert_problem(await committed.client.post("/auth/token", data=form), "wrong_credentials")
+    # The service itself is well: `python -m app init` makes an administrator beside it.
+    assert (await committed.client.get(READY[0])).status_code == 200
+
+
+async def test_more_passwords_than_can_be_checked_are_unavailable(
+    committed: Committed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    form = {"username": ADMIN_EMAIL, "password": ADMIN_PASSWORD}
+    monkeypatch.setattr(passwords, "_MOST_WAITING", 0)
+    response = await committed.client.post("/auth/token", data=form)
+    problem = assert_problem(response, "hashing_busy")
+    assert problem["detail"] == "Too many people sign in at this moment."
+    assert response.headers["retry-after"] == "2"
+    # Nobody else waits for them.
+    assert (await committed.client.get("/departments")).status_code == 200
+    monkeypatch.undo()
+    assert (await committed.client.post("/auth/token", data=form)).status_code == 200
 
 
 async def test_service_outlives_its_database_and_recovers_at_the_first_request(proxy: Proxy, database: URL) -> None:
@@ -412,5 +434,37 @@ async def test_database_that_only_reads_refuses_writes(committed: Committed) -> 
     async with connected(committed.url) as connection:
         await connection.execute(f"ALTER DATABASE {committed.url.database} SET default_transaction_read_only = on")
     assert (await committed.client.get("/departments")).status_code == 200
-    response = await committed.client.post("/departments", json={"name": CANARY})
-    assert_problem(response, "service_unavailable")
+    for response in (
+        await committed.client.post("/departments", json={"name": CANARY}),
+        await committed.client.post("/auth/token", data={"username": ADMIN_EMAIL, "password": ADMIN_PASSWORD}),
+    ):
+        problem = assert_problem(response, "database_read_only")
+        assert problem["detail"] == "The database takes no changes at the moment."
+        assert response.headers["retry-after"] == "5"
+
+
+async def test_more_large_bodies_than_there_is_room_for_are_unavailable(committed: Committed) -> None:
+    items = [{"op": "create", "data": {"name": "", "description": "x" * 19_000}} for _ in range(60)]
+    room: Room = committed.app.state.room
+    with room.taken(), room.taken():
+        response = await committed.client.post("/roles/bulk", json={"items": items})
+        problem = assert_problem(response, "large_bodies_busy")
+        assert (problem["status"], response.headers["retry-after"]) == (503, "5")
+        # Others are not concerned.
+        assert (await committed.client.post("/roles/bulk", json={"items": items[:1]})).status_code == 422
+    # Whatever becomes of them, they give back their places.
+    for _ in range(3):
+        assert (await committed.client.post("/roles/bulk", json={"items": items})).status_code == 422
+
+
+async def test_more_exports_than_are_sent_at_a_time_are_unavailable(committed: Committed) -> None:
+    streams: Streams = committed.app.state.streams
+    begun = [streams.read(prepare(text("SELECT 1 AS body")), {}) for _ in range(2)]
+    for stream in begun:
+        await anext(stream)
+    response = await committed.client.get("/departments", headers={"Accept": "text/csv"})
+    problem = assert_problem(response, "exports_busy")
+    assert (problem["status"], response.headers["retry-after"]) == (503, "10")
+    await begun[0].aclose()
+    assert (await committed.client.get("/departments", headers={"Accept": "text/csv"})).status_code == 200
+    await begun[1].aclose()

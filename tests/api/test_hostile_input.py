@@ -1,15 +1,21 @@
 """Whatever comes from outside, the answer is the right problem document, never a 5xx, and repeats no value."""
 
 import json
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import quote
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
+from app.core.routing import MOST_ANONYMOUS_BYTES
+from app.utils.validation import MOST_FAULTS
 from tests.api.conftest import CANARY, Server, assert_problem, openapi, wait_until
 from tests.builders import make, make_department, make_process, make_resource, make_user
+from tests.conftest import ADMIN_PASSWORD, ADMIN_TOKEN, client_of
+from tests.domains.auth.conftest import ADMIN_EMAIL, sign_in
 from tests.test_contract import COLLECTIONS, every_collection, required
 
 JSON = {"Content-Type": "application/json"}
@@ -360,6 +366,32 @@ async def test_largest_body_is_taken_to_the_byte(client: httpx.AsyncClient) -> N
     assert_problem(await post(client, (body + b" " * (2**20 - len(body) + 1)).decode()), "content_too_large")
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "media_type"),
+    [
+        ("/auth/refresh", b'{"refresh_token":"x"}', "application/json"),
+        ("/auth/set-password", b'{"token":"x","password":"violet anvil"}', "application/json"),
+        ("/auth/token", b"username=a&password=b&more=", "application/x-www-form-urlencoded"),
+    ],
+)
+async def test_who_is_not_known_sends_no_more_than_signing_in_needs(
+    client: httpx.AsyncClient, path: str, body: bytes, media_type: str
+) -> None:
+    headers = {"Content-Type": media_type, "Authorization": ""}
+    largest = body + b" " * (MOST_ANONYMOUS_BYTES - len(body))
+    assert (await client.post(path, content=largest, headers=headers)).status_code in {401, 422}
+    assert_problem(await client.post(path, content=largest + b" ", headers=headers), "content_too_large")
+
+
+async def test_longest_form_to_sign_in_is_read(client: httpx.AsyncClient) -> None:
+    # Everything at its longest, and each character as long as a form can write it.
+    user = await make_user(client, email=f"{'e' * 60}@{'x' * 60}.{'y' * 60}.{'z' * 59}.example")
+    form = {"username": user["email"], "password": "\U0001f511" * 256, "scope": "users:read " * 90}
+    response = await client.post("/auth/token", data=form)
+    assert_problem(response, "wrong_credentials")
+    assert 4_000 < len(response.request.content) < MOST_ANONYMOUS_BYTES
+
+
 async def test_body_of_a_call_that_takes_none_is_ignored(client: httpx.AsyncClient) -> None:
     department = await make_department(client)
     for method in ("GET", "DELETE"):
@@ -540,23 +572,23 @@ REFERENCES = [
 
 
 @pytest.mark.parametrize("reference", REFERENCES, ids=lambda reference: reference[:24])
-async def test_path_that_can_name_nothing_is_not_found_by_any_operation(
-    client: httpx.AsyncClient, reference: str
-) -> None:
+@pytest.mark.usefixtures("connection")
+async def test_path_that_can_name_nothing_is_not_found_by_any_operation(app: FastAPI, reference: str) -> None:
+    # Signed in, because an API token may not use all of them.
+    token = (await sign_in(app, ADMIN_EMAIL, ADMIN_PASSWORD))["access_token"]
     tried = 0
-    for path, operations in openapi()["paths"].items():
-        url = path
-        for parameter in ("reference", "department", "location", "resource", "role", "user", "name"):
-            url = url.replace(f"{{{parameter}}}", reference)
-        for method in operations if url != path else ():
-            body = {"name": "N"} if "/{reference}/" not in path else {}
-            if "users/{reference}" in path and method == "put":
-                body = required("users")
-            json_body = body if "requestBody" in operations[method] else None
-            response = await client.request(method, f"http://register.test{url}", json=json_body)
-            assert_problem(response, "not_found")
-            tried += 1
-    assert tried > 40
+    async with client_of(app, token) as client:
+        for path, operations in openapi()["paths"].items():
+            url = re.sub(r"\{\w+\}", lambda _: reference, path)
+            for method in operations if url != path else ():
+                body = {"name": "N"} if "/{reference}/" not in path else {}
+                if "users/{reference}" in path and method == "put":
+                    body = required("users")
+                json_body = body if "requestBody" in operations[method] else None
+                response = await client.request(method, f"http://register.test{url}", json=json_body)
+                assert_problem(response, "not_found")
+                tried += 1
+    assert tried > 55
 
 
 LISTS = [
@@ -601,7 +633,6 @@ async def test_every_faulty_parameter_of_a_list_has_its_pointer(client: httpx.As
         f"limit={2**31}&offset={2**31}",
         f"limit={2**63}&offset={2**63}",
         f"limit={2**64}&offset=-{2**64}",
-        "limit=1&limit=0&offset=0&offset=-1",
     ],
 )
 async def test_limit_and_offset_out_of_range_are_invalid(client: httpx.AsyncClient, path: str, query: str) -> None:
@@ -619,6 +650,31 @@ async def test_unknown_parameter_of_a_list_is_a_bad_request(client: httpx.AsyncC
     problem = assert_problem(response, "bad_request", *pointers(response))
     assert [error["code"] for error in problem["errors"]] == ["unknown_parameter"]
     assert "There is no parameter" in problem["detail"]
+
+
+@pytest.mark.parametrize("path", LISTS)
+async def test_repeated_parameter_of_a_list_is_a_bad_request(client: httpx.AsyncClient, path: str) -> None:
+    one = await make(client, path.split("/")[1])
+    response = await client.get(f"{path.format(one['id'])}?limit=1&limit={CANARY}&offset=0&offset=-1&count=exact")
+    problem = assert_problem(response, "bad_request", "/limit", "/offset")
+    assert {error["code"] for error in problem["errors"]} == {"repeated_parameter"}
+
+
+async def test_of_thousands_of_unknown_parameters_only_those_told_are_looked_at(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared = []
+
+    def compare(word: str, *_: object, **__: object) -> list[str]:
+        compared.append(word)
+        return []
+
+    monkeypatch.setattr("app.core.hints.difflib.get_close_matches", compare)
+    names = [f"k{number}" for number in range(3_000)]
+    response = await client.post(f"/auth/token?{'=&'.join(names)}", headers={"Authorization": ""})
+    problem = assert_problem(response, "bad_request", *pointers(response))
+    assert [error["pointer"] for error in problem["errors"]] == [f"/{name}" for name in names[:MOST_FAULTS]]
+    assert compared == names[:10]
 
 
 @pytest.mark.parametrize("depth", ["-1", "101", CANARY, "", "%00", "1.5", "9" * 5000])
@@ -715,7 +771,9 @@ async def test_text_that_looks_like_code_is_only_text(client: httpx.AsyncClient)
 
 # From here on byte by byte, over a real server.
 
-HEAD = b"Host: register.test\r\n"
+HOST = b"Host: register.test\r\n"
+AUTHORIZATION = b"Authorization: Bearer " + ADMIN_TOKEN.encode() + b"\r\n"
+HEAD = HOST + AUTHORIZATION
 POST = b"POST /api/v1/departments HTTP/1.1\r\n" + HEAD + b"Content-Type: application/json\r\n"
 
 
@@ -739,6 +797,9 @@ def get(path: bytes, *headers: bytes) -> bytes:
 )
 def test_path_with_bad_encoding_is_not_found(server: Server, path: bytes) -> None:
     assert_problem(server.send(get(path)), "not_found")
+    # Whether there is such an object a stranger is not told; that there is no such address may be known.
+    stranger = server.send(b"GET " + path + b" HTTP/1.1\r\n" + HOST + b"\r\n")
+    assert_problem(stranger, "unauthorized" if path.startswith(b"/api/v1/departments/") else "not_found")
 
 
 @pytest.mark.parametrize("value", [b"%", b"%ZZ", b"%e", b"%ff", b"%ed%a0%80"])
@@ -781,7 +842,7 @@ def test_header_of_any_bytes_is_borne(server: Server) -> None:
         POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n",
         POST + b"Transfer-Encoding: gzip\r\n\r\n{}",
     ],
-    ids=lambda request_: repr(request_[-40:]),
+    ids=lambda request_: repr(request_.replace(AUTHORIZATION, b"")[-40:]),
 )
 def test_what_is_not_http_is_refused_by_the_server_itself(server: Server, request_: bytes) -> None:
     assert server.send(request_).status_code == 400
@@ -791,6 +852,17 @@ def test_declared_length_is_refused_before_the_body_comes(server: Server) -> Non
     assert_problem(server.send(POST + b"Content-Length: 10000000\r\n\r\n"), "content_too_large")
     expecting = POST + b"Expect: 100-continue\r\nContent-Length: 10000000\r\n\r\n"
     assert_problem(server.send(expecting), "content_too_large")
+
+
+def test_stranger_is_refused_before_the_body_comes(server: Server) -> None:
+    head = b"POST /api/v1/departments HTTP/1.1\r\n" + HOST
+    for headers in (
+        b"Content-Length: 10000000\r\n",
+        b"Content-Type: application/json\r\nContent-Length: 10\r\n",
+        b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n",
+        b"Expect: 100-continue\r\nContent-Length: 10\r\n",
+    ):
+        assert_problem(server.send(head + headers + b"\r\n"), "unauthorized")
 
 
 def test_endless_body_is_refused_at_the_limit(server: Server) -> None:
@@ -818,9 +890,10 @@ def test_client_that_goes_away_in_the_middle_is_no_fault_of_ours(server: Server)
 
 @pytest.mark.parametrize("method", ["TRACE", "CONNECT", "PROPFIND", "OPTIONS"])
 def test_method_that_no_route_knows_is_not_allowed(server: Server, method: str) -> None:
-    response = server.send(f"{method} /api/v1/departments HTTP/1.1\r\n".encode() + HEAD + b"\r\n")
-    assert_problem(response, "method_not_allowed")
-    assert response.headers["allow"] == "GET, HEAD, POST"
+    for head in (HOST, HEAD):
+        response = server.send(f"{method} /api/v1/departments HTTP/1.1\r\n".encode() + head + b"\r\n")
+        assert_problem(response, "method_not_allowed")
+        assert response.headers["allow"] == "GET, HEAD, POST"
 
 
 def test_quoted_path_is_told_as_it_came(server: Server) -> None:

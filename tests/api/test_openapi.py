@@ -10,15 +10,24 @@ import pytest
 from fastapi.routing import iter_route_contexts
 
 from app.api.api import TAGS
+from app.api.shapes import all_schemas
 from app.core.config import Settings
+from app.core.permissions import AUTHENTICATED, PUBLIC
+from app.domains.shared.import_files import FILE_TYPES
 from app.main import create_app
 from app.utils.exceptions import problem_types
 from app.utils.problems import Problem
+from tests.api.conftest import responses_of
+from tests.test_contract import COLLECTIONS
 
 Operation = dict[str, Any]
 
 # What is said of a body that is wrong.
 BODY = {"400", "413", "415", "422"}
+OBJECTS = {f"/api/v1/{collection}" for collection in COLLECTIONS}
+# What is made here has no address, because it is shown once and never again.
+SHOWN_ONCE = {"/api/v1/users/me/tokens", "/api/v1/users/{reference}/password-links"}
+SIGN_IN = ("POST", "/api/v1/auth/token")
 TYPES = {f"/problems/{error.name}" for error in problem_types()}
 
 
@@ -30,7 +39,7 @@ def document() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def operations(document: dict[str, Any]) -> dict[tuple[str, str], Operation]:
     return {
-        (method.upper(), path): operation
+        (method.upper(), path): operation | {"responses": responses_of(operation, document)}
         for path, methods in document["paths"].items()
         for method, operation in methods.items()
     }
@@ -99,9 +108,23 @@ def test_every_operation_documents_what_its_parts_can_refuse(operations: dict[tu
         expected |= {"412"} if "if-match" in names else set()
         expected |= {"304"} if "if-none-match" in names else set()
         expected |= {"400", "422"} if "limit" in names else set()
-        expected |= {"422"} if {"depth", "responsibility"} & names else set()
-        expected |= {"409"} if method in {"POST", "DELETE"} and path.count("{") < 2 else set()
+        expected |= {"422"} if {"depth", "responsibility", "x-change-message"} & names else set()
+        expected |= {"409", "422"} if "idempotency-key" in names else set()
+        expected |= {"409"} if method in {"POST", "DELETE"} and path.removesuffix("/{reference}") in OBJECTS else set()
         assert expected <= documented, (method, path)
+
+
+def test_every_operation_documents_who_is_refused(operations: dict[tuple[str, str], Operation]) -> None:
+    # These find out who calls by what is in the body.
+    by_their_body = {SIGN_IN, ("POST", "/api/v1/auth/refresh")}
+    for key, operation in operations.items():
+        permission, documented = operation["x-permission"], operation["responses"].keys()
+        assert ("401" in documented) == (permission != PUBLIC or key in by_their_body), key
+        assert ("403" in documented) == (permission not in {PUBLIC, AUTHENTICATED}), key
+        takes_message = "X-Change-Message" in {parameter["name"] for parameter in operation.get("parameters", ())}
+        assert takes_message == (permission != PUBLIC and key[0] != "GET"), key
+    throttled = {key for key, operation in operations.items() if "429" in operation["responses"]}
+    assert throttled == {SIGN_IN, ("POST", "/api/v1/users/me/password")}
 
 
 def test_every_answer_has_the_request_id(
@@ -124,14 +147,19 @@ def test_every_error_is_a_problem_that_is_explained(operations: dict[tuple[str, 
                 example = Problem.model_validate(content["example"], strict=True)
                 assert (example.status, example.type in TYPES) == (int(status), True), (key, status)
                 assert len(response["description"]) > 50, (key, status)
-                assert ("Retry-After" in response["headers"]) == (status == "503"), (key, status)
+                takes_key = "Idempotency-Key" in {each["name"] for each in operation.get("parameters", ())}
+                waits = {"429", "503", "409"} if takes_key else {"429", "503"}
+                assert ("Retry-After" in response["headers"]) == (status in waits), (key, status)
+                assert ("WWW-Authenticate" in response["headers"]) == (status in {"401", "403"}), (key, status)
 
 
 def test_every_success_has_the_headers_of_its_kind(operations: dict[tuple[str, str], Operation]) -> None:
     for (method, path), operation in operations.items():
         responses = operation["responses"]
         if "201" in responses:
-            assert {"Location", "ETag"} <= responses["201"]["headers"].keys(), path
+            addressed = {"Location", "ETag"} & responses["201"]["headers"].keys()
+            assert addressed == (set() if path in SHOWN_ONCE else {"Location", "ETag"}), path
+            assert all(responses["201"]["headers"][name]["required"] for name in addressed), path
         if path.endswith("/{reference}") and method != "DELETE":
             assert "ETag" in responses["200"]["headers"], (method, path)
         for status in {"204", "304"} & responses.keys():
@@ -144,7 +172,51 @@ def test_document_has_no_leftovers(document: dict[str, Any]) -> None:
     assert '"ValidationError"' not in text
     schemas = document["components"]["schemas"]
     used = {reference for reference in members(document, "$ref") if isinstance(reference, str)}
-    assert used == {f"#/components/schemas/{name}" for name in schemas} | {"#/components/headers/X-Request-ID"}
+    headers = {f"#/components/headers/{name}" for name in ("Idempotency-Replayed", "X-Request-ID")}
+    responses = {f"#/components/responses/{name}" for name in document["components"]["responses"]}
+    assert used == {f"#/components/schemas/{name}" for name in schemas} | headers | responses
+
+
+def test_answers_to_failed_requests_are_shared(document: dict[str, Any]) -> None:
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            for status, response in operation["responses"].items():
+                assert ("$ref" in response) == (int(status) >= 400), (operation["operationId"], status)
+
+
+def test_every_success_is_described_in_our_words(operations: dict[tuple[str, str], Operation]) -> None:
+    for key, operation in operations.items():
+        for status, response in operation["responses"].items():
+            assert response["description"].endswith((".", "…")), (key, status)
+
+
+def test_words_about_what_may_be_null_are_where_generators_look(document: dict[str, Any]) -> None:
+    for schema in all_schemas(document):
+        match schema.get("anyOf"):
+            case [kind, {"type": "null"}]:
+                assert kind.keys().isdisjoint({"description", "examples"}), schema
+
+
+def test_names_of_schemas_make_good_types(document: dict[str, Any]) -> None:
+    names = document["components"]["schemas"]
+    assert [name for name in names if not re.fullmatch("([A-Z][a-z]+)+", name)] == []
+    assert {"DepartmentPage", "ChangePage", "ProcessStatus", "RoleResponsibility"} <= names.keys()
+
+
+def test_every_enumeration_has_one_type(document: dict[str, Any]) -> None:
+    values = [tuple(schema["enum"]) for schema in all_schemas(document) if "enum" in schema]
+    repeated = {each for each in values if values.count(each) > 1}
+    assert repeated == set(), "name it in app/api/shapes.py"
+
+
+def test_no_title_repeats_a_name(document: dict[str, Any]) -> None:
+    assert [schema["title"] for schema in all_schemas(document) if "title" in schema] == []
+
+
+def test_no_parameter_is_null(operations: dict[tuple[str, str], Operation]) -> None:
+    for key, operation in operations.items():
+        for parameter in operation.get("parameters", ()):
+            assert "null" not in set(members(parameter["schema"], "type")), (key, parameter["name"])
 
 
 def test_every_parameter_and_member_has_a_type(document: dict[str, Any]) -> None:
@@ -161,12 +233,21 @@ def test_every_parameter_and_member_has_a_type(document: dict[str, Any]) -> None
 def test_bodies_refuse_what_they_do_not_know(
     document: dict[str, Any], operations: dict[tuple[str, str], Operation]
 ) -> None:
-    bodies = 0
+    bodies, forms = 0, []
     for key, operation in operations.items():
         if "requestBody" in operation:
-            for body in operation["requestBody"]["content"].values():
+            for media_type, body in operation["requestBody"]["content"].items():
+                if media_type in FILE_TYPES:
+                    assert body["schema"]["type"] == "string", key
+                    continue
                 (reference,) = set(members(body["schema"], "$ref"))
                 schema = document["components"]["schemas"][reference.rpartition("/")[2]]
+                if media_type == "application/x-www-form-urlencoded":
+                    # OAuth 2 wants it so: unrecognised parameters are ignored (RFC 6749, section 3.2).
+                    forms.append(key)
+                    assert "additionalProperties" not in schema
+                    continue
                 assert schema["additionalProperties"] is False, key
                 bodies += 1
-    assert bodies >= 21
+    assert bodies >= 25
+    assert forms == [SIGN_IN]

@@ -1,16 +1,22 @@
 """Every error is a problem document that says what is wrong, all of it, and nothing else."""
 
+import json
+import re
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import asyncpg
 import httpx
 import pytest
+from fastapi import FastAPI
 from sqlalchemy import ForeignKeyConstraint
 
 from app.core.database import IntegrityViolation, translate
 from app.domains.department.service import DepartmentService
+from app.domains.shared import idempotency
 from app.domains.shared.constraints import explain
+from app.domains.shared.idempotency import Attempt
 from app.models import Base
 from app.utils.exceptions import Conflict, InternalError, RegisterError, UnknownReference, explanation, problem_types
 from tests.api.conftest import CANARY, CODES, Server, assert_problem, openapi, receive
@@ -18,10 +24,13 @@ from tests.builders import (
     make,
     make_department,
     make_location,
+    make_password_link,
     make_process,
     make_resource,
     make_role,
+    make_user,
 )
+from tests.conftest import ADMIN_TOKEN, text_of
 from tests.test_contract import COLLECTIONS, every_collection, required
 from tests.utils.conftest import configured_log
 
@@ -37,12 +46,30 @@ async def bad_request(client: Client) -> httpx.Response:
     return await client.get("/departments?limt=1")
 
 
+async def unauthorized(client: Client) -> httpx.Response:
+    request = client.build_request("GET", "/departments")
+    del request.headers["Authorization"]
+    return await client.send(request)
+
+
+async def wrong_credentials(client: Client) -> httpx.Response:
+    return await client.post("/auth/token", data={"username": "admin@register.example", "password": CANARY})
+
+
+async def forbidden(client: Client) -> httpx.Response:
+    return await client.get("/auth/sessions")  # with an API token
+
+
 async def not_found(client: Client) -> httpx.Response:
     return await client.get("/departments/0")
 
 
 async def method_not_allowed(client: Client) -> httpx.Response:
     return await client.delete("/departments")
+
+
+async def not_acceptable(client: Client) -> httpx.Response:
+    return await client.get("/departments", headers={"Accept": "text/html"})
 
 
 async def conflict(client: Client) -> httpx.Response:
@@ -68,9 +95,42 @@ async def first_administrator(client: Client) -> httpx.Response:
     return await client.delete(f"/users/{made['created_by']['id']}")
 
 
+async def last_administrator(client: Client) -> httpx.Response:
+    made = await make_department(client)
+    return await client.patch(f"/users/{made['created_by']['id']}", json={"is_active": False})
+
+
 async def cycle(client: Client) -> httpx.Response:
     made = await make_department(client)
     return await client.patch(f"/departments/{made['id']}", json={"parent_id": made["id"]})
+
+
+async def plan_outdated(client: Client) -> httpx.Response:
+    made = await make_department(client, code="T-1")
+    headers = {"Content-Type": "application/x-ndjson"}
+    line = json.dumps({"code": "T-1", "name": CANARY})
+    response = await client.post("/departments/import?dry_run=true", content=line, headers=headers)
+    await client.patch(f"/departments/{made['id']}", json={"name": "D"})
+    return await client.post("/departments/import", params={"plan_id": response.json()["plan_id"]})
+
+
+async def request_in_flight(client: Client) -> httpx.Response:
+    (caller,) = {(await make_department(client))["created_by"]["id"]}
+    app: FastAPI = client._transport.app  # type: ignore[attr-defined]
+    other = await asyncpg.connect(text_of(app.state.database.engine.url))
+    try:
+        await other.execute("SELECT pg_advisory_lock($1)", Attempt(caller, "taken", b"", frozenset()).lock)
+        return await client.post("/departments", json={"name": "D"}, headers={"Idempotency-Key": "taken"})
+    finally:
+        await other.close()
+
+
+async def answer_too_large(client: Client) -> httpx.Response:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(idempotency, "LARGEST_KEPT", 10)
+        headers = {"Idempotency-Key": "large"}
+        await client.post("/departments", json={"name": CANARY}, headers=headers)
+        return await client.post("/departments", json={"name": CANARY}, headers=headers)
 
 
 async def precondition_failed(client: Client) -> httpx.Response:
@@ -94,6 +154,11 @@ async def unknown_reference(client: Client) -> httpx.Response:
     return await client.post("/departments", json={"name": "D", "parent_id": UNKNOWN})
 
 
+async def idempotency_key_reused(client: Client) -> httpx.Response:
+    await client.post("/departments", json={"name": CANARY}, headers={"Idempotency-Key": CANARY})
+    return await client.post("/departments", json={"name": "D"}, headers={"Idempotency-Key": CANARY})
+
+
 async def unstorable_value(client: Client) -> httpx.Response:
     async def slip_through(*_args: Any) -> Any:
         raise translate(asyncpg.CharacterNotInRepertoireError(CANARY))
@@ -101,6 +166,23 @@ async def unstorable_value(client: Client) -> httpx.Response:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(DepartmentService, "create", slip_through)
         return await client.post("/departments", json={"name": CANARY})
+
+
+async def common_password(client: Client) -> httpx.Response:
+    user = await make_user(client)
+    link = (await make_password_link(client, user["id"])).json()
+    return await client.post("/auth/set-password", json={"token": link["token"], "password": "password1234"})
+
+
+async def spent_link(client: Client) -> httpx.Response:
+    return await client.post("/auth/set-password", json={"token": CANARY, "password": f"{CANARY} {CANARY}"})
+
+
+async def too_many_requests(client: Client) -> httpx.Response:
+    form = {"username": f"{CANARY}@register.example", "password": CANARY}
+    for _ in range(10):
+        assert_problem(await client.post("/auth/token", data=form), "wrong_credentials")
+    return await client.post("/auth/token", data=form)
 
 
 async def headers_too_large(client: Client) -> httpx.Response:
@@ -117,22 +199,34 @@ async def fail(*_args: Any) -> Any:
     raise RuntimeError(CANARY)
 
 
-# Those of status 503 are in test_health.py.
+# Those of status 503 have their causes in test_health.py.
 CAUSES: dict[str, tuple[Callable[[Client], Awaitable[httpx.Response]], tuple[str, ...]]] = {
     "bad_request": (bad_request, ("/limt",)),
+    "unauthorized": (unauthorized, ()),
+    "wrong_credentials": (wrong_credentials, ()),
+    "forbidden": (forbidden, ()),
     "not_found": (not_found, ()),
     "method_not_allowed": (method_not_allowed, ()),
+    "not_acceptable": (not_acceptable, ()),
     "conflict": (conflict, ("/relation",)),
     "duplicate": (duplicate, ("/code",)),
     "still_referenced": (still_referenced, ()),
     "first_administrator": (first_administrator, ()),
+    "last_administrator": (last_administrator, ("/is_active",)),
     "cycle": (cycle, ("/parent_id",)),
+    "plan_outdated": (plan_outdated, ()),
+    "request_in_flight": (request_in_flight, ()),
+    "answer_too_large": (answer_too_large, ()),
     "precondition_failed": (precondition_failed, ()),
     "content_too_large": (content_too_large, ()),
     "unsupported_media_type": (unsupported_media_type, ()),
     "invalid_content": (invalid_content, ("/name",)),
     "unknown_reference": (unknown_reference, ("/parent_id",)),
+    "idempotency_key_reused": (idempotency_key_reused, ("/Idempotency-Key",)),
     "unstorable_value": (unstorable_value, ()),
+    "common_password": (common_password, ("/password",)),
+    "spent_link": (spent_link, ("/token",)),
+    "too_many_requests": (too_many_requests, ()),
     "headers_too_large": (headers_too_large, ()),
     "internal_error": (internal_error, ()),
 }
@@ -158,6 +252,28 @@ async def test_every_kind_of_error_has_the_same_shape_and_is_explained(client: C
 
 def test_every_kind_of_error_has_a_cause_above() -> None:
     assert CAUSES.keys() == {code for code, error in CODES.items() if error.status != 503}
+    elsewhere = set(re.findall(r'"(\w+)"', Path(__file__).with_name("test_health.py").read_text("utf-8")))
+    assert elsewhere >= {code for code, error in CODES.items() if error.status == 503}
+
+
+async def test_missing_scope_is_named(client: Client) -> None:
+    response = await forbidden(client)
+    assert assert_problem(response, "forbidden")["scope"] == "session"
+    assert response.headers["www-authenticate"] == ('Bearer realm="process-register", error="insufficient_scope"')
+
+
+async def test_refused_token_is_told_from_a_missing_one(client: Client) -> None:
+    assert (await unauthorized(client)).headers["www-authenticate"] == 'Bearer realm="process-register"'
+    response = await client.get("/departments", headers={"Authorization": f"Bearer {CANARY}"})
+    assert_problem(response, "unauthorized")
+    assert response.headers["www-authenticate"] == 'Bearer realm="process-register", error="invalid_token"'
+
+
+def test_every_code_is_in_the_documentation_with_its_status(root: Path) -> None:
+    text = (root / "docs" / "06-api.md").read_text("utf-8")
+    rows = re.findall(r"^\| (\d{3}) \| ([`\w, ]+) \|", text, re.MULTILINE)
+    found = {code: int(status) for status, codes in rows for code in re.findall(r"`(\w+)`", codes)}
+    assert found == {code: error.status for code, error in CODES.items()}
 
 
 async def test_every_page_of_problems_can_be_read(client: Client) -> None:
@@ -179,9 +295,7 @@ async def test_unknown_address_is_not_found_by_any_method(client: Client, method
 
 async def test_other_methods_are_not_allowed_and_the_answer_lists_all_that_are(client: Client) -> None:
     for template, operations in openapi()["paths"].items():
-        path = template
-        for name in ("reference", "department", "location", "resource", "role", "user", "name"):
-            path = path.replace(f"{{{name}}}", "1")
+        path = re.sub(r"\{\w+\}", "1", template)
         for slash in ("", "/"):
             for method in METHODS:
                 if method.lower() not in operations:
@@ -349,12 +463,19 @@ async def test_second_owner_or_accountable_role_is_a_conflict(
     assert ([link["id"] for link in stored[f"{target}s"]], stored["version"]) == ([first["id"]], 2)
 
 
+# Two random tokens never are the same, so that nothing is to be said of it to anybody.
+OURS = {"uq_api_tokens_token_hash", "uq_password_links_token_hash"}
+
+
 def test_every_constraint_that_input_can_break_is_explained() -> None:
     unique, foreign = set(), set()
     for table in Base.metadata.tables.values():
         for index in table.indexes:
             if index.unique:
                 error = explain(IntegrityViolation("23505", str(index.name)))
+                if index.name in OURS:
+                    assert error is None
+                    continue
                 assert isinstance(error, Conflict), index.name
                 assert len(error.errors) == 1
                 unique.add(str(index.name))
@@ -396,7 +517,8 @@ async def test_constraint_that_no_input_should_reach_is_our_fault(
 def test_unexpected_error_tells_only_the_request_id_and_keeps_the_connection(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    request = b"GET %b HTTP/1.1\r\nHost: register.test\r\nX-Request-ID: ours-1\r\n\r\n"
+    request = b"GET %b HTTP/1.1\r\nHost: register.test\r\nX-Request-ID: ours-1\r\nAuthorization: Bearer "
+    request += ADMIN_TOKEN.encode() + b"\r\n\r\n"
     with configured_log() as log, server.connect() as connection:
         monkeypatch.setattr(DepartmentService, "page", fail)
         connection.sendall(request % b"/api/v1/departments")

@@ -4,7 +4,10 @@ import shutil
 from collections.abc import AsyncIterator
 
 import pytest
-from playwright.async_api import Browser, ConsoleMessage, Page, Request, async_playwright, expect
+from playwright.async_api import Browser, ConsoleMessage, Locator, Page, Request, async_playwright, expect
+
+from app.core.permissions import SCOPES
+from app.utils.db_init import DEMO_PASSWORD, DEMO_USERS
 
 pytestmark = pytest.mark.browser
 
@@ -52,35 +55,93 @@ async def watched(browser: Browser, live_server: str) -> AsyncIterator[Watched]:
     await page.close()
 
 
-async def test_swagger_ui_renders_and_an_operation_executes(watched: Watched, live_server: str) -> None:
-    page = watched.page
-    await page.goto(f"{live_server}/docs")
-    tags = page.locator(".opblock-tag-section h3 a")
-    await expect(tags.first).to_be_visible()
-    names = await tags.all_inner_texts()
-    assert names[:6] == ["processes", "departments", "locations", "resources", "roles", "users"]
-    operation = page.locator("#operations-departments-get_department")
+async def open_swagger_ui(watched: Watched, server: str) -> None:
+    await watched.page.goto(f"{server}/docs")
+    await expect(watched.page.locator(".opblock-tag-section h3 a").first).to_be_visible()
+
+
+async def sign_in(page: Page, email: str, password: str) -> Locator:
+    """Fill in the dialog of Authorize; return it."""
+    await page.locator("button.authorize").first.click()
+    form = page.locator(".auth-container").filter(has_text="OAuth2, password")
+    await form.get_by_label("username:").fill(email)
+    await form.get_by_label("password:", exact=True).fill(password)
+    await form.get_by_role("button", name="Apply given OAuth2 credentials").click()
+    return form
+
+
+async def execute(page: Page, operation_id: str) -> Locator:
+    """Send the request of an operation as the page has filled it in; return the answer that it shows."""
+    operation = page.locator(f"#operations-{operation_id}")
     await operation.locator("button.opblock-summary-control").click()
     await operation.locator("button.execute").click()
-    await expect(operation.locator(".live-responses-table tbody .response-col_status").first).to_contain_text("200")
-    await expect(operation.locator(".live-responses-table")).to_contain_text('"code": "TARN"')
+    return operation.locator(".live-responses-table")
+
+
+def status(answer: Locator) -> Locator:
+    return answer.locator("tbody .response-col_status").first
+
+
+async def test_swagger_ui_renders_the_collections_in_order(watched: Watched, live_server: str) -> None:
+    await open_swagger_ui(watched, live_server)
+    names = await watched.page.locator(".opblock-tag-section h3 a").all_inner_texts()
+    assert names[:6] == ["processes", "departments", "locations", "resources", "roles", "users"]
     assert watched.errors == []
     assert watched.elsewhere == []
 
 
-async def test_swagger_ui_writes_with_the_example_as_it_stands(watched: Watched, live_server: str) -> None:
+async def test_swagger_ui_is_refused_before_anybody_signs_in(watched: Watched, live_server: str) -> None:
+    await open_swagger_ui(watched, live_server)
+    answer = await execute(watched.page, "departments-get_department")
+    await expect(status(answer)).to_contain_text("401")
+    await expect(answer).to_contain_text('"code": "unauthorized"')
+    # Chromium itself tells of every such answer.
+    assert watched.errors == ["Failed to load resource: the server responded with a status of 401 (Unauthorized)"]
+
+
+async def test_swagger_ui_signs_in_reads_and_writes_the_example_as_it_stands(
+    watched: Watched, live_server: str
+) -> None:
     page = watched.page
-    await page.goto(f"{live_server}/docs")
-    operation = page.locator("#operations-processes-create_process")
-    await operation.locator("button.opblock-summary-control").click()
-    await operation.locator("button.execute").click()
-    await expect(operation.locator(".live-responses-table tbody .response-col_status").first).to_contain_text("201")
+    await open_swagger_ui(watched, live_server)
+    _, editor, _ = DEMO_USERS
+    form = await sign_in(page, editor, DEMO_PASSWORD)
+    await expect(form.get_by_role("button", name="Remove authorization")).to_be_visible()
+    await page.locator("button.close-modal").click()
+    read = await execute(page, "departments-get_department")
+    await expect(status(read)).to_contain_text("200")
+    await expect(read).to_contain_text('"code": "TARN"')
+    written = await execute(page, "processes-create_process")
+    await expect(status(written)).to_contain_text("201")
     assert watched.errors == []
+    assert watched.elsewhere == []
+    # Nothing stays behind in the browser.
+    assert await page.evaluate("localStorage.length + sessionStorage.length + document.cookie.length") == 0
+    await page.reload()
+    await expect(status(await execute(page, "departments-get_department"))).to_contain_text("401")
 
 
-async def test_redoc_renders(watched: Watched, live_server: str) -> None:
+async def test_dialog_shows_a_wrong_password_and_asks_for_nothing_but_the_user(
+    watched: Watched, live_server: str
+) -> None:
+    await open_swagger_ui(watched, live_server)
+    form = await sign_in(watched.page, "nobody@tarnbeck.example", "not the password")
+    await expect(form.locator(".errors").first).to_be_visible()
+    fields = form.locator("input:not([type=checkbox]), select")
+    shown = [await field.get_attribute("id") for field in await fields.all() if await field.is_visible()]
+    assert shown == ["oauth_username", "oauth_password"]
+    assert await form.locator(".scopes .name").all_inner_texts() == list(SCOPES)
+
+
+async def test_redoc_renders_and_searches(watched: Watched, live_server: str) -> None:
     await watched.page.goto(f"{live_server}/redoc")
     await expect(watched.page.get_by_role("heading", name="Process Register")).to_be_visible()
     await expect(watched.page.get_by_role("heading", name="Create Process")).to_be_visible()
+    await watched.page.get_by_placeholder("Search...").fill("holder")
+    await expect(watched.page.locator("[data-role='search:results'] li").first).to_contain_text("Holder")
+    # The styles apply, too: the menu stands beside the text.
+    menu = await watched.page.locator(".menu-content").bounding_box()
+    assert menu is not None
+    assert menu["width"] < 400
     assert watched.errors == []
     assert watched.elsewhere == []

@@ -69,6 +69,13 @@ def test_production_starts_with_a_database_and_a_secret(environment: dict[str, s
         ("SECRET_KEY", "", "SECRET_KEY must be set"),
         ("SECRET_KEY", DEFAULT_SECRET_KEY, "not to the default"),
         ("SECRET_KEY", SECRET[:31], "SECRET_KEY must have at least 32 characters"),
+        ("PREVIOUS_SECRET_KEY", DEFAULT_SECRET_KEY, "must be a former SECRET_KEY of production"),
+        ("PREVIOUS_SECRET_KEY", SECRET[:31], "must be a former SECRET_KEY of production"),
+        ("FIRST_ADMIN_PASSWORD", "password1234", "must not be a common password"),
+        ("FORWARDED_ALLOW_IPS", "*", "FORWARDED_ALLOW_IPS may not let in everybody"),
+        ("FORWARDED_ALLOW_IPS", "10.0.0.1, *", "FORWARDED_ALLOW_IPS may not let in everybody"),
+        ("FORWARDED_ALLOW_IPS", "0.0.0.0/0", "FORWARDED_ALLOW_IPS may not let in everybody"),
+        ("FORWARDED_ALLOW_IPS", "10.0.0.1,::/0", "FORWARDED_ALLOW_IPS may not let in everybody"),
     ],
 )
 def test_production_refuses_what_is_unsafe_by_name(
@@ -77,6 +84,11 @@ def test_production_refuses_what_is_unsafe_by_name(
     environment.update(PRODUCTION | {name: value})
     assert reason in refusal()
     assert name in refusal()
+
+
+def test_production_believes_named_proxies(environment: dict[str, str]) -> None:
+    environment.update(PRODUCTION | {"FORWARDED_ALLOW_IPS": "10.0.0.1, 192.0.2.0/24, 2001:db8::/32, 10.0.0.0/8"})
+    assert read().forwarded_allow_ips == ("10.0.0.1", "192.0.2.0/24", "2001:db8::/32", "10.0.0.0/8")
 
 
 @pytest.mark.parametrize("env", ["development", "test", "production"])
@@ -91,19 +103,38 @@ def test_any_origin_with_credentials_is_refused_everywhere(environment: dict[str
 
 
 def test_refusal_shows_no_secret(environment: dict[str, str]) -> None:
-    environment.update(PRODUCTION | {"SECRET_KEY": "tiny-secret", "PORT": "hunter2-port"})
-    for text in ("hunter2", "tiny-secret"):
+    secrets = {"SECRET_KEY": "tiny-secret", "PREVIOUS_SECRET_KEY": "old-secret", "FIRST_ADMIN_PASSWORD": "tiny-pass"}
+    environment.update(PRODUCTION | secrets | {"PORT": "hunter2-port"})
+    for text in ("hunter2", *secrets.values()):
         assert text not in refusal()
     environment["PORT"] = "1"
-    for text in ("hunter2", "tiny-secret"):
+    for text in ("hunter2", *secrets.values()):
         assert text not in refusal()
-    assert "tiny-secret" not in repr(Settings(_env_file=None, env="test"))
+    environment["FIRST_ADMIN_PASSWORD"] = "password1234"  # noqa: S105
+    for text in ("hunter2", "password1234", *secrets.values()):
+        assert text not in refusal()
+    shown = repr(Settings(_env_file=None, env="test"))
+    for text in ("hunter2", "password1234", *secrets.values()):
+        assert text not in shown
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
         ("ENV", "staging"),
+        ("FIRST_ADMIN_PASSWORD", "11 letters."),
+        ("FIRST_ADMIN_PASSWORD", "x" * 257),
+        ("DOCS_ACCESS", "viewer"),
+        ("REDOC_ACCESS", "nobody"),
+        ("METRICS_ACCESS", "true"),
+        ("CALLER_CACHE_SECONDS", "1.1"),
+        ("CALLER_CACHE_SECONDS", "-1"),
+        ("HASHING_CONCURRENCY", "0"),
+        ("SIGN_IN_WINDOW_SECONDS", "0"),
+        ("SIGN_IN_ATTEMPTS", "0"),
+        ("SIGN_IN_ATTEMPTS_PER_ACCOUNT", "0"),
+        ("SIGN_IN_ATTEMPTS_PER_ADDRESS", "0"),
+        ("HISTORY_DAYS", "0"),
         ("PORT", "65536"),
         ("PORT", "http"),
         ("WORKERS", "0"),
@@ -137,9 +168,9 @@ def test_bad_value_is_refused_by_name(environment: dict[str, str], name: str, va
     ],
 )
 def test_list_is_separated_by_commas(environment: dict[str, str], given: str, expected: tuple[str, ...]) -> None:
-    environment.update({"CORS_ORIGINS": given, "TRUSTED_HOSTS": given})
+    environment.update(dict.fromkeys(("CORS_ORIGINS", "TRUSTED_HOSTS", "FORWARDED_ALLOW_IPS"), given))
     settings = read()
-    assert (settings.cors_origins, settings.trusted_hosts) == (expected, expected)
+    assert (settings.cors_origins, settings.trusted_hosts, settings.forwarded_allow_ips) == (expected,) * 3
 
 
 def test_empty_value_is_no_value(environment: dict[str, str]) -> None:
@@ -171,6 +202,9 @@ NAMES = {name.upper() for name in Settings.model_fields}
 def test_every_setting_is_in_the_example_with_its_default(root: Path, tmp_path: Path) -> None:
     text = (root / ".env.example").read_text("utf-8")
     assert set(re.findall(r"^#? ?([A-Z_]+)=", text, re.MULTILINE)) == NAMES
+    assert dict(re.findall(r"^# (.+)\n# ([A-Z_]+)=", text, re.MULTILINE)) == {
+        field.description: name.upper() for name, field in Settings.model_fields.items()
+    }
     file = tmp_path / ".env"
     file.write_text(re.sub(r"^# ([A-Z_]+=)", r"\1", text, flags=re.MULTILINE), "utf-8")
     assert Settings(_env_file=file) == read()
@@ -178,7 +212,9 @@ def test_every_setting_is_in_the_example_with_its_default(root: Path, tmp_path: 
 
 def test_every_setting_is_in_the_documentation(root: Path) -> None:
     text = (root / "docs" / "04-configuration.md").read_text("utf-8")
-    assert set(re.findall(r"^\| `([A-Z_]+)` \|", text, re.MULTILINE)) == NAMES
+    assert dict(re.findall(r"^\| `([A-Z_]+)` \| [^|]+ \| (.+) \|$", text, re.MULTILINE)) == {
+        name.upper(): field.description for name, field in Settings.model_fields.items()
+    }
 
 
 def test_every_setting_is_described() -> None:

@@ -1,12 +1,28 @@
-"""Who may call: host names and web pages of other origins."""
+"""Who may call: host names and web pages of other origins. What every answer tells browsers, and whom we believe."""
 
+import asyncio
+import re
+import signal
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
 import pytest
+import uvicorn
+from click.testing import CliRunner
+from sqlalchemy import URL, make_url
 
+from app import cli
+from app.core.config import Settings
+from app.domains.department.service import DepartmentService
 from app.main import create_app
-from tests.conftest import settings_for
+from tests.builders import make_department
+from tests.conftest import ADMIN_PASSWORD, ADMIN_TOKEN, new_database, settings_for
+
+NO_PAGE = "default-src 'none'; frame-ancestors 'none'"
+TWO_YEARS = "max-age=63072000; includeSubDomains"
 
 
 def client_with(**settings: Any) -> httpx.AsyncClient:
@@ -49,7 +65,7 @@ async def test_pages_of_named_origins_may_call_and_read_our_headers() -> None:
         assert allowed.headers["access-control-allow-credentials"] == "true"
         answer = await client.get("/problems/conflict", headers={"Origin": "https://app.example"})
         exposed = answer.headers["access-control-expose-headers"].split(", ")
-        assert {"ETag", "Link", "Location", "X-Request-ID"} <= set(exposed)
+        assert {"ETag", "Idempotency-Replayed", "Link", "Location", "X-Request-ID"} <= set(exposed)
         foreign = await client.get("/problems/conflict", headers={"Origin": "https://other.example"})
         assert "access-control-allow-origin" not in foreign.headers
 
@@ -59,3 +75,160 @@ async def test_headers_are_limited() -> None:
         assert (await client.get("/health/live", headers={"X-Long": "x" * 500})).status_code == 200
         refused = await client.get("/health/live", headers={"X-Long": "x" * 1100})
         assert (refused.status_code, refused.json()["code"]) == (431, "headers_too_large")
+
+
+def assert_secured(response: httpx.Response, *, policy: str = NO_PAGE) -> None:
+    headers = response.headers
+    assert headers.get_list("x-content-type-options") == ["nosniff"]
+    assert headers.get_list("referrer-policy") == ["no-referrer"]
+    (given,) = headers.get_list("content-security-policy")
+    assert re.sub(r"'nonce-[\w-]{22}'", "'nonce-…'", given) == policy
+    assert "strict-transport-security" not in headers
+    # Tokens and names stand below /api.
+    expected = ["no-store"] if response.request.url.path.startswith("/api/") else headers.get_list("cache-control")
+    assert headers.get_list("cache-control") == expected
+
+
+async def test_every_answer_is_secured(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = await make_department(client)
+    path = f"/departments/{made['id']}"
+    etag = (await client.get(path)).headers["etag"]
+    nobodys = {"Authorization": ""}
+    root = "http://register.test"
+    sent: list[tuple[int, str, str, dict[str, Any]]] = [
+        (200, "GET", "/departments", {}),
+        (200, "HEAD", path, {}),
+        (200, "GET", f"{root}/health/live", {}),
+        (200, "GET", f"{root}/metrics", {}),
+        (200, "GET", f"{root}/openapi.json", {}),
+        (200, "GET", f"{root}/docs/assets/swagger-ui.css", {}),
+        (200, "GET", f"{root}/problems/conflict", {}),
+        (201, "POST", "/departments", {"json": {"name": "D"}}),
+        (304, "GET", path, {"headers": {"If-None-Match": etag}}),
+        (400, "GET", "/departments?nmae=x", {}),
+        (401, "GET", path, {"headers": nobodys}),
+        (401, "GET", path, {"headers": {"Authorization": "Bearer garbage"}}),
+        (401, "POST", "/auth/token", {"data": {"username": "nobody@register.example", "password": "x"}}),
+        (403, "POST", "/auth/logout", {}),
+        (404, "GET", "/departments/0", {}),
+        (404, "GET", "/nothing", {}),
+        (404, "GET", f"{root}/nothing", {}),
+        (404, "GET", f"{root}/docs/assets/nothing", {}),
+        (405, "BREW", path, {}),
+        (412, "PATCH", path, {"json": {"name": "E"}, "headers": {"If-Match": '"99.x"'}}),
+        (413, "POST", "/departments", {"content": b"x" * (1024 * 1024 + 1)}),
+        (415, "POST", "/departments", {"content": b"{}", "headers": {"Content-Type": "text/plain"}}),
+        (422, "POST", "/departments", {"json": {}}),
+        (431, "GET", path, {"headers": {"X-Long": "x" * 33_000}}),
+        (204, "DELETE", path, {}),
+    ]
+    for status, method, url, given in sent:
+        response = await client.request(method, url, **given)
+        assert (response.status_code, method, url) == (status, method, url)
+        assert_secured(response)
+
+    async def fail(*_args: Any) -> Any:
+        raise LookupError
+
+    monkeypatch.setattr(DepartmentService, "page", fail)
+    response = await client.get("/departments")
+    assert response.status_code == 500
+    assert_secured(response)
+
+
+async def test_refused_hosts_and_preflights_are_secured() -> None:
+    settings = {"trusted_hosts": ("register.example",), "cors_origins": ("https://app.example",)}
+    async with client_with(**settings) as client:
+        foreign = await client.get("/api/v1/departments", headers={"Host": "other.example"})
+        assert foreign.status_code == 400
+        assert_secured(foreign)
+        asked = {"Origin": "https://app.example", "Access-Control-Request-Method": "GET"}
+        preflight = await client.options("/api/v1/departments", headers=asked)
+        assert preflight.status_code == 200
+        assert_secured(preflight)
+
+
+async def test_answer_without_database_is_secured() -> None:
+    transport = httpx.ASGITransport(app=create_app(settings_for(make_url("postgresql:///r?host=/nonexistent"))))
+    async with httpx.AsyncClient(transport=transport, base_url="http://register.example") as client:
+        response = await client.get("/api/v1/departments", headers={"Authorization": f"Bearer {ADMIN_TOKEN}"})
+    assert response.status_code == 503
+    assert_secured(response)
+
+
+async def test_browsers_are_bound_to_tls_only_when_it_is_spoken() -> None:
+    async with client_with() as client:
+        for path, status in (("/health/live", 200), ("/docs", 200), ("/api/v1/departments", 401), ("/nothing", 404)):
+            plain = await client.get(path)
+            assert (plain.status_code, plain.headers.get("strict-transport-security")) == (status, None)
+            secure = await client.get(f"https://register.example{path}")
+            assert (secure.status_code, secure.headers.get("strict-transport-security")) == (status, TWO_YEARS)
+
+
+def options_of_server(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Return what `python -m app serve` tells the server about proxies."""
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(cli, "get_settings", lambda: settings)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(uvicorn, "run", lambda _app, **options: given.update(options))
+    result = CliRunner().invoke(cli.cli, ["serve"], catch_exceptions=False)
+    assert result.exit_code == 0
+    return {name: given[name] for name in ("proxy_headers", "forwarded_allow_ips")}
+
+
+@asynccontextmanager
+async def serving(url: URL, options: dict[str, Any], **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a real server."""
+    app = create_app(settings_for(url, **settings))
+    config = uvicorn.Config(app, port=0, http="httptools", log_config=None, access_log=False, **options)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        await asyncio.sleep(0.01)
+        assert thread.is_alive()
+    port = server.servers[0].sockets[0].getsockname()[1]
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        yield client
+    server.should_exit = True
+    await asyncio.to_thread(thread.join)
+
+
+FORWARDED = {"X-Forwarded-For": "203.0.113.9, 198.51.100.7", "X-Forwarded-Proto": "https"}
+
+
+@pytest.mark.parametrize(
+    ("proxies", "believed", "address"),
+    [
+        ((), False, "127.0.0.1"),
+        (("10.0.0.1", "192.0.2.0/24"), False, "127.0.0.1"),
+        # What the client itself put in front of the proxy's own entry is not believed in any case.
+        (("127.0.0.1",), True, "198.51.100.7"),
+        (("127.0.0.0/8", "::1"), True, "198.51.100.7"),
+        (("127.0.0.1", "198.51.100.0/24"), True, "203.0.113.9"),
+    ],
+)
+async def test_only_proxies_of_ours_are_believed(
+    server_url: URL,
+    template: URL,
+    monkeypatch: pytest.MonkeyPatch,
+    proxies: tuple[str, ...],
+    *,
+    believed: bool,
+    address: str,
+) -> None:
+    # Uvicorn would look there, too.
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "*")
+    async with new_database(server_url, template.database) as url:
+        options = options_of_server(settings_for(url, forwarded_allow_ips=proxies), monkeypatch)
+        async with serving(url, options) as client:
+            signed_in = await client.post(
+                "/api/v1/auth/token",
+                data={"username": "admin@register.example", "password": ADMIN_PASSWORD},
+                headers=FORWARDED,
+            )
+            assert signed_in.headers.get("strict-transport-security") == (TWO_YEARS if believed else None)
+            token = {"Authorization": f"Bearer {signed_in.json()['access_token']}"}
+            sessions = await client.get("/api/v1/auth/sessions", headers=token)
+            assert [each["address"] for each in sessions.json()["items"]] == [address]
+            assert "strict-transport-security" not in sessions.headers

@@ -7,17 +7,20 @@ import sys
 from pathlib import Path
 
 import asyncpg
+import pytest
+from pydantic import SecretStr
 from sqlalchemy import URL
 
 from app.main import create_app
-from app.utils.db_init import DEMO_FILES, initialise
-from tests.conftest import client_of, settings_for, text_of
+from app.utils.db_init import DEMO_FILES, DEMO_PASSWORD, DEMO_USERS, initialise
+from tests.conftest import ADMIN_PASSWORD, client_of, give_admin_token, settings_for, text_of
+from tests.domains.auth.conftest import call, sign_in, try_to_sign_in
 
 TABLES = ("departments", "locations", "processes", "resources", "roles", "users")
 
 
 async def make_ready(url: URL, *, demo_data: bool) -> str:
-    return await initialise(settings_for(url), url, lambda _: None, demo_data=demo_data)
+    return (await initialise(settings_for(url), url, lambda _: None, demo_data=demo_data)).email
 
 
 async def counts_of(url: URL) -> dict[str, int]:
@@ -46,6 +49,7 @@ async def test_several_at_once_make_one_administrator_and_one_company(empty: URL
 
 async def test_demo_data_reads_as_it_was_written(empty: URL) -> None:
     await make_ready(empty, demo_data=True)
+    await give_admin_token(empty)
     app = create_app(settings_for(empty))
     async with client_of(app) as client:
         for row in rows_of("processes"):
@@ -81,9 +85,70 @@ def test_demo_data_has_every_kind_of_link() -> None:
 
 async def test_register_in_use_gets_no_demo_data(empty: URL) -> None:
     await make_ready(empty, demo_data=False)
+    await give_admin_token(empty)
     app = create_app(settings_for(empty))
     async with client_of(app) as client:
         assert (await client.post("/roles", json={"name": "Ours"})).status_code == 201
     await app.state.database.dispose()
     await make_ready(empty, demo_data=True)
     assert await counts_of(empty) == dict.fromkeys(TABLES, 0) | {"roles": 1, "users": 1}
+
+
+async def test_demo_data_has_a_user_of_each_level_who_can_sign_in(empty: URL) -> None:
+    await make_ready(empty, demo_data=True)
+    app = create_app(settings_for(empty))
+    levels = []
+    for email in DEMO_USERS:
+        tokens = await sign_in(app, email, DEMO_PASSWORD)
+        me = (await call(app, tokens["access_token"], "GET", "/users/me")).json()
+        assert me["email"] == email
+        levels.append(me["access_level"])
+    assert levels == ["viewer", "editor", "admin"]
+    others = {row["email"] for row in rows_of("users")} - set(DEMO_USERS)
+    assert others
+    for email in sorted(others)[:3]:
+        assert (await try_to_sign_in(app, email, DEMO_PASSWORD)).status_code == 401
+    await app.state.database.dispose()
+
+
+async def passwords_of(url: URL) -> list[str]:
+    """Return the e-mail addresses of all who have a password."""
+    connection = await asyncpg.connect(text_of(url))
+    try:
+        rows = await connection.fetch("SELECT u.email FROM credentials c JOIN users u ON u.id = c.user_id ORDER BY 1")
+        return [row["email"] for row in rows]
+    finally:
+        await connection.close()
+
+
+@pytest.mark.parametrize("given", [True, False])
+async def test_nobody_of_the_demo_data_can_sign_in_in_production(empty: URL, *, given: bool) -> None:
+    changes = {} if given else {"first_admin_password": None}
+    settings = settings_for(empty, **changes).model_copy(update={"env": "production"})
+    administrator = await initialise(settings, empty, lambda _: None, demo_data=True)
+    assert (administrator.email, administrator.new_password) == ("admin@register.example", None)
+    # What a production job prints ends up in its logs, so no password is made there.
+    assert await passwords_of(empty) == (["admin@register.example"] if given else [])
+
+
+async def test_first_administrator_has_the_password_of_the_settings(empty: URL) -> None:
+    administrator = await initialise(settings_for(empty), empty, lambda _: None, demo_data=False)
+    assert administrator.new_password is None
+    app = create_app(settings_for(empty))
+    assert (await try_to_sign_in(app, administrator.email, ADMIN_PASSWORD)).status_code == 200
+    # Later starts change nothing.
+    other = settings_for(empty, first_admin_password=SecretStr("not the password any more"))
+    assert (await initialise(other, empty, lambda _: None, demo_data=False)).new_password is None
+    assert (await try_to_sign_in(app, administrator.email, ADMIN_PASSWORD)).status_code == 200
+    await app.state.database.dispose()
+
+
+async def test_password_of_the_first_administrator_is_made_once(empty: URL) -> None:
+    settings = settings_for(empty, first_admin_password=None)
+    administrator = await initialise(settings, empty, lambda _: None, demo_data=False)
+    assert administrator.new_password is not None
+    assert len(administrator.new_password) == 16
+    assert (await initialise(settings, empty, lambda _: None, demo_data=False)).new_password is None
+    app = create_app(settings)
+    assert (await try_to_sign_in(app, administrator.email, administrator.new_password)).status_code == 200
+    await app.state.database.dispose()

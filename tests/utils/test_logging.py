@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import structlog
 
+from app.core.tokens import API_TOKEN, LINK_TOKEN, REFRESH_TOKEN, Tokens, new_token
 from app.utils.logging_service import redact
+from tests.conftest import settings_for
 from tests.utils.conftest import Log, configured_log
 
 SECRET = "hunter2-Zx81"  # noqa: S105
@@ -121,11 +123,22 @@ def test_secret_inside_a_text_is_not_written(log: Log, text: str, written: str) 
         "tokens: ",
         "code:FIN-01",
         "a: b@c",
+        "/processes/code:prt_1",
+        "/docs/eyJ.a.b",
     ],
 )
 def test_what_is_no_secret_is_written_as_it_is(log: Log, text: str) -> None:
     write(text=text, number=1, none=None)
     assert log.entries[0]["text"] == text
+
+
+def test_token_of_ours_is_not_written_wherever_it_stands(log: Log) -> None:
+    for prefix in (API_TOKEN, REFRESH_TOKEN, LINK_TOKEN):
+        write(path=f"/users/me/tokens/{new_token(prefix)}/")
+        assert log.entries[-1]["path"] == f"/users/me/tokens/{prefix}[redacted]/"
+    access_token = Tokens(settings_for(None)).access_token(1, 1)
+    write(path=f"/auth/sessions/{access_token}", text=access_token)
+    assert (log.entries[-1]["path"], log.entries[-1]["text"]) == ("/auth/sessions/[redacted]", "[redacted]")
 
 
 def fail_with_secrets() -> None:

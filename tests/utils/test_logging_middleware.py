@@ -37,6 +37,7 @@ async def test_request_is_one_line(client: httpx.AsyncClient, log: Log) -> None:
         "status": 200,
         "request_id": "mine-1",
         "caller": caller,
+        "client": "127.0.0.1",
     }
 
 

@@ -4,57 +4,79 @@ from typing import Annotated
 
 from fastapi import Depends, Request, Response
 
+from app.core.permissions import requires
+from app.domains.department.lists import DepartmentListQuery
 from app.domains.department.schemas import DepartmentCreate, DepartmentPatch, DepartmentRead, DepartmentReplace
 from app.domains.department.service import DepartmentService
+from app.domains.shared.bulk_routes import add_bulk
 from app.domains.shared.http import (
     CREATE,
     DELETE,
+    EXPORT,
     INVALID,
-    LIST,
+    LIST_OF_ONE,
     READ,
     WALK,
     WRITE,
     Depth,
     IfMatch,
     IfNoneMatch,
-    ListParameters,
+    PageParameters,
     Reference,
     ancestors,
     collection_router,
     created,
     found,
+    list_parameters,
     listed,
     no_content,
+    representation_parameters,
+    sent,
     walked,
     written,
 )
-from app.domains.shared.schemas import Ancestors, Page, Tree
+from app.domains.shared.import_routes import add_import
+from app.domains.shared.lists import ListQuery
+from app.domains.shared.representations import RepresentationQuery
+from app.domains.shared.schemas import Ancestors, ChangeRead, Page, Tree
+from app.domains.shared.stats_routes import add_stats
 from app.domains.shared.trees import DEEPEST
 
 router = collection_router("departments")
 
+READING, WRITING = requires("departments:read"), requires("departments:write")
+
 Service = Annotated[DepartmentService, Depends(DepartmentService.provide)]
+ListParameters = Annotated[ListQuery, Depends(list_parameters(DepartmentListQuery))]
+Representation = Annotated[RepresentationQuery, Depends(representation_parameters(DepartmentRead))]
 
 
-@router.get("", response_model=Page[DepartmentRead], responses=LIST)
+@router.get("", response_model=Page[DepartmentRead], responses=EXPORT, openapi_extra=READING)
 async def list_departments(service: Service, request: Request, query: ListParameters) -> Response:
     """List the departments."""
-    return listed(await service.page(query), query, request)
+    return await sent(await service.page(query), query, request)
 
 
-@router.post("", status_code=201, response_model=DepartmentRead, responses=CREATE)
+@router.post("", status_code=201, response_model=DepartmentRead, responses=CREATE, openapi_extra=WRITING)
 async def create_department(service: Service, request: Request, body: DepartmentCreate) -> Response:
     """Register a department."""
     return created(await service.create(body), request)
 
 
-@router.get("/{reference}", response_model=DepartmentRead, responses=READ)
-async def get_department(service: Service, reference: Reference, if_none_match: IfNoneMatch = None) -> Response:
+add_bulk(router, "departments", Service, DepartmentCreate, WRITING)
+add_stats(router, "departments", Service, DepartmentListQuery, READING)
+add_import(router, "departments", Service, WRITING)
+
+
+@router.get("/{reference}", response_model=DepartmentRead, responses=READ, openapi_extra=READING)
+async def get_department(
+    service: Service, reference: Reference, shown: Representation, if_none_match: IfNoneMatch = None
+) -> Response:
     """Return a department."""
-    return found(await service.get(reference), if_none_match)
+    return found(await service.get(reference, shown.members), if_none_match)
 
 
-@router.put("/{reference}", response_model=DepartmentRead, responses=WRITE)
+@router.put("/{reference}", response_model=DepartmentRead, responses=WRITE, openapi_extra=WRITING)
 async def replace_department(
     service: Service, reference: Reference, body: DepartmentReplace, if_match: IfMatch = None
 ) -> Response:
@@ -62,7 +84,7 @@ async def replace_department(
     return written(await service.replace(reference, body, if_match))
 
 
-@router.patch("/{reference}", response_model=DepartmentRead, responses=WRITE)
+@router.patch("/{reference}", response_model=DepartmentRead, responses=WRITE, openapi_extra=WRITING)
 async def update_department(
     service: Service, reference: Reference, body: DepartmentPatch, if_match: IfMatch = None
 ) -> Response:
@@ -70,20 +92,28 @@ async def update_department(
     return written(await service.patch(reference, body, if_match))
 
 
-@router.delete("/{reference}", status_code=204, responses=DELETE)
+@router.delete("/{reference}", status_code=204, responses=DELETE, openapi_extra=WRITING)
 async def delete_department(service: Service, reference: Reference, if_match: IfMatch = None) -> Response:
     """Delete a department that nothing refers to."""
     await service.delete(reference, if_match)
     return no_content()
 
 
-@router.get("/{reference}/tree", response_model=Tree, responses=WALK | INVALID)
+@router.get("/{reference}/changes", response_model=Page[ChangeRead], responses=LIST_OF_ONE, openapi_extra=READING)
+async def list_department_changes(
+    service: Service, request: Request, reference: Reference, query: PageParameters
+) -> Response:
+    """List the changes of a department, the newest first."""
+    return listed(await service.changes(reference, query), query, request)
+
+
+@router.get("/{reference}/tree", response_model=Tree, responses=WALK | INVALID, openapi_extra=READING)
 async def get_department_tree(service: Service, reference: Reference, depth: Depth = DEEPEST) -> Response:
     """Return a department and what stands below it, depth first."""
     return walked(await service.tree(reference, depth))
 
 
-@router.get("/{reference}/ancestors", response_model=Ancestors, responses=WALK)
+@router.get("/{reference}/ancestors", response_model=Ancestors, responses=WALK, openapi_extra=READING)
 async def list_department_ancestors(service: Service, reference: Reference) -> Response:
     """List what a department stands below, the root first."""
     return ancestors(await service.ancestors(reference))

@@ -2,7 +2,7 @@
 
 from typing import Literal, get_args
 
-from sqlalchemy import CheckConstraint, String
+from sqlalchemy import CheckConstraint, Index, String
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from app.domains.shared.models import RegisterObject, enumeration, reference, register_table
@@ -10,6 +10,7 @@ from app.domains.shared.models import RegisterObject, enumeration, reference, re
 LocationKind = Literal["region", "country", "city", "site", "building", "floor", "room", "virtual"]
 
 ADDRESS_LENGTH = 1000
+TIMEZONE_LENGTH = 64
 
 
 class Location(RegisterObject):
@@ -20,7 +21,11 @@ class Location(RegisterObject):
         CheckConstraint("(latitude IS NULL) = (longitude IS NULL)", name="coordinates"),
         CheckConstraint("latitude BETWEEN -90 AND 90", name="latitude"),
         CheckConstraint("longitude BETWEEN -180 AND 180", name="longitude"),
+        Index(f"ix_{__tablename__}_kind", "kind", "id"),
+        Index(f"ix_{__tablename__}_latitude", "latitude", "id"),
+        Index(f"ix_{__tablename__}_longitude", "longitude", "id"),
         tree=True,
+        texts=("address", "country", "timezone"),
     )
     noun = "location"
 
@@ -28,7 +33,7 @@ class Location(RegisterObject):
     kind: Mapped[str]
     address: Mapped[str | None] = mapped_column(String(ADDRESS_LENGTH))
     country: Mapped[str | None] = mapped_column(String(2))
-    timezone: Mapped[str | None] = mapped_column(String(64))
+    timezone: Mapped[str | None] = mapped_column(String(TIMEZONE_LENGTH))
     latitude: Mapped[float | None]
     longitude: Mapped[float | None]
 

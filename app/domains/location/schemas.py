@@ -7,12 +7,12 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
-from app.domains.location.models import ADDRESS_LENGTH, LocationKind
+from app.domains.location.models import ADDRESS_LENGTH, TIMEZONE_LENGTH, LocationKind
 from app.domains.shared.schemas import Brief, MultipleLines, ObjectRead, TreeFields, example, merge_patch
 
 
 @cache
-def _countries() -> frozenset[str]:
+def countries() -> frozenset[str]:
     """Return the codes of ISO 3166-1 alpha-2, from the table that comes with the time zone database."""
     lines = (files("tzdata") / "zoneinfo" / "iso3166.tab").read_text("utf-8").splitlines()
     return frozenset(line.split("\t")[0] for line in lines if not line.startswith("#"))
@@ -24,7 +24,7 @@ def _timezones() -> frozenset[str]:
 
 
 def _known_country(value: str) -> str:
-    if value not in _countries():
+    if value not in countries():
         raise PydanticCustomError("country", "Text must be a country code of ISO 3166-1 alpha-2, in capitals")
     return value
 
@@ -38,12 +38,21 @@ def _known_timezone(value: str) -> str:
 Country = Annotated[
     str,
     AfterValidator(_known_country),
-    WithJsonSchema({"type": "string", "enum": sorted(_countries()), "description": "ISO 3166-1 alpha-2."}),
+    WithJsonSchema({"type": "string", "enum": sorted(countries()), "description": "ISO 3166-1 alpha-2."}),
 ]
 Timezone = Annotated[
     str,
     AfterValidator(_known_timezone),
-    WithJsonSchema({"type": "string", "enum": sorted(_timezones()), "description": "IANA time zone."}),
+    # Not their list: it changes several times a year, and is half of the document.
+    WithJsonSchema(
+        {
+            "type": "string",
+            "format": "timezone",
+            "maxLength": TIMEZONE_LENGTH,
+            "description": "Name of a time zone in the IANA database.",
+            "examples": ["Europe/Zurich"],
+        }
+    ),
 ]
 Latitude = Annotated[float, Field(ge=-90, le=90, description="Degrees, WGS 84; together with `longitude`.")]
 Longitude = Annotated[float, Field(ge=-180, le=180, description="Degrees, WGS 84; together with `latitude`.")]
@@ -98,7 +107,7 @@ class LocationRead(ObjectRead):
     parent: Brief | None
     kind: LocationKind
     address: str | None
-    country: str | None
+    country: Country | None
     timezone: str | None
     latitude: float | None
     longitude: float | None

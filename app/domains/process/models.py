@@ -11,6 +11,7 @@ from app.domains.shared.models import (
     RegisterObject,
     enumeration,
     link_end,
+    ranked,
     reference,
     register_table,
 )
@@ -97,6 +98,9 @@ class Process(RegisterObject):
         enumeration("status", get_args(ProcessStatus)),
         enumeration("criticality", get_args(Criticality)),
         Index(f"ix_{__tablename__}_owner_id", "owner_id"),
+        Index(f"ix_{__tablename__}_kind", "kind", "id"),
+        Index(f"ix_{__tablename__}_status", "status", "id"),
+        Index(f"ix_{__tablename__}_criticality", text(ranked("criticality", get_args(Criticality))), "id"),
         tree=True,
     )
     noun = "process"

@@ -4,6 +4,8 @@ from typing import Annotated
 
 from fastapi import Depends, Request, Response
 
+from app.core.permissions import requires
+from app.domains.process.lists import ProcessListQuery
 from app.domains.process.models import RoleResponsibility
 from app.domains.process.schemas import (
     DepartmentLinkFields,
@@ -15,12 +17,14 @@ from app.domains.process.schemas import (
     RoleLinkFields,
 )
 from app.domains.process.service import DEPARTMENTS, LOCATIONS, OWNER, RESOURCES, ROLES, ProcessService
+from app.domains.shared.bulk_routes import add_bulk
 from app.domains.shared.http import (
     CREATE,
     DELETE,
+    EXPORT,
+    EXPORT_OF_ONE,
     INVALID,
     LINK,
-    LIST,
     LIST_OF_ONE,
     READ,
     UNLINK,
@@ -29,22 +33,31 @@ from app.domains.shared.http import (
     Depth,
     IfMatch,
     IfNoneMatch,
-    ListParameters,
+    PageParameters,
     Reference,
     ancestors,
     api_router,
     collection_router,
     created,
     found,
+    list_parameters,
     listed,
     no_content,
+    representation_parameters,
+    sent,
     walked,
     written,
 )
-from app.domains.shared.schemas import NO_FIELDS, Ancestors, NoFields, Page, Tree
+from app.domains.shared.import_routes import add_import
+from app.domains.shared.lists import ListQuery
+from app.domains.shared.representations import RepresentationQuery
+from app.domains.shared.schemas import NO_FIELDS, Ancestors, ChangeRead, NoFields, Page, Tree
+from app.domains.shared.stats_routes import add_stats
 from app.domains.shared.trees import DEEPEST
 
 router = collection_router("processes")
+
+READING, WRITING = requires("processes:read"), requires("processes:write")
 # They read processes, so they stand here: the other domains know nothing of processes.
 lists_of_one = api_router()
 
@@ -54,27 +67,36 @@ RESOURCE_LINK_DEFAULTS = ResourceLinkFields()
 ROLE_LINK_DEFAULTS = RoleLinkFields()
 
 Service = Annotated[ProcessService, Depends(ProcessService.provide)]
+ListParameters = Annotated[ListQuery, Depends(list_parameters(ProcessListQuery))]
+Representation = Annotated[RepresentationQuery, Depends(representation_parameters(ProcessRead))]
 
 
-@router.get("", response_model=Page[ProcessRead], responses=LIST)
+@router.get("", response_model=Page[ProcessRead], responses=EXPORT, openapi_extra=READING)
 async def list_processes(service: Service, request: Request, query: ListParameters) -> Response:
     """List the processes."""
-    return listed(await service.page(query), query, request)
+    return await sent(await service.page(query), query, request)
 
 
-@router.post("", status_code=201, response_model=ProcessRead, responses=CREATE)
+@router.post("", status_code=201, response_model=ProcessRead, responses=CREATE, openapi_extra=WRITING)
 async def create_process(service: Service, request: Request, body: ProcessCreate) -> Response:
     """Register a process."""
     return created(await service.create(body), request)
 
 
-@router.get("/{reference}", response_model=ProcessRead, responses=READ)
-async def get_process(service: Service, reference: Reference, if_none_match: IfNoneMatch = None) -> Response:
+add_bulk(router, "processes", Service, ProcessCreate, WRITING)
+add_stats(router, "processes", Service, ProcessListQuery, READING)
+add_import(router, "processes", Service, WRITING)
+
+
+@router.get("/{reference}", response_model=ProcessRead, responses=READ, openapi_extra=READING)
+async def get_process(
+    service: Service, reference: Reference, shown: Representation, if_none_match: IfNoneMatch = None
+) -> Response:
     """Return a process with all its links."""
-    return found(await service.get(reference), if_none_match)
+    return found(await service.get(reference, shown.members), if_none_match)
 
 
-@router.put("/{reference}", response_model=ProcessRead, responses=WRITE)
+@router.put("/{reference}", response_model=ProcessRead, responses=WRITE, openapi_extra=WRITING)
 async def replace_process(
     service: Service, reference: Reference, body: ProcessReplace, if_match: IfMatch = None
 ) -> Response:
@@ -82,7 +104,7 @@ async def replace_process(
     return written(await service.replace(reference, body, if_match))
 
 
-@router.patch("/{reference}", response_model=ProcessRead, responses=WRITE)
+@router.patch("/{reference}", response_model=ProcessRead, responses=WRITE, openapi_extra=WRITING)
 async def update_process(
     service: Service, reference: Reference, body: ProcessPatch, if_match: IfMatch = None
 ) -> Response:
@@ -90,26 +112,34 @@ async def update_process(
     return written(await service.patch(reference, body, if_match))
 
 
-@router.delete("/{reference}", status_code=204, responses=DELETE)
+@router.delete("/{reference}", status_code=204, responses=DELETE, openapi_extra=WRITING)
 async def delete_process(service: Service, reference: Reference, if_match: IfMatch = None) -> Response:
     """Delete a process that nothing refers to."""
     await service.delete(reference, if_match)
     return no_content()
 
 
-@router.get("/{reference}/tree", response_model=Tree, responses=WALK | INVALID)
+@router.get("/{reference}/changes", response_model=Page[ChangeRead], responses=LIST_OF_ONE, openapi_extra=READING)
+async def list_process_changes(
+    service: Service, request: Request, reference: Reference, query: PageParameters
+) -> Response:
+    """List the changes of a process, the newest first."""
+    return listed(await service.changes(reference, query), query, request)
+
+
+@router.get("/{reference}/tree", response_model=Tree, responses=WALK | INVALID, openapi_extra=READING)
 async def get_process_tree(service: Service, reference: Reference, depth: Depth = DEEPEST) -> Response:
     """Return a process and what stands below it, depth first."""
     return walked(await service.tree(reference, depth))
 
 
-@router.get("/{reference}/ancestors", response_model=Ancestors, responses=WALK)
+@router.get("/{reference}/ancestors", response_model=Ancestors, responses=WALK, openapi_extra=READING)
 async def list_process_ancestors(service: Service, reference: Reference) -> Response:
     """List what a process stands below, the root first."""
     return ancestors(await service.ancestors(reference))
 
 
-@router.put("/{reference}/departments/{department}", status_code=204, responses=LINK)
+@router.put("/{reference}/departments/{department}", status_code=204, responses=LINK, openapi_extra=WRITING)
 async def link_process_department(
     service: Service,
     reference: Reference,
@@ -122,7 +152,7 @@ async def link_process_department(
     return no_content()
 
 
-@router.delete("/{reference}/departments/{department}", status_code=204, responses=UNLINK)
+@router.delete("/{reference}/departments/{department}", status_code=204, responses=UNLINK, openapi_extra=WRITING)
 async def unlink_process_department(
     service: Service,
     reference: Reference,
@@ -134,7 +164,7 @@ async def unlink_process_department(
     return no_content()
 
 
-@router.put("/{reference}/locations/{location}", status_code=204, responses=LINK)
+@router.put("/{reference}/locations/{location}", status_code=204, responses=LINK, openapi_extra=WRITING)
 async def link_process_location(
     service: Service,
     reference: Reference,
@@ -147,7 +177,7 @@ async def link_process_location(
     return no_content()
 
 
-@router.delete("/{reference}/locations/{location}", status_code=204, responses=UNLINK)
+@router.delete("/{reference}/locations/{location}", status_code=204, responses=UNLINK, openapi_extra=WRITING)
 async def unlink_process_location(
     service: Service,
     reference: Reference,
@@ -159,7 +189,7 @@ async def unlink_process_location(
     return no_content()
 
 
-@router.put("/{reference}/resources/{resource}", status_code=204, responses=LINK)
+@router.put("/{reference}/resources/{resource}", status_code=204, responses=LINK, openapi_extra=WRITING)
 async def link_process_resource(
     service: Service,
     reference: Reference,
@@ -172,7 +202,7 @@ async def link_process_resource(
     return no_content()
 
 
-@router.delete("/{reference}/resources/{resource}", status_code=204, responses=UNLINK)
+@router.delete("/{reference}/resources/{resource}", status_code=204, responses=UNLINK, openapi_extra=WRITING)
 async def unlink_process_resource(
     service: Service,
     reference: Reference,
@@ -184,7 +214,7 @@ async def unlink_process_resource(
     return no_content()
 
 
-@router.put("/{reference}/roles/{role}", status_code=204, responses=LINK)
+@router.put("/{reference}/roles/{role}", status_code=204, responses=LINK, openapi_extra=WRITING)
 async def link_process_role(
     service: Service,
     reference: Reference,
@@ -197,7 +227,7 @@ async def link_process_role(
     return no_content()
 
 
-@router.delete("/{reference}/roles/{role}", status_code=204, responses=UNLINK | INVALID)
+@router.delete("/{reference}/roles/{role}", status_code=204, responses=UNLINK | INVALID, openapi_extra=WRITING)
 async def unlink_process_role(
     service: Service,
     reference: Reference,
@@ -211,40 +241,56 @@ async def unlink_process_role(
 
 
 @lists_of_one.get(
-    "/departments/{reference}/processes", tags=["departments"], response_model=Page[ProcessRead], responses=LIST_OF_ONE
+    "/departments/{reference}/processes",
+    tags=["departments"],
+    response_model=Page[ProcessRead],
+    responses=EXPORT_OF_ONE,
+    openapi_extra=READING,
 )
 async def list_department_processes(
     service: Service, request: Request, reference: Reference, query: ListParameters
 ) -> Response:
     """List the processes that a department takes part in."""
-    return listed(await service.page_linked(DEPARTMENTS, OWNER, reference, query), query, request)
+    return await sent(await service.page_linked(DEPARTMENTS, OWNER, reference, query), query, request)
 
 
 @lists_of_one.get(
-    "/locations/{reference}/processes", tags=["locations"], response_model=Page[ProcessRead], responses=LIST_OF_ONE
+    "/locations/{reference}/processes",
+    tags=["locations"],
+    response_model=Page[ProcessRead],
+    responses=EXPORT_OF_ONE,
+    openapi_extra=READING,
 )
 async def list_location_processes(
     service: Service, request: Request, reference: Reference, query: ListParameters
 ) -> Response:
     """List the processes that a location takes part in."""
-    return listed(await service.page_linked(LOCATIONS, OWNER, reference, query), query, request)
+    return await sent(await service.page_linked(LOCATIONS, OWNER, reference, query), query, request)
 
 
 @lists_of_one.get(
-    "/resources/{reference}/processes", tags=["resources"], response_model=Page[ProcessRead], responses=LIST_OF_ONE
+    "/resources/{reference}/processes",
+    tags=["resources"],
+    response_model=Page[ProcessRead],
+    responses=EXPORT_OF_ONE,
+    openapi_extra=READING,
 )
 async def list_resource_processes(
     service: Service, request: Request, reference: Reference, query: ListParameters
 ) -> Response:
     """List the processes that a resource takes part in."""
-    return listed(await service.page_linked(RESOURCES, OWNER, reference, query), query, request)
+    return await sent(await service.page_linked(RESOURCES, OWNER, reference, query), query, request)
 
 
 @lists_of_one.get(
-    "/roles/{reference}/processes", tags=["roles"], response_model=Page[ProcessRead], responses=LIST_OF_ONE
+    "/roles/{reference}/processes",
+    tags=["roles"],
+    response_model=Page[ProcessRead],
+    responses=EXPORT_OF_ONE,
+    openapi_extra=READING,
 )
 async def list_role_processes(
     service: Service, request: Request, reference: Reference, query: ListParameters
 ) -> Response:
     """List the processes that a role takes part in."""
-    return listed(await service.page_linked(ROLES, OWNER, reference, query), query, request)
+    return await sent(await service.page_linked(ROLES, OWNER, reference, query), query, request)

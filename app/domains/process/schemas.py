@@ -13,10 +13,9 @@ from app.domains.process.models import (
     ResourceUsage,
     RoleResponsibility,
 )
+from app.domains.shared.links import MOST_LINKS
 from app.domains.shared.models import Criticality
 from app.domains.shared.schemas import Brief, ObjectRead, Reference, Schema, TreeFields, example, merge_patch
-
-MOST_LINKS = 1000
 
 _Most = Field(max_length=MOST_LINKS)
 
@@ -30,7 +29,8 @@ def _once(links: list[Any], key: Callable[[Any], Any], what: str) -> None:
     """Refuse two entries that disagree; entries that say the same thing twice are one."""
     seen: dict[Any, Any] = {}
     for link in links:
-        if seen.setdefault(key(link), link) != link:
+        other = seen.setdefault(key(link), link)
+        if other is not link and other != link:
             raise PydanticCustomError("contradicting_links", "Each {what} can stand here only once", {"what": what})
 
 

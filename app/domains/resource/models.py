@@ -2,10 +2,18 @@
 
 from typing import TYPE_CHECKING, Literal, get_args
 
-from sqlalchemy import Index, String
+from sqlalchemy import Index, String, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from app.domains.shared.models import URL_LENGTH, Criticality, RegisterObject, enumeration, reference, register_table
+from app.domains.shared.models import (
+    URL_LENGTH,
+    Criticality,
+    RegisterObject,
+    enumeration,
+    ranked,
+    reference,
+    register_table,
+)
 
 if TYPE_CHECKING:
     from app.domains.department.models import Department
@@ -22,6 +30,9 @@ class Resource(RegisterObject):
         enumeration("criticality", get_args(Criticality)),
         Index(f"ix_{__tablename__}_owner_department_id", "owner_department_id"),
         Index(f"ix_{__tablename__}_location_id", "location_id"),
+        Index(f"ix_{__tablename__}_kind", "kind", "id"),
+        Index(f"ix_{__tablename__}_criticality", text(ranked("criticality", get_args(Criticality))), "id"),
+        texts=("url",),
     )
     noun = "resource"
 

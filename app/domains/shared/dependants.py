@@ -1,6 +1,7 @@
 """What still refers to an object that is to be deleted."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -21,9 +22,8 @@ from sqlalchemy import (
     select,
     union,
 )
-from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.core.database import Statement, fetch, prepare
+from app.core.database import Session, Statement, fetch, prepare
 from app.domains.shared.models import Base, RegisterObject, table_of
 
 MOST_SHOWN = 20
@@ -44,7 +44,7 @@ class Dependants:
         return {"total": sum(self.counts.values()), "counts": self.counts, "first": self.first}
 
 
-async def find_dependants(session: AsyncSession, model: type[RegisterObject], key: int) -> Dependants:
+async def find_dependants(session: Session, model: type[RegisterObject], key: int) -> Dependants:
     """Return what refers to the object `key`, other than itself."""
     row = await fetch(session, _dependants(model), key=key)
     assert row is not None  # an aggregate always has a row
@@ -64,16 +64,18 @@ def _dependants(model: type[RegisterObject]) -> Statement:
 
 def _references_to(table: Table) -> list[Select[Any]]:
     """Return a query of type, id, code and name for each foreign key to the table that restricts its deletes."""
+    return [_objects_with(column, owner, table) for column, owner in restricting(table)]
+
+
+def restricting(table: Table) -> Iterator[tuple[Column[Any], Table]]:
+    """Yield each foreign key that restricts deletes from the table, and the table of the objects it belongs to."""
     objects = {
         mapper.class_.__tablename__ for mapper in Base.registry.mappers if issubclass(mapper.class_, RegisterObject)
     }
-    queries = []
     for other in Base.metadata.tables.values():
         for column in other.c:
             if any(key.column.table is table and key.ondelete == "RESTRICT" for key in column.foreign_keys):
-                owner = other if other.name in objects else _owner(other)
-                queries.append(_objects_with(column, owner, table))
-    return queries
+                yield column, other if other.name in objects else _owner(other)
 
 
 def _owner(link: Table) -> Table:

@@ -7,11 +7,11 @@ the JSON, so nothing is read into Python objects only to be written out again. T
 would have made is held by a test over every collection.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from hashlib import blake2b
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import BaseModel
 from sqlalchemy import (
@@ -23,7 +23,7 @@ from sqlalchemy import (
     String,
     Subquery,
     Text,
-    any_,
+    and_,
     bindparam,
     cast,
     func,
@@ -31,17 +31,35 @@ from sqlalchemy import (
     literal_column,
     select,
 )
-from sqlalchemy.dialects.postgresql import aggregate_order_by
-from sqlalchemy.orm import Mapper, RelationshipDirection, RelationshipProperty
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Mapper, RelationshipDirection
 
 from app.core.database import Statement, prepare
-from app.domains.shared.lists import order_by
-from app.domains.shared.models import RegisterObject
-from app.domains.shared.schemas import ObjectRead
+from app.domains.shared.cells import links_cell, plain_cell, reference_cell
+from app.domains.shared.changes import differences, present, recorded
+from app.domains.shared.embedding import (
+    OfPage,
+    brief_of_one,
+    briefs_of_page,
+    json_list,
+    links_of_one,
+    links_of_page,
+    nested_schema,
+    utf8,
+)
+from app.domains.shared.models import Base, ChangeAction
+from app.domains.shared.orders import Condition, Order, Start, hidden
+from app.domains.shared.representations import Members
 
-Condition = Callable[[FromClause], ColumnElement[bool]]
 
-_EMPTY_LIST: ColumnElement[Any] = literal_column("'[]'::json")
+@dataclass(frozen=True, slots=True)
+class AllOf:
+    """The condition that all of several hold."""
+
+    conditions: tuple[Condition, ...]
+
+    def __call__(self, source: FromClause) -> ColumnElement[bool]:
+        return and_(*(condition(source) for condition in self.conditions))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,43 +89,72 @@ def by_code(source: FromClause) -> ColumnElement[bool]:
 class Documents:
     """The read statements of one collection. Compiled at first use, when all models are mapped."""
 
-    def __init__(self, schema: type[ObjectRead], model: type[RegisterObject]) -> None:
+    def __init__(self, schema: type[BaseModel], model: type[Base]) -> None:
         self._schema = schema
-        self._model = model
-
-    @cached_property
-    def one_by_id(self) -> Statement:
-        return self._one(by_id)
-
-    @cached_property
-    def one_by_code(self) -> Statement:
-        return self._one(by_code)
+        self.model = model
 
     @lru_cache(maxsize=256)  # noqa: B019 - there is one instance a collection, for the life of the process
-    def page(self, sort: str, condition: Condition | None = None) -> Statement:
-        """Return the statement of a page: `rows` (one more than `limit` when more follow) and `items`.
+    def one(self, condition: Condition, members: Members = None) -> Statement:
+        """Return the statement that reads the object that the condition selects: `id`, `version` and `body`.
 
-        Its parameters are `limit`, `offset` and those of the condition.
+        Of an embedded member that is not among `members` no table is touched.
         """
-        order = order_by(sort)
         table = self._mapper.local_table.alias("o")
-        limit = bindparam("limit", type_=BigInteger)
-        query = select(*table.c).order_by(*order(table)).limit(limit + literal_column("1"))
+        columns = [column.label(name) for name, column in self._columns(table, members, in_page=False)]
+        row = select(*columns).correlate(table).subquery("d")
+        body = select(utf8(func.row_to_json(row.table_valued()))).correlate(table).scalar_subquery()
+        return prepare(select(table.c.id, table.c.version, body.label("body")).where(condition(table)))
+
+    @lru_cache(maxsize=512)  # noqa: B019
+    def page(
+        self,
+        order: Order,
+        condition: Condition | None = None,
+        start: Start = "first",
+        members: Members = None,
+    ) -> Statement:
+        """Return the statement of a page: `rows` (one more than `limit` when more follow), `items` and `edges`.
+
+        Its parameters are `limit`, `offset`, those of the condition and, unless it is the first page, of the position
+        after or before which it lies. `edges` has the sort keys of the first and the last object, as JSON.
+        """
+        backwards = start == "before"
+        table = self._mapper.local_table.alias("o")
+        limit = hidden("limit")
+        found = order.page(table, condition, start).cte("found").prefix_with("MATERIALIZED")
+        shown = select(found).order_by(*order.clauses(found, backwards=backwards)).limit(limit)
+        page = shown.cte("page").prefix_with("MATERIALIZED")
+        rows = self._rows_of(page, members).order_by(*order.clauses(page)).subquery("d")
+        count = select(func.count()).select_from(found).scalar_subquery()
+        return prepare(select(count.label("rows"), json_list(rows).label("items"), _edges(page, order).label("edges")))
+
+    @lru_cache(maxsize=256)  # noqa: B019
+    def export(
+        self, order: Order, condition: Condition | None, members: Members, *, after: bool, table: bool
+    ) -> Statement:
+        """Return the statement of the whole list, or of what comes `after` a position, one row an object.
+
+        A row is its `body`, or the cells of a `table`. The parameters are those of `page`; a `limit` of NULL is none.
+        """
+        source = self._mapper.local_table.alias("o")
+        query = select(*source.c).order_by(*order.clauses(source)).limit(bindparam("limit", type_=BigInteger))
         query = query.offset(bindparam("offset", type_=BigInteger))
         if condition is not None:
-            query = query.where(condition(table))
-        page = query.cte("page").prefix_with("MATERIALIZED")
-        joined: FromClause = page
-        columns = []
-        for name, part in self._columns(page, in_page=True):
-            if isinstance(part, CTE):
-                joined = joined.outerjoin(part, part.c.owner == page.c.id)
-                columns.append(func.coalesce(part.c["items"], _EMPTY_LIST).label(name))
-            else:
-                columns.append(part.label(name))
-        rows = select(*columns).select_from(joined).order_by(*order(page)).limit(limit).subquery("d")
-        count = select(func.count()).select_from(page).scalar_subquery()
-        return prepare(select(count.label("rows"), json_list(rows).label("items")))
+            query = query.where(condition(source))
+        if after:
+            query = query.where(order.beyond(source, "after"))
+        # Inside, so that only what is shown is built, and only when it is its turn.
+        found = query.subquery("s")
+        if table:
+            return prepare(select(*(cell.label(name) for name, cell in self._cells(found, members))))
+        columns = [column.label(name) for name, column in self._columns(found, members, in_page=False)]
+        row = select(*columns).correlate(found).subquery("d")
+        body = select(utf8(func.row_to_json(row.table_valued()))).correlate(found).scalar_subquery()
+        return prepare(select(body.label("body")).select_from(found))
+
+    def header(self, members: Members) -> tuple[str, ...]:
+        """Return the names of the cells of a table."""
+        return tuple(name for name in self._schema.model_fields if members is None or name in members)
 
     @lru_cache(maxsize=256)  # noqa: B019
     def count(self, condition: Condition | None = None) -> Statement:
@@ -116,86 +163,112 @@ class Documents:
         query = select(func.count().label("total")).select_from(table)
         return prepare(query if condition is None else query.where(condition(table)))
 
+    @cached_property
+    def created(self) -> Statement:
+        """The statement that reads a new object and records that it was made."""
+        return self._recorded("created", None)
+
+    @cached_property
+    def updated(self) -> Statement:
+        """The statement that reads a changed object and records how it differs from `before`, which is its JSON."""
+        return self._recorded("updated", cast(bindparam("before", type_=Text), JSONB))
+
+    def snapshot(self, condition: Condition) -> Subquery:
+        """Return the object that the condition selects as one row: `id`, `code`, `name` and its JSON in `document`."""
+        row = self._row(condition)
+        return select(
+            row.c.id, row.c.code, row.c.name, func.row_to_json(row.table_valued()).label("document")
+        ).subquery()
+
+    def snapshots(self, condition: Condition) -> Subquery:
+        """Return the many objects that the condition selects, each as the row that `snapshot` returns."""
+        table = self._mapper.local_table.alias("o")
+        page = select(*table.c).where(condition(table)).cte("page").prefix_with("MATERIALIZED")
+        row = self._rows_of(page, None).subquery("d")
+        return select(
+            row.c.id, row.c.code, row.c.name, func.row_to_json(row.table_valued()).label("document")
+        ).subquery()
+
+    @property
+    def briefs(self) -> tuple[str, ...]:
+        """The fields that show what a reference beside them refers to."""
+        relationships = self._mapper.relationships
+        return tuple(
+            name
+            for name in self._schema.model_fields
+            if name in relationships and relationships[name].direction is RelationshipDirection.MANYTOONE
+        )
+
     @property
     def _mapper(self) -> Mapper[Any]:
-        return inspect(self._model)
+        return inspect(self.model)
 
-    def _one(self, condition: Condition) -> Statement:
+    def _recorded(self, action: ChangeAction, before: ColumnElement[Any] | None) -> Statement:
+        row = self._row(by_id)
+        document = func.row_to_json(row.table_valued()).label("document")
+        # PostgreSQL would make the document once for each place that names it, unless it is kept.
+        made = select(row.c.id, row.c.code, row.c.name, row.c.version, document).cte("made")
+        made = made.prefix_with("MATERIALIZED")
+        # As JSONB once only: the history looks at each member of both.
+        parsed = [cast(made.c.document, JSONB).label("after")] + ([] if before is None else [before.label("before")])
+        now = select(*made.c, *parsed).cte("now").prefix_with("MATERIALIZED")
+        if before is None:
+            record = recorded(self.model, action, now, before=None, after=present(now.c.after, self.briefs))
+        else:
+            was, became = differences(now.c.before, now.c.after, self.briefs)
+            record = recorded(self.model, action, now, before=was, after=became)
+        return prepare(select(now.c.id, now.c.version, utf8(now.c.document).label("body")).add_cte(record))
+
+    def _rows_of(self, page: CTE, members: Members) -> Select[Any]:
+        joined: FromClause = page
+        columns = []
+        for name, part in self._columns(page, members, in_page=True):
+            if isinstance(part, OfPage):
+                joined = joined.outerjoin(part.rows, part.rows.c.key == part.joined_on)
+                columns.append(part.shown.label(name))
+            else:
+                columns.append(part.label(name))
+        return select(*columns).select_from(joined)
+
+    def _row(self, condition: Condition) -> Subquery:
         table = self._mapper.local_table.alias("o")
-        columns = [column.label(name) for name, column in self._columns(table, in_page=False)]
-        row = select(*columns).select_from(table).where(condition(table)).subquery("d")
-        body = _utf8(func.row_to_json(row.table_valued()))
-        return prepare(select(row.c.id, row.c.version, body.label("body")))
+        columns = [column.label(name) for name, column in self._columns(table, None, in_page=False)]
+        return select(*columns).select_from(table).where(condition(table)).subquery("d")
 
-    def _columns(self, source: FromClause, *, in_page: bool) -> Iterator[tuple[str, Any]]:
+    def _cells(self, source: FromClause, members: Members) -> Iterator[tuple[str, ColumnElement[str]]]:
+        relationships = self._mapper.relationships
+        for name in self.header(members):
+            if name not in relationships:
+                yield name, plain_cell(source.c[name])
+            elif relationships[name].direction is RelationshipDirection.MANYTOONE:
+                yield name, reference_cell(relationships[name], source)
+            else:
+                shown = nested_schema(self._schema.model_fields[name].annotation).model_fields
+                yield name, links_cell(relationships[name], frozenset(shown), source)
+
+    def _columns(self, source: FromClause, members: Members, *, in_page: bool) -> Iterator[tuple[str, Any]]:
         relationships = self._mapper.relationships
         for name, field in self._schema.model_fields.items():
+            if members is not None and name not in members:
+                continue
             if name not in relationships:
                 yield name, source.c[name]
+            elif relationships[name].direction is RelationshipDirection.MANYTOONE and in_page:
+                yield name, briefs_of_page(relationships[name], nested_schema(field.annotation), source)
             elif relationships[name].direction is RelationshipDirection.MANYTOONE:
-                yield name, _brief(relationships[name], _nested(field.annotation), source)
+                yield name, brief_of_one(relationships[name], nested_schema(field.annotation), source)
             elif in_page:
-                yield name, _links_of_page(relationships[name], _nested(field.annotation), source)
+                yield name, links_of_page(relationships[name], nested_schema(field.annotation), source)
             else:
-                yield name, _links_of_one(relationships[name], _nested(field.annotation), source)
+                yield name, links_of_one(relationships[name], nested_schema(field.annotation), source)
 
 
-def json_list(rows: Subquery) -> ColumnElement[bytes]:
-    """Return the rows as a JSON array in bytes, in their order."""
-    items = func.coalesce(func.json_agg(rows.table_valued()), _EMPTY_LIST)
-    return select(_utf8(items)).select_from(rows).scalar_subquery()
-
-
-def _nested(annotation: Any) -> type[BaseModel]:
-    """Return the schema inside `Schema`, `Schema | None` or `list[Schema]`."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next(_nested(argument) for argument in get_args(annotation) if argument is not type(None))
-
-
-def _utf8(json: ColumnElement[Any]) -> ColumnElement[bytes]:
-    # The driver hands bytea over as it came; text it would decode, only for us to encode it again.
-    return func.convert_to(cast(json, Text), literal_column("'UTF8'"))
-
-
-def _json_row(columns: Sequence[ColumnElement[Any]], *outer: FromClause) -> ColumnElement[Any]:
-    row = select(*columns).correlate(*outer).subquery("x")
-    return select(row.table_valued()).correlate(*outer).scalar_subquery()
-
-
-def _brief(relationship: RelationshipProperty[Any], schema: type[BaseModel], source: FromClause) -> ColumnElement[Any]:
-    (foreign_key,) = relationship.local_columns
-    target = relationship.mapper.local_table.alias("t")
-    row = select(*(target.c[name] for name in schema.model_fields)).correlate(source)
-    brief = row.where(target.c.id == source.c[foreign_key.name]).subquery("brief")
-    return select(func.row_to_json(brief.table_valued())).correlate(source).scalar_subquery()
-
-
-def _links(relationship: RelationshipProperty[Any], schema: type[BaseModel]) -> tuple[FromClause, Select[Any]]:
-    """Return the link table and a query of its rows, joined with the other side and aggregated as JSON."""
-    link = relationship.mapper.local_table.alias("l")
-    (to_other,) = relationship.mapper.relationships
-    (foreign_key,) = to_other.local_columns
-    target = to_other.mapper.local_table.alias("t")
-    columns = [link.c[name] if name in link.c else target.c[name] for name in schema.model_fields]
-    order = [target.c.id, *(column for column in columns if column.table is link)]
-    items = func.json_agg(aggregate_order_by(_json_row(columns, link, target), *order))
-    query = select(func.coalesce(items, _EMPTY_LIST).label("items"))
-    return link, query.select_from(link.join(target, target.c.id == link.c[foreign_key.name]))
-
-
-def _links_of_one(
-    relationship: RelationshipProperty[Any], schema: type[BaseModel], source: FromClause
-) -> ColumnElement[Any]:
-    link, query = _links(relationship, schema)
-    (owner,) = relationship.remote_side
-    return query.where(link.c[owner.name] == source.c.id).correlate(source).scalar_subquery()
-
-
-def _links_of_page(relationship: RelationshipProperty[Any], schema: type[BaseModel], page: FromClause) -> CTE:
-    # Aggregated once for all objects of the page: correlated, it costs more than twice as much.
-    link, query = _links(relationship, schema)
-    (owner,) = relationship.remote_side
-    ids = func.array(select(page.c.id).scalar_subquery())
-    query = query.add_columns(link.c[owner.name].label("owner")).where(link.c[owner.name] == any_(ids))
-    return query.group_by(link.c[owner.name]).cte(f"{relationship.key}_of_page")
+def _edges(page: CTE, order: Order) -> ColumnElement[str]:
+    """Return the sort keys of the first and the last row of a page, each as text, as JSON; NULL of an empty page."""
+    keys = func.json_build_array(*(cast(key, Text) for key in order.keys(page)))
+    first, last = (
+        select(keys).select_from(page).order_by(*order.clauses(page, backwards=backwards)).limit(literal_column("1"))
+        for backwards in (False, True)
+    )
+    edges = func.json_build_array(first.scalar_subquery(), last.scalar_subquery())
+    return cast(edges, Text)

@@ -1,30 +1,42 @@
 """The parts of HTTP that all collections share: parameters, answers, and what OpenAPI says of them."""
 
 import json
+import re
+from collections.abc import Awaitable, Callable
 from enum import Enum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.routing import APIRoute
+from pydantic import BaseModel, BeforeValidator
 
-from app.core.routing import StrictRoute
+from app.core.tokens import Tokens
 from app.domains.shared.documents import Document
 from app.domains.shared.etags import names_representation
-from app.domains.shared.lists import LARGEST_OFFSET, Listing, ListQuery
+from app.domains.shared.exports import MEDIA_TYPES, Export, exported, wanted_format
+from app.domains.shared.idempotency import RepeatableRoute
+from app.domains.shared.lists import LARGEST_OFFSET, CursorQuery, Listing, ListQuery, PageQuery, Position
 from app.domains.shared.references import REFERENCE_PATTERN
+from app.domains.shared.representations import RepresentationQuery, representation_query
+from app.domains.shared.schemas import LARGEST_ID
 from app.domains.shared.trees import DEEPEST, Subtree
 from app.utils.exceptions import (
     BadRequest,
     Conflict,
     ContentTooLarge,
+    Fault,
+    Forbidden,
     HeadersTooLarge,
     InternalError,
     InvalidContent,
+    NotAcceptable,
     NotFound,
     PreconditionFailed,
     RegisterError,
     ServiceUnavailable,
+    TooManyRequests,
+    Unauthorized,
     UnsupportedMediaType,
     explanation,
 )
@@ -35,6 +47,9 @@ JSON = "application/json"
 
 Responses = dict[int | str, dict[str, Any]]
 
+# `json.dumps` with separators makes an encoder at each call.
+_compact = json.JSONEncoder(separators=(",", ":")).encode
+
 Reference = Annotated[
     str,
     # What does not fit the pattern can name nothing, so it is not found, not invalid.
@@ -44,7 +59,65 @@ Reference = Annotated[
         json_schema_extra={"pattern": REFERENCE_PATTERN},
     ),
 ]
-ListParameters = Annotated[ListQuery, Query()]
+
+
+def _number(text: str) -> int:
+    """Return the `id` in a path. Raises `NotFound` for what can be none, so also for numbers beyond 64 bits."""
+    if re.fullmatch("[0-9]{1,19}", text) and 1 <= int(text) <= LARGEST_ID:
+        return int(text)
+    raise NotFound("There is nothing with such an id.")
+
+
+# For what has no code.
+Number = Annotated[
+    int,
+    BeforeValidator(_number),
+    Path(ge=1, le=LARGEST_ID, description="`id`.", openapi_examples={"id": {"summary": "By id", "value": 1}}),
+]
+
+
+def list_parameters(model: type[ListQuery]) -> Callable[..., Awaitable[ListQuery]]:
+    """Return the dependency that gives a handler the parameters of a list, its cursor read.
+
+    It raises `BadRequest` for a cursor of another list.
+    """
+
+    async def read(request: Request, query: ListQuery) -> ListQuery:
+        query.send_as(wanted_format(request))
+        read_cursor(query, request)
+        return query
+
+    # FastAPI reads the parameters from here.
+    read.__annotations__["query"] = Annotated[model, Query()]
+    return read
+
+
+def read_cursor(query: CursorQuery, request: Request) -> None:
+    """Tell a query where its cursor goes on. Raises `BadRequest` for a cursor of another list."""
+    if query.cursor is None:
+        return
+    tokens: Tokens = request.app.state.tokens
+    sealed = tokens.unseal(query.cursor, _list_of(query, request))
+    if sealed is None:
+        detail = "The cursor is not one of this list with this order: take it from `next` or `prev`."
+        raise BadRequest(detail, errors=[Fault("/cursor", "bad_cursor", detail, "query")])
+    start, *keys = json.loads(sealed)
+    query.go_on_at(Position(start, tuple(keys)))
+
+
+def representation_parameters(schema: type[BaseModel]) -> Callable[..., Awaitable[RepresentationQuery]]:
+    """Return the dependency that gives a handler the parameters that choose among the members of a schema."""
+    model = representation_query(f"{schema.__name__}Representation", schema)
+
+    async def read(query: RepresentationQuery) -> RepresentationQuery:
+        return query
+
+    # FastAPI reads the parameters from here.
+    read.__annotations__["query"] = Annotated[model, Query()]
+    return read
+
+
+PageParameters = Annotated[PageQuery, Query()]
 IfMatch = Annotated[
     str | None,
     Header(alias="If-Match", description="Write only if the object still has the version of this `ETag`; else 412."),
@@ -60,7 +133,7 @@ def api_router(prefix: str = "", tags: list[str | Enum] | None = None) -> APIRou
     return APIRouter(
         prefix=API + prefix,
         tags=tags,
-        route_class=StrictRoute,
+        route_class=RepeatableRoute,
         generate_unique_id_function=_operation_id,
         responses=ANYWHERE | problems(BadRequest, ServiceUnavailable),
     )
@@ -82,38 +155,53 @@ def problems(*errors: type[RegisterError]) -> Responses:
     for error in errors:
         content = {MEDIA_TYPE: {"schema": schema, "example": example_problem(error)}}
         response: dict[str, Any] = {"description": explanation(error), "content": content}
-        if error.status == ServiceUnavailable.status:
+        if error.status in {ServiceUnavailable.status, TooManyRequests.status}:
             response["headers"] = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
+        if error.status in {Unauthorized.status, Forbidden.status}:
+            response["headers"] = _header("WWW-Authenticate", "What to send (RFC 6750).")
         if error.status == PreconditionFailed.status:
             response["headers"] = _header("ETag", "The current tag.")
         responses[error.status] = response
     return responses
 
 
-def _header(name: str, description: str) -> dict[str, Any]:
-    return {name: {"description": description, "schema": {"type": "string"}}}
+def _header(name: str, description: str, *, always: bool = False) -> dict[str, Any]:
+    header = {"description": description, "schema": {"type": "string"}}
+    return {name: header | {"required": True} if always else header}
 
 
-_ETAG = _header("ETag", '`"<version>.<digest>"` of this representation.')
+_ETAG = _header("ETag", '`"<version>.<digest>"` of this representation.', always=True)
 _LINK = _header("Link", "`next` and `prev` (RFC 8288).")
-_BODY = (BadRequest, ContentTooLarge, UnsupportedMediaType, InvalidContent)
+BODY = (BadRequest, ContentTooLarge, UnsupportedMediaType, InvalidContent)
 
 ANYWHERE: Responses = problems(HeadersTooLarge, InternalError)
 READ: Responses = {
     200: {"headers": _ETAG},
     304: {"description": "You have it already.", "headers": _ETAG},
-    **problems(NotFound),
+    **problems(NotFound, InvalidContent),
 }
 LIST: Responses = {200: {"headers": _LINK}, **problems(BadRequest, InvalidContent)}
 LIST_OF_ONE: Responses = LIST | problems(NotFound)
+# Lists that also come as a stream.
+EXPORT: Responses = LIST | {
+    200: {
+        "headers": _LINK | _header("Content-Disposition", "A name for the file; not of JSON."),
+        "content": {
+            MEDIA_TYPES["ndjson"]: {"schema": {"type": "string", "description": "One object a line."}},
+            MEDIA_TYPES["csv"]: {"schema": {"type": "string", "description": "A header, and one object a row."}},
+        },
+    },
+    **problems(NotAcceptable),
+}
+EXPORT_OF_ONE: Responses = EXPORT | problems(NotFound)
 WALK: Responses = problems(NotFound)
 CREATE: Responses = {
-    201: {"headers": _ETAG | _header("Location", "Path of the new object.")},
-    **problems(Conflict, *_BODY),
+    201: {"headers": _ETAG | _header("Location", "Path of the new object.", always=True)},
+    **problems(Conflict, *BODY),
 }
-WRITE: Responses = {200: {"headers": _ETAG}, **problems(NotFound, Conflict, PreconditionFailed, *_BODY)}
+WRITE: Responses = {200: {"headers": _ETAG}, **problems(NotFound, Conflict, PreconditionFailed, *BODY)}
 DELETE: Responses = problems(NotFound, Conflict, PreconditionFailed)
-LINK: Responses = problems(NotFound, Conflict, PreconditionFailed, *_BODY)
+LINK: Responses = problems(NotFound, Conflict, PreconditionFailed, *BODY)
 UNLINK: Responses = problems(NotFound, PreconditionFailed)
 INVALID: Responses = problems(InvalidContent)
 
@@ -143,13 +231,25 @@ def no_content() -> Response:
     return Response(status_code=204)
 
 
-def listed(listing: Listing, query: ListQuery, request: Request) -> Response:
+def listed(listing: Listing, query: PageQuery, request: Request) -> Response:
     """Answer a list with its envelope and its `Link` header."""
-    urls = {"next": _next(listing, query, request), "prev": _prev(query, request)}
+    if isinstance(query, CursorQuery):
+        urls = {"next": _cursor(listing, query, request, "after"), "prev": _cursor(listing, query, request, "before")}
+    else:
+        urls = {"next": _next(listing, query, request), "prev": _prev(query, request)}
     link = ", ".join(f'<{url}>; rel="{name}"' for name, url in urls.items() if url)
-    tail = json.dumps({**urls, "total": listing.total}, separators=(",", ":")).encode()
+    tail = _compact({**urls, "total": listing.total}).encode()
     body = b'{"items":' + listing.items + b"," + tail[1:]
     return Response(body, headers={"Link": link} if link else None, media_type=JSON)
+
+
+async def sent(found: Listing | Export, query: ListQuery, request: Request) -> Response:
+    """Answer a list in the form that the client accepts."""
+    if isinstance(found, Export):
+        return await exported(found, request)
+    response = listed(found, query, request)
+    response.headers["Vary"] = "Accept"
+    return response
 
 
 def walked(subtree: Subtree) -> Response:
@@ -163,16 +263,40 @@ def ancestors(items: bytes) -> Response:
     return Response(b'{"items":' + items + b"}", media_type=JSON)
 
 
-def _next(listing: Listing, query: ListQuery, request: Request) -> str | None:
+def _cursor(listing: Listing, query: CursorQuery, request: Request, start: Literal["after", "before"]) -> str | None:
+    """Return the URL of the page after or before this one, or None at the end of the list."""
+    position = query.position
+    here = "after" if position is None else position.start
+    # In the direction of reading the page tells whether more follow; in the other one there is what we came from.
+    follows = listing.more if start == here else position is not None or query.offset > 0
+    if not follows:
+        return None
+    if listing.edges is None:
+        return None  # everything there was deleted meanwhile: there is no row to go on from
+    keys = listing.edges[1] if start == "after" else listing.edges[0]
+    tokens: Tokens = request.app.state.tokens
+    sealed = _compact([start, *keys])
+    return _url(query, request, cursor=tokens.seal(sealed, _list_of(query, request)))
+
+
+def _list_of(query: CursorQuery, request: Request) -> str:
+    """Return what a cursor is bound to: the list, its order and its filters."""
+    # What is shown of each object changes nothing in where it stands.
+    unbound = {"cursor", "limit", "offset", "count", "fields", "embed", "csv"}
+    parameters = query.model_dump(mode="json", exclude_defaults=True, exclude=unbound)
+    return f"{request.scope['path']}?{urlencode(sorted(parameters.items()), doseq=True)}"
+
+
+def _next(listing: Listing, query: PageQuery, request: Request) -> str | None:
     offset = query.offset + query.limit
     return _url(query, request, offset=offset) if listing.more and offset <= LARGEST_OFFSET else None
 
 
-def _prev(query: ListQuery, request: Request) -> str | None:
+def _prev(query: PageQuery, request: Request) -> str | None:
     limit = min(query.limit, query.offset)  # a page that would reach into this one is cut
     return _url(query, request, limit=limit, offset=query.offset - limit) if query.offset else None
 
 
-def _url(query: ListQuery, request: Request, **changes: int) -> str:
-    parameters = query.model_dump(exclude_defaults=True) | changes
-    return f"{quote(request.scope['path'])}?{urlencode(parameters)}"
+def _url(query: PageQuery, request: Request, **changes: int | str) -> str:
+    parameters = query.model_dump(mode="json", exclude_defaults=True, exclude={"offset", "cursor"}) | changes
+    return f"{quote(request.scope['path'])}?{urlencode(parameters, doseq=True)}"

@@ -28,6 +28,9 @@ from app.domains.shared.models import Base, RegisterObject, model_of, table_of
 
 Link = tuple[int, str | None]
 
+# Of one kind, of one object.
+MOST_LINKS = 1000
+
 
 @dataclass(frozen=True, slots=True)
 class LinkSet:
@@ -107,12 +110,12 @@ def wanted_links(body: BaseModel, link_set: LinkSet) -> list[Link] | None:
     """Return the links that a body lists in either form, or None when it is a patch that leaves them as they are."""
     if link_set.short in body.model_fields_set:
         return [(target, link_set.default) for target in getattr(body, link_set.short) or ()]
-    links = getattr(body, link_set.field)
+    links, target, detail = getattr(body, link_set.field), link_set.target, link_set.detail
     if links is MISSING:
         return None
-    return [
-        (getattr(link, link_set.target), link_set.detail and getattr(link, link_set.detail)) for link in links or ()
-    ]
+    if detail is None:
+        return [(getattr(link, target), None) for link in links or ()]
+    return [(getattr(link, target), getattr(link, detail)) for link in links or ()]
 
 
 def named_targets(body: BaseModel, link_set: LinkSet) -> list[tuple[str, type[RegisterObject], int]]:

@@ -1,74 +1,231 @@
-"""Lists: which part, in which order, and the envelope around it."""
+"""Lists: what they can be filtered by, which part is asked for, and the envelope around it.
 
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+A part is found by its position, not by counting: the cursor holds the sort keys of the row at its edge, so that a deep
+page costs what the first one costs, and who comes and goes meanwhile moves nothing.
+"""
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, create_model, field_validator, model_validator
 from pydantic_core import PydanticCustomError
-from sqlalchemy import ColumnElement, FromClause, func
+
+from app.core.database import Session, Statement, fetch
+from app.domains.shared.exports import Format
+from app.domains.shared.filters import (
+    Filter,
+    IntegerParameter,
+    Parameter,
+    Selected,
+    identifier,
+    instant,
+    number,
+    select_by,
+    text,
+)
+from app.domains.shared.groups import Grouping
+from app.domains.shared.orders import OBJECT_SORTS, Order, SortKey
+from app.domains.shared.representations import RepresentationQuery, representation
+from app.domains.shared.search import SEARCH
 
 DEFAULT_LIMIT = 50
 LARGEST_LIMIT = 200
 LARGEST_OFFSET = 10_000
+LONGEST_CURSOR = 4096
 
-# Every order that is offered has its index in `models.register_table`.
-SORTS: dict[str, Callable[[FromClause], ColumnElement[Any]]] = {
-    "id": lambda source: source.c.id,
-    "code": lambda source: func.lower(source.c.code),
-    "name": lambda source: func.lower(source.c.name),
-    "created_at": lambda source: source.c.created_at,
-    "updated_at": lambda source: source.c.updated_at,
-}
-_SORT_PATTERN = f"^-?({'|'.join(SORTS)})(,-?({'|'.join(SORTS)})){{0,3}}$"
+# What every collection can be filtered by.
+OBJECT_FILTERS: tuple[Filter, ...] = (
+    *identifier("id", nullable=False),
+    *text("code", ignoring_case=True),
+    *text("external_id"),
+    *text("name", nullable=False),
+    *text("description"),
+    *instant("created_at"),
+    *instant("updated_at"),
+    *identifier("created_by_id"),
+    *identifier("updated_by_id"),
+    *number("version", IntegerParameter),
+    SEARCH,
+)
 
 
-class ListQuery(BaseModel):
-    """The parameters of every list."""
+@dataclass(frozen=True, eq=False)
+class ListDeclaration:
+    """What a list can be filtered and sorted by, and what its objects can be counted by."""
+
+    filters: tuple[Filter, ...]
+    sorts: Mapping[str, SortKey]
+    groups: Mapping[str, Grouping] = field(default_factory=dict)
+
+    @cached_property
+    def parameters(self) -> dict[str, Parameter]:
+        """The parameters of all filters, by name."""
+        return {parameter.name: parameter for each in self.filters for parameter in each.parameters}
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The parameters as fields, for `create_model`."""
+        return {name: parameter.field for name, parameter in self.parameters.items()}
+
+    @cached_property
+    def needs(self) -> dict[str, str]:
+        """The parameters that say nothing without another, which is their value here."""
+        return {name: parameter.needs for name, parameter in self.parameters.items() if parameter.needs}
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A place between two rows of a list: the sort keys of the row at its edge, as text, and which way to go."""
+
+    start: Literal["after", "before"]
+    keys: tuple[str, ...]
+
+    def arguments(self) -> dict[str, str]:
+        """Return the parameters of `beyond`."""
+        return {f"key_{number}": key for number, key in enumerate(self.keys)}
+
+
+class PageQuery(BaseModel):
+    """The parameters of a list whose order is given."""
 
     # Not `strict`: what stands in an address is text.
     model_config = ConfigDict(extra="forbid")
 
     limit: int = Field(DEFAULT_LIMIT, ge=1, le=LARGEST_LIMIT, description="Most objects to return.")
     offset: int = Field(0, ge=0, le=LARGEST_OFFSET, description="Objects to pass over first.")
-    sort: str = Field(
-        "id",
-        pattern=_SORT_PATTERN,
-        description="Names of what to sort by, the first first; `-` turns one round. Ties are ordered by `id`.",
-        examples=["name", "-updated_at,name"],
-    )
     count: Literal["exact"] | None = Field(None, description="`exact` counts the whole list into `total`.")
+
+
+class CursorQuery(PageQuery):
+    """The parameters of a list that has cursors."""
+
+    cursor: str | None = Field(
+        None,
+        max_length=LONGEST_CURSOR,
+        description="Where to go on, as `next` and `prev` have it; not together with `offset`.",
+    )
+    # What the cursor says, once it is known to be ours.
+    _position: Position | None = PrivateAttr(default=None)
+
+    @property
+    def position(self) -> Position | None:
+        return self._position
+
+    def go_on_at(self, position: Position) -> None:
+        self._position = position
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if self.cursor is not None and self.offset:
+            raise PydanticCustomError("two_places", "Give a cursor or an offset, not both", {"member": "offset"})
+        return self
+
+
+class FilterQuery(BaseModel):
+    """The parameters that select objects: those of a declaration's filters."""
+
+    # Not `strict`: what stands in an address is text.
+    model_config = ConfigDict(extra="forbid")
+
+    declaration: ClassVar[ListDeclaration] = ListDeclaration((), OBJECT_SORTS)
+
+    def selected(self, *, searching: bool = True) -> tuple[Selected | None, dict[str, Any]]:
+        """Return the condition that the filters stand for, if there are any, and the parameters of its statement.
+
+        Not `searching`, it is that of the others than `q`.
+        """
+        names = self.model_fields_set & self.declaration.parameters.keys()
+        given = {name: getattr(self, name) for name in names if searching or name != "q"}
+        return select_by(self.declaration.filters, given) if given else (None, {})
+
+    @model_validator(mode="after")
+    def _nothing_alone(self) -> Self:
+        for name, needed in self.declaration.needs.items():
+            if name in self.model_fields_set and needed not in self.model_fields_set:
+                context = {"needed": needed, "member": name}
+                raise PydanticCustomError("parameter_missing", "It says nothing without {needed}", context)
+        return self
+
+
+class ListQuery(FilterQuery, CursorQuery, RepresentationQuery):
+    """The parameters of the list of a collection; `list_query` adds those of its declaration."""
+
+    sort: str | None = None
+    csv: Literal["raw"] | None = Field(
+        None, description="`raw`: of `text/csv`, leave cells as they are, also those that a spreadsheet would run."
+    )
+    # What the client accepts.
+    _format: Format = PrivateAttr(default="json")
+
+    @property
+    def format(self) -> Format:
+        return self._format
+
+    def send_as(self, format_: Format) -> None:
+        self._format = format_
+
+    @property
+    def order(self) -> Order:
+        return Order(self.sort or "id", self.declaration)
+
+    @property
+    def searches(self) -> bool:
+        """Whether `q` is among the filters."""
+        return getattr(self, "q", None) is not None
 
     @field_validator("sort")
     @classmethod
-    def _each_once(cls, value: str) -> str:
+    def _each_once(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
         names = [name.removeprefix("-") for name in value.split(",")]
         if len(set(names)) < len(names):
             raise PydanticCustomError("repeated_sort", "A list can be sorted by each name only once")
         return value
 
 
-def order_by(sort: str) -> Callable[[FromClause], Sequence[ColumnElement[Any]]]:
-    """Return the ORDER BY of `sort` for a table or CTE; it always ends in the primary key.
-
-    The key follows the last direction, so that the index of that column serves it, read backwards if need be.
-    """
-    names = sort.split(",")
-    if not re.search(r"(^|,)-?id(,|$)", sort):
-        names.append("-id" if names[-1].startswith("-") else "id")
-
-    def order(source: FromClause) -> Sequence[ColumnElement[Any]]:
-        columns = ((name, SORTS[name.removeprefix("-")](source)) for name in names)
-        return [column.desc() if name.startswith("-") else column for name, column in columns]
-
-    return order
+def list_query(name: str, declaration: ListDeclaration, shown: type[BaseModel]) -> type[ListQuery]:
+    """Return the model of the parameters of a list, made of its declaration and of the schema of what it shows."""
+    names = "|".join(declaration.sorts)
+    sort = Field(
+        None,
+        pattern=f"^-?({names})(,-?({names})){{0,3}}$",
+        description="Names of what to sort by, the first first; `-` turns one round. Ties are ordered by `id`. "
+        "Without it, lists are ordered by `id`, and with `q` by how well that is matched.",
+        examples=["name", "-updated_at,name"],
+    )
+    fields: dict[str, Any] = declaration.fields | {"sort": (str | None, sort)} | representation(shown)
+    model = create_model(name, __base__=ListQuery, **fields)
+    model.declaration = declaration
+    model.shown = shown
+    return model
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """One page: its objects as a JSON array in bytes, whether more follow, and the count if it was asked for."""
+    """One page: its objects as a JSON array in bytes, where it ends on both sides, and the count if asked for."""
 
     items: bytes
-    more: bool
     total: int | None
+    # Whether more follow in the direction in which the page was read.
+    more: bool
+    # The sort keys of the first and the last object; without them the list has no cursors.
+    edges: tuple[tuple[str, ...], tuple[str, ...]] | None = None
+
+
+async def fetch_page(
+    session: Session, page: Statement, count: Callable[[], Statement], query: PageQuery, **values: Any
+) -> Listing:
+    """Return the part of a list that the query asks for: `page` returns `rows` and `items`, `count` a `total`."""
+    row = await fetch(session, page, limit=query.limit, offset=query.offset, **values)
+    assert row is not None  # an aggregate always has a row
+    total = None
+    if query.count == "exact":
+        counted = await fetch(session, count(), **values)
+        total = counted and counted["total"]
+    first, last = json.loads(row.get("edges") or "[null, null]")
+    edges = None if first is None else (tuple(first), tuple(last))
+    return Listing(row["items"], total, more=row["rows"] > query.limit, edges=edges)

@@ -1,23 +1,30 @@
 """What every registered object has, as columns."""
 
 from datetime import datetime
-from typing import Any, ClassVar, Literal
+from functools import cache
+from typing import Any, ClassVar, Literal, get_args
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     CheckConstraint,
     Column,
+    Computed,
     DateTime,
     ForeignKey,
     Identity,
     Index,
+    LargeBinary,
     MetaData,
+    SmallInteger,
     String,
     Table,
     Text,
     func,
+    literal_column,
     text,
 )
+from sqlalchemy.dialects.postgresql import JSONB, TSVECTOR
 from sqlalchemy.orm import DeclarativeBase, Mapped, declared_attr, mapped_column, relationship
 
 Criticality = Literal["low", "medium", "high", "critical"]
@@ -81,6 +88,19 @@ class RegisterObject(Base):
         BigInteger, ForeignKey("users.id", ondelete="RESTRICT"), sort_order=23
     )
     version: Mapped[int] = mapped_column(BigInteger, server_default=text("1"), sort_order=24)
+    # The words of code and name, with `^` before the first, and those of code, name and description (revision 0006).
+    search_name: Mapped[Any] = mapped_column(
+        TSVECTOR,
+        Computed("search_name_words((code)::text, (name)::text)", persisted=True),
+        deferred=True,
+        sort_order=25,
+    )
+    search_text: Mapped[Any] = mapped_column(
+        TSVECTOR,
+        Computed("search_text_words((code)::text, (name)::text, description)", persisted=True),
+        deferred=True,
+        sort_order=26,
+    )
 
     @declared_attr
     @classmethod
@@ -93,21 +113,48 @@ class RegisterObject(Base):
         return relationship("User", foreign_keys=[cls.updated_by_id], remote_side="User.id", lazy="raise")
 
 
-def register_table(table: str, *extra: Any, tree: bool = False) -> tuple[Any, ...]:
-    """Return the keys and indexes of a collection's table: one for each list order and each foreign key.
+def ranked(name: str, values: tuple[str, ...]) -> str:
+    """Return the SQL of the place of a column's value among `values`, which is after the last for none at all."""
+    array = ", ".join(repr(value) for value in values)
+    return f"coalesce(array_position(ARRAY[{array}]::text[], {name}::text), {len(values) + 1})"
 
-    A foreign key without an index would make every DELETE on its other side scan this table.
+
+def register_table(table: str, *extra: Any, tree: bool = False, texts: tuple[str, ...] = ()) -> tuple[Any, ...]:
+    """Return the keys and indexes of a collection's table: for each list order, each filter and each foreign key.
+
+    A foreign key without an index would make every DELETE on its other side scan this table. `texts` are the columns of
+    text besides those that every collection has.
     """
+    nullable = ("external_id", "description", *(name for name in texts if name != "email"))
+    # One for all: what is searched for anywhere in a text is looked up by its trigrams.
+    trigrams: dict[str, Any] = {
+        f"lower_{name}": literal_column(f"lower({name})").label(f"lower_{name}")
+        for name in ("code", "external_id", "name", "description", *texts)
+    }
     foreign_keys = ["created_by_id", "updated_by_id", *(["parent_id"] if tree else [])]
     return (
         Index(f"uq_{table}_code", text("lower(code)"), unique=True),
         # Partial, so that it is no key that foreign keys could refer to: changing one of those locks out whoever refers
         # to the object, and two objects that come to refer to each other would deadlock.
         Index(f"uq_{table}_external_id", "external_id", unique=True, postgresql_where=text("external_id IS NOT NULL")),
-        Index(f"ix_{table}_code", text("lower(code)"), "id"),
+        Index(f"ix_{table}_code", text("num_nulls(code)"), text("coalesce(lower(code), '')"), "id"),
         Index(f"ix_{table}_name", text("lower(name)"), "id"),
         Index(f"ix_{table}_created_at", "created_at", "id"),
         Index(f"ix_{table}_updated_at", "updated_at", "id"),
+        Index(f"ix_{table}_version", "version", "id"),
+        Index(
+            f"ix_{table}_text",
+            *trigrams.values(),
+            postgresql_using="gin",
+            postgresql_ops=dict.fromkeys(trigrams, "gin_trgm_ops"),
+        ),
+        # What is not in the index yet is kept in a short list that every search reads. With none a write costs half as
+        # much again, with one of the usual length a search does.
+        *(
+            Index(f"ix_{table}_{name}", name, postgresql_using="gin", postgresql_with={"gin_pending_list_limit": "64"})
+            for name in ("search_name", "search_text")
+        ),
+        *(Index(f"ix_{table}_{name}_null", text(f"num_nulls({name})"), "id") for name in nullable),
         *(Index(f"ix_{table}_{column}", column) for column in foreign_keys),
         *extra,
     )
@@ -118,9 +165,91 @@ def table_of(model: type[Base]) -> Table:
     return model.metadata.tables[model.__tablename__]
 
 
+@cache
 def model_of(foreign_key: Column[Any]) -> type[RegisterObject]:
     """Return the model of the objects that a column refers to."""
     (key,) = foreign_key.foreign_keys
     models = (mapper.class_ for mapper in Base.registry.mappers if mapper.local_table is key.column.table)
     model: type[RegisterObject] = next(models)
     return model
+
+
+ChangeAction = Literal["created", "updated", "deleted", "linked", "unlinked"]
+
+
+class Change(Base):
+    """One change of one object: the history, and the source of events to come. Rows are added, never changed.
+
+    It refers to nothing by a foreign key: the history of an object outlives it.
+    """
+
+    __tablename__ = "changes"
+    __table_args__ = (
+        enumeration("action", get_args(ChangeAction)),
+        Index(f"ix_{__tablename__}_object", "type", "object_id", "id"),
+        Index(f"ix_{__tablename__}_actor_id", "actor_id", "id"),
+        Index(f"ix_{__tablename__}_type", "type", "id"),
+        Index(f"ix_{__tablename__}_at", "at", "id"),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    # Ids are given before the commit, so a reader who follows them may pass over a slower transaction; with this one
+    # it can tell which are still under way.
+    transaction_id: Mapped[int] = mapped_column(BigInteger, server_default=text("pg_current_xact_id()::text::bigint"))
+    at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    actor_id: Mapped[int | None] = mapped_column(BigInteger)
+    actor_name: Mapped[str | None] = mapped_column(String(NAME_LENGTH))
+    request_id: Mapped[str | None] = mapped_column(String(128))
+    message: Mapped[str | None] = mapped_column(String(500))
+    type: Mapped[str] = mapped_column(String(64))
+    object_id: Mapped[int] = mapped_column(BigInteger)
+    # What it was called then.
+    object_code: Mapped[str | None] = mapped_column(String(CODE_LENGTH))
+    object_name: Mapped[str] = mapped_column(String(NAME_LENGTH))
+    action: Mapped[str]
+    before: Mapped[Any | None] = mapped_column(JSONB(none_as_null=True))
+    after: Mapped[Any | None] = mapped_column(JSONB(none_as_null=True))
+
+
+class IdempotencyKey(Base):
+    """The first answer to what a user sent with an `Idempotency-Key`. A row is there once the answer is final.
+
+    It refers to its user by no foreign key, whose check would be one more lock in every such request: ids are never
+    given again, and the row goes within a day.
+    """
+
+    __tablename__ = "idempotency_keys"
+    __table_args__ = (Index(f"ix_{__tablename__}_expires_at", "expires_at"),)
+
+    user_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    # Of the request, to tell a repeat from another request.
+    fingerprint: Mapped[bytes] = mapped_column(LargeBinary)
+    # What the caller might do then: with less nobody sees the answer again.
+    scopes: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    status: Mapped[int] = mapped_column(SmallInteger)
+    headers: Mapped[Any] = mapped_column(JSONB)
+    # Null when it was too large to be kept.
+    body: Mapped[bytes | None] = mapped_column(LargeBinary)
+    expires_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+
+
+class SearchWord(Base):
+    """A word of the vocabulary, which tells what somebody may have meant who misspelt it.
+
+    No two transactions wait for each other to add a word, so one may be there twice.
+    """
+
+    __tablename__ = "search_vocabulary"
+    __table_args__ = (
+        Index(f"ix_{__tablename__}_word", "word"),
+        Index(
+            f"ix_{__tablename__}_letters", "letters", postgresql_using="gin", postgresql_ops={"letters": "gin_trgm_ops"}
+        ),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    # Ordered by code points, so that all words with one beginning stand together.
+    word: Mapped[str] = mapped_column(Text(collation="C"))
+    # PostgreSQL's trigrams are of what the locale of the database calls letters; those of ASCII always are.
+    letters: Mapped[str] = mapped_column(Text, Computed("search_letters(word)", persisted=True))

@@ -4,10 +4,11 @@ import re
 from dataclasses import dataclass
 
 from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.domains.shared.documents import Condition, by_code, by_id
+from app.core.database import Session
+from app.domains.shared.documents import by_code, by_id
 from app.domains.shared.models import RegisterObject, table_of
+from app.domains.shared.orders import Condition
 from app.domains.shared.schemas import CODE_PATTERN, LARGEST_ID
 from app.utils.exceptions import Fault, NotFound, UnknownReference
 
@@ -40,15 +41,14 @@ def parse_key(reference: str, model: type[RegisterObject]) -> Key:
     raise not_found(model)
 
 
-async def unknown_references(
-    session: AsyncSession, named: list[tuple[str, type[RegisterObject], int]]
-) -> UnknownReference:
+async def unknown_references(session: Session, named: list[tuple[str, type[RegisterObject], int]]) -> UnknownReference:
     """Return the error with a pointer for each of `named` (pointer, model, id) that does not exist."""
     known: set[tuple[str, int]] = set()
+    connection = await session.connection()
     for model in {model for _, model, _ in named}:
         table = table_of(model)
         ids = {key for _, of, key in named if of is model}
-        known |= {(table.name, key) for key in await session.scalars(select(table.c.id).where(table.c.id.in_(ids)))}
+        known |= {(table.name, key) for key in await connection.scalars(select(table.c.id).where(table.c.id.in_(ids)))}
     faults = [
         Fault(pointer, "unknown_reference", "No such object is registered.")
         for pointer, model, key in named

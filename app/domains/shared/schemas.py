@@ -18,13 +18,14 @@ from pydantic import (
     ConfigDict,
     Field,
     HttpUrl,
+    PlainSerializer,
     TypeAdapter,
     ValidationError,
     WithJsonSchema,
 )
 from pydantic_core import PydanticCustomError
 
-from app.domains.shared.models import CODE_LENGTH, EXTERNAL_ID_LENGTH, NAME_LENGTH, URL_LENGTH
+from app.domains.shared.models import CODE_LENGTH, EXTERNAL_ID_LENGTH, NAME_LENGTH, URL_LENGTH, ChangeAction
 
 LARGEST_ID = 2**63 - 1
 # Parsers of URLs pass over white space and control characters, which we would then store.
@@ -96,7 +97,8 @@ ExternalId = Annotated[
     BeforeValidator(_normalise),
     AfterValidator(_single_line),
 ]
-# Makes text of several lines of the string on its left.
+# Make text of one line, or of several, of the string on their left.
+SingleLine = (BeforeValidator(_normalise), AfterValidator(_single_line))
 MultipleLines = (BeforeValidator(_normalise), AfterValidator(_multiple_lines))
 Reference = Annotated[int, Field(ge=1, le=LARGEST_ID, description="`id` of an object.", examples=[1])]
 HttpAddress = Annotated[
@@ -107,6 +109,19 @@ HttpAddress = Annotated[
     AfterValidator(_single_line),
     AfterValidator(_http_url),
     WithJsonSchema({"type": "string", "format": "uri", "pattern": URL_PATTERN, "maxLength": URL_LENGTH}),
+]
+
+
+def _written_as_by_postgresql(instant: datetime) -> str:
+    text = instant.isoformat()
+    return text[:-6].rstrip("0") + text[-6:] if instant.microsecond else text
+
+
+# Outside documents, which PostgreSQL writes itself.
+Instant = Annotated[
+    datetime,
+    PlainSerializer(_written_as_by_postgresql, return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
 ]
 
 
@@ -171,12 +186,43 @@ SchemaT = TypeVar("SchemaT", bound=BaseModel)
 
 
 class Page(Schema, Generic[ReadT]):
-    """Part of a list, and where its neighbours are."""
+    # Here, because a generic class does not hand on its docstring.
+    model_config = ConfigDict(json_schema_extra={"description": "Part of a list, and where its neighbours are."})
 
     items: list[ReadT]
     next: Annotated[str | None, Field(description="Relative URL of the following page; null on the last.")]
     prev: Annotated[str | None, Field(description="Relative URL of the preceding page; null on the first.")]
     total: Annotated[int | None, Field(description="Objects in the whole list; only with `count=exact`.")]
+
+    @classmethod
+    def model_parametrized_name(cls, params: tuple[Any, ...]) -> str:
+        return f"{params[0].__name__.removesuffix('Read')}Page"
+
+
+class Actor(Schema):
+    """Who made a change, under the name of that time."""
+
+    id: int
+    name: str
+
+
+class ChangeRead(Schema):
+    """One change of one object.
+
+    `before` and `after` have the members that changed: references together with what they refer to, and of lists of
+    links only the entries that went or came.
+    """
+
+    id: int
+    at: datetime
+    actor: Annotated[Actor | None, Field(description="Null for what the register did by itself.")]
+    request_id: str | None
+    message: Annotated[str | None, Field(description="What `X-Change-Message` said.")]
+    type: Annotated[str, Field(description="Collection of the object.", examples=["departments"])]
+    object: Annotated[Brief, Field(description="The object, as it was called then.")]
+    action: ChangeAction
+    before: Annotated[dict[str, Any] | None, Field(description="Null when there was nothing before.")]
+    after: Annotated[dict[str, Any] | None, Field(description="Null when there is nothing any more.")]
 
 
 class TreeNode(Brief):
@@ -198,6 +244,25 @@ class Ancestors(Schema):
     """What an object stands below, the root first."""
 
     items: list[Brief]
+
+
+class StatsGroup(Schema):
+    """Objects that have something in common, and how many they are."""
+
+    key: Annotated[
+        str | None, Field(description="What the filter of this group takes, as text; null for objects without a value.")
+    ]
+    object: Annotated[Brief | None, Field(description="What `key` is the `id` of; null of any other group.")]
+    count: int
+
+
+class Stats(Schema):
+    """How many objects there are in each group, the largest group first."""
+
+    group_by: str
+    total: Annotated[int, Field(description="Objects that were counted, each once.")]
+    groups: list[StatsGroup]
+    truncated: Annotated[bool, Field(description="Whether there are more groups than one answer holds.")]
 
 
 def merge_patch(schema: type[SchemaT]) -> type[SchemaT]:

@@ -1,21 +1,32 @@
 """What every collection can do. One request makes one service, with its session and its caller."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 from pydantic import ValidationError
-from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.core.database import IntegrityViolation, SessionDep, Statement, abandon, execute, fetch
+from app.core.database import IntegrityViolation, Session, SessionDep, Statement, abandon, allow_seconds, execute, fetch
 from app.core.security import Caller, CallerDep
+from app.domains.shared.bulk import STATEMENT_SECONDS, BulkOutcome, write_all
+from app.domains.shared.bulk_items import refuse_too_many_links
+from app.domains.shared.bulk_rules import BulkRules
+from app.domains.shared.constraints import explain
 from app.domains.shared.dependants import find_dependants
-from app.domains.shared.documents import Condition, Document, Documents, by_code, by_id
+from app.domains.shared.documents import AllOf, Document, Documents, by_id
 from app.domains.shared.etags import names_version
+from app.domains.shared.exports import Export
+from app.domains.shared.history import changes_of, has_changes, page_of_changes
 from app.domains.shared.links import Link, LinkSet, named_targets, wanted_links
-from app.domains.shared.lists import Listing, ListQuery
+from app.domains.shared.lists import Listing, ListQuery, PageQuery, fetch_page
 from app.domains.shared.models import RegisterObject
+from app.domains.shared.orders import Condition, Order, Start
+from app.domains.shared.ranking import search_order
 from app.domains.shared.references import Key, not_found, parse_key, unknown_references
+from app.domains.shared.representations import Members
 from app.domains.shared.schemas import ObjectFields
 from app.domains.shared.single_links import add_link, linked, remove_link
+from app.domains.shared.stats import MOST_GROUPS, Counts, StatsQuery
 from app.domains.shared.writes import (
     delete_object,
     foreign_keys,
@@ -25,7 +36,7 @@ from app.domains.shared.writes import (
     update_object,
     writable_columns,
 )
-from app.utils.exceptions import Conflict, Fault, PreconditionFailed, RegisterError, StillReferenced
+from app.utils.exceptions import BadRequest, PreconditionFailed, RegisterError, StillReferenced
 from app.utils.validation import invalid_content
 
 
@@ -41,8 +52,9 @@ class CollectionService:
     # What a whole object must satisfy; a merge patch is checked against it once it is merged.
     schema: ClassVar[type[ObjectFields]]
     links: ClassVar[tuple[LinkSet, ...]] = ()
+    bulk_rules: ClassVar[type[BulkRules]] = BulkRules
 
-    def __init__(self, session: AsyncSession, caller: Caller) -> None:
+    def __init__(self, session: Session, caller: Caller) -> None:
         self.session = session
         self.caller = caller
 
@@ -51,13 +63,20 @@ class CollectionService:
         """Make the service of one request; FastAPI would call the class itself in a thread, which costs more."""
         return cls(session, caller)
 
-    async def get(self, reference: str) -> Document:
-        """Return one object."""
-        return await self._read(parse_key(reference, self.model))
+    async def get(self, reference: str, members: Members = None) -> Document:
+        """Return one object, or these members of it."""
+        return await self._read(parse_key(reference, self.model), members)
 
-    async def page(self, query: ListQuery) -> Listing:
-        """Return one page of the whole collection."""
+    async def page(self, query: ListQuery) -> Listing | Export:
+        """Return one page of the whole collection, or all of it if the client wants a stream."""
         return await self._page(query)
+
+    async def stats(self, query: StatsQuery) -> Counts:
+        """Return how many of the objects that the filters select are in which group."""
+        statement, values = query.statement(self.model)
+        row = await fetch(self.session, statement, **values)
+        assert row is not None  # an aggregate always has a row
+        return Counts(row["groups"], row["total"], truncated=row["found"] > MOST_GROUPS)
 
     async def create(self, body: ObjectFields) -> Document:
         """Add an object.
@@ -66,7 +85,7 @@ class CollectionService:
         """
         statement = insert_object(self.model, self.links)
         rows = await self._write(statement, body, self._wanted(body))
-        return await self._read(Key(by_id, rows[0].id))
+        return await self._read_recorded(self.documents.created, rows[0].id)
 
     async def replace(self, reference: str, body: ObjectFields, if_match: str | None) -> Document:
         """Give an object all new values; what the body leaves out takes its default.
@@ -97,6 +116,15 @@ class CollectionService:
         """
         await self._delete(await self._lock(reference, if_match, deleting=True))
 
+    async def bulk(self, items: Sequence[Any], *, atomic: bool = True, dry_run: bool = False) -> BulkOutcome:
+        """Create, update, upsert and delete many objects at once, as a client asks; see `write_all`.
+
+        Raises `ContentTooLarge` for more links than a request may have; imports have limits of their own.
+        """
+        refuse_too_many_links(items)
+        await allow_seconds(self.session, STATEMENT_SECONDS)
+        return await write_all(self, items, atomic=atomic, dry_run=dry_run)
+
     async def link(
         self, link_set: LinkSet, reference: str, target: str, if_match: str | None, detail: str | None = None
     ) -> None:
@@ -120,46 +148,93 @@ class CollectionService:
         statement = remove_link(link_set, key.condition, one_detail=detail is not None)
         await self._change_link(link_set, statement, current, key, detail)
 
-    async def page_linked(self, link_set: LinkSet, end: str, reference: str, query: ListQuery) -> Listing:
-        """Return one page of the objects at `end` of the links to one object at the other end."""
+    async def page_linked(self, link_set: LinkSet, end: str, reference: str, query: ListQuery) -> Listing | Export:
+        """Return one page, or all, of the objects at `end` of the links to one object at the other end."""
         other = link_set.target_model if end == link_set.owner else link_set.owner_model
         key = parse_key(reference, other)
         listing = await self._page(query, linked(link_set, end, key.condition), key=key.value)
-        if listing.items == b"[]" and not await fetch(self.session, object_exists(other, key.condition), key=key.value):
+        nothing = isinstance(listing, Export) or listing.items == b"[]"
+        if nothing and not await self._exists(other, key):
             raise not_found(other)
         return listing
+
+    async def changes(self, reference: str, query: PageQuery) -> Listing:
+        """Return one page of the history of one object, the newest change first.
+
+        By its `id` an object that is gone still has one.
+        """
+        key = parse_key(reference, self.model)
+        condition = changes_of(self.model, key.condition)
+        listing = await page_of_changes(self.session, condition, query, key=key.value)
+        if listing.items != b"[]" or await self._exists(self.model, key):
+            return listing
+        # Of an object that is gone there may be changes on the pages before this one.
+        if query.offset and await has_changes(self.session, condition, key=key.value):
+            return listing
+        raise not_found(self.model)
+
+    async def _exists(self, model: type[RegisterObject], key: Key) -> bool:
+        return await fetch(self.session, object_exists(model, key.condition), key=key.value) is not None
 
     async def _change_link(
         self, link_set: LinkSet, statement: Statement, current: dict[str, Any], key: Key, detail: str | None
     ) -> None:
         try:
             rows = await execute(
-                self.session, statement, id=current["id"], key=key.value, detail=detail, caller_id=self.caller.id
+                self.session, statement, id=current["id"], key=key.value, detail=detail, **self.caller.signature()
             )
         except IntegrityViolation as violation:
             if violation.is_reference:  # it was deleted since the statement found it
                 raise not_found(link_set.target_model) from violation
-            words = "The process has another one already, and may have one only."
-            raise Conflict(words, errors=[Fault(f"/{link_set.detail}", "conflict", words)]) from violation
+            error = explain(violation)
+            if error is None:
+                raise
+            # The body of this request has only the link's own field.
+            error.errors = tuple(replace(fault, pointer=f"/{link_set.detail}") for fault in error.errors)
+            raise error from violation
         if not rows:
             raise not_found(link_set.target_model)
 
-    async def _read(self, key: Key) -> Document:
-        statement = self.documents.one_by_code if key.condition is by_code else self.documents.one_by_id
-        row = await fetch(self.session, statement, key=key.value)
+    async def _read(self, key: Key, members: Members = None) -> Document:
+        row = await fetch(self.session, self.documents.one(key.condition, members), key=key.value)
         if row is None:
             raise not_found(self.model)
         return Document(row["id"], row["version"], row["body"])
 
-    async def _page(self, query: ListQuery, condition: Condition | None = None, **values: Any) -> Listing:
-        statement = self.documents.page(query.sort, condition)
-        row = await fetch(self.session, statement, limit=query.limit, offset=query.offset, **values)
-        assert row is not None  # an aggregate always has a row
-        total = None
-        if query.count == "exact":
-            counted = await fetch(self.session, self.documents.count(condition), **values)
-            total = counted and counted["total"]
-        return Listing(row["items"], more=row["rows"] > query.limit, total=total)
+    async def _read_recorded(self, statement: Statement, key: int, **values: Any) -> Document:
+        (row,) = await execute(self.session, statement, key=key, **values, **self.caller.signature())
+        return Document(row.id, row.version, row.body)
+
+    async def _page(self, query: ListQuery, own: Condition | None = None, **values: Any) -> Listing | Export:
+        selected, arguments = query.selected()
+        values |= arguments
+        condition = _all_of(own, selected)
+        start: Start = "first"
+        if query.position is not None:
+            start = query.position.start
+            values |= query.position.arguments()
+        order: Order = query.order
+        others = condition
+        if query.searches:
+            order = search_order(query.sort, query.declaration)
+            others = _all_of(own, query.selected(searching=False)[0])
+        if query.format != "json":
+            return self._export(query, order, condition, values)
+        page = self.documents.page(order, others, start, query.members)
+        return await fetch_page(self.session, page, lambda: self.documents.count(condition), query, **values)
+
+    def _export(self, query: ListQuery, order: Order, condition: Condition | None, values: dict[str, Any]) -> Export:
+        if query.position is not None and query.position.start == "before":
+            raise BadRequest("A whole list is not read backwards: take the cursor from `next`.")
+        table = query.format == "csv"
+        statement = self.documents.export(
+            order, condition, query.members, after=query.position is not None, table=table
+        )
+        # All, unless the client says how many.
+        values["limit"] = query.limit if "limit" in query.model_fields_set else None
+        values["offset"] = query.offset
+        header = self.documents.header(query.members) if table else None
+        return Export(self.model.__tablename__, statement, values, header, raw=query.csv == "raw")
 
     async def _lock(self, reference: str, if_match: str | None, *, deleting: bool = False) -> dict[str, Any]:
         key = parse_key(reference, self.model)
@@ -167,7 +242,7 @@ class CollectionService:
         rows = await execute(self.session, statement, key=key.value)
         if not rows:
             raise not_found(self.model)
-        current = rows[0]._asdict()
+        current = dict(rows[0])
         if if_match is not None and not names_version(if_match, current["version"]):
             document = await self._read(Key(by_id, current["id"]))
             raise PreconditionFailed(
@@ -178,8 +253,10 @@ class CollectionService:
     async def _update(self, current: dict[str, Any], body: ObjectFields, wanted: dict[LinkSet, list[Link]]) -> Document:
         changed = any(getattr(body, name) != current[name] for name in writable_columns(self.model))
         if changed or wanted:
-            statement = update_object(self.model, tuple(wanted))
-            await self._write(statement, body, wanted, id=current["id"], changed=changed)
+            statement = update_object(self.documents, tuple(wanted))
+            rows = await self._write(statement, body, wanted, key=current["id"], changed=changed)
+            if rows:
+                return await self._read_recorded(self.documents.updated, current["id"], before=rows[0].before)
         return await self._read(Key(by_id, current["id"]))
 
     async def _delete(self, current: dict[str, Any]) -> None:
@@ -189,7 +266,7 @@ class CollectionService:
                 f"The {self.model.noun} is still referred to by {dependants.summary}.",
                 extensions={"dependants": dependants.as_json()},
             )
-        await execute(self.session, delete_object(self.model), id=current["id"])
+        await execute(self.session, delete_object(self.documents), key=current["id"], **self.caller.signature())
 
     async def _write(
         self, statement: Statement, body: ObjectFields, wanted: dict[LinkSet, list[Link]], **values: Any
@@ -220,3 +297,10 @@ class CollectionService:
         for link_set in self.links:
             named += named_targets(body, link_set)
         return await unknown_references(self.session, named)
+
+
+def _all_of(one: Condition | None, other: Condition | None) -> Condition | None:
+    """Return the condition that both hold, of which either may say nothing."""
+    if one is None or other is None:
+        return one or other
+    return AllOf((one, other))

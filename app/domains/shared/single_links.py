@@ -9,19 +9,22 @@ from sqlalchemy import (
     ColumnElement,
     FromClause,
     String,
+    and_,
     bindparam,
     delete,
     exists,
+    func,
     literal_column,
     select,
     update,
 )
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
 
 from app.core.database import Statement, prepare
-from app.domains.shared.documents import Condition
+from app.domains.shared.changes import constant, recorded
 from app.domains.shared.links import LinkSet
-from app.domains.shared.models import model_of, table_of
+from app.domains.shared.models import ChangeAction, model_of, table_of
+from app.domains.shared.orders import Condition
 from app.domains.shared.writes import touched
 
 
@@ -29,10 +32,10 @@ from app.domains.shared.writes import touched
 def add_link(link_set: LinkSet, condition: Condition) -> Statement:
     """Return the statement that sets one link of a locked object and returns the `id` of its other side, if it exists.
 
-    Its parameters are `id`, `key` of the condition, `caller_id` and, where the link has a field, `detail`.
+    Its parameters are `id`, `key` of the condition, those of `Caller.signature` and, where the link has a field,
+    `detail`.
     """
-    table, target = link_set.table, table_of(link_set.target_model)
-    found = select(target.c.id).where(condition(target)).cte("target")
+    table, found = link_set.table, _found(link_set, condition)
     values: list[Any] = [bindparam("id", type_=BigInteger), found.c.id]
     if link_set.detail is not None:
         values.append(bindparam("detail", type_=String))
@@ -40,32 +43,68 @@ def add_link(link_set: LinkSet, condition: Condition) -> Statement:
     key = table.primary_key.columns
     if link_set.detail is None or link_set.detail in key:
         statement = statement.on_conflict_do_nothing(index_elements=key)
+        before = None
     else:
         new = statement.excluded[link_set.detail]
         statement = statement.on_conflict_do_update(
             index_elements=key, set_={link_set.detail: new}, where=table.c[link_set.detail] != new
         )
-    return _touching_owner(link_set, found, statement.returning(literal_column("1").label("n")))
+        # As the statement found it: what it writes it does not see.
+        old = table.alias("old")
+        is_old = and_(old.c[link_set.owner] == bindparam("id", type_=BigInteger), old.c[link_set.target] == found.c.id)
+        before = _entries(link_set, found, select(old.c[link_set.detail]).where(is_old).subquery("was"))
+    changed = statement.returning(*(table.c[name] for name in link_set.columns)).cte("changed")
+    after = _entries(link_set, found, changed)
+    return _with_history(link_set, found, changed, "linked", before, after)
 
 
 @cache
 def remove_link(link_set: LinkSet, condition: Condition, *, one_detail: bool) -> Statement:
     """Return the statement that removes an object's links to another, or the one with `detail`; see `add_link`."""
-    table, target = link_set.table, table_of(link_set.target_model)
-    found = select(target.c.id).where(condition(target)).cte("target")
+    table, found = link_set.table, _found(link_set, condition)
     statement = delete(table).where(
         table.c[link_set.owner] == bindparam("id", type_=BigInteger), table.c[link_set.target] == found.c.id
     )
     if one_detail and link_set.detail is not None:
         statement = statement.where(table.c[link_set.detail] == bindparam("detail", type_=String))
-    return _touching_owner(link_set, found, statement.returning(literal_column("1").label("n")))
+    changed = statement.returning(*(table.c[name] for name in link_set.columns)).cte("changed")
+    return _with_history(link_set, found, changed, "unlinked", _entries(link_set, found, changed), None)
 
 
-def _touching_owner(link_set: LinkSet, found: CTE, change: Any) -> Statement:
+def _found(link_set: LinkSet, condition: Condition) -> CTE:
+    target = table_of(link_set.target_model)
+    return select(target.c.id, target.c.code, target.c.name).where(condition(target)).cte("target")
+
+
+def _entries(link_set: LinkSet, found: CTE, links: FromClause) -> ColumnElement[Any]:
+    """Return the links to the found object as the owner's document lists them; NULL when there are none."""
+    members: list[Any] = [constant("id"), found.c.id, constant("code"), found.c.code, constant("name"), found.c.name]
+    order = []
+    if link_set.detail is not None:
+        members += [constant(link_set.detail), links.c[link_set.detail]]
+        order = [links.c[link_set.detail]]
+    listed = func.jsonb_agg(aggregate_order_by(func.jsonb_build_object(*members), *order or [found.c.id]))
+    entries = select(listed.label("listed")).select_from(found.join(links, literal_column("true"))).subquery("entries")
+    entry = func.jsonb_build_object(constant(link_set.field), entries.c.listed)
+    return select(entry).where(entries.c.listed.is_not(None)).scalar_subquery()
+
+
+def _with_history(
+    link_set: LinkSet,
+    found: CTE,
+    changed: CTE,
+    action: ChangeAction,
+    before: ColumnElement[Any] | None,
+    after: ColumnElement[Any] | None,
+) -> Statement:
+    """Return the statement that, if a link changed, touches the owner and records it."""
     owner = table_of(link_set.owner_model)
-    changed = change.cte("changed")
-    touch = update(owner).where(owner.c.id == bindparam("id", type_=BigInteger), exists(select(changed.c.n)))
-    return prepare(select(found.c.id).add_cte(touch.values(touched(owner)).returning(owner.c.id).cte("touched")))
+    touch = update(owner).where(
+        owner.c.id == bindparam("id", type_=BigInteger), exists(select(changed.c[link_set.target]))
+    )
+    touched_owner = touch.values(touched(owner)).returning(owner.c.id, owner.c.code, owner.c.name).cte("touched")
+    record = recorded(link_set.owner_model, action, touched_owner, before=before, after=after)
+    return prepare(select(found.c.id).add_cte(record))
 
 
 @cache

@@ -22,10 +22,13 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import array
 
-from app.core.database import Statement, advisory_key, execute, fetch, prepare
-from app.domains.shared.documents import Condition, Document, json_list
+from app.core.database import ADVISORY_LOCK, Statement, execute, fetch, prepare
+from app.domains.shared.bulk_statements import tree_lock
+from app.domains.shared.documents import Document
+from app.domains.shared.embedding import json_list
 from app.domains.shared.links import Link, LinkSet
 from app.domains.shared.models import RegisterObject, table_of
+from app.domains.shared.orders import Condition
 from app.domains.shared.references import not_found, parse_key
 from app.domains.shared.service import CollectionService
 from app.utils.exceptions import Cycle, Fault
@@ -72,14 +75,11 @@ class TreeService(CollectionService):
     async def _refuse_cycle(self, key: int, parent: int) -> None:
         # Two moves that are each harmless can form a cycle together, so one waits for the other. The check is a
         # statement of its own: it must see what the other has committed meanwhile.
-        await execute(self.session, _LOCK_TREE, tree=advisory_key(f"tree of {self.model.__tablename__}"))
+        await execute(self.session, ADVISORY_LOCK, lock=tree_lock(self.model))
         row = await fetch(self.session, _is_below(self.model), key=key, parent=parent)
         if row is not None and row["below"]:
             detail = f"A {self.model.noun} cannot stand below itself."
             raise Cycle(detail, errors=[Fault("/parent_id", "cycle", detail)])
-
-
-_LOCK_TREE = prepare(select(func.pg_advisory_xact_lock(bindparam("tree", type_=BigInteger))))
 
 
 @cache

@@ -8,7 +8,9 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Table,
+    Text,
     bindparam,
+    cast,
     delete,
     exists,
     func,
@@ -18,20 +20,24 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 
 from app.core.database import Statement, prepare
-from app.domains.shared.documents import Condition
+from app.domains.shared.changes import present, recorded
+from app.domains.shared.documents import Documents, by_id
 from app.domains.shared.links import LinkSet
-from app.domains.shared.models import RegisterObject, model_of, table_of
+from app.domains.shared.models import Base, RegisterObject, model_of, table_of
+from app.domains.shared.orders import Condition
 
 # Set by the register itself, in every collection.
 _OWN_COLUMNS = frozenset({"id", "created_at", "updated_at", "created_by_id", "updated_by_id", "version"})
 
 
 @cache
-def writable_columns(model: type[RegisterObject]) -> tuple[str, ...]:
+def writable_columns(model: type[Base]) -> tuple[str, ...]:
     """Return the columns that come from bodies."""
-    return tuple(column.name for column in table_of(model).c if column.name not in _OWN_COLUMNS)
+    columns = table_of(model).c
+    return tuple(column.name for column in columns if column.name not in _OWN_COLUMNS and column.computed is None)
 
 
 @cache
@@ -75,28 +81,37 @@ def object_exists(model: type[RegisterObject], condition: Condition) -> Statemen
 
 
 @cache
-def update_object(model: type[RegisterObject], links: Sequence[LinkSet]) -> Statement:
-    """Return the statement that gives a locked object new values and links.
+def update_object(documents: Documents, links: Sequence[LinkSet]) -> Statement:
+    """Return the statement that gives a locked object new values and links, and returns its JSON from before.
 
-    Its parameters are those of `insert_object`, `id`, and `changed`: whether a column differs. When neither a column
-    nor a link differs the object keeps its version and nothing is written.
+    Its parameters are those of `insert_object`, `key`, which is its id, and `changed`: whether a column differs. When
+    neither a column nor a link differs the object keeps its version, nothing is written, and no row is returned.
     """
+    model = documents.model
     table = table_of(model)
-    key = bindparam("id", type_=BigInteger)
+    key = bindparam("key", type_=BigInteger)
     ctes = []
     for link in links:
         removed = link.deleted(key)
         ctes += [removed, link.inserted(key, after=removed)]
     differs = or_(bindparam("changed", type_=Boolean), *(exists(select(cte.c.n)) for cte in ctes))
     statement = update(table).where(table.c.id == key, differs).values(_new_values(model) | touched(table))
-    return prepare(statement.add_cte(*ctes).returning(table.c.id))
+    # What a statement returns from elsewhere it sees as it was before the statement.
+    before = select(cast(documents.snapshot(by_id).c.document, Text)).scalar_subquery()
+    return prepare(statement.add_cte(*ctes).returning(before.label("before")))
 
 
 @cache
-def delete_object(model: type[RegisterObject]) -> Statement:
-    """Return the statement that removes the object `id`."""
-    table = table_of(model)
-    return prepare(delete(table).where(table.c.id == bindparam("id", type_=BigInteger)).returning(table.c.id))
+def delete_object(documents: Documents) -> Statement:
+    """Return the statement that removes the object with the id `key` and records what it was."""
+    table = table_of(documents.model)
+    row = documents.snapshot(by_id)
+    was = select(row.c.id, row.c.code, row.c.name, cast(row.c.document, JSONB).label("before")).cte("was")
+    was = was.prefix_with("MATERIALIZED")
+    gone = delete(table).where(table.c.id == bindparam("key", type_=BigInteger)).returning(table.c.id).cte("gone")
+    members = present(was.c.before, documents.briefs)
+    record = recorded(documents.model, "deleted", was, before=members, after=None)
+    return prepare(select(gone.c.id).add_cte(record))
 
 
 def touched(table: Table) -> dict[str, Any]:
@@ -108,6 +123,6 @@ def touched(table: Table) -> dict[str, Any]:
     }
 
 
-def _new_values(model: type[RegisterObject]) -> dict[str, Any]:
+def _new_values(model: type[Base]) -> dict[str, Any]:
     table = table_of(model)
     return {name: bindparam(f"new_{name}", type_=table.c[name].type) for name in writable_columns(model)}

@@ -1,16 +1,15 @@
 """Users: the people of the organisation, who hold roles, head departments and use the register."""
 
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
 from sqlalchemy import Index, String, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
+from app.core.permissions import AccessLevel
 from app.domains.shared.models import RegisterObject, enumeration, reference, register_table
 
 if TYPE_CHECKING:
     from app.domains.department.models import Department
-
-AccessLevel = Literal["viewer", "editor", "admin"]
 
 EMAIL_LENGTH = 254
 
@@ -21,8 +20,12 @@ class User(RegisterObject):
         __tablename__,
         Index(f"uq_{__tablename__}_email", text("lower(email)"), unique=True),
         enumeration("access_level", get_args(AccessLevel)),
+        Index(f"ix_{__tablename__}_email", text("lower(email)"), "id"),
+        Index(f"ix_{__tablename__}_access_level", "access_level", "id"),
+        Index(f"ix_{__tablename__}_is_active", "is_active", "id"),
         Index(f"ix_{__tablename__}_department_id", "department_id"),
         Index(f"ix_{__tablename__}_manager_id", "manager_id"),
+        texts=("email",),
     )
     noun = "user"
 

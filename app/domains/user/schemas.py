@@ -6,8 +6,9 @@ from email_validator import EmailNotValidError, validate_email
 from pydantic import AfterValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from app.core.permissions import AccessLevel
 from app.domains.shared.schemas import Brief, ObjectFields, ObjectRead, Reference, example, merge_patch
-from app.domains.user.models import EMAIL_LENGTH, AccessLevel
+from app.domains.user.models import EMAIL_LENGTH
 
 
 def _normalised_email(value: str) -> str:

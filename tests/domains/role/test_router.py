@@ -61,7 +61,7 @@ async def test_holders_are_listed_like_any_list(client: httpx.AsyncClient) -> No
     assert page == {"items": [users[1], users[2], users[0]], "next": None, "prev": None, "total": 3}
     page = (await client.get(f"/roles/{role['id']}/holders?limit=2")).json()
     assert page["items"] == users[:2]
-    assert page["next"] == f"/api/v1/roles/{role['id']}/holders?limit=2&offset=2"
+    assert page["next"].startswith(f"/api/v1/roles/{role['id']}/holders?limit=2&cursor=")
     following = (await client.get(page["next"].removeprefix("/api/v1"))).json()
     assert (following["items"], following["next"]) == (users[2:], None)
     assert (await client.get(f"/roles/{other['id']}/holders")).json()["items"] == users[:1]

@@ -166,8 +166,7 @@ async def stored(register: Committed, collection: str) -> list[ObjectRead]:
         else:
             (other,) = relationship.mapper.relationships
             options.append(selectinload(attribute).joinedload(getattr(relationship.mapper.class_, other.key)))
-    session: AsyncSession
-    async with register.app.state.database.sessions() as session:
+    async with AsyncSession(register.app.state.database.engine) as session:
         rows = (await session.scalars(select(model).options(*options).order_by(model.id))).unique().all()
         return [shaped(row, schema) for row in rows]
 

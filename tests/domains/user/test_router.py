@@ -216,7 +216,7 @@ async def test_first_administrator_cannot_be_deleted(client: httpx.AsyncClient) 
         problem = response.json()
         assert (response.status_code, problem["code"]) == (409, "first_administrator")
         assert problem["type"] == "/problems/conflict"
-        assert problem["detail"] == "The first administrator cannot be deleted: requests are made on its behalf."
+        assert problem["detail"] == ("The first administrator cannot be deleted: the command line acts on its behalf.")
         assert "dependants" not in problem
     assert (await client.get(path)).json() == administrator
 

@@ -1,0 +1,160 @@
+"""What makes of the OpenAPI document one that programs can be generated from: names for what returns, and no noise."""
+
+from collections.abc import Iterator
+from typing import Any, get_args
+
+from app.core.permissions import AccessLevel, Scope
+from app.domains.change.schemas import ChangeType
+from app.domains.location.models import LocationKind
+from app.domains.location.schemas import countries
+from app.domains.process.models import (
+    DepartmentRelation,
+    ProcessKind,
+    ProcessStatus,
+    ResourceUsage,
+    RoleResponsibility,
+)
+from app.domains.resource.models import ResourceKind
+from app.domains.search.schemas import TYPES
+from app.domains.shared.idempotency import REPLAYED
+from app.domains.shared.link_filters import Match
+from app.domains.shared.models import ChangeAction, Criticality
+from app.utils.exceptions import problem_types
+
+# Pydantic repeats the values wherever they are used: a generated client would have a type of its own in each place.
+_ENUMERATIONS: dict[str, tuple[str, ...]] = {
+    "AccessLevel": get_args(AccessLevel),
+    "ChangeAction": get_args(ChangeAction),
+    "ChangeType": get_args(ChangeType),
+    "CountryCode": tuple(sorted(countries())),
+    "Criticality": get_args(Criticality),
+    "DepartmentRelation": get_args(DepartmentRelation),
+    "LinkMatch": get_args(Match),
+    "LocationKind": get_args(LocationKind),
+    "ProcessKind": get_args(ProcessKind),
+    "ProcessStatus": get_args(ProcessStatus),
+    "ResourceKind": get_args(ResourceKind),
+    "ResourceUsage": get_args(ResourceUsage),
+    "RoleResponsibility": get_args(RoleResponsibility),
+    "Scope": get_args(Scope),
+    "SearchType": TYPES,
+}
+_PROBLEMS = {str(error.status): error.__name__ for error in problem_types()}
+_REFERENCE = "#/components/schemas/"
+_NULL = {"type": "null"}
+# Their members are values, not schemas.
+_EXAMPLES = ("example", "examples")
+
+
+def simplify(document: dict[str, Any]) -> None:
+    """Name pages, enumerations and problems, let no parameter be null, and drop what only repeats names."""
+    _use_titles(document)
+    for operation in _operations(document):
+        for parameter in operation.get("parameters", ()):
+            _drop_null(parameter["schema"])
+        for response in operation["responses"].values():
+            _describe_success(response, document)
+    used = set()
+    for schema in list(all_schemas(document)):
+        schema.pop("title", None)
+        _lift_words(schema)
+        used |= _refer_to_enumeration(schema)
+    named = {name: {"type": "string", "enum": list(_ENUMERATIONS[name])} for name in used}
+    document["components"]["schemas"] = dict(sorted((document["components"]["schemas"] | named).items()))
+    _share_problems(document)
+
+
+def all_schemas(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield every schema of the document, those inside others, too."""
+    for schema in document["components"]["schemas"].values():
+        yield from _with_inner(schema)
+    for schema in _outermost(document["paths"]):
+        yield from _with_inner(schema)
+
+
+def _operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for operations in document["paths"].values():
+        yield from operations.values()
+
+
+def _outermost(node: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(node, list):
+        for inner in node:
+            yield from _outermost(inner)
+    elif isinstance(node, dict):
+        for key, inner in node.items():
+            if key == "schema":
+                yield inner
+            elif key not in _EXAMPLES:
+                yield from _outermost(inner)
+
+
+def _with_inner(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield schema
+    inner = [*schema.get("properties", {}).values(), schema.get("items"), schema.get("additionalProperties")]
+    for kind in ("anyOf", "allOf", "oneOf"):
+        inner += schema.get(kind, ())
+    for each in inner:
+        if isinstance(each, dict):
+            yield from _with_inner(each)
+
+
+def _drop_null(schema: dict[str, Any]) -> None:
+    """Leave the other choice: a parameter is given or absent, it cannot be null."""
+    kinds = schema.get("anyOf", [])
+    if _NULL in kinds:
+        kinds.remove(_NULL)
+        if len(kinds) == 1:
+            schema |= schema.pop("anyOf")[0]
+
+
+def _lift_words(schema: dict[str, Any]) -> None:
+    """Say of what may be null what is said of its one type: generators read the words of members, not of choices."""
+    match schema.get("anyOf"):
+        case [kind, {"type": "null"}]:
+            for word in ("description", "examples"):
+                if word in kind:
+                    schema.setdefault(word, kind.pop(word))
+
+
+def _describe_success(response: dict[str, Any], document: dict[str, Any]) -> None:
+    """Put what an answer is in the place of FastAPI's "Successful Response"."""
+    if response["description"] != "Successful Response":
+        return
+    content: dict[str, Any] = next(iter(response.get("content", {}).values()), {})
+    schema = content.get("schema", {})
+    named = document["components"]["schemas"].get(schema.get("$ref", "").rpartition("/")[2], {})
+    response["description"] = named.get("description") or ("What was asked for." if schema else "Done.")
+
+
+def _refer_to_enumeration(schema: dict[str, Any]) -> set[str]:
+    """Replace the values of a known enumeration by a reference; return the name."""
+    for name, values in _ENUMERATIONS.items():
+        if schema.get("enum") == list(values):
+            del schema["enum"], schema["type"]
+            schema["$ref"] = _REFERENCE + name
+            return {name}
+    return set()
+
+
+def _use_titles(document: dict[str, Any]) -> None:
+    """Call each schema what its class is called: of a generic one Pydantic makes `Page_DepartmentRead_`."""
+    schemas: dict[str, Any] = document["components"]["schemas"]
+    names = {_REFERENCE + name: _REFERENCE + schema["title"] for name, schema in schemas.items()}
+    assert len(set(names.values())) == len(names)
+    for schema in all_schemas(document):
+        if "$ref" in schema:
+            schema["$ref"] = names.get(schema["$ref"], schema["$ref"])
+    document["components"]["schemas"] = {schema["title"]: schema for schema in schemas.values()}
+
+
+def _share_problems(document: dict[str, Any]) -> None:
+    """Name the answers to failed requests: they are the same for most operations, and were half of the document."""
+    shared: dict[str, Any] = {}
+    for operation in _operations(document):
+        for status, response in operation["responses"].items():
+            if status in _PROBLEMS:
+                name = ("Replayable" if REPLAYED in response["headers"] else "") + _PROBLEMS[status]
+                assert shared.setdefault(name, response) == response, name
+                operation["responses"][status] = {"$ref": f"#/components/responses/{name}"}
+    document["components"]["responses"] = dict(sorted(shared.items()))

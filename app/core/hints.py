@@ -1,0 +1,80 @@
+"""Which parameter somebody meant who named one that does not exist."""
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+
+# Longer ones are no typing errors, and take long to compare.
+_LONGEST = 64
+# Below this two names have only letters in common.
+_NEAR = 0.6
+
+# What other services call it. Of several names the first one counts that the address knows.
+_ELSEWHERE: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("order", "order_by", "orderby", "ordering", "sort_by", "sortby", "sort_order"), ("sort",)),
+    **dict.fromkeys(
+        ("page", "page_number", "page_token", "after", "before", "next", "starting_after"), ("cursor", "offset")
+    ),
+    **dict.fromkeys(("page_size", "pagesize", "per_page", "perpage", "size", "top", "max", "max_results"), ("limit",)),
+    **dict.fromkeys(("skip", "start", "from", "start_index"), ("offset",)),
+    **dict.fromkeys(("search", "query", "text", "term", "keyword", "filter"), ("q", "name__ic")),
+    **dict.fromkeys(("select", "columns", "only", "attributes"), ("fields",)),
+    **dict.fromkeys(("include", "expand", "with", "populate"), ("embed",)),
+    **dict.fromkeys(("total", "with_count", "with_total", "include_total", "total_count"), ("count",)),
+    **dict.fromkeys(("group", "groupby", "by", "facet"), ("group_by",)),
+    **dict.fromkeys(("title", "label"), ("name",)),
+    **dict.fromkeys(("user", "user_id", "actor"), ("actor_id", "user_id")),
+}
+_SUFFIXES: dict[str, str] = {
+    **dict.fromkeys(("ic", "icontains", "contains", "like", "ilike"), "__ic"),
+    **dict.fromkeys(("sw", "startswith", "istartswith", "starts_with", "prefix"), "__sw"),
+    **dict.fromkeys(("gte", "ge", "min", "from", "since"), "__gte"),
+    **dict.fromkeys(("gt", "after"), "__gt"),
+    **dict.fromkeys(("lte", "le", "max", "until", "to"), "__lte"),
+    **dict.fromkeys(("lt", "before"), "__lt"),
+    **dict.fromkeys(("not", "ne", "neq", "not_in", "nin", "exclude"), "__not"),
+    **dict.fromkeys(("null", "isnull", "is_null", "exists"), "__null"),
+    **dict.fromkeys(("in", "eq", "exact", "iexact", "is"), ""),
+}
+_SUFFIXED = re.compile(rf"(.+?)_{{1,2}}({'|'.join(_SUFFIXES)})")
+
+
+def nearest(name: str, known: Sequence[str]) -> str | None:
+    """Return the one of the known names that is meant, or None if none comes near."""
+    if len(name) > _LONGEST:
+        return None
+    spelt = _in_our_spelling(name)
+    for candidate in _meanings(spelt):
+        if candidate in known:
+            return candidate
+    return _closest(spelt, known)
+
+
+def _in_our_spelling(name: str) -> str:
+    """Return a name such as `createdAt`, `created-at[gte]` or `Status[]` in the way in which ours are spelt."""
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)
+    return re.sub(r"[^a-z0-9_]+", "_", words.lower()).strip("_")
+
+
+def _meanings(name: str) -> Iterator[str]:
+    yield name
+    yield from _ELSEWHERE.get(name, ())
+    suffixed = _SUFFIXED.fullmatch(name)
+    if suffixed is not None:
+        field, suffix = suffixed[1], _SUFFIXES[suffixed[2]]
+        # `created_after` is of `created_at`, `owner__null` of `owner_id`.
+        yield from (f"{field}{end}{suffix}" for end in ("", "_at", "_id"))
+    yield f"{name}_id"
+    yield f"{name.removesuffix('s')}_id"
+
+
+def _closest(name: str, known: Sequence[str]) -> str | None:
+    # A misspelt field keeps its suffix; the two together are rather like those of another field.
+    suffixed = _SUFFIXED.fullmatch(name)
+    if suffixed is not None:
+        near = difflib.get_close_matches(suffixed[1], known, n=1, cutoff=_NEAR)
+        if near:
+            whole = near[0] + _SUFFIXES[suffixed[2]]
+            return whole if whole in known else near[0]
+    near = difflib.get_close_matches(name, known, n=1, cutoff=_NEAR)
+    return near[0] if near else None

@@ -1,0 +1,142 @@
+"""Long results, read batch by batch through a cursor of PostgreSQL, and sent as they come.
+
+A stream has a connection of its own: that of the request's session is given back before an answer is sent. It holds it
+for no longer than its reader keeps reading, and a process has a few streams at a time only.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import asyncpg
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from starlette.responses import StreamingResponse
+from starlette.types import Message, Send
+
+from app.core.config import Settings
+from app.core.database import Database, Statement, translate
+from app.utils.exceptions import DatabaseBusy, ExportsBusy
+
+# A round trip for each batch of so many rows costs nothing any more. But an object may have thousands of links, so that
+# rows are large: then a batch has as many as fill so many bytes, as far as those of the last batch tell.
+FIRST_ROWS, MOST_ROWS = 20, 500
+BATCH_BYTES = 1024 * 1024
+# PostgreSQL must not end the transaction of a reader whom we still wait for.
+_GRACE = 5
+
+
+class Snapshot:
+    """The database as it was at one moment, whatever is read of it and however long that takes."""
+
+    def __init__(self, driver: asyncpg.Connection) -> None:
+        self._driver = driver
+
+    async def first(self, statement: Statement) -> asyncpg.Record | None:
+        """Return the first row of a statement without parameters."""
+        return await self._driver.fetchrow(statement.sql)
+
+    async def read(self, statement: Statement, values: dict[str, Any]) -> AsyncGenerator[list[asyncpg.Record]]:
+        """Yield the rows of a statement in batches; the first batch may be empty."""
+        cursor = await self._driver.cursor(statement.sql, *statement.arguments(values))
+        size = FIRST_ROWS
+        rows = await cursor.fetch(size)
+        yield rows
+        while len(rows) == size:
+            size = _rows_of_next(rows)
+            rows = await cursor.fetch(size)
+            if rows:
+                yield rows
+
+
+def _rows_of_next(rows: list[asyncpg.Record]) -> int:
+    length = sum(len(cell) for row in rows for cell in row if isinstance(cell, (bytes, str)))
+    return max(1, min(MOST_ROWS, len(rows) * BATCH_BYTES // (length or 1)))
+
+
+@asynccontextmanager
+async def snapshot_of(database: Database, idle_seconds: float) -> AsyncIterator[Snapshot]:
+    """Open a snapshot on a connection of its own, in one transaction that changes nothing.
+
+    PostgreSQL ends it when nothing is read for `idle_seconds`. Raises `ServiceUnavailable` as every statement does.
+    """
+    try:
+        async with database.engine.connect() as connection:
+            driver: asyncpg.Connection = (await connection.get_raw_connection()).driver_connection
+            try:
+                async with driver.transaction(isolation="repeatable_read", readonly=True):
+                    name = "idle_in_transaction_session_timeout"
+                    await driver.execute("SELECT set_config($1, $2, true)", name, f"{int(idle_seconds * 1000)}")
+                    yield Snapshot(driver)
+            finally:
+                if driver.is_closed():
+                    await connection.invalidate()
+    except PoolTimeoutError as error:
+        raise DatabaseBusy("All database connections are in use.") from error
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        raise translate(error) from error
+
+
+class Streams:
+    """The streams of one process."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self._database = database
+        self._free = settings.export_concurrency
+        self.stall_seconds = settings.export_stall_seconds
+
+    async def read(self, statement: Statement, values: dict[str, Any]) -> AsyncGenerator[list[asyncpg.Record]]:
+        """Yield the rows of a statement in batches, all from one snapshot; the first batch may be empty.
+
+        Raises `ExportsBusy`, and `ServiceUnavailable` as every statement does.
+        """
+        if not self._free:
+            raise ExportsBusy
+        self._free -= 1
+        try:
+            async with (
+                snapshot_of(self._database, self.stall_seconds + _GRACE) as snapshot,
+                aclosing(snapshot.read(statement, values)) as batches,
+            ):
+                async for rows in batches:
+                    yield rows
+        finally:
+            self._free += 1
+
+
+class Streamed(StreamingResponse):
+    """An answer whose end is the end of its reader: whoever stops reading frees what it holds."""
+
+    def __init__(self, chunks: AsyncGenerator[bytes], stall_seconds: float, **options: Any) -> None:
+        super().__init__(_undisturbed(chunks), **options)
+        self._chunks = chunks
+        self._stall_seconds = stall_seconds
+
+    async def stream_response(self, send: Send) -> None:
+        async def send_in_time(message: Message) -> None:
+            # Too slow a reader finds its connection cut: what it has must not look whole.
+            async with asyncio.timeout(self._stall_seconds):
+                await send(message)
+
+        try:
+            await super().stream_response(send_in_time)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._chunks.aclose()
+
+
+async def _undisturbed(chunks: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+    """Yield the chunks, so that a reader who goes away stops us between two of them.
+
+    In the middle of one, what must be put in order then could not wait for PostgreSQL.
+    """
+    while True:
+        with anyio.CancelScope(shield=True):
+            chunk = await anext(chunks, None)
+        # The server takes whatever is sent to a reader who is gone, without a pause in which we would learn of it.
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        if chunk is None:
+            return
+        yield chunk

@@ -1,0 +1,172 @@
+"""The tokens of the service: access tokens (JWT, RFC 7519), and opaque ones that only we can look up.
+
+All keys are derived from `SECRET_KEY`. While it is being replaced, `PREVIOUS_SECRET_KEY` keeps what was made with the
+old one valid; access tokens name their key by `kid`.
+"""
+
+import base64
+import hashlib
+import hmac
+import re
+import secrets
+import string
+import time
+import uuid
+import zlib
+from dataclasses import dataclass
+from datetime import timedelta
+
+import jwt
+from jwt.types import Options
+
+from app.core.config import Settings
+
+ALGORITHM = "HS256"
+ISSUER = "process-register"
+AUDIENCE = "process-register-api"
+ACCESS = "access"
+ACCESS_SECONDS = 600
+REFRESH_LIFETIME = timedelta(days=30)
+# A client that lost the answer to a refresh may ask again for so long.
+REFRESH_GRACE = timedelta(seconds=10)
+LINK_LIFETIME = timedelta(hours=24)
+
+API_TOKEN = "prt_"  # noqa: S105 - prefixes, by which scanners for leaked secrets find them
+REFRESH_TOKEN = "prr_"  # noqa: S105
+LINK_TOKEN = "prl_"  # noqa: S105
+
+_REQUIRED = ["exp", "iat", "sub", "aud", "iss", "jti", "typ", "sid"]
+_DIGITS = string.digits + string.ascii_letters
+_NUMBER = re.compile("[1-9][0-9]{0,18}")
+_LARGEST_ID = 2**63 - 1
+# 256 bits and a CRC-32 in base 62.
+_SECRET_LENGTH, _CHECKSUM_LENGTH = 43, 6
+_SEAL_LENGTH = 16
+
+
+@dataclass(frozen=True, slots=True)
+class AccessToken:
+    """What a valid access token says; `expires_at` in seconds since 1970."""
+
+    user_id: int
+    session_id: int
+    expires_at: int
+
+
+class Tokens:
+    """Makes and reads tokens with the keys of the settings."""
+
+    def __init__(self, settings: Settings) -> None:
+        given = [settings.secret_key, settings.previous_secret_key]
+        self._secrets = [secret.get_secret_value().encode() for secret in given if secret is not None]
+        self._keys = {_key_id(secret): _derive(secret, "access token") for secret in self._secrets}
+        self._current = next(iter(self._keys))
+        self._seal_keys = [_derive(secret, "seal") for secret in self._secrets]
+
+    def access_token(self, user_id: int, session_id: int) -> str:
+        """Return a JWT that is valid for `ACCESS_SECONDS`, as long as its session lasts."""
+        now = int(time.time())
+        claims = {
+            "iss": ISSUER,
+            "aud": AUDIENCE,
+            "sub": str(user_id),
+            "sid": str(session_id),
+            "typ": ACCESS,
+            "jti": uuid.uuid4().hex,
+            "iat": now,
+            "exp": now + ACCESS_SECONDS,
+        }
+        return jwt.encode(claims, self._keys[self._current], ALGORITHM, headers={"kid": self._current})
+
+    def read_access_token(self, token: str) -> AccessToken | None:
+        """Return what a JWT says, or None unless it is one of ours, for this purpose, and valid now."""
+        try:
+            key = self._keys[jwt.get_unverified_header(token)["kid"]]
+            # The clock of the replica that made it may be a little ahead of ours.
+            options: Options = {"require": _REQUIRED, "verify_iat": False}
+            claims = jwt.decode(token, key, [ALGORITHM], options=options, audience=AUDIENCE, issuer=ISSUER)
+        # What an attacker may put where a text or a number belongs raises more than the library's own errors.
+        except (jwt.InvalidTokenError, KeyError, TypeError, ValueError, RecursionError):
+            return None
+        subject, session = claims["sub"], claims["sid"]
+        if claims["typ"] != ACCESS or not (_is_id(subject) and _is_id(session)):
+            return None
+        return AccessToken(int(subject), int(session), int(claims["exp"]))
+
+    def successor(self, refresh_token: str) -> str:
+        """Return the refresh token that follows one, the same at every call: a lost answer can be given again."""
+        key = _derive(self._secrets[0], "refresh token")
+        return _spell(REFRESH_TOKEN, hmac.digest(key, refresh_token.encode(), "sha256"))
+
+    def seal(self, text: str, context: str) -> str:
+        """Return a text as a token that clients hand back but can't alter, nor use in another context."""
+        payload = text.encode()
+        return base64.urlsafe_b64encode(self._seals(payload, context)[0] + payload).decode().rstrip("=")
+
+    def unseal(self, token: str, context: str) -> str | None:
+        """Return the text of a token that was sealed in this context, or None when it was not."""
+        try:
+            sealed = base64.b64decode(token + "=" * (-len(token) % 4), b"-_", validate=True)
+        except ValueError:
+            return None
+        seal, payload = sealed[:_SEAL_LENGTH], sealed[_SEAL_LENGTH:]
+        if not any(hmac.compare_digest(seal, ours) for ours in self._seals(payload, context)):
+            return None
+        return payload.decode()
+
+    def _seals(self, payload: bytes, context: str) -> list[bytes]:
+        sealed = len(payload).to_bytes(4) + payload + context.encode("utf-8", "surrogatepass")
+        return [hmac.digest(key, sealed, "sha256")[:_SEAL_LENGTH] for key in self._seal_keys]
+
+    def api_token_hashes(self, token: str) -> list[bytes]:
+        """Return the keyed hashes that an API token may be stored under, the current key's first."""
+        return [hmac.digest(_derive(secret, "API token"), token.encode(), "sha256") for secret in self._secrets]
+
+
+def new_token(prefix: str) -> str:
+    """Return a random token: the prefix, 256 bits, and a checksum by which a scanner knows it from other text."""
+    return _spell(prefix, secrets.token_bytes(32))
+
+
+def is_well_formed(prefix: str, token: str) -> bool:
+    """Return whether a text could be such a token at all, by its prefix and checksum."""
+    body = token.removeprefix(prefix)
+    length = _SECRET_LENGTH + _CHECKSUM_LENGTH
+    if not token.startswith(prefix) or len(body) != length or not body.isascii() or not body.isalnum():
+        return False
+    return body[_SECRET_LENGTH:] == _checksum(prefix + body[:_SECRET_LENGTH])
+
+
+def token_hash(token: str) -> bytes:
+    """Return what is stored of a token that lives for days: 256 random bits need neither salt nor key."""
+    return hashlib.sha256(token.encode()).digest()
+
+
+def _is_id(claim: object) -> bool:
+    return isinstance(claim, str) and _NUMBER.fullmatch(claim) is not None and int(claim) <= _LARGEST_ID
+
+
+def _spell(prefix: str, secret: bytes) -> str:
+    body = prefix + _base62(int.from_bytes(secret), _SECRET_LENGTH)
+    return body + _checksum(body)
+
+
+def _checksum(text: str) -> str:
+    return _base62(zlib.crc32(text.encode()), _CHECKSUM_LENGTH)
+
+
+def _base62(number: int, length: int) -> str:
+    digits = []
+    for _ in range(length):
+        number, digit = divmod(number, len(_DIGITS))
+        digits.append(_DIGITS[digit])
+    return "".join(reversed(digits))
+
+
+def _derive(secret: bytes, purpose: str) -> bytes:
+    """Return a key of its own for each purpose (HMAC as a key derivation function, NIST SP 800-108)."""
+    return hmac.digest(secret, purpose.encode(), "sha256")
+
+
+def _key_id(secret: bytes) -> str:
+    return _derive(secret, "key id").hex()[:16]

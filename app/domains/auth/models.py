@@ -1,0 +1,123 @@
+"""What signing in needs: passwords, sessions with their refresh tokens, link tokens, API tokens, and attempts.
+
+None of these are objects of the register: they have no version, no history of their own, and go with their user.
+"""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ARRAY, BigInteger, DateTime, ForeignKey, Identity, Index, LargeBinary, String, Text, func
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from app.domains.shared.models import NAME_LENGTH, Base
+from app.domains.user.models import User
+
+
+def _of_user(**options: Any) -> Any:
+    return mapped_column(BigInteger, ForeignKey("users.id", ondelete="CASCADE"), **options)
+
+
+def _instant(**options: Any) -> Any:
+    return mapped_column(DateTime(timezone=True), **options)
+
+
+class Credential(Base):
+    """A user's password; who has none can't sign in."""
+
+    __tablename__ = "credentials"
+
+    user_id: Mapped[int] = _of_user(primary_key=True)
+    password_hash: Mapped[str] = mapped_column(Text)
+
+
+class Session(Base):
+    """A place where a user is signed in: the family of all refresh tokens that followed one another there."""
+
+    __tablename__ = "sessions"
+    __table_args__ = (
+        Index(f"ix_{__tablename__}_user_id", "user_id", "id"),
+        Index(f"ix_{__tablename__}_expires_at", "expires_at"),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    user_id: Mapped[int] = _of_user()
+    # NULL stands for all that the user's access level includes.
+    scopes: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
+    address: Mapped[str] = mapped_column(Text)
+    user_agent: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime] = _instant(server_default=func.now())
+    last_used_at: Mapped[datetime] = _instant(server_default=func.now())
+    expires_at: Mapped[datetime] = _instant()
+
+
+class RefreshToken(Base):
+    """A refresh token, also after it was spent: its second use betrays a thief."""
+
+    __tablename__ = "refresh_tokens"
+    __table_args__ = (
+        Index(f"ix_{__tablename__}_session_id", "session_id"),
+        Index(f"ix_{__tablename__}_expires_at", "expires_at"),
+    )
+
+    token_hash: Mapped[bytes] = mapped_column(LargeBinary, primary_key=True)
+    session_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("sessions.id", ondelete="CASCADE"))
+    expires_at: Mapped[datetime] = _instant()
+    spent_at: Mapped[datetime | None] = _instant()
+
+
+class PasswordLink(Base):
+    """The one link by which a user may set a password; a newer one replaces it."""
+
+    __tablename__ = "password_links"
+    __table_args__ = (
+        Index(f"uq_{__tablename__}_token_hash", "token_hash", unique=True),
+        Index(f"ix_{__tablename__}_expires_at", "expires_at"),
+    )
+
+    user_id: Mapped[int] = _of_user(primary_key=True)
+    token_hash: Mapped[bytes] = mapped_column(LargeBinary)
+    expires_at: Mapped[datetime] = _instant()
+
+
+class ApiToken(Base):
+    """A token that a program uses on behalf of a user."""
+
+    __tablename__ = "api_tokens"
+    __table_args__ = (
+        Index(f"uq_{__tablename__}_token_hash", "token_hash", unique=True),
+        Index(f"ix_{__tablename__}_user_id", "user_id", "id"),
+        Index(f"ix_{__tablename__}_expires_at", "expires_at"),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    user_id: Mapped[int] = _of_user()
+    name: Mapped[str] = mapped_column(String(NAME_LENGTH))
+    token_hash: Mapped[bytes] = mapped_column(LargeBinary)
+    scopes: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    created_at: Mapped[datetime] = _instant(server_default=func.now())
+    expires_at: Mapped[datetime] = _instant()
+    last_used_at: Mapped[datetime | None] = _instant()
+
+    user: Mapped[User] = relationship(lazy="raise")
+
+
+class FamiliarAddress(Base):
+    """Where a user has signed in: attempts of strangers elsewhere do not lock the user out there."""
+
+    __tablename__ = "familiar_addresses"
+    __table_args__ = (Index(f"ix_{__tablename__}_last_used_at", "last_used_at"),)
+
+    user_id: Mapped[int] = _of_user(primary_key=True)
+    address: Mapped[str] = mapped_column(Text, primary_key=True)
+    last_used_at: Mapped[datetime] = _instant(server_default=func.now())
+
+
+class SignInAttempts(Base):
+    """How often something was tried within a window that ends at `ends_at`."""
+
+    __tablename__ = "sign_in_attempts"
+    __table_args__ = (Index(f"ix_{__tablename__}_ends_at", "ends_at"),)
+
+    key: Mapped[str] = mapped_column(Text, primary_key=True)
+    attempts: Mapped[int] = mapped_column(BigInteger)
+    ends_at: Mapped[datetime] = _instant()

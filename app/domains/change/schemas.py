@@ -1,0 +1,31 @@
+"""What clients ask of the history."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from app.domains.shared.filters import InstantParameter
+from app.domains.shared.lists import PageQuery
+from app.domains.shared.schemas import Reference
+
+ChangeType = Literal["processes", "departments", "locations", "resources", "roles", "users", "api_tokens"]
+
+
+class ChangeQuery(PageQuery):
+    """The parameters of the list of all changes."""
+
+    type: ChangeType | None = Field(None, description="Only changes of this collection.")
+    object_id: Reference | None = Field(None, description="Only changes of the object with this `id`; needs `type`.")
+    actor_id: Reference | None = Field(None, description="Only changes made by the user with this `id`.")
+    since: InstantParameter | None = Field(None, description="Only changes at this instant or later.")
+
+    before_id: Reference | None = Field(
+        None, description="Only changes with a lesser `id`: where to go on when `offset` ends."
+    )
+
+    @model_validator(mode="after")
+    def _object_of_a_type(self) -> Self:
+        if self.object_id is not None and self.type is None:
+            raise PydanticCustomError("type_missing", "Give the type of the object, too", {"member": "type"})
+        return self

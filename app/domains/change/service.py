@@ -1,0 +1,48 @@
+"""What can be asked of the history."""
+
+from typing import Self
+
+from app.core.database import Session, SessionDep
+from app.core.permissions import Scope
+from app.core.security import Caller, CallerDep
+from app.domains.change.schemas import ChangeQuery, ChangeType
+from app.domains.shared.history import changes_where, leading_of, page_of_changes
+from app.domains.shared.lists import Listing
+
+# What one must be able to read to see how it changed.
+NEEDED: dict[ChangeType, Scope] = {
+    "processes": "processes:read",
+    "departments": "departments:read",
+    "locations": "locations:read",
+    "resources": "resources:read",
+    "roles": "roles:read",
+    "users": "admin",
+    "api_tokens": "admin",
+}
+
+
+class ChangeService:
+    """Reads the history of all collections."""
+
+    def __init__(self, session: Session, caller: Caller) -> None:
+        self.session = session
+        self.caller = caller
+
+    @classmethod
+    async def provide(cls, session: SessionDep, caller: CallerDep) -> Self:
+        """Make the service of one request."""
+        return cls(session, caller)
+
+    async def page(self, query: ChangeQuery) -> Listing:
+        """Return one page of the changes that the caller may see, the newest first.
+
+        Raises `Forbidden` when the query asks for a type that the caller may not see.
+        """
+        if query.type is not None:
+            self.caller.demand(NEEDED[query.type])
+        names = ("type", "object_id", "actor_id", "since", "before_id")
+        given = {name: value for name in names if (value := getattr(query, name)) is not None}
+        filters = frozenset(given)
+        types = frozenset(name for name, scope in NEEDED.items() if scope in self.caller.scopes)
+        condition = changes_where(filters, types)
+        return await page_of_changes(self.session, condition, query, leading_of(filters), **given)

@@ -1,0 +1,50 @@
+"""What clients ask of all collections at once, and get."""
+
+from typing import Annotated, Literal, get_args
+
+from pydantic import Field
+
+from app.domains.shared.filters import TextParameter
+from app.domains.shared.lists import CursorQuery
+from app.domains.shared.schemas import Brief, Schema
+from app.domains.shared.search import Q
+
+SearchType = Literal["processes", "departments", "locations", "resources", "roles", "users"]
+TYPES: tuple[SearchType, ...] = get_args(SearchType)
+MOST_FOUND = 50
+
+
+class SearchQuery(CursorQuery):
+    """The parameters of the search in all collections."""
+
+    q: TextParameter = Field(description=Q.description, examples=["supplier invoice"])
+    type: Annotated[list[SearchType], Field(max_length=len(TYPES))] | None = Field(
+        None, description="Only of these collections; without it, of all that the caller may read."
+    )
+    limit: int = Field(20, ge=1, le=MOST_FOUND, description="Most objects to return.")
+
+
+class SnippetPart(Schema):
+    """A piece of text as it stands in the object: not escaped, without markup."""
+
+    text: str
+    match: Annotated[bool, Field(description="Whether it is what was asked for, or similar to it.")]
+
+
+class Found(Schema):
+    """An object that was found."""
+
+    type: SearchType
+    object: Brief
+    rank: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=5,
+            description="How it was found: 1 by its code or whole name, 2 by their beginnings, 3 by the words of code "
+            "and name, 4 by the description too, 5 by similar words.",
+        ),
+    ]
+    snippet: Annotated[
+        list[SnippetPart], Field(description="Where it was found: the name, or a part of the description, in pieces.")
+    ]

@@ -1,0 +1,168 @@
+"""Search in all collections at once."""
+
+import json
+from functools import cache
+from typing import Any, Self
+
+from sqlalchemy import (
+    FromClause,
+    Integer,
+    Text,
+    case,
+    cast,
+    exists,
+    func,
+    literal_column,
+    select,
+    union_all,
+)
+
+from app.core.database import Session, SessionDep, Statement, prepare
+from app.core.permissions import Scope
+from app.core.security import Caller, CallerDep
+from app.domains.search.schemas import TYPES, SearchQuery, SearchType
+from app.domains.search.snippets import snippet
+from app.domains.shared.lists import Listing, Position, fetch_page
+from app.domains.shared.models import Base
+from app.domains.shared.orders import Start, hidden
+from app.domains.shared.ranking import ranked, row_by_row
+from app.domains.shared.search import LEAST, is_found, words_asked
+
+NEEDED: dict[SearchType, Scope] = {
+    "processes": "processes:read",
+    "departments": "departments:read",
+    "locations": "locations:read",
+    "resources": "resources:read",
+    "roles": "roles:read",
+    "users": "users:read",
+}
+
+# Of a description: where something is found further on, the snippet is its beginning.
+_MOST_LETTERS = 4000
+# The rank that a description makes; better ones are made by code and name.
+_BY_DESCRIPTION = 4
+
+
+class SearchService:
+    """Finds objects of all collections, as far as the caller may read them."""
+
+    def __init__(self, session: Session, caller: Caller) -> None:
+        self.session = session
+        self.caller = caller
+
+    @classmethod
+    async def provide(cls, session: SessionDep, caller: CallerDep) -> Self:
+        """Make the service of one request."""
+        return cls(session, caller)
+
+    async def page(self, query: SearchQuery) -> Listing:
+        """Return one page of what is found, the best first. Raises `Forbidden` for a type that may not be read."""
+        for name in query.type or ():
+            self.caller.demand(NEEDED[name])
+        wanted = query.type or TYPES
+        types = tuple(name for name in TYPES if name in wanted and NEEDED[name] in self.caller.scopes)
+        if not types:
+            return Listing(b"[]", 0 if query.count else None, more=False)
+        start: Start = query.position.start if query.position else "first"
+        values = _positions(types, query.position) if query.position else {}
+        page = _page(types, start)
+        listing = await fetch_page(self.session, page, lambda: _count(types), query, filter_q=query.q, **values)
+        return Listing(_items(listing.items), listing.total, listing.more, listing.edges)
+
+
+def _positions(types: tuple[SearchType, ...], position: Position) -> dict[str, str]:
+    """Return where each collection goes on: objects are ordered by rank, type and id."""
+    rank, at, id_ = position.keys
+    values: dict[str, str] = {}
+    for name in types:
+        here = TYPES.index(name)
+        # Of this rank, the types before that of the cursor have been passed, and those behind it are to come.
+        edge = id_ if here == int(at) else str(2**63 - 1) if here < int(at) else "0"
+        values |= {f"key_0_{name}": rank, f"key_1_{name}": edge}
+    return values
+
+
+def _items(found: bytes) -> bytes:
+    page = json.loads(found)
+    items = [
+        {
+            "type": TYPES[row["type"]],
+            "object": {"id": row["id"], "code": row["code"], "name": row["name"]},
+            "rank": row["rank"],
+            "snippet": _snippet(row, page["words"] or ""),
+        }
+        for row in page["rows"]
+    ]
+    return json.dumps(items, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _snippet(row: dict[str, Any], words: str) -> list[dict[str, str | bool]]:
+    if row["description"]:
+        parts = snippet(row["description"], words)
+        if any(part["match"] for part in parts):
+            return parts
+    return snippet(row["name"], words)
+
+
+@cache
+def _page(types: tuple[SearchType, ...], start: Start) -> Statement:
+    """Return the statement of a page: `rows`, `items` with the words that were looked for, and `edges`."""
+    backwards = start == "before"
+    limit, offset = hidden("limit"), hidden("offset")
+    parts = union_all(*(_found(name, start) for name in types)).subquery("parts")
+    order = [parts.c.rank, parts.c.type, parts.c.id]
+    query = select(*parts.c).order_by(*(key.desc() if backwards else key for key in order))
+    found = query.limit(limit + literal_column("1")).offset(offset).cte("found").prefix_with("MATERIALIZED")
+    keys = [found.c.rank, found.c.type, found.c.id]
+    shown = select(found).order_by(*(key.desc() if backwards else key for key in keys)).limit(limit)
+    page = shown.cte("page").prefix_with("MATERIALIZED")
+    order = [page.c.rank, page.c.type, page.c.id]
+    rows = select(*page.c).order_by(*order).subquery("d")
+    items = func.coalesce(func.json_agg(rows.table_valued()), literal_column("'[]'::json"))
+    similar = exists(select(page.c.id).where(page.c.rank == literal_column(str(LEAST))))
+    answer = func.json_build_object(
+        *(literal_column("'words'"), words_asked(tolerant=similar)),
+        *(literal_column("'rows'"), select(items).select_from(rows).scalar_subquery()),
+    )
+    first, last = (
+        select(func.json_build_array(*(cast(key, Text) for key in order)))
+        .order_by(*(key.desc() if backwards else key for key in order))
+        .limit(literal_column("1"))
+        .scalar_subquery()
+        for backwards in (False, True)
+    )
+    return prepare(
+        select(
+            select(func.count()).select_from(found).scalar_subquery().label("rows"),
+            func.convert_to(cast(answer, Text), literal_column("'UTF8'")).label("items"),
+            cast(func.json_build_array(first, last), Text).label("edges"),
+        )
+    )
+
+
+def _found(name: SearchType, start: Start) -> Any:
+    source = _table(name)
+    rows = row_by_row(source, ranked(source, None, start, f"_{name}"))
+    by_description = rows.c.rank >= literal_column(str(_BY_DESCRIPTION))
+    description = func.left(rows.c.description, literal_column(str(_MOST_LETTERS)))
+    return select(
+        literal_column(str(TYPES.index(name)), Integer).label("type"),
+        rows.c.id,
+        rows.c.code,
+        rows.c.name,
+        rows.c.rank,
+        case((by_description, description)).label("description"),
+    )
+
+
+@cache
+def _count(types: tuple[SearchType, ...]) -> Statement:
+    counts = []
+    for name in types:
+        source = _table(name)
+        counts.append(select(func.count()).select_from(source).where(is_found(source)).scalar_subquery())
+    return prepare(select(sum(counts[1:], start=counts[0]).label("total")))
+
+
+def _table(name: SearchType) -> FromClause:
+    return Base.metadata.tables[name].alias(f"o_{name}")

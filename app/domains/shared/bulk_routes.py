@@ -1,0 +1,135 @@
+"""The bulk route of every collection, and its answers."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated, Any, get_args
+
+from fastapi import APIRouter, Query, Response
+
+from app.core.permissions import Scope
+from app.core.routing import only
+from app.domains.shared.bulk_items import ItemResult, Status
+from app.domains.shared.bulk_schemas import BulkAnswer, bulk_body
+from app.domains.shared.http import BODY, JSON, Responses, problems
+from app.domains.shared.idempotency import RepeatableLargeRoute
+from app.domains.shared.schemas import ObjectFields
+from app.utils.exceptions import (
+    Conflict,
+    Cycle,
+    Duplicate,
+    Fault,
+    FirstAdministrator,
+    Forbidden,
+    InvalidContent,
+    LastAdministrator,
+    RegisterError,
+    StillReferenced,
+    UnknownReference,
+)
+
+# `json.dumps` with separators makes an encoder at each call.
+_compact = json.JSONEncoder(separators=(",", ":")).encode
+
+# An answer that lists every fault of a hostile request would be larger than the request.
+MOST_FAULTS = 1000
+
+_CONFLICTS: dict[str, type[RegisterError]] = {
+    error.code: error for error in (Duplicate, StillReferenced, Cycle, FirstAdministrator, LastAdministrator)
+}
+# What contradicts the register; all else is wrong in itself.
+_CONFLICTING = {*_CONFLICTS, "precondition_failed", "failed_reference"}
+
+ANSWERS: Responses = {
+    207: {"model": BulkAnswer, "description": "Some items failed, and all others were written (`atomic=false`)."},
+    **problems(Conflict, *BODY),
+}
+
+Atomic = Annotated[bool, Query(description="Write all items or none. Without it the good ones are written.")]
+DryRun = Annotated[bool, Query(description="Check everything, tell what would be done, and do nothing.")]
+
+
+def add_bulk(
+    router: APIRouter, name: str, service_type: Any, create: type[ObjectFields], permission: dict[str, Any]
+) -> None:
+    """Add `POST /bulk` to the router of a collection, as the operation `bulk_{name}`.
+
+    `service_type` is what injects the collection's service, `create` the body that registers one object.
+    """
+
+    async def bulk(service: Any, body: Any, atomic: Any = True, dry_run: Any = False) -> Response:
+        outcome = await service.bulk(body.items, atomic=atomic, dry_run=dry_run)
+        if outcome.refused:
+            faults = [_in_body(fault, item) for item in outcome.items for fault in item.faults]
+            raise refusal(faults, outcome.missing_scope)
+        return _answer(outcome.items, dry_run=dry_run)
+
+    # FastAPI reads the parameters from here.
+    bulk.__annotations__ |= {
+        "service": service_type,
+        "body": bulk_body(name, create),
+        "atomic": Atomic,
+        "dry_run": DryRun,
+    }
+    bulk.__name__ = f"bulk_{name}"
+    bulk.__doc__ = f"Create, update, upsert and delete up to 1,000 {name} at once."
+    router.add_api_route(
+        "/bulk",
+        bulk,
+        methods=["POST"],
+        response_model=BulkAnswer,
+        responses=ANSWERS,
+        openapi_extra=permission,
+        route_class_override=RepeatableLargeRoute,
+    )
+    router.routes.append(only(f"{router.prefix}/bulk", "POST"))
+
+
+def refusal(faults: Sequence[Fault], missing_scope: Scope | None) -> RegisterError:
+    """Return the error of a batch of which nothing was written: its own kind, if all faults are of one.
+
+    `missing_scope` is what the caller lacks for an item with the fault `forbidden`.
+    """
+    count = len(faults)
+    detail = "The request has a fault." if count == 1 else f"The request has {count} faults."
+    if count > MOST_FAULTS:
+        detail = f"The request has {count} faults, of which these are the first {MOST_FAULTS}."
+    shown = faults[:MOST_FAULTS]
+    if missing_scope is not None:
+        return Forbidden(f"{detail} The scope {missing_scope} is missing.", scope=missing_scope, errors=shown)
+    # What failed because another item did is no kind of its own.
+    codes = {fault.code for fault in faults} - {"failed_reference"}
+    if codes == {UnknownReference.code}:
+        return UnknownReference(detail, errors=shown)
+    if not codes <= _CONFLICTING:
+        return InvalidContent(detail, errors=shown)
+    error = _CONFLICTS.get(next(iter(codes)), Conflict) if len(codes) == 1 else Conflict
+    return error(detail, errors=shown)
+
+
+def _in_body(fault: Fault, item: ItemResult) -> Fault:
+    return replace(fault, pointer=f"/items/{item.index}{fault.pointer}")
+
+
+def _answer(items: Sequence[ItemResult], *, dry_run: bool) -> Response:
+    counted = Counter(item.status for item in items)
+    head = {"dry_run": dry_run, "counts": {status: counted[status] for status in get_args(Status)}}
+    listed = ",".join(_result(item, dry_run=dry_run) for item in items)
+    body = f'{_compact(head)[:-1]},"items":[{listed}]}}'
+    return Response(body.encode("utf-8", "replace"), 207 if counted["failed"] else 200, media_type=JSON)
+
+
+def _result(item: ItemResult, *, dry_run: bool) -> str:
+    members: dict[str, Any] = {"index": item.index, "status": item.status, "id": item.id, "version": item.version}
+    if item.faults:
+        faults = (_in_body(fault, item) for fault in item.faults)
+        members["errors"] = [
+            {"pointer": fault.pointer, "source": fault.source, "code": fault.code, "detail": fault.detail}
+            for fault in faults
+        ]
+    text = _compact(members)
+    if dry_run and not item.faults:
+        # Made by PostgreSQL, and passed on as they are.
+        text = f'{text[:-1]},"before":{item.before or "null"},"after":{item.after or "null"}}}'
+    return text

@@ -1,0 +1,127 @@
+"""The history: each statement that changes an object adds one row to `changes`, and says only what differs.
+
+`before` and `after` have the members of the object's document that changed, references with the briefs that tell what
+they are, and of lists of links only the entries that went or came.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import (
+    CTE,
+    BigInteger,
+    ColumnClause,
+    ColumnElement,
+    FromClause,
+    Label,
+    String,
+    and_,
+    bindparam,
+    case,
+    cast,
+    column,
+    exists,
+    func,
+    insert,
+    literal_column,
+    not_,
+    null,
+    select,
+)
+from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by
+
+from app.domains.shared.models import Base, Change, ChangeAction, table_of
+
+# Every change changes these, and the row of the history has them of its own.
+_BOOKKEEPING = ("id", "version", "created_at", "updated_at", "created_by", "updated_by")
+_NULL = literal_column("'null'::jsonb", JSONB)
+_NOTHING = literal_column("'{}'::jsonb", JSONB)
+_EMPTY_LIST = literal_column("'[]'::jsonb", JSONB)
+
+Members = ColumnElement[Any] | None
+
+
+def constant(value: str) -> ColumnElement[str]:
+    """Return a text of ours as part of a statement; a prepared statement holds no values."""
+    return literal_column("'" + value.replace("'", "''") + "'", String)
+
+
+def recorded(
+    model: type[Base], action: ChangeAction | ColumnElement[str], source: FromClause, before: Members, after: Members
+) -> CTE:
+    """Return the CTE that adds a row to the history for each row of `source`: `id`, `code` and `name` of an object.
+
+    Its parameters are those of `Caller.signature`.
+    """
+    values: dict[str, Any] = {
+        "actor_id": bindparam("caller_id", type_=BigInteger),
+        "actor_name": bindparam("caller_name", type_=String),
+        "request_id": bindparam("request_id", type_=String),
+        "message": bindparam("message", type_=String),
+        "type": constant(model.__tablename__),
+        "object_id": source.c.id,
+        "object_code": source.c.code,
+        "object_name": source.c.name,
+        "action": constant(action) if isinstance(action, str) else action,
+        "before": null() if before is None else before,
+        "after": null() if after is None else after,
+    }
+    rows = select(*(value.label(name) for name, value in values.items())).select_from(source)
+    return insert(table_of(Change)).from_select(list(values), rows).returning(literal_column("1")).cte("recorded")
+
+
+def present(document: ColumnElement[Any], briefs: Sequence[str]) -> ColumnElement[Any]:
+    """Return the members of a document that say something: of a new object, or of one that goes."""
+    return _members(document, _NOTHING, briefs)
+
+
+def differences(
+    before: ColumnElement[Any], after: ColumnElement[Any], briefs: Sequence[str]
+) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
+    """Return the members that differ between two documents of an object, as they were and as they are."""
+    return (
+        func.coalesce(_members(before, after, briefs), _NOTHING),
+        func.coalesce(_members(after, before, briefs), _NOTHING),
+    )
+
+
+def _members(one: ColumnElement[Any], other: ColumnElement[Any], briefs: Sequence[str]) -> ColumnElement[Any]:
+    member = func.jsonb_each(one).table_valued(column("key", String), column("value", JSONB)).alias("member")
+    key, value = member.c.key, member.c.value
+    # A brief differs when its reference does: that somebody renamed the other object is no change of this one.
+    facts: ColumnElement[Any] = key
+    if briefs:
+        facts = case((key.in_([constant(name) for name in briefs]), key + constant("_id")), else_=key)
+    differing = and_(
+        key.not_in([constant(name) for name in _BOOKKEEPING]),
+        func.coalesce(_member(one, facts), _NULL).is_distinct_from(func.coalesce(_member(other, facts), _NULL)),
+    )
+    is_list = func.jsonb_typeof(value) == constant("array")
+    shown: Label[Any] = case((is_list, _entries(value, _member(other, key))), else_=value).label("value")
+    # With an OFFSET PostgreSQL looks at the entries of a list once; else again for the condition outside.
+    rows = select(key, shown).select_from(member).where(differing).offset(literal_column("0"))
+    # Of each object only its own members.
+    columns = (document for document in (one, other) if isinstance(document, ColumnClause))
+    sources = [document.table for document in columns if document.table is not None]
+    found = (rows.correlate(*sources) if sources else rows).subquery("differing")
+    return select(func.jsonb_object_agg(found.c.key, found.c.value)).where(found.c.value.is_not(None)).scalar_subquery()
+
+
+def _member(document: ColumnElement[Any], key: ColumnElement[str]) -> ColumnElement[Any]:
+    return func.jsonb_extract_path(document, key, type_=JSONB)
+
+
+def _entries(ours: ColumnElement[Any], others: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Return the entries of a list of links that are not among the others, which may have new names."""
+    our, their = (
+        func.jsonb_array_elements(entries).table_valued(column("value", JSONB)).alias(name)
+        for entries, name in ((ours, "our"), (func.coalesce(others, _EMPTY_LIST), "their"))
+    )
+    same = _facts(their.c.value) == _facts(our.c.value)
+    # As JSONB is ordered: by `id`, which is the shortest of the names, and then by what the link says.
+    only_ours = select(func.jsonb_agg(aggregate_order_by(our.c.value, our.c.value))).select_from(our)
+    return only_ours.where(not_(exists(select(literal_column("1")).select_from(their).where(same)))).scalar_subquery()
+
+
+def _facts(entry: ColumnElement[Any]) -> ColumnElement[Any]:
+    return cast(entry.op("-")(constant("code")).op("-")(constant("name")), JSONB)

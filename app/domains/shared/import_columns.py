@@ -1,0 +1,125 @@
+"""What the columns of a collection's files can be.
+
+They are the members of the objects as lists show them, and as bodies take them. What the register sets itself is passed
+over. A reference may also be the bare external id, in `parent_external_id`.
+"""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from app.domains.shared.links import LinkSet
+from app.domains.shared.models import RegisterObject
+from app.domains.shared.writes import foreign_keys
+from app.utils.exceptions import Fault, InvalidContent
+from app.utils.validation import json_pointer
+
+if TYPE_CHECKING:
+    from app.domains.shared.service import CollectionService
+
+# Of one file.
+MOST_HINTS = 10
+
+Kind = Literal["text", "number", "boolean", "id", "brief", "external_id", "ids", "links", "own"]
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A member of the objects, as files have it; `field` is the one of bodies that it becomes."""
+
+    name: str
+    kind: Kind
+    field: str = ""
+    target: type[RegisterObject] | None = None
+    link: LinkSet | None = None
+
+
+Columns = Mapping[str, Member | None]
+
+
+def members_of(service: "type[CollectionService]") -> dict[str, Member]:
+    """Return what the columns of a collection's files can be."""
+    columns = foreign_keys(service.model)
+    links = {name: link for link in service.links for name in (link.field, link.short)}
+    members = {name: Member(name, "own") for name in service.documents.header(None)}
+    for name, info in service.schema.model_fields.items():
+        if name in columns:
+            members[name] = Member(name, "id", name, columns[name])
+            brief = name.removesuffix("_id")
+            members[brief] = Member(brief, "brief", name, columns[name])
+            bare = f"{brief}_external_id"
+            members[bare] = Member(bare, "external_id", name, columns[name])
+        elif name in links:
+            kind: Kind = "links" if name == links[name].field else "ids"
+            members[name] = Member(name, kind, name, links[name].target_model, links[name])
+        elif _has(info.annotation, bool):
+            members[name] = Member(name, "boolean", name)
+        else:
+            members[name] = Member(name, "number" if _has(info.annotation, float) else "text", name)
+    return members
+
+
+def _has(annotation: Any, kind: type) -> bool:
+    return annotation is kind or any(_has(argument, kind) for argument in get_args(annotation))
+
+
+class Hints:
+    """What the first few unknown names of a file may have meant: comparing them takes long, and nobody reads more."""
+
+    def __init__(self) -> None:
+        self._told: dict[tuple[str, tuple[str, ...]], str] = {}
+
+    def of(self, name: str, known: Iterable[str], otherwise: str = "") -> str:
+        """Return the sentence that tells the nearest known name; `otherwise` if there is none."""
+        key = (name, tuple(known))
+        if key not in self._told and len(self._told) < MOST_HINTS:
+            self._told[key] = _near(*key) or otherwise
+        return self._told.get(key, "")
+
+
+def name_columns(
+    known: Mapping[str, Member], names: Sequence[str], mapping: Sequence[str], hints: Hints, *, table: bool
+) -> Columns:
+    """Return which member each name in a file stands for, None for those that are to be passed over.
+
+    An entry of the mapping is a name in the file and, behind a colon, that of a member, or nothing. What is unknown is
+    missing in the result for NDJSON. Raises `InvalidContent` for what is unknown or there twice in a `table`, and for a
+    mapping of other names.
+    """
+    chosen = {name: member for name, _, member in (entry.rpartition(":") for entry in mapping)}
+    faults = [
+        # Of many columns those that people would look at are compared.
+        Fault("/map", "unknown_column", f"There is no such column in the file.{hints.of(name, names[:50])}", "query")
+        for name in chosen
+        if name not in names
+    ]
+    columns: dict[str, Member | None] = {}
+    taken: set[str] = set()
+    for name in names:
+        member = chosen.get(name, _plain(name) if table else name)
+        if not member:
+            columns[name] = None
+        elif member not in known:
+            if table or name in chosen:
+                hint = hints.of(member, known, f" Known are {', '.join(known)}.")
+                detail = f"There is no such member.{hint}"
+                faults.append(Fault(json_pointer([1, name]), "unknown_column", detail))
+        elif member in taken:
+            faults.append(Fault(json_pointer([1, name]), "duplicate_column", f"Another column is {member}, too."))
+        else:
+            columns[name] = known[member]
+            taken.add(member)
+    if faults:
+        raise InvalidContent("The columns of the file are not those of the collection.", errors=faults)
+    return columns
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]+", "_", name.lower()).strip("_")
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(filter(None, known)), n=1, cutoff=0.4)
+    return f" Did you mean {near[0]}?" if near else ""

@@ -1,0 +1,39 @@
+"""The route of statistics of every collection, and its answer."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Response
+
+from app.core.routing import only
+from app.domains.shared.http import INVALID, JSON
+from app.domains.shared.lists import ListQuery
+from app.domains.shared.schemas import Stats
+from app.domains.shared.stats import Counts, StatsQuery, stats_query
+
+
+def add_stats(
+    router: APIRouter, name: str, service_type: Any, listed: type[ListQuery], permission: dict[str, Any]
+) -> None:
+    """Add `GET /stats` to the router of a collection, as the operation `count_{name}`.
+
+    `service_type` is what injects the collection's service, `listed` the parameters of its list. It must come before
+    the routes of one object.
+    """
+
+    async def count(service: Any, query: Any) -> Response:
+        return _answer(query, await service.stats(query))
+
+    # FastAPI reads the parameters from here.
+    count.__annotations__ |= {"service": service_type, "query": Annotated[stats_query(listed), Query()]}
+    count.__name__ = f"count_{name}"
+    count.__doc__ = f"Count the {name} that the filters select, by group."
+    router.add_api_route(
+        "/stats", count, methods=["GET"], response_model=Stats, responses=INVALID, openapi_extra=permission
+    )
+    router.routes.append(only(f"{router.prefix}/stats", "GET", "HEAD"))
+
+
+def _answer(query: StatsQuery, counts: Counts) -> Response:
+    truncated = b"true" if counts.truncated else b"false"
+    head = f'{{"group_by":"{query.group_by}","total":{counts.total},"groups":'.encode()
+    return Response(head + counts.groups + b',"truncated":' + truncated + b"}", media_type=JSON)

@@ -1,0 +1,72 @@
+"""What commands do in the database."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import asyncpg
+import click
+from pydantic import ValidationError
+from sqlalchemy import func, select
+
+from app.core.config import Settings
+from app.core.database import Database, Session, commit, session_of
+from app.core.housekeeping import clean_up
+from app.core.security import Caller, first_administrator
+from app.domains.auth.schemas import PasswordLink
+from app.domains.auth.service import make_link
+from app.domains.user.models import User
+from app.domains.user.schemas import UserCreate
+from app.domains.user.service import UserService
+from app.utils.db_init import load_demo_data
+
+
+async def seed_demo_data(settings: Settings, url: str) -> None:
+    async with unit_of_work(settings, url) as (session, caller):
+        await load_demo_data(session, caller, with_passwords=settings.env != "production")
+
+
+async def link_for(settings: Settings, url: str, email: str) -> PasswordLink:
+    async with unit_of_work(settings, url) as (session, caller):
+        user_id = await (await session.connection()).scalar(
+            select(User.id).where(func.lower(User.email) == email.lower())
+        )
+        if user_id is None:
+            raise click.ClickException(f"There is no user {email}.")
+        return await make_link(session, caller, user_id)
+
+
+async def clean_up_all(settings: Settings, url: str) -> dict[str, int]:
+    database = Database(url, settings)
+    try:
+        return await clean_up(database, settings.history_days)
+    finally:
+        await database.dispose()
+
+
+async def create_administrator(settings: Settings, url: str, email: str, name: str) -> PasswordLink:
+    async with unit_of_work(settings, url) as (session, caller):
+        try:
+            body = UserCreate(email=email, name=name, access_level="admin")
+        except ValidationError as error:
+            faults = (f"{fault['loc'][0]}: {fault['msg']}" for fault in error.errors())
+            raise click.UsageError("; ".join(faults)) from error
+        made = await UserService(session, caller).create(body)
+        return await make_link(session, caller, made.id)
+
+
+@asynccontextmanager
+async def unit_of_work(settings: Settings, url: str) -> AsyncIterator[tuple[Session, Caller]]:
+    """Give a command its session and the first administrator as the caller, and commit at the end."""
+    database = Database(url, settings)
+    try:
+        async with session_of(database) as session:
+            try:
+                caller = await first_administrator(session)
+            except asyncpg.UndefinedTableError:
+                caller = None
+            if caller is None:
+                raise click.ClickException("Run `python -m app init` first.")
+            yield session, caller
+            await commit(session)
+    finally:
+        await database.dispose()

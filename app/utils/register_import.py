@@ -1,0 +1,255 @@
+"""Reads what `register_export` wrote into another register, or into the one that it came from.
+
+Objects are written in batches, each with its history in a transaction of its own, which also keeps which object became
+of which: so an import that was interrupted goes on, and one that is repeated finds everything as it should be. What an
+object refers to that comes later in the files is set at the end.
+"""
+
+import sys
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import asyncpg
+import click
+from sqlalchemy import text
+
+from app.core.config import Settings
+from app.core.database import Database, Session, commit, fetch, prepare, session_of
+from app.core.migrations import head_revision
+from app.core.security import Caller, first_administrator
+from app.domains.role.models import RoleHolder
+from app.domains.role.service import HOLDERS, RoleService
+from app.domains.shared.bulk import BulkOutcome, write_all
+from app.domains.shared.bulk_items import ITEM, ItemResult
+from app.domains.shared.models import RegisterObject
+from app.domains.shared.schemas import LARGEST_ID
+from app.domains.shared.service import CollectionService
+from app.domains.shared.writes import foreign_keys
+from app.utils.exceptions import RegisterError
+from app.utils.export_files import Line, checked_manifest, digest_of, fault, lines_of
+from app.utils.exported_objects import data_of, fields_of, new_id, targets_of
+from app.utils.imported_ids import ImportedIds, Known, Old
+from app.utils.register_export import SERVICES
+
+# So many lines are one transaction.
+BATCH = 1000
+# Nobody waits for these statements, and they may wait for others.
+_PATIENCE_SECONDS = 600.0
+_MOST_FAULTS = 20
+_HOLDERS = RoleHolder.__tablename__
+_REVISION = prepare(text("SELECT version_num FROM alembic_version"))
+# What comes later in the files: collections come in this order, and lines in that of their ids.
+_ORDER = {service.model.__tablename__: place for place, service in enumerate(SERVICES)}
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Later:
+    """A reference to what comes later in the files."""
+
+    line: Line
+    field: str
+    target: Old
+
+
+async def import_register(settings: Settings, url: str, directory: Path) -> Counter[str]:
+    """Import an export, or go on with it, and return how many objects were `created`, `updated`, …
+
+    Those that an interrupted import had written are `done` already. Raises `RegisterError` when the export is not
+    complete or not as it was written, when an object cannot be written (what was written before it stays), or when the
+    database has another schema; and `ServiceUnavailable`.
+    """
+    names = [f"{table}.ndjson" for table in (*_ORDER, _HOLDERS)]
+    manifest = checked_manifest(directory, names)
+    async with patient_database(settings, url) as (database, administrator):
+        caller = replace(
+            administrator, message=f"Import of what was exported at {manifest.exported_at:%Y-%m-%d %H:%M:%S} UTC"
+        )
+        ids = await ImportedIds.begin(database, digest_of(manifest, names))
+        length = sum(manifest.files[name].rows for name in names)
+        watched = sys.stderr.isatty()
+        with click.progressbar(length=length, label="Importing", file=sys.stderr, hidden=not watched) as progress:
+            run = _Run(database, caller, ids, directory, progress.update)
+            for service in SERVICES:
+                await run.write_collection(service)
+            for service in SERVICES:
+                await run.write_later(service)
+            await run.write_holders()
+        await ids.finish(database)
+    return run.counts
+
+
+@asynccontextmanager
+async def patient_database(settings: Settings, url: str) -> AsyncIterator[tuple[Database, Caller]]:
+    """Yield a database whose statements may take long, and the first administrator.
+
+    Raises `RegisterError` when the schema is not ours, or there is no administrator.
+    """
+    timeouts = dict.fromkeys(("statement_timeout", "lock_timeout", "idle_in_transaction_timeout"), _PATIENCE_SECONDS)
+    database = Database(url, settings.model_copy(update=timeouts | {"pool_size": 1}))
+    try:
+        async with session_of(database) as session:
+            try:
+                row = await fetch(session, _REVISION)
+            except asyncpg.UndefinedTableError:
+                row = None
+            if row is not None and row.version_num != (head := head_revision()):
+                detail = f"but this version of the service works with {head}"
+                raise RegisterError(f"The database has schema revision {row.version_num}, {detail}.")
+            caller = row and await first_administrator(session)
+        if caller is None:
+            raise RegisterError("Run `python -m app init` first.")
+        yield database, caller
+    finally:
+        await database.dispose()
+
+
+class _Run:
+    """One run of an import."""
+
+    def __init__(
+        self, database: Database, caller: Caller, ids: ImportedIds, directory: Path, advance: Callable[[int], None]
+    ) -> None:
+        self._database = database
+        self._caller = caller
+        self._ids = ids
+        self._directory = directory
+        self._advance = advance
+        self._later: dict[str, list[_Later]] = defaultdict(list)
+        self.counts: Counter[str] = Counter()
+
+    async def write_collection(self, service: type[CollectionService]) -> None:
+        """Write all objects of a collection."""
+        table = service.model.__tablename__
+        for lines in _batches(_ascending(lines_of(self._directory / f"{table}.ndjson"), table)):
+            last = lines[-1].document["id"]
+            later = [each for line in lines for each in _later(service.model, line, last)]
+            self._later[table] += later
+            async with session_of(self._database) as session:
+                await self._ids.lock(session)
+                known = await self._ids.find(session, table, [line.document for line in lines])
+                if all(each.is_done for each in known.values()):
+                    self.counts["done"] += len(lines)
+                else:
+                    await self._write(
+                        service, session, lines, known, {(each.line.number, each.field) for each in later}
+                    )
+                    await commit(session)
+            self._advance(len(lines))
+
+    async def _write(
+        self,
+        service: type[CollectionService],
+        session: Session,
+        lines: list[Line],
+        known: Mapping[int, Known],
+        later: set[tuple[int, str]],
+    ) -> None:
+        table = service.model.__tablename__
+        found: dict[Old, Any] = dict(await self._ids.look_up(session, targets_of(service, lines)))
+        # What is written together may be referred to by its place.
+        found |= {(table, line.document["id"]): {ITEM: index} for index, line in enumerate(lines)}
+        items: list[dict[str, Any]] = []
+        for line in lines:
+            key = known[line.document["id"]].id
+            data = data_of(
+                service, line, found, [field for field in fields_of(service) if (line.number, field) not in later]
+            )
+            if key is None:
+                data = {name: value for name, value in data.items() if value is not None}
+                items.append({"op": "create", "data": data})
+            else:
+                items.append({"op": "update", "id": key, "data": data})
+        outcome = await self._write_items(service, session, lines, items)
+        ids = {line.document["id"]: item.id for line, item in zip(lines, outcome.items, strict=True) if item.id}
+        await self._ids.record(session, table, ids)
+        self.counts.update(str(item.status) for item in outcome.items)
+
+    async def write_later(self, service: type[CollectionService]) -> None:
+        """Set the references of a collection to what came later."""
+        table = service.model.__tablename__
+        for batch in _batches(self._later[table]):
+            async with session_of(self._database) as session:
+                wanted = {each.target for each in batch} | {(table, each.line.document["id"]) for each in batch}
+                found = await self._ids.look_up(session, wanted)
+                data: dict[int, dict[str, Any]] = defaultdict(dict)
+                for each in batch:
+                    data[each.line.document["id"]][each.field] = new_id(
+                        found, each.target, table, each.line, each.field
+                    )
+                items = [{"op": "update", "id": found[table, old], "data": members} for old, members in data.items()]
+                lines = {each.line.document["id"]: each.line for each in batch}
+                await self._write_items(service, session, list(lines.values()), items)
+                await commit(session)
+
+    async def _write_items(
+        self, service: type[CollectionService], session: Session, lines: Sequence[Line], items: Sequence[Any]
+    ) -> BulkOutcome:
+        def called(index: int) -> str:
+            return f"line {lines[index].number}"
+
+        outcome = await write_all(service(session, self._caller), items, atomic=True, dry_run=False, called=called)
+        if outcome.refused:
+            _refuse(service.model.__tablename__, lines, outcome.items)
+        return outcome
+
+    async def write_holders(self) -> None:
+        """Add who holds which role."""
+        for lines in _batches(lines_of(self._directory / f"{_HOLDERS}.ndjson")):
+            async with session_of(self._database) as session:
+                pairs = [_holder(line) for line in lines]
+                found = await self._ids.look_up(session, {old for pair in pairs for old in pair})
+                roles = RoleService(session, self._caller)
+                for line, pair in zip(lines, pairs, strict=True):
+                    role, user = (str(new_id(found, old, _HOLDERS, line, f"{old[0][:-1]}_id")) for old in pair)
+                    await roles.link(HOLDERS, role, user, None)
+                await commit(session)
+            self._advance(len(lines))
+
+
+def _batches(items: Iterable[T]) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, BATCH)):
+        yield batch
+
+
+def _ascending(lines: Iterable[Line], table: str) -> Iterator[Line]:
+    """Yield lines whose ids ascend: by that it is known which of them come later."""
+    last = 0
+    for line in lines:
+        key = line.document.get("id")
+        if type(key) is not int or not last < key <= LARGEST_ID:
+            raise fault(f"{table}.ndjson", line.number, "id", "Ids are whole numbers, and ascend from line to line.")
+        last = key
+        yield line
+
+
+def _later(model: type[RegisterObject], line: Line, last: int) -> Iterator[_Later]:
+    """Yield the references of a line to what comes after its batch, which ends with the id `last`."""
+    place = _ORDER[model.__tablename__]
+    for field, target in foreign_keys(model).items():
+        key = line.document.get(field)
+        other = _ORDER[target.__tablename__]
+        if type(key) is int and (other > place or (other == place and key > last)):
+            yield _Later(line, field, (target.__tablename__, key))
+
+
+def _holder(line: Line) -> tuple[Old, Old]:
+    return ("roles", line.document.get("role_id", 0)), ("users", line.document.get("user_id", 0))
+
+
+def _refuse(table: str, lines: Sequence[Line], items: Sequence[ItemResult]) -> NoReturn:
+    """Raise an error that tells the faults of a batch."""
+    told = [
+        str(fault(f"{table}.ndjson", line.number, each.pointer.removeprefix("/data").removeprefix("/"), each.detail))
+        for line, item in zip(lines, items, strict=True)
+        for each in item.faults
+    ]
+    more = [f"… and {len(told) - _MOST_FAULTS} more."] if len(told) > _MOST_FAULTS else []
+    raise RegisterError("\n".join([*told[:_MOST_FAULTS], *more, "What came before these lines is imported."]))

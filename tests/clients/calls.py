@@ -1,0 +1,171 @@
+"""Calls of every kind through the generated Python client.
+
+Each prints a line, which `test_clients.py` reads. The client does not lie here: it is generated for the test.
+"""
+
+import sys
+from http import HTTPStatus
+from typing import TypeVar
+from urllib.parse import parse_qs, urlsplit
+
+from process_register_client import AuthenticatedClient, Client
+from process_register_client.api.auth import sign_in
+from process_register_client.api.departments import (
+    create_department,
+    delete_department,
+    get_department,
+    get_department_tree,
+    replace_department,
+    update_department,
+)
+from process_register_client.api.processes import (
+    create_process,
+    delete_process,
+    link_process_department,
+    list_processes,
+)
+from process_register_client.models import (
+    Criticality,
+    DepartmentCreate,
+    DepartmentLink,
+    DepartmentLinkFields,
+    DepartmentPatch,
+    DepartmentRead,
+    DepartmentRelation,
+    DepartmentReplace,
+    Problem,
+    ProblemDependants,
+    ProcessCreate,
+    ProcessKind,
+    ProcessPage,
+    ProcessRead,
+    ProcessStatus,
+    SignIn,
+    TokenPair,
+    Tree,
+)
+from process_register_client.types import UNSET, Response, Unset
+
+Answer = TypeVar("Answer")
+
+
+def report(operation: str, status: HTTPStatus) -> None:
+    print(f"{operation} {status.value}")
+
+
+def parsed(operation: str, response: Response[Answer | Problem]) -> Answer:
+    """Return what was asked for. Fails for a problem."""
+    report(operation, response.status_code)
+    assert response.parsed is not None, response.content
+    assert not isinstance(response.parsed, Problem), response.parsed
+    return response.parsed
+
+
+def refused(operation: str, response: Response[Answer | Problem]) -> Problem:
+    report(operation, response.status_code)
+    assert isinstance(response.parsed, Problem), response.content
+    return response.parsed
+
+
+def token(client: Client, username: str, password: str) -> TokenPair:
+    response = sign_in.sync_detailed(client=client, body=SignIn(username=username, password=password))
+    return parsed("sign_in", response)
+
+
+def all_names(client: AuthenticatedClient) -> list[str]:
+    """Walk the pages of a list, with a filter given twice and an enumeration."""
+    names: list[str] = []
+    cursor: str | Unset = UNSET
+    while True:
+        page = list_processes.sync(
+            client=client,
+            kind=[ProcessKind.CORE, ProcessKind.SUPPORT],
+            status_not=[ProcessStatus.RETIRED],
+            limit=20,
+            sort="-name",
+            cursor=cursor,
+        )
+        assert isinstance(page, ProcessPage), page
+        names += [process.name for process in page.items]
+        if page.next_ is None:
+            return names
+        (cursor,) = parse_qs(urlsplit(page.next_).query)["cursor"]
+
+
+def write(client: AuthenticatedClient, finance: DepartmentRead) -> int:
+    """Create, replace and change a department; return its id."""
+    body = DepartmentCreate(name="Generated in Python", description="To be changed", parent_id=1)
+    response = create_department.sync_detailed(client=client, body=body, x_change_message="Made by a generated client")
+    made = parsed("create_department", response)
+    reference, tag = str(made.id), response.headers["ETag"]
+    assert (made.code, made.version) == (None, 1)
+
+    new = DepartmentReplace(name="Generated", code="GEN-PY", description="To be cleared")
+    replaced = parsed(
+        "replace_department", replace_department.sync_detailed(reference, client=client, body=new, if_match=tag)
+    )
+    assert (replaced.parent_id, replaced.code) == (None, "GEN-PY"), "what was absent has its default"
+
+    changes = DepartmentPatch(description=None, parent_id=finance.id)
+    updated = parsed("update_department", update_department.sync_detailed(reference, client=client, body=changes))
+    assert (updated.description, updated.code) == (None, "GEN-PY"), "null clears, what is absent stays"
+
+    stale = refused(
+        "replace_department", replace_department.sync_detailed(reference, client=client, body=new, if_match=tag)
+    )
+    assert stale.code == "precondition_failed", "the tag is of the first version"
+    return made.id
+
+
+def link(client: AuthenticatedClient) -> ProcessRead:
+    """Return a process, to which the department is linked."""
+    owner = DepartmentLink(department_id=1, relation=DepartmentRelation.OWNER)
+    body = ProcessCreate(name="Generate clients", criticality=Criticality.LOW, departments=[owner])
+    process = parsed("create_process", create_process.sync_detailed(client=client, body=body))
+    assert (process.kind, process.criticality) == (ProcessKind.CORE, Criticality.LOW), "the default, and what was given"
+    linked = link_process_department.sync_detailed(
+        str(process.id),
+        "code:GEN-PY",
+        client=client,
+        body=DepartmentLinkFields(relation=DepartmentRelation.SUPPLIER),
+    )
+    report("link_process_department", linked.status_code)
+    return process
+
+
+def delete(client: AuthenticatedClient, reference: str, process: ProcessRead) -> None:
+    """Delete the department, first in vain."""
+    problem = refused("delete_department", delete_department.sync_detailed(reference, client=client))
+    assert isinstance(problem.dependants, ProblemDependants), problem
+    (dependant,) = problem.dependants.first
+    assert (dependant.type_, dependant.id) == ("processes", process.id), "what is referred to stays"
+
+    report("delete_process", delete_process.sync_detailed(str(process.id), client=client).status_code)
+    report("delete_department", delete_department.sync_detailed(reference, client=client).status_code)
+    gone = refused("get_department", get_department.sync_detailed(reference, client=client))
+    assert gone.type_ == "/problems/not-found", "gone"
+
+
+def main(server: str, username: str, password: str) -> None:
+    tokens = token(Client(base_url=server), username, password)
+    with AuthenticatedClient(base_url=server, token=tokens.access_token) as client:
+        names = all_names(client)
+        assert len(names) == len(set(names)) > 20, "every process once, on several pages"
+        report("list_processes", HTTPStatus.OK)
+        finance = parsed("get_department", get_department.sync_detailed("code:FIN", client=client))
+        assert finance.parent is not None
+        assert finance.parent.code == "TARN"
+        reference = write(client, finance)
+        process = link(client)
+        tree: Tree = parsed(
+            "get_department_tree", get_department_tree.sync_detailed("code:FIN", client=client, depth=1)
+        )
+        assert ("GEN-PY", 1) in [(node.code, node.depth) for node in tree.items], "below finance"
+        body = DepartmentCreate(name="", parent_id=-1)
+        invalid = refused("create_department", create_department.sync_detailed(client=client, body=body))
+        faults = {(fault.source.value, fault.pointer) for fault in invalid.errors}
+        assert faults == {("body", "/name"), ("body", "/parent_id")}, "both faults"
+        delete(client, str(reference), process)
+
+
+main(*sys.argv[1:])

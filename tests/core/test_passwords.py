@@ -1,0 +1,213 @@
+"""Passwords: how they are hashed, which are too common, and that hashing never takes the whole machine."""
+
+import asyncio
+import os
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+from argon2 import PasswordHasher
+
+from app.core.passwords import Passwords, Verdict, is_common
+from app.utils.exceptions import HashingBusy
+
+PASSWORD = "correct horse battery staple"  # noqa: S105
+PARAMETERS = "$argon2id$v=19$m=19456,t=2,p=1$"
+WEAKER = PasswordHasher(time_cost=1, memory_cost=8 * 1024, parallelism=1)
+
+
+async def test_hash_is_argon2id_with_the_recommended_parameters_and_a_salt() -> None:
+    passwords = Passwords(2)
+    first, second = await passwords.hash(PASSWORD), await passwords.hash(PASSWORD)
+    assert first.startswith(PARAMETERS)
+    assert second.startswith(PARAMETERS)
+    assert first != second
+    assert await passwords.verify(first, PASSWORD) == Verdict(right=True)
+    assert await passwords.verify(second, PASSWORD) == Verdict(right=True)
+
+
+@pytest.mark.parametrize("wrong", ["", PASSWORD[:-1], PASSWORD.upper(), f"{PASSWORD} ", f"{PASSWORD}\0", "é" * 256])
+async def test_other_password_is_wrong(wrong: str) -> None:
+    passwords = Passwords(2)
+    assert await passwords.verify(await passwords.hash(PASSWORD), wrong) == Verdict(right=False)
+
+
+@pytest.mark.parametrize("password", ["é" * 256, "\U0001f511" * 64, "nul\0 in the middle", "e\u0301 is not \u00e9"])
+async def test_any_text_can_be_a_password_as_it_is(password: str) -> None:
+    passwords = Passwords(2)
+    known = await passwords.hash(password)
+    assert await passwords.verify(known, password) == Verdict(right=True)
+    assert await passwords.verify(known, password[:3]) == Verdict(right=False)
+    assert await passwords.verify(known, f"{password}\0") == Verdict(right=False)
+
+
+async def test_password_is_the_same_however_a_keyboard_spells_it() -> None:
+    passwords = Passwords(2)
+    known = await passwords.hash("Zürich am See")
+    assert await passwords.verify(known, "Zu\u0308rich am See") == Verdict(right=True)
+
+
+@pytest.mark.parametrize("known", ["", "$argon2id$", "plain", PARAMETERS, "$2b$12$" + "a" * 53])
+async def test_hash_that_is_none_of_ours_accepts_nothing(known: str) -> None:
+    passwords = Passwords(2)
+    assert await passwords.verify(known, PASSWORD) == Verdict(right=False)
+    assert await passwords.verify(known, known) == Verdict(right=False)
+
+
+async def test_weaker_hash_is_replaced_when_the_password_is_right() -> None:
+    passwords, weaker = Passwords(2), WEAKER.hash(PASSWORD)
+    verdict = await passwords.verify(weaker, PASSWORD)
+    assert verdict.right
+    assert verdict.new_hash is not None
+    assert verdict.new_hash.startswith(PARAMETERS)
+    assert await passwords.verify(verdict.new_hash, PASSWORD) == Verdict(right=True)
+    assert await passwords.verify(weaker, "wrong password") == Verdict(right=False)
+
+
+class Counting:
+    """A hasher that counts its work."""
+
+    def __init__(self, hasher: PasswordHasher) -> None:
+        self.hasher = hasher
+        self.verified: list[str] = []
+
+    def verify(self, known: str, password: str) -> bool:
+        self.verified.append(known)
+        return self.hasher.verify(known, password)
+
+    def hash(self, password: str) -> str:
+        return self.hasher.hash(password)
+
+    def check_needs_rehash(self, known: str) -> bool:
+        return self.hasher.check_needs_rehash(known)
+
+
+async def test_unknown_user_costs_as_much_as_a_known_one() -> None:
+    passwords = Passwords(2)
+    counting = Counting(passwords._hasher)
+    passwords._hasher = counting  # type: ignore[assignment]
+    known = await passwords.hash(PASSWORD)
+    for hashed, password in ((known, PASSWORD), (known, "wrong"), (None, PASSWORD), (None, "")):
+        counting.verified.clear()
+        verdict = await passwords.verify(hashed, password)
+        assert verdict == Verdict(right=hashed is not None and password == PASSWORD)
+        assert len(counting.verified) == 1
+        assert counting.verified[0].startswith(PARAMETERS)
+
+
+async def test_first_attempt_of_a_process_costs_the_same_for_known_and_unknown_users() -> None:
+    hashed = []
+    for known in (None, await Passwords(1).hash(PASSWORD)):
+        passwords = Passwords(1)
+        await passwords.verify(known, PASSWORD)
+        hashed.append("_nobodys" in vars(passwords))
+    assert hashed == [True, True]
+
+
+class Held:
+    """A hasher whose work goes on until it is released."""
+
+    def __init__(self) -> None:
+        self.released = threading.Event()
+        self.running = self.most = 0
+        self._lock = threading.Lock()
+
+    def hash(self, password: str) -> str:
+        with self._lock:
+            self.running += 1
+            self.most = max(self.most, self.running)
+        self.released.wait(30)
+        with self._lock:
+            self.running -= 1
+        return password
+
+
+@pytest.fixture
+def held() -> Iterator[Held]:
+    held = Held()
+    yield held
+    held.released.set()
+
+
+async def until_running(passwords: Passwords, held: Held, running: int, waiting: int) -> None:
+    """Return once so many hashes are computed and so many wait for their turn."""
+    async with asyncio.timeout(30):
+        # Threads of the hasher change it, so there is no event of this loop to wait for.
+        while (held.running, passwords._limiter.statistics().tasks_waiting) != (running, waiting):  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+async def test_so_many_hashes_at_once_and_no_more(held: Held, concurrency: int) -> None:
+    passwords = Passwords(concurrency)
+    passwords._hasher = held  # type: ignore[assignment]
+    tasks = [asyncio.create_task(passwords.hash(str(number))) for number in range(10)]
+    await until_running(passwords, held, concurrency, 10 - concurrency)
+    held.released.set()
+    assert await asyncio.gather(*tasks) == [str(number) for number in range(10)]
+    assert held.most == concurrency
+
+
+async def test_too_many_who_wait_are_turned_away_and_later_ones_are_served(held: Held) -> None:
+    passwords = Passwords(2)
+    passwords._hasher = held  # type: ignore[assignment]
+    tasks = [asyncio.create_task(passwords.hash("")) for _ in range(102)]
+    await until_running(passwords, held, 2, 100)
+    for work in (passwords.hash(""), passwords.verify(None, "")):
+        with pytest.raises(HashingBusy):
+            await work
+    held.released.set()
+    assert await asyncio.gather(*tasks) == [""] * 102
+    assert await passwords.hash("later") == "later"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads have no priority of their own")
+async def test_hashing_lets_everything_else_go_first() -> None:
+    passwords = Passwords(1)
+    here = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    there = await passwords._in_thread(lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+    assert (there, os.getpriority(os.PRIO_PROCESS, threading.get_native_id())) == (10, here)
+
+
+async def test_client_that_gave_up_waiting_leaves_its_place(held: Held) -> None:
+    passwords = Passwords(1)
+    passwords._hasher = held  # type: ignore[assignment]
+    working, waiting = (asyncio.create_task(passwords.hash(name)) for name in ("working", "waiting"))
+    await until_running(passwords, held, 1, 1)
+    waiting.cancel()
+    await until_running(passwords, held, 1, 0)
+    held.released.set()
+    assert await working == "working"
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+
+
+@pytest.mark.parametrize(
+    "password",
+    [
+        "password",
+        "PassWord",
+        "Password1234",
+        "123password!!!",
+        "!!!qwertyuiop!!!",
+        "aaaaaaaaaaaaaaaa",
+        "AaAaAaAaAaAa",
+        "            ",
+        "1234567890",
+        "ada.byron@register.example",
+        "ADA.BYRON@REGISTER.EXAMPLE",
+        "ada.byron",
+        "ada.byron1815",
+        "Ada Byron Lovelace",
+    ],
+)
+def test_common_password_is_known(password: str) -> None:
+    assert is_common(password, "Ada Byron Lovelace", "ada.byron@register.example")
+
+
+@pytest.mark.parametrize(
+    "password", [PASSWORD, "the administrator of all tests", "Ada Byron Lovelac", "try-the-register", "1815 was a year"]
+)
+def test_other_password_is_not_common(password: str) -> None:
+    assert not is_common(password, "Ada Byron Lovelace", "ada.byron@register.example", None, "")

@@ -1,0 +1,104 @@
+"""Accounts for tests, and how they sign in."""
+
+from functools import cache
+from typing import Any
+
+import httpx
+from argon2 import PasswordHasher
+from fastapi import FastAPI
+from sqlalchemy import Row, text
+
+from app.core.database import commit, session_of
+from app.core.security import REGISTER
+from app.domains.auth.service import store_password
+from tests.builders import make_password_link, make_user
+from tests.conftest import client_of
+
+PASSWORD = "the password of a test"  # noqa: S105
+NEW_PASSWORD = "another password of a test"  # noqa: S105
+ADMIN_EMAIL = "admin@register.example"
+BASE_URL = "http://register.test/api/v1"
+
+
+@cache
+def password_hash() -> str:
+    """Return a hash of `PASSWORD`, made once for all tests."""
+    return PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1).hash(PASSWORD)
+
+
+async def make_account(app: FastAPI, level: str = "viewer", **fields: Any) -> dict[str, Any]:
+    """Register a user with `PASSWORD`, who has not signed in anywhere yet."""
+    async with client_of(app) as administrator:
+        user = await make_user(administrator, access_level=level, **fields)
+    async with session_of(app.state.database) as session:
+        await store_password(session, REGISTER, user["id"], password_hash())
+        await commit(session)
+    return user
+
+
+def client_from(
+    app: FastAPI, address: str = "127.0.0.1", token: str | None = None, **headers: str
+) -> httpx.AsyncClient:
+    """Return a client that calls from an address; without a token it is nobody's."""
+    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False, client=(address, 50_000))
+    if token is not None:
+        headers["Authorization"] = f"Bearer {token}"
+    return httpx.AsyncClient(transport=transport, base_url=BASE_URL, headers=headers)
+
+
+async def try_to_sign_in(
+    app: FastAPI, email: str, password: str = PASSWORD, address: str = "127.0.0.1", **form: str
+) -> httpx.Response:
+    async with client_from(app, address) as client:
+        return await client.post("/auth/token", data={"username": email, "password": password} | form)
+
+
+async def sign_in(
+    app: FastAPI, email: str, password: str = PASSWORD, address: str = "127.0.0.1", **form: str
+) -> dict[str, str]:
+    """Sign in and return the tokens."""
+    response = await try_to_sign_in(app, email, password, address, **form)
+    assert response.status_code == 200, response.text
+    tokens: dict[str, str] = response.json()
+    return tokens
+
+
+async def call(app: FastAPI, token: str | None, method: str, path: str, **request: Any) -> httpx.Response:
+    """Send one request with a token, or without one."""
+    async with client_from(app, token=token) as client:
+        return await client.request(method, path, **request)
+
+
+async def status_of(app: FastAPI, token: str | None) -> int:
+    """Return how `GET /users/me` answers a token: 200 while it is valid, then 401."""
+    return (await call(app, token, "GET", "/users/me")).status_code
+
+
+async def refresh(app: FastAPI, refresh_token: str) -> httpx.Response:
+    return await call(app, None, "POST", "/auth/refresh", json={"refresh_token": refresh_token})
+
+
+async def make_link(app: FastAPI, user: dict[str, Any]) -> str:
+    """Return the token of a new link for a user."""
+    async with client_of(app) as administrator:
+        response = await make_password_link(administrator, user["id"])
+    assert response.status_code == 201, response.text
+    token: str = response.json()["token"]
+    return token
+
+
+async def use_link(app: FastAPI, token: str, password: str = NEW_PASSWORD) -> httpx.Response:
+    return await call(app, None, "POST", "/auth/set-password", json={"token": token, "password": password})
+
+
+async def sql(app: FastAPI, statement: str, **values: Any) -> list[Row[Any]]:
+    """Run a statement on the application's database, as part of the test's transaction if it has one."""
+    async with session_of(app.state.database) as session:
+        result = await (await session.connection()).execute(text(statement), values)
+        rows = list(result.fetchall()) if result.returns_rows else []
+        await commit(session)
+    return rows
+
+
+def faults(response: httpx.Response) -> list[tuple[str, str]]:
+    return [(error["pointer"], error["code"]) for error in response.json()["errors"]]

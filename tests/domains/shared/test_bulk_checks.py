@@ -1,0 +1,98 @@
+"""However the items of a batch depend on each other, each is looked at a few times only."""
+
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from app.domains.department.models import Department
+from app.domains.department.schemas import DepartmentCreate
+from app.domains.shared.bulk_checks import Batch, settle
+from app.domains.shared.bulk_items import Item
+from app.domains.shared.bulk_rules import BulkRules
+
+ITEMS = 2000
+MOST_CALLS = 100 * ITEMS
+
+
+class Rules(BulkRules):
+    """Refuses nothing, and counts how often it was asked."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def check(self, _items: Sequence[Item]) -> None:
+        self.asked += 1
+
+
+def department(index: int, parent: int | None, new_parent: int | None) -> Item:
+    """Return the item that gives a department, whose id is its index, another parent."""
+    item = Item(index, f"item {index}", op="update", id=index)
+    item.current = {"parent_id": parent, "head_id": None, "created_by_id": None, "updated_by_id": None}
+    item.body = DepartmentCreate(name="Department", parent_id=new_parent or None)
+    return item
+
+
+async def settled(batch: Batch) -> tuple[int, int]:
+    """Settle a batch; return how many calls that took, and how often the rules were asked."""
+    batch.named = {item.index: item for item in batch.items}
+    rules, calls = Rules(), 0
+
+    def count(_frame: FrameType, event: str, _argument: Any) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        await settle(batch, rules)
+    finally:
+        sys.setprofile(before)
+    return calls, rules.asked
+
+
+def codes(batch: Batch) -> list[list[str]]:
+    return [[fault.code for fault in item.faults] for item in batch.items]
+
+
+@pytest.mark.parametrize("holder", [None, ITEMS + 1])
+async def test_codes_that_are_handed_on(holder: int | None) -> None:
+    items = [department(index, None, None) for index in range(ITEMS)]
+    batch = Batch(Department, items, None)
+    for index, item in enumerate(items):
+        # Each takes the code of the next one; that of the last one is free, or somebody else's.
+        item.keys = {"code": f"c{index + 1}"}
+        batch.holders["code", f"c{index}"] = index
+    if holder is not None:
+        batch.holders["code", f"c{ITEMS}"] = holder
+    calls, asked = await settled(batch)
+    assert codes(batch) == [[] if holder is None else ["duplicate"]] * ITEMS
+    assert (calls < MOST_CALLS, asked <= 2) == (True, True)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_tree_that_is_turned_upside_down(fails: bool) -> None:
+    # Of the departments 1, 2, 3, … each stands below the one before it, and is to stand below the one after it.
+    items = [
+        department(index, index - 1 or None, index + 1 if index < ITEMS else None) for index in range(1, ITEMS + 1)
+    ]
+    batch = Batch(Department, items, None)
+    batch.parents = {index: index - 1 or None for index in range(1, ITEMS + 1)}
+    if fails:
+        items[-1].refuse("/data/name", "too_long", "It is too long.")
+    calls, asked = await settled(batch)
+    assert codes(batch) == ([["cycle"]] * (ITEMS - 1) + [["too_long"]] if fails else [[]] * ITEMS)
+    assert (calls < MOST_CALLS, asked <= 2) == (True, True)
+
+
+async def test_children_of_what_shall_be_deleted_stay() -> None:
+    # Each department is deleted with the one below it; the last one may not be.
+    items = [department(index, index - 1 or None, None) for index in range(1, ITEMS + 1)]
+    for item in items:
+        item.op, item.body = "delete", None
+    batch = Batch(Department, items, None, referrers={ITEMS: ["users"]})
+    calls, asked = await settled(batch)
+    assert codes(batch) == [["still_referenced"]] * ITEMS
+    assert (calls < MOST_CALLS, asked <= 2) == (True, True)

@@ -1,0 +1,273 @@
+"""Many writes at once leave what the same single writes leave."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any, NamedTuple
+
+import asyncpg
+import httpx
+import pytest
+from hypothesis import strategies as st
+from sqlalchemy import URL
+
+from app.main import create_app
+from tests.builders import make_department, make_location, make_process, make_resource, make_role, make_user
+from tests.conftest import client_of, new_database, settings_for, text_of
+from tests.domains.shared.bulk import Item, changing, create
+from tests.domains.shared.properties import drawn
+from tests.test_contract import COLLECTIONS
+
+
+async def prepare_world(client: httpx.AsyncClient) -> None:
+    """Register what the operations below are about; ids are the same in every new database."""
+    for number in range(1, 5):
+        await make_department(client, name=f"Department {number}", code=f"D-{number}")
+        await make_location(client, name=f"Location {number}", code=f"L-{number}")
+        await make_resource(client, name=f"Resource {number}", code=f"S-{number}")
+        await make_role(client, name=f"Role {number}", code=f"R-{number}")
+        await make_user(client, name=f"User {number}", email=f"u{number}@x.example", code=f"U-{number}")
+    for number in range(1, 8):
+        await make_process(
+            client,
+            name=f"Process {number}",
+            code=f"P-{number}",
+            parent_id=1 if number > 2 else None,
+            departments=[{"department_id": 1, "relation": "owner"}, {"department_id": 2}],
+            location_ids=[1],
+            resource_ids=[1, 2],
+            roles=[{"role_id": 1, "responsibility": "accountable"}, {"role_id": 1, "responsibility": "informed"}],
+        )
+
+
+OPERATIONS: dict[str, list[Item]] = {
+    "departments": [
+        # First, since objects are recorded under the names that they have after the batch.
+        changing("D-1", name="Renamed", head_id=3),
+        create(name="Made", code="D-9", parent_id=1, head_id=2, description="A\nB"),
+        changing("D-3", parent_id=1, name="Moved"),
+        {"op": "upsert", "code": "D-2", "data": {"name": "Department 2", "head_id": None}},
+        {"op": "delete", "code": "D-4"},
+    ],
+    "locations": [
+        create(name="Made", kind="room", parent_id=2, latitude=1.5, longitude=-2, timezone="Europe/Berlin"),
+        changing("L-1", name="Renamed", kind="city", country="DE"),
+        {"op": "delete", "code": "L-4"},
+    ],
+    "resources": [
+        create(name="Made", owner_department_id=1, location_id=1, url="https://x.example/a?b=c"),
+        changing("S-1", criticality="high", location_id=2, description="Größe"),
+        changing("S-2", criticality=None, kind="application"),
+        {"op": "delete", "code": "S-4"},
+    ],
+    "roles": [
+        create(name="Made", department_id=1),
+        changing("R-2", department_id=2, external_id="r/2"),
+        {"op": "delete", "code": "R-4"},
+    ],
+    "users": [
+        create(name="Made", email="Made@X.example", department_id=1, manager_id=3, access_level="editor"),
+        changing("U-1", email="other@x.example", is_active=False),
+        changing("U-2", access_level="admin", manager_id=1),
+        {"op": "delete", "code": "U-4"},
+    ],
+    "processes": [
+        create(name="Made", code="P-9", parent_id=4, owner_id=1, department_ids=[3, 1], role_ids=[2]),
+        create(name="Bare"),
+        changing("P-1", departments=[{"department_id": 3, "relation": "owner"}], role_ids=[1]),
+        changing("P-2", name="Renamed", parent_id=3, resources=[{"resource_id": 1, "usage": "reads"}]),
+        changing("P-3", location_ids=[2, 3], description="New"),
+        changing("P-4", department_ids=[], criticality="low"),
+        changing("P-5", departments=[{"department_id": 2}, {"department_id": 1, "relation": "owner"}]),
+        changing("P-6", departments=None, roles=[]),
+        {"op": "delete", "code": "P-7"},
+    ],
+}
+MESSAGE = {"X-Change-Message": "As decided"}
+
+
+@pytest.fixture
+async def twins(server_url: URL, template: URL) -> AsyncIterator[list[tuple[httpx.AsyncClient, asyncpg.Connection]]]:
+    """Two databases that are the same, each with a client of its application."""
+    async with AsyncExitStack() as stack:
+        made = []
+        for _ in range(2):
+            url = await stack.enter_async_context(new_database(server_url, template.database))
+            app = create_app(settings_for(url))
+            stack.push_async_callback(app.state.database.dispose)
+            client = await stack.enter_async_context(client_of(app))
+            connection = await asyncpg.connect(text_of(url))
+            stack.push_async_callback(connection.close)
+            await prepare_world(client)
+            made.append((client, connection))
+        yield made
+
+
+async def request_of(client: httpx.AsyncClient, collection: str, item: Item) -> httpx.Response:
+    """Ask with a single request for what an item of a batch says."""
+    path = f"/{collection}/code:{item.get('code')}"
+    if item["op"] == "create":
+        return await client.post(f"/{collection}", json=item["data"], headers=MESSAGE)
+    if item["op"] == "delete":
+        return await client.delete(path, headers=MESSAGE)
+    return await client.patch(path, json=item["data"], headers=MESSAGE)
+
+
+async def everything(connection: asyncpg.Connection) -> dict[str, list[Any]]:
+    """Return what is stored, without instants and the names of requests."""
+    tables = (*COLLECTIONS, "process_departments", "process_locations", "process_resources", "process_roles", "changes")
+    leave_out = "'{created_at,updated_at,request_id,transaction_id,at}'::text[]"
+    return {
+        table: [
+            json.loads(row[0])
+            for row in await connection.fetch(f"SELECT to_jsonb(t) - {leave_out} AS j FROM {table} t ORDER BY j")
+        ]
+        for table in tables
+    }
+
+
+async def test_single_and_bulk_writes_leave_the_same(twins: list[tuple[httpx.AsyncClient, asyncpg.Connection]]) -> None:
+    (singly, one), (at_once, other) = twins
+    for collection, items in OPERATIONS.items():
+        for item in items:
+            response = await request_of(singly, collection, item)
+            assert response.is_success, response.text
+        response = await at_once.post(f"/{collection}/bulk", json={"items": items}, headers=MESSAGE)
+        assert response.status_code == 200, response.text
+    expected, stored = await everything(one), await everything(other)
+    assert len([change for change in expected["changes"] if change["message"] == "As decided"]) == 25
+    for table, rows in expected.items():
+        assert stored[table] == rows, table
+    for collection in COLLECTIONS:
+        lists = [(await client.get(f"/{collection}", params={"limit": 200})).json()["items"] for client, _ in twins]
+        for document in (*lists[0], *lists[1]):
+            del document["created_at"], document["updated_at"]
+        assert lists[0] == lists[1]
+
+
+# --- Whatever they are ---
+
+
+class Named(NamedTuple):
+    """A reference: one of the objects of a collection, counted round."""
+
+    collection: str
+    number: int
+
+
+def named(collection: str) -> st.SearchStrategy[Named | None]:
+    return st.none() | st.integers(0, 7).map(lambda number: Named(collection, number))
+
+
+def links_to(collection: str, target: str, detail: str | None, values: list[str]) -> st.SearchStrategy[Any]:
+    """Return lists of links of which the first one may be the only one of its kind."""
+    numbers = st.lists(st.integers(0, 3), unique=True, max_size=3)
+
+    def listed(drawn_numbers: list[int], first: str) -> list[dict[str, Any]]:
+        details = [first, *values[1:]]
+        return [
+            {target: Named(collection, number)} | ({detail: details[min(place, 1)]} if detail else {})
+            for place, number in enumerate(drawn_numbers)
+        ]
+
+    return st.builds(listed, numbers, st.sampled_from(values))
+
+
+TEXTS = st.sampled_from(["A", "B", "Größe", "C\nD"])
+FIELDS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
+    "departments": {
+        "name": st.sampled_from(["One", "Two"]),
+        "description": st.none() | TEXTS,
+        "parent_id": named("departments"),
+        "head_id": named("users"),
+    },
+    "processes": {
+        "name": st.sampled_from(["One", "Two"]),
+        "criticality": st.none() | st.sampled_from(["low", "high"]),
+        "parent_id": named("processes"),
+        "owner_id": named("users"),
+        "departments": links_to("departments", "department_id", "relation", ["owner", "participant"]),
+        "locations": links_to("locations", "location_id", None, [""]),
+        "resources": links_to("resources", "resource_id", "usage", ["uses", "reads"]),
+        "roles": links_to("roles", "role_id", "responsibility", ["accountable", "informed"]),
+    },
+}
+
+
+def batches(collection: str) -> st.SearchStrategy[tuple[str, list[dict[str, Any]], list[tuple[int, Any]]]]:
+    """Return new objects, and what becomes of others: the numbers of those, with changes, or None if they go."""
+    fields = st.fixed_dictionaries({}, optional=FIELDS[collection])
+    others = st.lists(st.tuples(st.integers(0, 9), st.one_of(fields, fields, st.none())), unique_by=lambda it: it[0])
+    return st.tuples(st.just(collection), st.lists(fields, max_size=2), others)
+
+
+Codes = dict[str, list[str]]
+
+
+async def ids_of(connection: asyncpg.Connection) -> dict[str, dict[str, int]]:
+    return {
+        collection: {
+            row["code"]: row["id"]
+            for row in await connection.fetch(f"SELECT code, id FROM {collection} WHERE code IS NOT NULL ORDER BY id")
+        }
+        for collection in COLLECTIONS
+    }
+
+
+def spelt(value: Any, codes: Codes, ids: dict[str, dict[str, int]] | None) -> Any:
+    """Return data with its references as a single request has them, or by code. Raises `KeyError` if one is gone."""
+    if isinstance(value, Named):
+        code = codes[value.collection][value.number % len(codes[value.collection])]
+        return {"code": code} if ids is None else ids[value.collection][code]
+    if isinstance(value, dict):
+        return {name: spelt(member, codes, ids) for name, member in value.items()}
+    return [spelt(entry, codes, ids) for entry in value] if isinstance(value, list) else value
+
+
+async def history(connection: asyncpg.Connection) -> list[Any]:
+    """Return the newest of the history, without what others were called: a batch tells their names after it."""
+
+    def facts(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: facts(member) for name, member in value.items() if name != "name" or "id" not in value}
+        return [facts(entry) for entry in value] if isinstance(value, list) else value
+
+    leave_out = "'{id,request_id,transaction_id,at}'::text[]"
+    newest = f"SELECT to_jsonb(t) - {leave_out} FROM changes t ORDER BY id DESC LIMIT 20"
+    rows = await connection.fetch(newest)
+    return [facts(json.loads(row[0])) for row in rows]
+
+
+async def test_batches_leave_what_the_same_single_writes_leave(
+    twins: list[tuple[httpx.AsyncClient, asyncpg.Connection]],
+) -> None:
+    (singly, one), (at_once, other) = twins
+    written = 0
+    for number, (collection, new, others) in enumerate(drawn(st.sampled_from(list(FIELDS)).flatmap(batches), 25)):
+        ids = await ids_of(one)
+        codes: Codes = {name: list(found) for name, found in ids.items()}
+        known = codes[collection]
+        items = [create(**{"name": "New"} | data | {"code": f"X-{number}-{n}"}) for n, data in enumerate(new)]
+        for place, data in {place % len(known): data for place, data in others}.items():
+            code = known[place]
+            items.append({"op": "delete", "code": code} if data is None else changing(code, **data))
+        good = []
+        for item in items:
+            # Of what fails when it is its turn the batch is to do nothing, either.
+            try:
+                response = await request_of(singly, collection, spelt(item, codes, ids))
+            except KeyError:
+                continue
+            if response.is_success:
+                good.append(spelt(item, codes, None))
+                if item["op"] == "delete":
+                    del ids[collection][item["code"]]
+        if good:
+            response = await at_once.post(f"/{collection}/bulk", json={"items": good}, headers=MESSAGE)
+            assert response.status_code == 200, (good, response.text)
+        written += len(good)
+        expected, stored = await everything(one), await everything(other)
+        del expected["changes"], stored["changes"]
+        assert stored == expected, good
+        assert await history(other) == await history(one), good
+    assert written > 40

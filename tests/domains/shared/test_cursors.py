@@ -1,0 +1,165 @@
+"""Cursors: every row once, in any order, whatever others do meanwhile."""
+
+import random
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.core.tokens import Tokens
+from app.domains.shared.lists import LARGEST_OFFSET
+from app.domains.shared.orders import OBJECT_SORTS
+from tests.builders import make, make_department, make_process, make_role
+from tests.conftest import Committed, settings_for
+
+MIXED = ["-updated_at,name", "name,-created_at", "-code,name", "code,-id", "-name,code,-updated_at,id"]
+ORDERS = [*OBJECT_SORTS, *(f"-{name}" for name in OBJECT_SORTS), *MIXED]
+
+
+async def pages(client: httpx.AsyncClient, url: str, way: str) -> AsyncIterator[dict[str, Any]]:
+    """Yield the pages from one on, by `next` or by `prev`."""
+    following: str | None = url
+    while following:
+        response = await client.get(following.removeprefix("/api/v1"))
+        assert response.status_code == 200, response.text
+        page = response.json()
+        yield page
+        following = page[way]
+
+
+async def walk(client: httpx.AsyncClient, url: str, way: str = "next") -> list[list[int]]:
+    return [[item["id"] for item in page["items"]] async for page in pages(client, url, way)]
+
+
+@pytest.fixture
+async def ties(client: httpx.AsyncClient) -> None:
+    """Departments with the same names and without codes among them, made in one instant."""
+    for number in range(11):
+        code = {"code": f"C{number % 5}{number}" if number % 2 else f"c{number}"} if number % 3 else {}
+        await make_department(client, name=("same", "Same", "other")[number % 3], **code)
+
+
+@pytest.mark.parametrize("sort", ORDERS)
+@pytest.mark.usefixtures("ties")
+async def test_every_row_is_seen_once_in_both_directions(client: httpx.AsyncClient, sort: str) -> None:
+    whole = [item["id"] for item in (await client.get(f"/departments?sort={sort}&limit=200")).json()["items"]]
+    assert len(whole) == 11
+    for limit in (1, 4, 11, 12):
+        there = await walk(client, f"/departments?sort={sort}&limit={limit}")
+        assert [key for page in there for key in page] == whole
+        assert [len(page) for page in there[:-1]] == [limit] * (len(there) - 1)
+    last = [page async for page in pages(client, f"/departments?sort={sort}&limit=4", "next")][-1]
+    back = await walk(client, last["prev"], "prev")
+    assert [key for page in reversed(back) for key in page] == whole[:8]
+
+
+@pytest.mark.usefixtures("ties")
+async def test_pages_link_to_their_neighbours(client: httpx.AsyncClient) -> None:
+    first = await client.get("/departments?limit=4&sort=-name&count=exact")
+    page = first.json()
+    assert (page["prev"], page["total"]) == (None, 11)
+    assert first.headers["link"] == f'<{page["next"]}>; rel="next"'
+    second = await client.get(page["next"].removeprefix("/api/v1"))
+    assert second.json()["total"] == 11
+    assert second.headers["link"] == f'<{second.json()["next"]}>; rel="next", <{second.json()["prev"]}>; rel="prev"'
+    again = (await client.get(second.json()["prev"].removeprefix("/api/v1"))).json()
+    assert (again["items"], again["prev"]) == (page["items"], None)
+    assert again["next"] == page["next"]
+
+
+async def test_row_that_stays_is_seen_once_whatever_comes_and_goes(client: httpx.AsyncClient) -> None:
+    chance = random.Random(7)  # noqa: S311 - the same at every run
+    staying = [(await make_department(client, name=f"N{number % 4}"))["id"] for number in range(12)]
+    passing = [(await make_department(client, name=f"N{number % 4}"))["id"] for number in range(12)]
+    for sort in ("name", "-name", "id", "-code"):
+        seen: list[int] = []
+        async for page in pages(client, f"/departments?limit=3&sort={sort}", "next"):
+            seen += [item["id"] for item in page["items"]]
+            gone = passing.pop(chance.randrange(len(passing)))
+            assert (await client.delete(f"/departments/{gone}")).status_code == 204
+            passing.append((await make_department(client, name=f"N{chance.randrange(4)}"))["id"])
+        assert sorted(key for key in seen if key in staying) == staying
+        assert len(seen) == len(set(seen))
+
+
+async def test_page_whose_rows_are_gone_is_empty(client: httpx.AsyncClient) -> None:
+    ids = [(await make_role(client))["id"] for _ in range(6)]
+    page = (await client.get("/roles?limit=2")).json()
+    for key in ids[2:]:
+        await client.delete(f"/roles/{key}")
+    empty = (await client.get(page["next"].removeprefix("/api/v1"))).json()
+    assert (empty["items"], empty["next"], empty["prev"]) == ([], None, None)
+
+
+async def test_cursor_goes_on_beyond_the_largest_offset(client: httpx.AsyncClient, connection: AsyncConnection) -> None:
+    await connection.execute(
+        text("INSERT INTO roles (name) SELECT 'R' FROM generate_series(1, :number)"), {"number": LARGEST_OFFSET + 5}
+    )
+    assert (await client.get(f"/roles?offset={LARGEST_OFFSET + 1}")).status_code == 422
+    ids = [row.id for row in await connection.execute(text("SELECT id FROM roles ORDER BY id"))]
+    assert await walk(client, f"/roles?limit=2&offset={LARGEST_OFFSET}") == [
+        ids[LARGEST_OFFSET : LARGEST_OFFSET + 2],
+        ids[LARGEST_OFFSET + 2 : LARGEST_OFFSET + 4],
+        ids[LARGEST_OFFSET + 4 :],
+    ]
+
+
+async def test_list_of_linked_objects_has_cursors_of_its_own(client: httpx.AsyncClient) -> None:
+    first, second = await make_department(client, code="ONE"), await make_department(client)
+    processes = [await make_process(client, department_ids=[first["id"], second["id"]]) for _ in range(3)]
+    path = f"/departments/{first['id']}/processes?limit=2"
+    assert await walk(client, path) == [[one["id"] for one in processes[:2]], [processes[2]["id"]]]
+    cursor = (await client.get(path)).json()["next"].partition("cursor=")[2]
+    for other in (f"/departments/{second['id']}/processes", "/processes", "/departments"):
+        assert (await client.get(f"{other}?cursor={cursor}")).status_code == 400
+
+
+@pytest.mark.parametrize("collection", ["departments", "locations", "processes", "resources", "roles", "users"])
+async def test_cursor_of_another_list_is_refused(client: httpx.AsyncClient, collection: str) -> None:
+    for _ in range(3):
+        await make(client, collection)
+    cursor = (await client.get(f"/{collection}?sort=name&limit=1")).json()["next"].partition("cursor=")[2]
+    assert (await client.get(f"/{collection}?sort=name&cursor={cursor}")).status_code == 200
+    # The page may have another size, and may be counted.
+    assert (await client.get(f"/{collection}?sort=name&limit=7&count=exact&cursor={cursor}")).status_code == 200
+    flipped = cursor[:-2] + ("A" if cursor[-2] != "A" else "B") + cursor[-1]
+    own = Tokens(settings_for(None, secret_key="of another installation " * 2))
+    for faulty in (
+        f"sort=-name&cursor={cursor}",
+        f"cursor={cursor}",
+        f"sort=name,code&cursor={cursor}",
+        f"sort=name&cursor={flipped}",
+        f"sort=name&cursor={cursor}A",
+        f"sort=name&cursor=A{cursor}",
+        f"sort=name&cursor={cursor[:-3]}",
+        "sort=name&cursor=",
+        "sort=name&cursor=%00",
+        "sort=name&cursor=%F0%9F%90%98",
+        "sort=name&cursor=" + own.seal('["after","a","1"]', f"/api/v1/{collection}?sort=name"),
+    ):
+        response = await client.get(f"/{collection}?{faulty}")
+        assert response.status_code == 400, faulty
+        assert [(error["pointer"], error["source"]) for error in response.json()["errors"]] == [("/cursor", "query")]
+
+
+async def test_cursor_and_offset_exclude_each_other(client: httpx.AsyncClient) -> None:
+    for _ in range(2):
+        await make_role(client)
+    cursor = (await client.get("/roles?limit=1")).json()["next"].partition("cursor=")[2]
+    response = await client.get(f"/roles?offset=1&cursor={cursor}")
+    assert response.status_code == 422
+    assert [error["pointer"] for error in response.json()["errors"]] == ["/offset"]
+    assert (await client.get(f"/roles?cursor={'a' * 5000}")).status_code == 422
+
+
+async def test_cursor_survives_the_replacement_of_the_key(committed: Committed) -> None:
+    old = Tokens(settings_for(committed.url))
+    secret = committed.app.state.settings.secret_key
+    new = Tokens(settings_for(committed.url, secret_key="n" * 40, previous_secret_key=secret))
+    sealed = old.seal("text", "context")
+    assert new.unseal(sealed, "context") == "text"
+    assert new.unseal(sealed, "other context") is None
+    assert old.unseal(new.seal("text", "context"), "context") is None

@@ -1,0 +1,121 @@
+"""What lists declare is what their objects have: a field that is added without its filters fails here."""
+
+from datetime import datetime
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import pytest
+from pydantic import BaseModel
+
+from app.domains.department.lists import DepartmentListQuery
+from app.domains.location.lists import LocationListQuery
+from app.domains.process.lists import ProcessListQuery
+from app.domains.resource.lists import ResourceListQuery
+from app.domains.role.lists import RoleListQuery
+from app.domains.shared.lists import ListQuery
+from app.domains.shared.models import Criticality
+from app.domains.shared.representations import nested
+from app.domains.user.lists import UserListQuery
+
+LISTS: dict[str, type[ListQuery]] = {
+    "departments": DepartmentListQuery,
+    "locations": LocationListQuery,
+    "processes": ProcessListQuery,
+    "resources": ResourceListQuery,
+    "roles": RoleListQuery,
+    "users": UserListQuery,
+}
+EQUALITY = ("", "__not")
+PATTERNS = ("__ic", "__sw")
+COMPARISONS = ("__gt", "__gte", "__lt", "__lte")
+# What a process is linked to is filtered by these instead of a foreign key.
+LINKED = {
+    "departments": {"department_id", "department_within", "relation"},
+    "locations": {"location_id", "location_within"},
+    "resources": {"resource_id", "usage"},
+    "roles": {"role_id", "role_match", "responsibility"},
+}
+# Filters of what is not a field: subtrees, links the other way round, and search.
+BESIDES = {
+    "departments": {"within"},
+    "locations": {"within"},
+    "processes": {"within"},
+    "resources": {"owner_department_within", "location_within"},
+    "roles": {"department_within", "user_id"},
+    "users": {"department_within"},
+}
+
+
+def bare(annotation: Any) -> Any:
+    """Return a type without constraints and null."""
+    if get_origin(annotation) is Annotated:
+        return bare(get_args(annotation)[0])
+    if get_origin(annotation) in {Union, UnionType}:
+        (annotation,) = (each for each in get_args(annotation) if each is not type(None))
+        return bare(annotation)
+    return annotation
+
+
+def is_nullable(annotation: Any) -> bool:
+    if get_origin(annotation) is Annotated:
+        return is_nullable(get_args(annotation)[0])
+    return type(None) in get_args(annotation)
+
+
+def suffixes(name: str, annotation: Any) -> tuple[str, ...]:
+    """Return the suffixes that suit the type of a field."""
+    kind = bare(annotation)
+    absent = ("__null",) if is_nullable(annotation) else ()
+    if kind is bool:
+        return ("",)
+    if get_origin(kind) is Literal:
+        return EQUALITY + absent
+    if kind is int and (name == "id" or name.endswith("_id")):
+        return EQUALITY + absent
+    if kind in {int, float, datetime}:
+        return EQUALITY + COMPARISONS + absent
+    assert kind is str, f"no filters are known for {name}: {kind}"
+    return EQUALITY + PATTERNS + absent
+
+
+def expected(collection: str, schema: type[BaseModel]) -> set[str]:
+    """Return the parameters that the fields of what a list shows ask for."""
+    names = set(BESIDES[collection])
+    for name, field in schema.model_fields.items():
+        annotation = get_type_hints(schema, include_extras=True)[name]
+        if nested(field.annotation) is None:
+            names |= {name + suffix for suffix in suffixes(name, annotation)}
+        elif get_origin(bare(annotation)) is list:
+            names |= LINKED[name]
+        elif f"{name}_id" not in schema.model_fields:  # it is shown as a brief only
+            names |= {f"{name}_id{suffix}" for suffix in (*EQUALITY, "__null")}
+    return names
+
+
+@pytest.mark.parametrize("collection", LISTS)
+def test_every_field_has_the_filters_of_its_type(collection: str) -> None:
+    query = LISTS[collection]
+    declared = query.declaration.parameters.keys() - {"q"}
+    assert declared == expected(collection, query.shown)
+    assert declared <= query.model_fields.keys()
+
+
+def test_field_without_filters_would_be_noticed() -> None:
+    class Grown(LISTS["roles"].shown):  # type: ignore[misc]
+        budget: float | None
+        level: Criticality
+
+    missing = expected("roles", Grown) - RoleListQuery.declaration.parameters.keys()
+    budget = {"", "__not", "__gt", "__gte", "__lt", "__lte", "__null"}
+    assert missing == {f"budget{suffix}" for suffix in budget} | {"level", "level__not"}
+
+
+@pytest.mark.parametrize("collection", LISTS)
+def test_sorts_and_groups_are_of_what_the_objects_have(collection: str) -> None:
+    query = LISTS[collection]
+    assert query.declaration.sorts.keys() <= query.shown.model_fields.keys()
+    for name, grouping in query.declaration.groups.items():
+        member = f"{name}s" if grouping.links else name
+        assert member in query.shown.model_fields
+        # A key of a group is what the filter of its column takes.
+        assert grouping.column in query.declaration.parameters

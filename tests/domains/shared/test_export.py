@@ -1,0 +1,251 @@
+"""Whole lists as NDJSON and CSV."""
+
+import csv
+import io
+import json
+import re
+from datetime import UTC, datetime
+from itertools import product
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+
+from app.core.streaming import FIRST_ROWS, MOST_ROWS
+from tests.api.conftest import openapi
+from tests.builders import make, make_department, make_location, make_process, make_resource, make_role, make_user
+from tests.conftest import Committed, text_of
+
+COLLECTIONS = ("departments", "locations", "processes", "resources", "roles", "users")
+NDJSON = {"Accept": "application/x-ndjson"}
+CSV = {"Accept": "text/csv"}
+LINKED = ("departments", "locations", "resources", "roles")
+NOUNS = {name: name.removesuffix("s").capitalize() for name in COLLECTIONS} | {"processes": "Process"}
+
+
+def lines(response: httpx.Response) -> list[dict[str, Any]]:
+    assert response.status_code == 200, response.text
+    return [json.loads(line) for line in response.content.splitlines()]
+
+
+def table(response: httpx.Response) -> list[dict[str, str]]:
+    assert response.status_code == 200, response.text
+    return list(csv.DictReader(io.StringIO(response.content.decode(), newline=""), strict=True))
+
+
+async def fill(committed: Committed, number: int) -> None:
+    connection = await asyncpg.connect(text_of(committed.url))
+    await connection.execute(
+        "INSERT INTO departments (name, description) SELECT 'D ' || n, repeat('x', 2000) FROM generate_series(1, $1) n",
+        number,
+    )
+    await connection.close()
+
+
+async def fill_all(client: httpx.AsyncClient) -> None:
+    """Register three objects in each collection, which refer to each other."""
+    for number in range(3):
+        one = {
+            "departments": await make_department(client, code=f"D-{number}", name="Finance" if number else "Sales"),
+            "locations": await make_location(client, latitude=-1.5, longitude=number),
+            "resources": await make_resource(client, name=f"Finance {3 - number}"),
+            "roles": await make_role(client, code=f"R-{number}"),
+            "users": await make_user(client),
+        }
+        links = {f"{name[:-1]}_ids": [one[name]["id"]] for name in ("departments", "locations", "resources", "roles")}
+        await make_process(client, owner_id=one["users"]["id"], **links)
+
+
+async def test_every_collection_is_exported_as_its_lists_have_it(committed: Committed) -> None:
+    await fill_all(committed.client)
+    for collection, (query, number) in product(
+        COLLECTIONS,
+        (
+            ("", 3),
+            ("?sort=name,-id&fields=version,created_by,name,id", 3),
+            ("?embed=none", 3),
+            ("?id__not=2&sort=-id&limit=1", 1),
+            ("?name__ic=FINANC&sort=-updated_at&embed=none", None),
+            ("?id=99", 0),
+        ),
+    ):
+        items = (await committed.client.get(f"/{collection}{query}")).json()["items"]
+        if number is not None:
+            # Among the users there is the first administrator, too.
+            assert len(items) == number + (collection == "users" and number == 3)
+        assert lines(await committed.client.get(f"/{collection}{query}", headers=NDJSON)) == items
+        exported = await committed.client.get(f"/{collection}{query}", headers=CSV)
+        columns = exported.text.partition("\r\n")[0].split(",")
+        assert [list(item) for item in items] == [columns] * len(items)
+        for row, item in zip(table(exported), items, strict=True):
+            plain = [name for name, value in item.items() if not isinstance(value, dict | list)]
+            assert [row[name] for name in plain] == [cell(item[name]) for name in plain]
+    names = [
+        row["name"] for row in table(await committed.client.get("/resources?name__ic=FINANC&sort=name", headers=CSV))
+    ]
+    assert names == ["Finance 1", "Finance 2", "Finance 3"]
+
+
+def cell(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    text = "" if value is None else json.dumps(value)
+    return f"'{text}" if text.startswith("-") else text
+
+
+@pytest.mark.parametrize("collection", COLLECTIONS)
+async def test_columns_stand_in_the_order_of_the_schema(client: httpx.AsyncClient, collection: str) -> None:
+    columns = (await client.get(f"/{collection}?id=99", headers=CSV)).text.strip().split(",")
+    schema = openapi()["components"]["schemas"][f"{NOUNS[collection]}Read"]
+    assert columns == list(schema["properties"])
+    turned = ",".join(reversed(columns[::2]))
+    chosen = await client.get(f"/{collection}?id=99&fields={turned}", headers=CSV)
+    assert chosen.text.strip().split(",") == columns[::2]
+
+
+async def test_files_are_named_after_what_is_in_them(committed: Committed) -> None:
+    await fill_all(committed.client)
+    lists = {name: name for name in COLLECTIONS}
+    lists |= {"roles/1/holders": "users"} | {f"{name}/1/processes": "processes" for name in LINKED}
+    for path, collection in lists.items():
+        for headers, ending in ((NDJSON, "ndjson"), (CSV, "csv")):
+            begun = datetime.now(UTC)
+            response = await committed.client.get(f"/{path}?fields=id", headers=headers)
+            days = {f"{instant:%Y-%m-%d}" for instant in (begun, datetime.now(UTC))}  # midnight may pass
+            found = {f'attachment; filename="{collection}-{day}.{ending}"' for day in days}
+            assert response.headers["content-disposition"] in found
+            assert response.headers["content-type"].partition(";")[0] == headers["Accept"]
+            assert response.headers["vary"] == "Accept"
+        listed = await committed.client.get(f"/{path}?fields=id")
+        assert (listed.headers["vary"], "content-disposition" in listed.headers) == ("Accept", False)
+
+
+async def test_object_with_several_links_is_one_line(committed: Committed) -> None:
+    ids = [(await make_department(committed.client))["id"] for _ in range(3)]
+    process = await make_process(committed.client, department_ids=ids, description="One\nTwo")
+    response = await committed.client.get("/processes", headers=NDJSON)
+    assert response.content.count(b"\n") == 1
+    assert lines(response) == [process]
+
+
+async def test_links_and_references_are_cells_that_can_be_read_back(committed: Committed) -> None:
+    client = committed.client
+    coded = await make_department(client, code="FIN-01", external_id="other")
+    external = await make_department(client, external_id="a|b:c\\d ~#é")
+    bare = await make_department(client)
+    process = await make_process(
+        client,
+        parent_id=(await make_process(client, external_id="FIN-01"))["id"],
+        departments=[
+            {"department_id": coded["id"], "relation": "owner"},
+            {"department_id": external["id"]},
+            {"department_id": bare["id"], "relation": "customer"},
+        ],
+        location_ids=[(await make_location(client, code="L.1"))["id"]],
+    )
+    (row,) = table(await client.get(f"/processes?id={process['id']}", headers=CSV))
+    assert row["departments"] == rf"FIN-01:owner|~a\|b\:c\\d ~#é:participant|#{bare['id']}:customer"
+    assert (row["parent"], row["locations"], row["roles"], row["owner"]) == ("~FIN-01", "L.1", "", "")
+    assert row["created_at"] == process["created_at"]
+    assert (row["version"], row["created_by"]) == ("1", f"#{process['created_by']['id']}")
+    entries = re.findall(r"((?:\\.|[^|])+)", row["departments"])
+    reference = re.split(r"(?<!\\):", entries[1])[0]
+    assert re.sub(r"\\(.)", r"\1", reference.removeprefix("~")) == external["external_id"]
+
+
+async def test_cells_are_safe_and_can_be_read_back(committed: Committed) -> None:
+    for start in ("=1+1", "+1", "-1", "@a", "'a", "''", "\u00e9", ' a"b,c'):
+        made = await make_department(committed.client, name=start, description=start + "\nx\r\ny")
+        (safe,) = table(await committed.client.get(f"/departments?id={made['id']}", headers=CSV))
+        (raw,) = table(await committed.client.get(f"/departments?id={made['id']}&csv=raw", headers=CSV))
+        for name in ("name", "description"):
+            assert raw[name] == made[name]
+            assert safe[name][0] not in "=+-@\t\r"
+            assert safe[name].removeprefix("'") == made[name]
+            assert (safe[name] == raw[name]) == (start[0] not in "=+-@'")
+
+
+async def test_empty_text_is_told_from_null(committed: Committed) -> None:
+    made = [(await make_department(committed.client, description=text))["id"] for text in ("", None)]
+    rows = table(await committed.client.get("/departments", headers=CSV))
+    assert [(int(row["id"]), row["description"]) for row in rows] == [(made[0], "'"), (made[1], "")]
+
+
+async def test_table_is_as_the_standard_has_it(committed: Committed) -> None:
+    empty = await committed.client.get("/departments?fields=name,id", headers=CSV)
+    assert empty.content == b"id,name\r\n"
+    assert empty.headers["content-type"] == "text/csv; charset=utf-8; header=present"
+    made = await make_department(committed.client, name='a,"b"')
+    response = await committed.client.get("/departments?fields=name,id", headers=CSV)
+    assert response.content == f'id,name\r\n{made["id"]},"a,""b"""\r\n'.encode()
+
+
+async def test_all_is_exported_whatever_the_size(committed: Committed) -> None:
+    there = 0
+    two = FIRST_ROWS + MOST_ROWS
+    for number in (0, 1, FIRST_ROWS - 1, FIRST_ROWS, FIRST_ROWS + 1, two - 1, two, two + 1):
+        await fill(committed, number - there)
+        there = number
+        assert len(lines(await committed.client.get("/departments?fields=id", headers=NDJSON))) == number
+        assert len(table(await committed.client.get("/departments?fields=id", headers=CSV))) == number
+
+
+async def test_export_goes_on_at_a_cursor_but_not_backwards(committed: Committed) -> None:
+    made = [(await make_department(committed.client))["id"] for _ in range(4)]
+    page = (await committed.client.get("/departments?limit=1")).json()
+    follows = page["next"].removeprefix("/api/v1").replace("limit=1&", "")
+    assert [row["id"] for row in lines(await committed.client.get(follows, headers=NDJSON))] == made[1:]
+    assert [row["id"] for row in lines(await committed.client.get("/departments?offset=2", headers=NDJSON))] == made[2:]
+    second = (await committed.client.get(page["next"].removeprefix("/api/v1"))).json()
+    backwards = await committed.client.get(second["prev"].removeprefix("/api/v1"), headers=NDJSON)
+    assert (backwards.status_code, backwards.json()["code"]) == (400, "bad_request")
+
+
+@pytest.mark.parametrize(
+    ("accept", "content_type"),
+    [
+        (None, "application/json"),
+        ("*/*", "application/json"),
+        ("application/*", "application/json"),
+        ("text/*", "text/csv"),
+        ("text/csv;q=0.5, application/json;q=0.4", "text/csv"),
+        ("text/csv, */*;q=0.1", "text/csv"),
+        ("text/html, */*;q=0.1", "application/json"),
+        ("*/*, application/json;q=0", "application/x-ndjson"),
+        ("APPLICATION/X-NDJSON", "application/x-ndjson"),
+        ("text/csv;q=nan, */*", "application/json"),
+        ("text/html", "application/problem+json"),
+        ("text/csv;q=0", "application/problem+json"),
+    ],
+)
+async def test_form_is_that_which_the_client_accepts(
+    client: httpx.AsyncClient, accept: str | None, content_type: str
+) -> None:
+    headers = {"Accept": accept} if accept is not None else {"Accept": ""}
+    response = await client.get("/departments", headers=headers)
+    assert response.headers["content-type"].partition(";")[0] == content_type
+    assert response.status_code == (406 if "problem" in content_type else 200)
+
+
+async def test_linked_objects_are_exported_and_missing_ones_not_found(committed: Committed) -> None:
+    role, user = await make_role(committed.client), await make_user(committed.client)
+    process = await make_process(committed.client, role_ids=[role["id"]])
+    await committed.client.put(f"/roles/{role['id']}/holders/{user['id']}")
+    assert lines(await committed.client.get(f"/roles/{role['id']}/processes", headers=NDJSON)) == [process]
+    assert lines(await committed.client.get(f"/roles/{role['id']}/holders?embed=none&fields=id", headers=NDJSON)) == [
+        {"id": user["id"]}
+    ]
+    for path in ("/roles/99/processes", "/roles/99/holders", "/departments/99/processes"):
+        assert (await committed.client.get(path, headers=NDJSON)).status_code == 404
+
+
+async def test_head_has_the_headers_and_sends_nothing(committed: Committed) -> None:
+    await make(committed.client, "departments")
+    for headers in (NDJSON, CSV):
+        got = await committed.client.get("/departments", headers=headers)
+        head = await committed.client.head("/departments", headers=headers)
+        assert (head.status_code, head.content) == (200, b"")
+        for name in ("content-type", "content-disposition"):
+            assert head.headers[name] == got.headers[name]
+    assert committed.app.state.streams._free == 2

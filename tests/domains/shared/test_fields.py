@@ -1,0 +1,191 @@
+"""`fields` and `embed`: what is not asked for is neither shown nor queried."""
+
+import re
+from typing import Any
+
+import httpx
+import pytest
+
+from app.domains.department.service import DepartmentService
+from app.domains.location.service import LocationService
+from app.domains.process.lists import ProcessListQuery
+from app.domains.process.service import ProcessService
+from app.domains.resource.service import ResourceService
+from app.domains.role.service import RoleService
+from app.domains.shared.documents import Documents, by_code, by_id
+from app.domains.shared.orders import Order
+from app.domains.shared.representations import embedded
+from app.domains.user.service import UserService
+from tests.builders import make, make_department, make_process, make_role, make_user
+from tests.conftest import Statements
+
+SERVICES = (DepartmentService, LocationService, ProcessService, ResourceService, RoleService, UserService)
+COLLECTIONS = ("departments", "locations", "processes", "resources", "roles", "users")
+LINKED = {"departments", "locations", "resources", "roles"}
+BRIEFS = {"created_by", "updated_by", "parent", "owner"}
+
+every_collection = pytest.mark.parametrize("collection", COLLECTIONS)
+
+
+async def linked_process(client: httpx.AsyncClient) -> dict[str, Any]:
+    department, role, owner = await make_department(client), await make_role(client), await make_user(client)
+    parent = await make_process(client)
+    return await make_process(
+        client,
+        parent_id=parent["id"],
+        owner_id=owner["id"],
+        department_ids=[department["id"]],
+        role_ids=[role["id"]],
+    )
+
+
+@pytest.mark.parametrize(
+    ("query", "members"),
+    [
+        ("fields=name,id", ["id", "name"]),
+        ("fields=id,name,id", ["id", "name"]),
+        ("fields=version", ["version"]),
+        ("fields=id,roles", ["id", "roles"]),
+        ("fields=id,roles&embed=none", ["id", "roles"]),
+        ("fields=id&embed=parent,departments", ["id", "parent", "departments"]),
+        ("fields=parent_id,parent", ["parent_id", "parent"]),
+    ],
+)
+async def test_only_the_named_members_are_shown_in_the_order_of_the_schema(
+    client: httpx.AsyncClient, query: str, members: list[str]
+) -> None:
+    process = await linked_process(client)
+    one = (await client.get(f"/processes/{process['id']}?{query}")).json()
+    (listed,) = (await client.get(f"/processes?id={process['id']}&{query}")).json()["items"]
+    assert list(one.items()) == list(listed.items()) == [(name, process[name]) for name in members]
+
+
+@pytest.mark.parametrize(
+    ("embed", "shown"), [("none", set()), ("roles", {"roles"}), ("owner,departments", {"owner", "departments"})]
+)
+async def test_only_the_named_references_and_links_are_embedded(
+    client: httpx.AsyncClient, embed: str, shown: set[str]
+) -> None:
+    process = await linked_process(client)
+    expected = {name: value for name, value in process.items() if name not in (LINKED | BRIEFS) - shown}
+    assert expected["owner_id"] == process["owner"]["id"]
+    assert (await client.get(f"/processes/{process['id']}?embed={embed}")).json() == expected
+    (listed,) = (await client.get(f"/processes?id={process['id']}&embed={embed}")).json()["items"]
+    assert listed == expected
+
+
+async def test_lists_of_linked_objects_and_holders_take_them(client: httpx.AsyncClient) -> None:
+    process = await linked_process(client)
+    role = process["roles"][0]
+    for collection, entry in (("departments", process["departments"][0]), ("roles", role)):
+        page = (await client.get(f"/{collection}/{entry['id']}/processes?fields=id&embed=owner")).json()
+        assert page["items"] == [{"id": process["id"], "owner": process["owner"]}]
+    await client.put(f"/roles/{role['id']}/holders/{process['owner_id']}")
+    page = (await client.get(f"/roles/{role['id']}/holders?fields=id")).json()
+    assert page["items"] == [{"id": process["owner_id"]}]
+
+
+@every_collection
+@pytest.mark.parametrize(
+    ("query", "member", "hint"),
+    [
+        ("fields=id,nmae", "/fields", "Did you mean name?"),
+        ("fields=", "/fields", "Known are id, code"),
+        ("fields=id, name", "/fields", "Did you mean name?"),
+        ("fields=zzzzzz", "/fields", "Known are id, code"),
+        ("embed=created_bi", "/embed", "Did you mean created_by?"),
+        ("embed=name", "/embed", "There is no such member."),
+        ("embed=none,created_by", "/embed", "There is no such member."),
+        ("fields=none", "/fields", "There is no such member."),
+    ],
+)
+async def test_unknown_member_is_refused_with_the_nearest_known(
+    client: httpx.AsyncClient, collection: str, query: str, member: str, hint: str
+) -> None:
+    made = await make(client, collection)
+    for path in (f"/{collection}", f"/{collection}/{made['id']}"):
+        response = await client.get(f"{path}?{query}")
+        assert response.status_code == 422
+        (fault,) = response.json()["errors"]
+        assert (fault["pointer"], fault["source"], fault["code"]) == (member, "query", "unknown_member")
+        assert hint in fault["detail"]
+
+
+async def test_tag_is_that_of_the_representation_and_has_the_version(client: httpx.AsyncClient) -> None:
+    process = await linked_process(client)
+    path = f"/processes/{process['id']}"
+    whole, part = await client.get(path), await client.get(f"{path}?fields=name")
+    assert part.json() == {"name": process["name"]}
+    assert part.headers["etag"] != whole.headers["etag"]
+    assert part.headers["etag"].startswith(f'"{process["version"]}.')
+    for url, tag, status in (
+        (f"{path}?fields=name", part.headers["etag"], 304),
+        (f"{path}?fields=name", whole.headers["etag"], 200),
+        (path, part.headers["etag"], 200),
+    ):
+        assert (await client.get(url, headers={"If-None-Match": tag})).status_code == status
+    written = await client.patch(path, json={"name": "Other"}, headers={"If-Match": part.headers["etag"]})
+    assert written.status_code == 200
+
+
+async def test_pages_keep_them_but_cursors_are_not_bound_to_them(client: httpx.AsyncClient) -> None:
+    made = [await make_department(client) for _ in range(3)]
+    page = (await client.get("/departments?limit=1&fields=id&embed=parent")).json()
+    assert "fields=id" in page["next"]
+    second = (await client.get(page["next"].removeprefix("/api/v1"))).json()
+    assert second["items"] == [{"id": made[1]["id"], "parent": None}]
+    assert "fields=id" in second["prev"]
+    assert "embed=parent" in second["prev"]
+    cursor = page["next"].partition("cursor=")[2]
+    third = (await client.get(f"/departments?limit=1&cursor={cursor}&embed=none&fields=name")).json()
+    assert third["items"] == [{"name": made[1]["name"]}]
+
+
+@pytest.mark.parametrize("rows", [1, 20])
+async def test_number_of_statements_is_that_of_the_whole(
+    client: httpx.AsyncClient, statements: Statements, rows: int
+) -> None:
+    for _ in range(rows):
+        process = await linked_process(client)
+    for path in (f"/processes?limit={rows}", f"/processes/{process['id']}?"):
+        for query in ("", "&fields=id,roles", "&embed=none", "&embed=departments,owner"):
+            with statements.counted() as seen:
+                assert (await client.get(path + query)).status_code == 200
+            assert len(seen) == 2, seen  # the caller's look-up and the one statement
+
+
+def tables(sql: str) -> set[str]:
+    return set(re.findall(r"(?:FROM|JOIN) ([a-z_]+) AS [a-z]\b", sql))
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_what_is_not_embedded_is_not_queried(service: Any) -> None:
+    documents: Documents = service.documents
+    own = service.model.__tablename__
+    plain = frozenset(service.schema.model_fields) & {"name", "description"}
+    order = Order("id", ProcessListQuery.declaration)
+    for members in (frozenset({"id"}), plain):
+        for statement in (
+            documents.one(by_id, members),
+            documents.one(by_code, members),
+            documents.page(order, None, "first", members),
+        ):
+            assert tables(statement.sql) == {own}
+
+
+@pytest.mark.parametrize(
+    ("member", "expected"),
+    [
+        ("owner", {"processes", "users"}),
+        ("departments", {"processes", "process_departments", "departments"}),
+        ("locations", {"processes", "process_locations", "locations"}),
+        ("resources", {"processes", "process_resources", "resources"}),
+        ("roles", {"processes", "process_roles", "roles"}),
+    ],
+)
+def test_what_is_embedded_alone_is_queried_alone(member: str, expected: set[str]) -> None:
+    assert member in embedded(ProcessService.documents._schema)
+    order = Order("id", ProcessListQuery.declaration)
+    members = frozenset({"id", member})
+    assert tables(ProcessService.documents.one(by_id, members).sql) == expected
+    assert tables(ProcessService.documents.page(order, None, "first", members).sql) == expected

@@ -1,0 +1,174 @@
+"""What each declared filter finds is what a plain comparison of the objects finds."""
+
+import operator
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from itertools import cycle
+from typing import Any, get_type_hints
+
+import httpx
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.domains.shared.lists import ListQuery
+from tests.builders import make, make_department, make_location, make_user
+from tests.domains.shared.test_declarations import BESIDES, LINKED, LISTS, bare
+
+Object = dict[str, Any]
+NUMBER = 6
+
+# The first one of each is in the middle of the others, so that something is less and something greater.
+WRITTEN: dict[str, tuple[Any, ...]] = {
+    "code": ("M-5", "a_5", "A-5.b", None, "Z-1", None),
+    "external_id": ("m%1", "M%1", "a\\_x", None, "z", None),
+    "name": ("Mid 100 % a_b", "mid 100 % a_b", "All \\ Äpfel", "Zzz äpfel", "axb", "mid"),
+    "description": ("Mid 100 % a_b", "MID", "", None, "Zz mid", None),
+}
+OWN: dict[str, dict[str, tuple[Any, ...]]] = {
+    "departments": {},
+    "locations": {
+        "kind": ("building", "site", "room"),
+        "address": ("Mid road 1", "mid ROAD 1", None),
+        "country": ("DE", "CH", None),
+        "timezone": ("Europe/Berlin", "Europe/Zurich", None),
+        "latitude": (0.5, -10.25, 47, None),
+        "longitude": (-0.1, -170.25, 8.5, None),
+    },
+    "processes": {
+        "kind": ("management", "core", "support"),
+        "status": ("active", "draft", "retired"),
+        "criticality": ("medium", "low", "critical", None),
+    },
+    "resources": {
+        "kind": ("document", "application", "equipment"),
+        "criticality": ("medium", "low", "critical", None),
+        "url": ("https://m.example/a_b", "https://M.example/A_B", None),
+    },
+    "roles": {},
+    "users": {
+        "email": ("mid@x.example", "A_mid@x.example", "zz@x.example", "axmid@x.example", "b@x.example", "c@x.example"),
+        "access_level": ("editor", "viewer", "admin"),
+        "is_active": (True, False),
+    },
+}
+IGNORING_CASE = {"code", "email"}
+COMPARED: dict[str, Callable[[Any, Any], bool]] = {
+    "gt": operator.gt,
+    "gte": operator.ge,
+    "lt": operator.lt,
+    "lte": operator.le,
+    "ic": lambda value, part: part.lower() in value.lower(),
+    "sw": lambda value, part: value.lower().startswith(part.lower()),
+}
+
+
+async def prepare(client: httpx.AsyncClient, connection: AsyncConnection, collection: str) -> None:
+    """Register objects whose fields have values that differ, and some that are equal or missing."""
+    users = [(await make_user(client))["id"] for _ in range(2)]
+    departments = [(await make_department(client))["id"] for _ in range(2)]
+    locations = [(await make_location(client))["id"] for _ in range(2)]
+    referred = {
+        "departments": {"head_id": users},
+        "locations": {},
+        "processes": {"owner_id": users},
+        "resources": {"owner_department_id": departments, "location_id": locations},
+        "roles": {"department_id": departments},
+        "users": {"department_id": departments, "manager_id": users},
+    }[collection]
+    values = WRITTEN | OWN[collection] | {name: (*ids, None) for name, ids in referred.items()}
+    turns = {name: cycle(each) for name, each in values.items()}
+    parent = None
+    for number in range(NUMBER):
+        fields = {name: next(turn) for name, turn in turns.items()}
+        if "parent_id" in LISTS[collection].declaration.parameters and number != 1:
+            fields["parent_id"] = parent
+        made = await make(client, collection, **fields)
+        parent = parent or made["id"]
+    # What the register sets itself; within the one transaction of a test it is always the same.
+    await connection.execute(
+        text(
+            f"UPDATE {collection} SET version = 1 + id % 3, "
+            "created_at = timestamptz '2025-01-01 00:00:00.123456Z' + id % 3 * interval '1 microsecond', "
+            "updated_at = timestamptz '2025-06-30 23:30:00Z' + id % 4 * interval '1 hour', "
+            "created_by_id = CASE id % 3 WHEN 0 THEN CAST(:a AS bigint) WHEN 1 THEN CAST(:b AS bigint) END, "
+            "updated_by_id = CASE id % 3 WHEN 1 THEN CAST(:a AS bigint) WHEN 2 THEN CAST(:b AS bigint) END"
+        ),
+        dict(zip("ab", users, strict=True)),
+    )
+
+
+def kind_of(query: type[ListQuery], field: str) -> Any:
+    shown = get_type_hints(query.shown, include_extras=True)
+    return bare(shown[field]) if field in shown else int  # the id of what is shown as a brief only
+
+
+def value_of(each: Object, field: str, kind: Any) -> Any:
+    if field not in each:
+        brief = each[field.removesuffix("_id")]
+        return brief and brief["id"]
+    value = each[field]
+    return datetime.fromisoformat(value) if kind is datetime and value is not None else value
+
+
+def asked(field: str, suffix: str, kind: Any, values: list[Any]) -> Iterable[list[Any]]:
+    """Yield values to give to a filter, of those that there are."""
+    if suffix == "null":
+        yield from ([True], [False])
+    elif kind is bool:
+        yield from ([each] for each in values)
+    elif suffix in {"ic", "sw"}:
+        yield from ([part] for part in ("mID", "%", "a_", "\\", "äP", values[0][:4].swapcase()))
+    elif suffix in COMPARED:
+        yield [values[len(values) // 2]]
+    else:
+        yield values[:1]
+        yield [values[0], values[-1]]
+        if kind is str:
+            yield [values[0].swapcase()] if field not in {"country", "timezone"} else values[1:]
+
+
+def holds(value: Any, suffix: str, given: list[Any], *, ignoring_case: bool) -> bool:
+    if suffix == "null":
+        return (value is None) is given[0]
+    if suffix in {"", "not"}:
+        folded = [each.lower() for each in given] if ignoring_case else given
+        is_one = value is not None and (value.lower() if ignoring_case else value) in folded
+        return is_one is (suffix == "")
+    return value is not None and COMPARED[suffix](value, given[0])
+
+
+def written(value: Any) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+@pytest.mark.parametrize("collection", LISTS)
+async def test_filter_finds_what_it_says(
+    client: httpx.AsyncClient, connection: AsyncConnection, collection: str
+) -> None:
+    await prepare(client, connection, collection)
+    there = (await client.get(f"/{collection}")).json()["items"]
+    query = LISTS[collection]
+    links = set().union(*LINKED.values()) if collection == "processes" else set()
+    answers: dict[str, list[list[int]]] = {}
+    for name in sorted(query.declaration.parameters.keys() - {"q"} - BESIDES[collection] - links):
+        field, _, suffix = name.partition("__")
+        kind = kind_of(query, field)
+        values = sorted({value_of(each, field, kind) for each in there} - {None, ""})
+        answers[name] = []
+        for given in asked(field, suffix, kind, values):
+            response = await client.get(
+                f"/{collection}", params={"fields": "id", name: [written(each) for each in given]}
+            )
+            assert response.status_code == 200, response.text
+            found = [each["id"] for each in response.json()["items"]]
+            folded = field in IGNORING_CASE
+            assert found == [
+                each["id"] for each in there if holds(value_of(each, field, kind), suffix, given, ignoring_case=folded)
+            ], (name, given)
+            answers[name].append(found)
+        assert any(answers[name]), f"{name} finds nothing here"
+        assert any(len(found) < len(there) for found in answers[name]), f"{name} finds everything here"
+    for name, found in answers.items():
+        if f"{name}e" in answers:
+            assert found != answers[f"{name}e"], name

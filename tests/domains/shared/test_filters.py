@@ -1,0 +1,136 @@
+"""What lists can be filtered by."""
+
+import httpx
+import pytest
+
+from tests.builders import make_department, make_location, make_process, make_resource, make_role, make_user
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("code=a-1", ["A-1"]),
+        ("code=a-1&code=B-2", ["A-1", "B-2"]),
+        ("code__not=a-1&name__ic=%25", ["C"]),
+        ("name__ic=ALPHA", ["A-1", "B-2"]),
+        ("name__sw=alpha", ["A-1"]),
+        ("name=Alpha%20one", ["A-1"]),
+        ("name=alpha%20one", []),
+        ("description__null=true&code__sw=b", ["B-2"]),
+        ("description__null=false", ["A-1"]),
+        ("version__gt=1", []),
+        ("created_at__gte=2020-01-01T00:00:00Z&name__sw=the", ["B-2"]),
+        ("created_at__lt=2020-01-01T00:00:00%2B02:00", []),
+    ],
+)
+async def test_list_is_filtered(client: httpx.AsyncClient, query: str, found: list[str]) -> None:
+    await make_department(client, code="A-1", name="Alpha one", description="Long")
+    await make_department(client, code="B-2", name="The alpha 2")
+    await make_department(client, code="C", name="100 % other")
+    page = (await client.get(f"/departments?{query}&count=exact")).json()
+    assert [item["code"] for item in page["items"]] == found
+    assert page["total"] == len(found)
+
+
+async def test_cursor_is_bound_to_the_filters(client: httpx.AsyncClient) -> None:
+    for status in ("draft", "active", "draft", "active", "retired"):
+        await make_process(client, status=status)
+    page = (await client.get("/processes?status=draft&status=active&limit=3")).json()
+    second = (await client.get(page["next"].removeprefix("/api/v1"))).json()
+    assert [item["status"] for item in page["items"] + second["items"]] == ["draft", "active", "draft", "active"]
+    cursor = page["next"].partition("cursor=")[2]
+    assert (await client.get(f"/processes?status=draft&cursor={cursor}")).status_code == 400
+    assert (await client.get(f"/processes?cursor={cursor}")).status_code == 400
+
+
+async def ids(client: httpx.AsyncClient, address: str) -> list[int]:
+    response = await client.get(address, params=None)
+    assert response.status_code == 200, response.text
+    page = response.json()
+    found = [item["id"] for item in page["items"]]
+    assert len(found) == len(set(found))
+    return found
+
+
+async def test_processes_are_filtered_by_their_links(client: httpx.AsyncClient) -> None:
+    top = await make_department(client)
+    low = await make_department(client, parent_id=top["id"])
+    first, second = await make_role(client), await make_role(client)
+    site = await make_location(client)
+    room = await make_location(client, parent_id=site["id"])
+    tool = await make_resource(client)
+    a = await make_process(
+        client,
+        departments=[{"department_id": top["id"], "relation": "owner"}, {"department_id": low["id"]}],
+        roles=[{"role_id": first["id"], "responsibility": "accountable"}, {"role_id": second["id"]}],
+        resources=[{"resource_id": tool["id"], "usage": "writes"}],
+    )
+    b = await make_process(
+        client,
+        departments=[{"department_id": low["id"], "relation": "owner"}],
+        role_ids=[first["id"]],
+        location_ids=[room["id"]],
+        parent_id=a["id"],
+    )
+    c = await make_process(client, parent_id=b["id"])
+    everything = {"a": a["id"], "b": b["id"], "c": c["id"]}
+    d, e, r, s = top["id"], low["id"], first["id"], second["id"]
+    for query, expected in {
+        f"department_id={d}": "a",
+        f"department_id={d}&department_id={e}": "ab",
+        f"department_id={e}&relation=owner": "b",
+        f"department_id={e}&relation=owner&relation=participant": "ab",
+        "relation=owner": "ab",
+        f"department_within={d}": "ab",
+        f"department_within={e}&relation=participant": "a",
+        f"role_id={r}&role_id={s}": "ab",
+        f"role_id={r}&role_id={s}&role_match=any": "ab",
+        f"role_id={r}&role_id={s}&role_match=all": "a",
+        f"role_id={s}&role_id={s}&role_match=all": "a",
+        f"role_id={s}&role_match=none": "bc",
+        f"role_id={r}&responsibility=accountable": "a",
+        f"role_id={r}&responsibility=accountable&role_match=none": "bc",
+        f"role_id={r}&role_id={s}&responsibility=responsible&role_match=all": "",
+        f"location_id={room['id']}": "b",
+        f"location_id={site['id']}": "",
+        f"location_within={site['id']}": "b",
+        f"resource_id={tool['id']}": "a",
+        f"resource_id={tool['id']}&usage=reads": "",
+        "usage=writes": "a",
+        f"within={b['id']}": "bc",
+        f"within={a['id']}&parent_id__null=false": "bc",
+        "parent_id__null=true": "a",
+        f"parent_id={a['id']}": "b",
+        "department_id=9223372036854775807": "",
+        "within=9223372036854775807": "",
+        f"department_id={e}&role_id={r}&within={a['id']}&sort=-name": "ba",
+    }.items():
+        assert await ids(client, f"/processes?{query}") == [everything[name] for name in expected], query
+        total = (await client.get(f"/processes?{query}&limit=1&count=exact")).json()["total"]
+        assert total == len(expected), query
+
+
+async def test_other_collections_are_filtered_along_trees_and_links(client: httpx.AsyncClient) -> None:
+    top = await make_department(client)
+    low = await make_department(client, parent_id=top["id"])
+    site = await make_location(client)
+    room = await make_location(client, parent_id=site["id"])
+    user = await make_user(client, department_id=low["id"])
+    role = await make_role(client, department_id=low["id"])
+    await make_role(client)
+    await client.put(f"/roles/{role['id']}/holders/{user['id']}")
+    tool = await make_resource(client, owner_department_id=low["id"], location_id=room["id"])
+    assert await ids(client, f"/departments?within={top['id']}") == [top["id"], low["id"]]
+    assert await ids(client, f"/locations?within={site['id']}&sort=-id") == [room["id"], site["id"]]
+    assert await ids(client, f"/users?department_within={top['id']}") == [user["id"]]
+    assert await ids(client, f"/roles?department_within={top['id']}") == [role["id"]]
+    assert await ids(client, f"/roles?user_id={user['id']}") == [role["id"]]
+    assert await ids(client, f"/resources?owner_department_within={top['id']}") == [tool["id"]]
+    assert await ids(client, f"/resources?location_within={site['id']}") == [tool["id"]]
+    assert await ids(client, f"/departments/{top['id']}/processes?within=1") == []
+
+
+async def test_parameter_that_says_nothing_alone_is_refused(client: httpx.AsyncClient) -> None:
+    response = await client.get("/processes?role_match=all")
+    assert response.status_code == 422
+    assert [(fault["source"], fault["pointer"]) for fault in response.json()["errors"]] == [("query", "/role_match")]

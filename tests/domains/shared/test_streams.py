@@ -1,0 +1,235 @@
+"""What a stream holds, and how it ends: readers who go away, databases that do, writers beside it."""
+
+import asyncio
+import json
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import product
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+import uvicorn
+from asyncpg.cursor import Cursor
+from fastapi import FastAPI
+from sqlalchemy import URL, text
+
+from app.core.database import prepare
+from app.core.streaming import BATCH_BYTES, FIRST_ROWS, MOST_ROWS, Streams
+from app.main import create_app
+from app.utils.exceptions import DatabaseBusy
+from tests.api.conftest import assert_problem
+from tests.builders import admin_session, make
+from tests.conftest import ADMIN_TOKEN, Committed, client_of, new_database, register_like, settings_for, text_of
+
+COLLECTIONS = ("departments", "locations", "processes", "resources", "roles", "users")
+NDJSON = {"Accept": "application/x-ndjson"}
+CSV = {"Accept": "text/csv"}
+# More than all buffers between PostgreSQL and the reader hold.
+MANY = 10_000
+
+both_forms = pytest.mark.parametrize("accept", [NDJSON, CSV], ids=["ndjson", "csv"])
+
+
+async def run_sql(url: URL, sql: str) -> Any:
+    connection = await asyncpg.connect(text_of(url))
+    try:
+        return await connection.fetchval(sql)
+    finally:
+        await connection.close()
+
+
+async def fill(url: URL, number: int) -> None:
+    await run_sql(
+        url,
+        "INSERT INTO departments (name, description) "
+        f"SELECT 'D ' || n, repeat('x', 2000) FROM generate_series(1, {number}) n",
+    )
+
+
+@pytest.fixture(scope="module")
+async def filled(server_url: URL, template: URL) -> AsyncIterator[URL]:
+    """A database with many departments, of which copies are made: to fill each of them takes longer."""
+    async with new_database(server_url, template.database) as url:
+        await fill(url, MANY)
+        yield url
+
+
+@pytest.fixture
+async def full(server_url: URL, filled: URL) -> AsyncIterator[Committed]:
+    """An application on a database of its own, with many departments."""
+    async with register_like(server_url, filled) as register:
+        yield register
+
+
+@asynccontextmanager
+async def served(committed: Committed, **settings: Any) -> AsyncIterator[str]:
+    """Serve on a real socket, and yield the address."""
+    app = create_app(settings_for(committed.url, **settings))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        config = uvicorn.Config(app, http="httptools", lifespan="off", log_config=None, timeout_graceful_shutdown=5)
+        server = uvicorn.Server(config)
+        task = asyncio.create_task(server.serve([listening]))
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        server.should_exit = True
+        await task
+    await app.state.database.dispose()
+
+
+@asynccontextmanager
+async def begun(address: str, accept: dict[str, str] = NDJSON) -> AsyncIterator[AsyncIterator[bytes]]:
+    """Ask for all departments, and yield what comes, of which the beginning is here already."""
+    headers = accept | {"Authorization": f"Bearer {ADMIN_TOKEN}"}
+    async with (
+        httpx.AsyncClient(timeout=60) as client,
+        client.stream("GET", f"{address}/api/v1/departments", headers=headers) as response,
+    ):
+        assert response.status_code == 200
+        assert response.headers["transfer-encoding"] == "chunked"
+        yield response.aiter_bytes()
+
+
+UNDER_WAY = (
+    "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() "
+    "AND xact_start IS NOT NULL AND application_name = 'process-register'"
+)
+
+
+async def none_under_way(committed: Committed, seconds: float = 20) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if await run_sql(committed.url, f"SELECT count(*) {UNDER_WAY}") == 0:
+            return True
+        await asyncio.sleep(0.05)
+    return False
+
+
+async def test_query_ends_when_the_client_goes_away(full: Committed) -> None:
+    async with served(full, export_stall_seconds=60) as address:
+        async with begun(address):
+            assert await run_sql(full.url, f"SELECT count(*) {UNDER_WAY}") == 1
+        assert await none_under_way(full)
+
+
+async def test_reader_that_stops_is_cut_off_without_a_proper_end(full: Committed) -> None:
+    async with served(full, export_stall_seconds=1) as address, begun(address) as rest:
+        assert await run_sql(full.url, f"SELECT count(*) {UNDER_WAY}") == 1
+        assert await none_under_way(full)
+        with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
+            [chunk async for chunk in rest]
+
+
+@both_forms
+async def test_lost_connection_cuts_the_answer_off_without_a_proper_end(
+    full: Committed, accept: dict[str, str]
+) -> None:
+    async with served(full) as address:
+        async with begun(address, accept) as rest:
+            read = len(await anext(rest))
+            assert await run_sql(full.url, f"SELECT count(pg_terminate_backend(pid)) {UNDER_WAY}") == 1
+            with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):  # noqa: PT012 - what came before counts
+                async for chunk in rest:
+                    read += len(chunk)
+        assert 0 < read < MANY * 2000
+        # The next one gets another connection, and all.
+        async with begun(address, accept) as rest:
+            assert sum([len(chunk) async for chunk in rest]) > MANY * 2000
+
+
+async def test_what_others_write_meanwhile_is_not_seen(full: Committed) -> None:
+    async with served(full) as address, begun(address) as rest:
+        # The last ones, which nobody has read yet.
+        await run_sql(full.url, f"DELETE FROM departments WHERE id > {MANY - 500} AND id % 2 = 0")
+        await run_sql(full.url, f"UPDATE departments SET name = 'changed', description = NULL WHERE id > {MANY - 500}")
+        await run_sql(full.url, "INSERT INTO departments (name) VALUES ('new')")
+        read = b"".join([chunk async for chunk in rest])
+    rows = [json.loads(line) for line in read.splitlines()]
+    assert [(row["id"], row["name"], len(row["description"])) for row in rows] == [
+        (number, f"D {number}", 2000) for number in range(1, MANY + 1)
+    ]
+
+
+@both_forms
+async def test_empty_pool_is_a_problem_and_no_stream(committed: Committed, accept: dict[str, str]) -> None:
+    app = create_app(settings_for(committed.url, pool_size=2, export_concurrency=1, pool_timeout=0.1))
+    streams: Streams = app.state.streams
+    async with app.state.database.engine.connect(), client_of(app) as client:
+        async with app.state.database.engine.connect():
+            with pytest.raises(DatabaseBusy):
+                await anext(streams.read(prepare(text("SELECT 1 AS body")), {}))
+            response = await client.get("/departments", headers=accept)
+        problem = assert_problem(response, "database_busy")
+        assert (problem["status"], "content-disposition" in response.headers) == (503, False)
+        assert response.headers["retry-after"].isdigit()
+        # The one place for streams was given back.
+        assert (await client.get("/departments", headers=accept)).status_code == 200
+    await app.state.database.dispose()
+
+
+async def test_permission_is_that_of_the_list(client: httpx.AsyncClient) -> None:
+    body = {"name": "Narrow", "scopes": ["roles:read"]}
+    made = await client.post("/users/me/tokens", json=body, headers=await admin_session(client))
+    narrow = {"Authorization": f"Bearer {made.json()['token']}"}
+    for accept, collection in product((NDJSON, CSV), COLLECTIONS):
+        refused = await client.get(f"/{collection}", headers=accept | {"Authorization": "Bearer no"})
+        assert_problem(refused, "unauthorized")
+        response = await client.get(f"/{collection}", headers=accept | narrow)
+        if collection == "roles":
+            assert response.status_code == 200
+        else:
+            assert assert_problem(response, "forbidden")["status"] == 403
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the driver is asked for: the first word of statements, and `batch` for each batch of a cursor."""
+    asked: list[str] = []
+
+    def note(owner: Any, name: str) -> None:
+        original = getattr(owner, name)
+
+        async def noting(self: Any, *arguments: Any, **options: Any) -> Any:
+            asked.append(arguments[0].split()[0].strip(";") if owner is asyncpg.Connection else "batch")
+            return await original(self, *arguments, **options)
+
+        monkeypatch.setattr(owner, name, noting)
+
+    for name in ("execute", "executemany", "fetch", "fetchrow", "fetchval"):
+        note(asyncpg.Connection, name)
+    note(Cursor, "fetch")
+    return asked
+
+
+async def test_stream_is_one_statement_whatever_it_shows(committed: Committed, asked: list[str]) -> None:
+    queries = ("", "?embed=none", "?fields=id", "?name__ic=e&sort=-name")
+    for collection in COLLECTIONS:
+        await make(committed.client, collection)
+        for query, accept in product(queries, (NDJSON, CSV)):
+            del asked[:]
+            assert (await committed.client.get(f"/{collection}{query}", headers=accept)).status_code == 200
+            # WITH looks up the caller, SELECT sets how long the reader may take.
+            assert asked == ["WITH", "BEGIN", "SELECT", "batch", "COMMIT"], (collection, query)
+
+
+async def test_number_of_batches_is_all_that_grows(committed: Committed, asked: list[str]) -> None:
+    await make(committed.client, "departments")  # the first connection of a pool asks for more
+    for number, batches in ((FIRST_ROWS - 2, 1), (2, 2), (MOST_ROWS, 3)):
+        await fill(committed.url, number)
+        del asked[:]
+        response = await committed.client.get("/departments?fields=id", headers=CSV)
+        assert response.status_code == 200
+        assert asked == ["WITH", "BEGIN", "SELECT", *["batch"] * batches, "COMMIT"]
+
+
+@pytest.mark.parametrize("cell", ["repeat('x', {})", "convert_to(repeat('x', {}), 'UTF8')"], ids=["text", "bytes"])
+async def test_large_rows_come_in_small_batches(app: FastAPI, cell: str) -> None:
+    size = f"CASE WHEN n <= 40 THEN {BATCH_BYTES // 5} WHEN n <= 42 THEN {3 * BATCH_BYTES} ELSE 0 END"
+    query = f"SELECT {cell.format(size)} AS body, n FROM generate_series(1, 700) n"
+    streams: Streams = app.state.streams
+    batches = [len(rows) async for rows in streams.read(prepare(text(query)), {})]
+    # A batch is as large as the rows of the one before it allow: five of 205 KiB, one of 3 MiB, 500 of none.
+    assert batches == [FIRST_ROWS, 5, 5, 5, 5, 5, 1, MOST_ROWS, 154]
+    assert sum(batches) == 700

@@ -1,0 +1,27 @@
+"""Plans of PostgreSQL, as `EXPLAIN (FORMAT JSON)` tells them."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+from sqlalchemy import URL
+
+from tests.conftest import new_database, text_of
+
+
+@asynccontextmanager
+async def filled(server_url: URL, template: URL, fill: str, table: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection to a copy of `template` in which one table has many rows, and the planner knows it."""
+    async with new_database(server_url, template.database) as url:
+        connection = await asyncpg.connect(text_of(url))
+        await connection.execute(fill)
+        await connection.execute(f"ANALYZE {table}")
+        yield connection
+        await connection.close()
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for inner in plan.get("Plans", ()):
+        yield from nodes(inner)

@@ -1,0 +1,292 @@
+"""Secrets that clients send or get are found nowhere else: not in logs, problems, metrics, history or any table."""
+
+import base64
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+from fastapi import FastAPI
+from pydantic import SecretStr
+from sqlalchemy import URL
+
+from app.core.tokens import LINK_TOKEN, REFRESH_TOKEN, Tokens, new_token
+from app.main import create_app
+from app.models import Base
+from tests.builders import admin_session, make_department, make_user
+from tests.conftest import ADMIN_TOKEN, client_of, new_database, settings_for, text_of
+from tests.domains.auth.conftest import client_from
+from tests.utils.conftest import configured_log
+
+# All of letters and digits, so that no notation changes how they look.
+FIRST, SECOND, THIRD = "Canary1stPasswordQx7", "Canary2ndPasswordWz8", "Canary3rdPasswordEy9"
+WRONG, WRONG_OLD, IN_QUERY = "CanaryWrongPasswordRu4", "CanaryWrongOldPasswordTi5", "CanaryInQueryPasswordYo6"
+UNFINISHED, MISPLACED, TOO_SHORT = "CanaryUnfinishedJsonUp1", "CanaryMisplacedFieldIa2", "Canary9Os3"
+BASIC, BASIC_NAME, BEARER = "CanaryBasicPasswordPd4", "CanaryBasicNameAf5", "CanaryBearerTokenSg6"
+IN_FORM, FAILING = "CanaryTwiceInFormDh7", "CanaryFailingPasswordFj8"
+COMMON = "Password1234"
+PLANTED = (
+    FIRST,
+    SECOND,
+    THIRD,
+    WRONG,
+    WRONG_OLD,
+    IN_QUERY,
+    UNFINISHED,
+    MISPLACED,
+    TOO_SHORT,
+    BASIC,
+    BASIC_NAME,
+    BEARER,
+    IN_FORM,
+    FAILING,
+)
+# What is no secret, to show that the places are looked at.
+VISIBLE = "VisibleNameOfADepartment"
+
+WITH_SECRETS = (
+    "sessions",
+    "refresh_tokens",
+    "credentials",
+    "api_tokens",
+    "password_links",
+    "changes",
+    "idempotency_keys",
+)
+
+REFUSE = """
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'refused'; END $$;
+CREATE TRIGGER refuse BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION refuse()
+"""
+
+
+@dataclass
+class Story:
+    """Everything that was sent, with the secrets that came of it."""
+
+    app: FastAPI
+    url: URL
+    secrets: set[str] = field(default_factory=lambda: set(PLANTED))
+    refusals: list[httpx.Response] = field(default_factory=list)
+
+    async def send(self, status: int, method: str, path: str, token: str | None = None, **request: Any) -> Any:
+        """Send a request, which must be answered so; return the answer's document, or nothing."""
+        async with client_from(self.app, token=token) as client:
+            response = await client.request(method, path, **request)
+        assert response.status_code == status, (method, path, response.text)
+        if not response.is_success:
+            self.refusals.append(response)
+            return None
+        answer = response.json() if response.content and "json" in response.headers["content-type"] else {}
+        self.secrets |= {answer[name] for name in ("access_token", "refresh_token", "token") if name in answer}
+        return answer
+
+    async def database(self, statement: str) -> list[asyncpg.Record]:
+        connection = await asyncpg.connect(text_of(self.url))
+        try:
+            if statement.startswith("SELECT"):
+                return list(await connection.fetch(statement))
+            await connection.execute(statement)
+        finally:
+            await connection.close()
+        return []
+
+
+@pytest.fixture
+async def story(server_url: URL, template: URL) -> AsyncIterator[Story]:
+    async with new_database(server_url, template.database) as url:
+        app = create_app(settings_for(url, docs_access="admin"))
+        yield Story(app, url, secrets=set(PLANTED) | {ADMIN_TOKEN})
+        await app.state.database.dispose()
+
+
+def encoded(name: str, password: str) -> str:
+    return base64.b64encode(f"{name}:{password}".encode()).decode()
+
+
+def basic(name: str, password: str) -> dict[str, str]:
+    return {"Authorization": f"Basic {encoded(name, password)}"}
+
+
+JSON: dict[str, Any] = {"headers": {"Content-Type": "application/json"}}
+PROGRAM = {"name": "Program", "scopes": ["users:read", "operations:read"]}
+
+
+async def succeed(story: Story, email: str, links: str) -> dict[str, str]:
+    """Send what succeeds, and return the tokens that came of it."""
+    send = story.send
+    async with client_of(story.app) as administrator:
+        signed_in = await admin_session(administrator)
+    link = (await send(201, "POST", links, headers=signed_in))["token"]
+    await send(200, "POST", "/auth/set-password", json={"token": link, "password": FIRST})
+    pair = await send(200, "POST", "/auth/token", data={"username": email, "password": FIRST})
+    access = pair["access_token"]
+    refreshed = await send(200, "POST", "/auth/refresh", json={"refresh_token": pair["refresh_token"]})
+    await send(204, "POST", "/users/me/password", access, json={"old_password": FIRST, "new_password": SECOND})
+    made = await send(201, "POST", "/users/me/tokens", access, json=PROGRAM)
+    spare = await send(201, "POST", "/users/me/tokens", access, json=PROGRAM)
+    await send(200, "GET", "/users/me", made["token"])
+    await send(204, "DELETE", f"/users/me/tokens/{spare['id']}", access)
+    await keep_no_credentials(story, email, access, links, signed_in)
+    await send(200, "GET", "http://register.test/docs", headers=basic(BASIC_NAME, made["token"]))
+    spent, link = link, (await send(201, "POST", links, headers=signed_in))["token"]
+    refresh_token = refreshed["refresh_token"]
+    return {"access": access, "refresh": refresh_token, "api": made["token"], "spent": spent, "link": link}
+
+
+async def keep_no_credentials(story: Story, email: str, access: str, links: str, signed_in: dict[str, str]) -> None:
+    """Ask for credentials in such a way that the answer would be kept; then they would be in the clear."""
+    send, key = story.send, {"Idempotency-Key": "1"}
+    await send(400, "POST", "/auth/token", data={"username": email, "password": SECOND}, headers=key)
+    await send(400, "POST", "/users/me/tokens", access, json=PROGRAM, headers=key)
+    await send(400, "POST", links, headers=signed_in | key)
+    await send(201, "POST", "/departments", ADMIN_TOKEN, json={"name": VISIBLE}, headers=key)
+
+
+async def be_refused(story: Story, email: str, tokens: dict[str, str]) -> None:
+    """Send what is refused, in as many ways as there are."""
+    send, access, link = story.send, tokens["access"], tokens["link"]
+    form = {"username": email, "password": FIRST}
+    await send(401, "POST", "/auth/token", data=form | {"password": WRONG})
+    await send(422, "POST", "/auth/token", data=form | {"password": [IN_FORM, f"{IN_FORM}2"], "scope": IN_FORM})
+    await send(400, "POST", "/auth/token", data=form, params={"password": IN_QUERY})
+    await send(415, "POST", "/auth/token", json={"username": email, "password": MISPLACED})
+    await send(422, "POST", "/auth/token", data={"username": "\0", "password": FIRST, "pasword": MISPLACED})
+
+    await send(422, "POST", "/auth/set-password", json={"token": tokens["spent"], "password": THIRD})
+    for password in (COMMON, TOO_SHORT, THIRD * 20):
+        await send(422, "POST", "/auth/set-password", json={"token": link, "password": password})
+    await send(422, "POST", "/auth/set-password", json={"token": [link], "password": {"password": THIRD}})
+    await send(422, "POST", "/auth/set-password", json={"token": link, "password": THIRD, "extra": MISPLACED})
+    for text in ('{"token": "%s", "password": "%s', '{"password": "%s", "password": "%s"}', '["%s", "%s"'):
+        await send(400, "POST", "/auth/set-password", content=text % (link, UNFINISHED), **JSON)
+
+    unknown = [new_token(REFRESH_TOKEN), new_token(LINK_TOKEN), f"prr_{BEARER}"]
+    story.secrets |= {*unknown, encoded(BASIC_NAME, BASIC)}
+    for token in unknown:
+        await send(401, "POST", "/auth/refresh", json={"refresh_token": token})
+    await send(422, "POST", "/auth/refresh", json={"refresh_token": access})
+
+    passwords = {"old_password": WRONG_OLD, "new_password": THIRD}
+    await send(422, "POST", "/users/me/password", access, json=passwords)
+    await send(422, "POST", "/users/me/password", access, json=passwords | {"new_password": TOO_SHORT})
+    await send(401, "POST", "/users/me/password", BEARER, json=passwords)
+    for token in (BEARER, *unknown, Tokens(settings_for(None, secret_key=SecretStr(BEARER * 2))).access_token(1, 1)):
+        story.secrets.add(token)
+        await send(401, "GET", "/users/me", token)
+    await send(401, "GET", "/users/me", headers=basic(BASIC_NAME, BASIC))
+    await send(401, "GET", "http://register.test/docs", headers=basic(BASIC_NAME, BASIC))
+    await send(401, "GET", "/users/me", params={"access_token": access})
+    await send(404, "GET", "/nothing", access)
+    # Where the id of a token belongs, somebody puts the token. The answer names the address; nothing else may.
+    for token in (tokens["api"], access, link):
+        async with client_from(story.app, token=access) as client:
+            assert (await client.delete(f"/users/me/tokens/{token}")).status_code == 404
+    await send(431, "GET", "/users/me", headers={"Authorization": f"Bearer {BEARER}" + "x" * 2**15})
+
+
+async def break_down(*_: object) -> None:
+    raise RuntimeError("broken down")
+
+
+async def fail(story: Story, email: str, tokens: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send what fails: in the database, which knows the statement's values, and in our own code."""
+    send, access = story.send, tokens["access"]
+    for table, path, request in (
+        ("sessions", "/auth/token", {"data": {"username": email, "password": SECOND}}),
+        ("refresh_tokens", "/auth/refresh", {"json": {"refresh_token": tokens["refresh"]}}),
+        ("changes", "/auth/set-password", {"json": {"token": tokens["link"], "password": THIRD}}),
+        ("api_tokens", "/users/me/tokens", {"json": PROGRAM}),
+        ("changes", "/users/me/password", {"json": {"old_password": SECOND, "new_password": THIRD}}),
+    ):
+        await story.database(REFUSE.format(table=table))
+        await send(500, "POST", path, access, **request)
+        await story.database("DROP FUNCTION refuse CASCADE")
+    with monkeypatch.context() as patch:
+        patch.setattr(story.app.state.passwords, "_in_thread", break_down)
+        await send(500, "POST", "/auth/token", data={"username": email, "password": FAILING})
+        patch.setattr(story.app.state.authenticator, "_find", break_down)
+        await send(500, "GET", "/users/me", tokens["api"])
+        await send(500, "GET", "http://register.test/docs", headers=basic(BASIC_NAME, BASIC))
+
+
+async def tell(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send every kind of request that carries a secret."""
+    async with client_of(story.app) as administrator:
+        user = await make_user(administrator, access_level="admin")
+        await make_department(administrator, name=VISIBLE)
+    tokens = await succeed(story, user["email"], f"/users/{user['id']}/password-links")
+    await be_refused(story, user["email"], tokens)
+    await fail(story, user["email"], tokens, monkeypatch)
+
+
+def traces(text: str, secrets: set[str]) -> list[str]:
+    """Return the secrets of which a text has a part that nobody writes by chance."""
+    return [secret for secret in secrets if secret[4:20] in text or secret[-16:] in text]
+
+
+@pytest.mark.parametrize("as_json", [True, False], ids=["json", "console"])
+async def test_secrets_stand_nowhere_else(story: Story, monkeypatch: pytest.MonkeyPatch, *, as_json: bool) -> None:
+    with configured_log(as_json=as_json, level="DEBUG") as log:
+        await tell(story, monkeypatch)
+    written = log.getvalue()
+    stored = {
+        name: [row[0] for row in await story.database(f"SELECT to_jsonb(t)::text FROM {name} t")]
+        for name in Base.metadata.tables
+    }
+    hashes = [row["hash"] for row in await story.database("SELECT password_hash AS hash FROM credentials")]
+    async with client_of(story.app) as administrator:
+        metrics = (await administrator.get("http://register.test/metrics")).text
+        history = (await administrator.get("/changes?limit=200")).text
+    problems = [response.text + str(response.headers) for response in story.refusals]
+
+    # The places are the right ones.
+    assert VISIBLE in "".join(stored["changes"])
+    assert VISIBLE in history
+    assert VISIBLE.encode().hex() in "".join(stored["idempotency_keys"])
+    assert 'route="/api/v1/auth/token"' in metrics
+    assert written.count("/auth/set-password") > 10
+    assert written.count("request failed") == 8
+    assert written.count("broken down") >= 2
+    assert len(problems) > 30
+    assert all(stored[name] for name in WITH_SECRETS)
+    assert len(story.secrets) > 25
+
+    assert traces(written, story.secrets) == []
+    for problem in problems:
+        assert traces(problem, story.secrets) == []
+    assert traces(metrics, story.secrets) == []
+    assert traces(history, story.secrets) == []
+    for name, rows in stored.items():
+        for row in rows:
+            assert traces(row, story.secrets) == [], name
+            # Bytes are shown in hexadecimal digits.
+            hexadecimal = {secret.encode().hex() for secret in story.secrets}
+            assert [each for each in hexadecimal if each[8:40] in row] == [], name
+    # What is stored instead of a password leaves the database as little.
+    assert len(hashes) == 2
+    for text in (written, metrics, history, *problems):
+        assert not [each for each in hashes if each[-20:] in text]
+        assert "$argon2" not in text
+
+
+async def test_history_says_that_a_credential_changed_and_no_more(
+    story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with configured_log():
+        await tell(story, monkeypatch)
+    rows = await story.database(
+        "SELECT type, action, before, after FROM changes WHERE type = 'users' AND before = '{}'"
+    )
+    after = [json.loads(row["after"]) for row in rows if row["action"] == "updated"]
+    assert {"password": "changed"} in after
+    assert {"password_link": "made"} in after
+    assert all(each in ({"password": "changed"}, {"password_link": "made"}) for each in after)
+    rows = await story.database("SELECT action, before, after FROM changes WHERE type = 'api_tokens'")
+    assert sorted(row["action"] for row in rows) == ["created", "created", "deleted"]
+    for row in rows:
+        told = json.loads(row["after"] or row["before"])
+        assert told.keys() == {"name", "scopes", "expires_at", "user"}

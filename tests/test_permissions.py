@@ -1,0 +1,433 @@
+"""Who may call what: every operation with every kind of caller, against the one table below.
+
+Each operation is tried on objects that it would change. What one call does is undone before the next.
+"""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import jwt
+import pytest
+from fastapi import FastAPI
+from sqlalchemy import URL, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.core.tokens import Tokens
+from app.main import create_app
+from app.models import Base
+from tests.api.conftest import openapi
+from tests.builders import make, make_user
+from tests.conftest import client_of, new_database, settings_for
+from tests.domains.auth.conftest import NEW_PASSWORD, PASSWORD, call, make_account, sign_in
+
+# What each operation needs. A new operation is added here, by somebody who thought about it.
+TABLE = """
+list_processes              processes:read
+count_processes             processes:read
+get_process                 processes:read
+list_process_changes        processes:read
+get_process_tree            processes:read
+list_process_ancestors      processes:read
+list_department_processes   processes:read
+list_location_processes     processes:read
+list_resource_processes     processes:read
+list_role_processes         processes:read
+create_process              processes:write
+bulk_processes              processes:write
+import_processes            processes:write
+replace_process             processes:write
+update_process              processes:write
+delete_process              processes:write
+link_process_department     processes:write
+unlink_process_department   processes:write
+link_process_location       processes:write
+unlink_process_location     processes:write
+link_process_resource       processes:write
+unlink_process_resource     processes:write
+link_process_role           processes:write
+unlink_process_role         processes:write
+
+list_departments            departments:read
+count_departments           departments:read
+get_department              departments:read
+list_department_changes     departments:read
+get_department_tree         departments:read
+list_department_ancestors   departments:read
+create_department           departments:write
+bulk_departments            departments:write
+import_departments          departments:write
+replace_department          departments:write
+update_department           departments:write
+delete_department           departments:write
+
+list_locations              locations:read
+count_locations             locations:read
+get_location                locations:read
+list_location_changes       locations:read
+get_location_tree           locations:read
+list_location_ancestors     locations:read
+create_location             locations:write
+bulk_locations              locations:write
+import_locations            locations:write
+replace_location            locations:write
+update_location             locations:write
+delete_location             locations:write
+
+list_resources              resources:read
+count_resources             resources:read
+get_resource                resources:read
+list_resource_changes       resources:read
+create_resource             resources:write
+bulk_resources              resources:write
+import_resources            resources:write
+replace_resource            resources:write
+update_resource             resources:write
+delete_resource             resources:write
+
+list_roles                  roles:read
+count_roles                 roles:read
+get_role                    roles:read
+list_role_changes           roles:read
+create_role                 roles:write
+bulk_roles                  roles:write
+import_roles                roles:write
+replace_role                roles:write
+update_role                 roles:write
+delete_role                 roles:write
+add_role_holder             roles:write
+remove_role_holder          roles:write
+
+list_users                  users:read
+count_users                 users:read
+get_user                    users:read
+list_role_holders           users:read
+create_user                 users:write
+bulk_users                  users:write
+import_users                users:write
+replace_user                users:write
+update_user                 users:write
+delete_user                 users:write
+
+list_changes                changes:read
+
+list_user_changes           admin
+create_password_link        admin-session
+list_api_tokens             admin
+revoke_api_token            admin
+
+get_me                      authenticated
+search_objects              authenticated
+
+change_own_password         session
+list_own_api_tokens         session
+create_own_api_token        session
+revoke_own_api_token        session
+list_sessions               session
+end_session                 session
+sign_out                    session
+sign_out_everywhere         session
+
+sign_in                     public
+refresh_token               public
+set_password                public
+explain_problem             public
+check_live                  public
+check_ready                 public
+check_health                public
+get_metrics                 public
+"""
+PERMISSIONS = dict(line.split() for line in TABLE.splitlines() if line)
+
+READER = {"processes:read", "departments:read", "locations:read", "resources:read", "roles:read", "users:read"}
+WRITER = {"processes:write", "departments:write", "locations:write", "resources:write", "roles:write"}
+VIEWER = READER | {"changes:read"}
+EDITOR = VIEWER | WRITER
+ADMIN = EDITOR | {"users:write", "operations:read", "admin"}
+LEVELS = {"viewer": VIEWER, "editor": EDITOR, "admin": ADMIN}
+
+INVALID = ("garbage", "expired", "deactivated session", "deactivated token")
+NARROW = ("session with all but it", "token with all but it", "session with only it", "token with only it")
+CALLERS = ("anonymous", *INVALID, *LEVELS, "viewer's token with all scopes", *NARROW)
+
+# Where the operation needs no scope, the narrow callers have this one, or all but the other one.
+ANY_SCOPE, OTHER_SCOPE = "processes:read", "admin"
+
+OPERATIONS = {
+    operation["operationId"]: (method.upper(), path)
+    for path, operations in openapi()["paths"].items()
+    for method, operation in operations.items()
+}
+PROTECTED = [name for name in OPERATIONS if PERMISSIONS.get(name) != "public"]
+BODIES: dict[str, dict[str, Any]] = {
+    "change_own_password": {"old_password": PASSWORD, "new_password": NEW_PASSWORD},
+    "create_own_api_token": {"name": "Refused", "scopes": [ANY_SCOPE]},
+}
+GROUPS = {
+    "departments": "head",
+    "locations": "kind",
+    "processes": "status",
+    "resources": "kind",
+    "roles": "department",
+    "users": "is_active",
+}
+TARGETS = ("departments", "locations", "resources", "roles")
+
+
+@dataclass
+class Scene:
+    """Objects to call about, and tokens to call with."""
+
+    app: FastAPI
+    tokens: dict[str, str | None]
+    # The parameters of paths; for each kind of link one object that is linked and one that is not yet.
+    objects: dict[str, int]
+
+    def token(self, caller: str, permission: str) -> str | None:
+        if caller not in NARROW:
+            return self.tokens[caller]
+        if permission not in ADMIN:
+            permission = ANY_SCOPE if caller.endswith("only it") else OTHER_SCOPE
+        return self.tokens[f"{caller} {permission}"]
+
+    def request(self, operation: str) -> tuple[str, str, dict[str, Any]]:
+        """Return a request that succeeds, and changes something if it can, for who may make it."""
+        method, template = OPERATIONS[operation]
+        collection = template.split("/")[3] if template.startswith("/api") else ""
+        path = template.replace("{reference}", str(self.objects.get(collection)))
+        for name in ("department", "location", "resource", "role", "user"):
+            path = path.replace(f"{{{name}}}", str(self.objects[f"{name} {method}"]) if f"{{{name}}}" in path else "")
+        for name in ("session", "token"):
+            path = path.replace(f"{{{name}}}", str(self.objects[name]))
+        path = f"http://register.test{path.replace('{name}', 'conflict')}"
+        if operation.startswith("count"):
+            path += f"?group_by={GROUPS[collection]}"
+        if operation == "search_objects":
+            path += "?q=thing"
+        body: dict[str, Any] | None = BODIES.get(operation)
+        if body is None and method in {"POST", "PUT", "PATCH"} and not operation.startswith(("link", "add", "sign")):
+            body = {"name": "Refused"}
+            if collection == "users" and method != "PATCH":
+                body["email"] = "refused@register.example"
+            if operation.startswith("bulk"):
+                body = {"items": [{"op": "create", "data": body}]}
+            if operation.startswith("import"):
+                return method, path, {"content": json.dumps(body), "headers": {"Content-Type": "application/x-ndjson"}}
+        return method, path, {} if body is None else {"json": body}
+
+
+def narrow_scopes(caller: str, scope: str) -> set[str]:
+    return {scope} if caller.endswith("only it") else ADMIN - {scope}
+
+
+async def sign_in_everybody(app: FastAPI) -> dict[str, str | None]:
+    """Return the token of each of `CALLERS`, of the narrow ones for each scope."""
+    tokens: dict[str, str | None] = {"anonymous": None, "garbage": "garbage"}
+    users = {level: await make_account(app, level) for level in LEVELS}
+    for level, user in users.items():
+        tokens[level] = (await sign_in(app, user["email"]))["access_token"]
+    claims = jwt.decode(str(tokens["admin"]), options={"verify_signature": False})
+    issuer: Tokens = app.state.tokens
+    expired = claims | {"iat": claims["iat"] - 601, "exp": claims["iat"] - 1}
+    tokens["expired"] = jwt.encode(expired, issuer._keys[issuer._current], "HS256", headers={"kid": issuer._current})
+
+    async def api_token(signed_in: str | None, scopes: set[str]) -> str:
+        body = {"name": "Matrix", "scopes": sorted(scopes)}
+        made: dict[str, str] = (await call(app, signed_in, "POST", "/users/me/tokens", json=body)).json()
+        return made["token"]
+
+    async with client_of(app) as administrator:
+        for name, later in (("deactivated", {"is_active": False}), ("demoted", {"access_level": "viewer"})):
+            user = await make_account(app, "admin")
+            session = (await sign_in(app, user["email"]))["access_token"]
+            token = await api_token(session, ADMIN)
+            assert (await administrator.patch(f"/users/{user['id']}", json=later)).status_code == 200
+            tokens |= {f"{name} session": session, f"{name} token": token}
+    tokens["viewer's token with all scopes"] = tokens["demoted token"]
+
+    for scope in ADMIN:
+        for caller in NARROW:
+            scopes = narrow_scopes(caller, scope)
+            if caller.startswith("session"):
+                narrowed = await sign_in(app, users["admin"]["email"], scope=" ".join(scopes))
+                tokens[f"{caller} {scope}"] = narrowed["access_token"]
+            else:
+                tokens[f"{caller} {scope}"] = await api_token(tokens["admin"], scopes)
+    return tokens
+
+
+async def make_objects(app: FastAPI, signed_in: str | None) -> dict[str, int]:
+    async with client_of(app) as client:
+        objects = {name: (await make(client, name))["id"] for name in (*TARGETS, "processes", "users")}
+        for method in ("PUT", "DELETE"):
+            for target in TARGETS:
+                made = (await make(client, target))["id"]
+                objects[f"{target.removesuffix('s')} {method}"] = made
+                if method == "DELETE":
+                    path = f"/processes/{objects['processes']}/{target}/{made}"
+                    assert (await client.put(path)).status_code == 204
+            objects[f"user {method}"] = (await make_user(client))["id"]
+        path = f"/roles/{objects['roles']}/holders/{objects['user DELETE']}"
+        assert (await client.put(path)).status_code == 204
+    # The lists of processes of an object, which are reached by its collection.
+    objects |= {f"{target.removesuffix('s')} GET": objects[target] for target in TARGETS}
+    body = {"name": "To be revoked", "scopes": [ANY_SCOPE]}
+    objects["token"] = (await call(app, signed_in, "POST", "/users/me/tokens", json=body)).json()["id"]
+    sessions = (await call(app, signed_in, "GET", "/auth/sessions")).json()["items"]
+    objects["session"] = next(session["id"] for session in sessions if not session["current"])
+    return objects
+
+
+@pytest.fixture(scope="module")
+async def scene(server_url: URL, template: URL) -> AsyncIterator[Scene]:
+    async with new_database(server_url, template.database) as url:
+        app = create_app(settings_for(url))
+        tokens = await sign_in_everybody(app)
+        yield Scene(app, tokens, await make_objects(app, tokens["admin"]))
+        await app.state.database.dispose()
+
+
+@asynccontextmanager
+async def undone(app: FastAPI) -> AsyncIterator[AsyncConnection]:
+    """Undo afterwards what the application does within."""
+    database = app.state.database
+    async with database.engine.connect() as connection:
+        transaction = await connection.begin()
+        await connection.exec_driver_sql("SELECT")  # SQLAlchemy sends BEGIN with the first statement only
+        database.bind = connection
+        try:
+            yield connection
+        finally:
+            database.bind = database.engine
+            await transaction.rollback()
+
+
+async def dump(connection: AsyncConnection) -> dict[str, list[Any]]:
+    """Return all rows of all tables, but for what a refused call may leave: attempts, and when a token was used."""
+    rows = {}
+    for name in Base.metadata.tables.keys() - {"sign_in_attempts"}:
+        found = await connection.execute(text(f"SELECT to_jsonb(t) - 'last_used_at' FROM {name} t ORDER BY t::text"))
+        rows[name] = list(found.scalars())
+    return rows
+
+
+def expected_refusal(caller: str, permission: str) -> tuple[int, str | None] | None:
+    """Return the status, and of a 403 the scope that it names; None when the caller may call."""
+    if permission != "public" and (caller == "anonymous" or caller in INVALID):
+        return 401, None
+    if permission in {"public", "authenticated"}:
+        return None
+    if permission.endswith("session"):
+        if "token" in caller:
+            return 403, "session"
+        return None if permission == "session" or caller == "admin" else (403, "admin")
+    has_it = caller.endswith("only it") if caller in NARROW else permission in LEVELS.get(caller, VIEWER)
+    return None if has_it else (403, permission)
+
+
+def assert_refused(response: httpx.Response, status: int, scope: str | None, *, anonymous: bool) -> None:
+    told = (response.status_code, response.headers["content-type"], response.json().get("scope"))
+    assert told == (status, "application/problem+json", scope)
+    challenge = 'Bearer realm="process-register"'
+    if status == 403:
+        # To have signed in is no scope that a client could ask for.
+        challenge += ', error="insufficient_scope"' + (f', scope="{scope}"' if scope != "session" else "")
+    elif not anonymous:
+        challenge += ', error="invalid_token"'
+    assert response.headers["www-authenticate"] == challenge
+
+
+def test_table_has_every_operation_and_no_other() -> None:
+    assert PERMISSIONS.keys() == OPERATIONS.keys()
+
+
+def test_document_declares_what_the_table_says() -> None:
+    declared = {
+        operation["operationId"]: operation["x-permission"]
+        for operations in openapi()["paths"].values()
+        for operation in operations.values()
+    }
+    assert declared == PERMISSIONS
+
+
+def test_document_names_the_schemes_that_serve() -> None:
+    for operations in openapi()["paths"].values():
+        for operation in operations.values():
+            permission = PERMISSIONS[operation["operationId"]]
+            scopes = [permission] if permission in ADMIN else ["admin"] if permission == "admin-session" else []
+            # Only OAuth 2 has scopes there.
+            with_password: dict[str, list[str]] = {"signIn": scopes}
+            with_token: dict[str, list[str]] = {"apiToken": []}
+            in_session = {"session": [with_password], "admin-session": [with_password]}
+            expected = ({"public": []} | in_session).get(permission, [with_password, with_token])
+            assert operation["security"] == expected, operation["operationId"]
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+async def test_matrix(scene: Scene, operation: str) -> None:
+    permission = PERMISSIONS[operation]
+    method, path, arguments = scene.request(operation)
+    refusals = {caller: expected_refusal(caller, permission) for caller in CALLERS}
+    async with undone(scene.app) as connection:
+        before = await dump(connection)
+        for caller, refusal in refusals.items():
+            if refusal is not None:
+                response = await call(scene.app, scene.token(caller, permission), method, path, **arguments)
+                assert_refused(response, *refusal, anonymous=caller == "anonymous")
+        assert await dump(connection) == before
+        for caller, refusal in refusals.items():
+            if refusal is None:
+                savepoint = await connection.begin_nested()
+                response = await call(scene.app, scene.token(caller, permission), method, path, **arguments)
+                assert response.status_code not in {401, 403}, (caller, response.text)
+                assert response.status_code < 500, (caller, response.text)
+                if caller == "admin" and permission != "public":
+                    # What was refused to the others would have been done.
+                    assert response.is_success, response.text
+                    assert (await dump(connection) != before) is (method != "GET")
+                await savepoint.rollback()
+
+
+def test_matrix_has_both_answers_for_every_permission() -> None:
+    for permission in set(PERMISSIONS.values()) - {"public"}:
+        answers = {expected_refusal(caller, permission) is None for caller in CALLERS}
+        assert answers == {True, False}, permission
+
+
+@pytest.mark.parametrize("operation", PROTECTED)
+async def test_credentials_are_checked_before_anything_else_of_the_request(scene: Scene, operation: str) -> None:
+    method, path, _ = scene.request(operation)
+    json_type = {"Content-Type": "application/json"}
+    flaws: list[dict[str, Any]] = [
+        {"content": b'{"name": ', "headers": json_type},
+        {"content": b"name=Refused", "headers": {"Content-Type": "text/plain"}},
+        {"params": {"unknown": "1"}},
+        {"content": b" " * (2**20 + 1), "headers": json_type},
+        {"headers": {"X-Change-Message": "m" * 501}},
+        {"headers": {"If-Match": "not a tag"}},
+    ]
+    for flaw in flaws:
+        assert_refused(await call(scene.app, None, method, path, **flaw), 401, None, anonymous=True)
+        assert_refused(await call(scene.app, "garbage", method, path, **flaw), 401, None, anonymous=False)
+    refusal = expected_refusal("viewer's token with all scopes", PERMISSIONS[operation])
+    if refusal is not None:
+        token = scene.tokens["viewer's token with all scopes"]
+        async with undone(scene.app):
+            for flaw in flaws:
+                assert_refused(await call(scene.app, token, method, path, **flaw), *refusal, anonymous=False)
+
+
+@pytest.mark.parametrize(
+    "call_about", ["GET /processes/0", "DELETE /users/x", "DELETE /api-tokens/x", "DELETE /auth/sessions/0"]
+)
+async def test_credentials_are_checked_before_the_object_is_looked_up(scene: Scene, call_about: str) -> None:
+    method, path = call_about.split()
+    assert_refused(await call(scene.app, None, method, path), 401, None, anonymous=True)
+
+
+async def test_permission_is_checked_before_the_object_is_looked_up(scene: Scene) -> None:
+    response = await call(scene.app, scene.tokens["viewer"], "DELETE", "/processes/0")
+    assert_refused(response, 403, "processes:write", anonymous=False)

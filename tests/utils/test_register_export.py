@@ -1,0 +1,277 @@
+"""The whole register in files."""
+
+import asyncio
+import json
+import os
+import pty
+import resource
+import signal
+import stat
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from sqlalchemy import URL, make_url
+
+from app.core.migrations import head_revision
+from app.main import VERSION
+from app.utils import register_export
+from app.utils.exceptions import RegisterError, ServiceUnavailable
+from app.utils.register_export import Manifest, export_register
+from tests.builders import make_department, make_location, make_process, make_resource, make_role, make_user
+from tests.conftest import ADMIN_TOKEN, Committed, settings_for, text_of
+
+COLLECTIONS = ("departments", "locations", "resources", "roles", "users", "processes")
+FILES = {*(f"{name}.ndjson" for name in (*COLLECTIONS, "role_holders")), "manifest.json"}
+
+
+async def export(url: URL, directory: Path, *, with_history: bool = False, force: bool = False) -> Manifest:
+    return await export_register(settings_for(url), text_of(url), directory, with_history=with_history, force=force)
+
+
+async def run_sql(url: URL, sql: str) -> None:
+    connection = await asyncpg.connect(text_of(url))
+    await connection.execute(sql)
+    await connection.close()
+
+
+def lines(directory: Path, name: str) -> list[Any]:
+    return [json.loads(line) for line in (directory / f"{name}.ndjson").read_bytes().splitlines()]
+
+
+def names(directory: Path) -> set[str]:
+    return {path.name for path in directory.iterdir()}
+
+
+@contextmanager
+def once_it_has_begun(monkeypatch: pytest.MonkeyPatch, url: URL, sql: str) -> Iterator[None]:
+    """Let somebody else do something when the snapshot is taken, and no file is written."""
+    identify = register_export._identity
+
+    async def interrupted(snapshot: Any) -> Any:
+        identity = await identify(snapshot)
+        await run_sql(url, sql)
+        return identity
+
+    with monkeypatch.context() as patched:
+        patched.setattr(register_export, "_identity", interrupted)
+        yield
+
+
+async def test_files_have_what_the_api_shows(committed: Committed, tmp_path: Path) -> None:
+    client = committed.client
+    department = await make_department(client, code="D-1", name="Zürich\n", description="a\nb\u2028c")
+    location, resource_, role = await make_location(client), await make_resource(client), await make_role(client)
+    user = await make_user(client, department_id=department["id"])
+    await client.patch(f"/departments/{department['id']}", json={"head_id": user["id"]})
+    await client.put(f"/roles/{role['id']}/holders/{user['id']}")
+    parent = await make_process(client, owner_id=user["id"], department_ids=[department["id"]])
+    links = {"location_ids": [location["id"]], "resource_ids": [resource_["id"]], "role_ids": [role["id"]]}
+    await make_process(client, parent_id=parent["id"], **links)
+    directory = tmp_path / "new" / "export"
+    manifest = await export(committed.url, directory, with_history=True)
+
+    for collection in COLLECTIONS:
+        listed = (await client.get(f"/{collection}")).json()["items"]
+        assert lines(directory, collection) == listed
+        assert listed
+    assert lines(directory, "role_holders") == [{"role_id": role["id"], "user_id": user["id"]}]
+    changes = (await client.get("/changes?limit=200")).json()["items"]
+    assert lines(directory, "changes") == changes[::-1]
+
+    assert names(directory) == FILES | {"changes.ndjson"} == {*manifest.files, "manifest.json"}
+    assert (manifest.format, manifest.service_version, manifest.schema_revision) == (1, VERSION, head_revision())
+    assert Manifest.model_validate_json((directory / "manifest.json").read_bytes()) == manifest
+    for name, entry in manifest.files.items():
+        content = (directory / name).read_bytes()
+        assert (entry.rows, entry.bytes) == (content.count(b"\n"), len(content))
+        assert entry.sha256 == sha256(content).hexdigest()
+
+
+async def test_nobody_else_reads_it_and_nothing_to_sign_in_with_is_in_it(committed: Committed, tmp_path: Path) -> None:
+    connection = await asyncpg.connect(text_of(committed.url))
+    hashes = [row[0] for row in await connection.fetch("SELECT password_hash FROM credentials")]
+    hashes += [row[0].hex() for row in await connection.fetch("SELECT token_hash FROM api_tokens")]
+    await connection.close()
+    assert len(hashes) == 2
+    directory = tmp_path / "export"
+    before = os.umask(0)
+    try:
+        await export(committed.url, directory, with_history=True)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    for path in directory.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert not any(secret in path.read_text("utf-8") for secret in (*hashes, ADMIN_TOKEN))
+
+
+async def test_it_is_of_one_moment(committed: Committed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    await make_department(committed.client, name="first")
+    sql = "INSERT INTO departments (name) VALUES ('second'); UPDATE users SET name = 'renamed'"
+    with once_it_has_begun(monkeypatch, committed.url, sql):
+        await export(committed.url, tmp_path)
+    (department,) = lines(tmp_path, "departments")
+    (user,) = lines(tmp_path, "users")
+    assert (department["name"], department["created_by"]["name"]) == ("first", user["name"])
+    await export(committed.url, tmp_path, force=True)
+    assert [row["name"] for row in lines(tmp_path, "departments")] == ["first", "second"]
+
+
+async def test_only_with_force_an_earlier_export_is_replaced(committed: Committed, tmp_path: Path) -> None:
+    await export(committed.url, tmp_path, with_history=True)
+    (tmp_path / "notes.txt").write_text("mine")
+    before = (tmp_path / "manifest.json").read_bytes()
+    with pytest.raises(RegisterError, match=r"is not empty\. With --force"):
+        await export(committed.url, tmp_path)
+    assert (tmp_path / "manifest.json").read_bytes() == before
+    await make_department(committed.client)
+    manifest = await export(committed.url, tmp_path, force=True)
+    assert manifest.files["departments.ndjson"].rows == len(lines(tmp_path, "departments")) == 1
+    assert names(tmp_path) == FILES | {"notes.txt"}  # the history, of which the manifest says nothing, is gone
+
+
+async def test_lost_connection_leaves_what_was_there(
+    committed: Committed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kill = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() "
+        "AND pid <> pg_backend_pid() AND xact_start IS NOT NULL AND application_name = 'process-register'"
+    )
+    old, new = tmp_path / "old", tmp_path / "new"
+    await export(committed.url, old)
+    before = {path.name: path.read_bytes() for path in old.iterdir()}
+    await make_department(committed.client)
+    for directory in (old, new):
+        with once_it_has_begun(monkeypatch, committed.url, kill), pytest.raises(ServiceUnavailable):
+            await export(committed.url, directory, force=True)
+    assert {path.name: path.read_bytes() for path in old.iterdir()} == before
+    assert names(new) == set()
+
+
+async def test_full_disk_is_told_and_leaves_nothing(committed: Committed, tmp_path: Path) -> None:
+    # No file may grow larger; what the system then says differs from a full disk in its words only.
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(RegisterError, match=r"^Cannot write .*/users\.ndjson: File too large\.$"):
+            await export(committed.url, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert names(tmp_path) == set()
+
+
+@contextmanager
+def somebody_else() -> Iterator[None]:
+    """Be a user who owns nothing, if we may be anybody."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+async def test_refusals_of_the_file_system_are_told(committed: Committed, tmp_path: Path) -> None:
+    forbidden, file = tmp_path / "forbidden", tmp_path / "file"
+    forbidden.mkdir(mode=0o500)
+    file.touch()
+    with somebody_else(), pytest.raises(RegisterError, match=r"^Cannot write .*/forbidden/\S+: Permission denied\.$"):
+        await export(committed.url, forbidden / "export")
+    with pytest.raises(RegisterError, match=r"^Cannot write .*/file/export: Not a directory\.$"):
+        await export(committed.url, file / "export")
+
+
+async def test_database_that_is_away_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ServiceUnavailable, match=r"^The database cannot be reached at the moment\.$"):
+        await export(make_url("postgresql://nobody@127.0.0.1:9/none"), tmp_path)
+    assert names(tmp_path) == set()
+
+
+async def test_database_without_our_schema_is_told(empty: URL, committed: Committed, tmp_path: Path) -> None:
+    with pytest.raises(RegisterError, match=r"^Run `python -m app init` first\.$"):
+        await export(empty, tmp_path)
+    await run_sql(committed.url, "UPDATE alembic_version SET version_num = '0001'")
+    with pytest.raises(RegisterError, match=f"has schema revision 0001, but .* works with {head_revision()}"):
+        await export(committed.url, tmp_path)
+    assert names(tmp_path) == set()
+
+
+async def test_database_role_that_may_not_read_is_told(committed: Committed, tmp_path: Path) -> None:
+    role = f"test_{uuid4().hex}"
+    await run_sql(
+        committed.url,
+        f"CREATE ROLE {role}; GRANT SELECT ON alembic_version TO {role}; "
+        f"ALTER DATABASE {committed.url.database} SET role = {role}",
+    )
+    try:
+        with pytest.raises(RegisterError, match="may not read the whole register: permission denied for table "):
+            await export(committed.url, tmp_path)
+    finally:
+        await run_sql(committed.url.set(database="postgres"), f"ALTER DATABASE {committed.url.database} RESET role")
+        await run_sql(committed.url, f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+@asynccontextmanager
+async def command(root: Path, directory: Path, url: str, stderr: int) -> AsyncIterator[asyncio.subprocess.Process]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "app", "export", str(directory)),
+        cwd=root,
+        env=os.environ | {"ENV": "test", "DATABASE_URL": url, "LOCK_TIMEOUT": "60", "STATEMENT_TIMEOUT": "60"},
+        stderr=stderr,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def test_progress_is_a_line_a_file(
+    committed: Committed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await make_department(committed.client)
+    await export(committed.url, tmp_path)
+    numbers = {"departments": 1, "locations": 0, "resources": 0, "roles": 0, "users": 1, "processes": 0}
+    told = capsys.readouterr()
+    assert told.err == "".join(f"{name}.ndjson: {n} rows\n" for name, n in (numbers | {"role_holders": 0}).items())
+    assert told.out == ""
+
+
+async def test_command_shows_how_far_it_is_on_a_terminal(committed: Committed, root: Path, tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    async with command(root, tmp_path, text_of(committed.url), theirs) as process:
+        os.close(theirs)
+        assert await process.wait() == 0
+    shown = os.read(ours, 10_000).decode()
+    os.close(ours)
+    assert "Exporting" in shown
+    assert "100%" in shown
+    assert ".ndjson" not in shown
+    assert shown.splitlines()[-1] == f"1 rows are in {tmp_path}."
+    assert names(tmp_path) == FILES
+
+
+async def test_command_that_is_stopped_leaves_nothing_and_says_so(
+    committed: Committed, root: Path, tmp_path: Path
+) -> None:
+    connection = await asyncpg.connect(text_of(committed.url))
+    async with connection.transaction():
+        await connection.execute("LOCK TABLE processes")
+        waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation = 'processes'::regclass)"
+        async with command(root, tmp_path, text_of(committed.url), asyncio.subprocess.DEVNULL) as process:
+            while not await connection.fetchval(waits):
+                assert process.returncode is None
+                await asyncio.sleep(0.05)
+            process.send_signal(signal.SIGTERM)
+            assert await process.wait() == 128 + signal.SIGTERM
+    await connection.close()
+    assert names(tmp_path) == set()

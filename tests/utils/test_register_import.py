@@ -1,0 +1,437 @@
+"""A register that is read from files is the one that was written into them."""
+
+import asyncio
+import json
+import os
+import pty
+import re
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, TypedDict
+
+import asyncpg
+import click
+import pytest
+from click.testing import CliRunner
+from sqlalchemy import URL, text
+
+from app.cli import cli
+from app.core.database import commit, fetch, prepare, session_of
+from app.core.security import first_administrator
+from app.domains.department.service import DepartmentService
+from app.domains.role.service import RoleService
+from app.domains.shared.import_columns import members_of
+from app.domains.shared.imports import Imported, import_file
+from app.main import create_app
+from app.utils import register_import, table_import
+from app.utils.db_init import load_demo_data
+from app.utils.exceptions import RegisterError
+from app.utils.register_export import export_register
+from app.utils.register_import import import_register
+from app.utils.table_import import import_table
+from tests.builders import make, make_department, make_user
+from tests.conftest import Committed, new_database, settings_for, text_of
+from tests.domains.shared.test_import import fill
+from tests.test_cli import run_command
+
+COLLECTIONS = ("departments", "locations", "resources", "roles", "users", "processes")
+OWN = {"created_at", "updated_at", "created_by", "updated_by", "version"}
+
+
+class Options(TypedDict):
+    collection: str | None
+    mapping: tuple[str, ...]
+    match_ids: bool
+    raw: bool
+
+
+@dataclass
+class Source:
+    """A register with the demo data, and names that are hard to write down, and what was exported of it."""
+
+    register: Committed
+    directory: Path
+
+
+@pytest.fixture(scope="module")
+async def source(server_url: URL, template: URL, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Source]:
+    async with new_database(server_url, template.database) as url:
+        register = Committed(create_app(settings_for(url)), url)
+        async with session_of(register.app.state.database) as session:
+            caller = await first_administrator(session)
+            assert caller is not None
+            await load_demo_data(session, caller, with_passwords=False)
+            await commit(session)
+        await fill(register.client)
+        await make_what_comes_in_circles(register)
+        directory = tmp_path_factory.mktemp("source")
+        await export(url, directory)
+        yield Source(register, directory)
+        await register.client.aclose()
+        await register.app.state.database.dispose()
+
+
+async def make_what_comes_in_circles(register: Committed) -> None:
+    """Make objects that refer to each other across collections, and to later ones; and keyless namesakes."""
+    client = register.client
+    first, second = await make_user(client, name="Twin"), await make_user(client, name="Twin")
+    below = await make_department(client, name="Below", head_id=second["id"])
+    above = await make_department(client, name="Above")
+    await client.patch(f"/departments/{below['id']}", json={"parent_id": above["id"]})
+    await client.patch(f"/users/{first['id']}", json={"manager_id": second["id"], "department_id": below["id"]})
+    await client.patch(f"/users/{second['id']}", json={"manager_id": first["id"]})
+    child, parent = [await make(client, "processes", name="Twin") for _ in range(2)]
+    moved = await client.patch(f"/processes/{child['id']}", json={"parent_id": parent["id"]})
+    assert moved.status_code == 200, moved.text
+
+
+async def export(url: URL, directory: Path) -> None:
+    await export_register(settings_for(url), text_of(url), directory, with_history=False, force=True)
+
+
+async def import_(url: URL, directory: Path) -> Counter[str]:
+    return await import_register(settings_for(url), text_of(url), directory)
+
+
+@pytest.fixture
+async def empty_register(server_url: URL, template: URL) -> AsyncIterator[URL]:
+    """A register with nobody but the first administrator, whose ids are not those of the source."""
+    async with new_database(server_url, template.database) as url:
+        connection = await asyncpg.connect(text_of(url))
+        for table in COLLECTIONS:
+            await connection.execute(f"SELECT setval(pg_get_serial_sequence('{table}', 'id'), 1000)")
+        await connection.close()
+        yield url
+
+
+def content_of(directory: Path) -> dict[str, Any]:
+    """Return what an export says, with the place of each object in its file instead of its id."""
+    files = {name: read(directory, name) for name in (*COLLECTIONS, "role_holders")}
+    places = {name: {each["id"]: place for place, each in enumerate(files[name])} for name in COLLECTIONS}
+    where = {"parent": None, "head": "users", "owner": "users", "manager": "users", "location": "locations"}
+    where |= {"department": "departments", "owner_department": "departments", "role": "roles", "user": "users"}
+
+    def placed(name: str, document: dict[str, Any]) -> dict[str, Any]:
+        shown = {}
+        for member, value in document.items():
+            if member in OWN or member == "id":
+                continue
+            if member.endswith("_id") and member != "external_id":
+                shown[member] = value and places[where[member.removesuffix("_id")] or name][value]
+            elif isinstance(value, list):
+                shown[member] = [entry | {"id": places[member][entry["id"]]} for entry in value]
+            elif isinstance(value, dict):
+                shown[member] = {key: each for key, each in value.items() if key != "id"}
+            else:
+                shown[member] = value
+        return shown
+
+    return {name: [placed(name, each) for each in files[name]] for name in files}
+
+
+def read(directory: Path, name: str) -> list[Any]:
+    return [json.loads(line) for line in (directory / f"{name}.ndjson").read_bytes().split(b"\n") if line]
+
+
+async def changes_of(url: URL) -> Counter[tuple[str, int, str]]:
+    """Return how often each object was changed, by what was done."""
+    connection = await asyncpg.connect(text_of(url))
+    rows = await connection.fetch("SELECT type, object_id, action FROM changes")
+    await connection.close()
+    return Counter(tuple(row) for row in rows)
+
+
+async def number_of_changes(url: URL) -> int:
+    connection = await asyncpg.connect(text_of(url))
+    number: int = await connection.fetchval("SELECT count(*) FROM changes")
+    await connection.close()
+    return number
+
+
+def number_completed(directory: Path, name: str, batch: int) -> int:
+    """Return how many objects of a file refer to what comes later: a user, or one of the same file in another batch."""
+    documents, number = read(directory, name), 0
+    for place, each in enumerate(documents):
+        last = documents[min(place // batch * batch + batch, len(documents)) - 1]["id"]
+        above = each.get("parent_id") or each.get("manager_id") or 0
+        number += above > last or each.get("head_id") is not None
+    return number
+
+
+@pytest.mark.parametrize("batch", [7, 1000])
+async def test_round_trip_into_an_empty_register_is_identical(
+    source: Source, empty_register: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    monkeypatch.setattr(register_import, "BATCH", batch)
+    earlier = await changes_of(empty_register)
+    counts = await import_(empty_register, source.directory)
+    total = sum(len(read(source.directory, name)) for name in COLLECTIONS)
+    # The first administrator is there already, and the same in both.
+    assert counts == {"created": total - 1, "unchanged": 1}
+    numbers = {name: len(read(source.directory, name)) for name in (*COLLECTIONS, "role_holders")}
+    changes = await changes_of(empty_register) - earlier
+    assert Counter(name for name, _, action in changes if action == "created") == {
+        name: numbers[name] - (name == "users") for name in COLLECTIONS
+    }
+    assert sum(number for (_, _, action), number in changes.items() if action == "linked") == numbers["role_holders"]
+    updated = Counter(name for name, _, action in changes if action == "updated")
+    assert updated == {
+        name: number for name in COLLECTIONS if (number := number_completed(source.directory, name, batch))
+    }
+    assert changes.total() == sum(numbers.values()) - 1 + updated.total()
+    await export(empty_register, tmp_path)
+    expected = content_of(source.directory)
+    assert content_of(tmp_path) == expected
+    assert len(expected["processes"]) > 20
+    assert len(expected["role_holders"]) > 5
+    # Once more, nothing changes, and the history does not grow.
+    before = await number_of_changes(empty_register)
+    assert await import_(empty_register, source.directory) == {"unchanged": total}
+    await export(empty_register, tmp_path)
+    assert content_of(tmp_path) == expected
+    assert await number_of_changes(empty_register) == before
+
+
+async def test_import_where_it_came_from_sets_back_what_was_changed(source: Source, tmp_path: Path) -> None:
+    url, client = source.register.url, source.register.client
+    before = await number_of_changes(url)
+    total = sum(len(read(source.directory, name)) for name in COLLECTIONS)
+    # Also what has neither a code nor an external id is known again.
+    assert await import_(url, source.directory) == {"unchanged": total}
+    assert await number_of_changes(url) == before
+    keyless = next(each for each in read(source.directory, "processes") if each["name"] == "Twin")
+    await client.patch(f"/processes/{keyless['id']}", json={"name": "Changed", "code": "NEW"})
+    assert await import_(url, source.directory) == {"unchanged": total - 1, "updated": 1}
+    assert (await client.get(f"/processes/{keyless['id']}")).json()["name"] == "Twin"
+    (change, *_) = (await client.get(f"/processes/{keyless['id']}/changes")).json()["items"]
+    assert (change["actor"]["name"], change["message"][:36]) == (
+        "First administrator",
+        "Import of what was exported at 2026-"[:36],
+    )
+    await export(url, tmp_path)
+    assert content_of(tmp_path) == content_of(source.directory)
+
+
+async def test_objects_with_known_keys_are_changed_and_others_stay(source: Source, empty_register: URL) -> None:
+    register = Committed(create_app(settings_for(empty_register)), empty_register)
+    keyed = next(each for each in read(source.directory, "departments") if each["code"])
+    other = await make_department(register.client, code=keyed["code"].lower(), name="Other")
+    alone = await make_department(register.client, name="Alone")
+    counts = await import_(empty_register, source.directory)
+    assert counts["updated"] == 1
+    now = (await register.client.get(f"/departments/{other['id']}")).json()
+    assert (now["code"], now["name"]) == (keyed["code"], keyed["name"])
+    assert (await register.client.get(f"/departments/{alone['id']}")).json() == alone
+    await register.client.aclose()
+    await register.app.state.database.dispose()
+
+
+async def test_objects_with_other_stronger_keys_are_others(source: Source, empty_register: URL, tmp_path: Path) -> None:
+    register = Committed(create_app(settings_for(empty_register)), empty_register)
+    for code, key in (("C1", "E1"), ("C3", None)):
+        await make_department(register.client, code=code, external_id=key)
+    await make_user(register.client, external_id="U1", email="first@x.example")
+    await make_user(register.client, code="U2", email="second@x.example")
+    before = {name: await documents(register, name) for name in ("departments", "users")}
+
+    def renumber(files: dict[str, list[Any]], _manifest: dict[str, Any]) -> None:
+        for name in COLLECTIONS:
+            # Not the first administrator, who is the same in both.
+            files[name] = files[name][1:4] if name in before else []
+        files["role_holders"] = []
+        plain = {"parent_id": None, "head_id": None, "manager_id": None, "department_id": None}
+        for each, (key, code) in zip(files["departments"], [("E9", "C1"), ("E1", "C2"), ("E3", "c3")], strict=True):
+            each.update(plain | {"external_id": key, "code": code})
+        emails = [("U9", None, "first@x.example"), ("U1", None, "new@x.example"), (None, "U3", "second@x.example")]
+        for each, keys in zip(files["users"], emails, strict=True):
+            each.update(plain | dict(zip(("external_id", "code", "email"), keys, strict=True)))
+        files["users"].append(files["users"][2] | {"id": 10**6, "code": "U2", "email": "third@x.example"})
+
+    counts = await import_(empty_register, altered(source, tmp_path, renumber))
+    assert counts == {"created": 3, "updated": 4}
+    after = {name: await documents(register, name) for name in before}
+    for name, key, member, value in (
+        ("departments", "C1", "code", "C2"),
+        ("departments", "C3", "external_id", "E3"),
+        ("users", "first@x.example", "email", "new@x.example"),
+        ("users", "second@x.example", "email", "third@x.example"),
+    ):
+        (old,) = (each["id"] for each in before[name] if key in {each["code"], each.get("email")})
+        (now,) = (each for each in after[name] if each["id"] == old)
+        assert now[member] == value
+    await register.client.aclose()
+    await register.app.state.database.dispose()
+
+
+async def documents(register: Committed, collection: str) -> list[dict[str, Any]]:
+    items: list[dict[str, Any]] = (await register.client.get(f"/{collection}")).json()["items"]
+    return items
+
+
+def altered(source: Source, directory: Path, change: Callable[[dict[str, list[Any]], dict[str, Any]], None]) -> Path:
+    """Make an export that is like the source but for what is changed of its files and its manifest."""
+    manifest = json.loads((source.directory / "manifest.json").read_bytes())
+    files = {name: read(source.directory, name) for name in (*COLLECTIONS, "role_holders")}
+    change(files, manifest)
+    for name, documents in files.items():
+        content = b"".join(json.dumps(each).encode() + b"\n" for each in documents)
+        (directory / f"{name}.ndjson").write_bytes(content)
+        if f"{name}.ndjson" in (manifest["files"] or {}):
+            entry = {"rows": len(documents), "bytes": len(content), "sha256": sha256(content).hexdigest()}
+            manifest["files"][f"{name}.ndjson"] = entry
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+    return directory
+
+
+def in_manifest(**members: Any) -> Callable[[Any, Any], None]:
+    return lambda _files, manifest: manifest.update(members)
+
+
+def in_line(file: str, place: int, /, **members: Any) -> Callable[[Any, Any], None]:
+    return lambda files, _manifest: files[file][place].update(members)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (in_manifest(format=2), "The export has format 2, but this version of the service reads 1."),
+        (in_manifest(schema_revision="9999"), "The export has schema revision 9999, which this version of the service"),
+        (in_manifest(files={}), "The export is not complete: its manifest has no departments.ndjson."),
+        (in_manifest(files=None), "is not the manifest of an export"),
+        (in_line("departments", 0, id=10**6), "departments.ndjson, line 2, id: Ids are whole numbers, and ascend"),
+        (in_line("departments", 1, id="2"), "departments.ndjson, line 2, id: Ids are whole numbers, and ascend"),
+        (in_line("departments", 2, name="a\0b"), "departments.ndjson, line 3, name: Text may not contain control"),
+        (in_line("departments", 3, head_id=10**6), "departments.ndjson, line 4, head_id: It refers to an object that"),
+        (in_line("roles", 2, department_id=10**6), "roles.ndjson, line 3, department_id: It refers to an object that"),
+        (in_line("processes", 0, roles=[{"id": "x"}]), "processes.ndjson, line 1, roles: It refers to an object that"),
+        (in_line("role_holders", 4, user_id=10**6), "role_holders.ndjson, line 5, user_id: It refers to an object"),
+    ],
+)
+async def test_what_cannot_be_imported_is_told_with_its_line(
+    source: Source, empty_register: URL, tmp_path: Path, change: Any, told: str
+) -> None:
+    with pytest.raises(RegisterError) as raised:
+        await import_(empty_register, altered(source, tmp_path, change))
+    assert told in str(raised.value)
+
+
+async def test_files_that_are_not_as_exported_are_refused_before_anything_is_written(
+    source: Source, empty_register: URL, tmp_path: Path
+) -> None:
+    before = await number_of_changes(empty_register)
+    altered(source, tmp_path, lambda _files, _manifest: None)
+    path = tmp_path / "users.ndjson"
+    content = path.read_bytes()
+    for changed, told in (
+        (content.replace(b"Twin", b"Twim"), "is not as it was exported. Its checksum is another one."),
+        (content[:-10], f"It has {len(content) - 10} bytes, of {len(content)}."),
+        (None, "The export is not complete: there is no"),
+    ):
+        path.unlink() if changed is None else path.write_bytes(changed)
+        with pytest.raises(RegisterError, match=re.escape(told)):
+            await import_(empty_register, tmp_path)
+    (tmp_path / "manifest.json").unlink()
+    with pytest.raises(RegisterError, match=r"is no export: it has no manifest\.json"):
+        await import_(empty_register, tmp_path)
+    assert await number_of_changes(empty_register) == before
+
+
+async def test_what_was_killed_goes_on(
+    source: Source, empty_register: URL, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(register_import, "BATCH", 20)
+    command = "from app.utils import register_import; register_import.BATCH = 20; from app.cli import main; main()"
+    environment = os.environ | {"DATABASE_URL": text_of(empty_register), "ENV": "test"}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        command,
+        "import",
+        str(source.directory),
+        cwd=root,
+        env=environment,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    connection = await asyncpg.connect(text_of(empty_register))
+    written = "SELECT count(*) FROM imported_objects"
+    while process.returncode is None and await connection.fetchval(written) < 40:  # noqa: ASYNC110 - by another process
+        await asyncio.sleep(0.01)
+    assert process.returncode is None, await process.communicate()
+    process.kill()
+    await process.wait()
+    await connection.close()
+    counts = await import_(empty_register, source.directory)
+    assert counts["done"] >= 40
+    assert counts["created"] >= 40
+    assert set(counts) <= {"done", "created", "unchanged"}
+    await export(empty_register, tmp_path)
+    assert content_of(tmp_path) == content_of(source.directory)
+
+
+async def test_command_imports_a_file_of_one_collection(empty_register: URL, tmp_path: Path, root: Path) -> None:
+    file = tmp_path / "departments-2026-11-26.csv"
+    file.write_text("Kürzel;name;parent\nB;Below;A\nA;Above;\n", "utf-8")
+    settings, url = settings_for(empty_register), text_of(empty_register)
+    options: Options = {"collection": None, "mapping": ("Kürzel:code",), "match_ids": False, "raw": False}
+    assert await import_table(settings, url, file, dry_run=True, **options) == {"create": 2}
+    done = run_command(root, "import", str(file), "--map", "Kürzel:code", DATABASE_URL=url)
+    assert (done.returncode, done.stderr) == (0, "2 create.\n")
+    assert await import_table(settings, url, file, dry_run=False, **options) == {"unchanged": 2}
+    options["mapping"] = ()
+    with pytest.raises(RegisterError) as raised:
+        await import_table(settings, url, file, dry_run=False, **options)
+    assert str(raised.value).splitlines() == [
+        "The columns of the file are not those of the collection.",
+        f"{file.name}/1/Kürzel: There is no such member. Known are {', '.join(members_of(DepartmentService))}.",
+    ]
+    file.write_text("code,name\nA,\n", "utf-8")
+    with pytest.raises(RegisterError, match=r"(?s)Nothing was imported\..*\.csv/2/name: "):
+        await import_table(settings, url, file, dry_run=False, **options)
+    with pytest.raises(click.UsageError, match=r"Say with --collection what x\.csv has: departments, locations"):
+        await import_table(settings, url, tmp_path / "x.csv", dry_run=False, **options)
+    with pytest.raises(click.UsageError, match=r"roles\.txt is neither \.csv nor \.ndjson"):
+        await import_table(settings, url, tmp_path / "roles.txt", dry_run=False, **options)
+
+
+async def test_how_far_it_is_is_shown_on_a_terminal(
+    source: Source, empty_register: URL, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours, theirs = pty.openpty()
+    with os.fdopen(theirs, "w", encoding="utf-8") as terminal, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", terminal)
+        await import_(empty_register, source.directory)
+        terminal.flush()
+        shown = os.read(ours, 10_000).decode()
+    os.close(ours)
+    assert shown.startswith("\r")
+    assert "Importing" in shown
+    assert shown.count("100%") == 1
+    assert shown.endswith("\r\n")
+    assert capsys.readouterr() == ("", "")
+
+
+async def test_command_has_more_patience_than_requests(
+    empty_register: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "roles.csv"
+    file.write_text("name\nx\n", "utf-8")
+    seen = []
+
+    async def import_and_look(service: RoleService, *arguments: Any, **options: Any) -> Imported:
+        imported = await import_file(service, *arguments, **options)
+        seen.append(await fetch(service.session, prepare(text("SHOW statement_timeout"))))
+        return imported
+
+    monkeypatch.setattr(table_import, "import_file", import_and_look)
+    options: Options = {"collection": None, "mapping": (), "match_ids": False, "raw": False}
+    await import_table(settings_for(empty_register), text_of(empty_register), file, dry_run=False, **options)
+    assert [tuple(row or ()) for row in seen] == [("10min",)]
+
+
+def test_export_is_imported_without_the_options_of_files(tmp_path: Path) -> None:
+    done = CliRunner().invoke(cli, ["import", str(tmp_path), "--dry-run"])
+    assert (done.exit_code, "these options are for files" in done.output) == (2, True)
