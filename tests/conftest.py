@@ -5,7 +5,6 @@ undone; the application's own session dependency runs inside it, on savepoints. 
 of their own with `committed`.
 """
 
-import asyncio
 import os
 import socket
 import subprocess
@@ -217,29 +216,31 @@ async def statements(app: FastAPI, connection: AsyncConnection) -> AsyncIterator
     event.remove(engine, "before_cursor_execute", on_execute)
 
 
-@pytest.fixture(scope="session")
-def live_server(server_url: URL, template: URL, root: Path) -> Iterator[str]:
-    """The address of a real server process with the demo data, on a database of its own."""
+@pytest.fixture(scope="module")
+async def served_database(server_url: URL, template: URL) -> AsyncIterator[URL]:
+    async with new_database(server_url, template.database) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def live_server(served_database: URL, root: Path) -> Iterator[str]:
+    """The address of a real server process with the demo data, on a database of its own. No module finds there what
+    another one wrote.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with asyncio.Runner() as runner:
-        database = new_database(server_url, template.database)
-        url = runner.run(database.__aenter__())
+    text = served_database.render_as_string(hide_password=False)
+    environment = os.environ | {"ENV": "test", "DATABASE_URL": text, "PORT": str(port)}
+    command = [sys.executable, "-m", "app"]
+    subprocess.run([*command, "seed"], cwd=root, env=environment, check=True, capture_output=True)
+    with subprocess.Popen(
+        [*command, "serve"], cwd=root, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as server:
         try:
-            text = url.render_as_string(hide_password=False)
-            environment = os.environ | {"ENV": "test", "DATABASE_URL": text, "PORT": str(port)}
-            command = [sys.executable, "-m", "app"]
-            subprocess.run([*command, "seed"], cwd=root, env=environment, check=True, capture_output=True)
-            with subprocess.Popen(
-                [*command, "serve"], cwd=root, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-            ) as server:
-                try:
-                    yield wait_until_ready(f"http://127.0.0.1:{port}")
-                finally:
-                    server.terminate()
+            yield wait_until_ready(f"http://127.0.0.1:{port}")
         finally:
-            runner.run(database.__aexit__(None, None, None))
+            server.terminate()
 
 
 def wait_until_ready(address: str) -> str:

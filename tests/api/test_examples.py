@@ -45,7 +45,7 @@ def required_query(operation: dict[str, Any]) -> dict[str, str]:
     }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def document(live_server: str) -> dict[str, Any]:
     loaded: dict[str, Any] = httpx.get(f"{live_server}/openapi.json").raise_for_status().json()
     return loaded
