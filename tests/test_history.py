@@ -23,10 +23,11 @@ from app.core.database import Statement
 from app.core.permissions import SCOPES, scopes_of
 from app.domains.change.service import NEEDED
 from app.domains.department.models import Department
-from app.domains.process.service import ProcessService
+from app.domains.shared import bulk_writes
 from app.domains.shared.documents import by_code, by_id
 from app.domains.shared.history import _page, changes_of, changes_where, leading_of
 from app.domains.shared.schemas import ChangeRead
+from app.domains.user.schemas import UserReplace
 from app.main import create_app
 from app.utils.db_init import DEMO_USERS, initialise
 from tests.builders import (
@@ -714,23 +715,45 @@ async def test_what_is_renamed_in_the_middle_of_a_write_is_no_change_of_its_obje
     process = await make_process(
         client, parent_id=parent["id"], owner_id=owner["id"], department_ids=[department["id"], other["id"]]
     )
-    unpatched = ProcessService._read_recorded
+    unpatched = bulk_writes._Writer._record
 
-    async def rename_first(service: Any, *args: Any, **kwargs: Any) -> Any:
+    async def rename_first(*args: Any) -> None:
         number = next(_numbers)
         for table, it in (("processes", parent), ("users", owner), ("departments", department)):
             change = f"UPDATE {table} SET name = 'Renamed {number}', code = 'R-{number}' WHERE id = {it['id']}"
             await world.connection.execute(change)
-        return await unpatched(service, *args, **kwargs)
+        await unpatched(*args)
 
-    monkeypatch.setattr(ProcessService, "_read_recorded", rename_first)
+    monkeypatch.setattr(bulk_writes._Writer, "_record", rename_first)
     last = await world.last()
-    body = {"description": "New", "department_ids": [department["id"]]}
-    answer = (await client.patch(f"/processes/{process['id']}", json=body)).json()
-    names = [answer["parent"]["name"], answer["owner"]["name"], answer["departments"][0]["name"]]
+    data = {"description": "New", "department_ids": [department["id"]]}
+    item = {"op": "update", "id": process["id"], "data": data}
+    assert (await client.post("/processes/bulk", json={"items": [item]})).is_success
+    now = (await client.get(f"/processes/{process['id']}")).json()
+    names = [now["parent"]["name"], now["owner"]["name"], now["departments"][0]["name"]]
     assert all(name.startswith("Renamed ") for name in names)
     before = {"description": None, "departments": [brief(other) | {"relation": "participant"}]}
     assert await world.rows(last) == [Row("processes", brief(process), "updated", before, {"description": "New"})]
+
+
+async def test_what_users_make_of_themselves_is_told_as_it_is(world: World) -> None:
+    account = await world.account(access_level="admin", name="Miss Byron")
+    path = f"/users/{account.user['id']}"
+    own = {"id": account.user["id"], "code": None, "name": "Lady Lovelace"}
+    for method, body in (
+        ("PATCH", {"name": "Lady Lovelace", "manager_id": account.user["id"]}),
+        ("PUT", account.user | {"name": "Lady Lovelace", "manager_id": None}),
+    ):
+        last = await world.last()
+        given = {name: value for name, value in body.items() if name in UserReplace.model_fields}
+        answer = await account.client.request(method, path, json=given)
+        assert answer.json()["updated_by"] == own, answer.text
+        assert answer.headers["etag"] == (await account.client.get(path)).headers["etag"]
+        (row,) = await world.rows(last)
+        managers = [(side or {})["manager"] for side in (row.before, row.after)]
+        assert managers == ([None, own] if method == "PATCH" else [own, None])
+    # Others here rest on there being one administrator.
+    assert (await world.client.patch(path, json={"is_active": False})).is_success
 
 
 async def test_rows_keep_the_names_of_their_time(world: World) -> None:
@@ -1227,9 +1250,9 @@ async def test_recording_a_change_takes_no_statement_of_its_own(app: FastAPI, st
         role, user = await make_role(client), await make_user(client)
         path = f"/roles/{role['id']}"
         calls: list[tuple[str, str, dict[str, Any] | None, int]] = [
-            ("POST", "/roles", {"name": "New"}, 2),
-            ("PATCH", path, {"name": "Other"}, 3),
+            ("POST", "/roles", {"name": "New"}, 1),
             ("PATCH", path, {"name": "Other"}, 2),
+            ("PATCH", path, {"name": "Other"}, 3),
             ("PUT", f"{path}/holders/{user['id']}", None, 2),
             ("DELETE", f"{path}/holders/{user['id']}", None, 2),
             ("DELETE", path, None, 3),

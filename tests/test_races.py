@@ -332,7 +332,7 @@ async def test_failed_commit_is_an_error_and_stores_nothing(
     assert await query(crowd, EVERYTHING) == before
 
 
-async def test_answer_that_cannot_be_made_stores_nothing(
+async def test_transaction_whose_answer_cannot_be_made_stores_nothing(
     crowd: Committed, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
@@ -346,9 +346,8 @@ async def test_answer_that_cannot_be_made_stores_nothing(
     path = f"/departments/{made['id']}"
     with without_log():
         for response in (
-            await client.post("/departments", json={"name": "Never"}),
-            await client.put(path, json={"name": "Never"}),
-            await client.patch(path, json={"name": "Never"}),
+            await client.post("/departments", json={"name": "Never"}, headers={"Idempotency-Key": "never-1"}),
+            await client.patch(path, json={"name": "Never"}, headers={"Idempotency-Key": "never-2"}),
             await client.delete(path),
         ):
             assert (response.status_code, response.json()["code"]) == (500, "internal_error")

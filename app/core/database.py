@@ -2,7 +2,8 @@
 
 Statements whose shape never changes are compiled once (`prepare`), and run by the driver itself: on the way through
 SQLAlchemy's result objects a statement costs several times as much. A read (`fetch`) sends no BEGIN: a single statement
-is its own snapshot. The first write (`execute`) begins the transaction that `in_transaction` ends.
+is its own snapshot. The first write (`execute`) begins the transaction that `in_transaction` ends. A write that is all
+its request does (`execute_alone`) is a transaction by itself.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -204,6 +205,11 @@ class Session:
                 await self.begin()  # a failed read must not end the transaction of the lender, either
         return self._driver
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is a transaction."""
+        return self._transaction is not None
+
     async def begin(self) -> asyncpg.Connection:
         """Begin the transaction, unless that was done, and return the driver's connection."""
         driver = await self.driver()
@@ -373,6 +379,27 @@ async def execute(session: Session, statement: Statement, **values: Any) -> list
         rows: list[Row] = await driver.fetch(statement.sql, *statement.arguments(values), timeout=session.timeout)
     except _DRIVER_ERRORS as error:
         raise translate(error) from error
+    return rows
+
+
+async def execute_alone(session: Session, statement: Statement, **values: Any) -> list[Row]:
+    """Run the only write of a request and return its rows.
+
+    Unless the request has begun a transaction, as for an idempotency key, the statement is one by itself, committed
+    when PostgreSQL answers: BEGIN and COMMIT would be two more round trips. Raises what `execute` raises, and
+    `OutcomeUnknown` when the connection is lost before the answer.
+    """
+    driver = await session.driver()
+    if session.has_begun:
+        return await execute(session, statement, **values)
+    try:
+        rows: list[Row] = await driver.fetch(statement.sql, *statement.arguments(values))
+    except _DRIVER_ERRORS as error:
+        translated = translate(error)
+        # Of a connection that is closed already the driver says so, and sends nothing.
+        if isinstance(translated, ConnectionLost) and not isinstance(error, asyncpg.InterfaceError):
+            raise OutcomeUnknown from error
+        raise translated from error
     return rows
 
 

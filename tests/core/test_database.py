@@ -209,17 +209,17 @@ async def test_connection_has_its_limits(committed: Committed) -> None:
 
 
 async def test_error_after_a_write_undoes_it(committed: Committed, monkeypatch: pytest.MonkeyPatch) -> None:
-    create = DepartmentService.create
+    delete = DepartmentService.delete
 
-    async def create_and_fail(self: DepartmentService, body: Any) -> Any:
-        await create(self, body)
+    async def delete_and_fail(self: DepartmentService, *args: Any) -> None:
+        await delete(self, *args)
         raise RuntimeError
 
-    monkeypatch.setattr(DepartmentService, "create", create_and_fail)
-    with configured_log():
-        assert (await committed.client.post("/departments", json={"name": "Lost"})).status_code == 500
-    monkeypatch.undo()
     kept = await make_department(committed.client)
+    monkeypatch.setattr(DepartmentService, "delete", delete_and_fail)
+    with configured_log():
+        assert (await committed.client.delete(f"/departments/{kept['id']}")).status_code == 500
+    monkeypatch.undo()
     assert [item["id"] for item in (await committed.client.get("/departments")).json()["items"]] == [kept["id"]]
 
 

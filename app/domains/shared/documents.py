@@ -7,10 +7,11 @@ the JSON, so nothing is read into Python objects only to be written out again. T
 would have made is held by a test over every collection.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from hashlib import blake2b
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import BaseModel
@@ -44,6 +45,7 @@ from app.domains.shared.embedding import (
     json_list,
     links_of_one,
     links_of_page,
+    links_written,
     nested_schema,
     utf8,
 )
@@ -163,15 +165,29 @@ class Documents:
         query = select(func.count().label("total")).select_from(table)
         return prepare(query if condition is None else query.where(condition(table)))
 
-    @cached_property
-    def created(self) -> Statement:
-        """The statement that reads a new object and records that it was made."""
-        return self._recorded("created", None)
+    def recorded(
+        self, action: ChangeAction, written: CTE, links: Mapping[str, FromClause], before: ColumnElement[Any] | None
+    ) -> tuple[CTE, CTE]:
+        """Return an object that a statement writes, as `id`, `version` and `body`, and the CTE that records the change.
 
-    @cached_property
-    def updated(self) -> Statement:
-        """The statement that reads a changed object and records how it differs from `before`, which is its JSON."""
-        return self._recorded("updated", cast(bindparam("before", type_=Text), JSONB))
+        `written` is the row that the statement returns, `links` the new links of each list that it writes, and `before`
+        the object's JSON until then.
+        """
+        columns = [column.label(name) for name, column in self._columns(written, None, links=links, in_page=False)]
+        row = select(*columns).select_from(written).subquery("d")
+        document = func.row_to_json(row.table_valued()).label("document")
+        # PostgreSQL would make the document once for each place that names it, unless it is kept.
+        made = select(row.c.id, row.c.code, row.c.name, row.c.version, document).cte("made")
+        made = made.prefix_with("MATERIALIZED")
+        # As JSONB once only: the history looks at each member of both.
+        parsed = [cast(made.c.document, JSONB).label("after")] + ([] if before is None else [before.label("before")])
+        now = select(*made.c, *parsed).cte("now").prefix_with("MATERIALIZED")
+        if before is None:
+            record = recorded(self.model, action, now, before=None, after=present(now.c.after, self.briefs))
+        else:
+            was, became = differences(now.c.before, now.c.after, self.briefs)
+            record = recorded(self.model, action, now, before=was, after=became)
+        return select(now.c.id, now.c.version, utf8(now.c.document).label("body")).cte("told"), record
 
     def snapshot(self, condition: Condition) -> Subquery:
         """Return the object that the condition selects as one row: `id`, `code`, `name` and its JSON in `document`."""
@@ -203,22 +219,6 @@ class Documents:
     def _mapper(self) -> Mapper[Any]:
         return inspect(self.model)
 
-    def _recorded(self, action: ChangeAction, before: ColumnElement[Any] | None) -> Statement:
-        row = self._row(by_id)
-        document = func.row_to_json(row.table_valued()).label("document")
-        # PostgreSQL would make the document once for each place that names it, unless it is kept.
-        made = select(row.c.id, row.c.code, row.c.name, row.c.version, document).cte("made")
-        made = made.prefix_with("MATERIALIZED")
-        # As JSONB once only: the history looks at each member of both.
-        parsed = [cast(made.c.document, JSONB).label("after")] + ([] if before is None else [before.label("before")])
-        now = select(*made.c, *parsed).cte("now").prefix_with("MATERIALIZED")
-        if before is None:
-            record = recorded(self.model, action, now, before=None, after=present(now.c.after, self.briefs))
-        else:
-            was, became = differences(now.c.before, now.c.after, self.briefs)
-            record = recorded(self.model, action, now, before=was, after=became)
-        return prepare(select(now.c.id, now.c.version, utf8(now.c.document).label("body")).add_cte(record))
-
     def _rows_of(self, page: CTE, members: Members) -> Select[Any]:
         joined: FromClause = page
         columns = []
@@ -246,7 +246,14 @@ class Documents:
                 shown = nested_schema(self._schema.model_fields[name].annotation).model_fields
                 yield name, links_cell(relationships[name], frozenset(shown), source)
 
-    def _columns(self, source: FromClause, members: Members, *, in_page: bool) -> Iterator[tuple[str, Any]]:
+    def _columns(
+        self,
+        source: FromClause,
+        members: Members,
+        *,
+        in_page: bool,
+        links: Mapping[str, FromClause] = MappingProxyType({}),
+    ) -> Iterator[tuple[str, Any]]:
         relationships = self._mapper.relationships
         for name, field in self._schema.model_fields.items():
             if members is not None and name not in members:
@@ -257,6 +264,8 @@ class Documents:
                 yield name, briefs_of_page(relationships[name], nested_schema(field.annotation), source)
             elif relationships[name].direction is RelationshipDirection.MANYTOONE:
                 yield name, brief_of_one(relationships[name], nested_schema(field.annotation), source)
+            elif name in links:
+                yield name, links_written(relationships[name], nested_schema(field.annotation), links[name])
             elif in_page:
                 yield name, links_of_page(relationships[name], nested_schema(field.annotation), source)
             else:

@@ -8,7 +8,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel
-from sqlalchemy import CTE, ColumnElement, FromClause, Select, Subquery, Text, any_, cast, func, literal_column, select
+from sqlalchemy import (
+    CTE,
+    ColumnElement,
+    FromClause,
+    Select,
+    Subquery,
+    Text,
+    any_,
+    case,
+    cast,
+    func,
+    literal_column,
+    select,
+)
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.orm import RelationshipProperty
 
@@ -44,7 +57,13 @@ def brief_of_one(
 ) -> ColumnElement[Any]:
     (foreign_key,) = relationship.local_columns
     target = relationship.mapper.local_table.alias("t")
-    row = select(*(target.c[name] for name in schema.model_fields)).correlate(source)
+    names = schema.model_fields
+    columns: list[ColumnElement[Any]] = [target.c[name] for name in names]
+    if isinstance(source, CTE) and relationship.mapper.local_table is relationship.parent.local_table:
+        # Of what a statement writes itself the table still has what was before.
+        itself = target.c.id == source.c.id
+        columns = [case((itself, source.c[name]), else_=target.c[name]).label(name) for name in names]
+    row = select(*columns).correlate(source)
     brief = row.where(target.c.id == source.c[foreign_key.name]).subquery("brief")
     return select(func.row_to_json(brief.table_valued())).correlate(source).scalar_subquery()
 
@@ -70,9 +89,8 @@ def briefs_of_page(relationship: RelationshipProperty[Any], schema: type[BaseMod
     return OfPage(rows, page.c[foreign_key.name], rows.c.brief)
 
 
-def _links(relationship: RelationshipProperty[Any], schema: type[BaseModel]) -> tuple[FromClause, Select[Any]]:
-    """Return the link table and a query of its rows, joined with the other side and aggregated as JSON."""
-    link = relationship.mapper.local_table.alias("l")
+def _links(relationship: RelationshipProperty[Any], schema: type[BaseModel], link: FromClause) -> Select[tuple[Any]]:
+    """Return the query of links, rows as the link table has them, joined with the other side and aggregated as JSON."""
     (to_other,) = relationship.mapper.relationships
     (foreign_key,) = to_other.local_columns
     target = to_other.mapper.local_table.alias("t")
@@ -80,22 +98,31 @@ def _links(relationship: RelationshipProperty[Any], schema: type[BaseModel]) -> 
     order = [target.c.id, *(column for column in columns if column.table is link)]
     items = func.json_agg(aggregate_order_by(_json_row(columns, link, target), *order))
     query = select(func.coalesce(items, _EMPTY_LIST).label("items"))
-    return link, query.select_from(link.join(target, target.c.id == link.c[foreign_key.name]))
+    return query.select_from(link.join(target, target.c.id == link.c[foreign_key.name]))
 
 
 def links_of_one(
     relationship: RelationshipProperty[Any], schema: type[BaseModel], source: FromClause
 ) -> ColumnElement[Any]:
-    link, query = _links(relationship, schema)
+    link = relationship.mapper.local_table.alias("l")
     (owner,) = relationship.remote_side
+    query = _links(relationship, schema, link)
     return query.where(link.c[owner.name] == source.c.id).correlate(source).scalar_subquery()
+
+
+def links_written(
+    relationship: RelationshipProperty[Any], schema: type[BaseModel], links: FromClause
+) -> ColumnElement[Any]:
+    """Return the links that a statement gives to an object, which it does not see in the table yet."""
+    return _links(relationship, schema, links).scalar_subquery()
 
 
 def links_of_page(relationship: RelationshipProperty[Any], schema: type[BaseModel], page: FromClause) -> OfPage:
     # Aggregated once for all objects of the page: correlated, it costs more than twice as much.
-    link, query = _links(relationship, schema)
+    link = relationship.mapper.local_table.alias("l")
     (owner,) = relationship.remote_side
     ids = func.array(select(page.c.id).scalar_subquery())
+    query = _links(relationship, schema, link)
     query = query.add_columns(link.c[owner.name].label("key")).where(link.c[owner.name] == any_(ids))
     rows = query.group_by(link.c[owner.name]).cte(f"{relationship.key}_of_page")
     return OfPage(rows, page.c.id, func.coalesce(rows.c["items"], _EMPTY_LIST))

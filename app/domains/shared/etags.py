@@ -3,13 +3,15 @@
 import re
 
 _TAG = re.compile(r'(?:W/)?"([^"]*)"')
+# No more digits than a number of 64 bits always has room for.
+_VERSION = re.compile(r"([1-9][0-9]{0,17})(?:\.|$)", re.ASCII)
 
 
-def names_version(if_match: str, version: int) -> bool:
-    """Return whether `If-Match` allows a write: a tag from any representation of this version does."""
-    if if_match.strip() == "*":
-        return True
-    return any(tag.partition(".")[0] == str(version) for tag in _TAG.findall(if_match))
+def versions_named(if_match: str | None) -> list[int] | None:
+    """Return the versions of which `If-Match` allows a write, None for any: a tag names that of its representation."""
+    if if_match is None or if_match.strip() == "*":
+        return None
+    return [int(tag[1]) for tag in map(_VERSION.match, _TAG.findall(if_match)) if tag is not None]
 
 
 def names_representation(if_none_match: str, etag: str) -> bool:

@@ -14,7 +14,6 @@ from sqlalchemy import (
     String,
     Table,
     and_,
-    bindparam,
     column,
     delete,
     exists,
@@ -25,6 +24,7 @@ from sqlalchemy import (
 )
 
 from app.domains.shared.models import Base, RegisterObject, model_of, table_of
+from app.domains.shared.orders import hidden
 
 Link = tuple[int, str | None]
 
@@ -78,7 +78,7 @@ class LinkSet:
 
     def inserted(self, owner: ColumnElement[int], after: CTE | None = None) -> CTE:
         """Return the CTE that adds the wanted links which are missing, once `after` has run."""
-        wanted = self._wanted()
+        wanted = self.wanted()
         rows: Select[Any] = select(owner, *wanted.c)
         if after is not None:
             # A CTE runs before another only if that one reads it: the old owner must go before the new one comes.
@@ -89,14 +89,15 @@ class LinkSet:
 
     def deleted(self, owner: ColumnElement[int]) -> CTE:
         """Return the CTE that removes the links which are not wanted."""
-        table, wanted = self.table, self._wanted()
+        table, wanted = self.table, self.wanted()
         same = and_(*(wanted.c[name] == table.c[name] for name in self.columns))
         statement = delete(table).where(table.c[self.owner] == owner, ~exists().where(same))
         return statement.returning(literal_column("1").label("n")).cte(f"removed_{self.field}")
 
-    def _wanted(self) -> Any:
+    def wanted(self) -> Any:
+        """Return the wanted links as rows, with the columns of the link table besides the owner."""
         types: dict[str, Any] = {name: BigInteger() if name == self.target else String() for name in self.columns}
-        arrays = [bindparam(f"{self.field}_{name}", type_=ARRAY(kind)) for name, kind in types.items()]
+        arrays = [hidden(f"{self.field}_{name}", ARRAY(kind)) for name, kind in types.items()]
         columns: list[Any] = [column(name, kind) for name, kind in types.items()]
         return func.unnest(*arrays).table_valued(*columns).render_derived(name=f"wanted_{self.field}")
 

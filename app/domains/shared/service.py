@@ -1,12 +1,23 @@
 """What every collection can do. One request makes one service, with its session and its caller."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 from pydantic import ValidationError
 
-from app.core.database import IntegrityViolation, Session, SessionDep, Statement, abandon, allow_seconds, execute, fetch
+from app.core.database import (
+    IntegrityViolation,
+    Row,
+    Session,
+    SessionDep,
+    Statement,
+    abandon,
+    allow_seconds,
+    execute,
+    execute_alone,
+    fetch,
+)
 from app.core.security import Caller, CallerDep
 from app.domains.shared.bulk import STATEMENT_SECONDS, BulkOutcome, write_all
 from app.domains.shared.bulk_items import refuse_too_many_links
@@ -14,7 +25,7 @@ from app.domains.shared.bulk_rules import BulkRules
 from app.domains.shared.constraints import explain
 from app.domains.shared.dependants import find_dependants
 from app.domains.shared.documents import AllOf, Document, Documents, by_id
-from app.domains.shared.etags import names_version
+from app.domains.shared.etags import versions_named
 from app.domains.shared.exports import Export
 from app.domains.shared.history import changes_of, has_changes, page_of_changes
 from app.domains.shared.links import Link, LinkSet, named_targets, wanted_links
@@ -28,11 +39,12 @@ from app.domains.shared.schemas import ObjectFields
 from app.domains.shared.single_links import add_link, linked, remove_link
 from app.domains.shared.stats import MOST_GROUPS, Counts, StatsQuery
 from app.domains.shared.writes import (
+    Lock,
     delete_object,
     foreign_keys,
     insert_object,
-    lock_object,
     object_exists,
+    read_columns,
     update_object,
     writable_columns,
 )
@@ -52,6 +64,8 @@ class CollectionService:
     # What a whole object must satisfy; a merge patch is checked against it once it is merged.
     schema: ClassVar[type[ObjectFields]]
     links: ClassVar[tuple[LinkSet, ...]] = ()
+    # Columns whose change rests on more than the object itself: see `_before_update`.
+    guarded: ClassVar[tuple[str, ...]] = ()
     bulk_rules: ClassVar[type[BulkRules]] = BulkRules
 
     def __init__(self, session: Session, caller: Caller) -> None:
@@ -83,38 +97,53 @@ class CollectionService:
 
         Raises `Duplicate` when a key is taken, and `UnknownReference` with a pointer for every unknown reference.
         """
-        statement = insert_object(self.model, self.links)
-        rows = await self._write(statement, body, self._wanted(body))
-        return await self._read_recorded(self.documents.created, rows[0].id)
+        row = await self._write(insert_object(self.documents, self.links), body, self._wanted(body))
+        assert row is not None  # what is not refused is there
+        return Document(row.id, row.version, row.body)
 
     async def replace(self, reference: str, body: ObjectFields, if_match: str | None) -> Document:
         """Give an object all new values; what the body leaves out takes its default.
 
         Raises what `create` raises, and `PreconditionFailed` when `if_match` names another version.
         """
-        current = await self._lock(reference, if_match)
-        return await self._update(current, body, self._wanted(body))
+        wanted = self._wanted(body)
+        key = parse_key(reference, self.model)
+        document = await self._update(key, body, wanted, versions_named(if_match))
+        if document is None:
+            document = await self._update_locked(reference, if_match, wanted, lambda _: body)
+        return document
 
     async def patch(self, reference: str, body: ObjectFields, if_match: str | None) -> Document:
         """Merge a patch into an object (RFC 7396).
 
         Raises what `replace` raises, and `InvalidContent` when the merged object breaks the schema.
         """
-        current = await self._lock(reference, if_match)
-        kept = {name: current[name] for name in writable_columns(self.model)}
-        merged = kept | body.model_dump(exclude_unset=True)
-        try:
-            whole = self.schema.model_validate({name: value for name, value in merged.items() if value is not None})
-        except ValidationError as error:
-            raise invalid_content(error) from error
-        return await self._update(current, whole, self._wanted(body))
+        wanted = self._wanted(body)
+        patched = body.model_dump(exclude_unset=True)
+
+        def merged(current: dict[str, Any]) -> ObjectFields:
+            whole = {name: current[name] for name in writable_columns(self.model)} | patched
+            try:
+                return self.schema.model_validate({name: value for name, value in whole.items() if value is not None})
+            except ValidationError as error:
+                raise invalid_content(error) from error
+
+        key = parse_key(reference, self.model)
+        row = await fetch(self.session, read_columns(self.model, key.condition), key=key.value)
+        current = await self._checked(row, if_match)
+        whole = merged(current)
+        self._authorise(current, whole)
+        document = await self._update(Key(by_id, current["id"]), whole, wanted, [current["version"]])
+        if document is None:
+            document = await self._update_locked(reference, if_match, wanted, merged)
+        return document
 
     async def delete(self, reference: str, if_match: str | None) -> None:
         """Remove an object.
 
         Raises `StillReferenced` with the dependants when something refers to it, and `PreconditionFailed`.
         """
-        await self._delete(await self._lock(reference, if_match, deleting=True))
+        await self._delete(await self._lock(reference, if_match, "delete"))
 
     async def bulk(self, items: Sequence[Any], *, atomic: bool = True, dry_run: bool = False) -> BulkOutcome:
         """Create, update, upsert and delete many objects at once, as a client asks; see `write_all`.
@@ -201,10 +230,6 @@ class CollectionService:
             raise not_found(self.model)
         return Document(row["id"], row["version"], row["body"])
 
-    async def _read_recorded(self, statement: Statement, key: int, **values: Any) -> Document:
-        (row,) = await execute(self.session, statement, key=key, **values, **self.caller.signature())
-        return Document(row.id, row.version, row.body)
-
     async def _page(self, query: ListQuery, own: Condition | None = None, **values: Any) -> Listing | Export:
         selected, arguments = query.selected()
         values |= arguments
@@ -236,28 +261,70 @@ class CollectionService:
         header = self.documents.header(query.members) if table else None
         return Export(self.model.__tablename__, statement, values, header, raw=query.csv == "raw")
 
-    async def _lock(self, reference: str, if_match: str | None, *, deleting: bool = False) -> dict[str, Any]:
+    async def _lock(self, reference: str, if_match: str | None, lock: Lock = "change") -> dict[str, Any]:
+        """Return the columns of an object that nobody else can change until the transaction ends."""
         key = parse_key(reference, self.model)
-        statement = lock_object(self.model, key.condition, deleting)
-        rows = await execute(self.session, statement, key=key.value)
-        if not rows:
+        rows = await execute(self.session, read_columns(self.model, key.condition, lock), key=key.value)
+        return await self._checked(rows[0] if rows else None, if_match)
+
+    async def _checked(self, row: Row | None, if_match: str | None) -> dict[str, Any]:
+        if row is None:
             raise not_found(self.model)
-        current = dict(rows[0])
-        if if_match is not None and not names_version(if_match, current["version"]):
-            document = await self._read(Key(by_id, current["id"]))
+        versions = versions_named(if_match)
+        if versions is not None and row["version"] not in versions:
+            document = await self._read(Key(by_id, row["id"]))
             raise PreconditionFailed(
                 f"The {self.model.noun} was changed in the meantime.", headers={"ETag": document.etag}
             )
-        return current
+        return dict(row)
 
-    async def _update(self, current: dict[str, Any], body: ObjectFields, wanted: dict[LinkSet, list[Link]]) -> Document:
-        changed = any(getattr(body, name) != current[name] for name in writable_columns(self.model))
-        if changed or wanted:
-            statement = update_object(self.documents, tuple(wanted))
-            rows = await self._write(statement, body, wanted, key=current["id"], changed=changed)
-            if rows:
-                return await self._read_recorded(self.documents.updated, current["id"], before=rows[0].before)
-        return await self._read(Key(by_id, current["id"]))
+    def _authorise(self, current: dict[str, Any], body: Any) -> None:
+        """Raise `Forbidden` when the caller may not make of these columns what the body says."""
+
+    async def _before_update(self, current: dict[str, Any], body: Any) -> None:
+        """Check, and do, what a change of a guarded column asks for besides; the object is locked."""
+
+    async def _update(
+        self,
+        key: Key,
+        body: ObjectFields,
+        wanted: dict[LinkSet, list[Link]],
+        versions: list[int] | None,
+        *,
+        checked: bool = False,
+    ) -> Document | None:
+        """Give an object new values and links, and return it.
+
+        Hardly ever somebody else changes it at the same time, so one statement without a lock before it does it all.
+        Returns None when it is to be locked first: when somebody else does change it, or when it has none of these
+        versions, or when a guarded column would change and that was not `checked` under a lock.
+        """
+        statement = update_object(self.documents, tuple(wanted), key.condition, self.guarded)
+        row = await self._write(statement, body, wanted, key=key.value, versions=versions, checked=checked)
+        if row is None:
+            raise not_found(self.model)
+        if row.body is not None:
+            return Document(row.id, row.version, row.body)
+        if not row.free or (versions is not None and row.found not in versions):
+            return None
+        document = await self._read(Key(by_id, row.id))
+        return document if document.version == row.found else None
+
+    async def _update_locked(
+        self,
+        reference: str,
+        if_match: str | None,
+        wanted: dict[LinkSet, list[Link]],
+        whole: Callable[[dict[str, Any]], ObjectFields],
+    ) -> Document:
+        """Give an object the values that `whole` makes of its present ones, and the links that are wanted."""
+        current = await self._lock(reference, if_match)
+        body = whole(current)
+        self._authorise(current, body)
+        await self._before_update(current, body)
+        document = await self._update(Key(by_id, current["id"]), body, wanted, None, checked=True)
+        assert document is not None  # nobody else can change it
+        return document
 
     async def _delete(self, current: dict[str, Any]) -> None:
         dependants = await find_dependants(self.session, self.model, current["id"])
@@ -270,17 +337,18 @@ class CollectionService:
 
     async def _write(
         self, statement: Statement, body: ObjectFields, wanted: dict[LinkSet, list[Link]], **values: Any
-    ) -> Any:
+    ) -> Row | None:
         for name in writable_columns(self.model):
             values[f"new_{name}"] = getattr(body, name)
         for link_set, links in wanted.items():
             values |= link_set.arguments(links)
         try:
-            return await execute(self.session, statement, caller_id=self.caller.id, **values)
+            rows = await execute_alone(self.session, statement, **values, **self.caller.signature())
         except IntegrityViolation as violation:
             if violation.is_reference:
                 raise await self._unknown_references(body) from violation
             raise
+        return rows[0] if rows else None
 
     def _wanted(self, body: ObjectFields) -> dict[LinkSet, list[Link]]:
         """Return the links that the body asks for, without the sets it leaves as they are."""

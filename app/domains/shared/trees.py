@@ -24,9 +24,7 @@ from sqlalchemy.dialects.postgresql import array
 
 from app.core.database import ADVISORY_LOCK, Statement, execute, fetch, prepare
 from app.domains.shared.bulk_statements import tree_lock
-from app.domains.shared.documents import Document
 from app.domains.shared.embedding import json_list
-from app.domains.shared.links import Link, LinkSet
 from app.domains.shared.models import RegisterObject, table_of
 from app.domains.shared.orders import Condition
 from app.domains.shared.references import not_found, parse_key
@@ -50,6 +48,8 @@ class Subtree:
 class TreeService(CollectionService):
     """A collection that is a tree by `parent_id`."""
 
+    guarded = ("parent_id",)
+
     async def tree(self, reference: str, depth: int) -> Subtree:
         """Return the object and what stands up to `depth` levels below it, depth first, siblings by name."""
         key = parse_key(reference, self.model)
@@ -67,10 +67,9 @@ class TreeService(CollectionService):
         items: bytes = row["items"]
         return items
 
-    async def _update(self, current: dict[str, Any], body: Any, wanted: dict[LinkSet, list[Link]]) -> Document:
+    async def _before_update(self, current: dict[str, Any], body: Any) -> None:
         if body.parent_id is not None and body.parent_id != current["parent_id"]:
             await self._refuse_cycle(current["id"], body.parent_id)
-        return await super()._update(current, body, wanted)
 
     async def _refuse_cycle(self, key: int, parent: int) -> None:
         # Two moves that are each harmless can form a cycle together, so one waits for the other. The check is a

@@ -1,14 +1,17 @@
 """The statements that write a collection's objects, together with their links."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     Boolean,
+    Column,
     Table,
-    Text,
+    and_,
+    any_,
     bindparam,
     cast,
     delete,
@@ -29,6 +32,9 @@ from app.domains.shared.links import LinkSet
 from app.domains.shared.models import Base, RegisterObject, model_of, table_of
 from app.domains.shared.orders import Condition
 
+# What an object is locked for.
+Lock = Literal["change", "delete"]
+
 # Set by the register itself, in every collection.
 _OWN_COLUMNS = frozenset({"id", "created_at", "updated_at", "created_by_id", "updated_by_id", "version"})
 
@@ -41,18 +47,19 @@ def writable_columns(model: type[Base]) -> tuple[str, ...]:
 
 
 @cache
-def insert_object(model: type[RegisterObject], links: Sequence[LinkSet]) -> Statement:
-    """Return the statement that adds an object with its links and returns its `id`.
+def insert_object(documents: Documents, links: Sequence[LinkSet]) -> Statement:
+    """Return the statement that adds an object with its links, records that, and returns `id`, `version` and `body`.
 
-    Its parameters are the writable columns with the prefix `new_`, `caller_id`, and the arrays of the links.
+    Its parameters are the writable columns with the prefix `new_`, those of `Caller.signature`, and the arrays of the
+    links.
     """
+    model = documents.model
     caller = bindparam("caller_id", type_=BigInteger)
     values = _new_values(model) | {"created_by_id": caller, "updated_by_id": caller}
-    statement = insert(table_of(model)).values(values).returning(table_of(model).c.id)
-    if not links:
-        return prepare(statement)
-    written = statement.cte("written")
-    return prepare(select(written.c.id).add_cte(*(link.inserted(written.c.id) for link in links)))
+    written = insert(table_of(model)).values(values).returning(*_shown(model)).cte("written")
+    wanted = {link.field: link.wanted() for link in links}
+    told, record = documents.recorded("created", written, wanted, before=None)
+    return prepare(select(*told.c).add_cte(*(link.inserted(written.c.id) for link in links), record))
 
 
 @cache
@@ -63,14 +70,15 @@ def foreign_keys(model: type[RegisterObject]) -> dict[str, type[RegisterObject]]
 
 
 @cache
-def lock_object(model: type[RegisterObject], condition: Condition, deleting: bool) -> Statement:
-    """Return the statement that locks an object and reads it as it is, `id`, `version` and `created_by_id` included.
+def read_columns(model: type[RegisterObject], condition: Condition, lock: Lock | None = None) -> Statement:
+    """Return the statement that reads an object as it is, `id`, `version` and `created_by_id` included.
 
-    The lock keeps a second writer waiting. Only for deleting does it keep others from referring to the object, too.
+    A lock keeps a second writer waiting. Only that for a delete keeps others from referring to the object, too.
     """
     table = table_of(model)
     columns = [table.c.id, table.c.version, table.c.created_by_id, *(table.c[name] for name in writable_columns(model))]
-    return prepare(select(*columns).where(condition(table)).with_for_update(key_share=not deleting))
+    query = select(*columns).where(condition(table))
+    return prepare(query if lock is None else query.with_for_update(key_share=lock == "change"))
 
 
 @cache
@@ -81,24 +89,42 @@ def object_exists(model: type[RegisterObject], condition: Condition) -> Statemen
 
 
 @cache
-def update_object(documents: Documents, links: Sequence[LinkSet]) -> Statement:
-    """Return the statement that gives a locked object new values and links, and returns its JSON from before.
+def update_object(
+    documents: Documents, links: Sequence[LinkSet], condition: Condition, guarded: Sequence[str]
+) -> Statement:
+    """Return the statement that gives an object new values and links, and records how it differs.
 
-    Its parameters are those of `insert_object`, `key`, which is its id, and `changed`: whether a column differs. When
-    neither a column nor a link differs the object keeps its version, nothing is written, and no row is returned.
+    Its parameters are those of `insert_object`; `key` of the condition; `versions`, of which it must have one unless
+    that is NULL; and `checked`: whether its `guarded` columns may change. The row, if there is such an object, has its
+    `id`; `found`, the version it had; `free`, whether no guarded column keeps it as it is; and the new `version` and
+    `body`. These are NULL when nothing is written: when one of the three forbids it, when somebody else changes the
+    object at the same time, or when neither a column nor a link differs.
     """
     model = documents.model
-    table = table_of(model)
-    key = bindparam("key", type_=BigInteger)
+    table, new = table_of(model), _new_values(model)
+    source = table.alias("o")
+    kept = (source.c[name].is_not_distinct_from(new[name]) for name in guarded)
+    free = or_(bindparam("checked", type_=Boolean), and_(literal_column("true"), *kept))
+    columns = (source.c.id, source.c.version.label("found"), free.label("free"))
+    seen = select(*columns).where(condition(source)).cte("seen").prefix_with("MATERIALIZED")
+    versions = bindparam("versions", type_=ARRAY(BigInteger))
+    allowed = and_(seen.c.free, or_(versions.is_(None), seen.c.found == any_(versions)))
+    # Whoever else changes it has to wait. As long as its version is the one that was seen, so are its links.
+    is_same = and_(table.c.id == seen.c.id, table.c.version == seen.c.found)
+    same = select(table.c.id).where(is_same, allowed).with_for_update(key_share=True, of=table).cte("same")
     ctes = []
     for link in links:
-        removed = link.deleted(key)
-        ctes += [removed, link.inserted(key, after=removed)]
-    differs = or_(bindparam("changed", type_=Boolean), *(exists(select(cte.c.n)) for cte in ctes))
-    statement = update(table).where(table.c.id == key, differs).values(_new_values(model) | touched(table))
-    # What a statement returns from elsewhere it sees as it was before the statement.
-    before = select(cast(documents.snapshot(by_id).c.document, Text)).scalar_subquery()
-    return prepare(statement.add_cte(*ctes).returning(before.label("before")))
+        removed = link.deleted(same.c.id)
+        ctes += [removed, link.inserted(same.c.id, after=removed)]
+    differs = [table.c[name].is_distinct_from(value) for name, value in new.items()]
+    differs += [exists(select(cte.c.n)) for cte in ctes]
+    change = update(table).where(table.c.id == same.c.id, or_(*differs)).values(new | touched(table))
+    written = change.returning(*_shown(model)).cte("written")
+    # The tables are seen as they were before the statement.
+    before = select(cast(documents.snapshot(condition).c.document, JSONB)).scalar_subquery()
+    told, record = documents.recorded("updated", written, {link.field: link.wanted() for link in links}, before)
+    row = select(*seen.c, told.c.version, told.c.body).select_from(seen.outerjoin(told, literal_column("true")))
+    return prepare(row.add_cte(*ctes, record))
 
 
 @cache
@@ -121,6 +147,11 @@ def touched(table: Table) -> dict[str, Any]:
         "updated_at": func.now(),
         "updated_by_id": bindparam("caller_id", type_=BigInteger),
     }
+
+
+def _shown(model: type[Base]) -> Iterator[Column[Any]]:
+    """Return the columns that documents are made of."""
+    return (column for column in table_of(model).columns if column.computed is None)
 
 
 def _new_values(model: type[Base]) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from app.core.security import end_sessions
 from app.domains.shared.bulk_items import Item
 from app.domains.shared.bulk_rules import BulkRules
 from app.domains.shared.documents import Document, Documents
-from app.domains.shared.links import Link, LinkSet
 from app.domains.shared.models import table_of
 from app.domains.shared.service import CollectionService
+from app.domains.shared.writes import Lock
 from app.domains.user.models import User
 from app.domains.user.schemas import UserRead, UserReplace
 from app.utils.exceptions import Fault, FirstAdministrator, Forbidden, LastAdministrator
@@ -141,6 +141,7 @@ class UserService(CollectionService):
     documents = Documents(UserRead, User)
     schema = UserReplace
     bulk_rules = UserBulkRules
+    guarded = ("access_level", "is_active")
 
     async def create(self, body: Any) -> Document:
         """Add a user, who can't sign in until there is a password.
@@ -152,29 +153,35 @@ class UserService(CollectionService):
             self.caller.demand("admin")
         return await super().create(body)
 
-    async def _lock(self, reference: str, if_match: str | None, *, deleting: bool = False) -> dict[str, Any]:
-        current = await super()._lock(reference, if_match, deleting=deleting)
-        if deleting and current["access_level"] == "admin":
+    async def replace(self, reference: str, body: Any, if_match: str | None) -> Document:
+        if body.access_level == "admin":
+            self.caller.demand("admin")
+        return await super().replace(reference, body, if_match)
+
+    async def _lock(self, reference: str, if_match: str | None, lock: Lock = "change") -> dict[str, Any]:
+        current = await super()._lock(reference, if_match, lock)
+        if lock == "delete" and current["access_level"] == "admin":
             # Whom nobody may refer to any more is waited for by one who changes another administrator at the same
             # time, and has the administrators' lock: this one must come first.
             await abandon(self.session)
             await self._lock_administrators()
-            current = await super()._lock(reference, if_match, deleting=deleting)
+            current = await super()._lock(reference, if_match, lock)
         return current
 
-    async def _update(self, current: dict[str, Any], body: Any, wanted: dict[LinkSet, list[Link]]) -> Document:
+    def _authorise(self, current: dict[str, Any], body: Any) -> None:
         if "admin" in {current["access_level"], body.access_level}:
             self.caller.demand("admin")
         if body.access_level != current["access_level"]:
             # Nobody gives to others what the own token was not given.
             for scope in sorted(scopes_of(body.access_level)):
                 self.caller.demand(scope)
+
+    async def _before_update(self, current: dict[str, Any], body: Any) -> None:
         if not (body.access_level == "admin" and body.is_active):
             await self._keep_an_administrator(current, "/access_level" if body.is_active else "/is_active")
         if current["is_active"] and not body.is_active:
             # They would be refused anyhow, but must not come back to life with the user.
             await end_sessions(self.session, current["id"])
-        return await super()._update(current, body, wanted)
 
     async def _delete(self, current: dict[str, Any]) -> None:
         # Nothing may refer to it yet, and the command line acts on its behalf.
