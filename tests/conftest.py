@@ -209,6 +209,8 @@ async def statements(app: FastAPI, connection: AsyncConnection) -> AsyncIterator
 
     engine = app.state.database.engine.sync_engine
     driver: Any = (await connection.get_raw_connection()).driver_connection
+    # Once a connection the driver asks what arrays are made of.
+    await driver.fetch("SELECT $1::bigint[], $2::varchar[], $3::text[]", [], [], [])
     event.listen(engine, "before_cursor_execute", on_execute)
     driver.add_query_logger(on_query)
     yield statements
