@@ -4,7 +4,7 @@
 they are, and of lists of links only the entries that went or came.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -28,7 +28,7 @@ from sqlalchemy import (
     null,
     select,
 )
-from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by
+from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by, array
 
 from app.domains.shared.models import Base, Change, ChangeAction, table_of
 
@@ -68,6 +68,34 @@ def recorded(
     }
     rows = select(*(value.label(name) for name, value in values.items())).select_from(source)
     return insert(table_of(Change)).from_select(list(values), rows).returning(literal_column("1")).cte("recorded")
+
+
+def compared(rows: FromClause, members: Mapping[str, tuple[ColumnElement[Any], ...]]) -> CTE:
+    """Return the members that differ, as one row: `before` and `after`.
+
+    Each member has two values in JSONB, of the columns of `rows`: as it was and as it is. SQL's NULL says that there is
+    nothing to tell.
+    """
+    befores, afters = (array([both[side] for both in members.values()]) for side in (0, 1))
+    member = func.unnest(array([constant(name) for name in members]), befores, afters)
+    columns: list[Any] = [column("key", String), column("before", JSONB), column("after", JSONB)]
+    each = member.table_valued(*columns).render_derived(name="member")
+    sides = (
+        func.coalesce(func.jsonb_object_agg(each.c.key, side).filter(side.is_not(None)), _NOTHING).label(name)
+        for name, side in (("before", each.c.before), ("after", each.c.after))
+    )
+    found = select(*sides).select_from(rows.join(each, literal_column("true")))
+    return found.where(each.c.before.is_distinct_from(each.c.after)).cte("compared")
+
+
+def told(value: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Return a value of a document as JSONB; that there is none, too, is told."""
+    return func.coalesce(func.to_jsonb(value), _NULL)
+
+
+def listed(entries: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Return the JSON list of the links that went or came; none are not worth telling."""
+    return func.nullif(cast(entries, JSONB), _EMPTY_LIST)
 
 
 def present(document: ColumnElement[Any], briefs: Sequence[str]) -> ColumnElement[Any]:

@@ -26,18 +26,18 @@ from sqlalchemy import (
     Text,
     and_,
     bindparam,
+    case,
     cast,
     func,
     inspect,
     literal_column,
     select,
 )
-from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapper, RelationshipDirection
 
 from app.core.database import Statement, prepare
 from app.domains.shared.cells import links_cell, plain_cell, reference_cell
-from app.domains.shared.changes import differences, present, recorded
+from app.domains.shared.changes import compared, listed, told
 from app.domains.shared.embedding import (
     OfPage,
     brief_of_one,
@@ -49,7 +49,7 @@ from app.domains.shared.embedding import (
     nested_schema,
     utf8,
 )
-from app.domains.shared.models import Base, ChangeAction
+from app.domains.shared.models import Base
 from app.domains.shared.orders import Condition, Order, Start, hidden
 from app.domains.shared.representations import Members
 
@@ -165,29 +165,41 @@ class Documents:
         query = select(func.count().label("total")).select_from(table)
         return prepare(query if condition is None else query.where(condition(table)))
 
-    def recorded(
-        self, action: ChangeAction, written: CTE, links: Mapping[str, FromClause], before: ColumnElement[Any] | None
-    ) -> tuple[CTE, CTE]:
-        """Return an object that a statement writes, as `id`, `version` and `body`, and the CTE that records the change.
+    def written(self, row: CTE, links: Mapping[str, FromClause]) -> CTE:
+        """Return an object as the statement leaves it that writes it: `id`, `code`, `name`, `version` and `document`.
 
-        `written` is the row that the statement returns, `links` the new links of each list that it writes, and `before`
-        the object's JSON until then.
+        `row` is what that returns, and `links` has the new links of each list that it writes.
         """
-        columns = [column.label(name) for name, column in self._columns(written, None, links=links, in_page=False)]
-        row = select(*columns).select_from(written).subquery("d")
-        document = func.row_to_json(row.table_valued()).label("document")
+        columns = [column.label(name) for name, column in self._columns(row, None, links=links, in_page=False)]
+        whole = select(*columns).select_from(row).subquery("d")
+        document = func.row_to_json(whole.table_valued()).label("document")
         # PostgreSQL would make the document once for each place that names it, unless it is kept.
-        made = select(row.c.id, row.c.code, row.c.name, row.c.version, document).cte("made")
-        made = made.prefix_with("MATERIALIZED")
-        # As JSONB once only: the history looks at each member of both.
-        parsed = [cast(made.c.document, JSONB).label("after")] + ([] if before is None else [before.label("before")])
-        now = select(*made.c, *parsed).cte("now").prefix_with("MATERIALIZED")
-        if before is None:
-            record = recorded(self.model, action, now, before=None, after=present(now.c.after, self.briefs))
-        else:
-            was, became = differences(now.c.before, now.c.after, self.briefs)
-            record = recorded(self.model, action, now, before=was, after=became)
-        return select(now.c.id, now.c.version, utf8(now.c.document).label("body")).cte("told"), record
+        made = select(whole.c.id, whole.c.code, whole.c.name, whole.c.version, document).cte("made")
+        return made.prefix_with("MATERIALIZED")
+
+    def compared(
+        self, before: CTE, after: CTE, removed: Mapping[str, FromClause], added: Mapping[str, FromClause]
+    ) -> CTE:
+        """Return how an object differs from what it was, as `changes.compared` does.
+
+        `before` and `after` are its rows; of each list of links that may have changed there is what went and what came.
+        """
+        relationships = self._mapper.relationships
+        members: dict[str, tuple[ColumnElement[Any], ...]] = {}
+        for name, field in self._schema.model_fields.items():
+            if name in removed:
+                shown = relationships[name], nested_schema(field.annotation)
+                members[name] = tuple(listed(links_written(*shown, links[name])) for links in (removed, added))
+            elif name in self.briefs:
+                (key,) = relationships[name].local_columns
+                if key.name in before.c:
+                    # That somebody renamed the other object is no change of this one.
+                    differs = before.c[key.name].is_distinct_from(after.c[key.name])
+                    shown = relationships[name], nested_schema(field.annotation)
+                    members[name] = tuple(case((differs, told(brief_of_one(*shown, row)))) for row in (before, after))
+            elif name in before.c and name != "id":
+                members[name] = tuple(told(row.c[name]) for row in (before, after))
+        return compared(before.join(after, literal_column("true")), members)
 
     def snapshot(self, condition: Condition) -> Subquery:
         """Return the object that the condition selects as one row: `id`, `code`, `name` and its JSON in `document`."""

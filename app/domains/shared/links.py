@@ -18,10 +18,10 @@ from sqlalchemy import (
     delete,
     exists,
     func,
-    insert,
     literal_column,
     select,
 )
+from sqlalchemy.dialects.postgresql import insert
 
 from app.domains.shared.models import Base, RegisterObject, model_of, table_of
 from app.domains.shared.orders import hidden
@@ -83,16 +83,18 @@ class LinkSet:
         if after is not None:
             # A CTE runs before another only if that one reads it: the old owner must go before the new one comes.
             removed = select(func.count()).select_from(after).scalar_subquery()
-            rows = rows.where(~self._present(owner, wanted), removed >= literal_column("0"))
+            rows = rows.where(removed >= literal_column("0"))
         statement = insert(self.table).from_select([self.owner, *self.columns], rows)
-        return statement.returning(literal_column("1").label("n")).cte(f"added_{self.field}")
+        if after is not None:
+            statement = statement.on_conflict_do_nothing(index_elements=self.table.primary_key.columns)
+        return statement.returning(*(self.table.c[name] for name in self.columns)).cte(f"added_{self.field}")
 
     def deleted(self, owner: ColumnElement[int]) -> CTE:
         """Return the CTE that removes the links which are not wanted."""
         table, wanted = self.table, self.wanted()
         same = and_(*(wanted.c[name] == table.c[name] for name in self.columns))
         statement = delete(table).where(table.c[self.owner] == owner, ~exists().where(same))
-        return statement.returning(literal_column("1").label("n")).cte(f"removed_{self.field}")
+        return statement.returning(*(table.c[name] for name in self.columns)).cte(f"removed_{self.field}")
 
     def wanted(self) -> Any:
         """Return the wanted links as rows, with the columns of the link table besides the owner."""
@@ -100,11 +102,6 @@ class LinkSet:
         arrays = [hidden(f"{self.field}_{name}", ARRAY(kind)) for name, kind in types.items()]
         columns: list[Any] = [column(name, kind) for name, kind in types.items()]
         return func.unnest(*arrays).table_valued(*columns).render_derived(name=f"wanted_{self.field}")
-
-    def _present(self, owner: ColumnElement[int], wanted: Any) -> ColumnElement[bool]:
-        table = self.table.alias("present")
-        same = (wanted.c[name] == table.c[name] for name in self.columns)
-        return exists().where(table.c[self.owner] == owner, *same)
 
 
 def wanted_links(body: BaseModel, link_set: LinkSet) -> list[Link] | None:

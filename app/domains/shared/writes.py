@@ -28,6 +28,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from app.core.database import Statement, prepare
 from app.domains.shared.changes import present, recorded
 from app.domains.shared.documents import Documents, by_id
+from app.domains.shared.embedding import utf8
 from app.domains.shared.links import LinkSet
 from app.domains.shared.models import Base, RegisterObject, model_of, table_of
 from app.domains.shared.orders import Condition
@@ -58,8 +59,11 @@ def insert_object(documents: Documents, links: Sequence[LinkSet]) -> Statement:
     values = _new_values(model) | {"created_by_id": caller, "updated_by_id": caller}
     written = insert(table_of(model)).values(values).returning(*_shown(model)).cte("written")
     wanted = {link.field: link.wanted() for link in links}
-    told, record = documents.recorded("created", written, wanted, before=None)
-    return prepare(select(*told.c).add_cte(*(link.inserted(written.c.id) for link in links), record))
+    made = documents.written(written, wanted)
+    now = select(*made.c, cast(made.c.document, JSONB).label("after")).cte("now").prefix_with("MATERIALIZED")
+    record = recorded(model, "created", now, before=None, after=present(now.c.after, documents.briefs))
+    answer = select(now.c.id, now.c.version, utf8(now.c.document).label("body"))
+    return prepare(answer.add_cte(*(link.inserted(written.c.id) for link in links), record))
 
 
 @cache
@@ -105,26 +109,27 @@ def update_object(
     source = table.alias("o")
     kept = (source.c[name].is_not_distinct_from(new[name]) for name in guarded)
     free = or_(bindparam("checked", type_=Boolean), and_(literal_column("true"), *kept))
-    columns = (source.c.id, source.c.version.label("found"), free.label("free"))
+    columns = [source.c.id, source.c.version.label("found"), free.label("free"), *(source.c[name] for name in new)]
     seen = select(*columns).where(condition(source)).cte("seen").prefix_with("MATERIALIZED")
     versions = bindparam("versions", type_=ARRAY(BigInteger))
     allowed = and_(seen.c.free, or_(versions.is_(None), seen.c.found == any_(versions)))
     # Whoever else changes it has to wait. As long as its version is the one that was seen, so are its links.
     is_same = and_(table.c.id == seen.c.id, table.c.version == seen.c.found)
     same = select(table.c.id).where(is_same, allowed).with_for_update(key_share=True, of=table).cte("same")
-    ctes = []
-    for link in links:
-        removed = link.deleted(same.c.id)
-        ctes += [removed, link.inserted(same.c.id, after=removed)]
+    removed = {link.field: link.deleted(same.c.id) for link in links}
+    added = {link.field: link.inserted(same.c.id, after=removed[link.field]) for link in links}
     differs = [table.c[name].is_distinct_from(value) for name, value in new.items()]
-    differs += [exists(select(cte.c.n)) for cte in ctes]
-    change = update(table).where(table.c.id == same.c.id, or_(*differs)).values(new | touched(table))
-    written = change.returning(*_shown(model)).cte("written")
-    # The tables are seen as they were before the statement.
-    before = select(cast(documents.snapshot(condition).c.document, JSONB)).scalar_subquery()
-    told, record = documents.recorded("updated", written, {link.field: link.wanted() for link in links}, before)
-    row = select(*seen.c, told.c.version, told.c.body).select_from(seen.outerjoin(told, literal_column("true")))
-    return prepare(row.add_cte(*ctes, record))
+    differs += [exists(select(literal_column("1")).select_from(cte)) for cte in (*removed.values(), *added.values())]
+    writing = update(table).where(table.c.id == same.c.id, or_(*differs)).values(new | touched(table))
+    written = writing.returning(*_shown(model)).cte("written")
+    made = documents.written(written, {link.field: link.wanted() for link in links})
+    how = documents.compared(seen, written, removed, added)
+    change = select(made.c.id, made.c.code, made.c.name, how.c.before, how.c.after)
+    changed = change.select_from(made.join(how, literal_column("true"))).subquery("changed")
+    record = recorded(model, "updated", changed, before=changed.c.before, after=changed.c.after)
+    answer = select(seen.c.id, seen.c.found, seen.c.free, made.c.version, utf8(made.c.document).label("body"))
+    answer = answer.select_from(seen.outerjoin(made, literal_column("true")))
+    return prepare(answer.add_cte(record))
 
 
 @cache
