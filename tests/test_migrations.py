@@ -76,9 +76,10 @@ async def test_revisions_make_exactly_what_the_models_say(empty: URL, server_url
         async with engine.begin() as connection:
             await connection.execute(text("CREATE EXTENSION pg_trgm"))
             # What the models use and cannot say.
-            revision: Any = ScriptDirectory.from_config(alembic_config(empty)).get_revision("0006")
-            for function, definition in revision.module.FUNCTIONS.items():
-                await connection.exec_driver_sql(f"CREATE FUNCTION {function} {definition}")
+            for number in ("0006", "0008"):
+                revision: Any = ScriptDirectory.from_config(alembic_config(empty)).get_revision(number)
+                for function, definition in revision.module.FUNCTIONS.items():
+                    await connection.exec_driver_sql(f"CREATE FUNCTION {function} {definition}")
             await connection.run_sync(Base.metadata.create_all)
         await engine.dispose()
         of_models = await schema_of(url)

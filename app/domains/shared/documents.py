@@ -20,7 +20,6 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     FromClause,
-    Select,
     String,
     Subquery,
     Text,
@@ -33,7 +32,8 @@ from sqlalchemy import (
     literal_column,
     select,
 )
-from sqlalchemy.orm import Mapper, RelationshipDirection
+from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by
+from sqlalchemy.orm import Mapper, RelationshipDirection, RelationshipProperty
 
 from app.core.database import Statement, prepare
 from app.domains.shared.cells import links_cell, plain_cell, reference_cell
@@ -42,14 +42,16 @@ from app.domains.shared.embedding import (
     OfPage,
     brief_of_one,
     briefs_of_page,
-    json_list,
+    json_array,
+    json_object,
+    json_value,
     links_of_one,
     links_of_page,
     links_written,
     nested_schema,
     utf8,
 )
-from app.domains.shared.models import Base
+from app.domains.shared.models import Base, table_of
 from app.domains.shared.orders import Condition, Order, Start, hidden
 from app.domains.shared.representations import Members
 
@@ -102,9 +104,7 @@ class Documents:
         Of an embedded member that is not among `members` no table is touched.
         """
         table = self._mapper.local_table.alias("o")
-        columns = [column.label(name) for name, column in self._columns(table, members, in_page=False)]
-        row = select(*columns).correlate(table).subquery("d")
-        body = select(utf8(func.row_to_json(row.table_valued()))).correlate(table).scalar_subquery()
+        body = utf8(json_object(self._members(table, members)))
         return prepare(select(table.c.id, table.c.version, body.label("body")).where(condition(table)))
 
     @lru_cache(maxsize=512)  # noqa: B019
@@ -126,9 +126,11 @@ class Documents:
         found = order.page(table, condition, start).cte("found").prefix_with("MATERIALIZED")
         shown = select(found).order_by(*order.clauses(found, backwards=backwards)).limit(limit)
         page = shown.cte("page").prefix_with("MATERIALIZED")
-        rows = self._rows_of(page, members).order_by(*order.clauses(page)).subquery("d")
+        shown_page, body = self._documents_of(page, members)
+        bodies = func.string_agg(body, aggregate_order_by(literal_column("','", Text), *order.clauses(page)))
+        items = select(utf8(json_array(bodies))).select_from(shown_page).scalar_subquery()
         count = select(func.count()).select_from(found).scalar_subquery()
-        return prepare(select(count.label("rows"), json_list(rows).label("items"), _edges(page, order).label("edges")))
+        return prepare(select(count.label("rows"), items.label("items"), _edges(page, order).label("edges")))
 
     @lru_cache(maxsize=256)  # noqa: B019
     def export(
@@ -149,9 +151,7 @@ class Documents:
         found = query.subquery("s")
         if table:
             return prepare(select(*(cell.label(name) for name, cell in self._cells(found, members))))
-        columns = [column.label(name) for name, column in self._columns(found, members, in_page=False)]
-        row = select(*columns).correlate(found).subquery("d")
-        body = select(utf8(func.row_to_json(row.table_valued()))).correlate(found).scalar_subquery()
+        body = utf8(json_object(self._members(found, members)))
         return prepare(select(body.label("body")).select_from(found))
 
     def header(self, members: Members) -> tuple[str, ...]:
@@ -170,11 +170,9 @@ class Documents:
 
         `row` is what that returns, and `links` has the new links of each list that it writes.
         """
-        columns = [column.label(name) for name, column in self._columns(row, None, links=links, in_page=False)]
-        whole = select(*columns).select_from(row).subquery("d")
-        document = func.row_to_json(whole.table_valued()).label("document")
+        document = json_object(self._members(row, None, links)).label("document")
         # PostgreSQL would make the document once for each place that names it, unless it is kept.
-        made = select(whole.c.id, whole.c.code, whole.c.name, whole.c.version, document).cte("made")
+        made = select(row.c.id, row.c.code, row.c.name, row.c.version, document).cte("made")
         return made.prefix_with("MATERIALIZED")
 
     def compared(
@@ -195,27 +193,24 @@ class Documents:
                 if key.name in before.c:
                     # That somebody renamed the other object is no change of this one.
                     differs = before.c[key.name].is_distinct_from(after.c[key.name])
-                    shown = relationships[name], nested_schema(field.annotation)
-                    members[name] = tuple(case((differs, told(brief_of_one(*shown, row)))) for row in (before, after))
+                    briefs = (cast(brief_of_one(relationships[name], row), JSONB) for row in (before, after))
+                    members[name] = tuple(case((differs, brief)) for brief in briefs)
             elif name in before.c and name != "id":
                 members[name] = tuple(told(row.c[name]) for row in (before, after))
         return compared(before.join(after, literal_column("true")), members)
 
     def snapshot(self, condition: Condition) -> Subquery:
         """Return the object that the condition selects as one row: `id`, `code`, `name` and its JSON in `document`."""
-        row = self._row(condition)
-        return select(
-            row.c.id, row.c.code, row.c.name, func.row_to_json(row.table_valued()).label("document")
-        ).subquery()
+        table = self._mapper.local_table.alias("o")
+        document = json_object(self._members(table, None)).label("document")
+        return select(table.c.id, table.c.code, table.c.name, document).where(condition(table)).subquery()
 
     def snapshots(self, condition: Condition) -> Subquery:
         """Return the many objects that the condition selects, each as the row that `snapshot` returns."""
         table = self._mapper.local_table.alias("o")
         page = select(*table.c).where(condition(table)).cte("page").prefix_with("MATERIALIZED")
-        row = self._rows_of(page, None).subquery("d")
-        return select(
-            row.c.id, row.c.code, row.c.name, func.row_to_json(row.table_valued()).label("document")
-        ).subquery()
+        shown, document = self._documents_of(page, None)
+        return select(page.c.id, page.c.code, page.c.name, document.label("document")).select_from(shown).subquery()
 
     @property
     def briefs(self) -> tuple[str, ...]:
@@ -231,21 +226,17 @@ class Documents:
     def _mapper(self) -> Mapper[Any]:
         return inspect(self.model)
 
-    def _rows_of(self, page: CTE, members: Members) -> Select[Any]:
+    def _documents_of(self, page: CTE, members: Members) -> tuple[FromClause, ColumnElement[str]]:
+        """Return the rows of a page, joined with all that is shown of other objects, and the document of each."""
         joined: FromClause = page
-        columns = []
-        for name, part in self._columns(page, members, in_page=True):
-            if isinstance(part, OfPage):
-                joined = joined.outerjoin(part.rows, part.rows.c.key == part.joined_on)
-                columns.append(part.shown.label(name))
+        shown: list[tuple[str, ColumnElement[str]]] = []
+        for name, member in self._members_of_page(page, members):
+            if isinstance(member, OfPage):
+                joined = joined.outerjoin(member.rows, member.rows.c.key == member.joined_on)
+                shown.append((name, member.shown))
             else:
-                columns.append(part.label(name))
-        return select(*columns).select_from(joined)
-
-    def _row(self, condition: Condition) -> Subquery:
-        table = self._mapper.local_table.alias("o")
-        columns = [column.label(name) for name, column in self._columns(table, None, in_page=False)]
-        return select(*columns).select_from(table).where(condition(table)).subquery("d")
+                shown.append((name, member))
+        return joined, json_object(shown)
 
     def _cells(self, source: FromClause, members: Members) -> Iterator[tuple[str, ColumnElement[str]]]:
         relationships = self._mapper.relationships
@@ -258,30 +249,37 @@ class Documents:
                 shown = nested_schema(self._schema.model_fields[name].annotation).model_fields
                 yield name, links_cell(relationships[name], frozenset(shown), source)
 
-    def _columns(
-        self,
-        source: FromClause,
-        members: Members,
-        *,
-        in_page: bool,
-        links: Mapping[str, FromClause] = MappingProxyType({}),
-    ) -> Iterator[tuple[str, Any]]:
+    def _plain(self, name: str, source: FromClause) -> ColumnElement[str]:
+        return json_value(source.c[name], nullable=bool(table_of(self.model).c[name].nullable))
+
+    def _chosen(self, members: Members) -> Iterator[tuple[str, RelationshipProperty[Any] | None, Any]]:
         relationships = self._mapper.relationships
         for name, field in self._schema.model_fields.items():
-            if members is not None and name not in members:
-                continue
-            if name not in relationships:
-                yield name, source.c[name]
-            elif relationships[name].direction is RelationshipDirection.MANYTOONE and in_page:
-                yield name, briefs_of_page(relationships[name], nested_schema(field.annotation), source)
-            elif relationships[name].direction is RelationshipDirection.MANYTOONE:
-                yield name, brief_of_one(relationships[name], nested_schema(field.annotation), source)
+            if members is None or name in members:
+                yield name, relationships.get(name), field.annotation
+
+    def _members(
+        self, source: FromClause, members: Members, links: Mapping[str, FromClause] = MappingProxyType({})
+    ) -> Iterator[tuple[str, ColumnElement[str]]]:
+        """Yield the members of the document of one row; `links` has the lists that the statement itself writes."""
+        for name, relationship, annotation in self._chosen(members):
+            if relationship is None:
+                yield name, self._plain(name, source)
+            elif relationship.direction is RelationshipDirection.MANYTOONE:
+                yield name, brief_of_one(relationship, source)
             elif name in links:
-                yield name, links_written(relationships[name], nested_schema(field.annotation), links[name])
-            elif in_page:
-                yield name, links_of_page(relationships[name], nested_schema(field.annotation), source)
+                yield name, links_written(relationship, nested_schema(annotation), links[name])
             else:
-                yield name, links_of_one(relationships[name], nested_schema(field.annotation), source)
+                yield name, links_of_one(relationship, nested_schema(annotation), source)
+
+    def _members_of_page(self, page: CTE, members: Members) -> Iterator[tuple[str, ColumnElement[str] | OfPage]]:
+        for name, relationship, annotation in self._chosen(members):
+            if relationship is None:
+                yield name, self._plain(name, page)
+            elif relationship.direction is RelationshipDirection.MANYTOONE:
+                yield name, briefs_of_page(relationship, page)
+            else:
+                yield name, links_of_page(relationship, nested_schema(annotation), page)
 
 
 def _edges(page: CTE, order: Order) -> ColumnElement[str]:

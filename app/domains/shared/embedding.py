@@ -1,17 +1,19 @@
 """What a document shows of other objects: briefs of those it refers to, and lists of its links.
 
-For one object they are sub-selects correlated with it; for a page each of them is made once for all its objects.
+For one object they are sub-selects correlated with it; for a page each of them is made once for all its objects. All is
+text, JSON that PostgreSQL joins without reading it again, and every object has its own brief ready: `brief_json`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_origin
 
 from pydantic import BaseModel
 from sqlalchemy import (
     CTE,
     ColumnElement,
     FromClause,
+    Integer,
     Select,
     Subquery,
     Text,
@@ -27,13 +29,42 @@ from sqlalchemy.orm import RelationshipProperty
 
 from app.domains.shared.representations import nested
 
-_EMPTY_LIST: ColumnElement[Any] = literal_column("'[]'::json")
+# What `brief_json` is made of.
+_BRIEF = ("id", "code", "name")
 
 
 def json_list(rows: Subquery) -> ColumnElement[bytes]:
     """Return the rows as a JSON array in bytes, in their order."""
-    items = func.coalesce(func.json_agg(rows.table_valued()), _EMPTY_LIST)
+    items = func.coalesce(func.json_agg(rows.table_valued()), literal_column("'[]'::json"))
     return select(utf8(items)).select_from(rows).scalar_subquery()
+
+
+def utf8(json: ColumnElement[Any]) -> ColumnElement[bytes]:
+    # The driver hands bytea over as it came; text it would decode, only for us to encode it again.
+    return func.convert_to(cast(json, Text), literal_column("'UTF8'"))
+
+
+def json_object(members: Iterable[tuple[str, ColumnElement[str]]]) -> ColumnElement[str]:
+    """Return the members, which are JSON already, as an object."""
+    parts: list[ColumnElement[str]] = []
+    for name, value in members:
+        parts += [_constant(f'{"," if parts else "{"}"{name}":'), value]
+    return func.concat(*parts, _constant("}"))
+
+
+def json_array(items: ColumnElement[str]) -> ColumnElement[str]:
+    """Return the items, which commas separate already, as an array; NULL for none."""
+    return func.concat(_constant("["), items, _constant("]"))
+
+
+def json_value(value: ColumnElement[Any], *, nullable: bool) -> ColumnElement[str]:
+    """Return the value of a column as JSON."""
+    json = cast(value if isinstance(value.type, Integer) else func.to_json(value), Text)
+    return func.coalesce(json, _constant("null")) if nullable else json
+
+
+def _constant(json: str) -> ColumnElement[str]:
+    return literal_column(f"'{json}'", Text)
 
 
 def nested_schema(annotation: Any) -> type[BaseModel]:
@@ -42,30 +73,15 @@ def nested_schema(annotation: Any) -> type[BaseModel]:
     return schema
 
 
-def utf8(json: ColumnElement[Any]) -> ColumnElement[bytes]:
-    # The driver hands bytea over as it came; text it would decode, only for us to encode it again.
-    return func.convert_to(cast(json, Text), literal_column("'UTF8'"))
-
-
-def _json_row(columns: Sequence[ColumnElement[Any]], *outer: FromClause) -> ColumnElement[Any]:
-    row = select(*columns).correlate(*outer).subquery("x")
-    return select(row.table_valued()).correlate(*outer).scalar_subquery()
-
-
-def brief_of_one(
-    relationship: RelationshipProperty[Any], schema: type[BaseModel], source: FromClause
-) -> ColumnElement[Any]:
+def brief_of_one(relationship: RelationshipProperty[Any], source: FromClause) -> ColumnElement[str]:
     (foreign_key,) = relationship.local_columns
     target = relationship.mapper.local_table.alias("t")
-    names = schema.model_fields
-    columns: list[ColumnElement[Any]] = [target.c[name] for name in names]
+    brief: ColumnElement[str] = target.c.brief_json
     if isinstance(source, CTE) and relationship.mapper.local_table is relationship.parent.local_table:
         # Of what a statement writes itself the table still has what was before.
-        itself = target.c.id == source.c.id
-        columns = [case((itself, source.c[name]), else_=target.c[name]).label(name) for name in names]
-    row = select(*columns).correlate(source)
-    brief = row.where(target.c.id == source.c[foreign_key.name]).subquery("brief")
-    return select(func.row_to_json(brief.table_valued())).correlate(source).scalar_subquery()
+        brief = case((target.c.id == source.c.id, source.c.brief_json), else_=brief)
+    found = select(brief.concat(_constant("}"))).where(target.c.id == source.c[foreign_key.name])
+    return func.coalesce(found.correlate(source).scalar_subquery(), _constant("null"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,36 +90,41 @@ class OfPage:
 
     rows: CTE
     joined_on: ColumnElement[Any]
-    shown: ColumnElement[Any]
+    shown: ColumnElement[str]
 
 
-def briefs_of_page(relationship: RelationshipProperty[Any], schema: type[BaseModel], page: FromClause) -> OfPage:
+def briefs_of_page(relationship: RelationshipProperty[Any], page: FromClause) -> OfPage:
     # One brief serves all objects that refer to it; correlated, PostgreSQL looked for it once an object.
     (foreign_key,) = relationship.local_columns
     target = relationship.mapper.local_table.alias("t")
-    brief = select(*(target.c[name] for name in schema.model_fields)).correlate(target).subquery("brief")
-    row = select(func.row_to_json(brief.table_valued())).correlate(target).scalar_subquery()
     ids = func.array(select(page.c[foreign_key.name]).distinct().scalar_subquery())
-    query = select(target.c.id.label("key"), row.label("brief")).where(target.c.id == any_(ids))
+    brief = target.c.brief_json.concat(_constant("}"))
+    query = select(target.c.id.label("key"), brief.label("brief")).where(target.c.id == any_(ids))
     rows = query.cte(f"{relationship.key}_of_page").prefix_with("MATERIALIZED")
-    return OfPage(rows, page.c[foreign_key.name], rows.c.brief)
+    return OfPage(rows, page.c[foreign_key.name], func.coalesce(rows.c.brief, _constant("null")))
 
 
-def _links(relationship: RelationshipProperty[Any], schema: type[BaseModel], link: FromClause) -> Select[tuple[Any]]:
-    """Return the query of links, rows as the link table has them, joined with the other side and aggregated as JSON."""
+def _links(relationship: RelationshipProperty[Any], schema: type[BaseModel], link: FromClause) -> Select[str]:
+    """Return the query of links, rows as the link table has them, joined with the other side as one JSON array."""
     (to_other,) = relationship.mapper.relationships
     (foreign_key,) = to_other.local_columns
     target = to_other.mapper.local_table.alias("t")
-    columns = [link.c[name] if name in link.c else target.c[name] for name in schema.model_fields]
-    order = [target.c.id, *(column for column in columns if column.table is link)]
-    items = func.json_agg(aggregate_order_by(_json_row(columns, link, target), *order))
-    query = select(func.coalesce(items, _EMPTY_LIST).label("items"))
+    entry: ColumnElement[str] = target.c.brief_json
+    order: list[ColumnElement[Any]] = [target.c.id]
+    for name, field in schema.model_fields.items():
+        if name not in _BRIEF:
+            # Nothing that a schema lists needs escaping.
+            assert get_origin(field.annotation) is Literal
+            entry = entry.concat(_constant(f',"{name}":"')).concat(link.c[name]).concat(_constant('"'))
+            order.append(link.c[name])
+    entries = func.string_agg(entry.concat(_constant("}")), aggregate_order_by(_constant(","), *order))
+    query = select(json_array(entries).label("items"))
     return query.select_from(link.join(target, target.c.id == link.c[foreign_key.name]))
 
 
 def links_of_one(
     relationship: RelationshipProperty[Any], schema: type[BaseModel], source: FromClause
-) -> ColumnElement[Any]:
+) -> ColumnElement[str]:
     link = relationship.mapper.local_table.alias("l")
     (owner,) = relationship.remote_side
     query = _links(relationship, schema, link)
@@ -112,7 +133,7 @@ def links_of_one(
 
 def links_written(
     relationship: RelationshipProperty[Any], schema: type[BaseModel], links: FromClause
-) -> ColumnElement[Any]:
+) -> ColumnElement[str]:
     """Return the links that a statement gives to an object, which it does not see in the table yet."""
     return _links(relationship, schema, links).scalar_subquery()
 
@@ -125,4 +146,4 @@ def links_of_page(relationship: RelationshipProperty[Any], schema: type[BaseMode
     query = _links(relationship, schema, link)
     query = query.add_columns(link.c[owner.name].label("key")).where(link.c[owner.name] == any_(ids))
     rows = query.group_by(link.c[owner.name]).cte(f"{relationship.key}_of_page")
-    return OfPage(rows, page.c.id, func.coalesce(rows.c["items"], _EMPTY_LIST))
+    return OfPage(rows, page.c.id, func.coalesce(rows.c["items"], _constant("[]")))

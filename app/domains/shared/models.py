@@ -102,6 +102,11 @@ class RegisterObject(Base):
         sort_order=26,
     )
 
+    # What others show of it: a JSON object without its closing brace, so that a link can add what it says itself.
+    brief_json: Mapped[str] = mapped_column(
+        Text, Computed("brief_json(id, (code)::text, (name)::text)", persisted=True), deferred=True, sort_order=27
+    )
+
     @declared_attr
     @classmethod
     def created_by(cls) -> Mapped[Any]:

@@ -109,7 +109,8 @@ def update_object(
     source = table.alias("o")
     kept = (source.c[name].is_not_distinct_from(new[name]) for name in guarded)
     free = or_(bindparam("checked", type_=Boolean), and_(literal_column("true"), *kept))
-    columns = [source.c.id, source.c.version.label("found"), free.label("free"), *(source.c[name] for name in new)]
+    columns = [source.c.id, source.c.version.label("found"), free.label("free"), source.c.brief_json]
+    columns += (source.c[name] for name in new)
     seen = select(*columns).where(condition(source)).cte("seen").prefix_with("MATERIALIZED")
     versions = bindparam("versions", type_=ARRAY(BigInteger))
     allowed = and_(seen.c.free, or_(versions.is_(None), seen.c.found == any_(versions)))
@@ -156,7 +157,7 @@ def touched(table: Table) -> dict[str, Any]:
 
 def _shown(model: type[Base]) -> Iterator[Column[Any]]:
     """Return the columns that documents are made of."""
-    return (column for column in table_of(model).columns if column.computed is None)
+    return (column for column in table_of(model).columns if column.computed is None or column.name == "brief_json")
 
 
 def _new_values(model: type[Base]) -> dict[str, Any]:
