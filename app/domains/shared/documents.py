@@ -195,7 +195,7 @@ class Documents:
                     differs = before.c[key.name].is_distinct_from(after.c[key.name])
                     briefs = (cast(brief_of_one(relationships[name], row), JSONB) for row in (before, after))
                     members[name] = tuple(case((differs, brief)) for brief in briefs)
-            elif name in before.c and name != "id":
+            elif name in before.c and name not in ("id", "version"):
                 members[name] = tuple(told(row.c[name]) for row in (before, after))
         return compared(before.join(after, literal_column("true")), members)
 

@@ -51,6 +51,9 @@ from app.domains.shared.writes import (
 from app.utils.exceptions import BadRequest, PreconditionFailed, RegisterError, StillReferenced
 from app.utils.validation import invalid_content
 
+# How often an object is written without waiting for others who change it at the same time.
+_ATTEMPTS = 2
+
 
 class CollectionService:
     """Reads and writes one collection.
@@ -296,19 +299,22 @@ class CollectionService:
         """Give an object new values and links, and return it.
 
         Hardly ever somebody else changes it at the same time, so one statement without a lock before it does it all.
-        Returns None when it is to be locked first: when somebody else does change it, or when it has none of these
-        versions, or when a guarded column would change and that was not `checked` under a lock.
+        Returns None when it is to be locked first: when others do change it, or when it has none of these versions, or
+        when a guarded column would change and that was not `checked` under a lock.
         """
         statement = update_object(self.documents, tuple(wanted), key.condition, self.guarded)
-        row = await self._write(statement, body, wanted, key=key.value, versions=versions, checked=checked)
-        if row is None:
-            raise not_found(self.model)
-        if row.body is not None:
-            return Document(row.id, row.version, row.body)
-        if not row.free or (versions is not None and row.found not in versions):
-            return None
-        document = await self._read(Key(by_id, row.id))
-        return document if document.version == row.found else None
+        named = {"key": key.value, "versions": versions, "checked": checked}
+        for _ in range(_ATTEMPTS):
+            row = await self._write(statement, body, wanted, **named)
+            if row is None:
+                raise not_found(self.model)
+            if row.body is not None:
+                return Document(row.id, row.version, row.body)
+            if not row.allowed:
+                break
+            if row.held:  # it is all that already
+                return await self._read(Key(by_id, row.id))
+        return None
 
     async def _update_locked(
         self,

@@ -100,23 +100,21 @@ def update_object(
 
     Its parameters are those of `insert_object`; `key` of the condition; `versions`, of which it must have one unless
     that is NULL; and `checked`: whether its `guarded` columns may change. The row, if there is such an object, has its
-    `id`; `found`, the version it had; `free`, whether no guarded column keeps it as it is; and the new `version` and
-    `body`. These are NULL when nothing is written: when one of the three forbids it, when somebody else changes the
-    object at the same time, or when neither a column nor a link differs.
+    `id`; `allowed`, whether these two let it be changed; `held`, whether nobody else changes it at the same time; and
+    the new `version` and `body`, NULL when nothing is written, as also when neither a column nor a link differs.
     """
     model = documents.model
     table, new = table_of(model), _new_values(model)
     source = table.alias("o")
     kept = (source.c[name].is_not_distinct_from(new[name]) for name in guarded)
     free = or_(bindparam("checked", type_=Boolean), and_(literal_column("true"), *kept))
-    columns = [source.c.id, source.c.version.label("found"), free.label("free"), source.c.brief_json]
-    columns += (source.c[name] for name in new)
-    seen = select(*columns).where(condition(source)).cte("seen").prefix_with("MATERIALIZED")
     versions = bindparam("versions", type_=ARRAY(BigInteger))
-    allowed = and_(seen.c.free, or_(versions.is_(None), seen.c.found == any_(versions)))
+    allowed = and_(free, or_(versions.is_(None), source.c.version == any_(versions))).label("allowed")
+    columns = (source.c[name] for name in ("id", "version", "brief_json", *new))
+    seen = select(*columns, allowed).where(condition(source)).cte("seen").prefix_with("MATERIALIZED")
     # Whoever else changes it has to wait. As long as its version is the one that was seen, so are its links.
-    is_same = and_(table.c.id == seen.c.id, table.c.version == seen.c.found)
-    same = select(table.c.id).where(is_same, allowed).with_for_update(key_share=True, of=table).cte("same")
+    is_same = and_(table.c.id == seen.c.id, table.c.version == seen.c.version)
+    same = select(table.c.id).where(is_same, seen.c.allowed).with_for_update(key_share=True, of=table).cte("same")
     removed = {link.field: link.deleted(same.c.id) for link in links}
     added = {link.field: link.inserted(same.c.id, after=removed[link.field]) for link in links}
     differs = [table.c[name].is_distinct_from(value) for name, value in new.items()]
@@ -128,7 +126,8 @@ def update_object(
     change = select(made.c.id, made.c.code, made.c.name, how.c.before, how.c.after)
     changed = change.select_from(made.join(how, literal_column("true"))).subquery("changed")
     record = recorded(model, "updated", changed, before=changed.c.before, after=changed.c.after)
-    answer = select(seen.c.id, seen.c.found, seen.c.free, made.c.version, utf8(made.c.document).label("body"))
+    held = exists(select(literal_column("1")).select_from(same)).label("held")
+    answer = select(seen.c.id, seen.c.allowed, held, made.c.version, utf8(made.c.document).label("body"))
     answer = answer.select_from(seen.outerjoin(made, literal_column("true")))
     return prepare(answer.add_cte(record))
 
