@@ -17,7 +17,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 from fastapi.params import Form
 from fastapi.routing import APIRoute
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.routing import Route
@@ -309,7 +309,7 @@ def _arguments(dependant: Dependant) -> list[tuple[str, Argument]]:
         *((field.name, _text(field, "path_params")) for field in dependant.path_params if _is_text(field)),
         *((field.name, _text(field, "headers")) for field in dependant.header_params if _is_text(field)),
         *((name, _dependency(inner)) for name, inner in simple if name is not None),
-        *((field.name, _reader(field, model)) for field, model in models if model is not None),
+        *((field.name, _reader(model)) for field, model in models if model is not None),
     ]
 
 
@@ -335,16 +335,17 @@ def _is_simple(dependant: Dependant) -> bool:
     return is_plain and all(map(_is_simple, dependant.dependencies))
 
 
-def _reader(field: ModelField, model: type[BaseModel]) -> Argument:
+def _reader(model: type[BaseModel]) -> Argument:
     repeated = {name for name, member in model.model_fields.items() if _is_list(member.annotation)}
 
     async def read(request: Request) -> Any:
         given = request.query_params
         values = {name: given.getlist(name) if name in repeated else given[name] for name in given}
-        value, errors = field.validate(values, loc=("query",))
-        if errors:
-            raise RequestValidationError(errors)
-        return value
+        try:
+            return model.model_validate(values)
+        except ValidationError as error:
+            faults = [fault | {"loc": ("query", *fault["loc"])} for fault in error.errors(include_url=False)]
+            raise RequestValidationError(faults) from error
 
     return read
 

@@ -414,14 +414,17 @@ async def test_database_that_falls_silent_is_unavailable(proxy: Proxy, database:
         assert (await service.client.get("/departments")).json()["items"] == []
 
 
+# A single write is committed by its statement, of which this sees the values; others by a COMMIT.
+@pytest.mark.parametrize(("sign", "headers"), [(b"Perhaps", {}), (b"COMMIT", {"Idempotency-Key": "perhaps"})])
 @pytest.mark.parametrize("arrives", [False, True])
 async def test_connection_lost_during_commit_leaves_the_outcome_unknown(
-    proxy: Proxy, database: URL, *, arrives: bool
+    proxy: Proxy, database: URL, sign: bytes, headers: dict[str, str], *, arrives: bool
 ) -> None:
     async with running(proxy.url_of(database)) as service:
         await service.client.get("/departments")
-        proxy.cut_at = lambda data: arrives if b"COMMIT" in data else None
-        problem = assert_problem(await service.client.post("/departments", json={"name": "Perhaps"}), "outcome_unknown")
+        proxy.cut_at = lambda data: arrives if sign in data else None
+        response = await service.client.post("/departments", json={"name": "Perhaps"}, headers=headers)
+        problem = assert_problem(response, "outcome_unknown")
         assert problem["type"] == "/problems/outcome-unknown"
         assert "may or may not be stored" in problem["detail"]
         proxy.cut_at = lambda _: None

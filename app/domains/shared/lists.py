@@ -92,7 +92,8 @@ class PageQuery(BaseModel):
     """The parameters of a list whose order is given."""
 
     # Not `strict`: what stands in an address is text.
-    model_config = ConfigDict(extra="forbid")
+    # Built when first needed: a collection has some with nearly a hundred fields each.
+    model_config = ConfigDict(defer_build=True, extra="forbid")
 
     limit: int = Field(DEFAULT_LIMIT, ge=1, le=LARGEST_LIMIT, description="Most objects to return.")
     offset: int = Field(0, ge=0, le=LARGEST_OFFSET, description="Objects to pass over first.")
@@ -128,7 +129,8 @@ class FilterQuery(BaseModel):
     """The parameters that select objects: those of a declaration's filters."""
 
     # Not `strict`: what stands in an address is text.
-    model_config = ConfigDict(extra="forbid")
+    # Built when first needed: a collection has some with nearly a hundred fields each.
+    model_config = ConfigDict(defer_build=True, extra="forbid")
 
     declaration: ClassVar[ListDeclaration] = ListDeclaration((), OBJECT_SORTS)
 

@@ -37,7 +37,7 @@ class RepresentationQuery(BaseModel):
     """The parameters that choose the members of an answer; `representation` adds the names of a schema."""
 
     # Not `strict`: what stands in an address is text.
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(defer_build=True, extra="forbid")
 
     shown: ClassVar[type[BaseModel]] = ObjectRead
 
