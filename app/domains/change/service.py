@@ -1,13 +1,10 @@
 """What can be asked of the history."""
 
-from typing import Self
-
-from app.core.database import Session, SessionDep
 from app.core.permissions import Scope
-from app.core.security import Caller, CallerDep
 from app.domains.change.schemas import ChangeQuery, ChangeType
 from app.domains.shared.history import changes_where, leading_of, page_of_changes
 from app.domains.shared.lists import Listing
+from app.domains.shared.request_service import RequestService
 
 # What one must be able to read to see how it changed.
 NEEDED: dict[ChangeType, Scope] = {
@@ -21,17 +18,8 @@ NEEDED: dict[ChangeType, Scope] = {
 }
 
 
-class ChangeService:
+class ChangeService(RequestService):
     """Reads the history of all collections."""
-
-    def __init__(self, session: Session, caller: Caller) -> None:
-        self.session = session
-        self.caller = caller
-
-    @classmethod
-    async def provide(cls, session: SessionDep, caller: CallerDep) -> Self:
-        """Make the service of one request."""
-        return cls(session, caller)
 
     async def page(self, query: ChangeQuery) -> Listing:
         """Return one page of the changes that the caller may see, the newest first.

@@ -2,7 +2,7 @@
 
 import json
 from functools import cache
-from typing import Any, Self
+from typing import Any
 
 from sqlalchemy import (
     FromClause,
@@ -17,15 +17,15 @@ from sqlalchemy import (
     union_all,
 )
 
-from app.core.database import Session, SessionDep, Statement, prepare
+from app.core.database import Statement, prepare
 from app.core.permissions import Scope
-from app.core.security import Caller, CallerDep
 from app.domains.search.schemas import TYPES, SearchQuery, SearchType
 from app.domains.search.snippets import snippet
 from app.domains.shared.lists import Listing, Position, fetch_page
 from app.domains.shared.models import Base
 from app.domains.shared.orders import Start, hidden
 from app.domains.shared.ranking import ranked, row_by_row
+from app.domains.shared.request_service import RequestService
 from app.domains.shared.search import LEAST, is_found, words_asked
 
 NEEDED: dict[SearchType, Scope] = {
@@ -43,17 +43,8 @@ _MOST_LETTERS = 4000
 _BY_DESCRIPTION = 4
 
 
-class SearchService:
+class SearchService(RequestService):
     """Finds objects of all collections, as far as the caller may read them."""
-
-    def __init__(self, session: Session, caller: Caller) -> None:
-        self.session = session
-        self.caller = caller
-
-    @classmethod
-    async def provide(cls, session: SessionDep, caller: CallerDep) -> Self:
-        """Make the service of one request."""
-        return cls(session, caller)
 
     async def page(self, query: SearchQuery) -> Listing:
         """Return one page of what is found, the best first. Raises `Forbidden` for a type that may not be read."""

@@ -4,12 +4,12 @@ They are the members of the objects as lists show them, and as bodies take them.
 over. A reference may also be the bare external id, in `parent_external_id`.
 """
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from app.core.hints import nearest
 from app.domains.shared.links import LinkSet
 from app.domains.shared.models import RegisterObject
 from app.domains.shared.writes import foreign_keys
@@ -121,5 +121,5 @@ def _plain(name: str) -> str:
 
 
 def _near(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(filter(None, known)), n=1, cutoff=0.4)
-    return f" Did you mean {near[0]}?" if near else ""
+    near = nearest(name, list(filter(None, known)))
+    return f" Did you mean {near}?" if near else ""

@@ -4,13 +4,13 @@ The plain members are columns of the object itself; the embedded ones show what 
 into other tables. What is not asked for is not queried.
 """
 
-import difflib
 from functools import cache
 from typing import Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
 from pydantic_core import PydanticCustomError
 
+from app.core.hints import nearest
 from app.domains.shared.schemas import ObjectRead
 
 # More than all members of any collection together need.
@@ -113,7 +113,7 @@ def _names(known: tuple[str, ...], alone: str, description: str, examples: list[
 def _known(value: str, known: tuple[str, ...]) -> str:
     for name in value.split(","):
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-            hint = f"Did you mean {near[0]}?" if near else f"Known are {', '.join(known)}"
+            near = nearest(name, known)
+            hint = f"Did you mean {near}?" if near else f"Known are {', '.join(known)}"
             raise PydanticCustomError("unknown_member", "There is no such member. {hint}", {"hint": hint})
     return value

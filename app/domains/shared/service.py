@@ -1,16 +1,14 @@
-"""What every collection can do. One request makes one service, with its session and its caller."""
+"""What every collection can do."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from pydantic import ValidationError
 
 from app.core.database import (
     IntegrityViolation,
     Row,
-    Session,
-    SessionDep,
     Statement,
     abandon,
     allow_seconds,
@@ -18,82 +16,46 @@ from app.core.database import (
     execute_alone,
     fetch,
 )
-from app.core.security import Caller, CallerDep
 from app.domains.shared.bulk import STATEMENT_SECONDS, BulkOutcome, write_all
 from app.domains.shared.bulk_items import refuse_too_many_links
 from app.domains.shared.bulk_rules import BulkRules
 from app.domains.shared.constraints import explain
 from app.domains.shared.dependants import find_dependants
-from app.domains.shared.documents import AllOf, Document, Documents, by_id
+from app.domains.shared.documents import Document, by_id
 from app.domains.shared.etags import versions_named
-from app.domains.shared.exports import Export
-from app.domains.shared.history import changes_of, has_changes, page_of_changes
 from app.domains.shared.links import Link, LinkSet, named_targets, wanted_links
-from app.domains.shared.lists import Listing, ListQuery, PageQuery, fetch_page
-from app.domains.shared.models import RegisterObject
-from app.domains.shared.orders import Condition, Order, Start
-from app.domains.shared.ranking import search_order
+from app.domains.shared.reading import CollectionReader
 from app.domains.shared.references import Key, not_found, parse_key, unknown_references
-from app.domains.shared.representations import Members
 from app.domains.shared.schemas import ObjectFields
-from app.domains.shared.single_links import add_link, linked, remove_link
-from app.domains.shared.stats import MOST_GROUPS, Counts, StatsQuery
+from app.domains.shared.single_links import add_link, remove_link
 from app.domains.shared.writes import (
     Lock,
     delete_object,
     foreign_keys,
     insert_object,
-    object_exists,
     read_columns,
     update_object,
     writable_columns,
 )
-from app.utils.exceptions import BadRequest, PreconditionFailed, RegisterError, StillReferenced
+from app.utils.exceptions import PreconditionFailed, RegisterError, StillReferenced
 from app.utils.validation import invalid_content
 
 # How often an object is written without waiting for others who change it at the same time.
 _ATTEMPTS = 2
 
 
-class CollectionService:
+class CollectionService(CollectionReader):
     """Reads and writes one collection.
 
-    Objects come and go as `Document`s: the bytes the client gets. Every method raises `NotFound` when the reference
-    (an id, or `code:…`) selects nothing.
+    Every method raises `NotFound` when the reference (an id, or `code:…`) selects nothing.
     """
 
-    model: ClassVar[type[RegisterObject]]
-    documents: ClassVar[Documents]
     # What a whole object must satisfy; a merge patch is checked against it once it is merged.
     schema: ClassVar[type[ObjectFields]]
     links: ClassVar[tuple[LinkSet, ...]] = ()
     # Columns whose change rests on more than the object itself: see `_before_update`.
     guarded: ClassVar[tuple[str, ...]] = ()
     bulk_rules: ClassVar[type[BulkRules]] = BulkRules
-
-    def __init__(self, session: Session, caller: Caller) -> None:
-        self.session = session
-        self.caller = caller
-
-    @classmethod
-    async def provide(cls, session: SessionDep, caller: CallerDep) -> Self:
-        """Make the service of one request; FastAPI would call the class itself in a thread, which costs more."""
-        return cls(session, caller)
-
-    async def get(self, reference: str, members: Members = None) -> Document:
-        """Return one object, or these members of it."""
-        return await self._read(parse_key(reference, self.model), members)
-
-    async def page(self, query: ListQuery) -> Listing | Export:
-        """Return one page of the whole collection, or all of it if the client wants a stream."""
-        return await self._page(query)
-
-    async def stats(self, query: StatsQuery) -> Counts:
-        """Return how many of the objects that the filters select are in which group."""
-        statement, values = query.statement(self.model)
-        row = await fetch(self.session, statement, **values)
-        assert row is not None  # an aggregate always has a row
-        return Counts(row["groups"], row["total"], truncated=row["found"] > MOST_GROUPS)
 
     async def create(self, body: ObjectFields) -> Document:
         """Add an object.
@@ -180,34 +142,6 @@ class CollectionService:
         statement = remove_link(link_set, key.condition, one_detail=detail is not None)
         await self._change_link(link_set, statement, current, key, detail)
 
-    async def page_linked(self, link_set: LinkSet, end: str, reference: str, query: ListQuery) -> Listing | Export:
-        """Return one page, or all, of the objects at `end` of the links to one object at the other end."""
-        other = link_set.target_model if end == link_set.owner else link_set.owner_model
-        key = parse_key(reference, other)
-        listing = await self._page(query, linked(link_set, end, key.condition), key=key.value)
-        nothing = isinstance(listing, Export) or listing.items == b"[]"
-        if nothing and not await self._exists(other, key):
-            raise not_found(other)
-        return listing
-
-    async def changes(self, reference: str, query: PageQuery) -> Listing:
-        """Return one page of the history of one object, the newest change first.
-
-        By its `id` an object that is gone still has one.
-        """
-        key = parse_key(reference, self.model)
-        condition = changes_of(self.model, key.condition)
-        listing = await page_of_changes(self.session, condition, query, key=key.value)
-        if listing.items != b"[]" or await self._exists(self.model, key):
-            return listing
-        # Of an object that is gone there may be changes on the pages before this one.
-        if query.offset and await has_changes(self.session, condition, key=key.value):
-            return listing
-        raise not_found(self.model)
-
-    async def _exists(self, model: type[RegisterObject], key: Key) -> bool:
-        return await fetch(self.session, object_exists(model, key.condition), key=key.value) is not None
-
     async def _change_link(
         self, link_set: LinkSet, statement: Statement, current: dict[str, Any], key: Key, detail: str | None
     ) -> None:
@@ -226,43 +160,6 @@ class CollectionService:
             raise error from violation
         if not rows:
             raise not_found(link_set.target_model)
-
-    async def _read(self, key: Key, members: Members = None) -> Document:
-        row = await fetch(self.session, self.documents.one(key.condition, members), key=key.value)
-        if row is None:
-            raise not_found(self.model)
-        return Document(row["id"], row["version"], row["body"])
-
-    async def _page(self, query: ListQuery, own: Condition | None = None, **values: Any) -> Listing | Export:
-        selected, arguments = query.selected()
-        values |= arguments
-        condition = _all_of(own, selected)
-        start: Start = "first"
-        if query.position is not None:
-            start = query.position.start
-            values |= query.position.arguments()
-        order: Order = query.order
-        others = condition
-        if query.searches:
-            order = search_order(query.sort, query.declaration)
-            others = _all_of(own, query.selected(searching=False)[0])
-        if query.format != "json":
-            return self._export(query, order, condition, values)
-        page = self.documents.page(order, others, start, query.members)
-        return await fetch_page(self.session, page, lambda: self.documents.count(condition), query, **values)
-
-    def _export(self, query: ListQuery, order: Order, condition: Condition | None, values: dict[str, Any]) -> Export:
-        if query.position is not None and query.position.start == "before":
-            raise BadRequest("A whole list is not read backwards: take the cursor from `next`.")
-        table = query.format == "csv"
-        statement = self.documents.export(
-            order, condition, query.members, after=query.position is not None, table=table
-        )
-        # All, unless the client says how many.
-        values["limit"] = query.limit if "limit" in query.model_fields_set else None
-        values["offset"] = query.offset
-        header = self.documents.header(query.members) if table else None
-        return Export(self.model.__tablename__, statement, values, header, raw=query.csv == "raw")
 
     async def _lock(self, reference: str, if_match: str | None, lock: Lock = "change") -> dict[str, Any]:
         """Return the columns of an object that nobody else can change until the transaction ends."""
@@ -371,10 +268,3 @@ class CollectionService:
         for link_set in self.links:
             named += named_targets(body, link_set)
         return await unknown_references(self.session, named)
-
-
-def _all_of(one: Condition | None, other: Condition | None) -> Condition | None:
-    """Return the condition that both hold, of which either may say nothing."""
-    if one is None or other is None:
-        return one or other
-    return AllOf((one, other))

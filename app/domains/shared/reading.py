@@ -1,0 +1,118 @@
+"""What can be read of every collection."""
+
+from typing import Any, ClassVar
+
+from app.core.database import fetch
+from app.domains.shared.documents import AllOf, Document, Documents
+from app.domains.shared.exports import Export
+from app.domains.shared.history import changes_of, has_changes, page_of_changes
+from app.domains.shared.links import LinkSet
+from app.domains.shared.lists import Listing, ListQuery, PageQuery, fetch_page
+from app.domains.shared.models import RegisterObject
+from app.domains.shared.orders import Condition, Order, Start
+from app.domains.shared.ranking import search_order
+from app.domains.shared.references import Key, not_found, parse_key
+from app.domains.shared.representations import Members
+from app.domains.shared.request_service import RequestService
+from app.domains.shared.single_links import linked
+from app.domains.shared.stats import MOST_GROUPS, Counts, StatsQuery
+from app.domains.shared.writes import object_exists
+from app.utils.exceptions import BadRequest
+
+
+class CollectionReader(RequestService):
+    """Reads one collection.
+
+    Objects come as `Document`s: the bytes the client gets. Every method raises `NotFound` when the reference (an id, or
+    `code:…`) selects nothing.
+    """
+
+    model: ClassVar[type[RegisterObject]]
+    documents: ClassVar[Documents]
+
+    async def get(self, reference: str, members: Members = None) -> Document:
+        """Return one object, or these members of it."""
+        return await self._read(parse_key(reference, self.model), members)
+
+    async def page(self, query: ListQuery) -> Listing | Export:
+        """Return one page of the whole collection, or all of it if the client wants a stream."""
+        return await self._page(query)
+
+    async def stats(self, query: StatsQuery) -> Counts:
+        """Return how many of the objects that the filters select are in which group."""
+        statement, values = query.statement(self.model)
+        row = await fetch(self.session, statement, **values)
+        assert row is not None  # an aggregate always has a row
+        return Counts(row["groups"], row["total"], truncated=row["found"] > MOST_GROUPS)
+
+    async def page_linked(self, link_set: LinkSet, end: str, reference: str, query: ListQuery) -> Listing | Export:
+        """Return one page, or all, of the objects at `end` of the links to one object at the other end."""
+        other = link_set.target_model if end == link_set.owner else link_set.owner_model
+        key = parse_key(reference, other)
+        listing = await self._page(query, linked(link_set, end, key.condition), key=key.value)
+        nothing = isinstance(listing, Export) or listing.items == b"[]"
+        if nothing and not await self._exists(other, key):
+            raise not_found(other)
+        return listing
+
+    async def changes(self, reference: str, query: PageQuery) -> Listing:
+        """Return one page of the history of one object, the newest change first.
+
+        By its `id` an object that is gone still has one.
+        """
+        key = parse_key(reference, self.model)
+        condition = changes_of(self.model, key.condition)
+        listing = await page_of_changes(self.session, condition, query, key=key.value)
+        if listing.items != b"[]" or await self._exists(self.model, key):
+            return listing
+        # Of an object that is gone there may be changes on the pages before this one.
+        if query.offset and await has_changes(self.session, condition, key=key.value):
+            return listing
+        raise not_found(self.model)
+
+    async def _exists(self, model: type[RegisterObject], key: Key) -> bool:
+        return await fetch(self.session, object_exists(model, key.condition), key=key.value) is not None
+
+    async def _read(self, key: Key, members: Members = None) -> Document:
+        row = await fetch(self.session, self.documents.one(key.condition, members), key=key.value)
+        if row is None:
+            raise not_found(self.model)
+        return Document(row["id"], row["version"], row["body"])
+
+    async def _page(self, query: ListQuery, own: Condition | None = None, **values: Any) -> Listing | Export:
+        selected, arguments = query.selected()
+        values |= arguments
+        condition = _all_of(own, selected)
+        start: Start = "first"
+        if query.position is not None:
+            start = query.position.start
+            values |= query.position.arguments()
+        order: Order = query.order
+        others = condition
+        if query.searches:
+            order = search_order(query.sort, query.declaration)
+            others = _all_of(own, query.selected(searching=False)[0])
+        if query.format != "json":
+            return self._export(query, order, condition, values)
+        page = self.documents.page(order, others, start, query.members)
+        return await fetch_page(self.session, page, lambda: self.documents.count(condition), query, **values)
+
+    def _export(self, query: ListQuery, order: Order, condition: Condition | None, values: dict[str, Any]) -> Export:
+        if query.position is not None and query.position.start == "before":
+            raise BadRequest("A whole list is not read backwards: take the cursor from `next`.")
+        table = query.format == "csv"
+        statement = self.documents.export(
+            order, condition, query.members, after=query.position is not None, table=table
+        )
+        # All, unless the client says how many.
+        values["limit"] = query.limit if "limit" in query.model_fields_set else None
+        values["offset"] = query.offset
+        header = self.documents.header(query.members) if table else None
+        return Export(self.model.__tablename__, statement, values, header, raw=query.csv == "raw")
+
+
+def _all_of(one: Condition | None, other: Condition | None) -> Condition | None:
+    """Return the condition that both hold, of which either may say nothing."""
+    if one is None or other is None:
+        return one or other
+    return AllOf((one, other))
