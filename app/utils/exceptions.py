@@ -64,6 +64,9 @@ class Fault:
     detail: str
     source: Literal["body", "query", "path", "header"] = "body"
 
+    def as_json(self) -> dict[str, str]:
+        return {"pointer": self.pointer, "source": self.source, "code": self.code, "detail": self.detail}
+
 
 class RegisterError(Exception):
     """Something went wrong."""

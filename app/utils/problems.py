@@ -64,10 +64,7 @@ def problem_response(error: RegisterError, scope: Scope) -> Response:
         "instance": quote(scope["path"]),
         "code": error.code,
         "request_id": scope.get("state", {}).get("request_id", ""),
-        "errors": [
-            {"pointer": fault.pointer, "source": fault.source, "code": fault.code, "detail": fault.detail}
-            for fault in error.errors
-        ],
+        "errors": [fault.as_json() for fault in error.errors],
         **error.extensions,
     }
     body = json.dumps(document, ensure_ascii=False).encode("utf-8", "replace")

@@ -1,6 +1,5 @@
 """The bulk route of every collection, and its answers."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,7 +11,7 @@ from app.core.permissions import Scope
 from app.core.routing import only
 from app.domains.shared.bulk_items import ItemResult, Status
 from app.domains.shared.bulk_schemas import BulkAnswer, bulk_body
-from app.domains.shared.http import BODY, JSON, Responses, problems
+from app.domains.shared.http import BODY, JSON, Responses, compact, problems
 from app.domains.shared.idempotency import RepeatableLargeRoute
 from app.domains.shared.schemas import ObjectFields
 from app.utils.exceptions import (
@@ -30,7 +29,6 @@ from app.utils.exceptions import (
 )
 
 # `json.dumps` with separators makes an encoder at each call.
-_compact = json.JSONEncoder(separators=(",", ":")).encode
 
 # An answer that lists every fault of a hostile request would be larger than the request.
 MOST_FAULTS = 1000
@@ -116,20 +114,24 @@ def _answer(items: Sequence[ItemResult], *, dry_run: bool) -> Response:
     counted = Counter(item.status for item in items)
     head = {"dry_run": dry_run, "counts": {status: counted[status] for status in get_args(Status)}}
     listed = ",".join(_result(item, dry_run=dry_run) for item in items)
-    body = f'{_compact(head)[:-1]},"items":[{listed}]}}'
+    body = f'{compact(head)[:-1]},"items":[{listed}]}}'
     return Response(body.encode("utf-8", "replace"), 207 if counted["failed"] else 200, media_type=JSON)
 
 
 def _result(item: ItemResult, *, dry_run: bool) -> str:
-    members: dict[str, Any] = {"index": item.index, "status": item.status, "id": item.id, "version": item.version}
-    if item.faults:
-        faults = (_in_body(fault, item) for fault in item.faults)
-        members["errors"] = [
-            {"pointer": fault.pointer, "source": fault.source, "code": fault.code, "detail": fault.detail}
-            for fault in faults
-        ]
-    text = _compact(members)
-    if dry_run and not item.faults:
-        # Made by PostgreSQL, and passed on as they are.
-        text = f'{text[:-1]},"before":{item.before or "null"},"after":{item.after or "null"}}}'
-    return text
+    members = {"index": item.index, "status": item.status, "id": item.id, "version": item.version}
+    changes = (item.before, item.after) if dry_run else None
+    return outcome(members, [_in_body(fault, item) for fault in item.faults], changes)
+
+
+def outcome(members: dict[str, Any], faults: Sequence[Fault], changes: tuple[str | None, str | None] | None) -> str:
+    """Return what became of an item, or of a row, as JSON.
+
+    `changes` are those that a dry run did not make, before and after, as PostgreSQL made them.
+    """
+    if faults:
+        return compact(members | {"errors": [fault.as_json() for fault in faults]})
+    if changes is None:
+        return compact(members)
+    before, after = changes
+    return f'{compact(members)[:-1]},"before":{before or "null"},"after":{after or "null"}}}'

@@ -48,7 +48,7 @@ JSON = "application/json"
 Responses = dict[int | str, dict[str, Any]]
 
 # `json.dumps` with separators makes an encoder at each call.
-_compact = json.JSONEncoder(separators=(",", ":")).encode
+compact = json.JSONEncoder(separators=(",", ":")).encode
 
 Reference = Annotated[
     str,
@@ -238,7 +238,7 @@ def listed(listing: Listing, query: PageQuery, request: Request) -> Response:
     else:
         urls = {"next": _next(listing, query, request), "prev": _prev(query, request)}
     link = ", ".join(f'<{url}>; rel="{name}"' for name, url in urls.items() if url)
-    tail = _compact({**urls, "total": listing.total}).encode()
+    tail = compact({**urls, "total": listing.total}).encode()
     body = b'{"items":' + listing.items + b"," + tail[1:]
     return Response(body, headers={"Link": link} if link else None, media_type=JSON)
 
@@ -275,7 +275,7 @@ def _cursor(listing: Listing, query: CursorQuery, request: Request, start: Liter
         return None  # everything there was deleted meanwhile: there is no row to go on from
     keys = listing.edges[1] if start == "after" else listing.edges[0]
     tokens: Tokens = request.app.state.tokens
-    sealed = _compact([start, *keys])
+    sealed = compact([start, *keys])
     return _url(query, request, cursor=tokens.seal(sealed, _list_of(query, request)))
 
 

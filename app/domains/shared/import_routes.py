@@ -1,6 +1,5 @@
 """The import route of every collection, and its answers."""
 
-import json
 from collections import Counter
 from email.message import Message
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
@@ -12,8 +11,8 @@ from pydantic_core import PydanticCustomError
 
 from app.core.database import allow_seconds
 from app.core.routing import only
-from app.domains.shared.bulk_routes import refusal
-from app.domains.shared.http import BODY, JSON, Responses, problems
+from app.domains.shared.bulk_routes import outcome, refusal
+from app.domains.shared.http import BODY, JSON, Responses, compact, problems
 from app.domains.shared.idempotency import RepeatableLargeRoute
 from app.domains.shared.import_files import FILE_TYPES, MOST_ROWS
 from app.domains.shared.import_plans import MINUTES_KEPT, Plan, import_planned, plan_import
@@ -195,19 +194,10 @@ def _answer(imported: Imported, plan: Plan | None, *, dry_run: bool) -> Response
         "counts": {action: counted[action] for action in get_args(Action)},
     }
     rows = ",".join([_row(row, dry_run=dry_run) for row in imported.rows])
-    body = f'{json.dumps(head)[:-1]}, "rows": [{rows}]}}'
+    body = f'{compact(head)[:-1]},"rows":[{rows}]}}'
     return Response(body.encode("utf-8", "replace"), media_type=JSON)
 
 
 def _row(row: RowOutcome, *, dry_run: bool) -> str:
-    members: dict[str, Any] = {"row": row.number, "action": row.action, "id": row.id, "version": row.version}
-    if row.faults:
-        members["errors"] = [
-            {"pointer": fault.pointer, "source": fault.source, "code": fault.code, "detail": fault.detail}
-            for fault in row.faults
-        ]
-    text = json.dumps(members)
-    if dry_run and not row.faults:
-        # Made by PostgreSQL, and passed on as they are.
-        text = f'{text[:-1]}, "before": {row.before or "null"}, "after": {row.after or "null"}}}'
-    return text
+    members = {"row": row.number, "action": row.action, "id": row.id, "version": row.version}
+    return outcome(members, row.faults, (row.before, row.after) if dry_run else None)
