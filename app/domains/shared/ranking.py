@@ -38,7 +38,7 @@ from app.domains.shared.search import EQUAL, LEAST, MATCHING, has_code, has_name
 BY_RANK = "rank"
 
 # At how many places the sample is taken, how many rows at each, and at how many something is found of what is many.
-_PLACES, _ROWS, _MANY = 32, 16, 4
+_PLACES, _ROWS, _MANY = 32, 16, 3
 _ZERO: ColumnElement[int] = literal_column("0")
 _BELOW_ALL, _ABOVE_ALL = literal_column("0", BigInteger), literal_column(str(2**63 - 1), BigInteger)
 _RANK = SortKey(lambda source: (rank_of(source),), (SmallInteger(),))
