@@ -16,18 +16,18 @@ from app.api.api import TAGS, include_routers
 from app.api.docs import add_docs
 from app.api.openapi import use_own_openapi
 from app.api.problems import add_problem_handlers
+from app.core.bodies import Room
 from app.core.config import Settings, get_settings
 from app.core.database import Database
-from app.core.migrations import head_revision
-from app.core.passwords import Passwords
-from app.core.readiness import Readiness
-from app.core.routing import (
+from app.core.middleware import (
     HeaderLimitMiddleware,
     HeadMiddleware,
-    Room,
     TrailingSlashMiddleware,
     TrustedHostsMiddleware,
 )
+from app.core.migrations import head_revision
+from app.core.passwords import Passwords
+from app.core.readiness import Readiness
 from app.core.security import Authenticator
 from app.core.security_headers import SecurityHeadersMiddleware
 from app.core.streaming import Streams

@@ -16,8 +16,8 @@ from fastapi import FastAPI
 from sqlalchemy import URL, make_url, text
 
 from app.core import passwords, readiness
+from app.core.bodies import Room
 from app.core.database import prepare
-from app.core.routing import Room
 from app.core.streaming import Streams
 from app.main import create_app
 from tests.api.conftest import CANARY, assert_problem

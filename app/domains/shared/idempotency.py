@@ -31,6 +31,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB, insert
 
+from app.core.bodies import StrictRequest
 from app.core.database import (
     IntegrityViolation,
     Statement,
@@ -41,7 +42,7 @@ from app.core.database import (
     prepare,
 )
 from app.core.permissions import SCOPES
-from app.core.routing import LargeBodyRoute, StrictRequest, StrictRoute, declared_permission
+from app.core.routing import LargeBodyRoute, StrictRoute, declared_permission
 from app.core.security import Caller
 from app.domains.shared.constraints import explain
 from app.domains.shared.models import IdempotencyKey, table_of

@@ -1,0 +1,89 @@
+"""What requests pass on their way to the routes: limits, hosts of ours, HEAD, and the trailing slash."""
+
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.utils.exceptions import BadRequest, HeadersTooLarge
+from app.utils.problems import problem_response
+
+_OPEN_TO_ANY_HOST = ("/health", "/metrics")
+
+
+class HeaderLimitMiddleware:
+    """Refuses requests with more header bytes than anybody needs: reading them costs time, line by line."""
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self._app = app
+        self._limit = limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and sum(len(name) + len(value) for name, value in scope["headers"]) > self._limit:
+            error = HeadersTooLarge(f"Headers may have at most {self._limit} bytes.")
+            await problem_response(error, scope)(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+
+class TrustedHostsMiddleware:
+    """Refuses requests for other hosts than ours; `*.example.com` stands for every host below.
+
+    Probes and scrapes call by address, and may.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
+        self._app = app
+        self._hosts = frozenset(host.lower() for host in hosts)
+        self._above = tuple(host[1:] for host in self._hosts if host.startswith("*."))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not scope["path"].startswith(_OPEN_TO_ANY_HOST) and not self._trusts(scope):
+            error = BadRequest("This service does not answer to that host name.")
+            await problem_response(error, scope)(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    def _trusts(self, scope: Scope) -> bool:
+        try:
+            host = urlsplit(f"//{Headers(scope=scope).get('host', '')}").hostname or ""
+        except ValueError:
+            return False
+        return host in self._hosts or host.endswith(self._above)
+
+
+class HeadMiddleware:
+    """Answers HEAD wherever GET is answered, with the same headers and no body (RFC 9110, section 9.3.2)."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_without_body(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                message = {**message, "body": b""}
+            await send(message)
+
+        scope["method"] = "GET"
+        scope.setdefault("state", {})["head"] = True  # what costs much need not be made
+        try:
+            await self._app(scope, receive, send_without_body)
+        finally:
+            scope["method"] = "HEAD"  # the log tells what was asked
+
+
+class TrailingSlashMiddleware:
+    """Lets a path with a trailing slash reach the route without it; a redirect would cost clients their body."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and len(scope["path"]) > 1 and scope["path"].endswith("/"):
+            scope["path"] = scope["path"][:-1]
+        await self._app(scope, receive, send)
