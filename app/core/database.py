@@ -6,6 +6,8 @@ is its own snapshot. The first write (`execute`) begins the transaction that `in
 its request does (`execute_alone`) is a transaction by itself.
 """
 
+import asyncio
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -43,6 +45,8 @@ _BY_STATE: dict[str, type[ServiceUnavailable]] = {
     "25006": DatabaseReadOnly,
     "53100": ServiceUnavailable,  # disk full
 }
+_ATTEMPTS = 3
+_LONGEST_PAUSE = 0.05  # seconds
 _DIALECT = PGDialect_asyncpg()  # type: ignore[no-untyped-call]
 # TimeoutError is an OSError. The driver raises both as they are, SQLAlchemy does not wrap them.
 # InternalClientError is what it makes of a connection that the server closed while this process was busy.
@@ -257,8 +261,19 @@ class Session:
 async def in_transaction(request: Request, handler: Callable[[Request], Awaitable[Response]]) -> Response:
     """Run a handler in the transaction of its request, which is committed when the answer is made and not yet sent.
 
-    Raises `OutcomeUnknown` when the connection is lost during the commit.
+    The victim of a deadlock is run again, up to three times in all. Raises `OutcomeUnknown` when the connection is lost
+    during the commit.
     """
+    for attempt in range(1, _ATTEMPTS):
+        try:
+            return await _in_one_transaction(request, handler)
+        except Deadlock:
+            # Those who met must not meet again.
+            await asyncio.sleep(random.uniform(0, _LONGEST_PAUSE * attempt))  # noqa: S311 - nobody gains by guessing it
+    return await _in_one_transaction(request, handler)
+
+
+async def _in_one_transaction(request: Request, handler: Callable[[Request], Awaitable[Response]]) -> Response:
     async with session_of(request.app.state.database) as session:
         request.state.session = session
         response = await handler(request)

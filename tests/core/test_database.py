@@ -223,6 +223,28 @@ async def test_error_after_a_write_undoes_it(committed: Committed, monkeypatch: 
     assert [item["id"] for item in (await committed.client.get("/departments")).json()["items"]] == [kept["id"]]
 
 
+@pytest.mark.parametrize(("deadlocks", "status", "names"), [(1, 201, ["Once"]), (2, 201, ["Once"]), (3, 503, [])])
+async def test_victim_of_a_deadlock_is_run_again(
+    committed: Committed, monkeypatch: pytest.MonkeyPatch, deadlocks: int, status: int, names: list[str]
+) -> None:
+    create = DepartmentService.create
+    runs = 0
+
+    async def create_and_meet(self: DepartmentService, body: Any) -> Any:
+        nonlocal runs
+        await self.session.begin()
+        document = await create(self, body)
+        runs += 1
+        if runs <= deadlocks:
+            raise Deadlock
+        return document
+
+    monkeypatch.setattr(DepartmentService, "create", create_and_meet)
+    response = await committed.client.post("/departments", json={"name": "Once"})
+    assert (response.status_code, runs) == (status, min(deadlocks + 1, 3))
+    assert [item["name"] for item in (await committed.client.get("/departments")).json()["items"]] == names
+
+
 # What the rules of the house say of the source text.
 
 APP = Path(__file__).parents[2] / "app"
