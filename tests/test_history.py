@@ -736,6 +736,38 @@ async def test_what_is_renamed_in_the_middle_of_a_write_is_no_change_of_its_obje
     assert await world.rows(last) == [Row("processes", brief(process), "updated", before, {"description": "New"})]
 
 
+async def next_id(world: World, table: str) -> int:
+    sequence = await world.connection.fetchval(f"SELECT pg_get_serial_sequence('{table}', 'id')")
+    return int(await world.connection.fetchval(f"SELECT last_value + 1 FROM {sequence}"))
+
+
+async def test_user_who_is_made_as_their_own_manager_is_told_as_it_is(world: World, client: httpx.AsyncClient) -> None:
+    own = await next_id(world, "users")
+    body = {"name": "Own manager", "email": f"own{own}@register.example", "manager_id": own}
+    answer = await client.post("/users", json=body)
+    brief_of_it = {"id": own, "code": None, "name": "Own manager"}
+    assert answer.json()["manager"] == brief_of_it, answer.text
+    read = await client.get(f"/users/{own}")
+    assert (answer.content, answer.headers["etag"]) == (read.content, read.headers["etag"])
+    (change,) = (await client.get(f"/users/{own}/changes")).json()["items"]
+    assert change["after"]["manager"] == brief_of_it
+
+
+@pytest.mark.parametrize("collection", ["departments", "locations", "processes"])
+async def test_object_cannot_be_made_as_its_own_parent(
+    world: World, client: httpx.AsyncClient, collection: str
+) -> None:
+    last, own = await world.last(), await next_id(world, collection)
+    body = {"name": "Own parent", "parent_id": own} | ({"kind": "site"} if collection == "locations" else {})
+    answer = await client.post(f"/{collection}", json=body)
+    assert answer.status_code == 422, answer.text
+    assert [(fault["pointer"], fault["code"]) for fault in answer.json()["errors"]] == [
+        ("/parent_id", "unknown_reference")
+    ]
+    assert (await client.get(f"/{collection}/{own}")).status_code == 404
+    assert await world.rows(last) == []
+
+
 async def test_what_users_make_of_themselves_is_told_as_it_is(world: World) -> None:
     account = await world.account(access_level="admin", name="Miss Byron")
     path = f"/users/{account.user['id']}"

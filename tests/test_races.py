@@ -264,6 +264,35 @@ async def test_patches_of_different_fields_both_land_without_a_tag(client: httpx
         assert now["version"] == 1 + 2 * (number + 1)
 
 
+@pytest.mark.parametrize("method", ["PUT", "PATCH"])
+async def test_who_had_to_wait_answers_with_what_is_there_then(
+    crowd: Committed, client: httpx.AsyncClient, method: str
+) -> None:
+    role, process = await make_role(client), await make_process(client)
+    path = f"/processes/{process['id']}"
+    holder = await asyncpg.connect(crowd.url.set(drivername="postgresql").render_as_string(hide_password=False))
+    try:
+        # It has the object for a while and leaves it as it is.
+        transaction = holder.transaction()
+        await transaction.start()
+        await holder.execute(f"SELECT FROM processes WHERE id = {process['id']} FOR UPDATE")
+        body = {"name": "Waited", "role_ids": [role["id"]]}
+        writing = asyncio.create_task(client.request(method, path, json=body))
+        waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+        for _ in range(500):
+            if await holder.fetchval(waiting):
+                break
+            await asyncio.sleep(0.01)
+        assert not writing.done()
+        assert (await client.patch(f"/roles/{role['id']}", json={"name": f"Renamed by {method}"})).status_code == 200
+        await transaction.rollback()
+    finally:
+        await holder.close()
+    answer, now = await writing, await client.get(path)
+    assert answer.json()["roles"][0]["name"] == f"Renamed by {method}"
+    assert (answer.content, answer.headers["etag"]) == (now.content, now.headers["etag"])
+
+
 async def test_twenty_links_at_once_all_land(client: httpx.AsyncClient) -> None:
     roles = [await make_role(client) for _ in range(20)]
     process = await make_process(client)

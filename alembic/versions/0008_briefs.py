@@ -1,4 +1,4 @@
-"""Of every object the JSON of its brief"""
+"""Of every object the JSON of its brief; no object of a tree is its own parent"""
 
 from collections.abc import Sequence
 
@@ -16,6 +16,7 @@ FUNCTIONS = {
 RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN concat('{"id":', id, ',"code":', coalesce(CAST(to_json(code) AS text), 'null'), ',"name":', to_json(name))""",
 }
+TREES = ("departments", "locations", "processes")
 COLUMN = "brief_json text GENERATED ALWAYS AS (brief_json(id, (code)::text, (name)::text)) STORED NOT NULL"
 
 
@@ -24,9 +25,15 @@ def upgrade() -> None:
         op.execute(f"CREATE FUNCTION {function} {definition}")
     for table in COLLECTIONS:
         op.execute(f"ALTER TABLE {table} ADD COLUMN {COLUMN}")
+    for table in TREES:
+        # One could be made that guessed its own id.
+        op.execute(f"UPDATE {table} SET parent_id = NULL WHERE parent_id = id")  # noqa: S608 - of constants
+        op.create_check_constraint(op.f(f"ck_{table}_parent_id"), table, "parent_id <> id")
 
 
 def downgrade() -> None:
+    for table in TREES:
+        op.drop_constraint(op.f(f"ck_{table}_parent_id"), table)
     for table in COLLECTIONS:
         op.execute(f"ALTER TABLE {table} DROP COLUMN brief_json")
     for function in FUNCTIONS:

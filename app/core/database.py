@@ -1,4 +1,4 @@
-"""The engine, the session of a request, and the only commit.
+"""The engine, the session of a request, and all that commits.
 
 Statements whose shape never changes are compiled once (`prepare`), and run by the driver itself: on the way through
 SQLAlchemy's result objects a statement costs several times as much. A read (`fetch`) sends no BEGIN: a single statement
@@ -412,7 +412,8 @@ async def execute_alone(session: Session, statement: Statement, **values: Any) -
     except _DRIVER_ERRORS as error:
         translated = translate(error)
         # Of a connection that is closed already the driver says so, and sends nothing.
-        if isinstance(translated, ConnectionLost) and not isinstance(error, asyncpg.InterfaceError):
+        unsent = isinstance(error, (asyncpg.InterfaceError, asyncpg.InternalClientError))
+        if isinstance(translated, ConnectionLost) and not unsent:
             raise OutcomeUnknown from error
         raise translated from error
     return rows

@@ -345,8 +345,8 @@ class ConnectionLost(ServiceUnavailable):
 
 
 class OutcomeUnknown(ServiceUnavailable):
-    """The connection to the database was lost while the change was being committed: it may or may not have been
-    saved. Send the request again with the `Idempotency-Key` it had, or read the object before you try again."""
+    """The connection to the database was lost while the change was being made: it may or may not have been saved.
+    Send the request again with the `Idempotency-Key` it had, or read the object before you try again."""
 
     name, title, code = "outcome-unknown", "Outcome unknown", "outcome_unknown"
 

@@ -28,8 +28,6 @@ from app.utils.exceptions import (
     UnknownReference,
 )
 
-# `json.dumps` with separators makes an encoder at each call.
-
 # An answer that lists every fault of a hostile request would be larger than the request.
 MOST_FAULTS = 1000
 

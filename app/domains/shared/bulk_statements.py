@@ -77,7 +77,7 @@ def referred_models(model: type[RegisterObject], links: Sequence[LinkSet]) -> tu
 def lock_named(model: type[RegisterObject], *, deleting: bool) -> Statement:
     """Return the statement that locks the objects with `ids`, `codes` or `external_ids`, and reads them as they are.
 
-    The codes are in small letters. See `lock_object` for what the lock keeps away.
+    The codes are in small letters. See `read_columns` for what the lock keeps away.
     """
     table = table_of(model)
     own = [table.c[name] for name in ("id", "version", "created_by_id", "updated_by_id")]

@@ -21,6 +21,9 @@ def explain(violation: IntegrityViolation) -> RegisterError | None:
     if violation.is_reference:
         fault = Fault(_foreign_keys().get(name, ""), "unknown_reference", "No such object is registered.")
         return UnknownReference("The request names an object that does not exist.", errors=[fault])
+    if name in _own_parents():
+        fault = Fault("/parent_id", "unknown_reference", "No such object is registered.")
+        return UnknownReference("The request names an object that does not exist.", errors=[fault])
     if name in _OWN_WORDS:
         pointer, detail = _OWN_WORDS[name]
         return Conflict(detail, errors=[Fault(pointer, "conflict", detail)])
@@ -41,6 +44,12 @@ def _unique_keys() -> dict[str, tuple[str, str]]:
             for column in mapper.columns:
                 keys[f"uq_{table}_{column.name}"] = (mapper.class_.noun, column.name)
     return keys
+
+
+@cache
+def _own_parents() -> frozenset[str]:
+    """Return the checks that no object stands below itself: who makes one can't know its id yet."""
+    return frozenset(f"ck_{name}_parent_id" for name in Base.metadata.tables)
 
 
 @cache

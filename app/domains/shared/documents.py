@@ -1,10 +1,10 @@
-"""The one statement that reads a collection's objects as finished JSON.
+"""Statements that read a collection's objects as finished JSON, and parts of those that write them.
 
-It is derived from the `Read` schema and the mapping: a field is a column; a field named like a many-to-one relationship
-is a brief that follows the foreign key; one named like a one-to-many relationship is the list of its link rows, each
-with the columns its own schema names, taken from the link or else from the object on its other side. PostgreSQL builds
-the JSON, so nothing is read into Python objects only to be written out again. That the result equals what Pydantic
-would have made is held by a test over every collection.
+They are derived from the `Read` schema and the mapping: a field is a column; a field named like a many-to-one
+relationship is a brief that follows the foreign key; one named like a one-to-many relationship is the list of its link
+rows, each with the columns its own schema names, taken from the link or else from the object on its other side.
+PostgreSQL puts the JSON together, so nothing is read into Python objects only to be written out again. That the result
+equals what Pydantic would have made is held by a test over every collection.
 """
 
 from collections.abc import Iterator, Mapping

@@ -76,12 +76,13 @@ def nested_schema(annotation: Any) -> type[BaseModel]:
 def brief_of_one(relationship: RelationshipProperty[Any], source: FromClause) -> ColumnElement[str]:
     (foreign_key,) = relationship.local_columns
     target = relationship.mapper.local_table.alias("t")
-    brief: ColumnElement[str] = target.c.brief_json
+    key = source.c[foreign_key.name]
+    found = select(target.c.brief_json.concat(_constant("}"))).where(target.c.id == key)
+    brief: ColumnElement[str] = func.coalesce(found.correlate(source).scalar_subquery(), _constant("null"))
     if isinstance(source, CTE) and relationship.mapper.local_table is relationship.parent.local_table:
-        # Of what a statement writes itself the table still has what was before.
-        brief = case((target.c.id == source.c.id, source.c.brief_json), else_=brief)
-    found = select(brief.concat(_constant("}"))).where(target.c.id == source.c[foreign_key.name])
-    return func.coalesce(found.correlate(source).scalar_subquery(), _constant("null"))
+        # What a statement writes itself is not in the table yet, or still as it was before.
+        return case((key == source.c.id, source.c.brief_json.concat(_constant("}"))), else_=brief)
+    return brief
 
 
 @dataclass(frozen=True, slots=True)

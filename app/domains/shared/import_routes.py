@@ -36,7 +36,7 @@ class ImportQuery(BaseModel):
     """How a file is imported."""
 
     # Not `strict`: what stands in an address is text.
-    model_config = ConfigDict(defer_build=True, extra="forbid")
+    model_config = ConfigDict(extra="forbid")
 
     dry_run: bool = Field(
         False, description="Check everything, answer with a plan of what would be done, and do nothing."

@@ -161,6 +161,8 @@ def register_table(table: str, *extra: Any, tree: bool = False, texts: tuple[str
         ),
         *(Index(f"ix_{table}_{name}_null", text(f"num_nulls({name})"), "id") for name in nullable),
         *(Index(f"ix_{table}_{column}", column) for column in foreign_keys),
+        # The reference alone is kept by a new object, too, that guesses its own id.
+        *([CheckConstraint("parent_id <> id", name="parent_id")] if tree else []),
         *extra,
     )
 

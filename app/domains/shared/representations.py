@@ -36,7 +36,7 @@ def embedded(schema: type[BaseModel]) -> frozenset[str]:
 class RepresentationQuery(BaseModel):
     """The parameters that choose the members of an answer; `representation` adds the names of a schema."""
 
-    # Not `strict`: what stands in an address is text.
+    # Not `strict`: what stands in an address is text. Built when first needed, see `lists.FilterQuery`.
     model_config = ConfigDict(defer_build=True, extra="forbid")
 
     shown: ClassVar[type[BaseModel]] = ObjectRead

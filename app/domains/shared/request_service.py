@@ -1,4 +1,4 @@
-"""Services are made anew for each request."""
+"""What the services of requests have in common."""
 
 from typing import Self
 

@@ -40,9 +40,6 @@ from app.domains.shared.writes import (
 from app.utils.exceptions import PreconditionFailed, RegisterError, StillReferenced
 from app.utils.validation import invalid_content
 
-# How often an object is written without waiting for others who change it at the same time.
-_ATTEMPTS = 2
-
 
 class CollectionService(CollectionReader):
     """Reads and writes one collection.
@@ -196,22 +193,18 @@ class CollectionService(CollectionReader):
         """Give an object new values and links, and return it.
 
         Hardly ever somebody else changes it at the same time, so one statement without a lock before it does it all.
-        Returns None when it is to be locked first: when others do change it, or when it has none of these versions, or
-        when a guarded column would change and that was not `checked` under a lock.
+        Returns None when it is to be locked first: when others do, or when it has none of these versions, or when a
+        guarded column would change and that was not `checked` under a lock.
         """
         statement = update_object(self.documents, tuple(wanted), key.condition, self.guarded)
         named = {"key": key.value, "versions": versions, "checked": checked}
-        for _ in range(_ATTEMPTS):
-            row = await self._write(statement, body, wanted, **named)
-            if row is None:
-                raise not_found(self.model)
-            if row.body is not None:
-                return Document(row.id, row.version, row.body)
-            if not row.allowed:
-                break
-            if row.held:  # it is all that already
-                return await self._read(Key(by_id, row.id))
-        return None
+        row = await self._write(statement, body, wanted, **named)
+        if row is None:
+            raise not_found(self.model)
+        if row.body is not None:
+            return Document(row.id, row.version, row.body)
+        # When all was allowed and nothing written, it is all that already.
+        return await self._read(Key(by_id, row.id)) if row.allowed and row.held else None
 
     async def _update_locked(
         self,

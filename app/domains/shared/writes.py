@@ -100,7 +100,7 @@ def update_object(
 
     Its parameters are those of `insert_object`; `key` of the condition; `versions`, of which it must have one unless
     that is NULL; and `checked`: whether its `guarded` columns may change. The row, if there is such an object, has its
-    `id`; `allowed`, whether these two let it be changed; `held`, whether nobody else changes it at the same time; and
+    `id`; `allowed`, whether these two let it be changed; `held`, whether nobody else holds it or has changed it; and
     the new `version` and `body`, NULL when nothing is written, as also when neither a column nor a link differs.
     """
     model = documents.model
@@ -112,9 +112,11 @@ def update_object(
     allowed = and_(free, or_(versions.is_(None), source.c.version == any_(versions))).label("allowed")
     columns = (source.c[name] for name in ("id", "version", "brief_json", *new))
     seen = select(*columns, allowed).where(condition(source)).cte("seen").prefix_with("MATERIALIZED")
-    # Whoever else changes it has to wait. As long as its version is the one that was seen, so are its links.
+    # Whoever else changes it has to wait. As long as its version is the one that was seen, so are its links. Nobody is
+    # waited for here: what is seen would be as old as the beginning of the wait.
     is_same = and_(table.c.id == seen.c.id, table.c.version == seen.c.version)
-    same = select(table.c.id).where(is_same, seen.c.allowed).with_for_update(key_share=True, of=table).cte("same")
+    found = select(table.c.id).where(is_same, seen.c.allowed)
+    same = found.with_for_update(key_share=True, of=table, skip_locked=True).cte("same")
     removed = {link.field: link.deleted(same.c.id) for link in links}
     added = {link.field: link.inserted(same.c.id, after=removed[link.field]) for link in links}
     differs = [table.c[name].is_distinct_from(value) for name, value in new.items()]
