@@ -239,6 +239,7 @@ async def test_progress_is_a_line_a_file(
     committed: Committed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await make_department(committed.client)
+    capsys.readouterr()  # what was logged of that
     await export(committed.url, tmp_path)
     numbers = {"departments": 1, "locations": 0, "resources": 0, "roles": 0, "users": 1, "processes": 0}
     told = capsys.readouterr()

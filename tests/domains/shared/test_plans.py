@@ -26,7 +26,7 @@ from app.domains.shared.orders import Order, Start
 from app.domains.user.lists import UserListQuery
 from app.domains.user.service import UserService
 from tests.conftest import new_database, text_of
-from tests.plans import nodes
+from tests.plans import SAMPLE_ALL, nodes
 
 ROWS = 100_000
 # What a page may look at, however it is found. Of the rows that are walked in order, some are passed over.
@@ -204,6 +204,7 @@ async def large(server_url: URL, template: URL) -> AsyncIterator[asyncpg.Connect
         for table, links in LINKS.items():
             await connection.execute(f"INSERT INTO {table} ({links} FROM generate_series(1, {ROWS}) AS n")
         await connection.execute("RESET work_mem")
+        await connection.execute(SAMPLE_ALL)
         await connection.execute("VACUUM (ANALYZE)")
         yield connection
         await connection.close()
