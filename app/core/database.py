@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import asyncpg
 from fastapi import Depends, Request, Response
@@ -45,6 +45,8 @@ _BY_STATE: dict[str, type[ServiceUnavailable]] = {
     "25006": DatabaseReadOnly,
     "53100": ServiceUnavailable,  # disk full
 }
+T = TypeVar("T")
+
 _ATTEMPTS = 3
 _LONGEST_PAUSE = 0.05  # seconds
 _DIALECT = PGDialect_asyncpg()  # type: ignore[no-untyped-call]
@@ -219,10 +221,7 @@ class Session:
         driver = await self.driver()
         if self._transaction is None:
             transaction = driver.transaction()
-            try:
-                await transaction.start()
-            except _DRIVER_ERRORS as error:
-                raise translate(error) from error
+            await _run(transaction.start())
             self._transaction = transaction
         return driver
 
@@ -324,9 +323,9 @@ async def savepoint(session: Session) -> AsyncIterator[None]:
     await _run(transaction.commit())
 
 
-async def _run(step: Awaitable[None]) -> None:
+async def _run(step: Awaitable[T]) -> T:
     try:
-        await step
+        return await step
     except _DRIVER_ERRORS as error:
         raise translate(error) from error
 
@@ -377,10 +376,7 @@ async def fetch(session: Session, statement: Statement, **values: Any) -> Row | 
     Outside a transaction no BEGIN is sent; after a write of the same session it sees what was written.
     """
     driver = await session.driver()
-    try:
-        row: Row | None = await driver.fetchrow(statement.sql, *statement.arguments(values))
-    except _DRIVER_ERRORS as error:
-        raise translate(error) from error
+    row: Row | None = await _run(driver.fetchrow(statement.sql, *statement.arguments(values)))
     return row
 
 
@@ -390,10 +386,7 @@ async def execute(session: Session, statement: Statement, **values: Any) -> list
     Raises `IntegrityViolation` when a constraint refuses it.
     """
     driver = await session.begin()
-    try:
-        rows: list[Row] = await driver.fetch(statement.sql, *statement.arguments(values), timeout=session.timeout)
-    except _DRIVER_ERRORS as error:
-        raise translate(error) from error
+    rows: list[Row] = await _run(driver.fetch(statement.sql, *statement.arguments(values), timeout=session.timeout))
     return rows
 
 
@@ -408,14 +401,12 @@ async def execute_alone(session: Session, statement: Statement, **values: Any) -
     if session.has_begun:
         return await execute(session, statement, **values)
     try:
-        rows: list[Row] = await driver.fetch(statement.sql, *statement.arguments(values))
-    except _DRIVER_ERRORS as error:
-        translated = translate(error)
+        rows: list[Row] = await _run(driver.fetch(statement.sql, *statement.arguments(values)))
+    except ConnectionLost as error:
         # Of a connection that is closed already the driver says so, and sends nothing.
-        unsent = isinstance(error, (asyncpg.InterfaceError, asyncpg.InternalClientError))
-        if isinstance(translated, ConnectionLost) and not unsent:
-            raise OutcomeUnknown from error
-        raise translated from error
+        if isinstance(error.__cause__, (asyncpg.InterfaceError, asyncpg.InternalClientError)):
+            raise
+        raise OutcomeUnknown from error
     return rows
 
 
