@@ -174,6 +174,17 @@ _RECORD = """
         SELECT CAST(:caller_id AS bigint), :caller_name, :request_id, :message,
 """
 
+# Gives the user in `account` a password.
+_STORED = f"""
+        stored AS (
+            INSERT INTO credentials (user_id, password_hash) SELECT id, :new_hash FROM account
+                ON CONFLICT (user_id) DO UPDATE SET password_hash = excluded.password_hash
+        ), recorded AS (
+            {_RECORD} 'users', id, code, name, 'updated', '{{}}'::jsonb, '{{"password": "changed"}}'::jsonb FROM account
+        )
+        SELECT id FROM account
+"""  # noqa: S608 - likewise
+
 MAKE_LINK = prepare(
     text(
         f"""
@@ -199,13 +210,7 @@ STORE_PASSWORD = prepare(
         f"""
         WITH account AS (
             SELECT id, code, name FROM users WHERE id = :user_id
-        ), stored AS (
-            INSERT INTO credentials (user_id, password_hash) SELECT id, :new_hash FROM account
-                ON CONFLICT (user_id) DO UPDATE SET password_hash = excluded.password_hash
-        ), recorded AS (
-            {_RECORD} 'users', id, code, name, 'updated', '{{}}'::jsonb, '{{"password": "changed"}}'::jsonb FROM account
-        )
-        SELECT id FROM account
+        ), {_STORED}
         """  # noqa: S608 - likewise
     )
 )
@@ -224,13 +229,7 @@ REDEEM_LINK = prepare(
             RETURNING l.user_id
         ), account AS (
             SELECT n.id, n.code, n.name FROM named n JOIN spent ON spent.user_id = n.id
-        ), stored AS (
-            INSERT INTO credentials (user_id, password_hash) SELECT id, :new_hash FROM account
-                ON CONFLICT (user_id) DO UPDATE SET password_hash = excluded.password_hash
-        ), recorded AS (
-            {_RECORD} 'users', id, code, name, 'updated', '{{}}'::jsonb, '{{"password": "changed"}}'::jsonb FROM account
-        )
-        SELECT id FROM account
+        ), {_STORED}
         """  # noqa: S608 - likewise
     )
 )
