@@ -289,15 +289,16 @@ class ServiceUnavailable(RegisterError):
 
     status, name, title, code = 503, "service-unavailable", "Service unavailable", "service_unavailable"
 
-    def __init__(self, detail: str = "The database cannot be reached at the moment.", *, retry_after: int = 2) -> None:
-        super().__init__(detail, headers={"Retry-After": str(retry_after)})
+    usual_detail: ClassVar[str] = "The database cannot be reached at the moment."
+    retry_after: ClassVar[int] = 2
+
+    def __init__(self, detail: str | None = None) -> None:
+        super().__init__(detail or self.usual_detail, headers={"Retry-After": str(self.retry_after)})
 
 
 class DatabaseBusy(ServiceUnavailable):
     code = "database_busy"
-
-    def __init__(self, detail: str = "The database is too busy with other requests to answer in time.") -> None:
-        super().__init__(detail, retry_after=1)
+    usual_detail, retry_after = "The database is too busy with other requests to answer in time.", 1
 
 
 class Deadlock(DatabaseBusy):
@@ -308,36 +309,28 @@ class DatabaseReadOnly(ServiceUnavailable):
     """The database takes no changes at the moment, as after a failover; reading goes on. See `ServiceUnavailable`."""
 
     code = "database_read_only"
-
-    def __init__(self) -> None:
-        super().__init__("The database takes no changes at the moment.", retry_after=5)
+    usual_detail, retry_after = "The database takes no changes at the moment.", 5
 
 
 class HashingBusy(ServiceUnavailable):
     """More people sign in at the same time than the service can check passwords. See `ServiceUnavailable`."""
 
     code = "hashing_busy"
-
-    def __init__(self) -> None:
-        super().__init__("Too many people sign in at this moment.", retry_after=2)
+    usual_detail, retry_after = "Too many people sign in at this moment.", 2
 
 
 class ExportsBusy(ServiceUnavailable):
     """The service sends as many whole lists as it can at a time. See `ServiceUnavailable`."""
 
     code = "exports_busy"
-
-    def __init__(self) -> None:
-        super().__init__("Too many exports are under way at this moment.", retry_after=10)
+    usual_detail, retry_after = "Too many exports are under way at this moment.", 10
 
 
 class LargeBodiesBusy(ServiceUnavailable):
     """The service is at work on as many large requests as it has room for. See `ServiceUnavailable`."""
 
     code = "large_bodies_busy"
-
-    def __init__(self) -> None:
-        super().__init__("Too many large requests are under way at this moment.", retry_after=5)
+    usual_detail, retry_after = "Too many large requests are under way at this moment.", 5
 
 
 class ConnectionLost(ServiceUnavailable):
@@ -349,9 +342,7 @@ class OutcomeUnknown(ServiceUnavailable):
     Send the request again with the `Idempotency-Key` it had, or read the object before you try again."""
 
     name, title, code = "outcome-unknown", "Outcome unknown", "outcome_unknown"
-
-    def __init__(self) -> None:
-        super().__init__("The connection was lost while the change was being saved; it may or may not be stored.")
+    usual_detail = "The connection was lost while the change was being saved; it may or may not be stored."
 
 
 def problem_types() -> Iterator[type[RegisterError]]:
