@@ -65,10 +65,20 @@ def text_of(url: URL) -> str:
 
 
 @asynccontextmanager
+async def connected(url: URL) -> AsyncIterator[asyncpg.Connection]:
+    """A connection past the application."""
+    connection = await asyncpg.connect(text_of(url))
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+@asynccontextmanager
 async def new_database(server: URL, template: str | None = None) -> AsyncIterator[URL]:
     """Make a database, as a copy of `template` if given, and drop it afterwards."""
     name = f"test_{uuid4().hex}"
-    admin = await asyncpg.connect(server.set(drivername="postgresql").render_as_string(hide_password=False))
+    admin = await asyncpg.connect(text_of(server))
     try:
         await admin.execute(f"CREATE DATABASE {name}" + (f" TEMPLATE {template}" if template else ""))
         yield server.set(database=name)

@@ -17,7 +17,7 @@ from sqlalchemy import URL
 from app.domains.department import router as department_router
 from app.main import create_app
 from tests.builders import make, make_department, make_process, make_role, make_user
-from tests.conftest import Committed, new_database, settings_for
+from tests.conftest import Committed, connected, new_database, settings_for
 
 ROUNDS = 12
 LINKS = ("departments", "locations", "resources", "roles")
@@ -61,12 +61,9 @@ def client(crowd: Committed) -> httpx.AsyncClient:
 
 
 async def query(crowd: Committed, *statements: str) -> list[asyncpg.Record]:
-    connection = await asyncpg.connect(crowd.url.set(drivername="postgresql").render_as_string(hide_password=False))
-    try:
+    async with connected(crowd.url) as connection:
         for statement in statements:
             rows: list[asyncpg.Record] = await connection.fetch(statement)
-    finally:
-        await connection.close()
     return rows
 
 
@@ -270,8 +267,7 @@ async def test_who_had_to_wait_answers_with_what_is_there_then(
 ) -> None:
     role, process = await make_role(client), await make_process(client)
     path = f"/processes/{process['id']}"
-    holder = await asyncpg.connect(crowd.url.set(drivername="postgresql").render_as_string(hide_password=False))
-    try:
+    async with connected(crowd.url) as holder:
         # It has the object for a while and leaves it as it is.
         transaction = holder.transaction()
         await transaction.start()
@@ -286,8 +282,6 @@ async def test_who_had_to_wait_answers_with_what_is_there_then(
         assert not writing.done()
         assert (await client.patch(f"/roles/{role['id']}", json={"name": f"Renamed by {method}"})).status_code == 200
         await transaction.rollback()
-    finally:
-        await holder.close()
     answer, now = await writing, await client.get(path)
     assert answer.json()["roles"][0]["name"] == f"Renamed by {method}"
     assert (answer.content, answer.headers["etag"]) == (now.content, now.headers["etag"])

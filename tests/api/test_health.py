@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
-import asyncpg
 import httpx
 import pytest
 from asgi_lifespan import LifespanManager
@@ -22,7 +21,7 @@ from app.core.streaming import Streams
 from app.main import create_app
 from tests.api.conftest import CANARY, assert_problem
 from tests.builders import make_department
-from tests.conftest import ADMIN_PASSWORD, Committed, new_database, settings_for
+from tests.conftest import ADMIN_PASSWORD, Committed, connected, new_database, settings_for
 from tests.domains.auth.conftest import ADMIN_EMAIL
 
 ROOT = "http://register.test"
@@ -42,16 +41,6 @@ async def running(url: URL, **settings: Any) -> AsyncIterator[Committed]:
 async def database(server_url: URL, template: URL) -> AsyncIterator[URL]:
     async with new_database(server_url, template.database) as url:
         yield url
-
-
-@asynccontextmanager
-async def connected(url: URL) -> AsyncIterator[asyncpg.Connection]:
-    """A connection past the application."""
-    connection = await asyncpg.connect(url.set(drivername="postgresql").render_as_string(hide_password=False))
-    try:
-        yield connection
-    finally:
-        await connection.close()
 
 
 class Proxy:
