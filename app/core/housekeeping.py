@@ -52,9 +52,10 @@ _HISTORY = """
          WHERE at < now() - make_interval(days => :days) AND (at, id) > (:at, :id) ORDER BY at, id LIMIT :batch
     ), removed AS (
         DELETE FROM changes WHERE id IN (
-            SELECT o.id FROM old o
+            SELECT c.id FROM old o JOIN changes c ON c.id = o.id
              WHERE EXISTS (SELECT FROM changes e WHERE e.type = o.type AND e.object_id = o.object_id AND e.id < o.id)
-               AND EXISTS (SELECT FROM changes l WHERE l.type = o.type AND l.object_id = o.object_id AND l.id > o.id))
+               AND EXISTS (SELECT FROM changes l WHERE l.type = o.type AND l.object_id = o.object_id AND l.id > o.id)
+               FOR UPDATE OF c SKIP LOCKED)
         RETURNING 1
     )
     SELECT at, id, (SELECT count(*) FROM removed) AS removed FROM old ORDER BY at DESC, id DESC LIMIT 1
