@@ -1,7 +1,6 @@
 """The application: middleware, error handlers, routers, and what lives as long as the process."""
 
 import asyncio
-import gc
 import signal
 import threading
 import time
@@ -19,6 +18,7 @@ from app.api.problems import add_problem_handlers
 from app.core.bodies import Room
 from app.core.config import Settings, get_settings
 from app.core.database import Database
+from app.core.memory import settled
 from app.core.middleware import (
     HeaderLimitMiddleware,
     HeadMiddleware,
@@ -122,15 +122,12 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     _drain_when_told_to_stop(app.state.readiness)
     lag = asyncio.create_task(_measure_lag(app.state.metrics))
-    # What start-up made lives as long as the process: the collector need not look at it again and again.
-    gc.collect()
-    gc.freeze()
-    yield
+    with settled():
+        yield
     lag.cancel()
     with suppress(asyncio.CancelledError):
         await lag
     await app.state.database.dispose()
-    gc.unfreeze()
 
 
 def _drain_when_told_to_stop(readiness: Readiness) -> None:
