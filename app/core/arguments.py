@@ -1,6 +1,7 @@
 """How the arguments of endpoints are found where FastAPI would take long to find them."""
 
 import inspect
+import json
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from functools import wraps
@@ -10,13 +11,29 @@ from fastapi import Request, Response
 from fastapi._compat import ModelField
 from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
+from fastapi.params import Form
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 
 # How an argument of an endpoint is found.
 Argument = Callable[[Request], Awaitable[Any]]
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
-def with_own_dependencies(dependant: Dependant) -> Dependant:
+class DirectRoute(APIRoute):
+    """A route that finds the arguments of its endpoint itself, as far as it can, and otherwise lets FastAPI do it."""
+
+    def get_route_handler(self) -> Handler:
+        documented, body = self.dependant, self.body_field
+        self.dependant = _with_own_dependencies(documented)
+        # FastAPI would read it once more.
+        self.body_field = body if self.dependant.body_params else None
+        handler = _whole_handler(self.dependant) or super().get_route_handler()
+        self.dependant, self.body_field = documented, body
+        return handler
+
+
+def _with_own_dependencies(dependant: Dependant) -> Dependant:
     """Return what FastAPI is to run instead: an endpoint that calls its dependencies itself, and reads its models.
 
     FastAPI works out anew in every request what each dependency needs and how it is to be called, and looks for every
@@ -44,11 +61,12 @@ def with_own_dependencies(dependant: Dependant) -> Dependant:
         path_params=[field for field in dependant.path_params if not _is_text(field)],
         header_params=[field for field in dependant.header_params if not _is_text(field)],
         query_params=[field for field in dependant.query_params if model_of(field) is None],
+        body_params=[field for field in dependant.body_params if not _is_whole_json(field, dependant)],
         dependencies=[inner for inner in dependant.dependencies if not _is_simple(inner)],
     )
 
 
-def whole_handler(dependant: Dependant) -> Callable[[Request], Coroutine[Any, Any, Response]] | None:
+def _whole_handler(dependant: Dependant) -> Handler | None:
     """Return the endpoint itself, if nothing is left for FastAPI to do: no argument to find, no response to make."""
     call, request_name = dependant.call, dependant.request_param_name
     left = dependant.path_params + dependant.query_params + dependant.header_params + dependant.cookie_params
@@ -80,6 +98,7 @@ def _arguments(dependant: Dependant) -> list[tuple[str, Argument]]:
     models = [(field, model_of(field)) for field in dependant.query_params]
     simple = [(inner.name, inner) for inner in dependant.dependencies if _is_simple(inner)]
     return [
+        *((field.name, _body(field)) for field in dependant.body_params if _is_whole_json(field, dependant)),
         *((field.name, _text(field, "path_params")) for field in dependant.path_params if _is_text(field)),
         *((field.name, _text(field, "headers")) for field in dependant.header_params if _is_text(field)),
         *((name, _dependency(inner)) for name, inner in simple if name is not None),
@@ -122,6 +141,31 @@ def _reader(model: type[BaseModel]) -> Argument:
             raise RequestValidationError(faults) from error
 
     return read
+
+
+def _body(field: ModelField) -> Argument:
+    missing = {"type": "missing", "loc": ("body",), "msg": "Field required", "input": None}
+
+    async def read(request: Request) -> Any:
+        if await request.body():
+            try:
+                value, faults = field.validate(await request.json(), loc=("body",))
+            except json.JSONDecodeError as error:
+                fault = {"type": "json_invalid", "loc": ("body", error.pos), "ctx": {"error": error.msg}}
+                raise RequestValidationError([fault]) from error
+        else:
+            value, faults = field.get_default(), [missing] if field.field_info.is_required() else []
+        if faults:
+            raise RequestValidationError(faults)
+        return value
+
+    return read
+
+
+def _is_whole_json(field: ModelField, dependant: Dependant) -> bool:
+    """Whether a parameter is the whole body, and JSON."""
+    is_json = not isinstance(field.field_info, Form) and not getattr(field.field_info, "embed", None)
+    return is_json and len(dependant.body_params) == 1
 
 
 def _text(field: ModelField, place: Literal["path_params", "headers"]) -> Argument:

@@ -64,8 +64,7 @@ class StrictRequest(Request):
     async def json(self) -> Any:
         """Return the parsed body.
 
-        Raises `json.JSONDecodeError`, which FastAPI turns into a validation error of type `json_invalid`, for bytes
-        that are not UTF-8, a byte order mark, NaN and infinities, a member named twice, and what is nested too deep.
+        Raises `json.JSONDecodeError` for what is not JSON.
         """
         body = await self.body()
         # What takes long is read in a thread, where others have their turn meanwhile.

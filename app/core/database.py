@@ -115,6 +115,8 @@ class Database:
             pool_size=settings.pool_size,
             max_overflow=0,
             pool_timeout=settings.pool_timeout,
+            # A session gives back no connection that is in a transaction.
+            pool_reset_on_return=None,
             connect_args={
                 "async_creator_fn": _connect,
                 "record_class": Row,

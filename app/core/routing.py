@@ -1,7 +1,7 @@
 """Routes: who may use them, and what they take."""
 
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import ClassVar
 
 from fastapi import Request, Response
 from fastapi.dependencies.models import Dependant
@@ -10,7 +10,7 @@ from fastapi.routing import APIRoute
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from app.core.arguments import is_list, model_of, whole_handler, with_own_dependencies
+from app.core.arguments import DirectRoute, Handler, is_list, model_of
 from app.core.bodies import Room, StrictRequest, media_type, refuse_too_many_values
 from app.core.database import in_transaction
 from app.core.hints import nearest
@@ -31,7 +31,7 @@ class UndeclaredPermissionError(RuntimeError):
     """A route does not say who may use it, so the service must not start."""
 
 
-class StrictRoute(APIRoute):
+class StrictRoute(DirectRoute):
     """A route that lets in whom it is for and takes no parameter it does not know.
 
     It reads its body with `StrictRequest`, as JSON unless it declares a form. `body_limit` is the setting of how many
@@ -41,14 +41,10 @@ class StrictRoute(APIRoute):
     body_limit: ClassVar[str] = "max_body_bytes"
     file_types: ClassVar[tuple[str, ...]] = ()
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        documented, self.dependant = self.dependant, with_own_dependencies(self.dependant)
-        # Other methods than GET may have to be answered once only.
-        whole = whole_handler(self.dependant) if self.methods == {"GET"} else None
-        handler = whole or super().get_route_handler()
-        self.dependant = documented
+    def get_route_handler(self) -> Handler:
+        handler = super().get_route_handler()
         permission = declared_permission(self)
-        takes_several = dict(_query_parameters(documented))
+        takes_several = dict(_query_parameters(self.dependant))
         known = tuple(takes_several)
         media_types = self.file_types or _media_types(self)
         named = " or ".join(media_types if self.file_types else media_types[:1])

@@ -71,7 +71,7 @@ async def snapshot_of(database: Database, idle_seconds: float) -> AsyncIterator[
                     await driver.execute("SELECT set_config($1, $2, true)", name, f"{int(idle_seconds * 1000)}")
                     yield Snapshot(driver)
             finally:
-                if driver.is_closed():
+                if driver.is_closed() or driver.is_in_transaction():
                     await connection.invalidate()
     except PoolTimeoutError as error:
         raise DatabaseBusy("All database connections are in use.") from error

@@ -1,8 +1,8 @@
 """One middleware around every request: its id, its line in the log, its metrics, and the last word on errors."""
 
 import re
+import secrets
 import time
-import uuid
 
 import structlog
 from starlette.responses import Response
@@ -94,4 +94,4 @@ def _request_id(scope: Scope) -> str:
     for name, value in headers:
         if name == _HEADER and _VALID_ID.fullmatch(value):
             return value.decode()
-    return uuid.uuid4().hex
+    return secrets.token_hex(16)

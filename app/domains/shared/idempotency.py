@@ -7,13 +7,11 @@ second one fails. The advisory lock is for the caller, who learns at once that t
 
 import json
 import re
-from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Self
 
 from fastapi import Request, Response
-from fastapi.routing import APIRoute
 from sqlalchemy import (
     ARRAY,
     BigInteger,
@@ -31,6 +29,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB, insert
 
+from app.core.arguments import DirectRoute, Handler
 from app.core.bodies import StrictRequest
 from app.core.database import (
     IntegrityViolation,
@@ -74,8 +73,6 @@ _DECISIVE = ("content-type", "if-match")
 # Whoever may do more by now, or less, is judged anew.
 _NEVER_KEPT = frozenset({Unauthorized.status, Forbidden.status, TooManyRequests.status})
 
-Handler = Callable[[Request], Coroutine[Any, Any, Response]]
-
 
 def takes_key(method: str, permission: str) -> bool:
     """Whether a route answers a repeat with what it answered first.
@@ -85,7 +82,7 @@ def takes_key(method: str, permission: str) -> bool:
     return method.upper() in METHODS and permission in SCOPES
 
 
-class _AnswersOnce(APIRoute):
+class _AnswersOnce(DirectRoute):
     """Stands behind `StrictRoute`, so that the caller is authorised and the body read before anything is done here."""
 
     def get_route_handler(self) -> Handler:
