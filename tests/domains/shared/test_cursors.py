@@ -1,7 +1,7 @@
 """Cursors: every row once, in any order, whatever others do meanwhile."""
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import httpx
@@ -17,6 +17,18 @@ from tests.conftest import Committed, settings_for
 
 MIXED = ["-updated_at,name", "name,-created_at", "-code,name", "code,-id", "-name,code,-updated_at,id"]
 ORDERS = [*OBJECT_SORTS, *(f"-{name}" for name in OBJECT_SORTS), *MIXED]
+
+
+CRITICALITIES = ["low", "medium", "high", "critical", None]
+KEYS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "id": lambda item: item["id"],
+    "code": lambda item: (item["code"] is None, (item["code"] or "").lower()),
+    "name": lambda item: item["name"],
+    "kind": lambda item: item["kind"],
+    "status": lambda item: item["status"],
+    "criticality": lambda item: CRITICALITIES.index(item["criticality"]),
+    "created_at": lambda item: item["created_at"],
+}
 
 
 async def pages(client: httpx.AsyncClient, url: str, way: str) -> AsyncIterator[dict[str, Any]]:
@@ -54,6 +66,38 @@ async def test_every_row_is_seen_once_in_both_directions(client: httpx.AsyncClie
     last = [page async for page in pages(client, f"/departments?sort={sort}&limit=4", "next")][-1]
     back = await walk(client, last["prev"], "prev")
     assert [key for page in reversed(back) for key in page] == whole[:8]
+
+
+FEW_FIRST = [
+    *("status,name", "-status,name", "kind,-id", "code,name", "-code,-name,status", "code,status,name"),
+    *("status,kind,name", "-kind,status,-created_at", "criticality,-name", "-criticality,status,name"),
+    *("criticality,status,kind,name", "status,code,name", "kind,criticality,-id"),
+]
+
+
+@pytest.mark.parametrize("sort", FEW_FIRST)
+async def test_order_by_few_values_first_is_that_of_all_keys(client: httpx.AsyncClient, sort: str) -> None:
+    chance = random.Random(5)  # noqa: S311 - the same at every run
+    for number in range(23):
+        given = {"criticality": chance.choice((None, "low", "critical")), "status": chance.choice(("draft", "active"))}
+        code = {"code": f"C{number % 5}-{number}"} if number % 3 == 0 else {}
+        await make_process(client, name=f"n{number % 4}", kind=chance.choice(("core", "support")), **given, **code)
+    objects = (await client.get("/processes?limit=200")).json()["items"]
+    names = sort.split(",")
+    names += ["-id" if names[-1].startswith("-") else "id"]
+    for name in reversed(names):
+        objects.sort(key=KEYS[name.removeprefix("-")], reverse=name.startswith("-"))
+    whole = [item["id"] for item in objects]
+    for limit in (1, 5, 23, 24):
+        there = await walk(client, f"/processes?sort={sort}&limit={limit}")
+        assert [key for page in there for key in page] == whole
+        last = [page async for page in pages(client, f"/processes?sort={sort}&limit={limit}", "next")][-1]
+        if last["prev"]:
+            back = await walk(client, last["prev"], "prev")
+            assert [key for page in reversed(back) for key in page] == whole[: limit * (len(there) - 1)]
+    filtered = await walk(client, f"/processes?sort={sort}&limit=3&name=n1")
+    assert [key for page in filtered for key in page] == [item["id"] for item in objects if item["name"] == "n1"]
+    assert await walk(client, f"/processes?sort={sort}&limit=200&offset=7") == [whole[7:]]
 
 
 @pytest.mark.usefixtures("ties")
