@@ -23,6 +23,8 @@ MOST_ROWS = 10_000
 MOST_LINES = 50_000
 MOST_COLUMNS = 1000
 LONGEST_NAME = 200
+# In one line. More than this no row has, with all its links and texts; as cells they would be a list of any length.
+MOST_DELIMITERS = 300_000
 _DELIMITERS = ",;\t"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -122,7 +124,7 @@ def _read_table(content: bytes, choose: Choose, *, raw: bool) -> Iterator[FileRo
 
 def _records(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Yield the cells of each row with its number."""
-    read = _Lines(text)
+    read = _Lines(text, delimiter)
     reader = csv.reader(read, delimiter=delimiter, strict=True)
     number = 0
     header: list[str] = []
@@ -144,9 +146,10 @@ def _records(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
 class _Lines:
     """The lines of a text, and those that have been read of the row that is being read."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, delimiter: str) -> None:
         # Without a translation of line breaks, and with no others than CSV has: `splitlines` knows more.
         self._lines = io.StringIO(text, newline="")
+        self._delimiter = delimiter
         self.begun: list[str] = []
 
     def __iter__(self) -> "_Lines":
@@ -154,6 +157,8 @@ class _Lines:
 
     def __next__(self) -> str:
         line = next(self._lines)
+        if line.count(self._delimiter) > MOST_DELIMITERS:
+            raise ContentTooLarge(f"A line may have at most {MOST_DELIMITERS} delimiters, those in texts included.")
         self.begun.append(line)
         return line
 
@@ -186,7 +191,8 @@ def _text(content: bytes) -> str:
 def _end_of(text: str) -> tuple[int, int, str | None]:
     """Return the number of the last row, that of its last cell, and the name of the column."""
     number, cells, header = 0, [""], [""]
-    for number, cells in enumerate(csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text)), 1):
+    delimiter = _delimiter(text)
+    for number, cells in enumerate(csv.reader(_Lines(text, delimiter), delimiter=delimiter), 1):
         if number > MOST_LINES:
             raise _too_many_lines()
         if not any(header):

@@ -271,6 +271,8 @@ M = 1024 * 1024
         (b"\r\n" * 50_001, 413, []),
         (b"n," * 1000 + b"\r\nx\r\n", 413, []),
         (b"n" * 201 + b"\r\nx\r\n", 413, []),
+        (b"name\r\n" + b"," * 300_001, 413, []),
+        (b"name\r\n" + b"," * 300_001 + b"\xff", 413, []),
     ],
 )
 async def test_what_is_no_table_is_refused(
