@@ -8,8 +8,9 @@ from fastapi.openapi.utils import get_openapi
 from app.api.shapes import simplify
 from app.core.permissions import AUTHENTICATED, DECLARATION, PASSWORD_SCHEME, PUBLIC, SCOPES, TOKEN_SCHEME
 from app.core.security import CHANGE_MESSAGE, LONGEST_MESSAGE
-from app.domains.shared.http import API, problems
+from app.domains.shared.http import API
 from app.domains.shared.idempotency import HOURS_KEPT, IDEMPOTENCY_KEY, KEY_PATTERN, REPLAYED, takes_key
+from app.domains.shared.responses import problems
 from app.domains.shared.schemas import LARGEST_ID
 from app.utils.exceptions import Conflict, Forbidden, InvalidContent, Unauthorized
 from app.utils.logging_middleware import REQUEST_ID

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from app.core.database import IntegrityViolation
 from app.core.permissions import PUBLIC, requires
 from app.domains.shared.constraints import explain
-from app.domains.shared.http import ANYWHERE, problems
+from app.domains.shared.responses import ANYWHERE, problems
 from app.utils.exceptions import (
     BadRequest,
     ContentTooLarge,

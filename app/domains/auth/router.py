@@ -19,17 +19,8 @@ from app.domains.auth.schemas import (
     TokenPair,
 )
 from app.domains.auth.service import AccountService, SignInService
-from app.domains.shared.http import (
-    BODY,
-    LIST,
-    Number,
-    PageParameters,
-    Reference,
-    api_router,
-    listed,
-    no_content,
-    problems,
-)
+from app.domains.shared.http import Number, PageParameters, Reference, api_router, listed, no_content
+from app.domains.shared.responses import BODY, LIST, problems
 from app.domains.shared.schemas import Page
 from app.utils.exceptions import Conflict, NotFound, TooManyRequests, Unauthorized
 

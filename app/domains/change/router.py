@@ -7,7 +7,8 @@ from fastapi import Depends, Query, Request, Response
 from app.core.permissions import requires
 from app.domains.change.schemas import ChangeQuery
 from app.domains.change.service import ChangeService
-from app.domains.shared.http import LIST, collection_router, listed
+from app.domains.shared.http import collection_router, listed
+from app.domains.shared.responses import LIST
 from app.domains.shared.schemas import ChangeRead, Page
 
 router = collection_router("changes")

@@ -10,14 +10,6 @@ from app.domains.department.schemas import DepartmentCreate, DepartmentPatch, De
 from app.domains.department.service import DepartmentService
 from app.domains.shared.bulk_routes import add_bulk
 from app.domains.shared.http import (
-    CREATE,
-    DELETE,
-    EXPORT,
-    INVALID,
-    LIST_OF_ONE,
-    READ,
-    WALK,
-    WRITE,
     Depth,
     IfMatch,
     IfNoneMatch,
@@ -38,6 +30,7 @@ from app.domains.shared.http import (
 from app.domains.shared.import_routes import add_import
 from app.domains.shared.lists import ListQuery
 from app.domains.shared.representations import RepresentationQuery
+from app.domains.shared.responses import CREATE, DELETE, EXPORT, INVALID, LIST_OF_ONE, READ, WALK, WRITE
 from app.domains.shared.schemas import Ancestors, ChangeRead, Page, Tree
 from app.domains.shared.stats_routes import add_stats
 from app.domains.shared.trees import DEEPEST

@@ -19,17 +19,6 @@ from app.domains.process.schemas import (
 from app.domains.process.service import DEPARTMENTS, LOCATIONS, OWNER, RESOURCES, ROLES, ProcessService
 from app.domains.shared.bulk_routes import add_bulk
 from app.domains.shared.http import (
-    CREATE,
-    DELETE,
-    EXPORT,
-    EXPORT_OF_ONE,
-    INVALID,
-    LINK,
-    LIST_OF_ONE,
-    READ,
-    UNLINK,
-    WALK,
-    WRITE,
     Depth,
     IfMatch,
     IfNoneMatch,
@@ -51,6 +40,19 @@ from app.domains.shared.http import (
 from app.domains.shared.import_routes import add_import
 from app.domains.shared.lists import ListQuery
 from app.domains.shared.representations import RepresentationQuery
+from app.domains.shared.responses import (
+    CREATE,
+    DELETE,
+    EXPORT,
+    EXPORT_OF_ONE,
+    INVALID,
+    LINK,
+    LIST_OF_ONE,
+    READ,
+    UNLINK,
+    WALK,
+    WRITE,
+)
 from app.domains.shared.schemas import NO_FIELDS, Ancestors, ChangeRead, NoFields, Page, Tree
 from app.domains.shared.stats_routes import add_stats
 from app.domains.shared.trees import DEEPEST

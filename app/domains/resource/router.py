@@ -10,12 +10,6 @@ from app.domains.resource.schemas import ResourceCreate, ResourcePatch, Resource
 from app.domains.resource.service import ResourceService
 from app.domains.shared.bulk_routes import add_bulk
 from app.domains.shared.http import (
-    CREATE,
-    DELETE,
-    EXPORT,
-    LIST_OF_ONE,
-    READ,
-    WRITE,
     IfMatch,
     IfNoneMatch,
     PageParameters,
@@ -33,6 +27,7 @@ from app.domains.shared.http import (
 from app.domains.shared.import_routes import add_import
 from app.domains.shared.lists import ListQuery
 from app.domains.shared.representations import RepresentationQuery
+from app.domains.shared.responses import CREATE, DELETE, EXPORT, LIST_OF_ONE, READ, WRITE
 from app.domains.shared.schemas import ChangeRead, Page
 from app.domains.shared.stats_routes import add_stats
 

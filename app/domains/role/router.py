@@ -10,15 +10,6 @@ from app.domains.role.schemas import RoleCreate, RolePatch, RoleRead, RoleReplac
 from app.domains.role.service import HOLDERS, RoleService
 from app.domains.shared.bulk_routes import add_bulk
 from app.domains.shared.http import (
-    CREATE,
-    DELETE,
-    EXPORT,
-    EXPORT_OF_ONE,
-    LINK,
-    LIST_OF_ONE,
-    READ,
-    UNLINK,
-    WRITE,
     IfMatch,
     IfNoneMatch,
     PageParameters,
@@ -36,6 +27,7 @@ from app.domains.shared.http import (
 from app.domains.shared.import_routes import add_import
 from app.domains.shared.lists import ListQuery
 from app.domains.shared.representations import RepresentationQuery
+from app.domains.shared.responses import CREATE, DELETE, EXPORT, EXPORT_OF_ONE, LINK, LIST_OF_ONE, READ, UNLINK, WRITE
 from app.domains.shared.schemas import NO_FIELDS, ChangeRead, NoFields, Page
 from app.domains.shared.stats_routes import add_stats
 from app.domains.user.lists import UserListQuery

@@ -7,7 +7,8 @@ from fastapi import Depends, Query, Request, Response
 from app.core.permissions import AUTHENTICATED, requires
 from app.domains.search.schemas import Found, SearchQuery
 from app.domains.search.service import SearchService
-from app.domains.shared.http import LIST, api_router, listed, read_cursor
+from app.domains.shared.http import api_router, listed, read_cursor
+from app.domains.shared.responses import LIST
 from app.domains.shared.schemas import Page
 
 router = api_router(tags=["search"])

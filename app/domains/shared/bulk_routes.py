@@ -11,8 +11,9 @@ from app.core.permissions import Scope
 from app.core.routing import only
 from app.domains.shared.bulk_items import ItemResult, Status
 from app.domains.shared.bulk_schemas import BulkAnswer, bulk_body
-from app.domains.shared.http import BODY, JSON, Responses, compact, problems
+from app.domains.shared.http import JSON, compact
 from app.domains.shared.idempotency import RepeatableLargeRoute
+from app.domains.shared.responses import BODY, Responses, problems
 from app.domains.shared.schemas import ObjectFields
 from app.utils.exceptions import (
     Conflict,

@@ -1,10 +1,10 @@
-"""The parts of HTTP that all collections share: parameters, answers, and what OpenAPI says of them."""
+"""The parts of HTTP that all collections share: parameters and answers."""
 
 import json
 import re
 from collections.abc import Awaitable, Callable
 from enum import Enum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
@@ -14,38 +14,23 @@ from pydantic import BaseModel, BeforeValidator
 from app.core.tokens import Tokens
 from app.domains.shared.documents import Document
 from app.domains.shared.etags import names_representation
-from app.domains.shared.exports import MEDIA_TYPES, Export, exported, wanted_format
+from app.domains.shared.exports import Export, exported, wanted_format
 from app.domains.shared.idempotency import RepeatableRoute
 from app.domains.shared.lists import LARGEST_OFFSET, CursorQuery, Listing, ListQuery, PageQuery, Position
 from app.domains.shared.references import REFERENCE_PATTERN
 from app.domains.shared.representations import RepresentationQuery, representation_query
+from app.domains.shared.responses import ANYWHERE, problems
 from app.domains.shared.schemas import LARGEST_ID
 from app.domains.shared.trees import DEEPEST, Subtree
 from app.utils.exceptions import (
     BadRequest,
-    Conflict,
-    ContentTooLarge,
     Fault,
-    Forbidden,
-    HeadersTooLarge,
-    InternalError,
-    InvalidContent,
-    NotAcceptable,
     NotFound,
-    PreconditionFailed,
-    RegisterError,
     ServiceUnavailable,
-    TooManyRequests,
-    Unauthorized,
-    UnsupportedMediaType,
-    explanation,
 )
-from app.utils.problems import MEDIA_TYPE, example_problem
 
 API = "/api/v1"
 JSON = "application/json"
-
-Responses = dict[int | str, dict[str, Any]]
 
 # `json.dumps` with separators makes an encoder at each call.
 compact = json.JSONEncoder(separators=(",", ":")).encode
@@ -146,64 +131,6 @@ def collection_router(name: str) -> APIRouter:
 
 def _operation_id(route: APIRoute) -> str:
     return route.name
-
-
-def problems(*errors: type[RegisterError]) -> Responses:
-    """Return what OpenAPI says of errors; it is made from the same classes that are raised."""
-    schema = {"$ref": "#/components/schemas/Problem"}
-    responses: Responses = {}
-    for error in errors:
-        content = {MEDIA_TYPE: {"schema": schema, "example": example_problem(error)}}
-        response: dict[str, Any] = {"description": explanation(error), "content": content}
-        if error.status in {ServiceUnavailable.status, TooManyRequests.status}:
-            response["headers"] = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
-        if error.status in {Unauthorized.status, Forbidden.status}:
-            response["headers"] = _header("WWW-Authenticate", "What to send (RFC 6750).")
-        if error.status == PreconditionFailed.status:
-            response["headers"] = _header("ETag", "The current tag.")
-        responses[error.status] = response
-    return responses
-
-
-def _header(name: str, description: str, *, always: bool = False) -> dict[str, Any]:
-    header = {"description": description, "schema": {"type": "string"}}
-    return {name: header | {"required": True} if always else header}
-
-
-_ETAG = _header("ETag", '`"<version>.<digest>"` of this representation.', always=True)
-_LINK = _header("Link", "`next` and `prev` (RFC 8288).")
-BODY = (BadRequest, ContentTooLarge, UnsupportedMediaType, InvalidContent)
-
-ANYWHERE: Responses = problems(HeadersTooLarge, InternalError)
-READ: Responses = {
-    200: {"headers": _ETAG},
-    304: {"description": "You have it already.", "headers": _ETAG},
-    **problems(NotFound, InvalidContent),
-}
-LIST: Responses = {200: {"headers": _LINK}, **problems(BadRequest, InvalidContent)}
-LIST_OF_ONE: Responses = LIST | problems(NotFound)
-# Lists that also come as a stream.
-EXPORT: Responses = LIST | {
-    200: {
-        "headers": _LINK | _header("Content-Disposition", "A name for the file; not of JSON."),
-        "content": {
-            MEDIA_TYPES["ndjson"]: {"schema": {"type": "string", "description": "One object a line."}},
-            MEDIA_TYPES["csv"]: {"schema": {"type": "string", "description": "A header, and one object a row."}},
-        },
-    },
-    **problems(NotAcceptable),
-}
-EXPORT_OF_ONE: Responses = EXPORT | problems(NotFound)
-WALK: Responses = problems(NotFound)
-CREATE: Responses = {
-    201: {"headers": _ETAG | _header("Location", "Path of the new object.", always=True)},
-    **problems(Conflict, *BODY),
-}
-WRITE: Responses = {200: {"headers": _ETAG}, **problems(NotFound, Conflict, PreconditionFailed, *BODY)}
-DELETE: Responses = problems(NotFound, Conflict, PreconditionFailed)
-LINK: Responses = problems(NotFound, Conflict, PreconditionFailed, *BODY)
-UNLINK: Responses = problems(NotFound, PreconditionFailed)
-INVALID: Responses = problems(InvalidContent)
 
 
 def found(document: Document, if_none_match: str | None) -> Response:

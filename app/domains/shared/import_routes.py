@@ -12,11 +12,12 @@ from pydantic_core import PydanticCustomError
 from app.core.database import allow_seconds
 from app.core.routing import only
 from app.domains.shared.bulk_routes import outcome, refusal
-from app.domains.shared.http import BODY, JSON, Responses, compact, problems
+from app.domains.shared.http import JSON, compact
 from app.domains.shared.idempotency import RepeatableLargeRoute
 from app.domains.shared.import_files import FILE_TYPES, MOST_ROWS
 from app.domains.shared.import_plans import MINUTES_KEPT, Plan, import_planned, plan_import
 from app.domains.shared.imports import Action, Imported, ImportFile, RowOutcome, import_file
+from app.domains.shared.responses import BODY, Responses, problems
 from app.domains.shared.schemas import Instant, Schema
 from app.utils.exceptions import Conflict, Fault, InvalidContent, NotFound
 from app.utils.problems import ProblemError

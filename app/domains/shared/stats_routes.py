@@ -5,8 +5,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Response
 
 from app.core.routing import only
-from app.domains.shared.http import INVALID, JSON
+from app.domains.shared.http import JSON
 from app.domains.shared.lists import ListQuery
+from app.domains.shared.responses import INVALID
 from app.domains.shared.schemas import Stats
 from app.domains.shared.stats import Counts, StatsQuery, stats_query
 
