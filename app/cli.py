@@ -15,7 +15,7 @@ import click
 from pydantic import ValidationError
 
 from app.core.config import Settings, get_settings
-from app.core.database import IntegrityViolation
+from app.core.database_errors import IntegrityViolation
 from app.core.embedded_postgres import EmbeddedPostgres, EmbeddedPostgresError
 from app.utils.exceptions import RegisterError
 

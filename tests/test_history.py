@@ -19,8 +19,8 @@ import structlog
 from fastapi import FastAPI
 from sqlalchemy import URL
 
-from app.core.database import Statement
 from app.core.permissions import SCOPES, scopes_of
+from app.core.statements import Statement
 from app.domains.change.service import NEEDED
 from app.domains.department.models import Department
 from app.domains.shared import bulk_writes

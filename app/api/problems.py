@@ -9,7 +9,7 @@ from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from app.core.database import IntegrityViolation
+from app.core.database_errors import IntegrityViolation
 from app.core.permissions import PUBLIC, requires
 from app.domains.shared.constraints import explain
 from app.domains.shared.responses import ANYWHERE, problems

@@ -1,23 +1,14 @@
-"""The engine, the session of a request, and all that commits.
-
-Statements whose shape never changes are compiled once (`prepare`), and run by the driver itself: on the way through
-SQLAlchemy's result objects a statement costs several times as much. A read (`fetch`) sends no BEGIN: a single statement
-is its own snapshot. The first write (`execute`) begins the transaction that `in_transaction` ends. A write that is all
-its request does (`execute_alone`) is a transaction by itself.
-"""
+"""The engine, the session of a request, and all that commits."""
 
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from hashlib import blake2b
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import asyncpg
 from fastapi import Depends, Request, Response
-from sqlalchemy import URL, Connection, Executable, event, make_url, text
-from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
+from sqlalchemy import URL, Connection, event, make_url
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -26,51 +17,17 @@ from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 from sqlalchemy.util import greenlet_spawn
 
 from app.core.config import Settings
+from app.core.database_errors import DRIVER_ERRORS, translate, translating
 from app.utils.exceptions import (
     ConnectionLost,
     DatabaseBusy,
-    DatabaseReadOnly,
     Deadlock,
     OutcomeUnknown,
-    RegisterError,
     ServiceUnavailable,
-    UnstorableValue,
 )
-
-# SQLSTATEs (PostgreSQL documentation, appendix A).
-_LOST = ("08", "57P0")
-_BY_STATE: dict[str, type[ServiceUnavailable]] = {
-    **dict.fromkeys(("53300", "57014", "55P03", "40001"), DatabaseBusy),
-    "40P01": Deadlock,
-    "25006": DatabaseReadOnly,
-    "53100": ServiceUnavailable,  # disk full
-}
-T = TypeVar("T")
 
 _ATTEMPTS = 3
 _LONGEST_PAUSE = 0.05  # seconds
-_DIALECT = PGDialect_asyncpg()  # type: ignore[no-untyped-call]
-# TimeoutError is an OSError. The driver raises both as they are, SQLAlchemy does not wrap them.
-# InternalClientError is what it makes of a connection that the server closed while this process was busy.
-_DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
-
-
-class IntegrityViolation(RegisterError):
-    """A constraint of the schema refused the change.
-
-    Services that know the request's own words for it catch this; what they leave becomes a 409 or a 422 of the
-    constraint's name (`app/domains/shared/constraints.py`).
-    """
-
-    def __init__(self, sqlstate: str, constraint: str) -> None:
-        super().__init__()
-        self.sqlstate = sqlstate
-        self.constraint = constraint
-
-    @property
-    def is_reference(self) -> bool:
-        """Whether a foreign key refused. ON DELETE RESTRICT has a state of its own since PostgreSQL 18."""
-        return self.sqlstate in {"23503", "23001"}
 
 
 class Row(asyncpg.Record):  # type: ignore[misc]
@@ -81,29 +38,6 @@ class Row(asyncpg.Record):  # type: ignore[misc]
             return self[name]
         except KeyError as error:
             raise AttributeError(name) from error
-
-
-def translate(error: BaseException) -> BaseException:
-    """Return our own error for what the driver or the network raised, by SQLSTATE; others unchanged."""
-    if isinstance(error.__cause__, _DRIVER_ERRORS):
-        error = error.__cause__  # SQLAlchemy's adapter wraps the driver's error, which alone names the constraint
-    sqlstate: str = getattr(error, "sqlstate", None) or ""
-    if sqlstate.startswith("23"):
-        return IntegrityViolation(sqlstate, getattr(error, "constraint_name", None) or "")
-    if sqlstate.startswith("22") or (isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError)):
-        return UnstorableValue("The request has a value that cannot be stored.")
-    if sqlstate in _BY_STATE:
-        return _BY_STATE[sqlstate]()
-    if isinstance(error, OSError) or sqlstate.startswith(_LOST) or _is_closed(error):
-        return ConnectionLost()
-    return error
-
-
-def _is_closed(error: BaseException) -> bool:
-    # The driver has one class for lost connections and for mistakes of the program; only the words differ.
-    if isinstance(error, asyncpg.InternalClientError):
-        return "another operation" in str(error)
-    return isinstance(error, asyncpg.InterfaceError) and "connection is closed" in str(error)
 
 
 class Database:
@@ -129,9 +63,9 @@ class Database:
                     "application_name": "process-register",
                     "timezone": "UTC",
                     "jit": "off",
-                    "statement_timeout": _milliseconds(settings.statement_timeout),
-                    "lock_timeout": _milliseconds(settings.lock_timeout),
-                    "idle_in_transaction_session_timeout": _milliseconds(settings.idle_in_transaction_timeout),
+                    "statement_timeout": milliseconds(settings.statement_timeout),
+                    "lock_timeout": milliseconds(settings.lock_timeout),
+                    "idle_in_transaction_session_timeout": milliseconds(settings.idle_in_transaction_timeout),
                 },
             },
         )
@@ -159,12 +93,12 @@ def driver_url(url: str | URL) -> URL:
 async def _connect(*args: Any, **kwargs: Any) -> Any:
     try:
         return await asyncpg.connect(*args, **kwargs)
-    except _DRIVER_ERRORS as error:
+    except DRIVER_ERRORS as error:
         translated = translate(error)
         raise (translated if isinstance(translated, ServiceUnavailable) else ServiceUnavailable()) from error
 
 
-def _milliseconds(seconds: float) -> str:
+def milliseconds(seconds: float) -> str:
     return str(int(seconds * 1000))
 
 
@@ -223,7 +157,7 @@ class Session:
         driver = await self.driver()
         if self._transaction is None:
             transaction = driver.transaction()
-            await _run(transaction.start())
+            await translating(transaction.start())
             self._transaction = transaction
         return driver
 
@@ -248,7 +182,7 @@ class Session:
                 await (transaction.commit() if keep else transaction.rollback())
             elif transaction is not None and keep:
                 raise ConnectionLost
-        except _DRIVER_ERRORS as error:
+        except DRIVER_ERRORS as error:
             raise translate(error) from error
         finally:
             if pooled is not None and pooled.is_valid:
@@ -314,22 +248,15 @@ async def savepoint(session: Session) -> AsyncIterator[None]:
     """Undo what the block wrote, and give back its locks, when it raises; what was written before it stays."""
     driver = await session.begin()
     transaction = driver.transaction()
-    await _run(transaction.start())
+    await translating(transaction.start())
     try:
         yield
     except BaseException:
         # Of a lost connection nothing stays anyhow.
         if not driver.is_closed():
-            await _run(transaction.rollback())
+            await translating(transaction.rollback())
         raise
-    await _run(transaction.commit())
-
-
-async def _run(step: Awaitable[T]) -> T:
-    try:
-        return await step
-    except _DRIVER_ERRORS as error:
-        raise translate(error) from error
+    await translating(transaction.commit())
 
 
 async def get_session(request: Request) -> Session:
@@ -339,84 +266,3 @@ async def get_session(request: Request) -> Session:
 
 
 SessionDep = Annotated[Session, Depends(get_session)]
-
-
-@dataclass(frozen=True, slots=True)
-class Statement:
-    """A statement compiled for the driver: its SQL and the names of its parameters in the driver's order."""
-
-    sql: str
-    names: tuple[str, ...]
-
-    def arguments(self, values: dict[str, Any]) -> tuple[Any, ...]:
-        return tuple([values[name] for name in self.names])
-
-
-def prepare(statement: Executable) -> Statement:
-    """Compile a statement once.
-
-    Raises `ValueError` when it holds a value: each parameter must be a `bindparam` that is given at each run.
-    """
-    compiled = statement.compile(dialect=_DIALECT)  # type: ignore[attr-defined]
-    if values := {name: value for name, value in compiled.params.items() if value is not None}:
-        raise ValueError(f"values inside a prepared statement: {values}")
-    return Statement(compiled.string, tuple(compiled.positiontup or ()))
-
-
-def advisory_key(name: str) -> int:
-    """Return the 64-bit key of an advisory lock, the same in every process."""
-    return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), signed=True)
-
-
-# Waits for the advisory lock `lock`, which is held until the transaction ends.
-ADVISORY_LOCK = prepare(text("SELECT pg_advisory_xact_lock(:lock)"))
-
-
-async def fetch(session: Session, statement: Statement, **values: Any) -> Row | None:
-    """Run a prepared read and return its first row.
-
-    Outside a transaction no BEGIN is sent; after a write of the same session it sees what was written.
-    """
-    driver = await session.driver()
-    row: Row | None = await _run(driver.fetchrow(statement.sql, *statement.arguments(values)))
-    return row
-
-
-async def execute(session: Session, statement: Statement, **values: Any) -> list[Row]:
-    """Run a prepared write in the session's transaction and return its rows.
-
-    Raises `IntegrityViolation` when a constraint refuses it.
-    """
-    driver = await session.begin()
-    rows: list[Row] = await _run(driver.fetch(statement.sql, *statement.arguments(values), timeout=session.timeout))
-    return rows
-
-
-async def execute_alone(session: Session, statement: Statement, **values: Any) -> list[Row]:
-    """Run the only write of a request and return its rows.
-
-    Unless the request has begun a transaction, as for an idempotency key, the statement is one by itself, committed
-    when PostgreSQL answers: BEGIN and COMMIT would be two more round trips. Raises what `execute` raises, and
-    `OutcomeUnknown` when the connection is lost before the answer.
-    """
-    driver = await session.driver()
-    if session.has_begun:
-        return await execute(session, statement, **values)
-    try:
-        rows: list[Row] = await _run(driver.fetch(statement.sql, *statement.arguments(values)))
-    except ConnectionLost as error:
-        # Of a connection that is closed already the driver says so, and sends nothing.
-        if isinstance(error.__cause__, (asyncpg.InterfaceError, asyncpg.InternalClientError)):
-            raise
-        raise OutcomeUnknown from error
-    return rows
-
-
-async def allow_seconds(session: Session, seconds: float) -> None:
-    """Let the statements of the session's transaction take longer than those of others."""
-    values = {"name": "statement_timeout", "value": _milliseconds(seconds)}
-    await execute(session, _SET_FOR_TRANSACTION, **values)
-    session.timeout = seconds + 1
-
-
-_SET_FOR_TRANSACTION = prepare(text("SELECT set_config(:name, :value, true)"))

@@ -17,7 +17,9 @@ from starlette.responses import StreamingResponse
 from starlette.types import Message, Send
 
 from app.core.config import Settings
-from app.core.database import Database, Statement, translate
+from app.core.database import Database
+from app.core.database_errors import translate
+from app.core.statements import Statement
 from app.utils.exceptions import DatabaseBusy, ExportsBusy
 
 # A round trip for each batch of so many rows costs nothing any more. But an object may have thousands of links, so that

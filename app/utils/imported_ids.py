@@ -7,17 +7,8 @@ from typing import Any
 
 from sqlalchemy import text
 
-from app.core.database import (
-    ADVISORY_LOCK,
-    Database,
-    Session,
-    Statement,
-    advisory_key,
-    commit,
-    execute,
-    prepare,
-    session_of,
-)
+from app.core.database import Database, Session, commit, session_of
+from app.core.statements import ADVISORY_LOCK, Statement, advisory_key, execute, prepare
 
 # A collection and an id of the register that was exported.
 Old = tuple[str, int]

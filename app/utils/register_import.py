@@ -19,9 +19,10 @@ import click
 from sqlalchemy import text
 
 from app.core.config import Settings
-from app.core.database import Database, Session, commit, fetch, prepare, session_of
+from app.core.database import Database, Session, commit, session_of
 from app.core.migrations import head_revision
 from app.core.security import Caller, first_administrator
+from app.core.statements import fetch, prepare
 from app.domains.role.models import RoleHolder
 from app.domains.role.service import HOLDERS, RoleService
 from app.domains.shared.bulk import BulkOutcome, write_all

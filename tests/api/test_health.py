@@ -16,7 +16,7 @@ from sqlalchemy import URL, make_url, text
 
 from app.core import passwords, readiness
 from app.core.bodies import Room
-from app.core.database import prepare
+from app.core.statements import prepare
 from app.core.streaming import Streams
 from app.main import create_app
 from tests.api.conftest import CANARY, assert_problem

@@ -12,7 +12,7 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import ForeignKeyConstraint
 
-from app.core.database import IntegrityViolation, translate
+from app.core.database_errors import IntegrityViolation, translate
 from app.domains.department.service import DepartmentService
 from app.domains.shared import idempotency
 from app.domains.shared.constraints import explain

@@ -10,16 +10,9 @@ import pytest
 from sqlalchemy import BigInteger, String, bindparam, column, func, literal, select, table, text
 from sqlalchemy.engine import make_url
 
-from app.core.database import (
-    IntegrityViolation,
-    Statement,
-    advisory_key,
-    driver_url,
-    fetch,
-    prepare,
-    session_of,
-    translate,
-)
+from app.core.database import driver_url, session_of
+from app.core.database_errors import IntegrityViolation, translate
+from app.core.statements import Statement, advisory_key, fetch, prepare
 from app.domains.department.service import DepartmentService
 from app.utils.exceptions import (
     ConnectionLost,

@@ -20,8 +20,9 @@ from click.testing import CliRunner
 from sqlalchemy import URL, text
 
 from app.cli import cli
-from app.core.database import commit, fetch, prepare, session_of
+from app.core.database import commit, session_of
 from app.core.security import first_administrator
+from app.core.statements import fetch, prepare
 from app.domains.department.service import DepartmentService
 from app.domains.role.service import RoleService
 from app.domains.shared.import_columns import members_of

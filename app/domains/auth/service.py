@@ -8,10 +8,11 @@ from pydantic import SecretStr
 from sqlalchemy import BigInteger, ColumnElement, FromClause, bindparam, literal_column, select
 
 from app.core.config import Settings
-from app.core.database import Session, SessionDep, Statement, commit, execute, fetch, prepare
+from app.core.database import Session, SessionDep, commit
 from app.core.passwords import Passwords, is_common
 from app.core.permissions import AccessLevel, scopes_of
 from app.core.security import REFUSED, Caller, CallerDep, client_address, end_sessions
+from app.core.statements import Statement, execute, fetch, prepare
 from app.core.tokens import (
     ACCESS_SECONDS,
     API_TOKEN,

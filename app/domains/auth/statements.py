@@ -5,8 +5,8 @@ All lock in one order: the user, the password, links, sessions, tokens.
 
 from sqlalchemy import text
 
-from app.core.database import prepare
 from app.core.security import UNKNOWN_ADDRESS
+from app.core.statements import prepare
 
 
 def _counting(key: str, source: str) -> str:

@@ -17,8 +17,8 @@ from sqlalchemy import (
     union_all,
 )
 
-from app.core.database import Statement, prepare
 from app.core.permissions import Scope
+from app.core.statements import Statement, prepare
 from app.domains.search.schemas import TYPES, SearchQuery, SearchType
 from app.domains.search.snippets import snippet
 from app.domains.shared.lists import Listing, Position, fetch_page

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from app.core.database import ADVISORY_LOCK, IntegrityViolation, execute, savepoint
+from app.core.database import savepoint
+from app.core.database_errors import IntegrityViolation
 from app.core.permissions import Scope
+from app.core.statements import ADVISORY_LOCK, execute
 from app.domains.shared.bulk_checks import Batch, moves, settle
 from app.domains.shared.bulk_items import (
     Item,

@@ -40,7 +40,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSON, JSONB
 
-from app.core.database import Statement, advisory_key, prepare
+from app.core.statements import Statement, advisory_key, prepare
 from app.domains.shared.changes import constant, differences, present, recorded
 from app.domains.shared.dependants import restricting
 from app.domains.shared.documents import Documents

@@ -4,7 +4,7 @@ from functools import cache
 
 from sqlalchemy import ForeignKeyConstraint
 
-from app.core.database import IntegrityViolation
+from app.core.database_errors import IntegrityViolation
 from app.domains.shared.models import Base, RegisterObject
 from app.utils.exceptions import Conflict, Duplicate, Fault, RegisterError, UnknownReference
 

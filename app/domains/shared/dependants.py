@@ -23,7 +23,8 @@ from sqlalchemy import (
     union,
 )
 
-from app.core.database import Session, Statement, fetch, prepare
+from app.core.database import Session
+from app.core.statements import Statement, fetch, prepare
 from app.domains.shared.models import Base, RegisterObject, table_of
 
 MOST_SHOWN = 20

@@ -35,7 +35,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by
 from sqlalchemy.orm import Mapper, RelationshipDirection, RelationshipProperty
 
-from app.core.database import Statement, prepare
+from app.core.statements import Statement, prepare
 from app.domains.shared.cells import links_cell, plain_cell, reference_cell
 from app.domains.shared.changes import compared, listed, told
 from app.domains.shared.embedding import (

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import asyncpg
 from fastapi import Request, Response
 
-from app.core.database import Statement
+from app.core.statements import Statement
 from app.core.streaming import Streamed, Streams
 from app.domains.shared.cells import safe
 from app.utils.exceptions import NotAcceptable

@@ -19,7 +19,8 @@ from sqlalchemy import (
     select,
 )
 
-from app.core.database import Session, Statement, fetch, prepare
+from app.core.database import Session
+from app.core.statements import Statement, fetch, prepare
 from app.domains.shared.changes import constant
 from app.domains.shared.documents import by_id
 from app.domains.shared.embedding import json_list, utf8

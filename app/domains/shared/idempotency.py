@@ -31,18 +31,12 @@ from sqlalchemy.dialects.postgresql import JSONB, insert
 
 from app.core.arguments import DirectRoute, Handler
 from app.core.bodies import StrictRequest
-from app.core.database import (
-    IntegrityViolation,
-    Statement,
-    abandon,
-    advisory_key,
-    commit,
-    execute,
-    prepare,
-)
+from app.core.database import abandon, commit
+from app.core.database_errors import IntegrityViolation
 from app.core.permissions import SCOPES
 from app.core.routing import LargeBodyRoute, StrictRoute, declared_permission
 from app.core.security import Caller
+from app.core.statements import Statement, advisory_key, execute, prepare
 from app.domains.shared.constraints import explain
 from app.domains.shared.models import IdempotencyKey, table_of
 from app.utils.exceptions import (

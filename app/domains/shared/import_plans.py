@@ -30,7 +30,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from app.core.database import Statement, execute, prepare
+from app.core.statements import Statement, execute, prepare
 from app.domains.shared.bulk_checks import Batch
 from app.domains.shared.import_models import ImportPlan
 from app.domains.shared.imports import Imported, ImportFile, import_file

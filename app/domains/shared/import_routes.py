@@ -9,8 +9,8 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from app.core.database import allow_seconds
 from app.core.routing import only
+from app.core.statements import allow_seconds
 from app.domains.shared.bulk_routes import outcome, refusal
 from app.domains.shared.http import JSON, compact
 from app.domains.shared.idempotency import RepeatableLargeRoute

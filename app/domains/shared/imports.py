@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from anyio import to_thread
 from sqlalchemy import ARRAY, Text, any_, bindparam, func, or_, select
 
-from app.core.database import Statement, execute, prepare
+from app.core.statements import Statement, execute, prepare
 from app.domains.shared.bulk import BulkOutcome, write_all
 from app.domains.shared.bulk_items import key_in
 from app.domains.shared.import_columns import Hints, Member, members_of, name_columns

@@ -13,7 +13,8 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, create_model, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from app.core.database import Session, Statement, fetch
+from app.core.database import Session
+from app.core.statements import Statement, fetch
 from app.domains.shared.exports import Format
 from app.domains.shared.filters import (
     Filter,

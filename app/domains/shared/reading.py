@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar
 
-from app.core.database import fetch
+from app.core.statements import fetch
 from app.domains.shared.documents import AllOf, Document, Documents
 from app.domains.shared.exports import Export
 from app.domains.shared.history import changes_of, has_changes, page_of_changes

@@ -20,7 +20,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
 
-from app.core.database import Statement, prepare
+from app.core.statements import Statement, prepare
 from app.domains.shared.changes import constant, recorded
 from app.domains.shared.links import LinkSet
 from app.domains.shared.models import ChangeAction, model_of, table_of

@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy import literal_column as constant
 
-from app.core.database import Statement, prepare
+from app.core.statements import Statement, prepare
 from app.domains.shared.embedding import json_list
 from app.domains.shared.filters import Parameter, Selected
 from app.domains.shared.groups import Grouping, LinkTable

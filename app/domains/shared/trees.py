@@ -22,7 +22,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import array
 
-from app.core.database import ADVISORY_LOCK, Statement, execute, fetch, prepare
+from app.core.statements import ADVISORY_LOCK, Statement, execute, fetch, prepare
 from app.domains.shared.bulk_statements import tree_lock
 from app.domains.shared.embedding import json_list
 from app.domains.shared.models import RegisterObject, table_of

@@ -25,7 +25,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from app.core.database import Statement, prepare
+from app.core.statements import Statement, prepare
 from app.domains.shared.changes import present, recorded
 from app.domains.shared.documents import Documents, by_id
 from app.domains.shared.embedding import utf8

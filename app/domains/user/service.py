@@ -5,9 +5,10 @@ from typing import Any
 
 from sqlalchemy import ARRAY, BigInteger, all_, bindparam, exists, literal_column, select
 
-from app.core.database import ADVISORY_LOCK, abandon, advisory_key, execute, fetch, prepare
+from app.core.database import abandon
 from app.core.permissions import Scope, scopes_of
 from app.core.security import end_sessions
+from app.core.statements import ADVISORY_LOCK, advisory_key, execute, fetch, prepare
 from app.domains.shared.bulk_items import Item
 from app.domains.shared.bulk_rules import BulkRules
 from app.domains.shared.documents import Document, Documents

@@ -14,7 +14,8 @@ from argon2 import PasswordHasher
 from fastapi import FastAPI
 from sqlalchemy import text
 
-from app.core.database import commit, execute, session_of
+from app.core.database import commit, session_of
+from app.core.statements import execute
 from app.core.tokens import REFRESH_LIFETIME, REFRESH_TOKEN, new_token, token_hash
 from app.domains.auth import statements
 from app.main import create_app

@@ -14,8 +14,8 @@ from fastapi import FastAPI, Request, Response
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.core import database
-from app.core.database import advisory_key
 from app.core.permissions import SCOPES, requires
+from app.core.statements import advisory_key
 from app.core.tokens import API_TOKEN, new_token
 from app.domains.department import router as department_router
 from app.domains.department.service import DepartmentService

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 from sqlalchemy import URL
 
-from app.core.database import Statement
+from app.core.statements import Statement
 from app.domains.department.lists import DepartmentListQuery
 from app.domains.department.service import DepartmentService
 from app.domains.location.lists import LocationListQuery

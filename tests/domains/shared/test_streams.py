@@ -17,7 +17,7 @@ from asyncpg.cursor import Cursor
 from fastapi import FastAPI
 from sqlalchemy import URL, text
 
-from app.core.database import prepare
+from app.core.statements import prepare
 from app.core.streaming import BATCH_BYTES, FIRST_ROWS, MOST_ROWS, Streams
 from app.main import create_app
 from app.utils.exceptions import DatabaseBusy
