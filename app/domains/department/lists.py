@@ -2,7 +2,7 @@
 
 from app.domains.department.models import Department
 from app.domains.department.schemas import DepartmentRead
-from app.domains.shared.filters import identifier
+from app.domains.shared.field_filters import identifier
 from app.domains.shared.groups import grouped_by_reference
 from app.domains.shared.link_filters import below
 from app.domains.shared.lists import OBJECT_FILTERS, ListDeclaration, list_query

@@ -2,7 +2,7 @@
 
 from app.domains.location.models import Location, LocationKind
 from app.domains.location.schemas import LocationRead
-from app.domains.shared.filters import choice, identifier, number, text
+from app.domains.shared.field_filters import choice, identifier, number, text
 from app.domains.shared.groups import grouped, grouped_by_reference
 from app.domains.shared.link_filters import below
 from app.domains.shared.lists import OBJECT_FILTERS, ListDeclaration, list_query

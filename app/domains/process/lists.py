@@ -13,7 +13,7 @@ from app.domains.process.models import (
     RoleResponsibility,
 )
 from app.domains.process.schemas import ProcessRead
-from app.domains.shared.filters import choice, identifier, ranked_choice
+from app.domains.shared.field_filters import choice, identifier, ranked_choice
 from app.domains.shared.groups import grouped, grouped_by_link, grouped_by_reference
 from app.domains.shared.link_filters import below, linked
 from app.domains.shared.lists import OBJECT_FILTERS, ListDeclaration, list_query

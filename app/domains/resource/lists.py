@@ -2,7 +2,7 @@
 
 from app.domains.resource.models import Resource, ResourceKind
 from app.domains.resource.schemas import ResourceRead
-from app.domains.shared.filters import choice, identifier, ranked_choice, text
+from app.domains.shared.field_filters import choice, identifier, ranked_choice, text
 from app.domains.shared.groups import grouped, grouped_by_reference
 from app.domains.shared.link_filters import below
 from app.domains.shared.lists import OBJECT_FILTERS, ListDeclaration, list_query

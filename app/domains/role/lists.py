@@ -2,7 +2,7 @@
 
 from app.domains.role.models import Role, RoleHolder
 from app.domains.role.schemas import RoleRead
-from app.domains.shared.filters import identifier
+from app.domains.shared.field_filters import identifier
 from app.domains.shared.groups import grouped_by_reference
 from app.domains.shared.link_filters import below, linked
 from app.domains.shared.lists import OBJECT_FILTERS, ListDeclaration, list_query

@@ -16,17 +16,8 @@ from pydantic_core import PydanticCustomError
 from app.core.database import Session
 from app.core.statements import Statement, fetch
 from app.domains.shared.exports import Format
-from app.domains.shared.filters import (
-    Filter,
-    IntegerParameter,
-    Parameter,
-    Selected,
-    identifier,
-    instant,
-    number,
-    select_by,
-    text,
-)
+from app.domains.shared.field_filters import identifier, instant, number, text
+from app.domains.shared.filters import Filter, IntegerParameter, Parameter, Selected, select_by
 from app.domains.shared.groups import Grouping
 from app.domains.shared.orders import OBJECT_SORTS, Order, SortKey
 from app.domains.shared.representations import RepresentationQuery, representation

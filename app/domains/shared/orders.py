@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-from app.domains.shared.filters import rank_of
+from app.domains.shared.field_filters import rank_of
 
 Start = Literal["first", "after", "before"]
 Condition = Callable[[FromClause], ColumnElement[bool]]

@@ -1,7 +1,7 @@
 """What the list of users can be filtered and sorted by, and what it can be counted by."""
 
 from app.core.permissions import AccessLevel
-from app.domains.shared.filters import choice, flag, identifier, text
+from app.domains.shared.field_filters import choice, flag, identifier, text
 from app.domains.shared.groups import grouped, grouped_by_reference
 from app.domains.shared.link_filters import below
 from app.domains.shared.lists import OBJECT_FILTERS, ListDeclaration, list_query
