@@ -69,12 +69,13 @@ class HeadMiddleware:
                 message = {**message, "body": b""}
             await send(message)
 
-        scope["method"] = "GET"
         scope.setdefault("state", {})["head"] = True  # what costs much need not be made
+        # A copy: the server, which shall send no body, and the log look into the scope for the method.
+        inner = {**scope, "method": "GET"}
         try:
-            await self._app(scope, receive, send_without_body)
+            await self._app(inner, receive, send_without_body)
         finally:
-            scope["method"] = "HEAD"  # the log tells what was asked
+            scope["route"] = inner.get("route")
 
 
 class TrailingSlashMiddleware:
