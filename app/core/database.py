@@ -49,7 +49,7 @@ class Database:
             pool_size=settings.pool_size,
             max_overflow=0,
             pool_timeout=settings.pool_timeout,
-            # A session gives back no connection that is in a transaction.
+            # Who gives a connection back has seen to it that it is in no transaction. Once more would take time.
             pool_reset_on_return=None,
             connect_args={
                 "async_creator_fn": _connect,
@@ -157,7 +157,12 @@ class Session:
         driver = await self.driver()
         if self._transaction is None:
             transaction = driver.transaction()
-            await translating(transaction.start())
+            try:
+                await translating(transaction.start())
+            except BaseException:
+                # PostgreSQL may still begin it, after a time-out say, and nobody here would know.
+                driver.terminate()
+                raise
             self._transaction = transaction
         return driver
 

@@ -67,13 +67,16 @@ async def snapshot_of(database: Database, idle_seconds: float) -> AsyncIterator[
     try:
         async with database.engine.connect() as connection:
             driver: asyncpg.Connection = (await connection.get_raw_connection()).driver_connection
+            begun = False
             try:
                 async with driver.transaction(isolation="repeatable_read", readonly=True):
+                    begun = True
                     name = "idle_in_transaction_session_timeout"
                     await driver.execute("SELECT set_config($1, $2, true)", name, f"{int(idle_seconds * 1000)}")
                     yield Snapshot(driver)
             finally:
-                if driver.is_closed() or driver.is_in_transaction():
+                # One that did not begin may do so yet.
+                if not begun or driver.is_closed() or driver.is_in_transaction():
                     await connection.invalidate()
     except PoolTimeoutError as error:
         raise DatabaseBusy("All database connections are in use.") from error

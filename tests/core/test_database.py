@@ -1,7 +1,9 @@
 """How the database's errors are translated, what a prepared statement may hold, and who may commit."""
 
 import ast
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,10 @@ import pytest
 from sqlalchemy import BigInteger, String, bindparam, column, func, literal, select, table, text
 from sqlalchemy.engine import make_url
 
-from app.core.database import driver_url, session_of
+from app.core.database import Database, driver_url, session_of
 from app.core.database_errors import IntegrityViolation, translate
 from app.core.statements import Statement, advisory_key, fetch, prepare
+from app.core.streaming import snapshot_of
 from app.domains.department.service import DepartmentService
 from app.utils.exceptions import (
     ConnectionLost,
@@ -24,7 +27,7 @@ from app.utils.exceptions import (
     UnstorableValue,
 )
 from tests.builders import make_department
-from tests.conftest import Committed
+from tests.conftest import Committed, settings_for
 from tests.utils.conftest import configured_log
 
 LOST = [
@@ -199,6 +202,36 @@ async def test_connection_has_its_limits(committed: Committed) -> None:
         "lock_timeout": "2s",
     }
     assert idle == "10s"
+
+
+async def _begin_to_write(database: Database) -> None:
+    async with session_of(database) as session:
+        await session.begin()
+
+
+async def _begin_to_stream(database: Database) -> None:
+    async with snapshot_of(database, 1):
+        pass
+
+
+@pytest.mark.parametrize("begin", [_begin_to_write, _begin_to_stream])
+async def test_beginning_that_is_given_up_leaves_no_transaction(
+    committed: Committed, begin: Callable[[Database], Coroutine[Any, Any, None]]
+) -> None:
+    database = Database(committed.url, settings_for(committed.url, pool_size=1))
+    one = prepare(text("SELECT 1"))
+    for steps in range(10):
+        async with session_of(database) as session:
+            await fetch(session, one)
+            # What PostgreSQL said at the end of the statement.
+            assert not (await session.driver()).is_in_transaction()
+        given_up = asyncio.create_task(begin(database))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        given_up.cancel()
+        with suppress(asyncio.CancelledError):
+            await given_up
+    await database.dispose()
 
 
 async def test_error_after_a_write_undoes_it(committed: Committed, monkeypatch: pytest.MonkeyPatch) -> None:
