@@ -20,20 +20,26 @@ Argument = Callable[[Request], Awaitable[Any]]
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
+class UnreadableBodyError(RequestValidationError):
+    """A body is not JSON."""
+
+
 class DirectRoute(APIRoute):
     """A route that finds the arguments of its endpoint itself, as far as it can, and otherwise lets FastAPI do it."""
 
     def get_route_handler(self) -> Handler:
-        documented, body = self.dependant, self.body_field
-        self.dependant = _with_own_dependencies(documented)
-        # FastAPI would read it once more.
-        self.body_field = body if self.dependant.body_params else None
-        handler = _whole_handler(self.dependant) or super().get_route_handler()
-        self.dependant, self.body_field = documented, body
+        documented = self.dependant
+        whole = _whole_handler(_with_own_dependencies(documented, with_body=True))
+        if whole is not None:
+            return whole
+        # FastAPI reads the body, so that its faults are told together with those of what else it has to find.
+        self.dependant = _with_own_dependencies(documented, with_body=False)
+        handler = super().get_route_handler()
+        self.dependant = documented
         return handler
 
 
-def _with_own_dependencies(dependant: Dependant) -> Dependant:
+def _with_own_dependencies(dependant: Dependant, *, with_body: bool) -> Dependant:
     """Return what FastAPI is to run instead: an endpoint that calls its dependencies itself, and reads its models.
 
     FastAPI works out anew in every request what each dependency needs and how it is to be called, and looks for every
@@ -44,14 +50,24 @@ def _with_own_dependencies(dependant: Dependant) -> Dependant:
     request_name = dependant.request_param_name or "request"
     passed = dependant.request_param_name is not None
     arguments = _arguments(dependant)
-    if not arguments:
+    bodies = [field for field in dependant.body_params if with_body and _is_whole_json(field, dependant)]
+    arguments += ((field.name, _body(field)) for field in bodies)
+    if not arguments or not inspect.iscoroutinefunction(endpoint):
         return dependant
 
     @wraps(endpoint)
     async def call(**values: Any) -> Any:
         request = values[request_name] if passed else values.pop(request_name)
+        faults: list[Any] = []
         for name, argument in arguments:
-            values[name] = await argument(request)
+            try:
+                values[name] = await argument(request)
+            except UnreadableBodyError:
+                raise
+            except RequestValidationError as error:
+                faults += error.errors()
+        if faults:
+            raise RequestValidationError(faults)
         return await endpoint(**values)
 
     return replace(
@@ -61,7 +77,7 @@ def _with_own_dependencies(dependant: Dependant) -> Dependant:
         path_params=[field for field in dependant.path_params if not _is_text(field)],
         header_params=[field for field in dependant.header_params if not _is_text(field)],
         query_params=[field for field in dependant.query_params if model_of(field) is None],
-        body_params=[field for field in dependant.body_params if not _is_whole_json(field, dependant)],
+        body_params=[field for field in dependant.body_params if field not in bodies],
         dependencies=[inner for inner in dependant.dependencies if not _is_simple(inner)],
     )
 
@@ -73,7 +89,7 @@ def _whole_handler(dependant: Dependant) -> Handler | None:
     left += dependant.body_params
     if left or dependant.dependencies or _special_parameters(dependant) or request_name is None:
         return None
-    if call is None or call.__annotations__.get("return") is not Response:
+    if not inspect.iscoroutinefunction(call) or call.__annotations__.get("return") is not Response:
         return None
 
     async def handler(request: Request) -> Response:
@@ -98,7 +114,6 @@ def _arguments(dependant: Dependant) -> list[tuple[str, Argument]]:
     models = [(field, model_of(field)) for field in dependant.query_params]
     simple = [(inner.name, inner) for inner in dependant.dependencies if _is_simple(inner)]
     return [
-        *((field.name, _body(field)) for field in dependant.body_params if _is_whole_json(field, dependant)),
         *((field.name, _text(field, "path_params")) for field in dependant.path_params if _is_text(field)),
         *((field.name, _text(field, "headers")) for field in dependant.header_params if _is_text(field)),
         *((name, _dependency(inner)) for name, inner in simple if name is not None),
@@ -120,12 +135,12 @@ def _dependency(dependant: Dependant) -> Argument:
 
 
 def _is_simple(dependant: Dependant) -> bool:
-    """Whether a dependency is a coroutine that needs nothing but the request, models, and others like it."""
+    """Whether an argument comes from a coroutine that needs nothing but the request, models, and others like it."""
     given = dependant.path_params + dependant.header_params + dependant.cookie_params + dependant.body_params
     given += [field for field in dependant.query_params if model_of(field) is None]
     special = _special_parameters(dependant) or dependant.concurrency
-    is_plain = not given and not special and inspect.iscoroutinefunction(dependant.call)
-    return is_plain and all(map(_is_simple, dependant.dependencies))
+    is_plain = dependant.name and not given and not special and inspect.iscoroutinefunction(dependant.call)
+    return bool(is_plain) and all(map(_is_simple, dependant.dependencies))
 
 
 def _reader(model: type[BaseModel]) -> Argument:
@@ -152,7 +167,7 @@ def _body(field: ModelField) -> Argument:
                 value, faults = field.validate(await request.json(), loc=("body",))
             except json.JSONDecodeError as error:
                 fault = {"type": "json_invalid", "loc": ("body", error.pos), "ctx": {"error": error.msg}}
-                raise RequestValidationError([fault]) from error
+                raise UnreadableBodyError([fault]) from error
         else:
             value, faults = field.get_default(), [missing] if field.field_info.is_required() else []
         if faults:

@@ -41,6 +41,12 @@ def delete(reference: object) -> Item:
     return {"op": "delete", "id": reference}
 
 
+async def test_faults_of_the_address_and_of_the_body_are_told_together(client: httpx.AsyncClient) -> None:
+    response = await client.post("/roles/bulk?atomic=maybe&dry_run=x", json={})
+    pointers = {(error["source"], error["pointer"]) for error in response.json()["errors"]}
+    assert (response.status_code, pointers) == (422, {("query", "/atomic"), ("query", "/dry_run"), ("body", "/items")})
+
+
 # --- Trees ---
 
 
