@@ -4,11 +4,12 @@ import ctypes
 import gc
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-# glibc's `M_MMAP_THRESHOLD` (mallopt(3)), and the size of a block that is large.
+# glibc's `M_MMAP_THRESHOLD` (mallopt(3)), and the size of a block that is large: to get one from the system and to give
+# it back takes time, so no more of them than need be.
 _MMAP_THRESHOLD = -3
-_LARGE = 1024 * 1024
+_LARGE = 16 * 1024 * 1024
 
 
 @contextmanager
@@ -28,5 +29,6 @@ def give_back_large_blocks() -> None:
     Once glibc has seen one, it takes others of its size from a heap that stays as large as it ever was: whoever signed
     in left the 19 MiB that hashing a password takes. A threshold of our own forbids that. Other libraries have none.
     """
-    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
-        mallopt(_MMAP_THRESHOLD, _LARGE)
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LARGE)

@@ -1,15 +1,18 @@
 """Memory: what a process gives back."""
 
+import gc
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from fastapi import FastAPI
 
 HASHING = """
 import asyncio
+from contextlib import nullcontext
 from pathlib import Path
-from app.core.memory import give_back_large_blocks
+from app.core.memory import settled
 from app.core.passwords import Passwords
 
 def resident():
@@ -22,19 +25,25 @@ async def hash_three():
         await passwords.hash("correct horse battery staple")
     print(resident() - before)
 
-{first}
-asyncio.run(hash_three())
+with {context}():
+    asyncio.run(hash_three())
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_of_a_hash_is_given_back(root: Path) -> None:
-    kept = _grown(root, "")
+    kept = _grown(root, "nullcontext")
     if kept < 15 * 1024 * 1024:
         pytest.skip("this C library gives it back by itself")
-    assert _grown(root, "give_back_large_blocks()") < 5 * 1024 * 1024
+    assert _grown(root, "settled") < 5 * 1024 * 1024
 
 
-def _grown(root: Path, first: str) -> int:
-    command = [sys.executable, "-c", HASHING.format(first=first)]
+async def test_memory_is_settled_while_the_service_runs(app: FastAPI) -> None:
+    async with app.router.lifespan_context(app):
+        assert gc.get_freeze_count() > 0
+    assert gc.get_freeze_count() == 0
+
+
+def _grown(root: Path, context: str) -> int:
+    command = [sys.executable, "-c", HASHING.format(context=context)]
     return int(subprocess.run(command, cwd=root, check=True, capture_output=True, timeout=60, text=True).stdout)
