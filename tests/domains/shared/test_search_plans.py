@@ -66,3 +66,11 @@ async def test_search_neither_sorts_nor_scans_the_table(
             assert node["Actual Rows"] < 1000, node
     # The sample has 512 of them.
     assert visited < 2500, visited
+
+
+async def test_vocabulary_is_looked_into_once_for_each_word(large: asyncpg.Connection) -> None:
+    statement = DepartmentService.documents.page(search_order(None, DepartmentListQuery.declaration))
+    arguments = statement.arguments({"limit": 20, "offset": 0, "filter_q": "departmnet deparment"})
+    explained = json.loads(await large.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement.sql}", *arguments))
+    scans = [node for node in nodes(explained[0]["Plan"]) if node.get("Alias", "").startswith("search_vocabulary")]
+    assert sum(node["Actual Loops"] for node in scans) == 2
