@@ -23,7 +23,7 @@ MOST_ROWS = 10_000
 MOST_LINES = 50_000
 MOST_COLUMNS = 1000
 LONGEST_NAME = 200
-# In one line. More than this no row has, with all its links and texts; as cells they would be a list of any length.
+# In one row. More than these none has, with all its links and texts; as cells they would be a list of any length.
 MOST_DELIMITERS = 300_000
 _DELIMITERS = ",;\t"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -131,7 +131,7 @@ def _records(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     try:
         for number, cells in enumerate(reader, 1):
             header = header or (cells if any(cells) else [])
-            read.begun.clear()
+            read.begin_row()
             yield number, cells
             if number == MOST_LINES:
                 raise _too_many_lines()
@@ -150,15 +150,20 @@ class _Lines:
         # Without a translation of line breaks, and with no others than CSV has: `splitlines` knows more.
         self._lines = io.StringIO(text, newline="")
         self._delimiter = delimiter
+        self.begin_row()
+
+    def begin_row(self) -> None:
         self.begun: list[str] = []
+        self._delimiters = 0
 
     def __iter__(self) -> "_Lines":
         return self
 
     def __next__(self) -> str:
         line = next(self._lines)
-        if line.count(self._delimiter) > MOST_DELIMITERS:
-            raise ContentTooLarge(f"A line may have at most {MOST_DELIMITERS} delimiters, those in texts included.")
+        self._delimiters += line.count(self._delimiter)
+        if self._delimiters > MOST_DELIMITERS:
+            raise ContentTooLarge(f"A row may have at most {MOST_DELIMITERS} delimiters, those in texts included.")
         self.begun.append(line)
         return line
 
@@ -192,7 +197,9 @@ def _end_of(text: str) -> tuple[int, int, str | None]:
     """Return the number of the last row, that of its last cell, and the name of the column."""
     number, cells, header = 0, [""], [""]
     delimiter = _delimiter(text)
-    for number, cells in enumerate(csv.reader(_Lines(text, delimiter), delimiter=delimiter), 1):
+    read = _Lines(text, delimiter)
+    for number, cells in enumerate(csv.reader(read, delimiter=delimiter), 1):
+        read.begin_row()
         if number > MOST_LINES:
             raise _too_many_lines()
         if not any(header):
