@@ -101,7 +101,7 @@ class Tokens:
     def seal(self, text: str, context: str) -> str:
         """Return a text as a token that clients hand back but can't alter, nor use in another context."""
         payload = text.encode()
-        return base64.urlsafe_b64encode(self._seals(payload, context)[0] + payload).decode().rstrip("=")
+        return _encoded(self._seals(payload, context)[0] + payload)
 
     def unseal(self, token: str, context: str) -> str | None:
         """Return the text of a token that was sealed in this context, or None when it was not."""
@@ -112,7 +112,8 @@ class Tokens:
         seal, payload = sealed[:_SEAL_LENGTH], sealed[_SEAL_LENGTH:]
         if not any(hmac.compare_digest(seal, ours) for ours in self._seals(payload, context)):
             return None
-        return payload.decode()
+        # There are several spellings of the same bytes, of which only one is ours.
+        return payload.decode() if _encoded(sealed) == token else None
 
     def _seals(self, payload: bytes, context: str) -> list[bytes]:
         sealed = len(payload).to_bytes(4) + payload + context.encode("utf-8", "surrogatepass")
@@ -140,6 +141,10 @@ def is_well_formed(prefix: str, token: str) -> bool:
 def token_hash(token: str) -> bytes:
     """Return what is stored of a token that lives for days: 256 random bits need neither salt nor key."""
     return hashlib.sha256(token.encode()).digest()
+
+
+def _encoded(sealed: bytes) -> str:
+    return base64.urlsafe_b64encode(sealed).decode().rstrip("=")
 
 
 def _is_id(claim: object) -> bool:

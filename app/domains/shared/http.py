@@ -34,6 +34,7 @@ JSON = "application/json"
 
 # `json.dumps` with separators makes an encoder at each call.
 compact = json.JSONEncoder(separators=(",", ":")).encode
+_unescaped = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 Reference = Annotated[
     str,
@@ -199,10 +200,11 @@ def _cursor(listing: Listing, query: CursorQuery, request: Request, start: Liter
     if not follows:
         return None
     if listing.edges is None:
-        return None  # everything there was deleted meanwhile: there is no row to go on from
+        # There is no row to go on from. Before an empty page that was read backwards there is nothing.
+        return _url(query, request) if start == "after" else _prev(query, request)
     keys = listing.edges[1] if start == "after" else listing.edges[0]
     tokens: Tokens = request.app.state.tokens
-    sealed = compact([start, *keys])
+    sealed = _unescaped([start, *keys])
     return _url(query, request, cursor=tokens.seal(sealed, _list_of(query, request)))
 
 
@@ -226,4 +228,5 @@ def _prev(query: PageQuery, request: Request) -> str | None:
 
 def _url(query: PageQuery, request: Request, **changes: int | str) -> str:
     parameters = query.model_dump(mode="json", exclude_defaults=True, exclude={"offset", "cursor"}) | changes
-    return f"{quote(request.scope['path'])}?{urlencode(parameters, doseq=True)}"
+    query_string = urlencode(parameters, doseq=True)
+    return quote(request.scope["path"]) + (f"?{query_string}" if query_string else "")

@@ -26,7 +26,6 @@ from app.domains.shared.search import SEARCH
 DEFAULT_LIMIT = 50
 LARGEST_LIMIT = 200
 LARGEST_OFFSET = 10_000
-LONGEST_CURSOR = 4096
 
 # What every collection can be filtered by.
 OBJECT_FILTERS: tuple[Filter, ...] = (
@@ -95,9 +94,7 @@ class CursorQuery(PageQuery):
     """The parameters of a list that has cursors."""
 
     cursor: str | None = Field(
-        None,
-        max_length=LONGEST_CURSOR,
-        description="Where to go on, as `next` and `prev` have it; not together with `offset`.",
+        None, description="Where to go on, as `next` and `prev` have it; not together with `offset`."
     )
     # What the cursor says, once it is known to be ours.
     _position: Position | None = PrivateAttr(default=None)
