@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import ClassVar
+from urllib.parse import unquote_to_bytes
 
 from fastapi import Request, Response
 from fastapi.dependencies.models import Dependant
@@ -25,6 +26,8 @@ from app.utils.exceptions import (
 from app.utils.validation import MOST_FAULTS, json_pointer
 
 _MOST_HINTS = 10
+# Of a body that is not compressed (RFC 9110, section 12.5.3).
+_AS_IT_IS = "identity"
 
 
 class UndeclaredPermissionError(RuntimeError):
@@ -54,6 +57,7 @@ class StrictRoute(DirectRoute):
             authenticator: Authenticator = plain.app.state.authenticator
             await authenticator.authorise(plain, permission)
             if plain.scope["query_string"]:
+                _refuse_unreadable(plain.scope["query_string"])
                 _refuse_unknown(plain, known)
                 _refuse_repeated(plain, takes_several)
             if self.body_field is None and not self.file_types:
@@ -61,8 +65,12 @@ class StrictRoute(DirectRoute):
             limit: int = getattr(plain.app.state.settings, self.body_limit)
             request = StrictRequest(plain.scope, plain.receive, limit)
             # Read here: FastAPI would turn what goes wrong while it reads into an error of its own.
-            if await request.body() and media_type(request.headers.get("content-type")) not in media_types:
-                raise UnsupportedMediaType(f"Send the body as {named} in UTF-8.")
+            if await request.body():
+                if media_type(request.headers.get("content-type")) not in media_types:
+                    raise UnsupportedMediaType(f"Send the body as {named} in UTF-8.")
+                if request.headers.get("content-encoding", _AS_IT_IS).lower() != _AS_IT_IS:
+                    detail = "Send the body as it is: none is decompressed here."
+                    raise UnsupportedMediaType(detail, headers={"Accept-Encoding": _AS_IT_IS})
             return await self.answer(request, handler)
 
         return strict_handler
@@ -132,6 +140,14 @@ def _query_parameters(dependant: Dependant) -> Iterator[tuple[str, bool]]:
             yield from ((name, is_list(member.annotation)) for name, member in model.model_fields.items())
     for inner in dependant.dependencies:
         yield from _query_parameters(inner)
+
+
+def _refuse_unreadable(query_string: bytes) -> None:
+    """Raise `BadRequest` for bytes that are not UTF-8, or not escaped: what they become would find something else."""
+    try:
+        unquote_to_bytes(query_string.decode("ascii")).decode()
+    except UnicodeDecodeError as error:
+        raise BadRequest("What follows the question mark must be UTF-8 with percent-encoding (RFC 3986).") from error
 
 
 def _refuse_unknown(request: Request, known: Sequence[str]) -> None:

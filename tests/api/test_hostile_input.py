@@ -1,5 +1,6 @@
 """Whatever comes from outside, the answer is the right problem document, never a 5xx, and repeats no value."""
 
+import gzip
 import json
 import re
 from collections.abc import AsyncIterator
@@ -606,8 +607,6 @@ async def test_every_faulty_parameter_of_a_list_has_its_pointer(client: httpx.As
     for faulty in (
         CANARY,
         "%00",
-        "%FF",
-        "%ED%A0%80",
         "%ZZ",
         "NaN",
         "1e3",
@@ -641,9 +640,7 @@ async def test_limit_and_offset_out_of_range_are_invalid(client: httpx.AsyncClie
 
 
 @pytest.mark.parametrize("path", LISTS)
-@pytest.mark.parametrize(
-    "name", ["limt", "", "%00", "%FF", "%ED%A0%80", "__proto__", "limit%00", "LIMIT", "limit[]", "n" * 10_000]
-)
+@pytest.mark.parametrize("name", ["limt", "", "%00", "__proto__", "limit%00", "LIMIT", "limit[]", "n" * 10_000])
 async def test_unknown_parameter_of_a_list_is_a_bad_request(client: httpx.AsyncClient, path: str, name: str) -> None:
     one = await make(client, path.split("/")[1])
     response = await client.get(f"{path.format(one['id'])}?{name}={CANARY}")
@@ -684,7 +681,7 @@ async def test_depth_out_of_range_is_invalid(client: httpx.AsyncClient, depth: s
     assert_problem(response, "invalid_content", "/depth")
 
 
-@pytest.mark.parametrize("responsibility", [CANARY, "", "%00", "%FF", "Responsible"])
+@pytest.mark.parametrize("responsibility", [CANARY, "", "%00", "Responsible"])
 async def test_unknown_responsibility_is_invalid(client: httpx.AsyncClient, responsibility: str) -> None:
     process, role = await make_process(client), await make(client, "roles")
     response = await client.delete(f"/processes/{process['id']}/roles/{role['id']}?responsibility={responsibility}")
@@ -802,9 +799,14 @@ def test_path_with_bad_encoding_is_not_found(server: Server, path: bytes) -> Non
     assert_problem(stranger, "unauthorized" if path.startswith(b"/api/v1/departments/") else "not_found")
 
 
-@pytest.mark.parametrize("value", [b"%", b"%ZZ", b"%e", b"%ff", b"%ed%a0%80"])
+@pytest.mark.parametrize("value", [b"%", b"%ZZ", b"%e"])
 def test_query_with_bad_encoding_is_invalid(server: Server, value: bytes) -> None:
     assert_problem(server.send(get(b"/api/v1/departments?limit=" + value)), "invalid_content", "/limit")
+
+
+@pytest.mark.parametrize("value", [b"%ff", b"%ed%a0%80"])
+def test_query_of_other_bytes_than_utf_8_is_a_bad_request(server: Server, value: bytes) -> None:
+    assert_problem(server.send(get(b"/api/v1/departments?name=" + value)), "bad_request")
 
 
 def test_header_of_any_bytes_is_borne(server: Server) -> None:
@@ -899,3 +901,20 @@ def test_method_that_no_route_knows_is_not_allowed(server: Server, method: str) 
 def test_quoted_path_is_told_as_it_came(server: Server) -> None:
     path = f"/api/v1/departments/{quote('Grüße €')}"
     assert assert_problem(server.send(get(path.encode())), "not_found")["instance"] == path
+
+
+@pytest.mark.parametrize("query", ["name=caf%E9", "name__not=%FF", "name=%ED%A0%80", "%FF=1", "q=%C3", "cursor=%80"])
+async def test_address_that_is_not_utf_8_is_a_bad_request(client: httpx.AsyncClient, query: str) -> None:
+    problem = assert_problem(await client.get(f"/departments?{query}"), "bad_request")
+    assert "UTF-8" in problem["detail"]
+    assert (await client.get("/departments?name=caf%C3%A9&code=%25")).status_code == 200
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/departments"), ("POST", "/departments/bulk")])
+async def test_compressed_body_is_not_read(client: httpx.AsyncClient, method: str, path: str) -> None:
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    response = await client.request(method, path, content=gzip.compress(b'{"name": "D"}'), headers=headers)
+    assert_problem(response, "unsupported_media_type")
+    assert response.headers["Accept-Encoding"] == "identity"
+    plain = headers | {"Content-Encoding": "identity"}
+    assert (await client.post("/departments", content=b'{"name": "D"}', headers=plain)).status_code == 201

@@ -8,8 +8,9 @@ from app.core.permissions import AUTHENTICATED, requires
 from app.domains.search.schemas import Found, SearchQuery
 from app.domains.search.service import SearchService
 from app.domains.shared.http import api_router, listed, read_cursor
-from app.domains.shared.responses import LIST
+from app.domains.shared.responses import LIST, problems
 from app.domains.shared.schemas import Page
+from app.utils.exceptions import Forbidden
 
 router = api_router(tags=["search"])
 
@@ -19,7 +20,7 @@ Service = Annotated[SearchService, Depends(SearchService.provide)]
 @router.get(
     "/search",
     response_model=Page[Found],
-    responses=LIST,
+    responses=LIST | problems(Forbidden),
     openapi_extra=requires(AUTHENTICATED),
 )
 async def search_objects(service: Service, request: Request, query: Annotated[SearchQuery, Query()]) -> Response:
