@@ -46,5 +46,6 @@ class Found(Schema):
         ),
     ]
     snippet: Annotated[
-        list[SnippetPart], Field(description="Where it was found: the name, or a part of the description, in pieces.")
+        list[SnippetPart],
+        Field(description="Where it was found: the name, the code, or a part of the description, in pieces."),
     ]

@@ -88,8 +88,8 @@ def _items(found: bytes) -> bytes:
 
 
 def _snippet(row: dict[str, Any], words: str) -> list[dict[str, str | bool]]:
-    if row["description"]:
-        parts = snippet(row["description"], words)
+    for text in filter(None, (row["description"], row["name"], row["code"])):
+        parts = snippet(text, words)
         if any(part["match"] for part in parts):
             return parts
     return snippet(row["name"], words)

@@ -37,7 +37,7 @@ async def test_all_collections_are_searched_and_the_best_comes_first(client: htt
     found = [(item["rank"], item["type"], item["object"], marked(item["snippet"])) for item in page["items"]]
     brief = {made["id"]: {name: made[name] for name in ("id", "code", "name")} for made in (location,)}
     assert found == [
-        (1, "locations", brief[location["id"]], "Nowhere"),
+        (1, "locations", brief[location["id"]], "[Invoice]"),
         (2, "departments", {"id": department["id"], "code": None, "name": "Invoices"}, "[Invoice]s"),
         (3, "processes", {"id": process["id"], "code": None, "name": "Pay the invoice"}, "Pay the [invoice]"),
         (3, "users", {"id": user["id"], "code": None, "name": "Ivo Invoices"}, "Ivo [Invoice]s"),
