@@ -6,6 +6,7 @@ called, which holds in another register, too.
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -64,25 +65,28 @@ class RowReader:
         self._links_left = MOST_LINKS_OF_FILE
         self._hints = hints
         self._budget = FaultBudget()
+        # What the file calls the ids of its rows.
+        self._own_name = next((name for name, member in columns.items() if member and member.name == "id"), None)
 
     def read(self, rows: Sequence[FileRow]) -> list[ImportRow]:
         """Return the rows with the items that they become; those that cannot be read have none."""
         readable = [row for row in rows if not row.faults]
         if not self._match_ids:
             for index, row in enumerate(readable):
-                if (key := self._own_id(row)) is not None:
-                    self._indexes.setdefault(key, index)
+                # Ids that only tell which rows refer to which may be anything.
+                with suppress(BadCellError):
+                    if (key := self._own_id(row)) is not None:
+                        self._indexes.setdefault(key, index)
         return [ImportRow(row.number, row.faults) if row.faults else self._read(row) for row in rows]
 
     def _own_id(self, row: FileRow) -> int | None:
-        for name, value in row.values.items():
-            member = self._columns.get(name)
-            if member is not None and member.name == "id":
-                try:
-                    return value if value is None or type(value) is int else read_id(value)
-                except (BadCellError, TypeError):
-                    return None
-        return None
+        """Return the id that a row has in the file, if it has one. Raises `BadCellError` for what is no id."""
+        value = None if self._own_name is None else row.values.get(self._own_name)
+        if value is None or type(value) is int:
+            return value
+        if not isinstance(value, str):
+            raise BadCellError("Write an id as a whole number.")
+        return read_id(value.strip())
 
     def _read(self, row: FileRow) -> ImportRow:
         made = ImportRow(row.number, row.faults)
@@ -114,9 +118,17 @@ class RowReader:
                 chosen[member.field] = (name, member)
         yield from chosen.values()
 
-    def _item(self, row: FileRow, data: dict[str, Any]) -> dict[str, Any]:
-        if self._match_ids and (key := self._own_id(row)) is not None:
-            return {"op": "update", "id": key, "data": data}
+    def _item(self, row: FileRow, data: dict[str, Any]) -> dict[str, Any] | None:
+        """Return what a row becomes: nothing, if its id cannot be read, so that it makes no other object."""
+        if self._match_ids and self._own_name is not None:
+            try:
+                key = self._own_id(row)
+            except BadCellError as error:
+                if self._budget.allows(row.faults):
+                    row.refuse(self._own_name, "bad_cell", str(error))
+                return None
+            if key is not None:
+                return {"op": "update", "id": key, "data": data}
         for name in ("external_id", "code"):
             # One that can be none is a fault of the data like others.
             if data.get(name) is not None and key_in(name, data[name]) is not None:

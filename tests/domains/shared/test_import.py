@@ -432,6 +432,37 @@ async def test_ids_of_this_register_are_matched_on_demand_only(client: httpx.Asy
     assert unknown.json()["errors"][0]["pointer"] == "/2/id"
 
 
+@pytest.mark.parametrize("cell", ["47.0", "#47", "abc", "-1", "+1", "1e1", " ", "4 7", "\u0664"])
+async def test_row_whose_id_cannot_be_read_makes_no_object(client: httpx.AsyncClient, cell: str) -> None:
+    before = await listed(client, "departments")
+    content = f"Nr,code,name\r\n{cell},NEW,New\r\n"
+    for dry_run in (True, False):
+        response = await send(client, "departments", content, match_ids=True, map="Nr:id", dry_run=dry_run)
+        assert response.status_code == (200 if dry_run else 422), response.text
+        errors = response.json()["rows"][0]["errors"] if dry_run else response.json()["errors"]
+        assert [(error["pointer"], error["code"]) for error in errors] == [("/2/Nr", "bad_cell")]
+    assert await listed(client, "departments") == before
+    # Where ids only tell which rows refer to which, this one tells nothing.
+    copied = await send(client, "departments", content, map="Nr:id")
+    assert copied.json()["counts"]["create"] == 1, copied.text
+
+
+@pytest.mark.parametrize("value", [47.0, True, [], {}, "", "x"])
+async def test_line_whose_id_is_none_makes_no_object(client: httpx.AsyncClient, value: Any) -> None:
+    before = await listed(client, "departments")
+    response = await send_lines(client, "departments", {"id": value, "name": "New"}, match_ids=True)
+    assert [(error["pointer"], error["code"]) for error in response.json()["errors"]] == [("/1/id", "bad_cell")]
+    assert await listed(client, "departments") == before
+
+
+async def test_blanks_around_an_id_are_no_part_of_it(client: httpx.AsyncClient) -> None:
+    made = await make_department(client, name="Before")
+    content = f"id,name\r\n {made['id']} ,After\r\n,New\r\n"
+    response = await send(client, "departments", content, match_ids=True)
+    assert [row["action"] for row in response.json()["rows"]] == ["change", "create"], response.text
+    assert (await client.get(f"/departments/{made['id']}")).json()["name"] == "After"
+
+
 async def test_import_may_take_longer_than_other_requests(
     client: httpx.AsyncClient, statements: Statements, monkeypatch: pytest.MonkeyPatch
 ) -> None:
