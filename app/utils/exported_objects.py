@@ -1,8 +1,10 @@
 """The objects of an export, as bodies of the register that they are imported into."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from datetime import UTC, datetime
+from typing import Any, TypeGuard, TypeVar
 
+from app.domains.shared.links import LinkSet
 from app.domains.shared.schemas import LARGEST_ID
 from app.domains.shared.service import CollectionService
 from app.domains.shared.writes import foreign_keys
@@ -18,26 +20,33 @@ def fields_of(service: type[CollectionService]) -> Iterator[str]:
     return (name for name in service.schema.model_fields if name not in short)
 
 
+def is_id(value: Any) -> TypeGuard[int]:
+    """Return whether an object can have this id."""
+    return type(value) is int and 0 < value <= LARGEST_ID
+
+
 def targets_of(service: type[CollectionService], lines: Sequence[Line]) -> set[Old]:
-    """Return what the lines refer to."""
-    wanted = set()
+    """Return what the lines refer to. What is no reference is for `data_of` to tell."""
+    wanted: set[Old] = set()
     for line in lines:
         for field, target in foreign_keys(service.model).items():
-            wanted.add((target.__tablename__, line.document.get(field)))
+            if is_id(key := line.document.get(field)):
+                wanted.add((target.__tablename__, key))
         for link in service.links:
-            wanted |= {(link.target_model.__tablename__, entry.get("id")) for entry in _entries(line, link.field)}
-    return {(table, key) for table, key in wanted if type(key) is int and 0 < key <= LARGEST_ID}
-
-
-def _entries(line: Line, field: str) -> list[dict[str, Any]]:
-    entries = line.document.get(field)
-    return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+            entries = line.document.get(link.field)
+            for entry in entries if isinstance(entries, list) else ():
+                if isinstance(entry, dict) and is_id(key := entry.get("id")):
+                    wanted.add((link.target_model.__tablename__, key))
+    return wanted
 
 
 def data_of(
     service: type[CollectionService], line: Line, found: Mapping[Old, Any], fields: Iterable[str]
 ) -> dict[str, Any]:
-    """Return the members of a line as bodies have them, with ids of this register."""
+    """Return the members of a line as bodies have them, with ids of this register.
+
+    Raises `RegisterError` for what is no reference, or refers to nothing.
+    """
     table = service.model.__tablename__
     targets = foreign_keys(service.model)
     links = {link.field: link for link in service.links}
@@ -47,20 +56,50 @@ def data_of(
             continue  # of an earlier revision
         value = line.document[field]
         if field in targets and value is not None:
-            value = new_id(found, (targets[field].__tablename__, value), table, line, field)
+            value = new_id(found, targets[field].__tablename__, value, table, line, field)
         elif field in links:
-            link = links[field]
-            kept = (link.detail,) if link.detail else ()
-            value = [
-                {link.target: new_id(found, (link.target_model.__tablename__, entry.get("id", 0)), table, line, field)}
-                | {name: entry.get(name) for name in kept}
-                for entry in _entries(line, field)
-            ]
+            value = _entries(links[field], found, table, line)
         data[field] = value
     return data
 
 
-def new_id(found: Mapping[Old, T], old: Old, table: str, line: Line, field: str) -> T:
-    if old not in found:
+def _entries(link: LinkSet, found: Mapping[Old, Any], table: str, line: Line) -> list[dict[str, Any]]:
+    entries = line.document[link.field]
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise fault(f"{table}.ndjson", line.number, link.field, "It is a list of objects.")
+    kept = (link.detail,) if link.detail else ()
+    target = link.target_model.__tablename__
+    return [
+        {link.target: new_id(found, target, entry.get("id"), table, line, link.field)}
+        | {name: entry.get(name) for name in kept}
+        for entry in entries
+    ]
+
+
+def new_id(found: Mapping[Old, T], target: str, key: Any, table: str, line: Line, field: str) -> T:
+    """Return what became of the object of the collection `target` that a member of a line refers to.
+
+    Raises `RegisterError` for what is no id, or that of no object.
+    """
+    if not is_id(key) or (target, key) not in found:
         raise fault(f"{table}.ndjson", line.number, field, "It refers to an object that the export does not have.")
-    return found[old]
+    return found[target, key]
+
+
+def moment_of(table: str, line: Line) -> str | None:
+    """Return when an object was made, as PostgreSQL reads it; None when the line does not say.
+
+    Raises `RegisterError` for what is no moment.
+    """
+    value = line.document.get("created_at")
+    if value is None:
+        return None
+    detail = "It is a moment with its time zone, such as 2026-11-26T13:11:05+00:00."
+    told = fault(f"{table}.ndjson", line.number, "created_at", detail)
+    try:
+        moment = datetime.fromisoformat(value)
+        if moment.tzinfo is None:
+            raise told
+        return moment.astimezone(UTC).isoformat()
+    except (TypeError, ValueError, OverflowError) as error:
+        raise told from error

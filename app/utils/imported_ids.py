@@ -1,5 +1,6 @@
 """Which objects became of those of an export. It is kept beside what is written, in the same transaction."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -10,6 +11,8 @@ from sqlalchemy import text
 from app.core.database import Database, Session, commit, session_of
 from app.core.statements import ADVISORY_LOCK, Statement, advisory_key, execute, prepare
 
+# PostgreSQL can neither store nor compare these.
+_NO_TEXT = re.compile("[\x00\ud800-\udfff]")
 # A collection and an id of the register that was exported.
 Old = tuple[str, int]
 
@@ -73,8 +76,10 @@ class ImportedIds:
         """Wait until nobody else writes a batch of the same import, and tell that it is in use."""
         await execute(session, ADVISORY_LOCK, lock=advisory_key(f"import {self._import_id}"))
 
-    async def find(self, session: Session, table: str, documents: Sequence[Mapping[str, Any]]) -> dict[int, Known]:
-        """Return which objects here these are.
+    async def find(
+        self, session: Session, table: str, documents: Sequence[Mapping[str, Any]], moments: Sequence[str | None]
+    ) -> dict[int, Known]:
+        """Return which objects here these are, which were made at these moments.
 
         As recorded; or else, where the export came from, the one with the same id that was made at the same moment; or
         else the one with the external id, the code or the e-mail, if none of those before it says that it is another.
@@ -84,9 +89,10 @@ class ImportedIds:
             _find(table),
             import_id=self._import_id,
             old_ids=[document["id"] for document in documents],
+            created_ats=moments,
             **{
-                f"{name}s": [document.get(name) for document in documents]
-                for name in ("created_at", "external_id", "code", "email")
+                f"{name}s": [_key(document.get(name)) for document in documents]
+                for name in ("external_id", "code", "email")
             },
         )
         return {row.old_id: Known(row.id, row.run == self._run and row.is_there) for row in rows}
@@ -110,6 +116,11 @@ class ImportedIds:
         async with session_of(database) as session:
             await execute(session, _FINISH, import_id=self._import_id)
             await commit(session)
+
+
+def _key(value: Any) -> str | None:
+    """Return a text that an object can be found by. What else a line says there is for its schema to refuse."""
+    return value if isinstance(value, str) and not _NO_TEXT.search(value) else None
 
 
 @cache

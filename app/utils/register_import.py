@@ -28,12 +28,11 @@ from app.domains.role.service import HOLDERS, RoleService
 from app.domains.shared.bulk import BulkOutcome, write_all
 from app.domains.shared.bulk_items import ITEM, ItemResult
 from app.domains.shared.models import RegisterObject
-from app.domains.shared.schemas import LARGEST_ID
 from app.domains.shared.service import CollectionService
 from app.domains.shared.writes import foreign_keys
 from app.utils.exceptions import RegisterError
 from app.utils.export_files import Line, checked_manifest, digest_of, fault, lines_of
-from app.utils.exported_objects import data_of, fields_of, new_id, targets_of
+from app.utils.exported_objects import data_of, fields_of, is_id, moment_of, new_id, targets_of
 from app.utils.imported_ids import ImportedIds, Known, Old
 from app.utils.register_export import SERVICES
 
@@ -134,7 +133,8 @@ class _Run:
             self._later[table] += later
             async with session_of(self._database) as session:
                 await self._ids.lock(session)
-                known = await self._ids.find(session, table, [line.document for line in lines])
+                moments = [moment_of(table, line) for line in lines]
+                known = await self._ids.find(session, table, [line.document for line in lines], moments)
                 if all(each.is_done for each in known.values()):
                     self.counts["done"] += len(lines)
                 else:
@@ -182,7 +182,7 @@ class _Run:
                 data: dict[int, dict[str, Any]] = defaultdict(dict)
                 for each in batch:
                     data[each.line.document["id"]][each.field] = new_id(
-                        found, each.target, table, each.line, each.field
+                        found, *each.target, table, each.line, each.field
                     )
                 items = [{"op": "update", "id": found[table, old], "data": members} for old, members in data.items()]
                 lines = {each.line.document["id"]: each.line for each in batch}
@@ -205,10 +205,10 @@ class _Run:
         for lines in _batches(lines_of(self._directory / f"{_HOLDERS}.ndjson")):
             async with session_of(self._database) as session:
                 pairs = [_holder(line) for line in lines]
-                found = await self._ids.look_up(session, {old for pair in pairs for old in pair})
+                found = await self._ids.look_up(session, {old for pair in pairs for old in pair if is_id(old[1])})
                 roles = RoleService(session, self._caller)
                 for line, pair in zip(lines, pairs, strict=True):
-                    role, user = (str(new_id(found, old, _HOLDERS, line, f"{old[0][:-1]}_id")) for old in pair)
+                    role, user = (str(new_id(found, *old, _HOLDERS, line, f"{old[0][:-1]}_id")) for old in pair)
                     await roles.link(HOLDERS, role, user, None)
                 await commit(session)
             self._advance(len(lines))
@@ -225,7 +225,7 @@ def _ascending(lines: Iterable[Line], table: str) -> Iterator[Line]:
     last = 0
     for line in lines:
         key = line.document.get("id")
-        if type(key) is not int or not last < key <= LARGEST_ID:
+        if not is_id(key) or key <= last:
             raise fault(f"{table}.ndjson", line.number, "id", "Ids are whole numbers, and ascend from line to line.")
         last = key
         yield line
@@ -237,12 +237,13 @@ def _later(model: type[RegisterObject], line: Line, last: int) -> Iterator[_Late
     for field, target in foreign_keys(model).items():
         key = line.document.get(field)
         other = _ORDER[target.__tablename__]
-        if type(key) is int and (other > place or (other == place and key > last)):
+        if is_id(key) and (other > place or (other == place and key > last)):
             yield _Later(line, field, (target.__tablename__, key))
 
 
-def _holder(line: Line) -> tuple[Old, Old]:
-    return ("roles", line.document.get("role_id", 0)), ("users", line.document.get("user_id", 0))
+def _holder(line: Line) -> list[tuple[str, Any]]:
+    """Return what a line names as a role and its holder, whatever that is."""
+    return [("roles", line.document.get("role_id")), ("users", line.document.get("user_id"))]
 
 
 def _refuse(table: str, lines: Sequence[Line], items: Sequence[ItemResult]) -> NoReturn:

@@ -320,6 +320,45 @@ async def test_what_cannot_be_imported_is_told_with_its_line(
     assert told in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("file", "place", "member", "value", "told"),
+    [
+        ("departments", 0, "parent_id", [1], "It refers to an object that"),
+        ("departments", 0, "parent_id", 10**30, "It refers to an object that"),
+        ("departments", 0, "parent_id", True, "It refers to an object that"),
+        ("departments", 0, "code", {"a": 1}, "Input should be a valid string"),
+        ("departments", 0, "code", "\0", "String should match pattern"),
+        ("departments", 0, "external_id", "\ud800", "Input should be a valid string"),
+        ("departments", 0, "created_at", "garbage", "It is a moment with its time zone"),
+        ("departments", 0, "created_at", "2026-11-26T13:11:05", "It is a moment with its time zone"),
+        ("departments", 0, "created_at", "0001-01-01T00:00:00+23:00", "It is a moment with its time zone"),
+        ("departments", 0, "created_at", 5, "It is a moment with its time zone"),
+        ("users", 1, "email", ["x@x.example"], "Input should be a valid string"),
+        ("users", 1, "email", "\0", ""),
+        ("processes", 0, "roles", {"id": 1}, "It is a list of objects."),
+        ("processes", 0, "roles", 5, "It is a list of objects."),
+        ("processes", 0, "roles", None, "It is a list of objects."),
+        ("processes", 0, "roles", [1], "It is a list of objects."),
+        ("processes", 0, "departments", [{"id": [1]}], "It refers to an object that"),
+        ("processes", 0, "departments", [{"relation": "owner"}], "It refers to an object that"),
+        ("role_holders", 0, "role_id", [1], "It refers to an object that"),
+        ("role_holders", 0, "role_id", 10**30, "It refers to an object that"),
+        ("role_holders", 0, "user_id", {}, "It refers to an object that"),
+    ],
+)
+async def test_member_that_can_be_none_is_told_and_its_batch_is_not_written(
+    source: Source, empty_register: URL, tmp_path: Path, file: str, place: int, member: str, value: Any, told: str
+) -> None:
+    with pytest.raises(RegisterError) as raised:
+        await import_(empty_register, altered(source, tmp_path, in_line(file, place, **{member: value})))
+    assert str(raised.value).startswith(f"{file}.ndjson, line {place + 1}, {member}: {told}")
+    connection = await asyncpg.connect(text_of(empty_register))
+    written = await connection.fetchval("SELECT count(*) FROM imported_objects WHERE collection = $1", file)
+    holders = await connection.fetchval("SELECT count(*) FROM role_holders")
+    await connection.close()
+    assert (written, holders) == (0, 0)
+
+
 async def test_files_that_are_not_as_exported_are_refused_before_anything_is_written(
     source: Source, empty_register: URL, tmp_path: Path
 ) -> None:
