@@ -149,8 +149,9 @@ class _Bulk:
             raise _UndoneError
 
     def result(self, item: Item) -> ItemResult:
-        # What a dry run made is gone again, and so is its id.
-        key = None if self.dry_run and item.creates else item.id
+        # Ids are drawn before it is known what is made, and what a dry run made is gone again.
+        is_there = not item.creates or (item.status == "created" and not self.dry_run)
+        key = item.id if is_there else None
         return ItemResult(item.index, item.status, key, item.version, tuple(item.faults), item.before, item.after)
 
     async def _read_items(self) -> None:

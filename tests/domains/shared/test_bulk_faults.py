@@ -235,6 +235,7 @@ async def test_good_items_are_written_without_the_others(client: httpx.AsyncClie
         create(name="Wants its code", code="kept"),
         create(name="Below the good one", parent_id={"code": "good"}),
         {"op": "upsert", "code": "GOOD-2", "data": {"name": "New"}},
+        {"op": "upsert", "code": "BAD-2", "data": {"name": ""}},
     ]
     response = await send(client, "departments", items, atomic="false")
     assert faults_of_items(response) == {
@@ -243,13 +244,20 @@ async def test_good_items_are_written_without_the_others(client: httpx.AsyncClie
         ("/items/3/data/parent_id", "failed_reference"),
         ("/items/5", "still_referenced"),
         ("/items/6/data/code", "duplicate"),
+        ("/items/9/data/name", "string_too_short"),
     }
     answer = response.json()
-    assert answer["counts"] == {"created": 3, "updated": 1, "unchanged": 0, "deleted": 0, "failed": 5}
+    assert answer["counts"] == {"created": 3, "updated": 1, "unchanged": 0, "deleted": 0, "failed": 6}
     assert statuses(answer["items"]) == [
-        *("created", "failed", "failed", "failed", "updated", "failed", "failed", "created", "created"),
+        *("created", "failed", "failed", "failed", "updated", "failed", "failed", "created", "created", "failed"),
     ]
     listed = (await client.get("/departments", params={"sort": "id"})).json()["items"]
+    # There is no object of an item that would have made one, and so no id.
+    (_, _, good, below, new) = (each["id"] for each in listed)
+    ids = [good, None, None, None, child["id"], kept["id"], None, below, new, None]
+    assert [item["id"] for item in answer["items"]] == ids
+    tried = (await send(client, "departments", items[1:4], atomic="false", dry_run="true")).json()
+    assert [item["id"] for item in tried["items"]] == [None, None, None]
     assert [each["name"] for each in listed] == [kept["name"], "Changed", "Good", "Below the good one", "New"]
     assert listed[3]["parent_id"] == listed[2]["id"]
 
