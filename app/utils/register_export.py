@@ -112,7 +112,8 @@ async def export_register(
 def _parts(*, with_history: bool) -> list[_Part]:
     parts = []
     for service in SERVICES:
-        rows = service.documents.export(_BY_ID, None, None, after=False, table=False)
+        # Where all lines are together, ids tell what is meant.
+        rows = service.documents.export(_BY_ID, None, None, after=False, table=False, keyed=False)
         values = {"limit": None, "offset": 0}
         parts.append(_Part(service.model.__tablename__, rows, service.documents.count(), values))
     parts.append(_Part(RoleHolder.__tablename__, _holders(), _count(RoleHolder)))

@@ -21,6 +21,7 @@ from app.domains.shared.bulk_items import (
     Item,
     ItemResult,
     Key,
+    NamedReference,
     add_ids,
     folded,
     ids_in,
@@ -231,7 +232,7 @@ class _Bulk:
         new = [item for item in items if item.creates]
         if not new and not any(values for named in wanted.values() for values in named.values()):
             # What refers to other items of the batch needs nothing else.
-            self._fill_in({})
+            self._fill_in({}, {})
             return
         arrays = {
             f"{model.__tablename__}_{column}s": list(values)
@@ -243,11 +244,13 @@ class _Bulk:
         for item, made in zip(new, drawn, strict=True):
             item.id = made
         known: dict[tuple[str, str, Any], int] = {}
-        for kind, found, code, external_id in rows:
+        names: dict[tuple[str, int], str] = {}
+        for kind, found, code, external_id, name in rows:
             if kind is not None:
                 keys = {"id": found, "code": code, "external_id": external_id}
                 known |= {(kind, column, value): found for column, value in keys.items()}
-        self._fill_in(known)
+                names[kind, found] = name
+        self._fill_in(known, names)
         unknown = {
             model: ids
             for model, named in wanted.items()
@@ -266,7 +269,7 @@ class _Bulk:
                     item.refuse(pointer, "unknown_reference", "No such object is registered.")
             await self._let_others(item)
 
-    def _fill_in(self, known: dict[tuple[str, str, Any], int]) -> None:
+    def _fill_in(self, known: dict[tuple[str, str, Any], int], names: dict[tuple[str, int], str]) -> None:
         # An object that this batch makes or names so goes before one that was called so before it.
         ours: dict[Any, Item] = {}
         for item in self.batch.items:
@@ -283,8 +286,17 @@ class _Bulk:
                     item.refuse(reference.pointer, "unknown_reference", "No such object is registered.")
                     continue
                 reference.container[reference.place] = found
+                if reference.name is not None and not self._is_called(reference, found, names):
+                    detail = "The object with this id has another name here: refer to it by a key, or by the id alone."
+                    item.refuse(reference.pointer, "other_name", detail)
                 if other is not None and not _has_now(other, reference.key):
                     item.needs.append((reference.pointer, other))
+
+    def _is_called(self, reference: NamedReference, found: int, names: dict[tuple[str, int], str]) -> bool:
+        if reference.model is self.model and found in self.batch.named:
+            # The batch itself says which object that is, and may rename it.
+            return True
+        return bool(names[reference.model.__tablename__, found] == reference.name)
 
     async def _validate(self) -> None:
         for item in self.batch.items:

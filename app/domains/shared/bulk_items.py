@@ -22,6 +22,8 @@ MOST_LINKS_OF_BATCH = 200_000
 KEYS = ("id", "code", "external_id")
 # What refers to the object of another item by that one's index, `{ITEM: 3}`. No client can say so: it is no text.
 ITEM = object()
+# What refers to an object by id and by the name that it must have, `{NAMED: (3, "Finance")}`; likewise.
+NAMED = object()
 
 # A column and a value of it, as its index compares it.
 Key = tuple[str, int | str]
@@ -48,6 +50,8 @@ class NamedReference:
     key: Key
     container: Any
     place: Any
+    # What the object must be called, if that was said.
+    name: Any = None
 
 
 @dataclass(eq=False, slots=True)
@@ -234,6 +238,10 @@ def _name(item: Item, pointer: str, model: type[RegisterObject], container: Any,
     name = next(iter(value), None) if len(value) == 1 else None
     if name is ITEM:
         item.references.append(NamedReference(pointer, model, ("item", value[ITEM]), container, place))
+        return
+    if name is NAMED:
+        key, called = value[NAMED]
+        item.references.append(NamedReference(pointer, model, ("id", key), container, place, called))
         return
     if name not in _KEY_TYPES:
         item.refuse(pointer, "bad_reference", 'Refer by an id, {"code": …} or {"external_id": …}.')

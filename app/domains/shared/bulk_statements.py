@@ -95,12 +95,13 @@ def find_references(model: type[RegisterObject], links: Sequence[LinkSet]) -> St
     queries: list[Select[Any]] = []
     for target in referred_models(model, links):
         table = table_of(target)
-        found = select(constant(table.name).label("type"), table.c.id, func.lower(table.c.code), table.c.external_id)
+        kind, code = constant(table.name).label("type"), func.lower(table.c.code)
+        found = select(kind, table.c.id, code, table.c.external_id, table.c.name)
         queries.append(found.where(_is_named(table, f"{table.name}_")))
     sequence = f"nextval(pg_get_serial_sequence('{model.__tablename__}', 'id')::regclass)"
     numbers = func.generate_series(literal_column("1", Integer), bindparam("new", type_=Integer))
-    drawn = select(null(), literal_column(sequence, BigInteger), null(), null()).select_from(numbers.alias("number"))
-    return prepare(union_all(*queries, drawn))
+    drawn = select(null(), literal_column(sequence, BigInteger), null(), null(), null())
+    return prepare(union_all(*queries, drawn.select_from(numbers.alias("number"))))
 
 
 def _is_named(table: Table, prefix: str) -> ColumnElement[bool]:

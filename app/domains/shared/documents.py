@@ -134,11 +134,12 @@ class Documents:
 
     @lru_cache(maxsize=256)  # noqa: B019
     def export(
-        self, order: Order, condition: Condition | None, members: Members, *, after: bool, table: bool
+        self, order: Order, condition: Condition | None, members: Members, *, after: bool, table: bool, keyed: bool
     ) -> Statement:
         """Return the statement of the whole list, or of what comes `after` a position, one row an object.
 
-        A row is its `body`, or the cells of a `table`. The parameters are those of `page`; a `limit` of NULL is none.
+        A row is its `body`, or the cells of a `table`; briefs that are `keyed` tell external ids, by which another
+        register knows what is meant. The parameters are those of `page`; a `limit` of NULL is none.
         """
         source = self._mapper.local_table.alias("o")
         query = select(*source.c).order_by(*order.clauses(source)).limit(bindparam("limit", type_=BigInteger))
@@ -151,7 +152,7 @@ class Documents:
         found = query.subquery("s")
         if table:
             return prepare(select(*(cell.label(name) for name, cell in self._cells(found, members))))
-        body = utf8(json_object(self._members(found, members)))
+        body = utf8(json_object(self._members(found, members, keyed=keyed)))
         return prepare(select(body.label("body")).select_from(found))
 
     def header(self, members: Members) -> tuple[str, ...]:
@@ -259,18 +260,23 @@ class Documents:
                 yield name, relationships.get(name), field.annotation
 
     def _members(
-        self, source: FromClause, members: Members, links: Mapping[str, FromClause] = MappingProxyType({})
+        self,
+        source: FromClause,
+        members: Members,
+        links: Mapping[str, FromClause] = MappingProxyType({}),
+        *,
+        keyed: bool = False,
     ) -> Iterator[tuple[str, ColumnElement[str]]]:
         """Yield the members of the document of one row; `links` has the lists that the statement itself writes."""
         for name, relationship, annotation in self._chosen(members):
             if relationship is None:
                 yield name, self._plain(name, source)
             elif relationship.direction is RelationshipDirection.MANYTOONE:
-                yield name, brief_of_one(relationship, source)
+                yield name, brief_of_one(relationship, source, keyed=keyed)
             elif name in links:
                 yield name, links_written(relationship, nested_schema(annotation), links[name])
             else:
-                yield name, links_of_one(relationship, nested_schema(annotation), source)
+                yield name, links_of_one(relationship, nested_schema(annotation), source, keyed=keyed)
 
     def _members_of_page(self, page: CTE, members: Members) -> Iterator[tuple[str, ColumnElement[str] | OfPage]]:
         for name, relationship, annotation in self._chosen(members):

@@ -73,11 +73,21 @@ def nested_schema(annotation: Any) -> type[BaseModel]:
     return schema
 
 
-def brief_of_one(relationship: RelationshipProperty[Any], source: FromClause) -> ColumnElement[str]:
+def _brief(target: FromClause, *, keyed: bool = False) -> ColumnElement[str]:
+    """Return the brief of an object without the brace that ends it; one that is `keyed` has the external id, too."""
+    brief: ColumnElement[str] = target.c.brief_json
+    if not keyed:
+        return brief
+    return brief.concat(_constant(',"external_id":')).concat(json_value(target.c.external_id, nullable=True))
+
+
+def brief_of_one(
+    relationship: RelationshipProperty[Any], source: FromClause, *, keyed: bool = False
+) -> ColumnElement[str]:
     (foreign_key,) = relationship.local_columns
     target = relationship.mapper.local_table.alias("t")
     key = source.c[foreign_key.name]
-    found = select(target.c.brief_json.concat(_constant("}"))).where(target.c.id == key)
+    found = select(_brief(target, keyed=keyed).concat(_constant("}"))).where(target.c.id == key)
     brief: ColumnElement[str] = func.coalesce(found.correlate(source).scalar_subquery(), _constant("null"))
     if isinstance(source, CTE) and relationship.mapper.local_table is relationship.parent.local_table:
         # What a statement writes itself is not in the table yet, or still as it was before.
@@ -105,12 +115,14 @@ def briefs_of_page(relationship: RelationshipProperty[Any], page: FromClause) ->
     return OfPage(rows, page.c[foreign_key.name], func.coalesce(rows.c.brief, _constant("null")))
 
 
-def _links(relationship: RelationshipProperty[Any], schema: type[BaseModel], link: FromClause) -> Select[str]:
+def _links(
+    relationship: RelationshipProperty[Any], schema: type[BaseModel], link: FromClause, *, keyed: bool = False
+) -> Select[str]:
     """Return the query of links, rows as the link table has them, joined with the other side as one JSON array."""
     (to_other,) = relationship.mapper.relationships
     (foreign_key,) = to_other.local_columns
     target = to_other.mapper.local_table.alias("t")
-    entry: ColumnElement[str] = target.c.brief_json
+    entry = _brief(target, keyed=keyed)
     order: list[ColumnElement[Any]] = [target.c.id]
     for name, field in schema.model_fields.items():
         if name not in _BRIEF:
@@ -124,11 +136,11 @@ def _links(relationship: RelationshipProperty[Any], schema: type[BaseModel], lin
 
 
 def links_of_one(
-    relationship: RelationshipProperty[Any], schema: type[BaseModel], source: FromClause
+    relationship: RelationshipProperty[Any], schema: type[BaseModel], source: FromClause, *, keyed: bool = False
 ) -> ColumnElement[str]:
     link = relationship.mapper.local_table.alias("l")
     (owner,) = relationship.remote_side
-    query = _links(relationship, schema, link)
+    query = _links(relationship, schema, link, keyed=keyed)
     return query.where(link.c[owner.name] == source.c.id).correlate(source).scalar_subquery()
 
 

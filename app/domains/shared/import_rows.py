@@ -10,13 +10,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from app.domains.shared.bulk_items import ITEM, key_in
+from app.domains.shared.bulk_items import ITEM, NAMED, key_in
 from app.domains.shared.cells import BadCellError, CellReference, read_id, read_ids, read_links, read_reference
 from app.domains.shared.import_columns import Columns, Hints, Kind, Member, members_of
 from app.domains.shared.import_faults import FaultBudget
 from app.domains.shared.import_files import FileRow
 from app.domains.shared.links import LinkSet
 from app.domains.shared.models import RegisterObject
+from app.domains.shared.schemas import LARGEST_ID
 from app.utils.exceptions import ContentTooLarge, Fault
 from app.utils.validation import json_pointer
 
@@ -165,7 +166,7 @@ class RowReader:
         if member.kind == "id" and type(value) is int:
             return self._refer(("id", value), member.target)
         if member.kind == "brief" and value is not None:
-            return self._refer(_named(value), member.target)
+            return self._refer_to(value, member.target)
         if member.kind == "external_id" and value is not None:
             return {"external_id": value}
         if member.link is not None and isinstance(value, list):
@@ -178,7 +179,7 @@ class RowReader:
         """Return an entry of links as bodies have it, of one that lists show."""
         if not isinstance(entry, dict) or link.target in entry:
             return entry
-        reference = self._refer(_named(entry), link.target_model)
+        reference = self._refer_to(entry, link.target_model)
         return {name: value for name, value in entry.items() if name not in _BRIEF} | {link.target: reference}
 
     def _count(self, links: int) -> None:
@@ -186,6 +187,16 @@ class RowReader:
         self._links_left -= links
         if self._links_left < 0:
             raise ContentTooLarge(f"A file may have at most {MOST_LINKS_OF_FILE} links.")
+
+    def _refer_to(self, brief: Any, target: type[RegisterObject] | None) -> Any:
+        """Return the reference to the object that a brief shows. Raises `BadCellError`."""
+        reference = _named(brief)
+        found = self._refer(reference, target)
+        called = brief.get("name")
+        if reference[0] == "id" and found == reference[1] and called is not None and 0 < found <= LARGEST_ID:
+            # In another register some other object may have the id.
+            return {NAMED: (found, called)}
+        return found
 
     def _refer(self, reference: CellReference, target: type[RegisterObject] | None) -> Any:
         column, value = reference

@@ -102,7 +102,7 @@ class CollectionReader(RequestService):
             raise BadRequest("A whole list is not read backwards: take the cursor from `next`.")
         table = query.format == "csv"
         statement = self.documents.export(
-            order, condition, query.members, after=query.position is not None, table=table
+            order, condition, query.members, after=query.position is not None, table=table, keyed=True
         )
         # All, unless the client says how many.
         values["limit"] = query.limit if "limit" in query.model_fields_set else None

@@ -472,6 +472,64 @@ async def test_import_may_take_longer_than_other_requests(
     assert any("set_config" in each for each in statements)
 
 
+async def test_brief_with_an_id_alone_must_have_the_name_of_the_object(client: httpx.AsyncClient) -> None:
+    ours = await make_department(client, name="Ours")
+    brief = {"id": ours["id"], "code": None, "external_id": None}
+    process = {"code": "P", "name": "P"}
+    cases: list[tuple[str, dict[str, Any], str]] = [
+        ("roles", {"department": brief | {"name": "Theirs"}}, "/1/department"),
+        ("roles", {"department": brief | {"name": 5}}, "/1/department"),
+        ("departments", {"parent": brief | {"name": "Theirs"}}, "/1/parent"),
+        (
+            "processes",
+            {"departments": [brief | {"name": "Theirs", "relation": "owner"}]},
+            "/1/departments/0/department_id",
+        ),
+    ]
+    for collection, members, pointer in cases:
+        for match_ids in (True, False):
+            refused = await send_lines(client, collection, process | members, match_ids=match_ids)
+            assert [(each["pointer"], each["code"]) for each in refused.json()["errors"]] == [(pointer, "other_name")]
+            assert (await client.get(f"/{collection}/code:P")).status_code == 404
+    links = [brief | {"name": "Ours", "relation": "owner"}]
+    for members in ({"departments": links}, {"departments": [{"id": ours["id"], "relation": "owner"}]}):
+        done = await send_lines(client, "processes", process | members)
+        assert done.status_code == 200, done.text
+        assert (await client.get("/processes/code:P")).json()["departments"][0]["id"] == ours["id"]
+    gone = await send_lines(client, "roles", process | {"department": brief | {"id": 10**12, "name": "Ours"}})
+    assert [(each["pointer"], each["code"]) for each in gone.json()["errors"]] == [
+        ("/1/department", "unknown_reference")
+    ]
+    for key in (10**30, 0, -1):
+        wrong = await send_lines(client, "roles", process | {"department": brief | {"id": key, "name": "Ours"}})
+        assert wrong.status_code == 422, wrong.text
+
+
+async def test_object_that_a_file_renames_is_referred_to_by_either_name(client: httpx.AsyncClient) -> None:
+    above, below = await make_department(client, name="Old"), await make_department(client)
+    for name in ("Old", "New"):
+        content = [
+            {"id": above["id"], "name": "New"},
+            {"id": below["id"], "name": "Below", "parent": {"id": above["id"], "code": None, "name": name}},
+        ]
+        response = await send_lines(client, "departments", *content, match_ids=True)
+        assert response.status_code == 200, response.text
+    assert (await client.get(f"/departments/{below['id']}")).json()["parent"]["name"] == "New"
+
+
+async def test_lines_of_another_register_refer_to_what_has_the_external_id(
+    committed: Committed, other: Committed
+) -> None:
+    await make_department(committed.client, external_id="x/1", name="Meant")
+    theirs = (await committed.client.get("/departments")).json()["items"][0]["id"]
+    await make(committed.client, "roles", code="R", department_id=theirs)
+    await make_department(other.client, name="Has the id")
+    await make_department(other.client, external_id="x/1", name="Meant")
+    form = "application/x-ndjson"
+    await send_file(other, "roles", form, await exported(committed.client, "roles", form))
+    assert (await other.client.get("/roles/code:R")).json()["department"]["name"] == "Meant"
+
+
 async def test_rows_that_are_there_already_refer_to_each_other_by_id(client: httpx.AsyncClient) -> None:
     await make_department(client, code="A")
     await make_department(client, code="B")
