@@ -91,6 +91,8 @@ class RowReader:
 
     def _read(self, row: FileRow) -> ImportRow:
         made = ImportRow(row.number, row.faults)
+        if self._own_name is not None:
+            made.places["id"] = self._own_name
         data: dict[str, Any] = {}
         for name, member in self._telling(row):
             made.places[member.field] = name

@@ -463,6 +463,21 @@ async def test_blanks_around_an_id_are_no_part_of_it(client: httpx.AsyncClient) 
     assert (await client.get(f"/departments/{made['id']}")).json()["name"] == "After"
 
 
+@pytest.mark.parametrize(("header", "parameters"), [("Nr", {"map": "Nr:id"}), ("ID", {})])
+async def test_faults_of_ids_are_told_with_the_name_that_their_column_has(
+    client: httpx.AsyncClient, header: str, parameters: dict[str, str]
+) -> None:
+    made = await make_department(client)
+    content = f"{header},name\r\n{made['id']},x\r\n{made['id']},y\r\n{10**15},x\r\n{10**25},x\r\n0,x\r\n"
+    response = await send(client, "departments", content, match_ids=True, **parameters)
+    assert [(each["pointer"], each["code"]) for each in response.json()["errors"]] == [
+        (f"/3/{header}", "same_object"),
+        (f"/4/{header}", "not_found"),
+        (f"/5/{header}", "less_than_equal"),
+        (f"/6/{header}", "greater_than_equal"),
+    ]
+
+
 async def test_import_may_take_longer_than_other_requests(
     client: httpx.AsyncClient, statements: Statements, monkeypatch: pytest.MonkeyPatch
 ) -> None:
