@@ -154,7 +154,10 @@ def _outcomes(rows: Sequence[ImportRow], outcome: BulkOutcome) -> list[RowOutcom
         result = next(results)
         if row.faults or result.faults:
             told: list[Fault] = []
-            for fault in (*row.faults, *map(row.placed, result.faults)):
+            # What a cell holds that cannot be read is missing to the item, but not in the file.
+            unread = {fault.pointer for fault in row.faults}
+            found = (fault for fault in map(row.placed, result.faults) if fault.pointer not in unread)
+            for fault in (*row.faults, *found):
                 if budget.allows(told):
                     told.append(fault)
             made.append(RowOutcome(row.number, "fault", result.id, faults=tuple(told)))

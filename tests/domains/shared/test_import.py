@@ -392,6 +392,25 @@ async def test_empty_cells_clear_and_absent_columns_keep(client: httpx.AsyncClie
         assert (await send(client, "locations", content)).status_code == 422, cells
 
 
+@pytest.mark.parametrize(
+    ("latitude", "longitude", "expected"),
+    [
+        ("1,5", "2.5", [("/2/Breite", "bad_cell")]),
+        ("1.5", "2,5", [("/2/longitude", "bad_cell")]),
+        ("1,5", "2,5", [("/2/Breite", "bad_cell"), ("/2/longitude", "bad_cell")]),
+        ("1.5", "", [("/2/longitude", "coordinates")]),
+    ],
+)
+async def test_cell_that_cannot_be_read_is_not_missing_too(
+    client: httpx.AsyncClient, latitude: str, longitude: str, expected: list[tuple[str, str]]
+) -> None:
+    content = f"name;Breite;longitude\r\nx;{latitude};{longitude}\r\n"
+    response = await send(client, "locations", content, map="Breite:latitude")
+    assert [(each["pointer"], each["code"]) for each in response.json()["errors"]] == expected
+    plan = (await send(client, "locations", content, map="Breite:latitude", dry_run=True)).json()
+    assert [(each["pointer"], each["code"]) for each in plan["rows"][0]["errors"]] == expected
+
+
 async def test_links_are_cells(client: httpx.AsyncClient) -> None:
     coded = await make_department(client, code="FIN")
     other = await make_department(client, external_id="a|b:c\\d")
