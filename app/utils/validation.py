@@ -10,6 +10,10 @@ from app.utils.exceptions import Fault, InvalidContent
 # An answer that lists every fault of a hostile body would be larger than the body.
 MOST_FAULTS = 100
 
+# Of these Pydantic's words are about Python, with the name of one of our classes.
+_NO_OBJECT = {"model_type", "model_attributes_type"}
+_AN_OBJECT = "Input should be an object"
+
 _SOURCES: dict[Any, Literal["body", "query", "path", "header"]] = {
     "body": "body",
     "query": "query",
@@ -42,7 +46,8 @@ def _fault(
 ) -> Fault:
     # A fault between members is placed at one of them.
     member = error.get("ctx", {}).get("member")
-    return Fault(json_pointer([*location, member] if member else location), error["type"], error["msg"], source)
+    detail = _AN_OBJECT if error["type"] in _NO_OBJECT else error["msg"]
+    return Fault(json_pointer([*location, member] if member else location), error["type"], detail, source)
 
 
 def _summary(count: int) -> str:

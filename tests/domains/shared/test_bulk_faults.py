@@ -413,6 +413,23 @@ async def test_batch_that_is_none(client: httpx.AsyncClient, body: Any, pointer:
     assert (response.status_code, faults(response)) == (422, {(pointer, code)})
 
 
+@pytest.mark.parametrize("value", [None, 1, "x", [], True])
+async def test_what_is_no_object_is_told_without_the_names_of_classes(client: httpx.AsyncClient, value: Any) -> None:
+    link = create(name="N", departments=[value])
+    for collection, items, pointer in (
+        ("departments", [value], "/items/0"),
+        ("processes", [link], "/items/0/data/departments/0"),
+    ):
+        errors = (await send(client, collection, items)).json()["errors"]
+        assert [(each["pointer"], each["code"]) for each in errors] == [(pointer, "model_type")]
+        assert [each["detail"] for each in errors] == ["Input should be an object"]
+    single = await client.post("/processes", json=link["data"])
+    assert [each["detail"] for each in single.json()["errors"]] == ["Input should be an object"]
+    body = await client.post("/departments/bulk", json=value)
+    if value is not None:
+        assert [each["detail"] for each in body.json()["errors"]] == ["Input should be an object"]
+
+
 async def test_one_and_a_thousand_items_are_a_batch(client: httpx.AsyncClient) -> None:
     for number in (1, 1000):
         assert len(await write(client, "roles", *(create(name=f"R {n}") for n in range(number)))) == number
