@@ -88,17 +88,17 @@ def read_reference(cell: str) -> CellReference:
 
 
 def read_links(cell: str) -> Iterator[tuple[CellReference, str | None]]:
-    """Yield the reference and the detail of each link. Raises `BadCellError`."""
+    """Yield the reference and the detail of each link, whatever blanks are around them. Raises `BadCellError`."""
     for entry in _split(cell, "|"):
-        reference, *details = _split(entry, ":")
+        reference, *details = (part.strip() for part in _split(entry, ":"))
         if not reference or len(details) > 1:
             raise BadCellError("Write each link as a reference, and behind a colon its detail; `|` separates links.")
         yield read_reference(reference), details[0] if details else None
 
 
 def read_ids(cell: str) -> Iterator[int]:
-    """Yield ids that `|` separates. Raises `BadCellError`."""
-    return map(read_id, cell.split("|"))
+    """Yield ids that `|` separates, whatever blanks are around them. Raises `BadCellError`."""
+    return (read_id(part.strip()) for part in cell.split("|"))
 
 
 def read_id(cell: str) -> int:

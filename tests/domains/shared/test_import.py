@@ -425,9 +425,11 @@ async def test_links_are_cells(client: httpx.AsyncClient) -> None:
         (bare["id"], "customer"),
     ]
     assert (await send(client, "processes", content)).json()["counts"]["unchanged"] == 1
-    ids = f"code,name,department_ids\r\nP,P,{coded['id']}|{bare['id']}\r\n"
+    spaced = cell.replace(":owner", " : owner").replace("|~", "\t| ~").replace(":customer", ": customer ")
+    assert (await send(client, "processes", content.replace(cell, f" {spaced}"))).json()["counts"]["unchanged"] == 1
+    ids = f"code,name,department_ids\r\nP,P, {coded['id']} | {bare['id']}\r\n"
     assert (await send(client, "processes", ids)).json()["counts"]["change"] == 1
-    for wrong in ("FIN:owner:x", "|FIN", "FIN:boss", ":owner", "#x", "ABSENT"):
+    for wrong in ("FIN:owner:x", "|FIN", " |FIN", "F IN", "FIN:boss", ":owner", "#x", "ABSENT"):
         response = await send(client, "processes", f"code,name,departments\r\nP,P,{wrong}\r\n")
         assert response.status_code == 422, wrong
         assert response.json()["errors"][0]["pointer"].startswith("/2/departments")
