@@ -393,6 +393,7 @@ async def test_number_of_statements_does_not_grow_with_links(
         (1, "GET", path, None),
         (1, "GET", "/processes", None),
         (1, "GET", f"{department}/processes", None),
+        (1, "GET", f"{department}/processes?relation=participant", None),
         (1, "PUT", path, {"name": "Linked", "department_ids": ids["department_ids"]}),
         (2, "PATCH", path, ids),
         (2, "PUT", f"{path}{department}", {"relation": "owner"}),

@@ -23,7 +23,6 @@ from sqlalchemy import (
     String,
     Subquery,
     Text,
-    and_,
     bindparam,
     case,
     cast,
@@ -54,16 +53,6 @@ from app.domains.shared.embedding import (
 from app.domains.shared.models import Base, table_of
 from app.domains.shared.orders import Condition, Order, Start, hidden
 from app.domains.shared.representations import Members
-
-
-@dataclass(frozen=True, slots=True)
-class AllOf:
-    """The condition that all of several hold."""
-
-    conditions: tuple[Condition, ...]
-
-    def __call__(self, source: FromClause) -> ColumnElement[bool]:
-        return and_(*(condition(source) for condition in self.conditions))
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,10 +95,27 @@ class Filter:
     parameters: tuple[Parameter, ...]
     condition: Callable[[FromClause, Given], ColumnElement[bool]]
 
+    def takes(self, name: str) -> bool:
+        """Whether a parameter of that name is among its own."""
+        return any(parameter.name == name for parameter in self.parameters)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FixedLink:
+    """The link that all objects of a list have, because the path says so.
+
+    `parameter` is the one that would say so in the list of the whole collection, if that has it; `ids` is its value.
+    `condition` says the same by itself.
+    """
+
+    parameter: str
+    ids: ColumnElement[Any]
+    condition: Callable[[FromClause], ColumnElement[bool]]
+
 
 @dataclass(frozen=True, slots=True)
 class Selected:
-    """The condition that the parameters of one request stand for.
+    """The condition that the parameters and the path of one request stand for.
 
     `given` has the names of the parameters, with the value of those that are part of the statement. Equal requests
     but for the values of the others have equal conditions.
@@ -106,24 +123,38 @@ class Selected:
 
     filters: Sequence[Filter]
     given: tuple[tuple[str, Any], ...]
+    fixed: FixedLink | None = None
 
     def __call__(self, source: FromClause) -> ColumnElement[bool]:
         """Return the condition on the rows of `source`."""
         constants = dict(self.given)
         conditions = []
+        fixed = self.fixed
         for each in self.filters:
             given = {
                 parameter.name: constants[parameter.name] if parameter.type is None else parameter.bound()
                 for parameter in each.parameters
                 if parameter.name in constants
             }
-            if given:
-                conditions.append(each.condition(source, given))
+            if not given:
+                continue
+            # What is said of a link is said of the fixed one, unless the caller names another.
+            if fixed is not None and fixed.parameter not in given and each.takes(fixed.parameter):
+                given[fixed.parameter] = fixed.ids
+                fixed = None
+            conditions.append(each.condition(source, given))
+        if fixed is not None:
+            conditions.append(fixed.condition(source))
         return and_(*conditions)
 
 
-def select_by(filters: Sequence[Filter], values: Mapping[str, Any]) -> tuple[Selected | None, dict[str, Any]]:
-    """Return the condition for the values given, or None without any, and the parameters of its statement."""
+def select_by(
+    filters: Sequence[Filter], values: Mapping[str, Any], fixed: FixedLink | None = None
+) -> tuple[Selected | None, dict[str, Any]]:
+    """Return the condition for the values given and the fixed link, and the parameters of its statement.
+
+    Without any values and without a link it is None; the parameters of the link are not among those returned.
+    """
     given: list[tuple[str, Any]] = []
     arguments = {}
     for each in filters:
@@ -135,4 +166,4 @@ def select_by(filters: Sequence[Filter], values: Mapping[str, Any]) -> tuple[Sel
             else:
                 given.append((parameter.name, None))
                 arguments[f"filter_{parameter.name}"] = parameter.convert(value) if parameter.convert else value
-    return (Selected(filters, tuple(given)) if given else None), arguments
+    return (Selected(filters, tuple(given), fixed) if given or fixed else None), arguments

@@ -17,7 +17,7 @@ from app.core.database import Session
 from app.core.statements import Statement, fetch
 from app.domains.shared.exports import Format
 from app.domains.shared.field_filters import identifier, instant, number, text
-from app.domains.shared.filters import Filter, IntegerParameter, Parameter, Selected, select_by
+from app.domains.shared.filters import Filter, FixedLink, IntegerParameter, Parameter, Selected, select_by
 from app.domains.shared.groups import Grouping
 from app.domains.shared.orders import OBJECT_SORTS, Order, SortKey
 from app.domains.shared.representations import RepresentationQuery, representation
@@ -122,14 +122,16 @@ class FilterQuery(BaseModel):
 
     declaration: ClassVar[ListDeclaration] = ListDeclaration((), OBJECT_SORTS)
 
-    def selected(self, *, searching: bool = True) -> tuple[Selected | None, dict[str, Any]]:
+    def selected(
+        self, fixed: FixedLink | None = None, *, searching: bool = True
+    ) -> tuple[Selected | None, dict[str, Any]]:
         """Return the condition that the filters stand for, if there are any, and the parameters of its statement.
 
-        Not `searching`, it is that of the others than `q`.
+        A `fixed` link must be there, too. Not `searching`, it is that of the others than `q`.
         """
         names = self.model_fields_set & self.declaration.parameters.keys()
         given = {name: getattr(self, name) for name in names if searching or name != "q"}
-        return select_by(self.declaration.filters, given) if given else (None, {})
+        return select_by(self.declaration.filters, given, fixed)
 
     @model_validator(mode="after")
     def _nothing_alone(self) -> Self:

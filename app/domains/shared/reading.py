@@ -3,8 +3,9 @@
 from typing import Any, ClassVar
 
 from app.core.statements import fetch
-from app.domains.shared.documents import AllOf, Document, Documents
+from app.domains.shared.documents import Document, Documents
 from app.domains.shared.exports import Export
+from app.domains.shared.filters import FixedLink
 from app.domains.shared.history import changes_of, has_changes, page_of_changes
 from app.domains.shared.links import LinkSet
 from app.domains.shared.lists import Listing, ListQuery, PageQuery, fetch_page
@@ -14,7 +15,7 @@ from app.domains.shared.ranking import search_order
 from app.domains.shared.references import Key, not_found, parse_key
 from app.domains.shared.representations import Members
 from app.domains.shared.request_service import RequestService
-from app.domains.shared.single_links import linked
+from app.domains.shared.single_links import fixed_link
 from app.domains.shared.stats import MOST_GROUPS, Counts, StatsQuery
 from app.domains.shared.writes import object_exists
 from app.utils.exceptions import BadRequest
@@ -49,7 +50,7 @@ class CollectionReader(RequestService):
         """Return one page, or all, of the objects at `end` of the links to one object at the other end."""
         other = link_set.target_model if end == link_set.owner else link_set.owner_model
         key = parse_key(reference, other)
-        listing = await self._page(query, linked(link_set, end, key.condition), key=key.value)
+        listing = await self._page(query, fixed_link(link_set, end, key.condition), key=key.value)
         nothing = isinstance(listing, Export) or listing.items == b"[]"
         if nothing and not await self._exists(other, key):
             raise not_found(other)
@@ -79,10 +80,9 @@ class CollectionReader(RequestService):
             raise not_found(self.model)
         return Document(row["id"], row["version"], row["body"])
 
-    async def _page(self, query: ListQuery, own: Condition | None = None, **values: Any) -> Listing | Export:
-        selected, arguments = query.selected()
+    async def _page(self, query: ListQuery, fixed: FixedLink | None = None, **values: Any) -> Listing | Export:
+        condition, arguments = query.selected(fixed)
         values |= arguments
-        condition = _all_of(own, selected)
         start: Start = "first"
         if query.position is not None:
             start = query.position.start
@@ -91,7 +91,7 @@ class CollectionReader(RequestService):
         others = condition
         if query.searches:
             order = search_order(query.sort, query.declaration)
-            others = _all_of(own, query.selected(searching=False)[0])
+            others, _ = query.selected(fixed, searching=False)
         if query.format != "json":
             return self._export(query, order, condition, values)
         page = self.documents.page(order, others, start, query.members)
@@ -109,10 +109,3 @@ class CollectionReader(RequestService):
         values["offset"] = query.offset
         header = self.documents.header(query.members) if table else None
         return Export(self.model.__tablename__, statement, values, header, raw=query.csv == "raw")
-
-
-def _all_of(one: Condition | None, other: Condition | None) -> Condition | None:
-    """Return the condition that both hold, of which either may say nothing."""
-    if one is None or other is None:
-        return one or other
-    return AllOf((one, other))

@@ -18,10 +18,11 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
+from sqlalchemy.dialects.postgresql import aggregate_order_by, array, insert
 
 from app.core.statements import Statement, prepare
 from app.domains.shared.changes import constant, recorded
+from app.domains.shared.filters import FixedLink
 from app.domains.shared.links import LinkSet
 from app.domains.shared.models import ChangeAction, model_of, table_of
 from app.domains.shared.orders import Condition
@@ -108,14 +109,15 @@ def _with_history(
 
 
 @cache
-def linked(link_set: LinkSet, end: str, condition: Condition) -> Condition:
-    """Return the condition of the objects at one `end` of the links, whose other end `condition` selects."""
+def fixed_link(link_set: LinkSet, end: str, condition: Condition) -> FixedLink:
+    """Return the link of the objects at one `end` of the links, whose other end `condition` selects."""
     other_end = link_set.owner if end == link_set.target else link_set.target
+    other = table_of(model_of(link_set.table.c[other_end])).alias("linked")
+    other_id = select(other.c.id).where(condition(other)).scalar_subquery()
 
     def is_linked(source: FromClause) -> ColumnElement[bool]:
         link = link_set.table.alias("link")
-        other = table_of(model_of(link_set.table.c[other_end])).alias("linked")
-        other_id = select(other.c.id).where(condition(other)).scalar_subquery()
         return exists().where(link.c[end] == source.c.id, link.c[other_end] == other_id)
 
-    return is_linked
+    # The planner can see that it is one.
+    return FixedLink(other_end, array([other_id]), is_linked)

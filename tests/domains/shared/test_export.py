@@ -263,8 +263,14 @@ async def test_form_is_that_which_the_client_accepts(
 
 async def test_linked_objects_are_exported_and_missing_ones_not_found(committed: Committed) -> None:
     role, user = await make_role(committed.client), await make_user(committed.client)
-    process = await make_process(committed.client, role_ids=[role["id"]])
+    other = await make_role(committed.client)
+    accountable = [{"role_id": other["id"], "responsibility": "accountable"}]
+    process = await make_process(committed.client, roles=[{"role_id": role["id"]}, *accountable])
     await committed.client.put(f"/roles/{role['id']}/holders/{user['id']}")
+    for of, found in ((role, []), (other, [process])):
+        path = f"/roles/{of['id']}/processes?responsibility=accountable"
+        assert shown_in_pages(lines(await committed.client.get(path, headers=NDJSON))) == found
+        assert len(table(await committed.client.get(path, headers=CSV))) == len(found)
     streamed = lines(await committed.client.get(f"/roles/{role['id']}/processes", headers=NDJSON))
     assert shown_in_pages(streamed) == [process]
     assert lines(await committed.client.get(f"/roles/{role['id']}/holders?embed=none&fields=id", headers=NDJSON)) == [

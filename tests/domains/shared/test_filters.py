@@ -110,6 +110,72 @@ async def test_processes_are_filtered_by_their_links(client: httpx.AsyncClient) 
         assert total == len(expected), query
 
 
+async def test_list_of_what_is_linked_to_one_means_what_the_list_of_all_does(client: httpx.AsyncClient) -> None:
+    top = await make_department(client, code="TOP")
+    low = await make_department(client, code="LOW", parent_id=top["id"])
+    roles = [await make_role(client, code=f"R-{number}") for number in range(2)]
+    tools = [await make_resource(client, code=f"T-{number}") for number in range(2)]
+    site = await make_location(client, code="SITE")
+    for one, other in ((0, 1), (1, 0)):
+        departments = (top, low) if one else (low, top)
+        await make_process(
+            client,
+            name=f"Invoice {one}",
+            departments=[
+                {"department_id": departments[0]["id"], "relation": "owner"},
+                {"department_id": departments[1]["id"], "relation": "supplier"},
+            ],
+            roles=[
+                {"role_id": roles[one]["id"], "responsibility": "accountable"},
+                {"role_id": roles[other]["id"], "responsibility": "informed"},
+            ],
+            resources=[
+                {"resource_id": tools[one]["id"], "usage": "writes"},
+                {"resource_id": tools[other]["id"], "usage": "reads"},
+            ],
+            location_ids=[site["id"]],
+        )
+    links = {
+        "departments": ("department", [top, low]),
+        "roles": ("role", roles),
+        "resources": ("resource", tools),
+        "locations": ("location", [site]),
+    }
+    for path, query, number in (
+        ("departments", "", 2),
+        ("departments", "relation=owner", 1),
+        ("departments", "relation=owner&relation=supplier", 2),
+        ("departments", "relation=owner&q=invoice", 1),
+        ("departments", "relation=owner&q=invoice&sort=-name", 1),
+        ("departments", "relation=participant", 0),
+        ("departments", "relation=owner&responsibility=accountable", 1),
+        ("roles", "responsibility=accountable", 1),
+        ("roles", "responsibility=accountable&relation=owner", 1),
+        ("resources", "usage=reads", 1),
+        ("resources", "usage=reads&usage=uses", 1),
+        ("locations", "relation=owner", 2),
+    ):
+        name, targets = links[path]
+        for target in targets:
+            flat = f"/processes?{name}_id={target['id']}&{query}&count=exact"
+            expected = (await client.get(flat)).json()
+            for reference in (target["id"], f"code:{target['code']}"):
+                page = (await client.get(f"/{path}/{reference}/processes?{query}&count=exact")).json()
+                assert (page["items"], page["total"]) == (expected["items"], expected["total"]), (path, query)
+            assert page["total"] == number, (path, query, target["code"])
+    path = f"/departments/{low['id']}/processes"
+    # Only one of both departments is in the subtree of the lower one, and no link is with both.
+    assert len(await ids(client, f"{path}?department_within={low['id']}")) == 2
+    assert len(await ids(client, f"{path}?department_within={low['id']}&relation=owner")) == 1
+    assert await ids(client, f"/departments/{top['id']}/processes?department_within={low['id']}") == []
+    # Who names another object speaks of another link.
+    assert len(await ids(client, f"{path}?department_id={top['id']}")) == 2
+    assert len(await ids(client, f"{path}?department_id={top['id']}&relation=owner")) == 1
+    roles_path = f"/roles/{roles[0]['id']}/processes?role_id={roles[1]['id']}"
+    assert len(await ids(client, f"{roles_path}&role_match=all")) == 2
+    assert await ids(client, f"{roles_path}&role_match=none") == []
+
+
 async def test_other_collections_are_filtered_along_trees_and_links(client: httpx.AsyncClient) -> None:
     top = await make_department(client)
     low = await make_department(client, parent_id=top["id"])

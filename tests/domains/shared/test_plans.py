@@ -15,14 +15,16 @@ from app.domains.department.service import DepartmentService
 from app.domains.location.lists import LocationListQuery
 from app.domains.location.service import LocationService
 from app.domains.process.lists import ProcessListQuery
-from app.domains.process.service import ProcessService
+from app.domains.process.service import DEPARTMENTS, RESOURCES, ROLES, ProcessService
 from app.domains.resource.lists import ResourceListQuery
 from app.domains.resource.service import ResourceService
 from app.domains.role.lists import RoleListQuery
 from app.domains.role.service import RoleService
-from app.domains.shared.documents import Documents
+from app.domains.shared.documents import Documents, by_id
+from app.domains.shared.links import LinkSet
 from app.domains.shared.lists import ListQuery, Position
 from app.domains.shared.orders import Order, Start
+from app.domains.shared.single_links import fixed_link
 from app.domains.user.lists import UserListQuery
 from app.domains.user.service import UserService
 from tests.conftest import new_database, text_of
@@ -275,6 +277,31 @@ async def test_no_filter_scans_the_table(large: asyncpg.Connection, collection: 
                 faults.append((given, sort, worst, [node["Node Type"] for node in plan]))
     assert not faults, "\n".join(map(str, faults))
     assert tried >= len(names)
+
+
+@pytest.mark.parametrize("value", [9, 77, 4_999])
+@pytest.mark.parametrize(
+    ("link_set", "query"),
+    [
+        (DEPARTMENTS, {}),
+        (DEPARTMENTS, {"relation": ["participant"]}),
+        (DEPARTMENTS, {"relation": ["owner"]}),
+        (DEPARTMENTS, {"department_within": 100}),
+        (RESOURCES, {"usage": ["uses"]}),
+        (ROLES, {"responsibility": ["informed"]}),
+    ],
+)
+async def test_list_of_what_is_linked_to_one_scans_no_table(
+    large: asyncpg.Connection, link_set: LinkSet, query: dict[str, Any], value: int
+) -> None:
+    fixed = fixed_link(link_set, link_set.owner, by_id)
+    for sort in ("id", "-name"):
+        selected, arguments = ProcessListQuery(**query).selected(fixed)
+        statement = ProcessService.documents.page(Order(sort, ProcessListQuery.declaration), selected)
+        plan = await plan_of(large, statement, key=value, **arguments)
+        scans = [node for node in plan if "Relation Name" in node]
+        assert not any(node["Node Type"] == "Seq Scan" for node in scans), (sort, scans)
+        assert sum(looked_at(node) for node in scans) < 10 * LIMIT, (sort, scans)
 
 
 def valid_queries(query: type[ListQuery], name: str) -> Iterator[ListQuery]:
