@@ -13,8 +13,9 @@ the parameters that suit its type:
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
+from pydantic import Field
 from sqlalchemy import (
     ARRAY,
     BigInteger,
@@ -45,6 +46,8 @@ from app.domains.shared.filters import (
     Parameter,
     TextParameter,
 )
+from app.domains.shared.models import EXTERNAL_ID_LENGTH
+from app.domains.shared.schemas import PartOfLine
 
 
 def choice(name: str, values: Any) -> Iterable[Filter]:
@@ -118,10 +121,11 @@ def instant(name: str) -> Iterable[Filter]:
 def text(name: str, *, nullable: bool = True, ignoring_case: bool = False) -> Iterable[Filter]:
     """Filter by text. With `ignoring_case` equality does not look at case, either."""
     for suffix, negated in (("", False), ("__not", True)):
-        yield _text_equality(name, suffix, ignoring_case=ignoring_case, negated=negated)
+        yield _text_equality(name, suffix, TextParameter, ignoring_case=ignoring_case, negated=negated)
+    part = Annotated[str, Field(min_length=1, max_length=EXTERNAL_ID_LENGTH), *PartOfLine]
     patterns = (("__ic", "Contains, ignoring case.", "%{}%"), ("__sw", "Starts with, ignoring case.", "{}%"))
     for suffix, description, pattern in patterns:
-        yield _pattern(name, suffix, description, pattern)
+        yield _pattern(name, suffix, part, description, pattern)
     if nullable:
         yield _absence(name, counted=True)
 
@@ -165,10 +169,10 @@ def _of_choice(parameter: Parameter, field: Callable[[FromClause], ColumnElement
     return Filter((parameter,), lambda source, given: field(source) == any_(given[parameter.name]))
 
 
-def _text_equality(name: str, suffix: str, *, ignoring_case: bool, negated: bool) -> Filter:
+def _text_equality(name: str, suffix: str, annotation: Any, *, ignoring_case: bool, negated: bool) -> Filter:
     parameter_name = name + suffix
     description = f"Equal to {'none' if negated else 'one'} of these{', ignoring case' if ignoring_case else ''}."
-    parameter = Parameter(parameter_name, TextParameter, description, String(), many=True)
+    parameter = Parameter(parameter_name, annotation, description, String(), many=True)
 
     def condition(source: FromClause, given: Given) -> ColumnElement[bool]:
         values = given[parameter_name]
@@ -187,13 +191,13 @@ def _lower_each(values: ColumnElement[Any]) -> ColumnElement[Any]:
     return func.string_to_array(func.lower(func.array_to_string(values, between)), between, type_=ARRAY(String))
 
 
-def _pattern(name: str, suffix: str, description: str, pattern: str) -> Filter:
+def _pattern(name: str, suffix: str, annotation: Any, description: str, pattern: str) -> Filter:
     parameter_name = name + suffix
 
     def convert(value: str) -> str:
         return pattern.format(re.sub(r"([\\%_])", r"\\\1", value))
 
-    parameter = Parameter(parameter_name, TextParameter, description, String(), convert=convert)
+    parameter = Parameter(parameter_name, annotation, description, String(), convert=convert)
     return Filter(
         (parameter,), lambda source, given: func.lower(source.c[name]).like(func.lower(given[parameter_name]))
     )

@@ -40,13 +40,22 @@ _LINE_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _TEXT_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
+def _compose(value: object) -> object:
+    return unicodedata.normalize("NFC", value) if isinstance(value, str) else value
+
+
 def _normalise(value: object) -> object:
-    return unicodedata.normalize("NFC", value.strip()) if isinstance(value, str) else value
+    return _compose(value.strip()) if isinstance(value, str) else value
+
+
+def _in_one_line(value: str) -> str:
+    if _LINE_CONTROL.search(value):
+        raise PydanticCustomError("control_character", "Text may not contain control characters")
+    return value
 
 
 def _single_line(value: str) -> str:
-    if _LINE_CONTROL.search(value):
-        raise PydanticCustomError("control_character", "Text may not contain control characters")
+    _in_one_line(value)
     if all(unicodedata.category(character) in _INVISIBLE for character in value):
         raise PydanticCustomError("invisible_text", "Text must contain at least one visible character")
     return value
@@ -100,6 +109,8 @@ ExternalId = Annotated[
 # Make text of one line, or of several, of the string on their left.
 SingleLine = (BeforeValidator(_normalise), AfterValidator(_single_line))
 MultipleLines = (BeforeValidator(_normalise), AfterValidator(_multiple_lines))
+# A part of such a line: here blanks at the ends count, and there need be nothing else.
+PartOfLine = (BeforeValidator(_compose), AfterValidator(_in_one_line))
 Reference = Annotated[int, Field(ge=1, le=LARGEST_ID, description="`id` of an object.", examples=[1])]
 HttpAddress = Annotated[
     str,

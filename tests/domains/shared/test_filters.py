@@ -32,6 +32,27 @@ async def test_list_is_filtered(client: httpx.AsyncClient, query: str, found: li
     assert page["total"] == len(found)
 
 
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("name__sw=ab", ["ab c", "abcd"]),
+        ("name__sw=ab%20", ["ab c"]),
+        ("name__sw=%20ab", []),
+        ("name__ic=b%20", ["ab c"]),
+        ("name__ic=%20C", ["ab c"]),
+        ("name__ic=%20", ["ab c"]),
+        ("name=%20ab%20c%20", ["ab c"]),
+        ("name__not=%20ab%20c%20", ["abcd"]),
+    ],
+)
+async def test_blanks_at_the_ends_count_for_parts_of_texts(
+    client: httpx.AsyncClient, query: str, found: list[str]
+) -> None:
+    await make_department(client, name="ab c")
+    await make_department(client, name="abcd")
+    assert [item["name"] for item in (await client.get(f"/departments?{query}")).json()["items"]] == found
+
+
 async def test_cursor_is_bound_to_the_filters(client: httpx.AsyncClient) -> None:
     for status in ("draft", "active", "draft", "active", "retired"):
         await make_process(client, status=status)
