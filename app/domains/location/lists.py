@@ -1,6 +1,6 @@
 """What the list of locations can be filtered and sorted by, and what it can be counted by."""
 
-from app.domains.location.models import Location, LocationKind
+from app.domains.location.models import ADDRESS_LENGTH, Location, LocationKind
 from app.domains.location.schemas import LocationRead
 from app.domains.shared.field_filters import choice, identifier, number, text
 from app.domains.shared.groups import grouped, grouped_by_reference
@@ -16,7 +16,7 @@ LocationListQuery = list_query(
             *identifier("parent_id"),
             *below("id", Location, "within"),
             *choice("kind", LocationKind),
-            *text("address"),
+            *text("address", length=ADDRESS_LENGTH, several_lines=True),
             *text("country"),
             *text("timezone"),
             *number("latitude", nullable=True),

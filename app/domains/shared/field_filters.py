@@ -44,10 +44,9 @@ from app.domains.shared.filters import (
     IntegerParameter,
     NumberParameter,
     Parameter,
-    TextParameter,
 )
 from app.domains.shared.models import EXTERNAL_ID_LENGTH
-from app.domains.shared.schemas import PartOfLine
+from app.domains.shared.schemas import MultipleLines, PartOfLine, PartOfLines, SingleLine
 
 
 def choice(name: str, values: Any) -> Iterable[Filter]:
@@ -118,16 +117,31 @@ def instant(name: str) -> Iterable[Filter]:
     yield from _comparisons(name, InstantParameter, kind)
 
 
-def text(name: str, *, nullable: bool = True, ignoring_case: bool = False) -> Iterable[Filter]:
-    """Filter by text. With `ignoring_case` equality does not look at case, either."""
+def text(
+    name: str,
+    *,
+    nullable: bool = True,
+    ignoring_case: bool = False,
+    length: int = EXTERNAL_ID_LENGTH,
+    several_lines: bool = False,
+) -> Iterable[Filter]:
+    """Filter by text. With `ignoring_case` equality does not look at case, either.
+
+    `length` is at least that of the longest text the field may have, and `several_lines` whether it may have those.
+    """
+    whole = _text_parameter(length, MultipleLines if several_lines else SingleLine)
+    part = _text_parameter(length, PartOfLines if several_lines else PartOfLine)
     for suffix, negated in (("", False), ("__not", True)):
-        yield _text_equality(name, suffix, TextParameter, ignoring_case=ignoring_case, negated=negated)
-    part = Annotated[str, Field(min_length=1, max_length=EXTERNAL_ID_LENGTH), *PartOfLine]
+        yield _text_equality(name, suffix, whole, ignoring_case=ignoring_case, negated=negated)
     patterns = (("__ic", "Contains, ignoring case.", "%{}%"), ("__sw", "Starts with, ignoring case.", "{}%"))
     for suffix, description, pattern in patterns:
         yield _pattern(name, suffix, part, description, pattern)
     if nullable:
         yield _absence(name, counted=True)
+
+
+def _text_parameter(length: int, rules: tuple[Any, ...]) -> Any:
+    return Annotated[str, Field(min_length=1, max_length=length), *rules]
 
 
 def _single(

@@ -21,6 +21,7 @@ from app.domains.shared.filters import Filter, FixedLink, IntegerParameter, Para
 from app.domains.shared.groups import Grouping
 from app.domains.shared.orders import OBJECT_SORTS, Order, SortKey
 from app.domains.shared.representations import RepresentationQuery, representation
+from app.domains.shared.schemas import DESCRIPTION_LENGTH
 from app.domains.shared.search import SEARCH
 
 DEFAULT_LIMIT = 50
@@ -33,7 +34,7 @@ OBJECT_FILTERS: tuple[Filter, ...] = (
     *text("code", ignoring_case=True),
     *text("external_id"),
     *text("name", nullable=False),
-    *text("description"),
+    *text("description", length=DESCRIPTION_LENGTH, several_lines=True),
     *instant("created_at"),
     *instant("updated_at"),
     *identifier("created_by_id"),

@@ -109,8 +109,9 @@ ExternalId = Annotated[
 # Make text of one line, or of several, of the string on their left.
 SingleLine = (BeforeValidator(_normalise), AfterValidator(_single_line))
 MultipleLines = (BeforeValidator(_normalise), AfterValidator(_multiple_lines))
-# A part of such a line: here blanks at the ends count, and there need be nothing else.
+# A part of such a text: here blanks at the ends count, and there need be nothing else.
 PartOfLine = (BeforeValidator(_compose), AfterValidator(_in_one_line))
+PartOfLines = (BeforeValidator(_compose), AfterValidator(_multiple_lines))
 Reference = Annotated[int, Field(ge=1, le=LARGEST_ID, description="`id` of an object.", examples=[1])]
 HttpAddress = Annotated[
     str,

@@ -3,7 +3,7 @@
 import httpx
 import pytest
 
-from tests.builders import make_department, make_location, make_process, make_resource, make_role, make_user
+from tests.builders import make, make_department, make_location, make_process, make_resource, make_role, make_user
 
 
 @pytest.mark.parametrize(
@@ -51,6 +51,57 @@ async def test_blanks_at_the_ends_count_for_parts_of_texts(
     await make_department(client, name="ab c")
     await make_department(client, name="abcd")
     assert [item["name"] for item in (await client.get(f"/departments?{query}")).json()["items"]] == found
+
+
+@pytest.mark.parametrize(
+    ("collection", "field", "value"),
+    [
+        ("departments", "name", "ä" * 500),
+        ("departments", "external_id", "x" * 512),
+        ("departments", "description", "ä b\r\n\tc\n" * 2_000 + "x" * 4_000),
+        ("locations", "address", "Street 1\nTown\n" * 66),
+        ("resources", "url", "https://register.example/" + "x" * 2023),
+    ],
+)
+async def test_whatever_a_text_may_be_can_be_asked_for(
+    client: httpx.AsyncClient, collection: str, field: str, value: str
+) -> None:
+    value = value.strip()
+    made = await make(client, collection, **{field: value})
+    await make(client, collection, **{field: value[:-1] + "y"})
+    assert made[field] == value
+    for name, given in {
+        field: value,
+        f"{field}__ic": value.upper(),
+        f"{field}__sw": value[: len(value) * 99 // 100].upper(),
+        f"{field}__not": value[:-1] + "y",
+    }.items():
+        response = await client.get(f"/{collection}", params={name: given})
+        assert response.status_code == 200, response.text
+        found = [item["id"] for item in response.json()["items"]]
+        assert found == [made["id"], made["id"] + 1][: 2 if name.endswith("__sw") else 1], name
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value", "code"),
+    [
+        ("description", "a\0", "control_character"),
+        ("description__ic", "a\0", "control_character"),
+        ("description__sw", "\x1f", "control_character"),
+        ("description", "a" * 20_001, "string_too_long"),
+        ("description__ic", "a" * 20_001, "string_too_long"),
+        ("description__ic", "", "string_too_short"),
+        ("name", "a\nb", "control_character"),
+        ("name__ic", "a\n", "control_character"),
+        ("name__sw", "\u2028", "control_character"),
+        ("name__ic", "a" * 513, "string_too_long"),
+    ],
+)
+async def test_what_no_text_can_be_is_invalid(client: httpx.AsyncClient, parameter: str, value: str, code: str) -> None:
+    response = await client.get("/departments", params={parameter: value})
+    assert response.status_code == 422
+    (fault,) = response.json()["errors"]
+    assert (fault["pointer"].split("/")[1], fault["code"]) == (parameter, code)
 
 
 async def test_cursor_is_bound_to_the_filters(client: httpx.AsyncClient) -> None:
