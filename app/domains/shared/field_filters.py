@@ -94,11 +94,17 @@ def flag(name: str) -> Iterable[Filter]:
     yield _single(name, bool, "Only those for which it is so, or not.", Boolean(), lambda field, value: field == value)
 
 
-def identifier(name: str, *, nullable: bool = True) -> Iterable[Filter]:
-    """Filter by an `id`, of the object itself or of another it refers to."""
+def own_id() -> Iterable[Filter]:
+    """Filter by the `id` of the object itself."""
+    yield from _equality("id", IdParameter, BigInteger())
+    # Ids are greater than 0, too.
+    yield from _comparisons("id", IntegerParameter, BigInteger())
+
+
+def identifier(name: str) -> Iterable[Filter]:
+    """Filter by the `id` of another object that this one may refer to."""
     yield from _equality(name, IdParameter, BigInteger())
-    if nullable:
-        yield _absence(name)
+    yield _absence(name)
 
 
 def number(name: str, annotation: Any = NumberParameter, *, nullable: bool = False) -> Iterable[Filter]:

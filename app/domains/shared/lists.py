@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError
 from app.core.database import Session
 from app.core.statements import Statement, fetch
 from app.domains.shared.exports import Format
-from app.domains.shared.field_filters import identifier, instant, number, text
+from app.domains.shared.field_filters import identifier, instant, number, own_id, text
 from app.domains.shared.filters import Filter, FixedLink, IntegerParameter, Parameter, Selected, select_by
 from app.domains.shared.groups import Grouping
 from app.domains.shared.orders import OBJECT_SORTS, Order, SortKey
@@ -30,7 +30,7 @@ LARGEST_OFFSET = 10_000
 
 # What every collection can be filtered by.
 OBJECT_FILTERS: tuple[Filter, ...] = (
-    *identifier("id", nullable=False),
+    *own_id(),
     *text("code", ignoring_case=True),
     *text("external_id"),
     *text("name", nullable=False),

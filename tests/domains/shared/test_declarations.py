@@ -70,7 +70,7 @@ def suffixes(name: str, annotation: Any) -> tuple[str, ...]:
         return ("",)
     if get_origin(kind) is Literal:
         return EQUALITY + absent
-    if kind is int and (name == "id" or name.endswith("_id")):
+    if kind is int and name.endswith("_id"):
         return EQUALITY + absent
     if kind in {int, float, datetime}:
         return EQUALITY + COMPARISONS + absent

@@ -19,6 +19,8 @@ from tests.builders import make, make_department, make_location, make_process, m
         ("description__null=true&code__sw=b", ["B-2"]),
         ("description__null=false", ["A-1"]),
         ("version__gt=1", []),
+        ("id__gt=0&id__lte=9223372036854775807", ["A-1", "B-2", "C"]),
+        ("id__lt=1", []),
         ("created_at__gte=2020-01-01T00:00:00Z&name__sw=the", ["B-2"]),
         ("created_at__lt=2020-01-01T00:00:00%2B02:00", []),
     ],

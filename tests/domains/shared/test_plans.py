@@ -107,7 +107,7 @@ WITHOUT_WORDS = """
 # Values of each parameter: what many rows have, what few have, and what none has.
 INSTANTS = ["2000-01-01T00:00:00Z", "2999-01-01T00:00:00Z"]
 VALUES: dict[str, list[Any]] = {
-    "id": [77],
+    "id": [77, 99_950],
     "code": ["c-77", "none"],
     "external_id": ["X-10002", "none"],
     "name": ["Name 7919 often", "none"],
