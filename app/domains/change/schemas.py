@@ -1,26 +1,29 @@
 """What clients ask of the history."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from app.domains.shared.filters import InstantParameter
+from app.domains.shared.filters import Digits, InstantParameter
 from app.domains.shared.lists import PageQuery
 from app.domains.shared.schemas import Reference
 
 ChangeType = Literal["processes", "departments", "locations", "resources", "roles", "users", "api_tokens"]
+
+# Of an object, in an address.
+Id = Annotated[Reference, Digits]
 
 
 class ChangeQuery(PageQuery):
     """The parameters of the list of all changes."""
 
     type: ChangeType | None = Field(None, description="Only changes of this collection.")
-    object_id: Reference | None = Field(None, description="Only changes of the object with this `id`; needs `type`.")
-    actor_id: Reference | None = Field(None, description="Only changes made by the user with this `id`.")
+    object_id: Id | None = Field(None, description="Only changes of the object with this `id`; needs `type`.")
+    actor_id: Id | None = Field(None, description="Only changes made by the user with this `id`.")
     since: InstantParameter | None = Field(None, description="Only changes at this instant or later.")
 
-    before_id: Reference | None = Field(
+    before_id: Id | None = Field(
         None, description="Only changes with a lesser `id`: where to go on when `offset` ends."
     )
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
-from app.domains.shared.filters import TextParameter
+from app.domains.shared.filters import Digits, TextParameter
 from app.domains.shared.lists import CursorQuery
 from app.domains.shared.schemas import Brief, Schema
 from app.domains.shared.search import Q
@@ -21,7 +21,7 @@ class SearchQuery(CursorQuery):
     type: Annotated[list[SearchType], Field(max_length=len(TYPES))] | None = Field(
         None, description="Only of these collections; without it, of all that the caller may read."
     )
-    limit: int = Field(20, ge=1, le=MOST_FOUND, description="Most objects to return.")
+    limit: Annotated[int, Digits] = Field(20, ge=1, le=MOST_FOUND, description="Most objects to return.")
 
 
 class SnippetPart(Schema):

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, PydanticKnownError
 from sqlalchemy import (
     ARRAY,
     ColumnElement,
@@ -49,10 +49,25 @@ def _in_utc(value: datetime) -> datetime:
         raise PydanticCustomError("datetime", "Instant must lie in the years 1 to 9999 of UTC") from error
 
 
+def _digits(value: object) -> object:
+    # Pydantic would take `1_0`, `1.0`, `+1` and blanks around them.
+    if isinstance(value, str) and not re.fullmatch("-?[0-9]+", value):
+        raise PydanticKnownError("int_parsing")
+    return value
+
+
+def _decimal(value: object) -> object:
+    if isinstance(value, str) and not re.fullmatch(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?", value):
+        raise PydanticKnownError("float_parsing")
+    return value
+
+
+# Lets an integer of an address be written in digits only.
+Digits = BeforeValidator(_digits)
 InstantParameter = Annotated[AwareDatetime, BeforeValidator(_rfc_3339), AfterValidator(_in_utc)]
-IdParameter = Annotated[int, Field(ge=1, le=LARGEST_ID)]
-IntegerParameter = Annotated[int, Field(ge=-LARGEST_ID, le=LARGEST_ID)]
-NumberParameter = Annotated[float, Field(allow_inf_nan=False)]
+IdParameter = Annotated[int, Field(ge=1, le=LARGEST_ID), Digits]
+IntegerParameter = Annotated[int, Field(ge=-LARGEST_ID, le=LARGEST_ID), Digits]
+NumberParameter = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_decimal)]
 TextParameter = Annotated[str, Field(min_length=1, max_length=EXTERNAL_ID_LENGTH), *SingleLine]
 
 

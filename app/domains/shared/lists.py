@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, create_model, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -17,7 +17,7 @@ from app.core.database import Session
 from app.core.statements import Statement, fetch
 from app.domains.shared.exports import Format
 from app.domains.shared.field_filters import identifier, instant, number, own_id, text
-from app.domains.shared.filters import Filter, FixedLink, IntegerParameter, Parameter, Selected, select_by
+from app.domains.shared.filters import Digits, Filter, FixedLink, IntegerParameter, Parameter, Selected, select_by
 from app.domains.shared.groups import Grouping
 from app.domains.shared.orders import OBJECT_SORTS, Order, SortKey
 from app.domains.shared.representations import RepresentationQuery, representation
@@ -86,8 +86,8 @@ class PageQuery(BaseModel):
     # Not `strict`: what stands in an address is text. Built when first needed, see `FilterQuery`.
     model_config = ConfigDict(defer_build=True, extra="forbid")
 
-    limit: int = Field(DEFAULT_LIMIT, ge=1, le=LARGEST_LIMIT, description="Most objects to return.")
-    offset: int = Field(0, ge=0, le=LARGEST_OFFSET, description="Objects to pass over first.")
+    limit: Annotated[int, Digits] = Field(DEFAULT_LIMIT, ge=1, le=LARGEST_LIMIT, description="Most objects to return.")
+    offset: Annotated[int, Digits] = Field(0, ge=0, le=LARGEST_OFFSET, description="Objects to pass over first.")
     count: Literal["exact"] | None = Field(None, description="`exact` counts the whole list into `total`.")
 
 

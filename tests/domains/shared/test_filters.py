@@ -1,5 +1,7 @@
 """What lists can be filtered by."""
 
+from urllib.parse import quote
+
 import httpx
 import pytest
 
@@ -104,6 +106,33 @@ async def test_what_no_text_can_be_is_invalid(client: httpx.AsyncClient, paramet
     assert response.status_code == 422
     (fault,) = response.json()["errors"]
     assert (fault["pointer"].split("/")[1], fault["code"]) == (parameter, code)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("locations?id", "locations?id__gt", "locations?parent_id__not", "locations?within", "locations?version__lt"),
+        *("locations?limit", "locations?offset", "locations/1/changes?offset", "processes?department_id"),
+        *("search?q=a&limit", "changes?limit", "changes?before_id", "changes?actor_id", "changes?type=roles&object_id"),
+    ],
+)
+async def test_integer_is_written_in_digits(client: httpx.AsyncClient, address: str) -> None:
+    for value in ("1_0", "1.0", "+1", " 1", "1 ", "1e0", "", "0x1", "\u0661", "--1", "-"):
+        response = await client.get(f"/{address}={quote(value)}")
+        assert response.status_code == 422, value
+        assert [fault["code"] for fault in response.json()["errors"]] == ["int_parsing"], value
+
+
+@pytest.mark.parametrize(
+    ("value", "is_number"),
+    [("1", True), ("-1.50", True), ("1e2", True), ("-1.5E-2", True), ("1e+2", True), ("0", True)]
+    + [(value, False) for value in ("1_0.0", "+1", " 1", ".5", "1.", "1e", "nan", "inf", "-Infinity", "\u0661", "")],
+)
+async def test_number_is_written_as_a_decimal(client: httpx.AsyncClient, value: str, is_number: bool) -> None:
+    response = await client.get(f"/locations?latitude__gte={quote(value)}")
+    codes = [fault["code"] for fault in response.json().get("errors", ())]
+    assert codes == ([] if is_number else ["float_parsing"])
+    assert response.status_code == (200 if is_number else 422)
 
 
 async def test_cursor_is_bound_to_the_filters(client: httpx.AsyncClient) -> None:
