@@ -50,6 +50,12 @@ def nearest(name: str, known: Sequence[str]) -> str | None:
     return _closest(spelt, known)
 
 
+def hint(name: str, known: Sequence[str]) -> str:
+    """Return the words that tell the nearest known name, or else all of them."""
+    near = nearest(name, known)
+    return f"Did you mean {near}?" if near else f"Known are {', '.join(known)}"
+
+
 def _in_our_spelling(name: str) -> str:
     """Return a name such as `createdAt`, `created-at[gte]` or `Status[]` in the way in which ours are spelt."""
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)

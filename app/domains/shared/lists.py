@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, create_model, fi
 from pydantic_core import PydanticCustomError
 
 from app.core.database import Session
+from app.core.hints import hint
 from app.core.statements import Statement, fetch
 from app.domains.shared.exports import Format
 from app.domains.shared.field_filters import identifier, instant, number, own_id, text
@@ -27,6 +28,7 @@ from app.domains.shared.search import SEARCH
 DEFAULT_LIMIT = 50
 LARGEST_LIMIT = 200
 LARGEST_OFFSET = 10_000
+MOST_SORTS = 4
 
 # What every collection can be filtered by.
 OBJECT_FILTERS: tuple[Filter, ...] = (
@@ -171,10 +173,17 @@ class ListQuery(FilterQuery, CursorQuery, RepresentationQuery):
 
     @field_validator("sort")
     @classmethod
-    def _each_once(cls, value: str | None) -> str | None:
+    def _known_and_each_once(cls, value: str | None) -> str | None:
         if value is None:
             return None
         names = [name.removeprefix("-") for name in value.split(",")]
+        if len(names) > MOST_SORTS:
+            raise PydanticCustomError("too_many_sorts", f"A list can be sorted by at most {MOST_SORTS} names")
+        known = tuple(cls.declaration.sorts)
+        for place, name in enumerate(names, 1):
+            if name not in known:
+                context = {"place": place, "hint": hint(name, known)}
+                raise PydanticCustomError("unknown_sort", "Name {place} is none to sort by here. {hint}", context)
         if len(set(names)) < len(names):
             raise PydanticCustomError("repeated_sort", "A list can be sorted by each name only once")
         return value
@@ -185,10 +194,11 @@ def list_query(name: str, declaration: ListDeclaration, shown: type[BaseModel]) 
     names = "|".join(declaration.sorts)
     sort = Field(
         None,
-        pattern=f"^-?({names})(,-?({names})){{0,3}}$",
-        description="Names of what to sort by, the first first; `-` turns one round. Ties are ordered by `id`. "
-        "Without it, lists are ordered by `id`, and with `q` by how well that is matched.",
+        description=f"Names of what to sort by, the first first, at most {MOST_SORTS}; `-` turns one round. Ties are "
+        "ordered by `id`. Without it, lists are ordered by `id`, and with `q` by how well that is matched.",
         examples=["name", "-updated_at,name"],
+        # Checked by the query, which names the nearest; a pattern of the field itself would answer first.
+        json_schema_extra={"pattern": f"^-?({names})(,-?({names})){{0,{MOST_SORTS - 1}}}$"},
     )
     fields: dict[str, Any] = declaration.fields | {"sort": (str | None, sort)} | representation(shown)
     model = create_model(name, __base__=ListQuery, **fields)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, get_args
 from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
 from pydantic_core import PydanticCustomError
 
-from app.core.hints import nearest
+from app.core.hints import hint
 from app.domains.shared.schemas import ObjectRead
 
 # More than all members of any collection together need.
@@ -113,7 +113,5 @@ def _names(known: tuple[str, ...], alone: str, description: str, examples: list[
 def _known(value: str, known: tuple[str, ...]) -> str:
     for name in value.split(","):
         if name not in known:
-            near = nearest(name, known)
-            hint = f"Did you mean {near}?" if near else f"Known are {', '.join(known)}"
-            raise PydanticCustomError("unknown_member", "There is no such member. {hint}", {"hint": hint})
+            raise PydanticCustomError("unknown_member", "There is no such member. {hint}", {"hint": hint(name, known)})
     return value

@@ -185,6 +185,37 @@ async def test_list_of_linked_objects_has_cursors_of_its_own(client: httpx.Async
         assert (await client.get(f"{other}?cursor={cursor}")).status_code == 400
 
 
+@pytest.mark.parametrize(
+    ("sort", "code", "words"),
+    [
+        ("foo", "unknown_sort", "Name 1 is none to sort by here. Known are id, code, name, created_at, updated_at"),
+        ("-nmae", "unknown_sort", "Name 1 is none to sort by here. Did you mean name?"),
+        ("name,-updatedAt", "unknown_sort", "Name 2 is none to sort by here. Did you mean updated_at?"),
+        ("--name", "unknown_sort", "Did you mean name?"),
+        ("", "unknown_sort", "Name 1 is none to sort by here. Known are id, "),
+        ("name,", "unknown_sort", "Name 2 is none to sort by here. Known are id, "),
+        (" name", "unknown_sort", "Did you mean name?"),
+        ("rank", "unknown_sort", "Name 1 is none to sort by here. "),
+        ("id,code,name,created_at,updated_at", "too_many_sorts", "at most 4 names"),
+        ("name,name,name,name,name", "too_many_sorts", "at most 4 names"),
+        ("name,-name", "repeated_sort", "each name only once"),
+    ],
+)
+async def test_order_that_is_not_offered_is_refused_in_words(
+    client: httpx.AsyncClient, sort: str, code: str, words: str
+) -> None:
+    response = await client.get("/departments", params={"sort": sort, "q": "a"})
+    assert response.status_code == 422
+    (fault,) = response.json()["errors"]
+    assert (fault["pointer"], fault["source"], fault["code"]) == ("/sort", "query", code)
+    assert words in fault["detail"]
+
+
+async def test_every_order_by_four_names_is_taken(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/departments?sort=-updated_at,code,-name,id")).status_code == 200
+    assert (await client.get("/processes?sort=criticality,-kind,status,name")).status_code == 200
+
+
 @pytest.mark.parametrize("collection", ["departments", "locations", "processes", "resources", "roles", "users"])
 async def test_cursor_of_another_list_is_refused(client: httpx.AsyncClient, collection: str) -> None:
     for _ in range(3):
