@@ -213,7 +213,9 @@ def _list_of(query: CursorQuery, request: Request) -> str:
     # What is shown of each object changes nothing in where it stands.
     unbound = {"cursor", "limit", "offset", "count", "fields", "embed", "csv"}
     parameters = query.model_dump(mode="json", exclude_defaults=True, exclude=unbound)
-    return f"{request.scope['path']}?{urlencode(sorted(parameters.items()), doseq=True)}"
+    # One of several values given is the same in any order.
+    bound = {name: sorted(value) if isinstance(value, list) else value for name, value in parameters.items()}
+    return f"{request.scope['path']}?{urlencode(sorted(bound.items()), doseq=True)}"
 
 
 def _next(listing: Listing, query: PageQuery, request: Request) -> str | None:

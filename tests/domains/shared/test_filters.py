@@ -142,7 +142,11 @@ async def test_cursor_is_bound_to_the_filters(client: httpx.AsyncClient) -> None
     second = (await client.get(page["next"].removeprefix("/api/v1"))).json()
     assert [item["status"] for item in page["items"] + second["items"]] == ["draft", "active", "draft", "active"]
     cursor = page["next"].partition("cursor=")[2]
+    for query in ("status=active&status=draft", "limit=3&status=active&status=draft"):
+        turned = (await client.get(f"/processes?{query}&cursor={cursor}")).json()
+        assert turned["items"] == second["items"], query
     assert (await client.get(f"/processes?status=draft&cursor={cursor}")).status_code == 400
+    assert (await client.get(f"/processes?status=draft&status=retired&cursor={cursor}")).status_code == 400
     assert (await client.get(f"/processes?cursor={cursor}")).status_code == 400
 
 
