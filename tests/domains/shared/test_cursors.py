@@ -211,6 +211,13 @@ async def test_order_that_is_not_offered_is_refused_in_words(
     assert words in fault["detail"]
 
 
+async def test_letters_with_accents_come_after_all_others(client: httpx.AsyncClient) -> None:
+    for name in ("Österreich", "zz", "äpfel", "Zebra"):
+        await make_department(client, name=name)
+    names = [item["name"] for item in (await client.get("/departments?sort=name")).json()["items"]]
+    assert names == ["Zebra", "zz", "äpfel", "Österreich"]
+
+
 async def test_every_order_by_four_names_is_taken(client: httpx.AsyncClient) -> None:
     assert (await client.get("/departments?sort=-updated_at,code,-name,id")).status_code == 200
     assert (await client.get("/processes?sort=criticality,-kind,status,name")).status_code == 200

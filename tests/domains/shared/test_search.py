@@ -264,6 +264,16 @@ async def test_whole_list_is_streamed_in_the_same_order(committed: Committed) ->
     assert rest.text.split() == [f'{{"id":{id_}}}' for id_ in ids[5:]]
 
 
+async def test_without_a_word_only_whole_names_are_found(client: httpx.AsyncClient) -> None:
+    for name in ("!!", "!! !!", "a !!", "!!"):
+        await make_process(client, name=name, description="!!")
+    for order in ("", "&sort=-name"):
+        for q, found in (("!!", ["!!", "!!"]), ("!", []), ("?", [])):
+            page = (await client.get(f"/processes?q={quote(q)}{order}&count=exact")).json()
+            assert [item["name"] for item in page["items"]] == found
+            assert page["total"] == len(found)
+
+
 @pytest.mark.parametrize("q", ["thing", "thnig", "!!"])
 async def test_number_of_statements_is_fixed(client: httpx.AsyncClient, statements: Statements, q: str) -> None:
     for _ in range(3):
