@@ -674,7 +674,7 @@ async def test_of_thousands_of_unknown_parameters_only_those_told_are_looked_at(
     assert compared == names[:10]
 
 
-@pytest.mark.parametrize("depth", ["-1", "101", CANARY, "", "%00", "1.5", "9" * 5000])
+@pytest.mark.parametrize("depth", ["-1", "101", CANARY, "", "%00", "1.5", "1.0", "1_0", "%201", "%2B1", "9" * 5000])
 async def test_depth_out_of_range_is_invalid(client: httpx.AsyncClient, depth: str) -> None:
     made = await make_department(client)
     response = await client.get(f"/departments/{made['id']}/tree?depth={depth}")

@@ -15,6 +15,7 @@ from app.core.tokens import Tokens
 from app.domains.shared.documents import Document
 from app.domains.shared.etags import names_representation
 from app.domains.shared.exports import Export, exported, wanted_format
+from app.domains.shared.filters import Digits
 from app.domains.shared.idempotency import RepeatableRoute
 from app.domains.shared.lists import LARGEST_OFFSET, CursorQuery, Listing, ListQuery, PageQuery, Position
 from app.domains.shared.references import REFERENCE_PATTERN
@@ -111,7 +112,7 @@ IfMatch = Annotated[
 IfNoneMatch = Annotated[
     str | None, Header(alias="If-None-Match", description="An `ETag` you have: 304 if nothing has changed since.")
 ]
-Depth = Annotated[int, Query(ge=0, le=DEEPEST, description="Levels to go down.")]
+Depth = Annotated[int, Query(ge=0, le=DEEPEST, description="Levels to go down."), Digits]
 
 
 def api_router(prefix: str = "", tags: list[str | Enum] | None = None) -> APIRouter:
