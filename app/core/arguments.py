@@ -25,7 +25,10 @@ class UnreadableBodyError(RequestValidationError):
 
 
 class DirectRoute(APIRoute):
-    """A route that finds the arguments of its endpoint itself, as far as it can, and otherwise lets FastAPI do it."""
+    """A route that finds the arguments of its endpoint itself, as far as it can, and otherwise lets FastAPI do it.
+
+    Unlike FastAPI it runs dependencies before it parses a body, and one that two others depend on, twice.
+    """
 
     def get_route_handler(self) -> Handler:
         documented = self.dependant
@@ -139,8 +142,8 @@ def _is_simple(dependant: Dependant) -> bool:
     given = dependant.path_params + dependant.header_params + dependant.cookie_params + dependant.body_params
     given += [field for field in dependant.query_params if model_of(field) is None]
     special = _special_parameters(dependant) or dependant.concurrency
-    is_plain = dependant.name and not given and not special and inspect.iscoroutinefunction(dependant.call)
-    return bool(is_plain) and all(map(_is_simple, dependant.dependencies))
+    is_plain = not given and not special and inspect.iscoroutinefunction(dependant.call)
+    return dependant.name is not None and is_plain and all(map(_is_simple, dependant.dependencies))
 
 
 def _reader(model: type[BaseModel]) -> Argument:

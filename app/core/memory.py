@@ -18,12 +18,12 @@ def settled() -> Iterator[None]:
     # What start-up made lives as long as the process: the collector need not look at it again and again.
     gc.collect()
     gc.freeze()
-    give_back_large_blocks()
+    _give_back_large_blocks()
     yield
     gc.unfreeze()
 
 
-def give_back_large_blocks() -> None:
+def _give_back_large_blocks() -> None:
     """Have the C library give large blocks back to the system when they are freed.
 
     Once glibc has seen one, it takes others of its size from a heap that stays as large as it ever was: whoever signed

@@ -75,7 +75,7 @@ class HeadMiddleware:
         try:
             await self._app(inner, receive, send_without_body)
         finally:
-            scope["route"] = inner.get("route")
+            scope.update(route=inner.get("route"), path=inner["path"])
 
 
 class TrailingSlashMiddleware:

@@ -227,7 +227,7 @@ class ContentTooLarge(RegisterError):
 class UnsupportedMediaType(RegisterError):
     """The service reads JSON in UTF-8: send the body with `Content-Type: application/json` (or, for PATCH,
     `application/merge-patch+json`). Only signing in takes a form, `application/x-www-form-urlencoded`, and only imports
-    take files, `text/csv` or `application/x-ndjson`."""
+    take files, `text/csv` or `application/x-ndjson`. None is decompressed: send it without `Content-Encoding`."""
 
     status, name, title, code = 415, "unsupported-media-type", "Unsupported media type", "unsupported_media_type"
 

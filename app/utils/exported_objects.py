@@ -94,12 +94,12 @@ def moment_of(table: str, line: Line) -> str | None:
     value = line.document.get("created_at")
     if value is None:
         return None
-    detail = "It is a moment with its time zone, such as 2026-11-26T13:11:05+00:00."
-    told = fault(f"{table}.ndjson", line.number, "created_at", detail)
     try:
         moment = datetime.fromisoformat(value)
-        if moment.tzinfo is None:
-            raise told
-        return moment.astimezone(UTC).isoformat()
-    except (TypeError, ValueError, OverflowError) as error:
-        raise told from error
+        instant = moment.astimezone(UTC) if moment.tzinfo else None
+    except (TypeError, ValueError, OverflowError):
+        instant = None
+    if instant is None:
+        detail = "It is a moment with its time zone, such as 2026-11-26T13:11:05+00:00."
+        raise fault(f"{table}.ndjson", line.number, "created_at", detail)
+    return instant.isoformat()

@@ -21,7 +21,6 @@ from app.domains.shared.bulk_items import (
     Item,
     ItemResult,
     Key,
-    NamedReference,
     add_ids,
     folded,
     ids_in,
@@ -239,7 +238,9 @@ class _Bulk:
             for model, named in wanted.items()
             for column, values in named.items()
         }
-        rows = await execute(self.session, find_references(self.model, service.links), new=len(new), **arrays)
+        with_names = any(reference.name is not None for item in items for reference in item.references)
+        statement = find_references(self.model, service.links)
+        rows = await execute(self.session, statement, new=len(new), with_names=with_names, **arrays)
         drawn = sorted(row[1] for row in rows if row[0] is None)
         for item, made in zip(new, drawn, strict=True):
             item.id = made
@@ -286,17 +287,12 @@ class _Bulk:
                     item.refuse(reference.pointer, "unknown_reference", "No such object is registered.")
                     continue
                 reference.container[reference.place] = found
-                if reference.name is not None and not self._is_called(reference, found, names):
+                called = names.get((reference.model.__tablename__, found))
+                if reference.name not in (None, called):
                     detail = "The object with this id has another name here: refer to it by a key, or by the id alone."
                     item.refuse(reference.pointer, "other_name", detail)
                 if other is not None and not _has_now(other, reference.key):
                     item.needs.append((reference.pointer, other))
-
-    def _is_called(self, reference: NamedReference, found: int, names: dict[tuple[str, int], str]) -> bool:
-        if reference.model is self.model and found in self.batch.named:
-            # The batch itself says which object that is, and may rename it.
-            return True
-        return bool(names[reference.model.__tablename__, found] == reference.name)
 
     async def _validate(self) -> None:
         for item in self.batch.items:

@@ -11,6 +11,7 @@ from sqlalchemy import (
     ARRAY,
     CTE,
     BigInteger,
+    Boolean,
     Column,
     ColumnElement,
     FromClause,
@@ -90,13 +91,14 @@ def find_references(model: type[RegisterObject], links: Sequence[LinkSet]) -> St
     """Return the statement that finds what a batch refers to, and draws `new` ids for its new objects.
 
     For each collection that can be referred to its parameters are arrays of ids, codes in small letters and external
-    ids, which begin with its name. Drawn ids are rows without a `type`.
+    ids, which begin with its name. Drawn ids are rows without a `type`. There are names only if `with_names`.
     """
     queries: list[Select[Any]] = []
     for target in referred_models(model, links):
         table = table_of(target)
         kind, code = constant(table.name).label("type"), func.lower(table.c.code)
-        found = select(kind, table.c.id, code, table.c.external_id, table.c.name)
+        name = case((bindparam("with_names", type_=Boolean), table.c.name))
+        found = select(kind, table.c.id, code, table.c.external_id, name)
         queries.append(found.where(_is_named(table, f"{table.name}_")))
     sequence = f"nextval(pg_get_serial_sequence('{model.__tablename__}', 'id')::regclass)"
     numbers = func.generate_series(literal_column("1", Integer), bindparam("new", type_=Integer))

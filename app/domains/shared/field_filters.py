@@ -97,7 +97,7 @@ def flag(name: str) -> Iterable[Filter]:
 def own_id() -> Iterable[Filter]:
     """Filter by the `id` of the object itself."""
     yield from _equality("id", IdParameter, BigInteger())
-    # Ids are greater than 0, too.
+    # Greater than 0, too: where somebody begins who has none yet.
     yield from _comparisons("id", IntegerParameter, BigInteger())
 
 

@@ -201,7 +201,8 @@ def _cursor(listing: Listing, query: CursorQuery, request: Request, start: Liter
     if not follows:
         return None
     if listing.edges is None:
-        # There is no row to go on from. Before an empty page that was read backwards there is nothing.
+        # There is no row to go on from. Before an empty page that was read backwards there is nothing; of one that was
+        # read forwards nobody knows whether the row before it is still there.
         return _url(query, request) if start == "after" else _prev(query, request)
     keys = listing.edges[1] if start == "after" else listing.edges[0]
     tokens: Tokens = request.app.state.tokens

@@ -195,10 +195,10 @@ class RowReader:
         reference = _named(brief)
         found = self._refer(reference, target)
         called = brief.get("name")
-        if reference[0] == "id" and found == reference[1] and called is not None and 0 < found <= LARGEST_ID:
-            # In another register some other object may have the id.
-            return {NAMED: (found, called)}
-        return found
+        if reference != ("id", found) or called is None or self._match_ids or not 0 < found <= LARGEST_ID:
+            return found
+        # If the id is one of another register, the object that has it here is some other one.
+        return {NAMED: (found, called)}
 
     def _refer(self, reference: CellReference, target: type[RegisterObject] | None) -> Any:
         column, value = reference

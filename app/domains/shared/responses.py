@@ -39,6 +39,8 @@ def problems(*errors: type[RegisterError]) -> Responses:
             response["headers"] = _header("WWW-Authenticate", "What to send (RFC 6750).")
         if error.status == PreconditionFailed.status:
             response["headers"] = _header("ETag", "The current tag.")
+        if error.status == UnsupportedMediaType.status:
+            response["headers"] = _header("Accept-Encoding", "`identity`, if the body was compressed (RFC 9110).")
         responses[error.status] = response
     return responses
 
