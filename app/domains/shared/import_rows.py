@@ -61,8 +61,8 @@ class RowReader:
         self._columns = columns
         self._table = table
         self._match_ids = match_ids
-        # Where in the batch the object is that has an id in the file.
-        self._indexes: dict[int, int] = {}
+        # Where in the batch the object is that has an id in the file; None if several have it.
+        self._indexes: dict[int, int | None] = {}
         self._links_left = MOST_LINKS_OF_FILE
         self._hints = hints
         self._budget = FaultBudget()
@@ -77,7 +77,7 @@ class RowReader:
                 # Ids that only tell which rows refer to which may be anything.
                 with suppress(BadCellError):
                     if (key := self._own_id(row)) is not None:
-                        self._indexes.setdefault(key, index)
+                        self._indexes[key] = None if key in self._indexes else index
         return [ImportRow(row.number, row.faults) if row.faults else self._read(row) for row in rows]
 
     def _own_id(self, row: FileRow) -> int | None:
@@ -204,8 +204,12 @@ class RowReader:
         column, value = reference
         if column != "id":
             return {column: value}
-        index = self._indexes.get(int(value)) if target is self._model else None
-        return value if index is None else {ITEM: index}
+        if target is not self._model or int(value) not in self._indexes:
+            return value
+        index = self._indexes[int(value)]
+        if index is None:
+            raise BadCellError("Several rows of the file have this id.")
+        return {ITEM: index}
 
 
 _BRIEF = frozenset({"id", "code", "external_id", "name"})

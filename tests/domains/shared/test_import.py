@@ -544,6 +544,18 @@ async def test_brief_with_an_id_alone_must_have_the_name_of_the_object(client: h
         assert wrong.status_code == 422, wrong.text
 
 
+async def test_id_of_several_rows_refers_to_none(client: httpx.AsyncClient) -> None:
+    for member, reference in (("parent_id", "5"), ("parent", "#5")):
+        rows = f"id,name,{member}\n5,A,\n5,B,\n6,C,\n7,D,{reference.replace('5', '6')}\n"
+        assert (await send(client, "departments", rows)).status_code == 200
+        refused = await send(client, "departments", f"{rows}8,E,{reference}\n")
+        faults = [(each["pointer"], each["code"]) for each in refused.json()["errors"]]
+        assert faults == [(f"/6/{member}", "bad_cell")]
+    brief = {"id": 5, "code": None, "name": "A"}
+    refused = await send_lines(client, "departments", {"id": 5, "name": "A"}, {"id": 5, "name": "B"}, {"parent": brief})
+    assert ("/3/parent", "bad_cell") in [(each["pointer"], each["code"]) for each in refused.json()["errors"]]
+
+
 async def test_object_that_a_file_renames_is_referred_to_by_either_name(client: httpx.AsyncClient) -> None:
     above, below = await make_department(client, name="Old"), await make_department(client)
     for name in ("Old", "New"):
