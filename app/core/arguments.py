@@ -8,7 +8,7 @@ from functools import wraps
 from typing import Any, Literal, get_args, get_origin
 
 from fastapi import Request, Response
-from fastapi._compat import ModelField
+from fastapi._compat import ModelField, get_missing_field_error
 from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 from fastapi.params import Form
@@ -162,7 +162,7 @@ def _reader(model: type[BaseModel]) -> Argument:
 
 
 def _body(field: ModelField) -> Argument:
-    missing = {"type": "missing", "loc": ("body",), "msg": "Field required", "input": None}
+    missing = get_missing_field_error(("body",))
 
     async def read(request: Request) -> Any:
         if await request.body():

@@ -156,14 +156,7 @@ class Session:
         """Begin the transaction, unless that was done, and return the driver's connection."""
         driver = await self.driver()
         if self._transaction is None:
-            transaction = driver.transaction()
-            try:
-                await translating(transaction.start())
-            except BaseException:
-                # PostgreSQL may still begin it, after a time-out say, and nobody here would know.
-                driver.terminate()
-                raise
-            self._transaction = transaction
+            self._transaction = await _begun(driver)
         return driver
 
     async def connection(self) -> AsyncConnection:
@@ -251,9 +244,14 @@ async def abandon(session: Session) -> None:
 @asynccontextmanager
 async def savepoint(session: Session) -> AsyncIterator[None]:
     """Undo what the block wrote, and give back its locks, when it raises; what was written before it stays."""
-    driver = await session.begin()
-    transaction = driver.transaction()
-    await translating(transaction.start())
+    async with transaction_on(await session.begin()):
+        yield
+
+
+@asynccontextmanager
+async def transaction_on(driver: asyncpg.Connection, **options: Any) -> AsyncIterator[None]:
+    """Run the block in a transaction, or a savepoint of the one there is, which is undone when it raises."""
+    transaction = await _begun(driver, **options)
     try:
         yield
     except BaseException:
@@ -262,6 +260,17 @@ async def savepoint(session: Session) -> AsyncIterator[None]:
             await translating(transaction.rollback())
         raise
     await translating(transaction.commit())
+
+
+async def _begun(driver: asyncpg.Connection, **options: Any) -> asyncpg.transaction.Transaction:
+    transaction = driver.transaction(**options)
+    try:
+        await translating(transaction.start())
+    except BaseException:
+        # PostgreSQL may still begin it, after a time-out say, and nobody here would know.
+        driver.terminate()
+        raise
+    return transaction
 
 
 async def get_session(request: Request) -> Session:

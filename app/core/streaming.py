@@ -17,8 +17,8 @@ from starlette.responses import StreamingResponse
 from starlette.types import Message, Send
 
 from app.core.config import Settings
-from app.core.database import Database
-from app.core.database_errors import translate
+from app.core.database import Database, milliseconds, transaction_on
+from app.core.database_errors import DRIVER_ERRORS, translate
 from app.core.statements import Statement
 from app.utils.exceptions import DatabaseBusy, ExportsBusy
 
@@ -67,20 +67,17 @@ async def snapshot_of(database: Database, idle_seconds: float) -> AsyncIterator[
     try:
         async with database.engine.connect() as connection:
             driver: asyncpg.Connection = (await connection.get_raw_connection()).driver_connection
-            begun = False
             try:
-                async with driver.transaction(isolation="repeatable_read", readonly=True):
-                    begun = True
+                async with transaction_on(driver, isolation="repeatable_read", readonly=True):
                     name = "idle_in_transaction_session_timeout"
-                    await driver.execute("SELECT set_config($1, $2, true)", name, f"{int(idle_seconds * 1000)}")
+                    await driver.execute("SELECT set_config($1, $2, true)", name, milliseconds(idle_seconds))
                     yield Snapshot(driver)
             finally:
-                # One that did not begin may do so yet.
-                if not begun or driver.is_closed() or driver.is_in_transaction():
+                if driver.is_closed() or driver.is_in_transaction():
                     await connection.invalidate()
     except PoolTimeoutError as error:
         raise DatabaseBusy("All database connections are in use.") from error
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+    except DRIVER_ERRORS as error:
         raise translate(error) from error
 
 

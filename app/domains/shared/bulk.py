@@ -250,7 +250,8 @@ class _Bulk:
             if kind is not None:
                 keys = {"id": found, "code": code, "external_id": external_id}
                 known |= {(kind, column, value): found for column, value in keys.items()}
-                names[kind, found] = name
+                if with_names:
+                    names[kind, found] = name
         self._fill_in(known, names)
         unknown = {
             model: ids
@@ -287,8 +288,7 @@ class _Bulk:
                     item.refuse(reference.pointer, "unknown_reference", "No such object is registered.")
                     continue
                 reference.container[reference.place] = found
-                called = names.get((reference.model.__tablename__, found))
-                if reference.name not in (None, called):
+                if reference.name is not None and reference.name != names[reference.model.__tablename__, found]:
                     detail = "The object with this id has another name here: refer to it by a key, or by the id alone."
                     item.refuse(reference.pointer, "other_name", detail)
                 if other is not None and not _has_now(other, reference.key):

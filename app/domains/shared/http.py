@@ -35,6 +35,7 @@ JSON = "application/json"
 
 # `json.dumps` with separators makes an encoder at each call.
 compact = json.JSONEncoder(separators=(",", ":")).encode
+# In a cursor an escaped letter would take up to twelve bytes instead of four.
 _unescaped = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 Reference = Annotated[

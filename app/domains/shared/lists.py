@@ -134,7 +134,8 @@ class FilterQuery(BaseModel):
         """
         names = self.model_fields_set & self.declaration.parameters.keys()
         given = {name: getattr(self, name) for name in names if searching or name != "q"}
-        return select_by(self.declaration.filters, given, fixed)
+        # Most lists are not filtered, and have a hundred parameters that are not there.
+        return select_by(self.declaration.filters, given, fixed) if given or fixed else (None, {})
 
     @model_validator(mode="after")
     def _nothing_alone(self) -> Self:
