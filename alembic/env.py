@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from alembic import context
 from app.core.config import get_settings
-from app.core.database import driver_url
+from app.core.pool import driver_url
 from app.core.statements import advisory_key
 from app.models import Base
 

@@ -9,8 +9,9 @@ from pydantic import ValidationError
 from sqlalchemy import func, select
 
 from app.core.config import Settings
-from app.core.database import Database, Session, commit, session_of
+from app.core.database import Session, commit, session_of
 from app.core.housekeeping import clean_up
+from app.core.pool import Database
 from app.core.security import Caller, first_administrator
 from app.domains.auth.schemas import PasswordLink
 from app.domains.auth.service import make_link

@@ -301,7 +301,7 @@ async def undone(app: FastAPI) -> AsyncIterator[AsyncConnection]:
         try:
             yield connection
         finally:
-            database.bind = database.engine
+            database.bind = None
             await transaction.rollback()
 
 

@@ -1,4 +1,4 @@
-"""The engine, the session of a request, and all that commits."""
+"""The session of a request, and all that commits."""
 
 import asyncio
 import random
@@ -8,110 +8,20 @@ from typing import Annotated, Any
 
 import asyncpg
 from fastapi import Depends, Request, Response
-from sqlalchemy import URL, Connection, event, make_url
-from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.exc import DisconnectionError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
-from sqlalchemy.util import greenlet_spawn
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.pool import PoolProxiedConnection
 
-from app.core.config import Settings
 from app.core.database_errors import DRIVER_ERRORS, translate, translating
+from app.core.pool import Database
 from app.utils.exceptions import (
     ConnectionLost,
-    DatabaseBusy,
     Deadlock,
     OutcomeUnknown,
-    ServiceUnavailable,
 )
 
 _ATTEMPTS = 3
 _LONGEST_PAUSE = 0.05  # seconds
-
-
-class Row(asyncpg.Record):  # type: ignore[misc]
-    """A row of a result; its columns are items and attributes."""
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self[name]
-        except KeyError as error:
-            raise AttributeError(name) from error
-
-
-class Database:
-    """The connection pool of one process. Nothing connects before the first statement."""
-
-    def __init__(self, url: str | URL, settings: Settings) -> None:
-        self.engine: AsyncEngine = create_async_engine(
-            driver_url(url),
-            pool_size=settings.pool_size,
-            max_overflow=0,
-            pool_timeout=settings.pool_timeout,
-            # Who gives a connection back has seen to it that it is in no transaction. Once more would take time.
-            pool_reset_on_return=None,
-            connect_args={
-                "async_creator_fn": _connect,
-                "record_class": Row,
-                "timeout": settings.connect_timeout,
-                # PostgreSQL ends a statement first; this is for a server that no longer answers at all.
-                "command_timeout": settings.statement_timeout + 1,
-                # The driver would plan what is longer than 15 KiB, as searches are, anew each time.
-                "max_cacheable_statement_size": 0,
-                "server_settings": {
-                    "application_name": "process-register",
-                    "timezone": "UTC",
-                    "jit": "off",
-                    "statement_timeout": milliseconds(settings.statement_timeout),
-                    "lock_timeout": milliseconds(settings.lock_timeout),
-                    "idle_in_transaction_session_timeout": milliseconds(settings.idle_in_transaction_timeout),
-                },
-            },
-        )
-        event.listen(self.engine.sync_engine, "handle_error", _raise_translated)
-        event.listen(self.engine.sync_engine, "checkout", _replace_closed)
-        # Where sessions get their connection. Tests put the one of their own there, whose transaction they undo.
-        self.bind: AsyncEngine | AsyncConnection = self.engine
-
-    async def dispose(self) -> None:
-        await self.engine.dispose()
-
-
-def driver_url(url: str | URL) -> URL:
-    """Return the URL with our driver, whichever of PostgreSQL's usual schemes it came with.
-
-    libpq's `sslmode`, which most providers put into their URLs, becomes the driver's `ssl`.
-    """
-    made = make_url(url).set(drivername="postgresql+asyncpg")
-    if "sslmode" in made.query:
-        mode = made.query["sslmode"]
-        made = made.difference_update_query(["sslmode"]).update_query_dict({"ssl": mode})
-    return made
-
-
-async def _connect(*args: Any, **kwargs: Any) -> Any:
-    try:
-        return await asyncpg.connect(*args, **kwargs)
-    except DRIVER_ERRORS as error:
-        translated = translate(error)
-        raise (translated if isinstance(translated, ServiceUnavailable) else ServiceUnavailable()) from error
-
-
-def milliseconds(seconds: float) -> str:
-    return str(int(seconds * 1000))
-
-
-def _raise_translated(context: ExceptionContext) -> None:
-    translated = translate(context.original_exception)
-    if translated is not context.original_exception:
-        raise translated from context.original_exception
-
-
-def _replace_closed(dbapi_connection: Any, _entry: ConnectionPoolEntry, _proxy: PoolProxiedConnection) -> None:
-    # The event loop already knows when a socket was closed, so this costs no round trip, unlike pool_pre_ping.
-    if dbapi_connection.driver_connection.is_closed():
-        raise DisconnectionError
 
 
 class Session:
@@ -119,8 +29,8 @@ class Session:
     write. What was written is undone unless it is committed.
     """
 
-    def __init__(self, bind: AsyncEngine | AsyncConnection) -> None:
-        self._bind = bind
+    def __init__(self, database: Database) -> None:
+        self._database = database
         # SQLAlchemy's two views of one connection: that of its pool, and the one which runs its statements.
         self._pooled: PoolProxiedConnection | None = None
         self._connection: AsyncConnection | None = None
@@ -135,14 +45,11 @@ class Session:
         Raises `DatabaseBusy` when all connections stay in use, `ServiceUnavailable` when none can be made.
         """
         if self._driver is None:
-            if isinstance(self._bind, AsyncEngine):
-                try:
-                    self._pooled = await self._bind.raw_connection()
-                except PoolTimeoutError as error:
-                    raise DatabaseBusy("All database connections are in use.") from error
+            if self._database.bind is None:
+                self._pooled = await self._database.take()
                 self._driver = self._pooled.driver_connection
             else:
-                self._connection = self._bind
+                self._connection = self._database.bind
                 self._driver = (await self._connection.get_raw_connection()).driver_connection
                 await self.begin()  # a failed read must not end the transaction of the lender, either
         return self._driver
@@ -163,8 +70,8 @@ class Session:
         """Return SQLAlchemy's connection, in the transaction: for statements whose shape varies."""
         await self.begin()
         if self._connection is None:
-            assert isinstance(self._bind, AsyncEngine)
-            self._connection = AsyncConnection(self._bind, Connection(self._bind.sync_engine, self._pooled))
+            engine = self._database.engine
+            self._connection = AsyncConnection(engine, Connection(engine.sync_engine, self._pooled))
         return self._connection
 
     async def end(self, *, keep: bool) -> None:
@@ -183,12 +90,8 @@ class Session:
         except DRIVER_ERRORS as error:
             raise translate(error) from error
         finally:
-            if pooled is not None and pooled.is_valid:
-                # Whatever went wrong: nobody else may get a connection that is in the middle of something.
-                if driver.is_closed() or driver.is_in_transaction():
-                    await greenlet_spawn(pooled.invalidate)
-                else:
-                    pooled.close()
+            if pooled is not None:
+                await self._database.give_back(pooled)
 
 
 async def in_transaction(request: Request, handler: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -217,7 +120,7 @@ async def _in_one_transaction(request: Request, handler: Callable[[Request], Awa
 @asynccontextmanager
 async def session_of(database: Database) -> AsyncIterator[Session]:
     """Yield a session; what it wrote is undone unless it is committed."""
-    session = Session(database.bind)
+    session = Session(database)
     try:
         yield session
     finally:

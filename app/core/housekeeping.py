@@ -6,7 +6,8 @@ from typing import Any
 import asyncpg
 from sqlalchemy import text
 
-from app.core.database import Database, Row, commit, session_of
+from app.core.database import commit, session_of
+from app.core.pool import Database, Row
 from app.core.statements import Statement, execute, prepare
 from app.utils.exceptions import RegisterError
 

@@ -12,8 +12,9 @@ from cachetools import TLRUCache
 from fastapi import Depends, Request
 from sqlalchemy import text
 
-from app.core.database import Database, Session, session_of
+from app.core.database import Session, session_of
 from app.core.permissions import ADMIN_SESSION, PUBLIC, SCOPES, SESSION, AccessLevel, Scope, scopes_of
+from app.core.pool import Database
 from app.core.statements import execute, fetch, prepare
 from app.core.tokens import API_TOKEN, Tokens, is_well_formed
 from app.utils.exceptions import BEARER, DatabaseReadOnly, Fault, Forbidden, InvalidContent, Unauthorized

@@ -13,8 +13,9 @@ import asyncpg
 from sqlalchemy import Executable, text
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 
-from app.core.database import Row, Session, milliseconds
+from app.core.database import Session
 from app.core.database_errors import translating
+from app.core.pool import Row, milliseconds
 from app.utils.exceptions import ConnectionLost, OutcomeUnknown
 
 _DIALECT = PGDialect_asyncpg()  # type: ignore[no-untyped-call]

@@ -12,15 +12,15 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import asyncpg
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.responses import StreamingResponse
 from starlette.types import Message, Send
 
 from app.core.config import Settings
-from app.core.database import Database, milliseconds, transaction_on
+from app.core.database import transaction_on
 from app.core.database_errors import DRIVER_ERRORS, translate
+from app.core.pool import Database, milliseconds
 from app.core.statements import Statement
-from app.utils.exceptions import DatabaseBusy, ExportsBusy
+from app.utils.exceptions import ExportsBusy
 
 # A round trip for each batch of so many rows costs nothing any more. But an object may have thousands of links, so that
 # rows are large: then a batch has as many as fill so many bytes, as far as those of the last batch tell.
@@ -64,21 +64,17 @@ async def snapshot_of(database: Database, idle_seconds: float) -> AsyncIterator[
 
     PostgreSQL ends it when nothing is read for `idle_seconds`. Raises `ServiceUnavailable` as every statement does.
     """
+    pooled = await database.take()
     try:
-        async with database.engine.connect() as connection:
-            driver: asyncpg.Connection = (await connection.get_raw_connection()).driver_connection
-            try:
-                async with transaction_on(driver, isolation="repeatable_read", readonly=True):
-                    name = "idle_in_transaction_session_timeout"
-                    await driver.execute("SELECT set_config($1, $2, true)", name, milliseconds(idle_seconds))
-                    yield Snapshot(driver)
-            finally:
-                if driver.is_closed() or driver.is_in_transaction():
-                    await connection.invalidate()
-    except PoolTimeoutError as error:
-        raise DatabaseBusy("All database connections are in use.") from error
+        driver: asyncpg.Connection = pooled.driver_connection
+        async with transaction_on(driver, isolation="repeatable_read", readonly=True):
+            name = "idle_in_transaction_session_timeout"
+            await driver.execute("SELECT set_config($1, $2, true)", name, milliseconds(idle_seconds))
+            yield Snapshot(driver)
     except DRIVER_ERRORS as error:
         raise translate(error) from error
+    finally:
+        await database.give_back(pooled)
 
 
 class Streams:

@@ -14,9 +14,10 @@ from typing import Any
 from sqlalchemy import URL, func, select
 
 from app.core.config import Settings
-from app.core.database import Database, Session, commit, session_of
+from app.core.database import Session, commit, session_of
 from app.core.migrations import upgrade
 from app.core.passwords import Passwords
+from app.core.pool import Database
 from app.core.security import REGISTER, Caller, first_administrator
 from app.core.statements import advisory_key
 from app.domains.auth.models import Credential

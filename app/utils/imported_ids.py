@@ -8,7 +8,8 @@ from typing import Any
 
 from sqlalchemy import text
 
-from app.core.database import Database, Session, commit, session_of
+from app.core.database import Session, commit, session_of
+from app.core.pool import Database
 from app.core.statements import ADVISORY_LOCK, Statement, advisory_key, execute, prepare
 
 # PostgreSQL can neither store nor compare these.

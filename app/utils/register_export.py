@@ -20,8 +20,8 @@ from pydantic import BaseModel, Field
 from sqlalchemy import func, select, text
 
 from app.core.config import Settings
-from app.core.database import Database
 from app.core.migrations import head_revision
+from app.core.pool import Database
 from app.core.statements import Statement, prepare
 from app.core.streaming import Snapshot, snapshot_of
 from app.domains.department.service import DepartmentService

@@ -19,8 +19,9 @@ import click
 from sqlalchemy import text
 
 from app.core.config import Settings
-from app.core.database import Database, Session, commit, session_of
+from app.core.database import Session, commit, session_of
 from app.core.migrations import head_revision
+from app.core.pool import Database
 from app.core.security import Caller, first_administrator
 from app.core.statements import fetch, prepare
 from app.domains.role.models import RoleHolder

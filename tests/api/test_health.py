@@ -21,7 +21,7 @@ from app.core.streaming import Streams
 from app.main import create_app
 from tests.api.conftest import CANARY, assert_problem
 from tests.builders import make_department
-from tests.conftest import ADMIN_PASSWORD, Committed, connected, new_database, settings_for
+from tests.conftest import ADMIN_PASSWORD, Committed, connected, new_database, settings_for, taken
 from tests.domains.auth.conftest import ADMIN_EMAIL
 
 ROOT = "http://register.test"
@@ -326,7 +326,7 @@ async def test_connection_killed_between_requests_is_replaced_unnoticed(committe
 
 async def test_exhausted_pool_is_unavailable_for_a_second(database: URL) -> None:
     async with running(database, pool_size=1, pool_timeout=0.05) as service:
-        async with service.app.state.database.engine.connect():
+        async with taken(service.app.state.database):
             for response in (
                 await service.client.get("/departments"),
                 await service.client.post("/departments", json={"name": "D"}),

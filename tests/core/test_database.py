@@ -10,10 +10,10 @@ from typing import Any
 import asyncpg
 import pytest
 from sqlalchemy import BigInteger, String, bindparam, column, func, literal, select, table, text
-from sqlalchemy.engine import make_url
 
-from app.core.database import Database, driver_url, session_of
+from app.core.database import session_of
 from app.core.database_errors import IntegrityViolation, translate
+from app.core.pool import Database
 from app.core.statements import Statement, advisory_key, fetch, prepare
 from app.core.streaming import snapshot_of
 from app.domains.department.service import DepartmentService
@@ -174,34 +174,11 @@ def test_statement_takes_its_values_in_the_order_of_the_driver() -> None:
         statement.arguments({"key": 1})
 
 
-@pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg", "postgresql+asyncpg"])
-def test_address_with_any_usual_scheme_gets_our_driver(scheme: str) -> None:
-    url = driver_url(f"{scheme}://a:b@db:5433/register?sslmode=require")
-    assert url == make_url("postgresql+asyncpg://a:b@db:5433/register?ssl=require")
-
-
 def test_key_of_a_lock_is_the_same_in_every_process() -> None:
     assert advisory_key("tree of departments") == 8487387684319538940
     keys = {advisory_key(str(number)) for number in range(1000)}
     assert len(keys) == 1000
     assert all(-(2**63) <= key < 2**63 for key in keys)
-
-
-async def test_connection_has_its_limits(committed: Committed) -> None:
-    async with committed.app.state.database.engine.connect() as connection:
-        shown = {
-            name: await connection.scalar(text(f"SHOW {name}"))
-            for name in ("application_name", "timezone", "jit", "statement_timeout", "lock_timeout")
-        }
-        idle = await connection.scalar(text("SHOW idle_in_transaction_session_timeout"))
-    assert shown == {
-        "application_name": "process-register",
-        "timezone": "UTC",
-        "jit": "off",
-        "statement_timeout": "5s",
-        "lock_timeout": "2s",
-    }
-    assert idle == "10s"
 
 
 async def _begin_to_write(database: Database) -> None:

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from app.core.database import Row
+from app.core.pool import Row
 from app.core.statements import Statement, execute
 from app.domains.shared.bulk_checks import Batch, gives_up
 from app.domains.shared.bulk_items import Item

@@ -6,8 +6,9 @@ from typing import Any, ClassVar
 
 from pydantic import ValidationError
 
-from app.core.database import Row, abandon
+from app.core.database import abandon
 from app.core.database_errors import IntegrityViolation
+from app.core.pool import Row
 from app.core.statements import Statement, allow_seconds, execute, execute_alone, fetch
 from app.domains.shared.bulk import STATEMENT_SECONDS, BulkOutcome, write_all
 from app.domains.shared.bulk_items import refuse_too_many_links

@@ -23,7 +23,16 @@ from app.main import create_app
 from app.utils.exceptions import DatabaseBusy
 from tests.api.conftest import assert_problem
 from tests.builders import admin_session, make
-from tests.conftest import ADMIN_TOKEN, Committed, client_of, new_database, register_like, settings_for, text_of
+from tests.conftest import (
+    ADMIN_TOKEN,
+    Committed,
+    client_of,
+    new_database,
+    register_like,
+    settings_for,
+    taken,
+    text_of,
+)
 
 COLLECTIONS = ("departments", "locations", "processes", "resources", "roles", "users")
 NDJSON = {"Accept": "application/x-ndjson"}
@@ -156,8 +165,8 @@ async def test_what_others_write_meanwhile_is_not_seen(full: Committed) -> None:
 async def test_empty_pool_is_a_problem_and_no_stream(committed: Committed, accept: dict[str, str]) -> None:
     app = create_app(settings_for(committed.url, pool_size=2, export_concurrency=1, pool_timeout=0.1))
     streams: Streams = app.state.streams
-    async with app.state.database.engine.connect(), client_of(app) as client:
-        async with app.state.database.engine.connect():
+    async with taken(app.state.database), client_of(app) as client:
+        async with taken(app.state.database):
             with pytest.raises(DatabaseBusy):
                 await anext(streams.read(prepare(text("SELECT 1 AS body")), {}))
             response = await client.get("/departments", headers=accept)

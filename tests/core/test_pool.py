@@ -1,0 +1,76 @@
+"""Which connections the pool makes, and who gets them."""
+
+import asyncio
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.engine import make_url
+
+from app.core.database import session_of
+from app.core.pool import Database, driver_url
+from app.utils.exceptions import ConnectionLost, DatabaseBusy
+from tests.conftest import Committed, settings_for, taken
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg", "postgresql+asyncpg"])
+def test_address_with_any_usual_scheme_gets_our_driver(scheme: str) -> None:
+    url = driver_url(f"{scheme}://a:b@db:5433/register?sslmode=require")
+    assert url == make_url("postgresql+asyncpg://a:b@db:5433/register?ssl=require")
+
+
+async def test_connection_has_its_limits(committed: Committed) -> None:
+    async with committed.app.state.database.engine.connect() as connection:
+        shown = {
+            name: await connection.scalar(text(f"SHOW {name}"))
+            for name in ("application_name", "timezone", "jit", "statement_timeout", "lock_timeout")
+        }
+        idle = await connection.scalar(text("SHOW idle_in_transaction_session_timeout"))
+    assert shown == {
+        "application_name": "process-register",
+        "timezone": "UTC",
+        "jit": "off",
+        "statement_timeout": "5s",
+        "lock_timeout": "2s",
+    }
+    assert idle == "10s"
+
+
+async def test_connections_go_to_whoever_has_waited_longest(committed: Committed) -> None:
+    pool = Database(committed.url, settings_for(committed.url, pool_size=1))
+    asked, served = [], []
+
+    async def ask(name: str) -> None:
+        for time in range(5):
+            asked.append((name, time))
+            async with taken(pool):
+                served.append((name, time))
+                await asyncio.sleep(0)
+
+    await asyncio.gather(*map(ask, "abcd"))
+    await pool.dispose()
+    assert served == asked
+
+
+async def test_connection_that_cannot_be_made_takes_no_place_in_the_pool(committed: Committed) -> None:
+    nowhere = committed.url.set(host="127.0.0.1", port=1, query={})
+    pool = Database(nowhere, settings_for(committed.url, pool_size=1))
+    for _ in range(2):
+        with pytest.raises(ConnectionLost):
+            await pool.take()
+
+
+async def test_place_in_the_pool_is_free_again_whatever_happens(committed: Committed) -> None:
+    pool = Database(committed.url, settings_for(committed.url, pool_size=1, pool_timeout=0.05))
+    async with taken(pool):
+        waiting = asyncio.ensure_future(pool.take())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        with pytest.raises(DatabaseBusy):
+            await pool.take()
+    async with session_of(pool) as session:
+        (await session.driver()).terminate()
+    async with taken(pool):
+        pass
+    await pool.dispose()
