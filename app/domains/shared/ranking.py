@@ -126,25 +126,31 @@ class _Sample:
         selected = literal_column("true") if condition is None else condition(row)
         query = select(place.c.number, row.c.search_name, row.c.search_text, selected.label("selected"))
         self._rows = query.select_from(place.join(row, true())).cte(f"sample{name}").prefix_with("MATERIALIZED")
+        self._judged = {rank: self._judge(rank).cte(f"judged_{rank}{name}") for rank in MATCHING}
 
     def walks(self, rank: int) -> ColumnElement[bool]:
         """Tell whether so many match that one need not go far to come upon them."""
-        return self._many(rank, self._rows.c.selected)
+        return self._told(rank, "selected")
 
     def looks_up(self, rank: int) -> Sequence[tuple[ColumnElement[bool], bool]]:
         """Tell when otherwise to look them up by their words, and when, as many have these, by the other filters."""
         few = not_(self.walks(rank))
         if not self._filtered:
             return ((few, False),)
-        many = self._many(rank)
+        many = self._told(rank, "matching")
         return (and_(few, not_(many)), False), (and_(few, many), True)
 
-    def _many(self, rank: int, *conditions: ColumnElement[bool]) -> ColumnElement[bool]:
+    def _told(self, rank: int, name: str) -> ColumnElement[bool]:
+        return select(self._judged[rank].c[name]).scalar_subquery()
+
+    def _judge(self, rank: int) -> Select[bool, bool]:
+        rows = self._rows
         # Places, not rows: what was added at once stands together, and may be nowhere else.
-        places = select(func.count(self._rows.c.number.distinct())).where(
-            MATCHING[rank](self._rows, walking=True), *conditions
-        )
-        return places.scalar_subquery() >= literal_column(str(_MANY))
+        places = func.count(rows.c.number.distinct())
+        least: ColumnElement[int] = literal_column(str(_MANY))
+        matching = (places >= least).label("matching")
+        selected = (places.filter(rows.c.selected) >= least).label("selected")
+        return select(matching, selected).where(MATCHING[rank](rows, walking=True))
 
 
 def _equal(rows: Select[Any], source: FromClause) -> Sequence[Select[Any]]:

@@ -44,7 +44,7 @@ EQUAL, LEAST = 1, 5
 # The words of `q`, each once. The last one may be still being typed. Earlier ones of a single letter are taken as they
 # are, and so are those after the sixteenth: their beginnings are everywhere.
 _ASKED = """
-    SELECT word, place,
+    SELECT word, search_letters(word) AS letters, place, count(*) OVER () AS words,
            CASE WHEN place = count(*) OVER () OR place <= 16 AND word !~ '^[a-z0-9]$' THEN word || ':*' ELSE word END
              AS begun
       FROM (
@@ -61,7 +61,8 @@ SELECT lower(:filter_q) AS whole, string_agg(word, ' ') AS asked,
   FROM ({_ASKED}) AS asked
 """  # noqa: S608 - of constants
 # A word is similar to another when they share enough of their trigrams: half of them, or three tenths when no word of
-# the vocabulary begins like it; and of several, only those that come near the best.
+# the vocabulary begins like it; and of several, only those that come near the best. The more words are asked for, the
+# fewer each may have: each one of them is looked up in combination with those of all others.
 _TOLERANT = f"""
 SELECT CAST(string_agg('(' || concat_ws('|', begun, similar_words) || ')', ' & ') AS tsquery) AS tolerant,
        concat_ws(' ', string_agg(word, ' '), string_agg(replace(similar_words, '|', ' '), ' ')) AS words
@@ -72,9 +73,9 @@ SELECT CAST(string_agg('(' || concat_ws('|', begun, similar_words) || ')', ' & '
                FROM (
                  SELECT similar_word, similarity, max(similarity) OVER () AS best
                    FROM (
-                     SELECT DISTINCT word AS similar_word, similarity(letters, search_letters(asked.word))
+                     SELECT DISTINCT word AS similar_word, similarity(letters, asked.letters)
                        FROM search_vocabulary
-                      WHERE letters % search_letters(asked.word)
+                      WHERE letters % asked.letters
                         AND NOT starts_with(word, asked.word)
                    ) AS candidates
                   WHERE similarity >= CASE WHEN EXISTS (
@@ -82,7 +83,7 @@ SELECT CAST(string_agg('(' || concat_ws('|', begun, similar_words) || ')', ' & '
                            WHERE known.word >= asked.word AND known.word < asked.word || chr(1114111)
                         ) THEN 0.5 ELSE 0.3 END
                   ORDER BY similarity DESC, similar_word
-                  LIMIT 8
+                  LIMIT greatest(2, 6 / asked.words)
                ) AS nearest
               WHERE similarity >= best - 0.2
            ) END AS similar_words

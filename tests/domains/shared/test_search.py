@@ -81,6 +81,14 @@ async def test_misspelt_words_are_found(client: httpx.AsyncClient, q: str, found
     assert await search(client, q) == (["Procurement"] if found else [])
 
 
+@pytest.mark.parametrize(("q", "each"), [("barrelz", 6), ("barrelz store", 3), ("barrelz east store", 2)])
+async def test_words_of_a_search_share_how_many_are_similar(client: httpx.AsyncClient, q: str, each: int) -> None:
+    names = [f"Barrel{letter} east store" for letter in "abcdefgh"]
+    for name in names:
+        await make_department(client, name=name)
+    assert await search(client, q) == names[:each]
+
+
 async def test_words_of_changed_objects_are_in_the_vocabulary(client: httpx.AsyncClient) -> None:
     made = await make_department(client, name="Before")
     assert await search(client, "warehousng") == []
