@@ -7,7 +7,7 @@ from typing import Any
 import asyncpg
 from sqlalchemy import URL
 
-from tests.conftest import new_database, text_of
+from tests.conftest import connected, new_database
 
 # ANALYZE looks at 300 rows for each unit of this, so here at all there are: plans are the same each time.
 SAMPLE_ALL = "SET default_statistics_target = 400"
@@ -16,13 +16,11 @@ SAMPLE_ALL = "SET default_statistics_target = 400"
 @asynccontextmanager
 async def filled(server_url: URL, template: URL, fill: str, table: str) -> AsyncIterator[asyncpg.Connection]:
     """A connection to a copy of `template` in which one table has many rows, and the planner knows it."""
-    async with new_database(server_url, template.database) as url:
-        connection = await asyncpg.connect(text_of(url))
+    async with new_database(server_url, template.database) as url, connected(url) as connection:
         await connection.execute(fill)
         await connection.execute(SAMPLE_ALL)
         await connection.execute(f"ANALYZE {table}")
         yield connection
-        await connection.close()
 
 
 def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:

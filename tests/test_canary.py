@@ -17,7 +17,7 @@ from app.core.tokens import LINK_TOKEN, REFRESH_TOKEN, Tokens, new_token
 from app.main import create_app
 from app.models import Base
 from tests.builders import admin_session, make_department, make_user
-from tests.conftest import ADMIN_TOKEN, client_of, new_database, settings_for, text_of
+from tests.conftest import ADMIN_TOKEN, client_of, connected, new_database, settings_for
 from tests.domains.auth.conftest import client_from
 from tests.utils.conftest import configured_log
 
@@ -85,13 +85,10 @@ class Story:
         return answer
 
     async def database(self, statement: str) -> list[asyncpg.Record]:
-        connection = await asyncpg.connect(text_of(self.url))
-        try:
+        async with connected(self.url) as connection:
             if statement.startswith("SELECT"):
                 return list(await connection.fetch(statement))
             await connection.execute(statement)
-        finally:
-            await connection.close()
         return []
 
 

@@ -13,7 +13,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import httpx
 import pytest
 from sqlalchemy import URL
@@ -21,7 +20,7 @@ from sqlalchemy import URL
 from app.cli import cli
 from app.main import create_app
 from app.utils.db_init import DEMO_PASSWORD, DEMO_USERS
-from tests.conftest import client_of, new_database, settings_for, text_of, wait_until_ready
+from tests.conftest import client_of, connected, new_database, settings_for, text_of, wait_until_ready
 
 PATIENCE = 60
 
@@ -134,9 +133,8 @@ async def test_commands_make_a_database_ready(server_url: URL, root: Path) -> No
         twice = run_command(root, "create-admin", "SECOND@register.example", **database)
         assert (twice.returncode, "exists already" in twice.stderr) == (1, True)
         assert run_command(root, "seed", **database).returncode == 0
-        connection = await asyncpg.connect(text_of(url))
-        admins = await connection.fetch("SELECT email FROM users WHERE access_level = 'admin' ORDER BY id LIMIT 2")
-        await connection.close()
+        async with connected(url) as connection:
+            admins = await connection.fetch("SELECT email FROM users WHERE access_level = 'admin' ORDER BY id LIMIT 2")
         assert [row["email"] for row in admins] == ["root@register.example", "second@register.example"]
 
 
@@ -158,10 +156,8 @@ async def set_password(url: URL, token: str, password: str) -> httpx.Response:
 
 
 async def count(url: URL, table: str) -> Any:
-    connection = await asyncpg.connect(text_of(url))
-    rows = await connection.fetchval(f"SELECT count(*) FROM {table}")
-    await connection.close()
-    return rows
+    async with connected(url) as connection:
+        return await connection.fetchval(f"SELECT count(*) FROM {table}")
 
 
 async def test_init_makes_a_password_and_tells_it_once(server_url: URL, root: Path) -> None:
@@ -236,12 +232,11 @@ async def test_housekeeping_removes_what_has_expired_and_tells_how_much(server_u
     async with new_database(server_url) as url:
         database = {"DATABASE_URL": text_of(url)}
         assert run_command(root, "init", **database).returncode == 0
-        connection = await asyncpg.connect(text_of(url))
-        await connection.execute(
-            "INSERT INTO sign_in_attempts (key, attempts, ends_at)"
-            " VALUES ('old', 1, now() - interval '1 second'), ('new', 1, now() + interval '1 minute')"
-        )
-        await connection.close()
+        async with connected(url) as connection:
+            await connection.execute(
+                "INSERT INTO sign_in_attempts (key, attempts, ends_at)"
+                " VALUES ('old', 1, now() - interval '1 second'), ('new', 1, now() + interval '1 minute')"
+            )
         done = run_command(root, "housekeeping", **database)
         assert (done.returncode, done.stderr.splitlines()) == (
             0,

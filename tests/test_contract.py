@@ -236,7 +236,7 @@ async def test_unknown_parameter_is_refused_with_the_nearest(client: httpx.Async
     response = await client.get(f"/{collection}?limt=1")
     assert response.status_code == 400
     problem = response.json()
-    assert problem["detail"] == "There is no parameter limt here; did you mean limit?"
+    assert problem["detail"] == "There is no parameter limt here. Did you mean limit?"
     assert [(error["source"], error["pointer"]) for error in problem["errors"]] == [("query", "/limt")]
 
 
@@ -439,11 +439,11 @@ async def test_misspelt_parameter_never_does_more_than_was_asked_for(client: htt
     path = f"/processes/{process['id']}"
     response = await client.delete(f"{path}/roles/{role['id']}?responsability=informed")
     assert response.status_code == 400
-    assert response.json()["detail"] == "There is no parameter responsability here; did you mean responsibility?"
+    assert response.json()["detail"] == "There is no parameter responsability here. Did you mean responsibility?"
     assert (await client.get(path)).json() == process
     assert (await client.get(f"{path}/tree?dpeth=1")).status_code == 400
     detail = (await client.get(f"{path}?field=id")).json()["detail"]
-    assert detail == "There is no parameter field here; did you mean fields?"
+    assert detail == "There is no parameter field here. Did you mean fields?"
 
 
 async def test_answer_lists_the_first_hundred_faults(client: httpx.AsyncClient) -> None:

@@ -45,9 +45,9 @@ from tests.conftest import (
     Committed,
     Statements,
     client_of,
+    connected,
     new_database,
     settings_for,
-    text_of,
 )
 from tests.plans import filled, nodes
 
@@ -135,14 +135,13 @@ def row_of(record: asyncpg.Record) -> Row:
 async def world(server_url: URL, template: URL) -> AsyncIterator[World]:
     async with new_database(server_url, template.database) as url, AsyncExitStack() as stack:
         committed = Committed(create_app(settings_for(url)), url)
-        connection = await asyncpg.connect(text_of(url))
-        await connection.set_type_codec("jsonb", encoder=json.dumps, decoder=json.loads, schema="pg_catalog")
-        form = {"username": "admin@register.example", "password": ADMIN_PASSWORD}
-        pair = (await committed.client.post("/auth/token", data=form)).json()
-        session = await stack.enter_async_context(client_of(committed.app, pair["access_token"]))
-        admin = (await session.get("/users/me")).json()
-        yield World(url, committed.app, connection, committed.client, session, admin, stack)
-        await connection.close()
+        async with connected(url) as connection:
+            await connection.set_type_codec("jsonb", encoder=json.dumps, decoder=json.loads, schema="pg_catalog")
+            form = {"username": "admin@register.example", "password": ADMIN_PASSWORD}
+            pair = (await committed.client.post("/auth/token", data=form)).json()
+            session = await stack.enter_async_context(client_of(committed.app, pair["access_token"]))
+            admin = (await session.get("/users/me")).json()
+            yield World(url, committed.app, connection, committed.client, session, admin, stack)
         await committed.client.aclose()
         await committed.app.state.database.dispose()
 
@@ -920,8 +919,7 @@ async def test_parallel_patches_chain_together(world: World, client: httpx.Async
 
 async def test_demo_data_has_a_history(empty: URL) -> None:
     await initialise(settings_for(empty), empty, lambda _: None, demo_data=True)
-    connection = await asyncpg.connect(text_of(empty))
-    try:
+    async with connected(empty) as connection:
         counts = {
             table: await connection.fetchval(f"SELECT count(*) FROM {table}")
             for table in (*COLLECTIONS, "role_holders")
@@ -952,8 +950,6 @@ async def test_demo_data_has_a_history(empty: URL) -> None:
                 "SELECT count(*) FROM changes WHERE type = $1 AND NOT coalesce(after ? 'password', false)", table
             )
             assert (table, rows) == (table, versions)
-    finally:
-        await connection.close()
 
 
 # --- Reading it ---

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 from alembic.script import ScriptDirectory
 from sqlalchemy import URL, text
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -15,13 +14,12 @@ from alembic import command
 from app.core.migrations import alembic_config, head_revision, upgrade
 from app.core.pool import driver_url
 from app.models import Base
-from tests.conftest import new_database, text_of
+from tests.conftest import connected, new_database, text_of
 
 
 async def schema_of(url: URL) -> list[tuple[str, str]]:
     """Return every column, constraint and index with its definition."""
-    connection = await asyncpg.connect(text_of(url))
-    try:
+    async with connected(url) as connection:
         rows = await connection.fetch(
             """
             SELECT table_name || '.' || column_name AS name, data_type || is_nullable AS definition
@@ -34,17 +32,12 @@ async def schema_of(url: URL) -> list[tuple[str, str]]:
             """
         )
         return [(row["name"], row["definition"]) for row in rows]
-    finally:
-        await connection.close()
 
 
 async def revision_of(url: URL) -> str | None:
-    connection = await asyncpg.connect(text_of(url))
-    try:
+    async with connected(url) as connection:
         revision: str | None = await connection.fetchval("SELECT version_num FROM alembic_version")
         return revision
-    finally:
-        await connection.close()
 
 
 async def test_every_revision_goes_up_and_down_and_up_again(empty: URL) -> None:
@@ -97,8 +90,7 @@ async def test_three_migrations_at_once_all_succeed(empty: URL, root: Path) -> N
 async def test_migration_waits_out_a_lock(empty: URL) -> None:
     await asyncio.to_thread(upgrade, empty)
     config = alembic_config(empty)
-    blocker = await asyncpg.connect(text_of(empty))
-    try:
+    async with connected(empty) as blocker:
         transaction = blocker.transaction()
         await transaction.start()
         await blocker.execute("LOCK TABLE processes IN ACCESS SHARE MODE")
@@ -108,6 +100,4 @@ async def test_migration_waits_out_a_lock(empty: URL) -> None:
         assert not done
         await transaction.rollback()
         await asyncio.wait_for(migration, timeout=30)
-    finally:
-        await blocker.close()
     assert [name for name, _ in await schema_of(empty) if name.startswith("processes.")] == []

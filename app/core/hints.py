@@ -51,9 +51,11 @@ def nearest(name: str, known: Sequence[str]) -> str | None:
 
 
 def hint(name: str, known: Sequence[str]) -> str:
-    """Return the words that tell the nearest known name, or else all of them."""
+    """Return the sentence that tells the nearest known name, or else all of them; empty when none is known."""
     near = nearest(name, known)
-    return f"Did you mean {near}?" if near else f"Known are {', '.join(known)}"
+    if near:
+        return f"Did you mean {near}?"
+    return f"Known are {', '.join(known)}." if known else ""
 
 
 def _in_our_spelling(name: str) -> str:

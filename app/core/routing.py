@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 from app.core.arguments import DirectRoute, Handler, is_list, model_of
 from app.core.bodies import Room, StrictRequest, media_type, refuse_too_many_values
 from app.core.database import in_transaction
-from app.core.hints import nearest
+from app.core.hints import hint
 from app.core.permissions import DECLARATION
 from app.core.security import Authenticator
 from app.utils.exceptions import (
@@ -155,13 +155,13 @@ def _refuse_unknown(request: Request, known: Sequence[str]) -> None:
     unknown = [name for name in request.query_params if name not in known]
     if unknown:
         # To find the nearest of a hundred takes milliseconds, so it is not done of each of many.
-        hints = {name: _hint(nearest(name, known), known) for name in unknown[:_MOST_HINTS]}
-        hints = dict.fromkeys(unknown[:MOST_FAULTS], ".") | hints
+        hints = dict.fromkeys(unknown[:MOST_FAULTS], "") | {name: hint(name, known) for name in unknown[:_MOST_HINTS]}
         faults = [
-            Fault(json_pointer([name]), "unknown_parameter", f"There is no such parameter{hint}", "query")
-            for name, hint in hints.items()
+            Fault(json_pointer([name]), "unknown_parameter", f"There is no such parameter. {told}".strip(), "query")
+            for name, told in hints.items()
         ]
-        raise BadRequest(f"There is no parameter {_printable(unknown[0])} here{hints[unknown[0]]}", errors=faults)
+        detail = f"There is no parameter {_printable(unknown[0])} here. {hints[unknown[0]]}".strip()
+        raise BadRequest(detail, errors=faults)
 
 
 def _refuse_repeated(request: Request, takes_several: Mapping[str, bool]) -> None:
@@ -178,9 +178,3 @@ def _refuse_repeated(request: Request, takes_several: Mapping[str, bool]) -> Non
 
 def _printable(name: str) -> str:
     return "".join(character for character in name[:64] if character.isprintable())
-
-
-def _hint(near: str | None, known: Sequence[str]) -> str:
-    if near:
-        return f"; did you mean {near}?"
-    return f"; known are {', '.join(known)}." if known else "."

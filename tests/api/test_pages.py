@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import Any
 
-import asyncpg
 import httpx
 import pytest
 from fastapi import APIRouter, FastAPI
@@ -20,7 +19,7 @@ from app.core.permissions import PUBLIC, SCOPES, requires
 from app.core.routing import StrictRoute, UndeclaredPermissionError
 from app.core.tokens import API_TOKEN, Tokens, new_token
 from app.main import create_app
-from tests.conftest import ADMIN_PASSWORD, ADMIN_TOKEN, Committed, client_of, settings_for, text_of
+from tests.conftest import ADMIN_PASSWORD, ADMIN_TOKEN, Committed, client_of, connected, settings_for
 
 ROOT = "http://register.test"
 DOCS, REDOC, OPENAPI, METRICS = (f"{ROOT}/{page}" for page in ("docs", "redoc", "openapi.json", "metrics"))
@@ -72,8 +71,7 @@ async def operations_token(committed: Committed) -> str:
 async def api_token(url: URL, scopes: Collection[str]) -> str:
     """Make an API token of the first administrator."""
     token = new_token(API_TOKEN)
-    connection = await asyncpg.connect(text_of(url))
-    try:
+    async with connected(url) as connection:
         await connection.execute(
             """
             INSERT INTO api_tokens (user_id, name, token_hash, scopes, expires_at)
@@ -82,8 +80,6 @@ async def api_token(url: URL, scopes: Collection[str]) -> str:
             Tokens(settings_for(url)).api_token_hashes(token)[0],
             sorted(scopes),
         )
-    finally:
-        await connection.close()
     return token
 
 

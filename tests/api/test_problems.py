@@ -30,7 +30,7 @@ from tests.builders import (
     make_role,
     make_user,
 )
-from tests.conftest import ADMIN_TOKEN, text_of
+from tests.conftest import ADMIN_TOKEN, connected
 from tests.test_contract import COLLECTIONS, every_collection, required
 from tests.utils.conftest import configured_log
 
@@ -117,12 +117,9 @@ async def plan_outdated(client: Client) -> httpx.Response:
 async def request_in_flight(client: Client) -> httpx.Response:
     (caller,) = {(await make_department(client))["created_by"]["id"]}
     app: FastAPI = client._transport.app  # type: ignore[attr-defined]
-    other = await asyncpg.connect(text_of(app.state.database.engine.url))
-    try:
+    async with connected(app.state.database.engine.url) as other:
         await other.execute("SELECT pg_advisory_lock($1)", Attempt(caller, "taken", b"", frozenset()).lock)
         return await client.post("/departments", json={"name": "D"}, headers={"Idempotency-Key": "taken"})
-    finally:
-        await other.close()
 
 
 async def answer_too_large(client: Client) -> httpx.Response:

@@ -102,13 +102,13 @@ async def test_every_kind_of_list_proposes_what_was_meant(client: httpx.AsyncCli
         problem = response.json()
         name = address.rpartition("&")[2].rpartition("?")[2].partition("=")[0]
         assert (response.status_code, problem["code"]) == (400, "bad_request")
-        assert problem["detail"] == f"There is no parameter {name} here; did you mean {meant}?"
+        assert problem["detail"] == f"There is no parameter {name} here. Did you mean {meant}?"
         assert [(fault["source"], fault["pointer"]) for fault in problem["errors"]] == [("query", f"/{name}")]
 
 
 async def test_without_a_guess_all_parameters_are_named(client: httpx.AsyncClient) -> None:
     detail = (await client.get("/changes?xyzzy=1")).json()["detail"]
-    assert detail.startswith("There is no parameter xyzzy here; known are ")
+    assert detail.startswith("There is no parameter xyzzy here. Known are ")
     assert "object_id" in detail
 
 
@@ -116,4 +116,4 @@ async def test_only_the_first_of_many_get_a_guess(client: httpx.AsyncClient) -> 
     query = "&".join(f"limit{number}=1" for number in range(200))
     problem = (await client.get(f"/processes?{query}")).json()
     assert len(problem["errors"]) == 100
-    assert ["did you mean limit?" in fault["detail"] for fault in problem["errors"]] == [True] * 10 + [False] * 90
+    assert ["Did you mean limit?" in fault["detail"] for fault in problem["errors"]] == [True] * 10 + [False] * 90

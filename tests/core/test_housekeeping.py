@@ -16,7 +16,7 @@ from sqlalchemy import event
 from app.core import housekeeping
 from app.core.housekeeping import clean_up
 from app.core.pool import Database
-from tests.conftest import Committed, text_of
+from tests.conftest import Committed, connected, text_of
 
 KINDS = (
     "refresh tokens",
@@ -93,11 +93,10 @@ def database(committed: Committed) -> Database:
 
 @pytest.fixture
 async def connection(committed: Committed) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(text_of(committed.url))
-    # What making the database ready recorded would be in the way.
-    await connection.execute("TRUNCATE changes")
-    yield connection
-    await connection.close()
+    async with connected(committed.url) as connection:
+        # What making the database ready recorded would be in the way.
+        await connection.execute("TRUNCATE changes")
+        yield connection
 
 
 async def column(connection: asyncpg.Connection, query: str) -> list[Any]:

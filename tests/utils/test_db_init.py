@@ -6,14 +6,13 @@ import os
 import sys
 from pathlib import Path
 
-import asyncpg
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import URL
 
 from app.main import create_app
 from app.utils.db_init import DEMO_FILES, DEMO_PASSWORD, DEMO_USERS, initialise
-from tests.conftest import ADMIN_PASSWORD, client_of, give_admin_token, settings_for, text_of
+from tests.conftest import ADMIN_PASSWORD, client_of, connected, give_admin_token, settings_for, text_of
 from tests.domains.auth.conftest import call, sign_in, try_to_sign_in
 
 TABLES = ("departments", "locations", "processes", "resources", "roles", "users")
@@ -24,11 +23,8 @@ async def make_ready(url: URL, *, demo_data: bool) -> str:
 
 
 async def counts_of(url: URL) -> dict[str, int]:
-    connection = await asyncpg.connect(text_of(url))
-    try:
+    async with connected(url) as connection:
         return {table: await connection.fetchval(f"SELECT count(*) FROM {table}") for table in TABLES}
-    finally:
-        await connection.close()
 
 
 def rows_of(collection: str) -> list[dict[str, str]]:
@@ -113,12 +109,9 @@ async def test_demo_data_has_a_user_of_each_level_who_can_sign_in(empty: URL) ->
 
 async def passwords_of(url: URL) -> list[str]:
     """Return the e-mail addresses of all who have a password."""
-    connection = await asyncpg.connect(text_of(url))
-    try:
+    async with connected(url) as connection:
         rows = await connection.fetch("SELECT u.email FROM credentials c JOIN users u ON u.id = c.user_id ORDER BY 1")
         return [row["email"] for row in rows]
-    finally:
-        await connection.close()
 
 
 @pytest.mark.parametrize("given", [True, False])

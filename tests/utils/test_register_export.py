@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import asyncpg
 import pytest
 from sqlalchemy import URL, make_url
 
@@ -25,7 +24,7 @@ from app.utils import register_export
 from app.utils.exceptions import RegisterError, ServiceUnavailable
 from app.utils.register_export import Manifest, export_register
 from tests.builders import make_department, make_location, make_process, make_resource, make_role, make_user
-from tests.conftest import ADMIN_TOKEN, Committed, settings_for, text_of
+from tests.conftest import ADMIN_TOKEN, Committed, connected, settings_for, text_of
 
 COLLECTIONS = ("departments", "locations", "resources", "roles", "users", "processes")
 FILES = {*(f"{name}.ndjson" for name in (*COLLECTIONS, "role_holders")), "manifest.json"}
@@ -36,9 +35,8 @@ async def export(url: URL, directory: Path, *, with_history: bool = False, force
 
 
 async def run_sql(url: URL, sql: str) -> None:
-    connection = await asyncpg.connect(text_of(url))
-    await connection.execute(sql)
-    await connection.close()
+    async with connected(url) as connection:
+        await connection.execute(sql)
 
 
 def lines(directory: Path, name: str) -> list[Any]:
@@ -95,10 +93,9 @@ async def test_files_have_what_the_api_shows(committed: Committed, tmp_path: Pat
 
 
 async def test_nobody_else_reads_it_and_nothing_to_sign_in_with_is_in_it(committed: Committed, tmp_path: Path) -> None:
-    connection = await asyncpg.connect(text_of(committed.url))
-    hashes = [row[0] for row in await connection.fetch("SELECT password_hash FROM credentials")]
-    hashes += [row[0].hex() for row in await connection.fetch("SELECT token_hash FROM api_tokens")]
-    await connection.close()
+    async with connected(committed.url) as connection:
+        hashes = [row[0] for row in await connection.fetch("SELECT password_hash FROM credentials")]
+        hashes += [row[0].hex() for row in await connection.fetch("SELECT token_hash FROM api_tokens")]
     assert len(hashes) == 2
     directory = tmp_path / "export"
     before = os.umask(0)
@@ -264,8 +261,7 @@ async def test_command_shows_how_far_it_is_on_a_terminal(committed: Committed, r
 async def test_command_that_is_stopped_leaves_nothing_and_says_so(
     committed: Committed, root: Path, tmp_path: Path
 ) -> None:
-    connection = await asyncpg.connect(text_of(committed.url))
-    async with connection.transaction():
+    async with connected(committed.url) as connection, connection.transaction():
         await connection.execute("LOCK TABLE processes")
         waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation = 'processes'::regclass)"
         async with command(root, tmp_path, text_of(committed.url), asyncio.subprocess.DEVNULL) as process:
@@ -274,5 +270,4 @@ async def test_command_that_is_stopped_leaves_nothing_and_says_so(
                 await asyncio.sleep(0.05)
             process.send_signal(signal.SIGTERM)
             assert await process.wait() == 128 + signal.SIGTERM
-    await connection.close()
     assert names(tmp_path) == set()

@@ -13,7 +13,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypedDict
 
-import asyncpg
 import click
 import pytest
 from click.testing import CliRunner
@@ -35,7 +34,7 @@ from app.utils.register_export import export_register
 from app.utils.register_import import import_register
 from app.utils.table_import import import_table
 from tests.builders import make, make_department, make_user
-from tests.conftest import Committed, new_database, settings_for, text_of
+from tests.conftest import Committed, connected, new_database, settings_for, text_of
 from tests.domains.shared.test_import import fill
 from tests.test_cli import run_command
 
@@ -102,10 +101,9 @@ async def import_(url: URL, directory: Path) -> Counter[str]:
 async def empty_register(server_url: URL, template: URL) -> AsyncIterator[URL]:
     """A register with nobody but the first administrator, whose ids are not those of the source."""
     async with new_database(server_url, template.database) as url:
-        connection = await asyncpg.connect(text_of(url))
-        for table in COLLECTIONS:
-            await connection.execute(f"SELECT setval(pg_get_serial_sequence('{table}', 'id'), 1000)")
-        await connection.close()
+        async with connected(url) as connection:
+            for table in COLLECTIONS:
+                await connection.execute(f"SELECT setval(pg_get_serial_sequence('{table}', 'id'), 1000)")
         yield url
 
 
@@ -140,16 +138,14 @@ def read(directory: Path, name: str) -> list[Any]:
 
 async def changes_of(url: URL) -> Counter[tuple[str, int, str]]:
     """Return how often each object was changed, by what was done."""
-    connection = await asyncpg.connect(text_of(url))
-    rows = await connection.fetch("SELECT type, object_id, action FROM changes")
-    await connection.close()
+    async with connected(url) as connection:
+        rows = await connection.fetch("SELECT type, object_id, action FROM changes")
     return Counter(tuple(row) for row in rows)
 
 
 async def number_of_changes(url: URL) -> int:
-    connection = await asyncpg.connect(text_of(url))
-    number: int = await connection.fetchval("SELECT count(*) FROM changes")
-    await connection.close()
+    async with connected(url) as connection:
+        number: int = await connection.fetchval("SELECT count(*) FROM changes")
     return number
 
 
@@ -352,10 +348,9 @@ async def test_member_that_can_be_none_is_told_and_its_batch_is_not_written(
     with pytest.raises(RegisterError) as raised:
         await import_(empty_register, altered(source, tmp_path, in_line(file, place, **{member: value})))
     assert str(raised.value).startswith(f"{file}.ndjson, line {place + 1}, {member}: {told}")
-    connection = await asyncpg.connect(text_of(empty_register))
-    written = await connection.fetchval("SELECT count(*) FROM imported_objects WHERE collection = $1", file)
-    holders = await connection.fetchval("SELECT count(*) FROM role_holders")
-    await connection.close()
+    async with connected(empty_register) as connection:
+        written = await connection.fetchval("SELECT count(*) FROM imported_objects WHERE collection = $1", file)
+        holders = await connection.fetchval("SELECT count(*) FROM role_holders")
     assert (written, holders) == (0, 0)
 
 
@@ -396,14 +391,13 @@ async def test_what_was_killed_goes_on(
         env=environment,
         stderr=asyncio.subprocess.PIPE,
     )
-    connection = await asyncpg.connect(text_of(empty_register))
-    written = "SELECT count(*) FROM imported_objects"
-    while process.returncode is None and await connection.fetchval(written) < 40:  # noqa: ASYNC110 - by another process
-        await asyncio.sleep(0.01)
-    assert process.returncode is None, await process.communicate()
-    process.kill()
-    await process.wait()
-    await connection.close()
+    async with connected(empty_register) as connection:
+        written = "SELECT count(*) FROM imported_objects"
+        while process.returncode is None and await connection.fetchval(written) < 40:  # noqa: ASYNC110 - by another process
+            await asyncio.sleep(0.01)
+        assert process.returncode is None, await process.communicate()
+        process.kill()
+        await process.wait()
     counts = await import_(empty_register, source.directory)
     assert counts["done"] >= 40
     assert counts["created"] >= 40

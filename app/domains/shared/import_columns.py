@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from app.core.hints import nearest
+from app.core.hints import hint
 from app.domains.shared.links import LinkSet
 from app.domains.shared.models import RegisterObject
 from app.domains.shared.writes import foreign_keys
@@ -71,12 +71,12 @@ class Hints:
     def __init__(self) -> None:
         self._told: dict[tuple[str, tuple[str, ...]], str] = {}
 
-    def of(self, name: str, known: Iterable[str], otherwise: str = "") -> str:
-        """Return the sentence that tells the nearest known name; `otherwise` if there is none."""
-        key = (name, tuple(known))
+    def after(self, sentence: str, name: str, known: Iterable[str]) -> str:
+        """Return the sentence, with what may have been meant behind it."""
+        key = (name, tuple(filter(None, known)))
         if key not in self._told and len(self._told) < MOST_HINTS:
-            self._told[key] = _near(*key) or otherwise
-        return self._told.get(key, "")
+            self._told[key] = hint(*key)
+        return f"{sentence} {self._told.get(key, '')}".rstrip()
 
 
 def name_columns(
@@ -91,7 +91,7 @@ def name_columns(
     chosen = {name: member for name, _, member in (entry.rpartition(":") for entry in mapping)}
     faults = [
         # Of many columns those that people would look at are compared.
-        Fault("/map", "unknown_column", f"There is no such column in the file.{hints.of(name, names[:50])}", "query")
+        Fault("/map", "unknown_column", hints.after("There is no such column in the file.", name, names[:50]), "query")
         for name in chosen
         if name not in names
     ]
@@ -103,8 +103,7 @@ def name_columns(
             columns[name] = None
         elif member not in known:
             if table or name in chosen:
-                hint = hints.of(member, known, f" Known are {', '.join(known)}.")
-                detail = f"There is no such member.{hint}"
+                detail = hints.after("There is no such member.", member, known)
                 faults.append(Fault(json_pointer([1, name]), "unknown_column", detail))
         elif member in taken:
             faults.append(Fault(json_pointer([1, name]), "duplicate_column", f"Another column is {member}, too."))
@@ -118,8 +117,3 @@ def name_columns(
 
 def _plain(name: str) -> str:
     return re.sub(r"[\W_]+", "_", name.lower()).strip("_")
-
-
-def _near(name: str, known: Iterable[str]) -> str:
-    near = nearest(name, list(filter(None, known)))
-    return f" Did you mean {near}?" if near else ""

@@ -105,7 +105,7 @@ class RowReader:
         for name in row.values:
             # Of a fault that nobody is told no name is looked up.
             if name not in self._columns and self._budget.allows(row.faults):
-                row.refuse(name, "unknown_member", f"There is no such member.{self._hints.of(name, self._known)}")
+                row.refuse(name, "unknown_member", self._hints.after("There is no such member.", name, self._known))
         made.item = self._item(row, data)
         return made
 

@@ -13,7 +13,7 @@ from sqlalchemy import URL
 
 from app.main import create_app
 from tests.builders import make_department, make_location, make_process, make_resource, make_role, make_user
-from tests.conftest import client_of, new_database, settings_for, text_of
+from tests.conftest import client_of, connected, new_database, settings_for
 from tests.domains.shared.bulk import Item, changing, create
 from tests.domains.shared.properties import drawn
 from tests.test_contract import COLLECTIONS
@@ -96,8 +96,7 @@ async def twins(server_url: URL, template: URL) -> AsyncIterator[list[tuple[http
             app = create_app(settings_for(url))
             stack.push_async_callback(app.state.database.dispose)
             client = await stack.enter_async_context(client_of(app))
-            connection = await asyncpg.connect(text_of(url))
-            stack.push_async_callback(connection.close)
+            connection = await stack.enter_async_context(connected(url))
             await prepare_world(client)
             made.append((client, connection))
         yield made

@@ -188,7 +188,7 @@ async def test_list_of_linked_objects_has_cursors_of_its_own(client: httpx.Async
 @pytest.mark.parametrize(
     ("sort", "code", "words"),
     [
-        ("foo", "unknown_sort", "Name 1 is none to sort by here. Known are id, code, name, created_at, updated_at"),
+        ("foo", "unknown_sort", "Name 1 is none to sort by here. Known are id, code, name, created_at, updated_at."),
         ("-nmae", "unknown_sort", "Name 1 is none to sort by here. Did you mean name?"),
         ("name,-updatedAt", "unknown_sort", "Name 2 is none to sort by here. Did you mean updated_at?"),
         ("--name", "unknown_sort", "Did you mean name?"),

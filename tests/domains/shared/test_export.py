@@ -8,14 +8,13 @@ from datetime import UTC, datetime
 from itertools import product
 from typing import Any
 
-import asyncpg
 import httpx
 import pytest
 
 from app.core.streaming import FIRST_ROWS, MOST_ROWS
 from tests.api.conftest import openapi
 from tests.builders import make, make_department, make_location, make_process, make_resource, make_role, make_user
-from tests.conftest import Committed, text_of
+from tests.conftest import Committed, connected
 
 COLLECTIONS = ("departments", "locations", "processes", "resources", "roles", "users")
 NDJSON = {"Accept": "application/x-ndjson"}
@@ -48,12 +47,12 @@ def table(response: httpx.Response) -> list[dict[str, str]]:
 
 
 async def fill(committed: Committed, number: int) -> None:
-    connection = await asyncpg.connect(text_of(committed.url))
-    await connection.execute(
-        "INSERT INTO departments (name, description) SELECT 'D ' || n, repeat('x', 2000) FROM generate_series(1, $1) n",
-        number,
-    )
-    await connection.close()
+    async with connected(committed.url) as connection:
+        await connection.execute(
+            "INSERT INTO departments (name, description) "
+            "SELECT 'D ' || n, repeat('x', 2000) FROM generate_series(1, $1) n",
+            number,
+        )
 
 
 async def fill_all(client: httpx.AsyncClient) -> None:

@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from itertools import count
 from typing import Any
 
-import asyncpg
 import httpx
 import pytest
 from fastapi import FastAPI, Request, Response
@@ -25,7 +24,7 @@ from app.main import create_app
 from app.utils.exceptions import ConnectionLost, OutcomeUnknown
 from tests.api.conftest import assert_problem, openapi, responses_of
 from tests.builders import admin_session, make, make_department, make_user
-from tests.conftest import Committed, Statements, client_of, settings_for, text_of
+from tests.conftest import Committed, Statements, client_of, connected, settings_for
 from tests.test_contract import CALLER, every_collection, required
 from tests.test_races import without_log
 from tests.utils.conftest import configured_log
@@ -459,11 +458,8 @@ def test_operations_that_take_a_key_say_so() -> None:
 
 
 async def query(committed: Committed, statement: str) -> list[tuple[Any, ...]]:
-    connection = await asyncpg.connect(text_of(committed.url))
-    try:
+    async with connected(committed.url) as connection:
         return [tuple(row) for row in await connection.fetch(statement)]
-    finally:
-        await connection.close()
 
 
 async def test_a_thousand_keys_with_five_twins_each_make_a_thousand_objects(committed: Committed) -> None:
@@ -533,8 +529,7 @@ async def held(committed: Committed, key: str) -> AsyncIterator[None]:
     """Have a request with this key in flight: it waits for the lock of an object, longer than others would."""
     (made,) = await query(committed, "INSERT INTO departments (name) VALUES ('Locked') RETURNING id")
     patient = create_app(settings_for(committed.url, lock_timeout=60, statement_timeout=60))
-    connection = await asyncpg.connect(text_of(committed.url))
-    try:
+    async with connected(committed.url) as connection:
         async with client_of(patient) as client:
             async with connection.transaction():
                 await connection.execute("SELECT FROM departments WHERE id = $1 FOR UPDATE", made[0])
@@ -543,8 +538,6 @@ async def held(committed: Committed, key: str) -> AsyncIterator[None]:
                 await asyncio.wait_for(someone_waits(committed), 10)
                 yield
             assert (await first).status_code == 200
-    finally:
-        await connection.close()
         await patient.state.database.dispose()
 
 
@@ -648,8 +641,7 @@ async def test_unknown_outcome_is_known_by_a_repeat(committed: Committed, monkey
 
 async def test_commit_that_is_refused_keeps_nothing(committed: Committed) -> None:
     client, request = committed.client, once({"name": "D"})
-    connection = await asyncpg.connect(text_of(committed.url))
-    try:
+    async with connected(committed.url) as connection:
         await connection.execute(
             """
             CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -660,8 +652,6 @@ async def test_commit_that_is_refused_keeps_nothing(committed: Committed) -> Non
         )
         assert_problem(await client.post("/departments", **request), "duplicate", "/code")
         await connection.execute("DROP FUNCTION refuse CASCADE")
-    finally:
-        await connection.close()
     made = await client.post("/departments", **request)
     assert (made.status_code, is_replay(made)) == (201, False)
 

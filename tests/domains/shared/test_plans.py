@@ -27,7 +27,7 @@ from app.domains.shared.orders import Order, Start
 from app.domains.shared.single_links import fixed_link
 from app.domains.user.lists import UserListQuery
 from app.domains.user.service import UserService
-from tests.conftest import new_database, text_of
+from tests.conftest import connected, new_database
 from tests.plans import SAMPLE_ALL, nodes
 
 ROWS = 100_000
@@ -198,8 +198,7 @@ async def plan_of(connection: asyncpg.Connection, statement: Statement, **values
 @pytest.fixture(scope="module")
 async def large(server_url: URL, template: URL) -> AsyncIterator[asyncpg.Connection]:
     """A database with many objects of all collections, which these tests only read."""
-    async with new_database(server_url, template.database) as url:
-        connection = await asyncpg.connect(text_of(url))
+    async with new_database(server_url, template.database) as url, connected(url) as connection:
         await connection.execute(f"SET session_replication_role = replica; SET work_mem = '256MB'; {WITHOUT_WORDS}")
         for table, columns in OTHERS.items():
             await fill(connection, table, ", ".join(columns))
@@ -209,7 +208,6 @@ async def large(server_url: URL, template: URL) -> AsyncIterator[asyncpg.Connect
         await connection.execute(SAMPLE_ALL)
         await connection.execute("VACUUM (ANALYZE)")
         yield connection
-        await connection.close()
 
 
 async def fill(connection: asyncpg.Connection, table: str, others: str) -> None:

@@ -5,12 +5,11 @@
 from typing import Any
 from urllib.parse import quote
 
-import asyncpg
 import httpx
 import pytest
 
 from tests.builders import make, make_department, make_process, make_role
-from tests.conftest import Committed, Statements, text_of
+from tests.conftest import Committed, Statements, connected
 from tests.test_contract import every_collection
 
 
@@ -295,8 +294,7 @@ async def test_number_of_statements_is_fixed(client: httpx.AsyncClient, statemen
 
 async def test_writers_of_one_word_do_not_wait_for_each_other(committed: Committed) -> None:
     insert = "INSERT INTO roles (name) VALUES ('Simultaneously')"
-    first, second = [await asyncpg.connect(text_of(committed.url)) for _ in range(2)]
-    try:
+    async with connected(committed.url) as first, connected(committed.url) as second:
         async with first.transaction():
             await first.execute(insert)
             await second.execute("SET lock_timeout = '1s'")
@@ -305,9 +303,6 @@ async def test_writers_of_one_word_do_not_wait_for_each_other(committed: Committ
         assert known == 2
         await second.execute(insert)
         assert known == await second.fetchval("SELECT count(*) FROM search_vocabulary WHERE word = 'simultaneously'")
-    finally:
-        await first.close()
-        await second.close()
     assert await search(committed.client, "simultanously", "roles") == ["Simultaneously"] * 3
 
 

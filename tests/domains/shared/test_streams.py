@@ -27,11 +27,11 @@ from tests.conftest import (
     ADMIN_TOKEN,
     Committed,
     client_of,
+    connected,
     new_database,
     register_like,
     settings_for,
     taken,
-    text_of,
 )
 
 COLLECTIONS = ("departments", "locations", "processes", "resources", "roles", "users")
@@ -44,11 +44,8 @@ both_forms = pytest.mark.parametrize("accept", [NDJSON, CSV], ids=["ndjson", "cs
 
 
 async def run_sql(url: URL, sql: str) -> Any:
-    connection = await asyncpg.connect(text_of(url))
-    try:
+    async with connected(url) as connection:
         return await connection.fetchval(sql)
-    finally:
-        await connection.close()
 
 
 async def fill(url: URL, number: int) -> None:
