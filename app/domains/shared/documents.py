@@ -140,9 +140,11 @@ class Documents:
         # Inside, so that only what is shown is built, and only when it is its turn.
         found = query.subquery("s")
         if table:
-            return prepare(select(*(cell.label(name) for name, cell in self._cells(found, members))))
-        body = utf8(json_object(self._members(found, members, keyed=keyed)))
-        return prepare(select(body.label("body")).select_from(found))
+            row = [cell.label(name) for name, cell in self._cells(found, members)]
+        else:
+            row = [utf8(json_object(self._members(found, members, keyed=keyed))).label("body")]
+        # Of cells that are all queries of their own none would name the list, which each would then read for itself.
+        return prepare(select(*row).select_from(found))
 
     def header(self, members: Members) -> tuple[str, ...]:
         """Return the names of the cells of a table."""

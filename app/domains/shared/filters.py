@@ -28,7 +28,10 @@ MOST_VALUES = 100
 # By the names of parameters: what each of those given is compared with.
 Given = Mapping[str, Any]
 
-_INSTANT = re.compile(r"(\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(?:\.\d+)?)(Z|[ +-]\d{2}:\d{2})", re.IGNORECASE)
+# RFC 3339 ends a day with 23:59:59; ISO 8601, by which Python reads, knows 24:00:00, too.
+_INSTANT = re.compile(
+    r"(\d{4}-\d{2}-\d{2}T(?:[01]\d|2[0-3]):\d{2}:\d{2}(?:\.\d+)?)(Z|[ +-]\d{2}:\d{2})", re.IGNORECASE | re.ASCII
+)
 
 
 def _rfc_3339(value: object) -> object:
@@ -39,7 +42,11 @@ def _rfc_3339(value: object) -> object:
     if instant is None:
         raise PydanticCustomError("datetime", "Text must be an instant as in RFC 3339, with its offset from UTC")
     # In an address a plus sign stands for a blank, unless it is escaped.
-    return instant[1] + instant[2].replace(" ", "+")
+    offset = "+00:00" if instant[2] in "Zz" else instant[2].replace(" ", "+")
+    try:
+        return datetime.fromisoformat(instant[1] + offset)
+    except ValueError as error:
+        raise PydanticCustomError("datetime", "There is no such instant, or it is a leap second") from error
 
 
 def _in_utc(value: datetime) -> datetime:

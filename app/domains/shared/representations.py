@@ -65,7 +65,11 @@ class RepresentationQuery(BaseModel):
     @field_validator("embed")
     @classmethod
     def _known_embeds(cls, value: str) -> str:
-        return value if value == "none" else _known(value, _embeddable(cls.shown))
+        if value == "none":
+            return value
+        if "none" in value.split(","):
+            raise PydanticCustomError("unknown_member", "`none` goes with no other name")
+        return _known(value, (*_embeddable(cls.shown), "none"))
 
 
 def representation(schema: type[BaseModel]) -> dict[str, Any]:

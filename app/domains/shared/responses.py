@@ -51,7 +51,7 @@ def _header(name: str, description: str, *, always: bool = False) -> dict[str, A
 
 
 _ETAG = _header("ETag", '`"<version>.<digest>"` of this representation.', always=True)
-_LINK = _header("Link", "`next` and `prev` (RFC 8288).")
+_LINK = _header("Link", "`next` and `prev` (RFC 8288), as far as 8,192 characters hold them.")
 BODY = (BadRequest, ContentTooLarge, UnsupportedMediaType, InvalidContent)
 
 ANYWHERE: Responses = problems(HeadersTooLarge, InternalError)

@@ -2,8 +2,8 @@
 
 The rank says how an object is found; the best is 1:
 
-    1   its code or its whole name is what was asked for
-    2   its code or its name begins with that: the first word begins it, and every other one begins another word of it
+    1   its code or its whole name is what was asked for, but for upper and lower case
+    2   its code or its name begins with that: the first word begins one of them, and every other one a word of either
     3   every word of `q` begins a word of its code or name
     4   every word begins a word of its code, name or description
     5   likewise, but a word may instead be similar to one of these

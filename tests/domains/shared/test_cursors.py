@@ -116,6 +116,19 @@ async def test_pages_link_to_their_neighbours(client: httpx.AsyncClient) -> None
     assert again["next"] == page["next"]
 
 
+@pytest.mark.usefixtures("ties")
+@pytest.mark.parametrize(("number", "links"), [(1, ["next", "prev"]), (24, ["next"]), (60, [])])
+async def test_header_holds_no_more_links_than_clients_take(
+    client: httpx.AsyncClient, number: int, links: list[str]
+) -> None:
+    others = "&".join(f"external_id__not={letter * 200}" for letter in map(chr, range(0x41, 0x41 + number)))
+    first = (await client.get(f"/departments?limit=4&sort=code&{others}")).json()
+    second = await client.get(first["next"].removeprefix("/api/v1"))
+    page = second.json()
+    assert None not in (page["next"], page["prev"])
+    assert second.headers.get("link", "") == ", ".join(f'<{page[name]}>; rel="{name}"' for name in links)
+
+
 async def test_row_that_stays_is_seen_once_whatever_comes_and_goes(client: httpx.AsyncClient) -> None:
     chance = random.Random(7)  # noqa: S311 - the same at every run
     staying = [(await make_department(client, name=f"N{number % 4}"))["id"] for number in range(12)]

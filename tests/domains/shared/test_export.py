@@ -117,6 +117,18 @@ async def test_columns_stand_in_the_order_of_the_schema(client: httpx.AsyncClien
     assert chosen.text.strip().split(",") == columns[::2]
 
 
+@pytest.mark.parametrize("collection", COLLECTIONS)
+async def test_each_column_alone_is_as_among_all_others(committed: Committed, collection: str) -> None:
+    await fill_all(committed.client)
+    whole = table(await committed.client.get(f"/{collection}", headers=CSV))
+    assert len(whole) >= 3
+    for column in whole[0]:
+        alone = table(await committed.client.get(f"/{collection}?fields={column}", headers=CSV))
+        assert alone == [{column: row[column]} for row in whole], column
+        nothing = await committed.client.get(f"/{collection}?fields={column}&id=99", headers=CSV)
+        assert nothing.text == f"{column}\r\n"
+
+
 async def test_briefs_of_a_whole_list_tell_by_which_key_another_register_knows_the_object(committed: Committed) -> None:
     client = committed.client
     key = 'a"b\\ é'

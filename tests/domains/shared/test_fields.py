@@ -95,7 +95,8 @@ async def test_lists_of_linked_objects_and_holders_take_them(client: httpx.Async
         ("fields=zzzzzz", "/fields", "Known are id, code"),
         ("embed=created_bi", "/embed", "Did you mean created_by?"),
         ("embed=name", "/embed", "There is no such member."),
-        ("embed=none,created_by", "/embed", "There is no such member."),
+        ("embed=none,created_by", "/embed", "`none` goes with no other name"),
+        ("embed=nnoe", "/embed", "Did you mean none?"),
         ("fields=none", "/fields", "There is no such member."),
     ],
 )

@@ -135,6 +135,27 @@ async def test_number_is_written_as_a_decimal(client: httpx.AsyncClient, value: 
     assert response.status_code == (200 if is_number else 422)
 
 
+@pytest.mark.parametrize("address", ["roles?created_at__gt", "processes?updated_at__lte", "changes?since"])
+async def test_instant_is_written_as_rfc_3339_has_it(client: httpx.AsyncClient, address: str) -> None:
+    for value in ("2026-01-31T23:59:59Z", "2026-01-31t00:00:00.1234567z", "2024-02-29T12:00:00 02:00"):
+        assert (await client.get(f"/{address}={quote(value)}")).status_code == 200, value
+    offset, existence = "with its offset from UTC", "There is no such instant"
+    for value, words in {
+        "2026-01-31": offset,
+        "2026-01-31T23:59:59": offset,
+        "2026-01-31T24:00:00Z": offset,
+        "2026-01-31T23:59:59+25:00": existence,
+        "2026-02-29T00:00:00Z": existence,
+        "2016-12-31T23:59:60Z": "or it is a leap second",
+        "0001-01-01T00:00:00+01:00": "in the years 1 to 9999",
+    }.items():
+        response = await client.get(f"/{address}={quote(value)}")
+        assert response.status_code == 422, value
+        (fault,) = response.json()["errors"]
+        assert fault["code"] == "datetime"
+        assert words in fault["detail"], value
+
+
 async def test_cursor_is_bound_to_the_filters(client: httpx.AsyncClient) -> None:
     for status in ("draft", "active", "draft", "active", "retired"):
         await make_process(client, status=status)
