@@ -85,7 +85,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.database = Database(settings.database_url or "postgresql://", settings)
     app.state.streams = Streams(app.state.database, settings)
     app.state.room = Room()
-    app.state.metrics.watch_pool(app.state.database.engine)
+    app.state.metrics.watch_pool(app.state.database.engine, settings.pool_size)
     app.state.readiness = Readiness(app.state.database, head_revision())
     app.state.passwords = Passwords(settings.hashing_concurrency)
     app.state.tokens = Tokens(settings)

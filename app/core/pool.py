@@ -7,6 +7,7 @@ import asyncpg
 from sqlalchemy import URL, event, make_url
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 from sqlalchemy.util import greenlet_spawn
@@ -14,6 +15,8 @@ from sqlalchemy.util import greenlet_spawn
 from app.core.config import Settings
 from app.core.database_errors import DRIVER_ERRORS, translate
 from app.utils.exceptions import DatabaseBusy, ServiceUnavailable
+
+_IN_USE = "All database connections are in use."
 
 
 class Row(asyncpg.Record):  # type: ignore[misc]
@@ -32,8 +35,10 @@ class Database:
     def __init__(self, url: str | URL, settings: Settings) -> None:
         self.engine: AsyncEngine = create_async_engine(
             driver_url(url),
-            pool_size=settings.pool_size,
+            # One more than requests may take, so that however busy they are, a probe can ask how the database is.
+            pool_size=settings.pool_size + 1,
             max_overflow=0,
+            pool_timeout=settings.pool_timeout,
             # Who gives a connection back has seen to it that it is in no transaction. Once more would take time.
             pool_reset_on_return=None,
             connect_args={
@@ -73,13 +78,15 @@ class Database:
                 async with asyncio.timeout(self._patience):
                     await self._free.acquire()
             except TimeoutError as error:
-                raise DatabaseBusy("All database connections are in use.") from error
+                raise DatabaseBusy(_IN_USE) from error
         else:
             await self._free.acquire()
         try:
             return await self.engine.raw_connection()
-        except BaseException:
+        except BaseException as error:
             self._free.release()
+            if isinstance(error, PoolTimeoutError):
+                raise DatabaseBusy(_IN_USE) from error
             raise
 
     async def give_back(self, pooled: PoolProxiedConnection) -> None:

@@ -5,20 +5,15 @@ import time
 
 import structlog
 from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
 
-from app.core.database import session_of
-from app.core.database_errors import DRIVER_ERRORS
 from app.core.pool import Database
-from app.core.statements import fetch, prepare
 from app.utils.exceptions import ServiceUnavailable
 
 logger = structlog.get_logger("app.readiness")
 
 PATIENCE_SECONDS = 1.0
 REMEMBERED_SECONDS = 1.0
-
-_HAS_SCHEMA = prepare(text("SELECT 1 WHERE to_regclass('alembic_version') IS NOT NULL"))
-_REVISION = prepare(text("SELECT version_num FROM alembic_version"))
 
 
 class Readiness:
@@ -43,13 +38,15 @@ class Readiness:
 
     async def _find_fault(self) -> str | None:
         try:
-            async with asyncio.timeout(PATIENCE_SECONDS), session_of(self._database) as session:
-                if await fetch(session, _HAS_SCHEMA) is None:
+            # Past the queue of the requests: that they wait for each other does not mean that the database is away.
+            async with asyncio.timeout(PATIENCE_SECONDS), self._database.engine.connect() as connection:
+                if not await connection.scalar(text("SELECT to_regclass('alembic_version') IS NOT NULL")):
                     return "The database has no schema yet: run `python -m app migrate`."
-                row = await fetch(session, _REVISION)
-        except (ServiceUnavailable, *DRIVER_ERRORS) as error:
-            logger.warning("not ready", cause=repr(error.__cause__ or error))
+                revision = await connection.scalar(text("SELECT version_num FROM alembic_version"))
+        except (ServiceUnavailable, SQLAlchemyError, TimeoutError) as error:
+            cause = "no answer in time" if isinstance(error, TimeoutError) else repr(error.__cause__ or error)
+            logger.warning("not ready", cause=cause)
             return "The database cannot be reached at the moment."
-        if row is None or row.version_num != self._head:
+        if revision != self._head:
             return "The schema of the database is not that of this version: run `python -m app migrate`."
         return None

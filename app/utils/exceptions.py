@@ -338,11 +338,12 @@ class ConnectionLost(ServiceUnavailable):
 
 
 class OutcomeUnknown(ServiceUnavailable):
-    """The connection to the database was lost while the change was being made: it may or may not have been saved.
-    Send the request again with the `Idempotency-Key` it had, or read the object before you try again."""
+    """The connection to the database was lost while the change was being made, or the service stopped: it may or may
+    not have been saved. Send the request again with the `Idempotency-Key` it had, or read the object before you try
+    again."""
 
     name, title, code = "outcome-unknown", "Outcome unknown", "outcome_unknown"
-    usual_detail = "The connection was lost while the change was being saved; it may or may not be stored."
+    usual_detail = "The change was cut off while it was being saved; it may or may not be stored."
 
 
 def problem_types() -> Iterator[type[RegisterError]]:

@@ -1,5 +1,6 @@
 """One middleware around every request: its id, its line in the log, its metrics, and the last word on errors."""
 
+import asyncio
 import re
 import secrets
 import time
@@ -8,7 +9,7 @@ import structlog
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.utils.exceptions import InternalError
+from app.utils.exceptions import InternalError, OutcomeUnknown, ServiceUnavailable
 from app.utils.metrics import Metrics
 from app.utils.problems import problem_response
 
@@ -51,6 +52,13 @@ class RequestMiddleware:
         self._metrics.in_progress.inc()
         try:
             await self._app(scope, receive, send_with_id)
+        except asyncio.CancelledError:
+            if status:
+                raise
+            # The time to stop is over, and the server gives up what is still under way.
+            read = scope["method"] in {"GET", "HEAD", "OPTIONS"}
+            given_up = ServiceUnavailable("The service is stopping.") if read else OutcomeUnknown()
+            await problem_response(given_up, scope)(scope, receive, send_with_id)
         except Exception as error:
             self._metrics.errors.labels(type(error).__name__).inc()
             logger.exception("request failed", method=scope["method"], path=scope["path"])

@@ -32,9 +32,9 @@ class Metrics:
             "event_loop_lag_seconds", "How much later than due the event loop last woke.", registry=self.registry
         )
 
-    def watch_pool(self, engine: AsyncEngine) -> None:
-        """Report the engine's connection pool, read at each scrape."""
-        self.registry.register(_PoolCollector(engine))
+    def watch_pool(self, engine: AsyncEngine, size: int) -> None:
+        """Report the engine's connection pool, read at each scrape; requests may take `size` connections."""
+        self.registry.register(_PoolCollector(engine, size))
 
     def _instruments(self, method: str, route: str, status: int) -> tuple[Counter, Histogram]:
         # Finding them by their labels takes longer than counting.
@@ -51,12 +51,13 @@ class Metrics:
 
 
 class _PoolCollector:
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, size: int) -> None:
         self._engine = engine
+        self._size = size
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         pool = self._engine.pool
         if isinstance(pool, QueuePool):
-            yield GaugeMetricFamily("db_pool_size", "Connections the pool may hold.", value=pool.size())
+            yield GaugeMetricFamily("db_pool_size", "Connections that requests may take.", value=self._size)
             yield GaugeMetricFamily("db_pool_checked_out", "Connections in use.", value=pool.checkedout())
             yield GaugeMetricFamily("db_pool_idle", "Connections open and free.", value=pool.checkedin())

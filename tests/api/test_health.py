@@ -334,7 +334,8 @@ async def test_exhausted_pool_is_unavailable_for_a_second(database: URL) -> None
                 problem = assert_problem(response, "database_busy")
                 assert problem["detail"] == "All database connections are in use."
                 assert response.headers["retry-after"] == "1"
-            assert_problem(await service.client.get(READY[0]), "service_unavailable")
+            # Busy is not away: other replicas would soon be as busy.
+            assert (await service.client.get(READY[0])).status_code == 200
         assert (await service.client.get("/departments")).status_code == 200
 
 

@@ -12,6 +12,7 @@ from app.domains.department.service import DepartmentService
 from app.main import create_app
 from app.utils.logging_middleware import RequestMiddleware
 from app.utils.metrics import Metrics
+from tests.api.conftest import assert_problem
 from tests.builders import make_department
 from tests.conftest import client_of, settings_for
 from tests.utils.conftest import Log
@@ -162,6 +163,26 @@ async def test_error_that_a_client_can_mend_leaves_no_traceback(client: httpx.As
     await client.post("/departments", json={"name": ""})
     await client.delete("/departments")
     assert [entry["event"] for entry in log.entries] == ["request", "request"]
+
+
+@pytest.mark.parametrize(("method", "code"), [("GET", "service_unavailable"), ("PATCH", "outcome_unknown")])
+async def test_request_that_the_server_gives_up_is_unavailable(
+    client: httpx.AsyncClient, log: Log, monkeypatch: pytest.MonkeyPatch, method: str, code: str
+) -> None:
+    made = await make_department(client)
+    begun = asyncio.Event()
+
+    async def hang(*_: Any) -> Any:
+        begun.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(DepartmentService, "get" if method == "GET" else "patch", hang)
+    body = {"name": "N"} if method == "PATCH" else None
+    asked = asyncio.ensure_future(client.request(method, f"/departments/{made['id']}", json=body))
+    await begun.wait()
+    asked.cancel()
+    problem = assert_problem(await asked, code)
+    assert (problem["status"], log.entries[-1]["status"]) == (503, 503)
 
 
 async def test_error_after_the_answer_began_cuts_the_connection(log: Log) -> None:

@@ -140,7 +140,7 @@ class Documents:
         # Inside, so that only what is shown is built, and only when it is its turn.
         found = query.subquery("s")
         if table:
-            row = [cell.label(name) for name, cell in self._cells(found, members)]
+            row: list[ColumnElement[Any]] = [cell.label(name) for name, cell in self._cells(found, members)]
         else:
             row = [utf8(json_object(self._members(found, members, keyed=keyed))).label("body")]
         # Of cells that are all queries of their own none would name the list, which each would then read for itself.

@@ -196,7 +196,8 @@ def list_query(name: str, declaration: ListDeclaration, shown: type[BaseModel]) 
     sort = Field(
         None,
         description=f"Names of what to sort by, the first first, at most {MOST_SORTS}; `-` turns one round. Ties are "
-        "ordered by `id`, downwards if the last name has a `-`. Without it, lists are ordered by `id`, and with `q` by how well that is matched.",
+        "ordered by `id`, downwards if the last name has a `-`. Without it, lists are ordered by `id`, and with `q` by "
+        "how well that is matched.",
         examples=["name", "-updated_at,name"],
         # Checked by the query, which names the nearest; a pattern of the field itself would answer first.
         json_schema_extra={"pattern": f"^-?({names})(,-?({names})){{0,{MOST_SORTS - 1}}}$"},
