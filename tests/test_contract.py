@@ -15,6 +15,16 @@ every_collection = pytest.mark.parametrize("collection", COLLECTIONS)
 every_tree = pytest.mark.parametrize("collection", TREES)
 
 
+REFERENCES = {
+    "departments": ("parent_id", "head_id"),
+    "locations": ("parent_id",),
+    "resources": ("owner_department_id", "location_id"),
+    "roles": ("department_id",),
+    "users": ("department_id", "manager_id"),
+    "processes": ("parent_id", "owner_id"),
+}
+
+
 def required(collection: str) -> dict[str, Any]:
     return {"name": "Thing"} | ({"email": "thing@register.example"} if collection == "users" else {})
 
@@ -164,6 +174,27 @@ async def test_taken_key_is_a_conflict(
     ):
         assert (response.status_code, response.json()["code"]) == (409, "duplicate")
         assert [error["pointer"] for error in response.json()["errors"]] == [f"/{field}"]
+
+
+@every_collection
+async def test_taken_keys_and_unknown_references_are_told_at_once(client: httpx.AsyncClient, collection: str) -> None:
+    await make(client, collection, code="A", external_id="a")
+    other = await make(client, collection, code="B")
+    keys = {"code": "a", "external_id": "a"}
+    references = dict.fromkeys(REFERENCES[collection], 9_000_000)
+    path = f"/{collection}/{other['id']}"
+    for body, code in (({}, "duplicate"), (references, "invalid_content")):
+        for response in (
+            await client.post(f"/{collection}", json=required(collection) | keys | body),
+            await client.put(path, json=required(collection) | keys | body),
+            await client.patch(f"/{collection}/code:B", json=keys | body),
+        ):
+            problem = response.json()
+            assert problem["code"] == code
+            assert sorted(error["pointer"] for error in problem["errors"]) == sorted(f"/{name}" for name in keys | body)
+    # Its own keys are not in its way.
+    response = await client.put(path, json=required(collection) | {"code": "b", "external_id": "a"})
+    assert [error["pointer"] for error in response.json()["errors"]] == ["/external_id"]
 
 
 @every_collection

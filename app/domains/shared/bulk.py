@@ -41,6 +41,7 @@ from app.domains.shared.bulk_statements import (
 )
 from app.domains.shared.bulk_writes import write
 from app.domains.shared.constraints import explain
+from app.domains.shared.fault_budget import FaultBudget
 from app.domains.shared.links import wanted_links
 from app.domains.shared.models import RegisterObject
 from app.domains.shared.writes import foreign_keys, writable_columns
@@ -123,6 +124,7 @@ class _Bulk:
         self.raw = raw
         self.called = called
         self.dry_run = dry_run
+        self.budget = FaultBudget()
         # What was done since others had their turn.
         self.done = 0
         # Whether faults kept it from writing anything.
@@ -156,7 +158,7 @@ class _Bulk:
 
     async def _read_items(self) -> None:
         for index, raw in enumerate(self.raw):
-            item = read_item(index, self.called(index), raw)
+            item = read_item(index, self.called(index), self.budget, raw)
             refuse_long_lists(item, self.service.links)
             self.batch.items.append(item)
             await self._let_others(item)
@@ -203,6 +205,7 @@ class _Bulk:
             item.refuse(f"/{column}", "not_found", f"There is no such {self.model.noun}.")
             return
         if other is not item:
+            item.repeats = other
             detail = f"{other.called.capitalize()} of this request is about the same {self.model.noun}."
             item.refuse(f"/{column}", "same_object", detail)
         if item.op == "upsert":

@@ -58,7 +58,7 @@ def _refuse_same_keys(batch: Batch) -> None:
     for item in batch.items:
         for column, value in item.keys.items():
             other = first.setdefault((column, value), item)
-            if other is not item:
+            if other is not item and other is not item.repeats:
                 detail = f"{other.called.capitalize()} of this request has this {column}, too."
                 item.refuse(f"/data/{column}", "duplicate", detail)
 

@@ -6,6 +6,7 @@ from typing import Any, Literal, TypeGuard
 
 from pydantic import TypeAdapter, ValidationError
 
+from app.domains.shared.fault_budget import FaultBudget
 from app.domains.shared.links import MOST_LINKS, Link, LinkSet
 from app.domains.shared.models import RegisterObject
 from app.domains.shared.schemas import LARGEST_ID, Code, ExternalId, ObjectFields, Reference, Schema
@@ -15,8 +16,6 @@ from app.utils.validation import invalid_content
 Operation = Literal["create", "update", "upsert", "delete"]
 Status = Literal["created", "updated", "unchanged", "deleted", "failed"]
 
-# Of one item; more would tell nobody more.
-MOST_FAULTS = 20
 # Of all items together: each takes many times its text in memory.
 MOST_LINKS_OF_BATCH = 200_000
 KEYS = ("id", "code", "external_id")
@@ -61,6 +60,7 @@ class Item:
     index: int
     # What a client calls it.
     called: str
+    budget: FaultBudget = field(default_factory=FaultBudget)
     op: Operation = "create"
     key: Key | None = None
     data: dict[str, Any] = field(default_factory=dict)
@@ -78,6 +78,8 @@ class Item:
     wanted: dict[LinkSet, list[Link]] = field(default_factory=dict)
     # What its object is to have in the unique columns, as their indexes compare it.
     keys: dict[str, str] = field(default_factory=dict)
+    # The first item about the same object, if that is another one.
+    repeats: "Item | None" = None
     # Other items that it refers to, and where.
     needs: list[tuple[str, "Item"]] = field(default_factory=list)
 
@@ -106,13 +108,14 @@ class Item:
     def refuse(self, pointer: str, code: str, detail: str) -> None:
         """Add a fault, once."""
         known = any(fault.pointer == pointer and fault.code == code for fault in self.faults)
-        if not known and len(self.faults) < MOST_FAULTS:
+        if not known and self.budget.allows(self.faults):
             self.faults.append(Fault(pointer, code, detail))
 
     def refuse_invalid(self, error: ValidationError, below: str = "") -> None:
         """Add the faults that a schema found."""
-        room = MOST_FAULTS - len(self.faults)
-        self.faults += [replace(each, pointer=below + each.pointer) for each in invalid_content(error).errors[:room]]
+        for fault in invalid_content(error).errors:
+            if self.budget.allows(self.faults):
+                self.faults.append(replace(fault, pointer=below + fault.pointer))
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +148,9 @@ def refuse_too_many_links(items: Sequence[Any]) -> None:
         raise ContentTooLarge(f"A batch may have at most {MOST_LINKS_OF_BATCH} links.")
 
 
-def read_item(index: int, called: str, raw: Any) -> Item:
+def read_item(index: int, called: str, budget: FaultBudget, raw: Any) -> Item:
     """Return the item that a client describes, with its faults."""
-    item = Item(index, called)
+    item = Item(index, called, budget)
     try:
         envelope = Envelope.model_validate(raw)
     except ValidationError as error:

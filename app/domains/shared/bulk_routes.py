@@ -11,6 +11,7 @@ from app.core.permissions import Scope
 from app.core.routing import only
 from app.domains.shared.bulk_items import ItemResult, Status
 from app.domains.shared.bulk_schemas import BulkAnswer, bulk_body
+from app.domains.shared.fault_budget import MOST_FAULTS_IN_ALL
 from app.domains.shared.http import JSON, compact
 from app.domains.shared.idempotency import RepeatableLargeRoute
 from app.domains.shared.responses import BODY, Responses, problems
@@ -30,7 +31,6 @@ from app.utils.exceptions import (
 )
 
 # An answer that lists every fault of a hostile request would be larger than the request.
-MOST_FAULTS = 1000
 
 _CONFLICTS: dict[str, type[RegisterError]] = {
     error.code: error for error in (Duplicate, StillReferenced, Cycle, FirstAdministrator, LastAdministrator)
@@ -90,9 +90,9 @@ def refusal(faults: Sequence[Fault], missing_scope: Scope | None) -> RegisterErr
     """
     count = len(faults)
     detail = "The request has a fault." if count == 1 else f"The request has {count} faults."
-    if count > MOST_FAULTS:
-        detail = f"The request has {count} faults, of which these are the first {MOST_FAULTS}."
-    shown = faults[:MOST_FAULTS]
+    if count > MOST_FAULTS_IN_ALL:
+        detail = f"The request has more than {MOST_FAULTS_IN_ALL} faults, of which these are the first."
+    shown = faults[:MOST_FAULTS_IN_ALL]
     if missing_scope is not None:
         return Forbidden(f"{detail} The scope {missing_scope} is missing.", scope=missing_scope, errors=shown)
     # What failed because another item did is no kind of its own.

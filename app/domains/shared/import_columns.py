@@ -5,8 +5,10 @@ over. A reference may also be the bare external id, in `parent_external_id`.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from app.core.hints import hint
@@ -85,21 +87,19 @@ def name_columns(
     """Return which member each name in a file stands for, None for those that are to be passed over.
 
     An entry of the mapping is a name in the file and, behind a colon, that of a member, or nothing. What is unknown is
-    missing in the result for NDJSON. Raises `InvalidContent` for what is unknown or there twice in a `table`, and for a
-    mapping of other names.
+    missing in the result for NDJSON. Raises `InvalidContent` for what is unknown or there twice in a `table`, and for
+    an entry that is none, or of another name.
     """
-    chosen = {name: member for name, _, member in (entry.rpartition(":") for entry in mapping)}
-    faults = [
-        # Of many columns those that people would look at are compared.
-        Fault("/map", "unknown_column", hints.after("There is no such column in the file.", name, names[:50]), "query")
-        for name in chosen
-        if name not in names
-    ]
+    faults: list[Fault] = []
+    chosen = _chosen(mapping, names, hints, faults)
     columns: dict[str, Member | None] = {}
     taken: set[str] = set()
-    for name in names:
+    for name, count in Counter(names).items():
+        if count > 1 and name:
+            detail = "There is another column with this name."
+            faults.append(Fault(json_pointer([1, name]), "duplicate_column", detail))
         member = chosen.get(name, _plain(name) if table else name)
-        if not member:
+        if not member and (table or name in chosen):
             columns[name] = None
         elif member not in known:
             if table or name in chosen:
@@ -113,6 +113,24 @@ def name_columns(
     if faults:
         raise InvalidContent("The columns of the file are not those of the collection.", errors=faults)
     return columns
+
+
+def _chosen(mapping: Sequence[str], names: Sequence[str], hints: Hints, faults: list[Fault]) -> dict[str, str]:
+    """Return what the client chose, by the names in the file."""
+    chosen: dict[str, str] = {}
+    for place, entry in enumerate(mapping):
+        name, colon, member = entry.rpartition(":")
+        wrong = partial(Fault, json_pointer(["map", place]), source="query")
+        if not colon or "\0" in entry:
+            faults.append(wrong("mapping", "Write a mapping as column:member."))
+        elif name in chosen:
+            faults.append(wrong("mapping", "This column is mapped already."))
+        elif name not in names:
+            # Of many columns those that people would look at are compared.
+            detail = hints.after("There is no such column in the file.", name, names[:50])
+            faults.append(wrong("unknown_column", detail))
+        chosen[name] = member
+    return chosen
 
 
 def _plain(name: str) -> str:

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import re
-from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -49,8 +48,8 @@ def read_table(content: bytes, choose: Choose, *, raw: bool) -> list[FileRow]:
     """Return the rows of a table, without blank ones; cells lose their marks, unless they are `raw`.
 
     `choose` is given the header, before anything else is read, and returns the names of the columns to keep. Raises
-    what that raises, `BadRequest` for what is no table, `InvalidContent` for a header that names a column twice or a
-    table without rows, and `ContentTooLarge` for one with more rows, columns or longer names than a file may have.
+    what that raises, `BadRequest` for what is no table, `InvalidContent` for one without rows, and `ContentTooLarge`
+    for one with more rows, columns or longer names than a file may have.
     """
     return _counted(_read_table(content, choose, raw=raw))
 
@@ -108,7 +107,7 @@ def _read_table(content: bytes, choose: Choose, *, raw: bool) -> Iterator[FileRo
         if not any(cells):
             continue
         if header is None:
-            header = _header(cells, number)
+            header = _header(cells)
             chosen = choose(header)
             # Of a thousand columns that are passed over, the cells would take many times the memory of the file.
             kept = [(place, name) for place, name in enumerate(header) if name in chosen]
@@ -214,15 +213,9 @@ def _delimiter(text: str) -> str:
     return max(_DELIMITERS, key=line.count)
 
 
-def _header(cells: list[str], number: int) -> list[str]:
+def _header(cells: list[str]) -> list[str]:
     check_names(cells)
-    names = [(unsafe(cell.strip()) or "").strip() for cell in cells]
-    twice = [name for name, count in Counter(names).items() if count > 1 and name]
-    if twice:
-        detail = "There is another column with this name."
-        errors = [_fault(number, name, "duplicate_column", detail) for name in twice]
-        raise InvalidContent("The header names a column twice.", errors=errors)
-    return names
+    return [(unsafe(cell.strip()) or "").strip() for cell in cells]
 
 
 def _fault(number: int, name: str | None, code: str, detail: str) -> Fault:

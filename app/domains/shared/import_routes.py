@@ -66,8 +66,6 @@ class ImportQuery(BaseModel):
         if self.plan_id is not None and (others := sorted(self.model_fields_set - {"plan_id"})):
             context = {"member": others[0]}
             raise PydanticCustomError("planned_already", "A plan is carried out as it is: give its id alone", context)
-        if any(":" not in entry for entry in self.map):
-            raise PydanticCustomError("mapping", "Write a mapping as column:member", {"member": "map"})
         return self
 
 

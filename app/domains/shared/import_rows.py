@@ -8,12 +8,13 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from app.domains.shared.bulk_items import ITEM, NAMED, key_in
 from app.domains.shared.cells import BadCellError, CellReference, read_id, read_ids, read_links, read_reference
+from app.domains.shared.fault_budget import FaultBudget
 from app.domains.shared.import_columns import Columns, Hints, Kind, Member, members_of
-from app.domains.shared.import_faults import FaultBudget
 from app.domains.shared.import_files import FileRow
 from app.domains.shared.links import LinkSet
 from app.domains.shared.models import RegisterObject
@@ -33,12 +34,17 @@ _BOOLEANS = {"true": True, "false": False}
 
 @dataclass(slots=True)
 class ImportRow:
-    """A row, and the item that it becomes. `places` are the names that its members have in the file."""
+    """A row, and the item that it becomes. `places` are the names that its members have in the file.
+
+    Of a `table`, cells have no parts but the places of links; of NDJSON, `made` names those that only the item has.
+    """
 
     number: int
     faults: list[Fault]
+    table: bool
     item: dict[str, Any] | None = None
     places: dict[str, str] = field(default_factory=dict)
+    made: dict[str, str] = field(default_factory=dict)
 
     def placed(self, fault: Fault) -> Fault:
         """Return a fault of the item with a pointer into the file."""
@@ -46,7 +52,10 @@ class ImportRow:
         if parts and parts[0] == "data":
             parts = parts[1:]
         if parts:
-            parts[0] = json_pointer([self.places.get(parts[0], parts[0])])[1:]
+            member, *inside = parts
+            made = self.made.get(member)
+            known = takewhile(str.isdigit if self.table else lambda part: part != made, inside)
+            parts = [json_pointer([self.places.get(member, member)])[1:], *known]
         return Fault("/" + "/".join([str(self.number), *parts]), fault.code, fault.detail)
 
 
@@ -78,7 +87,7 @@ class RowReader:
                 with suppress(BadCellError):
                     if (key := self._own_id(row)) is not None:
                         self._indexes[key] = None if key in self._indexes else index
-        return [ImportRow(row.number, row.faults) if row.faults else self._read(row) for row in rows]
+        return [ImportRow(row.number, row.faults, self._table) if row.faults else self._read(row) for row in rows]
 
     def _own_id(self, row: FileRow) -> int | None:
         """Return the id that a row has in the file, if it has one. Raises `BadCellError` for what is no id."""
@@ -90,12 +99,16 @@ class RowReader:
         return read_id(value.strip())
 
     def _read(self, row: FileRow) -> ImportRow:
-        made = ImportRow(row.number, row.faults)
+        made = ImportRow(row.number, row.faults, self._table)
         if self._own_name is not None:
             made.places["id"] = self._own_name
         data: dict[str, Any] = {}
         for name, member in self._telling(row):
             made.places[member.field] = name
+            if member.kind == "external_id":
+                made.made[member.field] = "external_id"
+            elif member.link is not None and member.kind == "links":
+                made.made[member.field] = member.link.target
             value = row.values[name]
             try:
                 data[member.field] = self._cell(member, value) if self._table else self._value(member, value)

@@ -11,8 +11,8 @@ from sqlalchemy import ARRAY, Text, any_, bindparam, func, or_, select
 from app.core.statements import Statement, execute, prepare
 from app.domains.shared.bulk import BulkOutcome, write_all
 from app.domains.shared.bulk_items import key_in
+from app.domains.shared.fault_budget import FaultBudget
 from app.domains.shared.import_columns import Hints, Member, members_of, name_columns
-from app.domains.shared.import_faults import FaultBudget
 from app.domains.shared.import_files import FileFormat, check_names, read_lines, read_table
 from app.domains.shared.import_rows import ImportRow, RowReader
 from app.domains.shared.models import RegisterObject, table_of

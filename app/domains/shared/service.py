@@ -13,6 +13,7 @@ from app.core.statements import Statement, allow_seconds, execute, execute_alone
 from app.domains.shared.bulk import STATEMENT_SECONDS, BulkOutcome, write_all
 from app.domains.shared.bulk_items import refuse_too_many_links
 from app.domains.shared.bulk_rules import BulkRules
+from app.domains.shared.bulk_statements import find_holders, unique_keys
 from app.domains.shared.constraints import explain
 from app.domains.shared.dependants import find_dependants
 from app.domains.shared.documents import Document, by_id
@@ -27,11 +28,20 @@ from app.domains.shared.writes import (
     delete_object,
     foreign_keys,
     insert_object,
+    object_exists,
     read_columns,
     update_object,
     writable_columns,
 )
-from app.utils.exceptions import PreconditionFailed, RegisterError, StillReferenced
+from app.utils.exceptions import (
+    Duplicate,
+    Fault,
+    InvalidContent,
+    PreconditionFailed,
+    RegisterError,
+    StillReferenced,
+    UnknownReference,
+)
 from app.utils.validation import invalid_content
 
 
@@ -51,7 +61,8 @@ class CollectionService(CollectionReader):
     async def create(self, body: ObjectFields) -> Document:
         """Add an object.
 
-        Raises `Duplicate` when a key is taken, and `UnknownReference` with a pointer for every unknown reference.
+        Raises `Duplicate` when keys are taken, `UnknownReference` for references, and `InvalidContent` for both, with a
+        pointer for each.
         """
         row = await self._write(insert_object(self.documents, self.links), body, self._wanted(body))
         assert row is not None  # what is not refused is there
@@ -191,8 +202,8 @@ class CollectionService(CollectionReader):
         guarded column would change and that was not `checked` under a lock.
         """
         statement = update_object(self.documents, tuple(wanted), key.condition, self.guarded)
-        named = {"key": key.value, "versions": versions, "checked": checked}
-        row = await self._write(statement, body, wanted, **named)
+        named = {"versions": versions, "checked": checked}
+        row = await self._write(statement, body, wanted, key, **named)
         if row is None:
             raise not_found(self.model)
         if row.body is not None:
@@ -226,8 +237,15 @@ class CollectionService(CollectionReader):
         await execute(self.session, delete_object(self.documents), key=current["id"], **self.caller.signature())
 
     async def _write(
-        self, statement: Statement, body: ObjectFields, wanted: dict[LinkSet, list[Link]], **values: Any
+        self,
+        statement: Statement,
+        body: ObjectFields,
+        wanted: dict[LinkSet, list[Link]],
+        key: Key | None = None,
+        **values: Any,
     ) -> Row | None:
+        if key is not None:
+            values["key"] = key.value
         for name in writable_columns(self.model):
             values[f"new_{name}"] = getattr(body, name)
         for link_set, links in wanted.items():
@@ -235,9 +253,11 @@ class CollectionService(CollectionReader):
         try:
             rows = await execute_alone(self.session, statement, **values, **self.caller.signature())
         except IntegrityViolation as violation:
-            if violation.is_reference:
-                raise await self._unknown_references(body) from violation
-            raise
+            error = explain(violation)
+            if error is None:
+                raise
+            await abandon(self.session)
+            raise await self._with_all_faults(error, body, key) from violation
         return rows[0] if rows else None
 
     def _wanted(self, body: ObjectFields) -> dict[LinkSet, list[Link]]:
@@ -245,8 +265,32 @@ class CollectionService(CollectionReader):
         wanted = {link_set: wanted_links(body, link_set) for link_set in self.links}
         return {link_set: links for link_set, links in wanted.items() if links is not None}
 
-    async def _unknown_references(self, body: ObjectFields) -> RegisterError:
-        await abandon(self.session)
+    async def _with_all_faults(self, error: RegisterError, body: ObjectFields, key: Key | None) -> RegisterError:
+        """Return the error for all that a body is refused for: the database names one fault, keys before references."""
+        references = await self._unknown_references(body)
+        if isinstance(error, UnknownReference):
+            return references if references.errors else error
+        if isinstance(error, Duplicate):
+            error.errors = await self._taken_keys(body, key) or error.errors
+        if references.errors:
+            faults = (*error.errors, *references.errors)
+            return InvalidContent(f"The request has {len(faults)} faults.", errors=faults)
+        return error
+
+    async def _taken_keys(self, body: ObjectFields, key: Key | None) -> tuple[Fault, ...]:
+        own = None
+        if key is not None:
+            own = await fetch(self.session, object_exists(self.model, key.condition), key=key.value)
+        wanted = {name: getattr(body, name) for name in unique_keys(self.model)}
+        arrays = {f"{name}_values": [] if value is None else [value] for name, value in wanted.items()}
+        rows = await execute(self.session, find_holders(self.model), **arrays)
+        return tuple(
+            Fault(f"/{row.key}", Duplicate.code, f"A {self.model.noun} with this {row.key} exists already.")
+            for row in rows
+            if row.id is not None and (own is None or row.id != own.id)
+        )
+
+    async def _unknown_references(self, body: ObjectFields) -> UnknownReference:
         named = [
             (f"/{name}", target, key)
             for name, target in foreign_keys(self.model).items()

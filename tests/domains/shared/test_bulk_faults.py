@@ -442,11 +442,40 @@ async def test_parameters_are_checked(client: httpx.AsyncClient) -> None:
     assert (await client.get("/roles")).json()["items"] == []
 
 
-async def test_faults_beyond_a_thousand_are_counted_only(client: httpx.AsyncClient) -> None:
+async def test_item_tells_as_many_faults_as_a_request_of_its_own(client: httpx.AsyncClient) -> None:
+    links = [{"department_id": 9_000_000 + number} for number in range(99)]
+    body = {"name": "", "departments": links}
+    (item,) = (await send(client, "processes", [create(**body)], atomic=False)).json()["items"]
+    alone = (await client.post("/processes", json=body | {"name": "N"})).json()["errors"]
+    assert len(item["errors"]) == 100
+    assert {error["pointer"] for error in item["errors"]} == {
+        "/items/0/data/name",
+        *(f"/items/0/data{error['pointer']}" for error in alone),
+    }
+
+
+async def test_two_items_about_one_object_are_told_once(client: httpx.AsyncClient) -> None:
+    made = await make_department(client, code="A-1", external_id="x")
+    items = [
+        {"op": "update", "code": "a-1", "data": {"description": "1"}},
+        {"op": "update", "id": made["id"], "data": {"description": "2"}},
+        {"op": "update", "external_id": "x", "data": {"code": "A-2"}},
+        *({"op": "upsert", "code": code, "data": {"name": "N"}} for code in ("new", "NEW", "a-2")),
+    ]
+    errors = (await send(client, "departments", items)).json()["errors"]
+    assert sorted((error["pointer"], error["code"]) for error in errors) == [
+        ("/items/1/id", "same_object"),
+        ("/items/2/external_id", "same_object"),
+        ("/items/4/code", "same_object"),
+        ("/items/5/data/code", "duplicate"),
+    ]
+
+
+async def test_faults_beyond_a_thousand_are_left_out(client: httpx.AsyncClient) -> None:
     items = [create(name="", kind=1, latitude="x") for _ in range(600)]
     response = await send(client, "locations", items)
     assert (response.status_code, len(response.json()["errors"])) == (422, 1000)
-    assert response.json()["detail"].startswith("The request has 1800 faults")
+    assert response.json()["detail"] == "The request has more than 1000 faults, of which these are the first."
 
 
 async def test_body_has_its_own_limit(app: FastAPI, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,9 @@ from fastapi import FastAPI
 from sqlalchemy import URL, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.domains.shared import import_faults, import_routes
+from app.domains.department.service import DepartmentService
+from app.domains.shared import fault_budget, import_routes
+from app.domains.shared.import_columns import members_of
 from tests.builders import make, make_department, make_user, token_with
 from tests.conftest import Committed, Statements, register_like
 from tests.domains.auth.conftest import call, make_account, sign_in
@@ -135,7 +137,7 @@ async def test_every_fault_is_told_with_its_row_and_column(client: httpx.AsyncCl
         "F,,Ninth,#999,\r\n"
     )
     expected = {
-        3: [("/3/Code", "same_object"), ("/3/Code", "duplicate")],
+        3: [("/3/Code", "same_object")],
         4: [("/4/Code", "string_pattern_mismatch"), ("/4/Parent", "unknown_reference")],
         5: [("/5/head_id", "bad_cell"), ("/5/Name", "string_type")],
         6: [("/6", "wrong_number_of_cells")],
@@ -167,12 +169,12 @@ async def test_every_fault_is_told_with_its_row_and_column(client: httpx.AsyncCl
 async def test_file_tells_some_faults_and_the_first_of_each_further_row(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(import_faults, "MOST_FAULTS_OF_FILE", 30)
+    monkeypatch.setattr(fault_budget, "MOST_FAULTS_IN_ALL", 30)
     objects = [{"name": "x", **{f"nme{row}_{n}": 1 for n in range(25)}} for row in range(4)]
     # What the batch finds counts, too.
     objects += [{"external_id": "a" * 300, "code": "bad code", "name": ""}] * 2
     plan = (await send_lines(client, "departments", *objects, dry_run=True)).json()
-    assert [len(row["errors"]) for row in plan["rows"]] == [20, 10, 1, 1, 1, 1]
+    assert [len(row["errors"]) for row in plan["rows"]] == [25, 5, 1, 1, 1, 1]
     hints = [error for row in plan["rows"] for error in row["errors"] if "Did you mean name?" in error["detail"]]
     assert [error["pointer"] for error in hints] == [f"/1/nme0_{n}" for n in range(10)]
     assert plan["counts"]["fault"] == 6
@@ -212,8 +214,11 @@ async def test_columns_must_be_members_each_once(client: httpx.AsyncClient, dry_
         ("/1/nmae", "unknown_column", "There is no such member. Did you mean name?"),
         ("/1/Code", "duplicate_column", "Another column is code, too."),
     ]
-    twice = await send(client, "departments", "name,name\r\nx,y\r\n", dry_run=dry_run)
-    assert [error["code"] for error in twice.json()["errors"]] == ["duplicate_column"]
+    twice = await send(client, "departments", "name,name,nmae\r\nx,y,z\r\n", dry_run=dry_run)
+    assert [(error["pointer"], error["code"]) for error in twice.json()["errors"]] == [
+        ("/1/name", "duplicate_column"),
+        ("/1/nmae", "unknown_column"),
+    ]
 
 
 async def test_columns_are_mapped_as_the_client_says(client: httpx.AsyncClient) -> None:
@@ -225,12 +230,32 @@ async def test_columns_are_mapped_as_the_client_says(client: httpx.AsyncClient) 
     assert (below["external_id"], below["parent"]["code"]) == ("x/2", "A")
     passed = await send(client, "departments", content, map=["Kürzel:code", "Bezeichnung:name", "id:", "über:"])
     assert passed.json()["counts"]["unchanged"] == 2
-    wrong = await send(client, "departments", content, map=[*mapping, "Name:description", "id:idd"])
+    wrong = await send(
+        client, "departments", content, map=["Kürzel:code", "Bezeichnung:name", "id:idd", "über:", "Name:description"]
+    )
     assert [(error["source"], error["pointer"]) for error in wrong.json()["errors"]] == [
-        ("query", "/map"),
+        ("query", "/map/4"),
         ("body", "/1/id"),
     ]
-    assert (await send(client, "departments", content, map=["name"])).status_code == 422
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+async def test_mapping_that_cannot_be_meant_is_refused(client: httpx.AsyncClient, dry_run: bool) -> None:
+    mapping = ["A:name", "A:description", "B", "Bb:code", "A\0:code"]
+    response = await send(client, "departments", "A,B,A\0\r\nx,y,z\r\n", map=mapping, dry_run=dry_run)
+    assert response.status_code == 422
+    assert [(error["pointer"], error["code"], error["detail"]) for error in response.json()["errors"]] == [
+        ("/map/1", "mapping", "This column is mapped already."),
+        ("/map/2", "mapping", "Write a mapping as column:member."),
+        ("/map/3", "unknown_column", "There is no such column in the file. Known are A, B, A\0."),
+        ("/map/4", "mapping", "Write a mapping as column:member."),
+        ("/1/B", "unknown_column", f"There is no such member. Known are {', '.join(members_of(DepartmentService))}."),
+    ]
+
+
+async def test_member_without_a_name_is_none(client: httpx.AsyncClient) -> None:
+    response = await send_lines(client, "departments", {"": 1, "name": "a"})
+    assert [(error["pointer"], error["code"]) for error in response.json()["errors"]] == [("/1/", "unknown_member")]
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
@@ -519,7 +544,7 @@ async def test_brief_with_an_id_alone_must_have_the_name_of_the_object(client: h
         (
             "processes",
             {"departments": [brief | {"name": "Theirs", "relation": "owner"}]},
-            "/1/departments/0/department_id",
+            "/1/departments/0",
         ),
     ]
     for collection, members, pointer in cases:

@@ -1,0 +1,26 @@
+"""How many faults of a batch or a file are told: all of a hostile one would make an answer larger than the request."""
+
+from collections.abc import Sized
+
+from app.utils.validation import MOST_FAULTS
+
+MOST_FAULTS_IN_ALL = 1000
+
+
+class FaultBudget:
+    """What the items of a batch, or the rows of a file, share.
+
+    One of them tells as many faults as a request of its own would, and when the budget is spent its first one only:
+    none counts as good.
+    """
+
+    def __init__(self) -> None:
+        self._left = MOST_FAULTS_IN_ALL
+
+    def allows(self, faults: Sized) -> bool:
+        """Return whether one that has these faults may have one more, and count that."""
+        count = len(faults)
+        if count >= MOST_FAULTS or (count and self._left <= 0):
+            return False
+        self._left -= 1
+        return True
