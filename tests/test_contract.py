@@ -178,9 +178,9 @@ async def test_taken_key_is_a_conflict(
 
 @every_collection
 async def test_taken_keys_and_unknown_references_are_told_at_once(client: httpx.AsyncClient, collection: str) -> None:
-    await make(client, collection, code="A", external_id="a")
+    keys = {"code": "a", "external_id": "a"} | ({"email": "taken@register.example"} if collection == "users" else {})
+    await make(client, collection, **keys)
     other = await make(client, collection, code="B")
-    keys = {"code": "a", "external_id": "a"}
     references = dict.fromkeys(REFERENCES[collection], 9_000_000)
     path = f"/{collection}/{other['id']}"
     for body, code in (({}, "duplicate"), (references, "invalid_content")):

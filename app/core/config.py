@@ -97,7 +97,11 @@ class Settings(BaseSettings):
         None, ge=1, description="Days of history that `housekeeping` keeps; without it, all of it."
     )
 
-    pool_size: int = Field(10, ge=1, description="Database connections of each server process; there is no overflow.")
+    pool_size: int = Field(
+        10,
+        ge=1,
+        description="Database connections of each server process for requests; one more is for readiness.",
+    )
     pool_timeout: float = Field(2.0, gt=0, description="Seconds a request waits for a connection before 503.")
     connect_timeout: float = Field(3.0, gt=0, description="Seconds to wait for a new connection to PostgreSQL.")
     statement_timeout: float = Field(

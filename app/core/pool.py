@@ -63,8 +63,8 @@ class Database:
         event.listen(self.engine.sync_engine, "checkout", _replace_closed)
         # Tests put a connection of their own there, in whose transaction all sessions run, and which they undo.
         self.bind: AsyncConnection | None = None
-        # Who waits for a connection comes before who asks later. The pool's own queue would let newcomers take what
-        # wakes those that wait: under load some would wait a hundred times as long as others.
+        # Whoever waits for a connection comes before whoever asks later. The pool's own queue would let newcomers take
+        # what wakes those that wait: under load some would wait a hundred times as long as others.
         self._free = asyncio.Semaphore(settings.pool_size)
         self._patience = settings.pool_timeout
 

@@ -23,6 +23,7 @@ class Readiness:
         self._database = database
         self._head = head
         self._checked_at = float("-inf")
+        self._checking = asyncio.Lock()
         self._fault: str | None = None
         self.draining = False
 
@@ -30,9 +31,11 @@ class Readiness:
         """Raise `ServiceUnavailable` when the service is stopping, or the database is away or of another schema."""
         if self.draining:
             raise ServiceUnavailable("The service is stopping.")
-        if time.monotonic() - self._checked_at > REMEMBERED_SECONDS:
-            self._fault = await self._find_fault()
-            self._checked_at = time.monotonic()
+        # One after the other: those who ask meanwhile are told what the first one finds out.
+        async with self._checking:
+            if time.monotonic() - self._checked_at > REMEMBERED_SECONDS:
+                self._fault = await self._find_fault()
+                self._checked_at = time.monotonic()
         if self._fault is not None:
             raise ServiceUnavailable(self._fault)
 

@@ -55,9 +55,11 @@ class RequestMiddleware:
         except asyncio.CancelledError:
             if status:
                 raise
-            # The time to stop is over, and the server gives up what is still under way.
+            # The time that requests get at the stop is over: the server gives up what is still under way.
             read = scope["method"] in {"GET", "HEAD", "OPTIONS"}
             given_up = ServiceUnavailable("The service is stopping.") if read else OutcomeUnknown()
+            self._metrics.errors.labels(type(given_up).__name__).inc()
+            logger.warning("given up at the stop", code=given_up.code)
             await problem_response(given_up, scope)(scope, receive, send_with_id)
         except Exception as error:
             self._metrics.errors.labels(type(error).__name__).inc()

@@ -59,5 +59,9 @@ class _PoolCollector:
         pool = self._engine.pool
         if isinstance(pool, QueuePool):
             yield GaugeMetricFamily("db_pool_size", "Connections that requests may take.", value=self._size)
-            yield GaugeMetricFamily("db_pool_checked_out", "Connections in use.", value=pool.checkedout())
+            yield GaugeMetricFamily(
+                "db_pool_checked_out",
+                "Connections in use, the probe's too.",
+                value=pool.checkedout(),
+            )
             yield GaugeMetricFamily("db_pool_idle", "Connections open and free.", value=pool.checkedin())

@@ -13,6 +13,11 @@ MOST_FAULTS = 100
 # Of these Pydantic's words are about Python, with the name of one of our classes.
 _NO_OBJECT = {"model_type", "model_attributes_type"}
 _AN_OBJECT = "Input should be an object"
+# Of a password or token these words would be about the items of a value, and tell how many were sent.
+_OF_SECRETS = {
+    "too_short": "Text should have at least {min_length} characters",
+    "too_long": "Text should have at most {max_length} characters",
+}
 
 _SOURCES: dict[Any, Literal["body", "query", "path", "header"]] = {
     "body": "body",
@@ -26,13 +31,13 @@ def invalid_content(error: ValidationError) -> InvalidContent:
     """Return the 422 for a body that was checked by a service."""
     details = error.errors(include_url=False, include_input=False)
     faults = [_fault("body", each["loc"], each) for each in details[:MOST_FAULTS]]
-    return InvalidContent(_summary(len(details)), errors=faults)
+    return InvalidContent(summary(len(details)), errors=faults)
 
 
 def invalid_request(details: Sequence[Mapping[str, Any]]) -> InvalidContent:
     """Return the 422 for a request; the locations begin with `body`, `query`, `path` or `header`."""
     faults = [_fault(_SOURCES[each["loc"][0]], each["loc"][1:], each) for each in details[:MOST_FAULTS]]
-    return InvalidContent(_summary(len(details)), errors=faults)
+    return InvalidContent(summary(len(details)), errors=faults)
 
 
 def json_pointer(location: Iterable[Any]) -> str:
@@ -45,12 +50,16 @@ def _fault(
     source: Literal["body", "query", "path", "header"], location: Iterable[Any], error: Mapping[str, Any]
 ) -> Fault:
     # A fault between members is placed at one of them.
-    member = error.get("ctx", {}).get("member")
+    context = error.get("ctx", {})
+    member = context.get("member")
     detail = _AN_OBJECT if error["type"] in _NO_OBJECT else error["msg"]
+    if context.get("field_type") == "Value" and error["type"] in _OF_SECRETS:
+        detail = _OF_SECRETS[error["type"]].format_map(context)
     return Fault(json_pointer([*location, member] if member else location), error["type"], detail, source)
 
 
-def _summary(count: int) -> str:
+def summary(count: int) -> str:
+    """Return how many faults a request has, and whether all of them are told."""
     if count > MOST_FAULTS:
         return f"The request has {count} faults, of which these are the first {MOST_FAULTS}."
     return "The request has a fault." if count == 1 else f"The request has {count} faults."

@@ -16,6 +16,7 @@ from sqlalchemy import URL, make_url, text
 
 from app.core import passwords, readiness
 from app.core.bodies import Room
+from app.core.pool import Database
 from app.core.statements import prepare
 from app.core.streaming import Streams
 from app.main import create_app
@@ -256,6 +257,16 @@ async def test_readiness_is_asked_of_the_database_once_a_second(
         assert (await committed.client.get(READY[0])).status_code == 503
         now += 0.2
         assert (await committed.client.get(READY[0])).status_code == 200
+
+
+async def test_many_probes_at_once_take_one_connection(committed: Committed) -> None:
+    database: Database = committed.app.state.database
+    async with connected(committed.url) as connection, connection.transaction():
+        await connection.execute("LOCK TABLE alembic_version")
+        probes = [asyncio.ensure_future(committed.client.get(READY[0])) for _ in range(5)]
+        await asyncio.sleep(0.3)
+        assert database.engine.pool.checkedout() == 1  # type: ignore[attr-defined]
+    assert [(await probe).status_code for probe in probes] == [200] * 5
 
 
 def readiness_head(app: FastAPI) -> str:

@@ -41,7 +41,6 @@ from app.domains.shared.bulk_statements import (
 )
 from app.domains.shared.bulk_writes import write
 from app.domains.shared.constraints import explain
-from app.domains.shared.fault_budget import FaultBudget
 from app.domains.shared.links import wanted_links
 from app.domains.shared.models import RegisterObject
 from app.domains.shared.writes import foreign_keys, writable_columns
@@ -124,7 +123,6 @@ class _Bulk:
         self.raw = raw
         self.called = called
         self.dry_run = dry_run
-        self.budget = FaultBudget()
         # What was done since others had their turn.
         self.done = 0
         # Whether faults kept it from writing anything.
@@ -158,7 +156,7 @@ class _Bulk:
 
     async def _read_items(self) -> None:
         for index, raw in enumerate(self.raw):
-            item = read_item(index, self.called(index), self.budget, raw)
+            item = read_item(index, self.called(index), self.batch.budget, raw)
             refuse_long_lists(item, self.service.links)
             self.batch.items.append(item)
             await self._let_others(item)

@@ -12,6 +12,8 @@ from typing import Any
 
 from app.domains.shared.bulk_items import Item
 from app.domains.shared.bulk_rules import BulkRules
+from app.domains.shared.constraints import taken_key
+from app.domains.shared.fault_budget import FaultBudget
 from app.domains.shared.models import RegisterObject, table_of
 from app.domains.shared.writes import foreign_keys
 
@@ -26,6 +28,7 @@ class Batch:
     model: type[RegisterObject]
     items: list[Item]
     caller_id: int | None
+    budget: FaultBudget = field(default_factory=FaultBudget)
     # The items about objects that exist, by their ids.
     named: dict[int, Item] = field(default_factory=dict)
     # Who has a unique key that an item wants, by column and folded value.
@@ -180,8 +183,8 @@ class _Consequences:
                     self._waiting.setdefault(other, []).append((column, item))
 
     def _refuse_taken_key(self, item: Item, column: str) -> None:
-        detail = f"A {self._batch.model.noun} with this {column} exists already."
-        self._refuse(item, f"/data/{column}", "duplicate", detail)
+        fault = taken_key(self._batch.model.noun, column)
+        self._refuse(item, f"/data{fault.pointer}", fault.code, fault.detail)
 
     def _refuse_referenced_deletes(self) -> None:
         for item in self._batch.items:

@@ -30,8 +30,6 @@ from app.utils.exceptions import (
     UnknownReference,
 )
 
-# An answer that lists every fault of a hostile request would be larger than the request.
-
 _CONFLICTS: dict[str, type[RegisterError]] = {
     error.code: error for error in (Duplicate, StillReferenced, Cycle, FirstAdministrator, LastAdministrator)
 }
@@ -59,7 +57,7 @@ def add_bulk(
         outcome = await service.bulk(body.items, atomic=atomic, dry_run=dry_run)
         if outcome.refused:
             faults = [_in_body(fault, item) for item in outcome.items for fault in item.faults]
-            raise refusal(faults, outcome.missing_scope)
+            raise refusal(faults, outcome.missing_scope, cut=outcome.batch.budget.cut)
         return _answer(outcome.items, dry_run=dry_run)
 
     # FastAPI reads the parameters from here.
@@ -83,16 +81,16 @@ def add_bulk(
     router.routes.append(only(f"{router.prefix}/bulk", "POST"))
 
 
-def refusal(faults: Sequence[Fault], missing_scope: Scope | None) -> RegisterError:
+def refusal(faults: Sequence[Fault], missing_scope: Scope | None, *, cut: bool) -> RegisterError:
     """Return the error of a batch of which nothing was written: its own kind, if all faults are of one.
 
-    `missing_scope` is what the caller lacks for an item with the fault `forbidden`.
+    `missing_scope` is what the caller lacks for an item with the fault `forbidden`. Of faults that are `cut` there are
+    more than these.
     """
-    count = len(faults)
-    detail = "The request has a fault." if count == 1 else f"The request has {count} faults."
-    if count > MOST_FAULTS_IN_ALL:
-        detail = f"The request has more than {MOST_FAULTS_IN_ALL} faults, of which these are the first."
     shown = faults[:MOST_FAULTS_IN_ALL]
+    detail = "The request has a fault." if len(faults) == 1 else f"The request has {len(faults)} faults."
+    if cut or len(shown) < len(faults):
+        detail = f"The request has more than {len(shown)} faults, of which these are the first."
     if missing_scope is not None:
         return Forbidden(f"{detail} The scope {missing_scope} is missing.", scope=missing_scope, errors=shown)
     # What failed because another item did is no kind of its own.

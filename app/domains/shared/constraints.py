@@ -28,10 +28,14 @@ def explain(violation: IntegrityViolation) -> RegisterError | None:
         pointer, detail = _OWN_WORDS[name]
         return Conflict(detail, errors=[Fault(pointer, "conflict", detail)])
     if key := _unique_keys().get(name):
-        noun, column = key
-        detail = f"A {noun} with this {column} exists already."
-        return Duplicate(detail, errors=[Fault(f"/{column}", "duplicate", detail)])
+        fault = taken_key(*key)
+        return Duplicate(fault.detail, errors=[fault])
     return None
+
+
+def taken_key(noun: str, column: str) -> Fault:
+    """Return the fault of a key that another object has."""
+    return Fault(f"/{column}", Duplicate.code, f"A {noun} with this {column} exists already.")
 
 
 @cache

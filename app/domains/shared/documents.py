@@ -143,7 +143,7 @@ class Documents:
             row: list[ColumnElement[Any]] = [cell.label(name) for name, cell in self._cells(found, members)]
         else:
             row = [utf8(json_object(self._members(found, members, keyed=keyed))).label("body")]
-        # Of cells that are all queries of their own none would name the list, which each would then read for itself.
+        # Where each cell is a query of its own, none names the list: each would then read it for itself.
         return prepare(select(*row).select_from(found))
 
     def header(self, members: Members) -> tuple[str, ...]:

@@ -30,7 +30,7 @@ Given = Mapping[str, Any]
 
 # RFC 3339 ends a day with 23:59:59; ISO 8601, by which Python reads, knows 24:00:00, too.
 _INSTANT = re.compile(
-    r"(\d{4}-\d{2}-\d{2}T(?:[01]\d|2[0-3]):\d{2}:\d{2}(?:\.\d+)?)(Z|[ +-]\d{2}:\d{2})", re.IGNORECASE | re.ASCII
+    r"(\d{4}-\d{2}-\d{2}T(?:[01]\d|2[0-3]):\d{2}:\d{2}(?:\.\d+)?)(Z|[ +-]\d{2}:[0-5]\d)", re.IGNORECASE | re.ASCII
 )
 
 

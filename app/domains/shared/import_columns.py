@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 # Of one file.
 MOST_HINTS = 10
+MOST_NAMES = 50
 
 Kind = Literal["text", "number", "boolean", "id", "brief", "external_id", "ids", "links", "own"]
 
@@ -82,13 +83,19 @@ class Hints:
 
 
 def name_columns(
-    known: Mapping[str, Member], names: Sequence[str], mapping: Sequence[str], hints: Hints, *, table: bool
+    known: Mapping[str, Member],
+    names: Sequence[str],
+    mapping: Sequence[str],
+    hints: Hints,
+    *,
+    table: bool,
+    row: int,
 ) -> Columns:
     """Return which member each name in a file stands for, None for those that are to be passed over.
 
     An entry of the mapping is a name in the file and, behind a colon, that of a member, or nothing. What is unknown is
-    missing in the result for NDJSON. Raises `InvalidContent` for what is unknown or there twice in a `table`, and for
-    an entry that is none, or of another name.
+    missing in the result for NDJSON. Raises `InvalidContent` for what is unknown or there twice in a `table`, whose
+    header is the `row` of that number, and for an entry that is none, or of another name.
     """
     faults: list[Fault] = []
     chosen = _chosen(mapping, names, hints, faults)
@@ -97,16 +104,16 @@ def name_columns(
     for name, count in Counter(names).items():
         if count > 1 and name:
             detail = "There is another column with this name."
-            faults.append(Fault(json_pointer([1, name]), "duplicate_column", detail))
+            faults.append(Fault(json_pointer([row, name]), "duplicate_column", detail))
         member = chosen.get(name, _plain(name) if table else name)
         if not member and (table or name in chosen):
             columns[name] = None
         elif member not in known:
             if table or name in chosen:
                 detail = hints.after("There is no such member.", member, known)
-                faults.append(Fault(json_pointer([1, name]), "unknown_column", detail))
+                faults.append(Fault(json_pointer([row, name]), "unknown_column", detail))
         elif member in taken:
-            faults.append(Fault(json_pointer([1, name]), "duplicate_column", f"Another column is {member}, too."))
+            faults.append(Fault(json_pointer([row, name]), "duplicate_column", f"Another column is {member}, too."))
         else:
             columns[name] = known[member]
             taken.add(member)
@@ -121,15 +128,20 @@ def _chosen(mapping: Sequence[str], names: Sequence[str], hints: Hints, faults: 
     for place, entry in enumerate(mapping):
         name, colon, member = entry.rpartition(":")
         wrong = partial(Fault, json_pointer(["map", place]), source="query")
-        if not colon or "\0" in entry:
+        if not colon:
             faults.append(wrong("mapping", "Write a mapping as column:member."))
+        elif "\0" in entry:
+            # No plan could keep it.
+            faults.append(wrong("mapping", "A mapping cannot have the character NUL."))
         elif name in chosen:
             faults.append(wrong("mapping", "This column is mapped already."))
-        elif name not in names:
-            # Of many columns those that people would look at are compared.
-            detail = hints.after("There is no such column in the file.", name, names[:50])
-            faults.append(wrong("unknown_column", detail))
-        chosen[name] = member
+        else:
+            chosen[name] = member
+            if name not in names:
+                # Nobody reads more names than that.
+                known = names if len(names) <= MOST_NAMES else ()
+                detail = hints.after("There is no such column in the file.", name, known)
+                faults.append(wrong("unknown_column", detail))
     return chosen
 
 

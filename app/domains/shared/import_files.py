@@ -14,7 +14,8 @@ from app.utils.exceptions import BadRequest, ContentTooLarge, Fault, InvalidCont
 from app.utils.validation import json_pointer
 
 FileFormat = Literal["csv", "ndjson"]
-Choose = Callable[[list[str]], Container[str]]
+# Takes the names of the columns, and the number of the row that has them.
+Choose = Callable[[list[str], int], Container[str]]
 FILE_TYPES: dict[str, FileFormat] = {"text/csv": "csv", "application/x-ndjson": "ndjson"}
 
 MOST_ROWS = 10_000
@@ -108,7 +109,7 @@ def _read_table(content: bytes, choose: Choose, *, raw: bool) -> Iterator[FileRo
             continue
         if header is None:
             header = _header(cells)
-            chosen = choose(header)
+            chosen = choose(header, number)
             # Of a thousand columns that are passed over, the cells would take many times the memory of the file.
             kept = [(place, name) for place, name in enumerate(header) if name in chosen]
             continue

@@ -151,7 +151,7 @@ def add_import(router: APIRouter, name: str, service_type: Any, permission: dict
             return _answer(imported, plan, dry_run=True)
         imported = await import_file(service, file, dry_run=False)
         if imported.faults:
-            raise refusal(imported.faults, imported.outcome.missing_scope)
+            raise refusal(imported.faults, imported.outcome.missing_scope, cut=imported.cut)
         return _answer(imported, None, dry_run=False)
 
     # FastAPI reads the parameters from here.

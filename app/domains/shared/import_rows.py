@@ -63,7 +63,14 @@ class RowReader:
     """Reads the rows of one file; their own ids, unless `match_ids`, name rows of this file only."""
 
     def __init__(
-        self, service: "type[CollectionService]", columns: Columns, hints: Hints, *, table: bool, match_ids: bool
+        self,
+        service: "type[CollectionService]",
+        columns: Columns,
+        hints: Hints,
+        budget: FaultBudget,
+        *,
+        table: bool,
+        match_ids: bool,
     ) -> None:
         self._model = service.model
         self._known = members_of(service)
@@ -74,7 +81,7 @@ class RowReader:
         self._indexes: dict[int, int | None] = {}
         self._links_left = MOST_LINKS_OF_FILE
         self._hints = hints
-        self._budget = FaultBudget()
+        self._budget = budget
         # What the file calls the ids of its rows.
         self._own_name = next((name for name, member in columns.items() if member and member.name == "id"), None)
 

@@ -58,6 +58,8 @@ class Imported:
 
     rows: list[RowOutcome]
     outcome: BulkOutcome
+    # Whether there are more faults than are told.
+    cut: bool
 
     @property
     def faults(self) -> list[Fault]:
@@ -70,10 +72,11 @@ async def import_file(service: "CollectionService", file: ImportFile, *, dry_run
 
     Raises what `read_table`, `read_lines`, `name_columns` and `write_all` raise.
     """
+    budget = FaultBudget()
     if len(file.content) <= _READ_AT_ONCE:
-        rows = _read(type(service), file)
+        rows = _read(type(service), file, budget)
     else:
-        rows = await to_thread.run_sync(_read, type(service), file)
+        rows = await to_thread.run_sync(_read, type(service), file, budget)
     await _choose_keys(service, rows)
     sent = [row for row in rows if row.item is not None]
     faulty = any(row.faults for row in rows)
@@ -86,24 +89,27 @@ async def import_file(service: "CollectionService", file: ImportFile, *, dry_run
         dry_run=dry_run or faulty,
         called=partial(_called, sent),
     )
-    return Imported(_outcomes(rows, outcome), outcome)
+    # What is wrong with the items counts, too.
+    told = FaultBudget()
+    outcomes = _outcomes(rows, outcome, told)
+    return Imported(outcomes, outcome, cut=budget.cut or outcome.batch.budget.cut or told.cut)
 
 
-def _read(service: "type[CollectionService]", file: ImportFile) -> list[ImportRow]:
+def _read(service: "type[CollectionService]", file: ImportFile, budget: FaultBudget) -> list[ImportRow]:
     table, hints = file.form == "csv", Hints()
     columns: dict[str, Member | None] = {}
 
-    def choose(names: Sequence[str]) -> list[str]:
+    def choose(names: Sequence[str], row: int) -> list[str]:
         check_names(names)
-        columns.update(name_columns(members_of(service), names, file.mapping, hints, table=table))
+        columns.update(name_columns(members_of(service), names, file.mapping, hints, table=table, row=row))
         return [name for name, member in columns.items() if member is not None]
 
     if table:
         found = read_table(file.content, choose, raw=file.raw)
     else:
         found = read_lines(file.content)
-        choose(list(dict.fromkeys(name for row in found for name in row.values)))
-    return RowReader(service, columns, hints, table=table, match_ids=file.match_ids).read(found)
+        choose(list(dict.fromkeys(name for row in found for name in row.values)), found[0].number)
+    return RowReader(service, columns, hints, budget, table=table, match_ids=file.match_ids).read(found)
 
 
 def _called(sent: Sequence[ImportRow], index: int) -> str:
@@ -143,10 +149,9 @@ def _find_keys(model: type[RegisterObject]) -> Statement:
     return prepare(query.where(or_(code == any_(codes), table.c.external_id == any_(external_ids))))
 
 
-def _outcomes(rows: Sequence[ImportRow], outcome: BulkOutcome) -> list[RowOutcome]:
+def _outcomes(rows: Sequence[ImportRow], outcome: BulkOutcome, budget: FaultBudget) -> list[RowOutcome]:
     results = iter(outcome.items)
     made = []
-    budget = FaultBudget()
     for row in rows:
         if row.item is None:
             made.append(RowOutcome(row.number, "fault", faults=tuple(row.faults)))

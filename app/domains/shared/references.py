@@ -11,6 +11,7 @@ from app.domains.shared.models import RegisterObject, table_of
 from app.domains.shared.orders import Condition
 from app.domains.shared.schemas import CODE_PATTERN, LARGEST_ID
 from app.utils.exceptions import Fault, NotFound, UnknownReference
+from app.utils.validation import MOST_FAULTS
 
 _CODE = re.compile(CODE_PATTERN.removesuffix("$"))
 _ID = re.compile("[0-9]{1,19}")
@@ -54,4 +55,9 @@ async def unknown_references(session: Session, named: list[tuple[str, type[Regis
         for pointer, model, key in named
         if (model.__tablename__, key) not in known
     ]
-    return UnknownReference("The request names objects that do not exist.", errors=faults)
+    detail = "The request names objects that do not exist."
+    if len(faults) > MOST_FAULTS:
+        detail = (
+            f"The request names {len(faults)} objects that do not exist, of which these are the first {MOST_FAULTS}."
+        )
+    return UnknownReference(detail, errors=faults[:MOST_FAULTS])

@@ -44,7 +44,7 @@ EQUAL, LEAST = 1, 5
 # The words of `q`, each once. The last one may be still being typed. Earlier ones of a single letter are taken as they
 # are, and so are those after the sixteenth: their beginnings are everywhere.
 _ASKED = """
-    SELECT word, search_letters(word) AS letters, place, count(*) OVER () AS words,
+    SELECT word, search_letters(word) AS letters, place, count(*) OVER () AS word_count,
            CASE WHEN place = count(*) OVER () OR place <= 16 AND word !~ '^[a-z0-9]$' THEN word || ':*' ELSE word END
              AS begun
       FROM (
@@ -83,7 +83,7 @@ SELECT CAST(string_agg('(' || concat_ws('|', begun, similar_words) || ')', ' & '
                            WHERE known.word >= asked.word AND known.word < asked.word || chr(1114111)
                         ) THEN 0.5 ELSE 0.3 END
                   ORDER BY similarity DESC, similar_word
-                  LIMIT greatest(2, 6 / asked.words)
+                  LIMIT greatest(2, 6 / asked.word_count)
                ) AS nearest
               WHERE similarity >= best - 0.2
            ) END AS similar_words

@@ -14,7 +14,7 @@ from app.domains.shared.bulk import STATEMENT_SECONDS, BulkOutcome, write_all
 from app.domains.shared.bulk_items import refuse_too_many_links
 from app.domains.shared.bulk_rules import BulkRules
 from app.domains.shared.bulk_statements import find_holders, unique_keys
-from app.domains.shared.constraints import explain
+from app.domains.shared.constraints import explain, taken_key
 from app.domains.shared.dependants import find_dependants
 from app.domains.shared.documents import Document, by_id
 from app.domains.shared.etags import versions_named
@@ -42,7 +42,7 @@ from app.utils.exceptions import (
     StillReferenced,
     UnknownReference,
 )
-from app.utils.validation import invalid_content
+from app.utils.validation import MOST_FAULTS, invalid_content, summary
 
 
 class CollectionService(CollectionReader):
@@ -202,8 +202,7 @@ class CollectionService(CollectionReader):
         guarded column would change and that was not `checked` under a lock.
         """
         statement = update_object(self.documents, tuple(wanted), key.condition, self.guarded)
-        named = {"versions": versions, "checked": checked}
-        row = await self._write(statement, body, wanted, key, **named)
+        row = await self._write(statement, body, wanted, key, versions=versions, checked=checked)
         if row is None:
             raise not_found(self.model)
         if row.body is not None:
@@ -270,11 +269,14 @@ class CollectionService(CollectionReader):
         references = await self._unknown_references(body)
         if isinstance(error, UnknownReference):
             return references if references.errors else error
+        faults = error.errors
         if isinstance(error, Duplicate):
-            error.errors = await self._taken_keys(body, key) or error.errors
+            faults = await self._taken_keys(body, key) or faults
         if references.errors:
-            faults = (*error.errors, *references.errors)
-            return InvalidContent(f"The request has {len(faults)} faults.", errors=faults)
+            faults = (*faults, *references.errors)
+            return InvalidContent(summary(len(faults)), errors=faults[:MOST_FAULTS])
+        if len(faults) > 1:
+            return type(error)(summary(len(faults)), errors=faults)
         return error
 
     async def _taken_keys(self, body: ObjectFields, key: Key | None) -> tuple[Fault, ...]:
@@ -285,7 +287,7 @@ class CollectionService(CollectionReader):
         arrays = {f"{name}_values": [] if value is None else [value] for name, value in wanted.items()}
         rows = await execute(self.session, find_holders(self.model), **arrays)
         return tuple(
-            Fault(f"/{row.key}", Duplicate.code, f"A {self.model.noun} with this {row.key} exists already.")
+            taken_key(self.model.noun, row.key)
             for row in rows
             if row.id is not None and (own is None or row.id != own.id)
         )

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from email_validator import EmailNotValidError, validate_email
+from email_validator import SPECIAL_USE_DOMAIN_NAMES, EmailNotValidError, validate_email
 from pydantic import AfterValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
@@ -10,9 +10,12 @@ from app.core.permissions import AccessLevel
 from app.domains.shared.schemas import Brief, ObjectFields, ObjectRead, Reference, example, merge_patch
 from app.domains.user.models import EMAIL_LENGTH
 
+# Inside an organisation names such as corp.local and home.arpa are common, which the world can't deliver to.
+for _name in ("arpa", "local", "test"):
+    SPECIAL_USE_DOMAIN_NAMES.remove(_name)
+
 
 def _normalised_email(value: str) -> str:
-    # Inside an organisation names such as corp.local are common, which the world can't deliver to.
     try:
         email = validate_email(value, check_deliverability=False, globally_deliverable=False)
     except EmailNotValidError as error:

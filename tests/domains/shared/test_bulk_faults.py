@@ -442,16 +442,17 @@ async def test_parameters_are_checked(client: httpx.AsyncClient) -> None:
     assert (await client.get("/roles")).json()["items"] == []
 
 
-async def test_item_tells_as_many_faults_as_a_request_of_its_own(client: httpx.AsyncClient) -> None:
-    links = [{"department_id": 9_000_000 + number} for number in range(99)]
-    body = {"name": "", "departments": links}
-    (item,) = (await send(client, "processes", [create(**body)], atomic=False)).json()["items"]
-    alone = (await client.post("/processes", json=body | {"name": "N"})).json()["errors"]
-    assert len(item["errors"]) == 100
-    assert {error["pointer"] for error in item["errors"]} == {
-        "/items/0/data/name",
-        *(f"/items/0/data{error['pointer']}" for error in alone),
-    }
+@pytest.mark.parametrize("unknown", [30, 99, 140])
+async def test_item_tells_as_many_faults_as_a_request_of_its_own(client: httpx.AsyncClient, unknown: int) -> None:
+    body = {"name": "N", "departments": [{"department_id": 9_000_000 + number} for number in range(unknown)]}
+    alone = (await client.post("/processes", json=body)).json()
+    assert len(alone["errors"]) == min(unknown, 100)
+    assert alone["detail"].endswith("the first 100.") == (unknown > 100)
+    batch = (await send(client, "processes", [create(**body)])).json()
+    assert [error["pointer"] for error in batch["errors"]] == [
+        f"/items/0/data{error['pointer']}" for error in alone["errors"]
+    ]
+    assert batch["detail"].startswith("The request has more than 100 faults") == (unknown > 100)
 
 
 async def test_two_items_about_one_object_are_told_once(client: httpx.AsyncClient) -> None:
@@ -476,6 +477,12 @@ async def test_faults_beyond_a_thousand_are_left_out(client: httpx.AsyncClient) 
     response = await send(client, "locations", items)
     assert (response.status_code, len(response.json()["errors"])) == (422, 1000)
     assert response.json()["detail"] == "The request has more than 1000 faults, of which these are the first."
+    links = [{"department_id": 9_000_000 + number} for number in range(101)]
+    for number, detail in ((100, "The request has 1000 faults."), (101, "The request has more than 1000 faults, of")):
+        items = [create(name="N", departments=links[:number]) for _ in range(10)]
+        problem = (await send(client, "processes", items)).json()
+        assert len(problem["errors"]) == 1000
+        assert problem["detail"].startswith(detail)
 
 
 async def test_body_has_its_own_limit(app: FastAPI, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:

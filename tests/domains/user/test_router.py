@@ -76,6 +76,7 @@ async def test_email_is_required_and_cannot_be_cleared(client: httpx.AsyncClient
         ("x" * 64 + "@register.example", "x" * 64 + "@register.example"),
         # A network of one's own may have names without a dot.
         ("ada@register", "ada@register"),
+        *((email, email) for email in ("ada@corp.local", "ada@printer.home.arpa", "ada@register.test")),
     ],
 )
 async def test_email_is_normalised(client: httpx.AsyncClient, email: str, stored: str) -> None:
