@@ -197,6 +197,33 @@ async def test_taken_keys_and_unknown_references_are_told_at_once(client: httpx.
     assert [error["pointer"] for error in response.json()["errors"]] == ["/external_id"]
 
 
+@pytest.mark.parametrize("collection", ["departments", "locations", "processes"])
+async def test_move_below_itself_hides_no_other_fault(client: httpx.AsyncClient, collection: str) -> None:
+    await make(client, collection, code="A")
+    above = await make(client, collection, code="B")
+    below = await make(client, collection, parent_id=above["id"])
+    move = {"parent_id": below["id"]}
+    others = dict.fromkeys(REFERENCES[collection][1:], 9_000_000)  # locations have none
+    for more, code in (
+        ({}, "cycle"),
+        ({"code": "a"}, "conflict"),
+        ({"code": "a"} | others, "invalid_content" if others else "conflict"),
+    ):
+        for method, body in (("PATCH", move | more), ("PUT", required(collection) | move | more)):
+            response = await client.request(method, f"/{collection}/{above['id']}", json=body)
+            assert response.json()["code"] == code
+            pointers = sorted(error["pointer"] for error in response.json()["errors"])
+            assert pointers == sorted(f"/{name}" for name in move | more)
+
+
+async def test_accounts_of_the_last_administrator_hide_no_other_fault(client: httpx.AsyncClient) -> None:
+    other = await make_user(client)
+    body = {"access_level": "viewer", "email": other["email"], "department_id": 9_000_000}
+    response = await client.patch("/users/1", json=body)
+    assert response.status_code == 422
+    assert sorted(error["pointer"] for error in response.json()["errors"]) == sorted(f"/{name}" for name in body)
+
+
 @every_collection
 async def test_server_fields_are_refused_in_bodies(client: httpx.AsyncClient, collection: str) -> None:
     names = ("id", "created_at", "updated_at", "created_by", "created_by_id", "updated_by_id", "version", "nonsense")

@@ -6,43 +6,37 @@ from typing import Any, ClassVar
 
 from pydantic import ValidationError
 
-from app.core.database import abandon
 from app.core.database_errors import IntegrityViolation
 from app.core.pool import Row
 from app.core.statements import Statement, allow_seconds, execute, execute_alone, fetch
 from app.domains.shared.bulk import STATEMENT_SECONDS, BulkOutcome, write_all
 from app.domains.shared.bulk_items import refuse_too_many_links
 from app.domains.shared.bulk_rules import BulkRules
-from app.domains.shared.bulk_statements import find_holders, unique_keys
-from app.domains.shared.constraints import explain, taken_key
+from app.domains.shared.constraints import explain
 from app.domains.shared.dependants import find_dependants
 from app.domains.shared.documents import Document, by_id
 from app.domains.shared.etags import versions_named
-from app.domains.shared.links import Link, LinkSet, named_targets, wanted_links
+from app.domains.shared.links import Link, LinkSet, wanted_links
 from app.domains.shared.reading import CollectionReader
-from app.domains.shared.references import Key, not_found, parse_key, unknown_references
+from app.domains.shared.references import Key, not_found, parse_key
+from app.domains.shared.refusals import with_all_faults
 from app.domains.shared.schemas import ObjectFields
 from app.domains.shared.single_links import add_link, remove_link
 from app.domains.shared.writes import (
     Lock,
     delete_object,
-    foreign_keys,
     insert_object,
-    object_exists,
     read_columns,
     update_object,
     writable_columns,
 )
 from app.utils.exceptions import (
-    Duplicate,
-    Fault,
-    InvalidContent,
+    Conflict,
     PreconditionFailed,
     RegisterError,
     StillReferenced,
-    UnknownReference,
 )
-from app.utils.validation import MOST_FAULTS, invalid_content, summary
+from app.utils.validation import invalid_content
 
 
 class CollectionService(CollectionReader):
@@ -221,8 +215,12 @@ class CollectionService(CollectionReader):
         current = await self._lock(reference, if_match)
         body = whole(current)
         self._authorise(current, body)
-        await self._before_update(current, body)
-        document = await self._update(Key(by_id, current["id"]), body, wanted, None, checked=True)
+        key = Key(by_id, current["id"])
+        try:
+            await self._before_update(current, body)
+        except Conflict as error:
+            raise await self._refusal(error, body, key) from error.__cause__
+        document = await self._update(key, body, wanted, None, checked=True)
         assert document is not None  # nobody else can change it
         return document
 
@@ -255,8 +253,7 @@ class CollectionService(CollectionReader):
             error = explain(violation)
             if error is None:
                 raise
-            await abandon(self.session)
-            raise await self._with_all_faults(error, body, key) from violation
+            raise await self._refusal(error, body, key) from violation
         return rows[0] if rows else None
 
     def _wanted(self, body: ObjectFields) -> dict[LinkSet, list[Link]]:
@@ -264,40 +261,5 @@ class CollectionService(CollectionReader):
         wanted = {link_set: wanted_links(body, link_set) for link_set in self.links}
         return {link_set: links for link_set, links in wanted.items() if links is not None}
 
-    async def _with_all_faults(self, error: RegisterError, body: ObjectFields, key: Key | None) -> RegisterError:
-        """Return the error for all that a body is refused for: the database names one fault, keys before references."""
-        references = await self._unknown_references(body)
-        if isinstance(error, UnknownReference):
-            return references if references.errors else error
-        faults = error.errors
-        if isinstance(error, Duplicate):
-            faults = await self._taken_keys(body, key) or faults
-        if references.errors:
-            faults = (*faults, *references.errors)
-            return InvalidContent(summary(len(faults)), errors=faults[:MOST_FAULTS])
-        if len(faults) > 1:
-            return type(error)(summary(len(faults)), errors=faults)
-        return error
-
-    async def _taken_keys(self, body: ObjectFields, key: Key | None) -> tuple[Fault, ...]:
-        own = None
-        if key is not None:
-            own = await fetch(self.session, object_exists(self.model, key.condition), key=key.value)
-        wanted = {name: getattr(body, name) for name in unique_keys(self.model)}
-        arrays = {f"{name}_values": [] if value is None else [value] for name, value in wanted.items()}
-        rows = await execute(self.session, find_holders(self.model), **arrays)
-        return tuple(
-            taken_key(self.model.noun, row.key)
-            for row in rows
-            if row.id is not None and (own is None or row.id != own.id)
-        )
-
-    async def _unknown_references(self, body: ObjectFields) -> UnknownReference:
-        named = [
-            (f"/{name}", target, key)
-            for name, target in foreign_keys(self.model).items()
-            if (key := getattr(body, name)) is not None
-        ]
-        for link_set in self.links:
-            named += named_targets(body, link_set)
-        return await unknown_references(self.session, named)
+    async def _refusal(self, error: RegisterError, body: ObjectFields, key: Key | None) -> RegisterError:
+        return await with_all_faults(self.session, self.model, self.links, error, body, key)

@@ -1,0 +1,65 @@
+"""All that a body is refused for: the database, and whoever checks a change before it, name the first fault only."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from app.core.database import Session, abandon
+from app.core.statements import execute, fetch
+from app.domains.shared.bulk_statements import find_holders, unique_keys
+from app.domains.shared.constraints import taken_key
+from app.domains.shared.links import LinkSet, named_targets
+from app.domains.shared.models import RegisterObject
+from app.domains.shared.references import Key, unknown_references
+from app.domains.shared.writes import foreign_keys, object_exists
+from app.utils.exceptions import Conflict, Duplicate, Fault, InvalidContent, RegisterError, UnknownReference
+from app.utils.validation import MOST_FAULTS, summary
+
+
+async def with_all_faults(
+    session: Session,
+    model: type[RegisterObject],
+    links: Sequence[LinkSet],
+    error: RegisterError,
+    body: Any,
+    key: Key | None,
+) -> RegisterError:
+    """Return the error for all faults of a body, of which `error` told the first; what the session wrote is undone.
+
+    `key` is that of the object that should change, None for a new one.
+    """
+    await abandon(session)
+    taken = await _taken_keys(session, model, body, key)
+    unknown = await _unknown_references(session, model, links, body)
+    told = () if isinstance(error, (Duplicate, UnknownReference)) else error.errors
+    faults = (*told, *taken, *unknown.errors)
+    if faults == tuple(told):
+        return error
+    if faults == tuple(unknown.errors):
+        return unknown
+    detail = faults[0].detail if len(faults) == 1 else summary(len(faults))
+    kind = InvalidContent if unknown.errors else Conflict if told else Duplicate
+    return kind(detail, errors=faults[:MOST_FAULTS])
+
+
+async def _taken_keys(session: Session, model: type[RegisterObject], body: Any, key: Key | None) -> tuple[Fault, ...]:
+    own = None if key is None else await fetch(session, object_exists(model, key.condition), key=key.value)
+    wanted = {name: getattr(body, name) for name in unique_keys(model)}
+    arrays = {f"{name}_values": [] if value is None else [value] for name, value in wanted.items()}
+    return tuple(
+        taken_key(model.noun, row.key)
+        for row in await execute(session, find_holders(model), **arrays)
+        if row.id is not None and (own is None or row.id != own.id)
+    )
+
+
+async def _unknown_references(
+    session: Session, model: type[RegisterObject], links: Sequence[LinkSet], body: Any
+) -> UnknownReference:
+    named = [
+        (f"/{name}", target, key)
+        for name, target in foreign_keys(model).items()
+        if (key := getattr(body, name)) is not None
+    ]
+    for link_set in links:
+        named += named_targets(body, link_set)
+    return await unknown_references(session, named)
