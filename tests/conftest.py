@@ -144,17 +144,26 @@ async def app(server_url: URL, template: URL) -> AsyncIterator[FastAPI]:
         await app.state.database.dispose()
 
 
-@pytest.fixture
-async def connection(app: FastAPI) -> AsyncIterator[AsyncConnection]:
-    """The one connection of a test, in a transaction that is undone."""
+@asynccontextmanager
+async def undone(app: FastAPI) -> AsyncIterator[AsyncConnection]:
+    """Undo afterwards what the application does within, on this one connection."""
     database: Database = app.state.database
     async with database.engine.connect() as connection:
         transaction = await connection.begin()
         await connection.exec_driver_sql("SELECT")  # SQLAlchemy sends BEGIN with the first statement only
         database.bind = connection
+        try:
+            yield connection
+        finally:
+            database.bind = None
+            await transaction.rollback()
+
+
+@pytest.fixture
+async def connection(app: FastAPI) -> AsyncIterator[AsyncConnection]:
+    """The one connection of a test, in a transaction that is undone."""
+    async with undone(app) as connection:
         yield connection
-        database.bind = None
-        await transaction.rollback()
 
 
 def client_of(app: FastAPI, token: str | None = ADMIN_TOKEN) -> httpx.AsyncClient:

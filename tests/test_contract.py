@@ -197,6 +197,15 @@ async def test_taken_keys_and_unknown_references_are_told_at_once(client: httpx.
     assert [error["pointer"] for error in response.json()["errors"]] == ["/external_id"]
 
 
+async def test_faults_beyond_a_hundred_are_counted(client: httpx.AsyncClient) -> None:
+    await make(client, "processes", code="A")
+    body = {"name": "N", "code": "a", "department_ids": list(range(9_000_000, 9_000_140))}
+    problem = (await client.post("/processes", json=body)).json()
+    assert problem["detail"] == "The request has 141 faults, of which these are the first 100."
+    assert [error["pointer"] for error in problem["errors"]][:2] == ["/code", "/department_ids/0"]
+    assert len(problem["errors"]) == 100
+
+
 @pytest.mark.parametrize("collection", ["departments", "locations", "processes"])
 async def test_move_below_itself_hides_no_other_fault(client: httpx.AsyncClient, collection: str) -> None:
     await make(client, collection, code="A")

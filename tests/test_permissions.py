@@ -5,7 +5,6 @@ Each operation is tried on objects that it would change. What one call does is u
 
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +20,7 @@ from app.main import create_app
 from app.models import Base
 from tests.api.conftest import openapi
 from tests.builders import make, make_user
-from tests.conftest import client_of, new_database, settings_for
+from tests.conftest import client_of, new_database, settings_for, undone
 from tests.domains.auth.conftest import NEW_PASSWORD, PASSWORD, call, make_account, sign_in
 
 # What each operation needs. A new operation is added here, by somebody who thought about it.
@@ -288,21 +287,6 @@ async def scene(server_url: URL, template: URL) -> AsyncIterator[Scene]:
         tokens = await sign_in_everybody(app)
         yield Scene(app, tokens, await make_objects(app, tokens["admin"]))
         await app.state.database.dispose()
-
-
-@asynccontextmanager
-async def undone(app: FastAPI) -> AsyncIterator[AsyncConnection]:
-    """Undo afterwards what the application does within."""
-    database = app.state.database
-    async with database.engine.connect() as connection:
-        transaction = await connection.begin()
-        await connection.exec_driver_sql("SELECT")  # SQLAlchemy sends BEGIN with the first statement only
-        database.bind = connection
-        try:
-            yield connection
-        finally:
-            database.bind = None
-            await transaction.rollback()
 
 
 async def dump(connection: AsyncConnection) -> dict[str, list[Any]]:

@@ -14,11 +14,7 @@ from sqlalchemy.pool import PoolProxiedConnection
 
 from app.core.database_errors import DRIVER_ERRORS, translate, translating
 from app.core.pool import Database
-from app.utils.exceptions import (
-    ConnectionLost,
-    Deadlock,
-    OutcomeUnknown,
-)
+from app.utils.exceptions import ConnectionLost, Deadlock, OutcomeUnknown
 
 _ATTEMPTS = 3
 _LONGEST_PAUSE = 0.05  # seconds

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, TypeGuard, TypeVar
+from typing import Any, TypeVar
 
 from app.domains.shared.links import LinkSet
-from app.domains.shared.schemas import LARGEST_ID
+from app.domains.shared.schemas import is_id
 from app.domains.shared.service import CollectionService
 from app.domains.shared.writes import foreign_keys
 from app.utils.export_files import Line, fault
@@ -18,11 +18,6 @@ def fields_of(service: type[CollectionService]) -> Iterator[str]:
     """Yield the members of objects that are written; the short forms of links would only say the same again."""
     short = {link.short for link in service.links}
     return (name for name in service.schema.model_fields if name not in short)
-
-
-def is_id(value: Any) -> TypeGuard[int]:
-    """Return whether an object can have this id."""
-    return type(value) is int and 0 < value <= LARGEST_ID
 
 
 def targets_of(service: type[CollectionService], lines: Sequence[Line]) -> set[Old]:

@@ -1,6 +1,5 @@
 """Which objects became of those of an export. It is kept beside what is written, in the same transaction."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -11,9 +10,8 @@ from sqlalchemy import text
 from app.core.database import Session, commit, session_of
 from app.core.pool import Database
 from app.core.statements import ADVISORY_LOCK, Statement, advisory_key, execute, prepare
+from app.domains.shared.schemas import NO_TEXT
 
-# PostgreSQL can neither store nor compare these.
-_NO_TEXT = re.compile("[\x00\ud800-\udfff]")
 # A collection and an id of the register that was exported.
 Old = tuple[str, int]
 
@@ -121,7 +119,7 @@ class ImportedIds:
 
 def _key(value: Any) -> str | None:
     """Return a text that an object can be found by. What else a line says there is for its schema to refuse."""
-    return value if isinstance(value, str) and not _NO_TEXT.search(value) else None
+    return value if isinstance(value, str) and not NO_TEXT.search(value) else None
 
 
 @cache

@@ -29,11 +29,12 @@ from app.domains.role.service import HOLDERS, RoleService
 from app.domains.shared.bulk import BulkOutcome, write_all
 from app.domains.shared.bulk_items import ITEM, ItemResult
 from app.domains.shared.models import RegisterObject
+from app.domains.shared.schemas import is_id
 from app.domains.shared.service import CollectionService
 from app.domains.shared.writes import foreign_keys
 from app.utils.exceptions import RegisterError
 from app.utils.export_files import Line, checked_manifest, digest_of, fault, lines_of
-from app.utils.exported_objects import data_of, fields_of, is_id, moment_of, new_id, targets_of
+from app.utils.exported_objects import data_of, fields_of, moment_of, new_id, targets_of
 from app.utils.imported_ids import ImportedIds, Known, Old
 from app.utils.register_export import SERVICES
 

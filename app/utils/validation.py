@@ -58,8 +58,8 @@ def _fault(
     return Fault(json_pointer([*location, member] if member else location), error["type"], detail, source)
 
 
-def summary(count: int) -> str:
-    """Return how many faults a request has, and whether all of them are told."""
-    if count > MOST_FAULTS:
-        return f"The request has {count} faults, of which these are the first {MOST_FAULTS}."
+def summary(count: int, most: int = MOST_FAULTS) -> str:
+    """Return how many faults a request has, of which `most` are told."""
+    if count > most:
+        return f"The request has {count} faults, of which these are the first {most}."
     return "The request has a fault." if count == 1 else f"The request has {count} faults."

@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from app.core.passwords import LONGEST, SHORTEST
 from app.core.permissions import SCOPES, AccessLevel, Scope
-from app.domains.shared.schemas import Brief, Instant, Name, Schema, example
+from app.domains.shared.schemas import NO_TEXT, Brief, Instant, Name, Schema, example
 from app.domains.user.models import EMAIL_LENGTH
 
 LONGEST_API_TOKEN_DAYS = 365
@@ -17,7 +17,6 @@ DEFAULT_API_TOKEN_DAYS = 90
 LONGEST_TOKEN = 128
 
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
-_NO_TEXT = re.compile(r"[\x00\ud800-\udfff]")
 
 
 def _encodable(secret: SecretStr) -> SecretStr:
@@ -27,7 +26,7 @@ def _encodable(secret: SecretStr) -> SecretStr:
 
 
 def _storable(value: str) -> str:
-    if _NO_TEXT.search(value):
+    if NO_TEXT.search(value):
         raise PydanticCustomError("control_character", "Text may not contain NUL or surrogates")
     return unicodedata.normalize("NFC", value.strip())
 

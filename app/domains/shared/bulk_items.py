@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeGuard
+from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
 from app.domains.shared.fault_budget import FaultBudget
 from app.domains.shared.links import MOST_LINKS, Link, LinkSet
 from app.domains.shared.models import RegisterObject
-from app.domains.shared.schemas import LARGEST_ID, Code, ExternalId, ObjectFields, Reference, Schema
+from app.domains.shared.schemas import LARGEST_ID, Code, ExternalId, ObjectFields, Reference, Schema, is_id
 from app.utils.exceptions import ContentTooLarge, Fault
 from app.utils.validation import invalid_content
 
@@ -261,7 +261,7 @@ def add_ids(item: Item, columns: Mapping[str, set[Any]], links: Sequence[tuple[L
     """Add each reference by id in an item's data to the set of its column, or of its links."""
     data = item.data
     for name, ids in columns.items():
-        if _is_id(value := data.get(name)):
+        if is_id(value := data.get(name)):
             ids.add(value)
     for link, ids in links:
         target = link.target
@@ -271,28 +271,24 @@ def add_ids(item: Item, columns: Mapping[str, set[Any]], links: Sequence[tuple[L
             for entry in _list(data.get(link.field))
             if isinstance(entry, dict) and type(value := entry.get(target)) is int and 1 <= value <= LARGEST_ID
         }
-        ids |= {value for value in _list(data.get(link.short)) if _is_id(value)}
+        ids |= {value for value in _list(data.get(link.short)) if is_id(value)}
 
 
 def ids_in(item: Item, columns: Mapping[str, type[RegisterObject]], links: tuple[LinkSet, ...]) -> Iterator[Place]:
     """Yield model and id of each reference by id in an item's data, and the parts of its pointer."""
     data = item.data
     for name, model in columns.items():
-        if _is_id(value := data.get(name)):
+        if is_id(value := data.get(name)):
             yield model, value, (name,)
     for link in links:
         model = link.target_model
         for place, entry in enumerate(_list(data.get(link.field))):
-            if _is_id(value := _target(entry, link)):
+            if is_id(value := _target(entry, link)):
                 yield model, value, (link.field, place, link.target)
         for place, value in enumerate(_list(data.get(link.short))):
-            if _is_id(value):
+            if is_id(value):
                 yield model, value, (link.short, place)
 
 
 def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
-
-
-def _is_id(value: Any) -> TypeGuard[int]:
-    return type(value) is int and 1 <= value <= LARGEST_ID

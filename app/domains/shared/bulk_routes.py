@@ -29,6 +29,7 @@ from app.utils.exceptions import (
     StillReferenced,
     UnknownReference,
 )
+from app.utils.validation import summary
 
 _CONFLICTS: dict[str, type[RegisterError]] = {
     error.code: error for error in (Duplicate, StillReferenced, Cycle, FirstAdministrator, LastAdministrator)
@@ -88,7 +89,7 @@ def refusal(faults: Sequence[Fault], missing_scope: Scope | None, *, cut: bool) 
     more than these.
     """
     shown = faults[:MOST_FAULTS_IN_ALL]
-    detail = "The request has a fault." if len(faults) == 1 else f"The request has {len(faults)} faults."
+    detail = summary(len(shown), MOST_FAULTS_IN_ALL)
     if cut or len(shown) < len(faults):
         detail = f"The request has more than {len(shown)} faults, of which these are the first."
     if missing_scope is not None:

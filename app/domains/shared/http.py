@@ -168,12 +168,10 @@ def listed(listing: Listing, query: PageQuery, request: Request) -> Response:
         urls = {"next": _cursor(listing, query, request, "after"), "prev": _cursor(listing, query, request, "before")}
     else:
         urls = {"next": _next(listing, query, request), "prev": _prev(query, request)}
-    link = ""
-    for name, url in urls.items():
-        longer = f'{link}{", " if link else ""}<{url}>; rel="{name}"'
-        # Both repeat the filters of the address, and clients and proxies do not take headers of any length.
-        if url and len(longer) <= LONGEST_LINK:
-            link = longer
+    links = [f'<{url}>; rel="{name}"' for name, url in urls.items() if url]
+    # Each repeats the filters of the address, and clients and proxies do not take headers of any length.
+    while len(link := ", ".join(links)) > LONGEST_LINK:
+        links.pop()
     tail = compact({**urls, "total": listing.total}).encode()
     body = b'{"items":' + listing.items + b"," + tail[1:]
     return Response(body, headers={"Link": link} if link else None, media_type=JSON)

@@ -18,7 +18,7 @@ from app.domains.shared.import_columns import Columns, Hints, Kind, Member, memb
 from app.domains.shared.import_files import FileRow
 from app.domains.shared.links import LinkSet
 from app.domains.shared.models import RegisterObject
-from app.domains.shared.schemas import LARGEST_ID
+from app.domains.shared.schemas import is_id
 from app.utils.exceptions import ContentTooLarge, Fault
 from app.utils.validation import json_pointer
 
@@ -34,17 +34,15 @@ _BOOLEANS = {"true": True, "false": False}
 
 @dataclass(slots=True)
 class ImportRow:
-    """A row, and the item that it becomes. `places` are the names that its members have in the file.
-
-    Of a `table`, cells have no parts but the places of links; of NDJSON, `made` names those that only the item has.
+    """A row, and the item that it becomes. `places` has what its fields were made of: the names in the file, and the
+    members that these are. Cells of a `table` have no parts but the places of links.
     """
 
     number: int
     faults: list[Fault]
     table: bool
     item: dict[str, Any] | None = None
-    places: dict[str, str] = field(default_factory=dict)
-    made: dict[str, str] = field(default_factory=dict)
+    places: dict[str, tuple[str, Member]] = field(default_factory=dict)
 
     def placed(self, fault: Fault) -> Fault:
         """Return a fault of the item with a pointer into the file."""
@@ -52,10 +50,10 @@ class ImportRow:
         if parts and parts[0] == "data":
             parts = parts[1:]
         if parts:
-            member, *inside = parts
-            made = self.made.get(member)
-            known = takewhile(str.isdigit if self.table else lambda part: part != made, inside)
-            parts = [json_pointer([self.places.get(member, member)])[1:], *known]
+            name, member = self.places.get(parts[0], (parts[0], None))
+            made = None if member is None else _made_of(member)
+            known = takewhile(str.isdigit if self.table else lambda part: part != made, parts[1:])
+            parts = [json_pointer([name])[1:], *known]
         return Fault("/" + "/".join([str(self.number), *parts]), fault.code, fault.detail)
 
 
@@ -107,15 +105,11 @@ class RowReader:
 
     def _read(self, row: FileRow) -> ImportRow:
         made = ImportRow(row.number, row.faults, self._table)
-        if self._own_name is not None:
-            made.places["id"] = self._own_name
+        if self._own_name is not None and (own := self._columns[self._own_name]):
+            made.places["id"] = (self._own_name, own)
         data: dict[str, Any] = {}
         for name, member in self._telling(row):
-            made.places[member.field] = name
-            if member.kind == "external_id":
-                made.made[member.field] = "external_id"
-            elif member.link is not None and member.kind == "links":
-                made.made[member.field] = member.link.target
+            made.places[member.field] = (name, member)
             value = row.values[name]
             try:
                 data[member.field] = self._cell(member, value) if self._table else self._value(member, value)
@@ -215,7 +209,7 @@ class RowReader:
         reference = _named(brief)
         found = self._refer(reference, target)
         called = brief.get("name")
-        if reference != ("id", found) or called is None or self._match_ids or not 0 < found <= LARGEST_ID:
+        if reference != ("id", found) or called is None or self._match_ids or not is_id(found):
             return found
         # If the id is one of another register, the object that has it here is some other one.
         return {NAMED: (found, called)}
@@ -230,6 +224,13 @@ class RowReader:
         if index is None:
             raise BadCellError("Several rows of the file have this id.")
         return {ITEM: index}
+
+
+def _made_of(member: Member) -> str | None:
+    """Return the part of a reference that only the item has, not the file."""
+    if member.kind == "external_id":
+        return "external_id"
+    return member.link.target if member.link is not None and member.kind == "links" else None
 
 
 _BRIEF = frozenset({"id", "code", "external_id", "name"})

@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 from typing import Any
 
+from sqlalchemy import select
+
 from app.core.database import Session, abandon
 from app.core.statements import execute, fetch
 from app.domains.shared.bulk_statements import find_holders, unique_keys
 from app.domains.shared.constraints import taken_key
 from app.domains.shared.links import LinkSet, named_targets
-from app.domains.shared.models import RegisterObject
-from app.domains.shared.references import Key, unknown_references
+from app.domains.shared.models import RegisterObject, table_of
+from app.domains.shared.references import Key
 from app.domains.shared.writes import foreign_keys, object_exists
 from app.utils.exceptions import Conflict, Duplicate, Fault, InvalidContent, RegisterError, UnknownReference
 from app.utils.validation import MOST_FAULTS, summary
@@ -31,14 +33,20 @@ async def with_all_faults(
     taken = await _taken_keys(session, model, body, key)
     unknown = await _unknown_references(session, model, links, body)
     told = () if isinstance(error, (Duplicate, UnknownReference)) else error.errors
-    faults = (*told, *taken, *unknown.errors)
-    if faults == tuple(told):
+    if not taken and not unknown:
         return error
-    if faults == tuple(unknown.errors):
-        return unknown
+    faults = (*told, *taken, *unknown)
+    if len(faults) == len(unknown):
+        return UnknownReference(_summary_of_unknown(len(faults)), errors=faults[:MOST_FAULTS])
     detail = faults[0].detail if len(faults) == 1 else summary(len(faults))
-    kind = InvalidContent if unknown.errors else Conflict if told else Duplicate
+    kind = InvalidContent if unknown else Conflict if told else Duplicate
     return kind(detail, errors=faults[:MOST_FAULTS])
+
+
+def _summary_of_unknown(count: int) -> str:
+    if count > MOST_FAULTS:
+        return f"The request names {count} objects that do not exist, of which these are the first {MOST_FAULTS}."
+    return "The request names objects that do not exist."
 
 
 async def _taken_keys(session: Session, model: type[RegisterObject], body: Any, key: Key | None) -> tuple[Fault, ...]:
@@ -54,7 +62,7 @@ async def _taken_keys(session: Session, model: type[RegisterObject], body: Any, 
 
 async def _unknown_references(
     session: Session, model: type[RegisterObject], links: Sequence[LinkSet], body: Any
-) -> UnknownReference:
+) -> tuple[Fault, ...]:
     named = [
         (f"/{name}", target, key)
         for name, target in foreign_keys(model).items()
@@ -62,4 +70,14 @@ async def _unknown_references(
     ]
     for link_set in links:
         named += named_targets(body, link_set)
-    return await unknown_references(session, named)
+    known: set[tuple[type[RegisterObject], int]] = set()
+    connection = await session.connection()
+    for target in {target for _, target, _ in named}:
+        column = table_of(target).c.id
+        ids = {key for _, of, key in named if of is target}
+        known |= {(target, key) for key in await connection.scalars(select(column).where(column.in_(ids)))}
+    return tuple(
+        Fault(pointer, UnknownReference.code, "No such object is registered.")
+        for pointer, target, key in named
+        if (target, key) not in known
+    )

@@ -8,7 +8,7 @@ import re
 import unicodedata
 from copy import copy
 from datetime import datetime
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeGuard, TypeVar
 
 from pydantic import (
     MISSING,
@@ -38,6 +38,13 @@ _INVISIBLE = frozenset({"Cc", "Cf", "Cn", "Co", "Zs", "Zl", "Zp", "Mn", "Me"})
 # Surrogates are no characters: PostgreSQL can't store them, and UTF-8 can't carry them back.
 _LINE_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _TEXT_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+# What PostgreSQL can neither store nor compare.
+NO_TEXT = re.compile(r"[\x00\ud800-\udfff]")
+
+
+def is_id(value: Any) -> TypeGuard[int]:
+    """Return whether an object can have this id."""
+    return type(value) is int and 1 <= value <= LARGEST_ID
 
 
 def _compose(value: object) -> object:

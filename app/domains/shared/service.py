@@ -30,12 +30,7 @@ from app.domains.shared.writes import (
     update_object,
     writable_columns,
 )
-from app.utils.exceptions import (
-    Conflict,
-    PreconditionFailed,
-    RegisterError,
-    StillReferenced,
-)
+from app.utils.exceptions import Conflict, PreconditionFailed, RegisterError, StillReferenced
 from app.utils.validation import invalid_content
 
 
