@@ -17,6 +17,7 @@ from app.api.openapi import use_own_openapi
 from app.api.problems import add_problem_handlers
 from app.core.bodies import Room
 from app.core.config import Settings, get_settings
+from app.core.database import Database
 from app.core.memory import settled
 from app.core.middleware import (
     HeaderLimitMiddleware,
@@ -26,7 +27,6 @@ from app.core.middleware import (
 )
 from app.core.migrations import head_revision
 from app.core.passwords import Passwords
-from app.core.pool import Database
 from app.core.readiness import Readiness
 from app.core.security import Authenticator
 from app.core.security_headers import SecurityHeadersMiddleware

@@ -3,15 +3,13 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import asyncpg
 import click
 from pydantic import ValidationError
 from sqlalchemy import func, select
 
 from app.core.config import Settings
-from app.core.database import Session, commit, session_of
+from app.core.database import Database, RegisterSession
 from app.core.housekeeping import clean_up
-from app.core.pool import Database
 from app.core.security import Caller, first_administrator
 from app.domains.auth.schemas import PasswordLink
 from app.domains.auth.service import make_link
@@ -28,9 +26,7 @@ async def seed_demo_data(settings: Settings, url: str) -> None:
 
 async def link_for(settings: Settings, url: str, email: str) -> PasswordLink:
     async with unit_of_work(settings, url) as (session, caller):
-        user_id = await (await session.connection()).scalar(
-            select(User.id).where(func.lower(User.email) == email.lower())
-        )
+        user_id = await session.scalar(select(User.id).where(func.lower(User.email) == email.lower()))
         if user_id is None:
             raise click.ClickException(f"There is no user {email}.")
         return await make_link(session, caller, user_id)
@@ -56,18 +52,14 @@ async def create_administrator(settings: Settings, url: str, email: str, name: s
 
 
 @asynccontextmanager
-async def unit_of_work(settings: Settings, url: str) -> AsyncIterator[tuple[Session, Caller]]:
+async def unit_of_work(settings: Settings, url: str) -> AsyncIterator[tuple[RegisterSession, Caller]]:
     """Give a command its session and the first administrator as the caller, and commit at the end."""
     database = Database(url, settings)
     try:
-        async with session_of(database) as session:
-            try:
-                caller = await first_administrator(session)
-            except asyncpg.UndefinedTableError:
-                caller = None
+        async with database.transaction() as session:
+            caller = await first_administrator(session)
             if caller is None:
                 raise click.ClickException("Run `python -m app init` first.")
             yield session, caller
-            await commit(session)
     finally:
         await database.dispose()

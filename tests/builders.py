@@ -7,8 +7,6 @@ import httpx
 from fastapi import FastAPI
 from sqlalchemy import text
 
-from app.core.database import commit, session_of
-
 _numbers = count(1)
 
 
@@ -58,9 +56,8 @@ async def admin_session(client: httpx.AsyncClient) -> dict[str, str]:
         "INSERT INTO sessions (user_id, address, expires_at) "
         "SELECT min(id), 'tests', now() + interval '1 day' FROM users RETURNING id, user_id"
     )
-    async with session_of(app.state.database) as session:
-        row = (await (await session.connection()).execute(opened)).one()
-        await commit(session)
+    async with app.state.database.transaction() as session:
+        row = (await session.execute(opened)).one()
     return {"Authorization": f"Bearer {app.state.tokens.access_token(row.user_id, row.id)}"}
 
 

@@ -27,9 +27,9 @@ from sqlalchemy import URL, event, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.core.config import Settings
+from app.core.database import Database
 from app.core.embedded_postgres import EmbeddedPostgres
 from app.core.permissions import SCOPES
-from app.core.pool import Database
 from app.core.tokens import API_TOKEN, Tokens, new_token
 from app.main import create_app
 from app.utils.db_init import initialise
@@ -62,16 +62,6 @@ def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[URL]:
 def text_of(url: URL) -> str:
     """Return a URL as the driver itself, and the environment, take it."""
     return url.set(drivername="postgresql").render_as_string(hide_password=False)
-
-
-@asynccontextmanager
-async def taken(database: Database) -> AsyncIterator[None]:
-    """Hold a connection of the pool."""
-    pooled = await database.take()
-    try:
-        yield
-    finally:
-        await database.give_back(pooled)
 
 
 @asynccontextmanager

@@ -20,7 +20,7 @@ from fastapi import FastAPI
 from sqlalchemy import URL
 
 from app.core.permissions import SCOPES, scopes_of
-from app.core.statements import Statement
+from app.core.prepared import Prepared, prepare
 from app.domains.change.service import NEEDED
 from app.domains.department.models import Department
 from app.domains.shared import bulk_writes
@@ -1311,16 +1311,16 @@ async def large(server_url: URL, template: URL) -> AsyncIterator[asyncpg.Connect
         yield connection
 
 
-def listing(**filters: Any) -> tuple[Statement, dict[str, Any]]:
+def listing(**filters: Any) -> tuple[Prepared, dict[str, Any]]:
     names = frozenset(filters)
-    return _page(changes_where(names, frozenset(NEEDED)), leading_of(names)), filters
+    return prepare(_page(changes_where(names, frozenset(NEEDED)), leading_of(names))), filters
 
 
 NOW = datetime.now(UTC)
-LISTS: dict[str, tuple[Statement, dict[str, Any]]] = {
+LISTS: dict[str, tuple[Prepared, dict[str, Any]]] = {
     "all": listing(),
     "all that everybody sees": (
-        _page(changes_where(frozenset(), frozenset(NEEDED) - {"users", "api_tokens"}), None),
+        prepare(_page(changes_where(frozenset(), frozenset(NEEDED) - {"users", "api_tokens"}), None)),
         {},
     ),
     "of an object": listing(type="roles", object_id=2000),
@@ -1335,8 +1335,8 @@ LISTS: dict[str, tuple[Statement, dict[str, Any]]] = {
     "of an actor since an hour ago": listing(actor_id=110, since=NOW - timedelta(hours=1)),
     "of a collection since an hour ago": listing(type="roles", since=NOW - timedelta(hours=1)),
     "of a collection by an actor": listing(type="roles", actor_id=110),
-    "history by id": (_page(changes_of(Department, by_id), None), {"key": 2000}),
-    "history by code": (_page(changes_of(Department, by_code), None), {"key": "FIN-01"}),
+    "history by id": (prepare(_page(changes_of(Department, by_id), None)), {"key": 2000}),
+    "history by code": (prepare(_page(changes_of(Department, by_code), None)), {"key": "FIN-01"}),
 }
 # Rows that a page may look at: of the last day there are 1440, and one actor made a twentieth.
 MOST_LOOKED_AT = 4000

@@ -11,8 +11,8 @@ from sqlalchemy import URL, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from alembic import command
+from app.core.database import driver_url
 from app.core.migrations import alembic_config, head_revision, upgrade
-from app.core.pool import driver_url
 from app.models import Base
 from tests.conftest import connected, new_database, text_of
 

@@ -1,7 +1,10 @@
 """The one list of routers, in the order of the documentation."""
 
+from copy import copy
+
 from fastapi import FastAPI
-from fastapi.routing import APIRoute
+from fastapi.routing import APIRoute, request_response
+from starlette.routing import BaseRoute
 
 from app.api import health, problems
 from app.core.config import Settings
@@ -55,12 +58,26 @@ TAGS = [
 def include_routers(app: FastAPI, settings: Settings) -> None:
     """Add all routes. Raises `UndeclaredPermissionError` when one does not say who may use it."""
     for router in ROUTERS:
-        # Not `include_router`: that matches every request twice, router by router, and ours bring all they need.
-        app.router.routes.extend(router.routes)
+        app.router.routes.extend(_bound(route, app) for route in router.routes)
         if router is auth.me:
             app.router.routes.append(only(router.prefix, "GET", "HEAD"))
     if settings.metrics_access != "off":
-        app.router.routes.extend(health.metrics_router(settings.metrics_access).routes)
+        metrics = health.metrics_router(settings.metrics_access)
+        app.router.routes.extend(_bound(route, app) for route in metrics.routes)
     for route in app.routes:
         if isinstance(route, APIRoute) and declared_permission(route) != PUBLIC and not isinstance(route, StrictRoute):
             raise UndeclaredPermissionError(f"{route.path} declares a permission that nothing enforces")
+
+
+def _bound(route: BaseRoute, app: FastAPI) -> BaseRoute:
+    """Return the route as a route of this application, so that `app.dependency_overrides` hold for it.
+
+    `include_router` does this too, but matches every request twice, router by router; our routes need nothing else of
+    it.
+    """
+    if not isinstance(route, APIRoute):
+        return route
+    bound = copy(route)
+    bound.dependency_overrides_provider = app
+    bound.app = request_response(bound.get_route_handler())
+    return bound

@@ -4,9 +4,11 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 
 from app.api.shapes import simplify
 from app.core.permissions import AUTHENTICATED, DECLARATION, PASSWORD_SCHEME, PUBLIC, SCOPES, TOKEN_SCHEME
+from app.core.query_models import openapi_parameters, query_models
 from app.core.security import CHANGE_MESSAGE, LONGEST_MESSAGE
 from app.domains.shared.http import API
 from app.domains.shared.idempotency import HOURS_KEPT, IDEMPOTENCY_KEY, KEY_PATTERN, REPLAYED, takes_key
@@ -43,6 +45,8 @@ _RETRY_AFTER = {"description": "Seconds to wait; only with `request_in_flight`."
 # What a handler may answer, so that it is kept.
 _KEPT = frozenset({"200", "201", "202", "204", "207", "400", "404", "409", "412", "422"})
 _SCHEMAS = "#/components/schemas/{model}"
+# The order in which an operation lists its parameters.
+_PLACES = ("path", "query", "header")
 
 
 def use_own_openapi(app: FastAPI) -> None:
@@ -52,6 +56,7 @@ def use_own_openapi(app: FastAPI) -> None:
 
 def _document(app: FastAPI) -> dict[str, Any]:
     if app.openapi_schema is None:
+        referred = _declare_query_models(app)
         document = get_openapi(
             title=app.title,
             version=app.version,
@@ -63,6 +68,8 @@ def _document(app: FastAPI) -> dict[str, Any]:
             license_info=app.license_info,
             servers=app.servers,
         )
+        document["components"]["schemas"] |= referred
+        _sort_parameters(document)
         _add_problem(document["components"])
         # Before ours are added, of which one has the same status.
         _drop_foreign_errors(document)
@@ -74,6 +81,30 @@ def _document(app: FastAPI) -> dict[str, Any]:
         simplify(document)
         app.openapi_schema = document
     return app.openapi_schema
+
+
+def _declare_query_models(app: FastAPI) -> dict[str, Any]:
+    """Declare the parameters of query models, which FastAPI does not see, and return the schemas they refer to.
+
+    Not when the routes are made: the schemas take time and memory, and most processes serve no document.
+    """
+    schemas: dict[str, Any] = {}
+    for route in app.routes:
+        if isinstance(route, APIRoute):
+            parameters: list[Any] = []
+            for query in query_models(route.endpoint):
+                declared, referred = openapi_parameters(query.model, _SCHEMAS)
+                parameters += declared
+                schemas |= referred
+            route.openapi_extra = (route.openapi_extra or {}) | ({"parameters": parameters} if parameters else {})
+    return schemas
+
+
+def _sort_parameters(document: dict[str, Any]) -> None:
+    for path in document["paths"].values():
+        for operation in path.values():
+            if "parameters" in operation:
+                operation["parameters"].sort(key=lambda parameter: _PLACES.index(parameter["in"]))
 
 
 def _add_problem(components: dict[str, Any]) -> None:

@@ -2,28 +2,27 @@
 
 from typing import Annotated
 
-import structlog
 from fastapi import APIRouter, FastAPI, Path, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from app.core.database_errors import IntegrityViolation
 from app.core.permissions import PUBLIC, requires
 from app.domains.shared.constraints import explain
+from app.domains.shared.idempotency import Replayed, replay
 from app.domains.shared.responses import ANYWHERE, problems
 from app.utils.exceptions import (
     BadRequest,
     ContentTooLarge,
-    InternalError,
     MethodNotAllowed,
     NotFound,
     RegisterError,
     explanation,
     problem_types,
 )
-from app.utils.problems import problem_response
+from app.utils.problems import answer_with_problem
 from app.utils.validation import invalid_request
 
 router = APIRouter(
@@ -32,8 +31,6 @@ router = APIRouter(
     generate_unique_id_function=lambda route: route.name,
     responses=ANYWHERE,
 )
-
-logger = structlog.get_logger("app.problems")
 
 _TYPES = {error.name: error for error in problem_types()}
 
@@ -65,31 +62,29 @@ def add_problem_handlers(app: FastAPI) -> None:
     connection. What is left over is answered by `RequestMiddleware`.
     """
     app.exception_handler(RegisterError)(_on_register_error)
+    app.exception_handler(Replayed)(replay)
     app.exception_handler(IntegrityViolation)(_on_integrity_violation)
     app.exception_handler(RequestValidationError)(_on_invalid_request)
     app.exception_handler(HTTPException)(_on_http_exception)
 
 
 async def _on_register_error(request: Request, error: RegisterError) -> Response:
-    if error.status >= InternalError.status:
-        logger.warning("unavailable", code=error.code, detail=error.detail, cause=repr(error.__cause__))
-    request.app.state.metrics.errors.labels(type(error).__name__).inc()
-    return problem_response(error, request.scope)
+    return answer_with_problem(request, error)
 
 
 async def _on_integrity_violation(request: Request, violation: IntegrityViolation) -> Response:
     error = explain(violation)
     if error is None:
         raise violation  # a constraint that no input should reach: our fault
-    return await _on_register_error(request, error)
+    return answer_with_problem(request, error)
 
 
 async def _on_invalid_request(request: Request, error: RequestValidationError) -> Response:
     details = error.errors()
     for detail in details:
         if detail["type"] == "json_invalid":
-            return await _on_register_error(request, BadRequest(f"The body is not JSON: {detail['ctx']['error']}."))
-    return await _on_register_error(request, invalid_request(details))
+            return answer_with_problem(request, BadRequest(f"The body is not JSON: {detail['ctx']['error']}."))
+    return answer_with_problem(request, invalid_request(details))
 
 
 async def _on_http_exception(request: Request, error: HTTPException) -> Response:
@@ -104,15 +99,14 @@ async def _on_http_exception(request: Request, error: HTTPException) -> Response
         own = ContentTooLarge("The body is too large.")
     else:
         own = BadRequest("The body cannot be read.")
-    return await _on_register_error(request, own)
+    return answer_with_problem(request, own)
 
 
 def _methods_at(request: Request) -> set[str]:
     """Return the methods of every route with the path: Starlette's own header has those of the first one only."""
     methods: set[str] = set()
-    for context in iter_route_contexts(request.app.routes):
-        route = context.original_route
-        regex = getattr(context, "path_regex", None)
-        if regex is not None and regex.match(request.scope["path"]) and route is not None:
-            methods |= context.methods or {"GET"}  # mounted files have none of their own
+    for route in request.app.routes:
+        match, _ = route.matches(request.scope)
+        if match is not Match.NONE:
+            methods |= getattr(route, "methods", None) or {"GET"}  # mounted files have none of their own
     return methods | ({"HEAD"} if "GET" in methods else set())

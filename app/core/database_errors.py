@@ -4,6 +4,7 @@ from collections.abc import Awaitable
 from typing import TypeVar
 
 import asyncpg
+from sqlalchemy.exc import DBAPIError
 
 from app.utils.exceptions import (
     ConnectionLost,
@@ -11,6 +12,8 @@ from app.utils.exceptions import (
     DatabaseReadOnly,
     Deadlock,
     RegisterError,
+    SchemaChanged,
+    SerializationFailure,
     ServiceUnavailable,
     UnstorableValue,
 )
@@ -18,11 +21,14 @@ from app.utils.exceptions import (
 # SQLSTATEs (PostgreSQL documentation, appendix A).
 _LOST = ("08", "57P0")
 _BY_STATE: dict[str, type[ServiceUnavailable]] = {
-    **dict.fromkeys(("53300", "57014", "55P03", "40001"), DatabaseBusy),
+    **dict.fromkeys(("53300", "57014", "55P03"), DatabaseBusy),
     "40P01": Deadlock,
+    "40001": SerializationFailure,
     "25006": DatabaseReadOnly,
     "53100": ServiceUnavailable,  # disk full
 }
+# Those that the command line explains: insufficient_privilege and undefined_table.
+NO_PRIVILEGE, NO_TABLE = "42501", "42P01"
 T = TypeVar("T")
 
 # TimeoutError is an OSError. The driver raises both as they are, SQLAlchemy does not wrap them.
@@ -57,11 +63,18 @@ def translate(error: BaseException) -> BaseException:
         return IntegrityViolation(sqlstate, getattr(error, "constraint_name", None) or "")
     if sqlstate.startswith("22") or (isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError)):
         return UnstorableValue("The request has a value that cannot be stored.")
+    if isinstance(error, asyncpg.InvalidCachedStatementError):
+        return SchemaChanged()
     if sqlstate in _BY_STATE:
         return _BY_STATE[sqlstate]()
     if isinstance(error, OSError) or sqlstate.startswith(_LOST) or _is_closed(error):
         return ConnectionLost()
     return error
+
+
+def sqlstate_of(error: DBAPIError) -> str | None:
+    """Return the SQLSTATE of what PostgreSQL refused, as SQLAlchemy raises it."""
+    return getattr(error.orig, "sqlstate", None)
 
 
 def _is_closed(error: BaseException) -> bool:

@@ -1,14 +1,14 @@
 """Removes what has expired, a batch at a time, so that nobody waits for a lock of ours."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-import asyncpg
-from sqlalchemy import text
+from sqlalchemy import Executable, Row, text
+from sqlalchemy.exc import DBAPIError
 
-from app.core.database import commit, session_of
-from app.core.pool import Database, Row
-from app.core.statements import Statement, execute, prepare
+from app.core.database import Database
+from app.core.database_errors import NO_PRIVILEGE, sqlstate_of
 from app.utils.exceptions import RegisterError
 
 BATCH = 5000
@@ -71,14 +71,14 @@ async def clean_up(database: Database, history_days: int | None) -> dict[str, in
     """
     try:
         removed = {
-            what: await _remove_expired(
-                database, prepare(text(f"{sql} RETURNING 1")), min(BATCH, _FEWER.get(what, BATCH))
-            )
+            what: await _remove_expired(database, text(f"{sql} RETURNING 1"), min(BATCH, _FEWER.get(what, BATCH)))
             for what, sql in _EXPIRED.items()
         }
         if history_days is not None:
             removed["changes"] = await _thin_history(database, history_days)
-    except asyncpg.InsufficientPrivilegeError as error:
+    except DBAPIError as error:
+        if sqlstate_of(error) != NO_PRIVILEGE:
+            raise
         raise RegisterError(
             "The database role may not remove this, as it should be for the role of the service: "
             "run housekeeping as the owner of the tables (docs/10-history.md)."
@@ -86,7 +86,7 @@ async def clean_up(database: Database, history_days: int | None) -> dict[str, in
     return removed
 
 
-async def _remove_expired(database: Database, statement: Statement, batch: int) -> int:
+async def _remove_expired(database: Database, statement: Executable, batch: int) -> int:
     removed = 0
     while True:
         rows = await _run(database, statement, batch=batch)
@@ -96,17 +96,14 @@ async def _remove_expired(database: Database, statement: Statement, batch: int) 
 
 
 async def _thin_history(database: Database, days: int) -> int:
-    statement = prepare(text(_HISTORY))
     removed = 0
     reached: dict[str, Any] = {"at": datetime.min.replace(tzinfo=UTC), "id": 0}
-    while rows := await _run(database, statement, batch=BATCH, days=days, **reached):
+    while rows := await _run(database, text(_HISTORY), batch=BATCH, days=days, **reached):
         removed += rows[0].removed
         reached = {"at": rows[0].at, "id": rows[0].id}
     return removed
 
 
-async def _run(database: Database, statement: Statement, **values: Any) -> list[Row]:
-    async with session_of(database) as session:
-        rows = await execute(session, statement, **values)
-        await commit(session)
-    return rows
+async def _run(database: Database, statement: Executable, **values: Any) -> Sequence[Row[*tuple[Any, ...]]]:
+    async with database.transaction() as session:
+        return (await session.execute(statement, values)).all()

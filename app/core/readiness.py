@@ -7,7 +7,7 @@ import structlog
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.core.pool import Database
+from app.core.database import Database
 from app.utils.exceptions import ServiceUnavailable
 
 logger = structlog.get_logger("app.readiness")
@@ -41,8 +41,8 @@ class Readiness:
 
     async def _find_fault(self) -> str | None:
         try:
-            # Past the queue of the requests: that they wait for each other does not mean that the database is away.
-            async with asyncio.timeout(PATIENCE_SECONDS), self._database.engine.connect() as connection:
+            # On a connection of its own: requests that wait for connections do not mean that the database is away.
+            async with asyncio.timeout(PATIENCE_SECONDS), self._database.probe_engine.connect() as connection:
                 if not await connection.scalar(text("SELECT to_regclass('alembic_version') IS NOT NULL")):
                     return "The database has no schema yet: run `python -m app migrate`."
                 revision = await connection.scalar(text("SELECT version_num FROM alembic_version"))

@@ -1,22 +1,23 @@
-"""Routes: who may use them, and what they take."""
+"""Routes: who may use them, which parameters they take, and how their bodies are read."""
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from functools import cached_property
+from typing import Any, ClassVar
 from urllib.parse import unquote_to_bytes
 
 from fastapi import Request, Response
-from fastapi.dependencies.models import Dependant
+from fastapi.openapi.utils import get_openapi
 from fastapi.params import Form
 from fastapi.routing import APIRoute
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from app.core.arguments import DirectRoute, Handler, is_list, model_of
 from app.core.bodies import Room, StrictRequest, media_type, refuse_too_many_values
-from app.core.database import in_transaction
+from app.core.database import run_again_if_aborted
 from app.core.hints import hint
 from app.core.permissions import DECLARATION
-from app.core.security import Authenticator
+from app.core.query_models import query_models
+from app.core.security import authorise
 from app.utils.exceptions import (
     BadRequest,
     Fault,
@@ -24,6 +25,8 @@ from app.utils.exceptions import (
     UnsupportedMediaType,
 )
 from app.utils.validation import MOST_FAULTS, json_pointer
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 _MOST_HINTS = 10
 # Of a body that is not compressed (RFC 9110, section 12.5.3).
@@ -34,38 +37,62 @@ class UndeclaredPermissionError(RuntimeError):
     """A route does not say who may use it, so the service must not start."""
 
 
-class StrictRoute(DirectRoute):
-    """A route that lets in whom it is for and takes no parameter it does not know.
+class KnownParameters:
+    """The query parameters of a route, as the OpenAPI document and its query models declare them."""
 
-    It reads its body with `StrictRequest`, as JSON unless it declares a form. `body_limit` is the setting of how many
-    bytes that may have. A route that takes files says so in `file_types`, and its handler reads what is in them.
+    def __init__(self, route: APIRoute) -> None:
+        self._route = route
+
+    @cached_property
+    def takes_several(self) -> dict[str, bool]:
+        """Whether a parameter may be repeated, by its name."""
+        return dict(self._declared())
+
+    def _declared(self) -> Iterator[tuple[str, bool]]:
+        (operation,) = get_openapi(title="", version="", routes=[self._route])["paths"][
+            self._route.path_format
+        ].values()
+        for parameter in operation.get("parameters", ()):
+            if parameter["in"] == "query":
+                choices = parameter["schema"].get("anyOf", [parameter["schema"]])
+                yield parameter["name"], any(choice.get("type") == "array" for choice in choices)
+        for model in query_models(self._route.endpoint):
+            yield from model.takes_several.items()
+
+
+class StrictRoute(APIRoute):
+    """Authorises the caller, refuses unknown and repeated query parameters, and reads the body within its limits.
+
+    The body must be JSON unless the route declares a form. `body_limit` names the setting with its largest size in
+    bytes. A route that takes files lists their media types in `file_types`, and its handler parses them. A handler
+    whose transaction the database aborts in favour of another runs again.
     """
 
     body_limit: ClassVar[str] = "max_body_bytes"
     file_types: ClassVar[tuple[str, ...]] = ()
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        # Found out once: the copies of the route in each application share it.
+        self.parameters = KnownParameters(self)
+
     def get_route_handler(self) -> Handler:
         handler = super().get_route_handler()
         permission = declared_permission(self)
-        takes_several = dict(_query_parameters(self.dependant))
-        known = tuple(takes_several)
         media_types = self.file_types or _media_types(self)
         named = " or ".join(media_types if self.file_types else media_types[:1])
+        has_body = self.body_field is not None or bool(self.file_types)
 
         async def strict_handler(plain: Request) -> Response:
-            # Before anything else is looked at: who may not call is told nothing about the request.
-            authenticator: Authenticator = plain.app.state.authenticator
-            await authenticator.authorise(plain, permission)
+            # First: a caller without permission learns nothing about the request, and its body is not read.
+            await plain.app.dependency_overrides.get(authorise, authorise)(plain, permission)
             if plain.scope["query_string"]:
                 _refuse_unreadable(plain.scope["query_string"])
-                _refuse_unknown(plain, known)
-                _refuse_repeated(plain, takes_several)
-            if self.body_field is None and not self.file_types:
-                return await in_transaction(plain, handler)
-            limit: int = getattr(plain.app.state.settings, self.body_limit)
-            request = StrictRequest(plain.scope, plain.receive, limit)
-            # Read here: FastAPI would turn what goes wrong while it reads into an error of its own.
-            if await request.body():
+                _refuse_unknown(plain, self.parameters.takes_several)
+                _refuse_repeated(plain, self.parameters.takes_several)
+            request = StrictRequest(plain.scope, plain.receive, getattr(plain.app.state.settings, self.body_limit))
+            # Read here: FastAPI would replace the errors of reading by one of its own.
+            if has_body and await request.body():
                 if media_type(request.headers.get("content-type")) not in media_types:
                     raise UnsupportedMediaType(f"Send the body as {named} in UTF-8.")
                 if request.headers.get("content-encoding", _AS_IT_IS).lower() != _AS_IT_IS:
@@ -75,17 +102,17 @@ class StrictRoute(DirectRoute):
 
         return strict_handler
 
-    async def answer(self, request: StrictRequest, handler: Callable[[Request], Awaitable[Response]]) -> Response:
+    async def answer(self, request: StrictRequest, handler: Handler) -> Response:
         """Answer a request whose body is read, and not yet parsed."""
-        return await in_transaction(request, handler)
+        return await run_again_if_aborted(request, handler)
 
 
 class LargeBodyRoute(StrictRoute):
-    """A route for many objects at once: bodies larger than all others may be are let in a few at a time."""
+    """A route for many objects at once, whose bodies may be larger; a few large ones are processed at a time."""
 
     body_limit = "max_bulk_bytes"
 
-    async def answer(self, request: StrictRequest, handler: Callable[[Request], Awaitable[Response]]) -> Response:
+    async def answer(self, request: StrictRequest, handler: Handler) -> Response:
         """Answer a request whose body is read. Raises `ContentTooLarge` for too many values, and `LargeBodiesBusy`."""
         body = await request.body()
         if len(body) <= request.app.state.settings.max_body_bytes:
@@ -128,20 +155,6 @@ def _media_types(route: APIRoute) -> tuple[str, ...]:
     return ("application/json",)
 
 
-def _query_parameters(dependant: Dependant) -> Iterator[tuple[str, bool]]:
-    """Yield the names of the query parameters that a route declares, one by one or as the fields of a model, each with
-    whether it takes several values.
-    """
-    for field in dependant.query_params:
-        model = model_of(field)
-        if model is None:
-            yield field.alias, is_list(field.field_info.annotation)
-        else:
-            yield from ((name, is_list(member.annotation)) for name, member in model.model_fields.items())
-    for inner in dependant.dependencies:
-        yield from _query_parameters(inner)
-
-
 def _refuse_unreadable(query_string: bytes) -> None:
     """Raise `BadRequest` for bytes that are not UTF-8, or not escaped: what they become would find something else."""
     try:
@@ -150,12 +163,13 @@ def _refuse_unreadable(query_string: bytes) -> None:
         raise BadRequest("What follows the question mark must be UTF-8 with percent-encoding (RFC 3986).") from error
 
 
-def _refuse_unknown(request: Request, known: Sequence[str]) -> None:
+def _refuse_unknown(request: Request, known: Mapping[str, bool]) -> None:
     """Raise `BadRequest` for parameters that the route does not know: a typo must not do more than was asked for."""
     unknown = [name for name in request.query_params if name not in known]
     if unknown:
         # To find the nearest of a hundred takes milliseconds, so it is not done of each of many.
-        hints = dict.fromkeys(unknown[:MOST_FAULTS], "") | {name: hint(name, known) for name in unknown[:_MOST_HINTS]}
+        hints = dict.fromkeys(unknown[:MOST_FAULTS], "")
+        hints |= {name: hint(name, tuple(known)) for name in unknown[:_MOST_HINTS]}
         faults = [
             Fault(json_pointer([name]), "unknown_parameter", f"There is no such parameter. {told}".strip(), "query")
             for name, told in hints.items()

@@ -10,12 +10,12 @@ from typing import Annotated, Any
 
 from cachetools import TLRUCache
 from fastapi import Depends, Request
-from sqlalchemy import text
+from sqlalchemy import Executable, text
+from sqlalchemy.exc import DBAPIError
 
-from app.core.database import Session, session_of
+from app.core.database import Database, RegisterSession
+from app.core.database_errors import NO_TABLE, sqlstate_of
 from app.core.permissions import ADMIN_SESSION, PUBLIC, SCOPES, SESSION, AccessLevel, Scope, scopes_of
-from app.core.pool import Database
-from app.core.statements import execute, fetch, prepare
 from app.core.tokens import API_TOKEN, Tokens, is_well_formed
 from app.utils.exceptions import BEARER, DatabaseReadOnly, Fault, Forbidden, InvalidContent, Unauthorized
 
@@ -30,17 +30,13 @@ _CONTROL = frozenset({"Cc", "Cs", "Zl", "Zp"})
 UNKNOWN_ADDRESS = "unknown"
 
 # The first administrator is the one user whom nobody created.
-_FIRST_ADMINISTRATOR = prepare(
-    text("SELECT id, name, access_level FROM users WHERE created_by_id IS NULL ORDER BY id LIMIT 1")
-)
-_BY_SESSION = prepare(
-    text(
-        """
-        SELECT u.id, u.name, u.access_level, s.scopes, s.id AS session_id
-          FROM sessions s JOIN users u ON u.id = s.user_id
-         WHERE s.id = :session_id AND u.id = :user_id AND s.expires_at > now() AND u.is_active
-        """
-    )
+_FIRST_ADMINISTRATOR = text("SELECT id, name FROM users WHERE created_by_id IS NULL ORDER BY id LIMIT 1")
+_BY_SESSION = text(
+    """
+    SELECT u.id, u.name, u.access_level, s.scopes, s.id AS session_id
+      FROM sessions s JOIN users u ON u.id = s.user_id
+     WHERE s.id = :session_id AND u.id = :user_id AND s.expires_at > now() AND u.is_active
+    """
 )
 _LOOK_UP = """
         SELECT u.id, u.name, u.access_level, t.scopes, t.id AS token_id,
@@ -50,11 +46,10 @@ _LOOK_UP = """
           FROM api_tokens t JOIN users u ON u.id = t.user_id
          WHERE t.token_hash = ANY(:hashes) AND t.expires_at > now() AND u.is_active
 """
-_BY_API_TOKEN_UNTOUCHED = prepare(text(_LOOK_UP))
+_BY_API_TOKEN_UNTOUCHED = text(_LOOK_UP)
 # That it was used is written in the same statement, at most once a minute.
-_BY_API_TOKEN = prepare(
-    text(
-        f"""
+_BY_API_TOKEN = text(
+    f"""
         WITH found AS ({_LOOK_UP}
         ), used AS (
             UPDATE api_tokens t SET last_used_at = now(), token_hash = :current_hash
@@ -64,12 +59,11 @@ _BY_API_TOKEN = prepare(
                     OR t.token_hash <> :current_hash)
         )
         SELECT id, name, access_level, scopes, expires_at FROM found
-        """  # noqa: S608 - made of our own text
-    )
+    """  # noqa: S608 - made of our own text
 )
 
 
-_END_SESSIONS = prepare(text("DELETE FROM sessions WHERE user_id = ANY(:user_ids) RETURNING id"))
+_END_SESSIONS = text("DELETE FROM sessions WHERE user_id = ANY(:user_ids)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +111,15 @@ class Caller:
 REGISTER = Caller(None, None, "admin", scopes_of("admin"))
 
 
-async def first_administrator(session: Session) -> Caller | None:
-    """Return the first administrator, on whose behalf the command line acts, or None before one was made."""
-    row = await fetch(session, _FIRST_ADMINISTRATOR)
-    return None if row is None else Caller(row["id"], row["name"], "admin", scopes_of("admin"))
+async def first_administrator(session: RegisterSession) -> Caller | None:
+    """Return the first administrator, on whose behalf the command line acts; None before one is made, or the schema."""
+    try:
+        row = (await session.execute(_FIRST_ADMINISTRATOR)).one_or_none()
+    except DBAPIError as error:
+        if sqlstate_of(error) != NO_TABLE:
+            raise
+        return None
+    return None if row is None else Caller(row.id, row.name, "admin", scopes_of("admin"))
 
 
 class Authenticator:
@@ -182,32 +181,44 @@ class Authenticator:
         said = self._tokens.read_access_token(token)
         if said is None:
             return None
-        async with session_of(self._database) as session:
-            row = await fetch(session, _BY_SESSION, session_id=said.session_id, user_id=said.user_id)
+        row = await self._row(_BY_SESSION, session_id=said.session_id, user_id=said.user_id)
         if row is None:
             return None
-        scopes = _narrowed(row["access_level"], row["scopes"])
-        return Caller(row["id"], row["name"], row["access_level"], scopes, row["session_id"], said.expires_at)
+        scopes = _narrowed(row.access_level, row.scopes)
+        return Caller(row.id, row.name, row.access_level, scopes, row.session_id, said.expires_at)
 
     async def _find_api_token(self, token: str) -> Caller | None:
         if not is_well_formed(API_TOKEN, token):
             return None
         hashes = self._tokens.api_token_hashes(token)
         values = {"hashes": hashes, "current_hash": hashes[0]}
-        async with session_of(self._database) as session:
-            try:
-                row = await fetch(session, _BY_API_TOKEN, **values)
-            except DatabaseReadOnly:
-                row = await fetch(session, _BY_API_TOKEN_UNTOUCHED, **values)
+        try:
+            row = await self._row(_BY_API_TOKEN, **values)
+        except DatabaseReadOnly:
+            row = await self._row(_BY_API_TOKEN_UNTOUCHED, **values)
         if row is None:
             return None
-        scopes = _narrowed(row["access_level"], row["scopes"])
-        return Caller(row["id"], row["name"], row["access_level"], scopes, expires_at=row["expires_at"])
+        scopes = _narrowed(row.access_level, row.scopes)
+        return Caller(row.id, row.name, row.access_level, scopes, expires_at=row.expires_at)
+
+    async def _row(self, statement: Executable, **values: Any) -> Any:
+        """Return the only row of a statement in a transaction of its own, or None: the request has no session yet."""
+        async with self._database.transaction() as session:
+            return (await session.execute(statement, values)).one_or_none()
 
 
-async def end_sessions(session: Session, *user_ids: int) -> None:
+async def authorise(request: Request, permission: str) -> None:
+    """Make the request its caller's; every route asks this first, or what `app.dependency_overrides` has in its place.
+
+    Raises `Unauthorized`, `Forbidden` and `InvalidContent`; see `Authenticator.authorise`.
+    """
+    authenticator: Authenticator = request.app.state.authenticator
+    await authenticator.authorise(request, permission)
+
+
+async def end_sessions(session: RegisterSession, *user_ids: int) -> None:
     """Sign users out everywhere."""
-    await execute(session, _END_SESSIONS, user_ids=list(user_ids))
+    await session.execute(_END_SESSIONS, {"user_ids": list(user_ids)})
 
 
 def _narrowed(level: AccessLevel, scopes: list[Scope] | None) -> frozenset[Scope]:

@@ -1,25 +1,23 @@
 """Long results, read batch by batch through a cursor of PostgreSQL, and sent as they come.
 
-A stream has a connection of its own: that of the request's session is given back before an answer is sent. It holds it
+A stream has a connection of its own: that of the request's session is returned before. It holds it
 for no longer than its reader keeps reading, and a process has a few streams at a time only.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import anyio
 import anyio.lowlevel
-import asyncpg
+from sqlalchemy import Executable, Row
+from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.responses import StreamingResponse
 from starlette.types import Message, Send
 
 from app.core.config import Settings
-from app.core.database import transaction_on
-from app.core.database_errors import DRIVER_ERRORS, translate
-from app.core.pool import Database, milliseconds
-from app.core.statements import Statement
+from app.core.database import Database
 from app.utils.exceptions import ExportsBusy
 
 # A round trip for each batch of so many rows costs nothing any more. But an object may have thousands of links, so that
@@ -29,52 +27,27 @@ BATCH_BYTES = 1024 * 1024
 # PostgreSQL must not end the transaction of a reader whom we still wait for.
 _GRACE = 5
 
-
-class Snapshot:
-    """The database as it was at one moment, whatever is read of it and however long that takes."""
-
-    def __init__(self, driver: asyncpg.Connection) -> None:
-        self._driver = driver
-
-    async def first(self, statement: Statement) -> asyncpg.Record | None:
-        """Return the first row of a statement without parameters."""
-        return await self._driver.fetchrow(statement.sql)
-
-    async def read(self, statement: Statement, values: dict[str, Any]) -> AsyncGenerator[list[asyncpg.Record]]:
-        """Yield the rows of a statement in batches; the first batch may be empty."""
-        cursor = await self._driver.cursor(statement.sql, *statement.arguments(values))
-        size = FIRST_ROWS
-        rows = await cursor.fetch(size)
-        yield rows
-        while len(rows) == size:
-            size = _rows_of_next(rows)
-            rows = await cursor.fetch(size)
-            if rows:
-                yield rows
+Rows = Sequence[Row[*tuple[Any, ...]]]
 
 
-def _rows_of_next(rows: list[asyncpg.Record]) -> int:
+async def read_in_batches(
+    connection: AsyncConnection, statement: Executable, values: dict[str, Any]
+) -> AsyncGenerator[Rows]:
+    """Yield the rows of a statement in batches, through a cursor of PostgreSQL; the first batch may be empty."""
+    result = await connection.stream(statement, values)
+    size = FIRST_ROWS
+    rows = await result.fetchmany(size)
+    yield rows
+    while len(rows) == size:
+        size = _rows_of_next(rows)
+        rows = await result.fetchmany(size)
+        if rows:
+            yield rows
+
+
+def _rows_of_next(rows: Rows) -> int:
     length = sum(len(cell) for row in rows for cell in row if isinstance(cell, (bytes, str)))
     return max(1, min(MOST_ROWS, len(rows) * BATCH_BYTES // (length or 1)))
-
-
-@asynccontextmanager
-async def snapshot_of(database: Database, idle_seconds: float) -> AsyncIterator[Snapshot]:
-    """Open a snapshot on a connection of its own, in one transaction that changes nothing.
-
-    PostgreSQL ends it when nothing is read for `idle_seconds`. Raises `ServiceUnavailable` as every statement does.
-    """
-    pooled = await database.take()
-    try:
-        driver: asyncpg.Connection = pooled.driver_connection
-        async with transaction_on(driver, isolation="repeatable_read", readonly=True):
-            name = "idle_in_transaction_session_timeout"
-            await driver.execute("SELECT set_config($1, $2, true)", name, milliseconds(idle_seconds))
-            yield Snapshot(driver)
-    except DRIVER_ERRORS as error:
-        raise translate(error) from error
-    finally:
-        await database.give_back(pooled)
 
 
 class Streams:
@@ -85,7 +58,7 @@ class Streams:
         self._free = settings.export_concurrency
         self.stall_seconds = settings.export_stall_seconds
 
-    async def read(self, statement: Statement, values: dict[str, Any]) -> AsyncGenerator[list[asyncpg.Record]]:
+    async def read(self, statement: Executable, values: dict[str, Any]) -> AsyncGenerator[Rows]:
         """Yield the rows of a statement in batches, all from one snapshot; the first batch may be empty.
 
         Raises `ExportsBusy`, and `ServiceUnavailable` as every statement does.
@@ -95,8 +68,8 @@ class Streams:
         self._free -= 1
         try:
             async with (
-                snapshot_of(self._database, self.stall_seconds + _GRACE) as snapshot,
-                aclosing(snapshot.read(statement, values)) as batches,
+                self._database.snapshot(self.stall_seconds + _GRACE) as connection,
+                aclosing(read_in_batches(connection, statement, values)) as batches,
             ):
                 async for rows in batches:
                     yield rows

@@ -11,15 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, func, select
+from sqlalchemy import URL, select
 
 from app.core.config import Settings
-from app.core.database import Session, commit, session_of
+from app.core.database import Database, RegisterSession
 from app.core.migrations import upgrade
 from app.core.passwords import Passwords
-from app.core.pool import Database
 from app.core.security import REGISTER, Caller, first_administrator
-from app.core.statements import advisory_key
 from app.domains.auth.models import Credential
 from app.domains.auth.service import store_password
 from app.domains.department.schemas import DepartmentCreate, DepartmentPatch
@@ -64,9 +62,8 @@ async def initialise(settings: Settings, url: str | URL, report: Report, *, demo
     )
     database = Database(url, patient)
     try:
-        async with session_of(database) as session:
-            connection = await session.connection()
-            await connection.execute(select(func.pg_advisory_xact_lock(advisory_key("first data"))))
+        async with database.transaction() as session:
+            await session.lock("first data")
             caller = await first_administrator(session)
             if caller is None:
                 report(f"Creating the first administrator, {settings.first_admin_email} …")
@@ -80,15 +77,14 @@ async def initialise(settings: Settings, url: str | URL, report: Report, *, demo
             if demo_data and await _is_empty(session):
                 report("Loading the demo data …")
                 await load_demo_data(session, caller, with_passwords=settings.env != "production")
-            email: str = await connection.scalar(select(User.email).where(User.id == caller.id)) or ""
+            email: str = await session.scalar(select(User.email).where(User.id == caller.id)) or ""
             has_password = await _has_password(session, caller)
-            await commit(session)
     finally:
         await database.dispose()
     return Administrator(email, has_password, new_password)
 
 
-async def _give_password(session: Session, caller: Caller, settings: Settings) -> str | None:
+async def _give_password(session: RegisterSession, caller: Caller, settings: Settings) -> str | None:
     """Give the first administrator a password, unless there is one; return it when it was made here."""
     if await _has_password(session, caller):
         return None
@@ -100,19 +96,19 @@ async def _give_password(session: Session, caller: Caller, settings: Settings) -
     return password if given is None else None
 
 
-async def _has_password(session: Session, caller: Caller) -> bool:
+async def _has_password(session: RegisterSession, caller: Caller) -> bool:
     query = select(Credential.user_id).where(Credential.user_id == caller.id)
-    return await (await session.connection()).scalar(query) is not None
+    return await session.scalar(query) is not None
 
 
-async def _is_empty(session: Session) -> bool:
+async def _is_empty(session: RegisterSession) -> bool:
     for model in (Department, Location, Resource, Role, Process):
-        if await (await session.connection()).scalar(select(model.id).limit(1)) is not None:
+        if await session.scalar(select(model.id).limit(1)) is not None:
             return False
     return True
 
 
-async def load_demo_data(session: Session, caller: Caller, *, with_passwords: bool) -> None:
+async def load_demo_data(session: RegisterSession, caller: Caller, *, with_passwords: bool) -> None:
     """Add the organisation in `demo/` through the services, so that it obeys every rule a client must obey.
 
     With passwords, one user of each access level can sign in with `DEMO_PASSWORD`: never in production. Raises what the
@@ -122,7 +118,7 @@ async def load_demo_data(session: Session, caller: Caller, *, with_passwords: bo
     if with_passwords:
         password_hash = await Passwords(1).hash(DEMO_PASSWORD)
         for email in DEMO_USERS:
-            user_id = await (await session.connection()).scalar(select(User.id).where(User.email == email))
+            user_id = await session.scalar(select(User.id).where(User.email == email))
             assert user_id is not None
             await store_password(session, caller, user_id, password_hash)
 
@@ -130,7 +126,7 @@ async def load_demo_data(session: Session, caller: Caller, *, with_passwords: bo
 class _Demo:
     """Reads the files in an order in which references can be resolved, and remembers ids by code."""
 
-    def __init__(self, session: Session, caller: Caller) -> None:
+    def __init__(self, session: RegisterSession, caller: Caller) -> None:
         self._ids: dict[tuple[str, str], int] = {}
         self._departments = DepartmentService(session, caller)
         self._locations = LocationService(session, caller)

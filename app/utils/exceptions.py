@@ -31,7 +31,10 @@
     ├── InternalError               500
     └── ServiceUnavailable          503
         ├── DatabaseBusy
-        │   └── Deadlock
+        │   └── TransactionAborted
+        │       ├── Deadlock
+        │       ├── SerializationFailure
+        │       └── SchemaChanged
         ├── DatabaseReadOnly
         ├── HashingBusy
         ├── ExportsBusy
@@ -301,8 +304,23 @@ class DatabaseBusy(ServiceUnavailable):
     usual_detail, retry_after = "The database is too busy with other requests to answer in time.", 1
 
 
-class Deadlock(DatabaseBusy):
-    """Two requests waited for one another, and this one was ended. See `ServiceUnavailable`."""
+class TransactionAborted(DatabaseBusy):
+    """The database aborted the transaction in favour of another; run again, it may succeed.
+
+    See `ServiceUnavailable`.
+    """
+
+
+class Deadlock(TransactionAborted):
+    """Two transactions waited for each other's locks. See `ServiceUnavailable`."""
+
+
+class SerializationFailure(TransactionAborted):
+    """Concurrent transactions changed what this one had read. See `ServiceUnavailable`."""
+
+
+class SchemaChanged(TransactionAborted):
+    """A migration changed the result of a statement after it was prepared. See `ServiceUnavailable`."""
 
 
 class DatabaseReadOnly(ServiceUnavailable):

@@ -4,13 +4,17 @@ import json
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
+import structlog
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
-from app.utils.exceptions import RegisterError
+from app.utils.exceptions import InternalError, RegisterError
 
 MEDIA_TYPE = "application/problem+json"
+
+logger = structlog.get_logger("app.problems")
 
 
 class ProblemError(BaseModel):
@@ -69,6 +73,14 @@ def problem_response(error: RegisterError, scope: Scope) -> Response:
     }
     body = json.dumps(document, ensure_ascii=False).encode("utf-8", "replace")
     return Response(body, error.status, error.headers, MEDIA_TYPE)
+
+
+def answer_with_problem(request: Request, error: RegisterError) -> Response:
+    """Return the answer for an error, and count and log it."""
+    if error.status >= InternalError.status:
+        logger.warning("unavailable", code=error.code, detail=error.detail, cause=repr(error.__cause__))
+    request.app.state.metrics.errors.labels(type(error).__name__).inc()
+    return problem_response(error, request.scope)
 
 
 def example_problem(error: type[RegisterError]) -> dict[str, Any]:

@@ -14,16 +14,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
 
-import asyncpg
 import click
 from pydantic import BaseModel, Field
-from sqlalchemy import func, select, text
+from sqlalchemy import Executable, func, select, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.core.config import Settings
+from app.core.database import Database
+from app.core.database_errors import NO_PRIVILEGE, NO_TABLE, sqlstate_of
 from app.core.migrations import head_revision
-from app.core.pool import Database
-from app.core.statements import Statement, prepare
-from app.core.streaming import Snapshot, snapshot_of
+from app.core.streaming import read_in_batches
 from app.domains.department.service import DepartmentService
 from app.domains.location.service import LocationService
 from app.domains.process.service import ProcessService
@@ -80,8 +81,8 @@ class _Part:
     """One file: a statement that returns the `body` of each line, and one that returns their number as `total`."""
 
     name: str
-    rows: Statement
-    total: Statement
+    rows: Executable
+    total: Executable
     values: dict[str, Any] = field(default_factory=dict)
 
 
@@ -122,55 +123,58 @@ def _parts(*, with_history: bool) -> list[_Part]:
     return parts
 
 
-def _holders() -> Statement:
+def _holders() -> Executable:
     table = table_of(RoleHolder)
     row = select(table.c.role_id, table.c.user_id).order_by(table.c.role_id, table.c.user_id).subquery("d")
-    return prepare(select(utf8(func.row_to_json(row.table_valued())).label("body")))
+    return select(utf8(func.row_to_json(row.table_valued())).label("body"))
 
 
-def _count(model: type[Base]) -> Statement:
-    return prepare(select(func.count().label("total")).select_from(table_of(model)))
+def _count(model: type[Base]) -> Executable:
+    return select(func.count().label("total")).select_from(table_of(model))
 
 
 @asynccontextmanager
-async def _snapshot(settings: Settings, url: str) -> AsyncIterator[Snapshot]:
+async def _snapshot(settings: Settings, url: str) -> AsyncIterator[AsyncConnection]:
     patient = settings.model_copy(update={"statement_timeout": _PATIENCE_SECONDS, "pool_size": 1})
     database = Database(url, patient)
     try:
-        async with snapshot_of(database, _PATIENCE_SECONDS) as snapshot:
+        async with database.snapshot(_PATIENCE_SECONDS) as snapshot:
             yield snapshot
-    except asyncpg.InsufficientPrivilegeError as error:
+    except DBAPIError as error:
+        if sqlstate_of(error) != NO_PRIVILEGE:
+            raise
         raise RegisterError(f"The database role may not read the whole register: {error}.") from error
     finally:
         await database.dispose()
 
 
-async def _identity(snapshot: Snapshot) -> tuple[str, datetime]:
+async def _identity(snapshot: AsyncConnection) -> tuple[str, datetime]:
     """Return the schema revision of the database and the moment of the snapshot."""
     try:
-        row = await snapshot.first(prepare(text("SELECT version_num, now() AS at FROM alembic_version")))
-    except asyncpg.UndefinedTableError:
+        row = (await snapshot.execute(text("SELECT version_num, now() AS at FROM alembic_version"))).one_or_none()
+    except DBAPIError as error:
+        if sqlstate_of(error) != NO_TABLE:
+            raise
         row = None
     if row is None:
         raise RegisterError("Run `python -m app init` first.")
     head = head_revision()
-    if row["version_num"] != head:
+    if row.version_num != head:
         raise RegisterError(
-            f"The database has schema revision {row['version_num']}, but this version of the service works with {head}."
+            f"The database has schema revision {row.version_num}, but this version of the service works with {head}."
         )
-    return row["version_num"], row["at"]
+    return row.version_num, row.at
 
 
-async def _write_all(snapshot: Snapshot, parts: list[_Part], temporary: Path) -> dict[str, FileEntry]:
-    totals = [await snapshot.first(part.total) for part in parts]
-    length = sum(row["total"] for row in totals if row is not None)
+async def _write_all(snapshot: AsyncConnection, parts: list[_Part], temporary: Path) -> dict[str, FileEntry]:
+    length = sum([await snapshot.scalar(part.total) or 0 for part in parts])
     files = {}
     watched = sys.stderr.isatty()
     with click.progressbar(length=length, label="Exporting", file=sys.stderr, hidden=not watched) as progress:
         for part in parts:
             name = f"{part.name}.ndjson"
             with _File(temporary / name) as file:
-                async for rows in snapshot.read(part.rows, part.values):
+                async for rows in read_in_batches(snapshot, part.rows, part.values):
                     file.write(lines_of(rows), len(rows))
                     progress.update(len(rows))
             files[name] = file.entry

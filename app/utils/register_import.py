@@ -14,16 +14,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-import asyncpg
 import click
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from app.core.config import Settings
-from app.core.database import Session, commit, session_of
+from app.core.database import Database, RegisterSession
+from app.core.database_errors import NO_TABLE, sqlstate_of
 from app.core.migrations import head_revision
-from app.core.pool import Database
 from app.core.security import Caller, first_administrator
-from app.core.statements import fetch, prepare
 from app.domains.role.models import RoleHolder
 from app.domains.role.service import HOLDERS, RoleService
 from app.domains.shared.bulk import BulkOutcome, write_all
@@ -44,7 +43,7 @@ BATCH = 1000
 _PATIENCE_SECONDS = 600.0
 _MOST_FAULTS = 20
 _HOLDERS = RoleHolder.__tablename__
-_REVISION = prepare(text("SELECT version_num FROM alembic_version"))
+_REVISION = text("SELECT version_num FROM alembic_version")
 # What comes later in the files: collections come in this order, and lines in that of their ids.
 _ORDER = {service.model.__tablename__: place for place, service in enumerate(SERVICES)}
 
@@ -96,15 +95,18 @@ async def patient_database(settings: Settings, url: str) -> AsyncIterator[tuple[
     timeouts = dict.fromkeys(("statement_timeout", "lock_timeout", "idle_in_transaction_timeout"), _PATIENCE_SECONDS)
     database = Database(url, settings.model_copy(update=timeouts | {"pool_size": 1}))
     try:
-        async with session_of(database) as session:
+        async with database.transaction() as session:
             try:
-                row = await fetch(session, _REVISION)
-            except asyncpg.UndefinedTableError:
-                row = None
-            if row is not None and row.version_num != (head := head_revision()):
+                revision = await session.scalar(_REVISION)
+            except DBAPIError as error:
+                if sqlstate_of(error) != NO_TABLE:
+                    raise
+                await session.undo()
+                revision = None
+            if revision is not None and revision != (head := head_revision()):
                 detail = f"but this version of the service works with {head}"
-                raise RegisterError(f"The database has schema revision {row.version_num}, {detail}.")
-            caller = row and await first_administrator(session)
+                raise RegisterError(f"The database has schema revision {revision}, {detail}.")
+            caller = revision and await first_administrator(session)
         if caller is None:
             raise RegisterError("Run `python -m app init` first.")
         yield database, caller
@@ -133,7 +135,7 @@ class _Run:
             last = lines[-1].document["id"]
             later = [each for line in lines for each in _later(service.model, line, last)]
             self._later[table] += later
-            async with session_of(self._database) as session:
+            async with self._database.transaction() as session:
                 await self._ids.lock(session)
                 moments = [moment_of(table, line) for line in lines]
                 known = await self._ids.find(session, table, [line.document for line in lines], moments)
@@ -143,13 +145,12 @@ class _Run:
                     await self._write(
                         service, session, lines, known, {(each.line.number, each.field) for each in later}
                     )
-                    await commit(session)
             self._advance(len(lines))
 
     async def _write(
         self,
         service: type[CollectionService],
-        session: Session,
+        session: RegisterSession,
         lines: list[Line],
         known: Mapping[int, Known],
         later: set[tuple[int, str]],
@@ -178,7 +179,7 @@ class _Run:
         """Set the references of a collection to what came later."""
         table = service.model.__tablename__
         for batch in _batches(self._later[table]):
-            async with session_of(self._database) as session:
+            async with self._database.transaction() as session:
                 wanted = {each.target for each in batch} | {(table, each.line.document["id"]) for each in batch}
                 found = await self._ids.look_up(session, wanted)
                 data: dict[int, dict[str, Any]] = defaultdict(dict)
@@ -189,10 +190,9 @@ class _Run:
                 items = [{"op": "update", "id": found[table, old], "data": members} for old, members in data.items()]
                 lines = {each.line.document["id"]: each.line for each in batch}
                 await self._write_items(service, session, list(lines.values()), items)
-                await commit(session)
 
     async def _write_items(
-        self, service: type[CollectionService], session: Session, lines: Sequence[Line], items: Sequence[Any]
+        self, service: type[CollectionService], session: RegisterSession, lines: Sequence[Line], items: Sequence[Any]
     ) -> BulkOutcome:
         def called(index: int) -> str:
             return f"line {lines[index].number}"
@@ -205,14 +205,13 @@ class _Run:
     async def write_holders(self) -> None:
         """Add who holds which role."""
         for lines in _batches(lines_of(self._directory / f"{_HOLDERS}.ndjson")):
-            async with session_of(self._database) as session:
+            async with self._database.transaction() as session:
                 pairs = [_holder(line) for line in lines]
                 found = await self._ids.look_up(session, {old for pair in pairs for old in pair if is_id(old[1])})
                 roles = RoleService(session, self._caller)
                 for line, pair in zip(lines, pairs, strict=True):
                     role, user = (str(new_id(found, *old, _HOLDERS, line, f"{old[0][:-1]}_id")) for old in pair)
                     await roles.link(HOLDERS, role, user, None)
-                await commit(session)
             self._advance(len(lines))
 
 

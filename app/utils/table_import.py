@@ -6,7 +6,6 @@ from pathlib import Path
 import click
 
 from app.core.config import Settings
-from app.core.database import commit, session_of
 from app.domains.shared.import_files import FILE_TYPES, FileFormat
 from app.domains.shared.imports import ImportFile, import_file
 from app.domains.shared.service import CollectionService
@@ -36,14 +35,13 @@ async def import_table(
     service = _service_of(path, collection)
     form = _form_of(path)
     file = ImportFile(_content_of(path, settings.max_bulk_bytes), form, raw, match_ids, mapping)
-    async with patient_database(settings, url) as (database, caller), session_of(database) as session:
+    async with patient_database(settings, url) as (database, caller), database.transaction() as session:
         try:
             imported = await import_file(service(session, caller), file, dry_run=dry_run)
         except RegisterError as error:
             raise _told(path, error) from error
         if imported.faults:
             raise _told(path, RegisterError("Nothing was imported.", errors=imported.faults))
-        await commit(session)
     return Counter(row.action for row in imported.rows)
 
 

@@ -16,13 +16,12 @@ from sqlalchemy import URL, make_url, text
 
 from app.core import passwords, readiness
 from app.core.bodies import Room
-from app.core.pool import Database
-from app.core.statements import prepare
+from app.core.database import Database
 from app.core.streaming import Streams
 from app.main import create_app
 from tests.api.conftest import CANARY, assert_problem
 from tests.builders import make_department
-from tests.conftest import ADMIN_PASSWORD, Committed, connected, new_database, settings_for, taken
+from tests.conftest import ADMIN_PASSWORD, Committed, connected, new_database, settings_for
 from tests.domains.auth.conftest import ADMIN_EMAIL
 
 ROOT = "http://register.test"
@@ -337,7 +336,7 @@ async def test_connection_killed_between_requests_is_replaced_unnoticed(committe
 
 async def test_exhausted_pool_is_unavailable_for_a_second(database: URL) -> None:
     async with running(database, pool_size=1, pool_timeout=0.05) as service:
-        async with taken(service.app.state.database):
+        async with service.app.state.database.borrow():
             for response in (
                 await service.client.get("/departments"),
                 await service.client.post("/departments", json={"name": "D"}),
@@ -463,7 +462,7 @@ async def test_more_large_bodies_than_there_is_room_for_are_unavailable(committe
 
 async def test_more_exports_than_are_sent_at_a_time_are_unavailable(committed: Committed) -> None:
     streams: Streams = committed.app.state.streams
-    begun = [streams.read(prepare(text("SELECT 1 AS body")), {}) for _ in range(2)]
+    begun = [streams.read(text("SELECT 1 AS body"), {}) for _ in range(2)]
     for stream in begun:
         await anext(stream)
     response = await committed.client.get("/departments", headers={"Accept": "text/csv"})

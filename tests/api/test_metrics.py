@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from app.domains.department.service import DepartmentService
 from tests.api.conftest import Server, wait_until
 from tests.builders import make_department
-from tests.conftest import Committed, taken
+from tests.conftest import Committed
 from tests.utils.conftest import configured_log
 
 URL = "http://register.test/metrics"
@@ -94,7 +94,7 @@ async def test_pool_is_reported_as_it_is(committed: Committed) -> None:
 
     assert await pool() == (10, 0, 0)
     database = committed.app.state.database
-    async with taken(database), taken(database):
+    async with database.borrow(), database.borrow():
         assert await pool() == (10, 2, 0)
     assert await pool() == (10, 0, 2)
 

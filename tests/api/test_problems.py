@@ -12,6 +12,7 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import ForeignKeyConstraint
 
+from app.core.database import RegisterSession
 from app.core.database_errors import IntegrityViolation, translate
 from app.domains.department.service import DepartmentService
 from app.domains.shared import idempotency
@@ -118,7 +119,7 @@ async def request_in_flight(client: Client) -> httpx.Response:
     (caller,) = {(await make_department(client))["created_by"]["id"]}
     app: FastAPI = client._transport.app  # type: ignore[attr-defined]
     async with connected(app.state.database.engine.url) as other:
-        await other.execute("SELECT pg_advisory_lock($1)", Attempt(caller, "taken", b"", frozenset()).lock)
+        await other.execute("SELECT pg_advisory_lock($1)", Attempt(RegisterSession(app.state.database), caller, "taken", b"", frozenset()).lock)
         return await client.post("/departments", json={"name": "D"}, headers={"Idempotency-Key": "taken"})
 
 

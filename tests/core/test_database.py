@@ -11,11 +11,9 @@ import asyncpg
 import pytest
 from sqlalchemy import BigInteger, String, bindparam, column, func, literal, select, table, text
 
-from app.core.database import session_of
+from app.core.database import Database, RegisterSession, advisory_key
 from app.core.database_errors import IntegrityViolation, translate
-from app.core.pool import Database
-from app.core.statements import Statement, advisory_key, fetch, prepare
-from app.core.streaming import snapshot_of
+from app.core.prepared import Prepared, prepare
 from app.domains.department.service import DepartmentService
 from app.utils.exceptions import (
     ConnectionLost,
@@ -23,6 +21,8 @@ from app.utils.exceptions import (
     DatabaseReadOnly,
     Deadlock,
     RegisterError,
+    SchemaChanged,
+    SerializationFailure,
     ServiceUnavailable,
     UnstorableValue,
 )
@@ -47,12 +47,13 @@ BUSY = [
     asyncpg.TooManyConnectionsError,
     asyncpg.QueryCanceledError,
     asyncpg.LockNotAvailableError,
-    asyncpg.SerializationError,
 ]
 UNAVAILABLE = [
     *((error, ConnectionLost, "2") for error in LOST),
     *((error, DatabaseBusy, "1") for error in BUSY),
     (asyncpg.DeadlockDetectedError, Deadlock, "1"),
+    (asyncpg.SerializationError, SerializationFailure, "1"),
+    (asyncpg.InvalidCachedStatementError, SchemaChanged, "1"),
     (asyncpg.DiskFullError, ServiceUnavailable, "2"),
     (asyncpg.ReadOnlySQLTransactionError, DatabaseReadOnly, "5"),
 ]
@@ -104,10 +105,10 @@ def test_database_that_cannot_answer_now_is_unavailable(
 async def test_drivers_own_class_is_told_apart(committed: Committed) -> None:
     closed = translate(asyncpg.InterfaceError("connection is closed"))
     assert type(closed) is ConnectionLost
-    too_large = Statement("SELECT $1::bigint", ("key",))
-    async with session_of(committed.app.state.database) as session:
+    too_large = Prepared("SELECT $1::bigint", ("key",))
+    async with committed.app.state.database.transaction() as session:
         with pytest.raises(UnstorableValue):
-            await fetch(session, too_large, key=2**63)
+            await session.fetch(too_large, key=2**63)
 
 
 @pytest.mark.parametrize(("error", "sqlstate"), INTEGRITY.items(), ids=str)
@@ -182,12 +183,12 @@ def test_key_of_a_lock_is_the_same_in_every_process() -> None:
 
 
 async def _begin_to_write(database: Database) -> None:
-    async with session_of(database) as session:
-        await session.begin()
+    async with database.transaction() as session:
+        await session.execute(select(1))
 
 
 async def _begin_to_stream(database: Database) -> None:
-    async with snapshot_of(database, 1):
+    async with database.snapshot(1):
         pass
 
 
@@ -198,10 +199,10 @@ async def test_beginning_that_is_given_up_leaves_no_transaction(
     database = Database(committed.url, settings_for(committed.url, pool_size=1))
     one = prepare(text("SELECT 1"))
     for steps in range(10):
-        async with session_of(database) as session:
-            await fetch(session, one)
+        async with database.borrow() as driver:
+            await driver.fetchrow(one.sql)
             # What PostgreSQL said at the end of the statement.
-            assert not (await session.driver()).is_in_transaction()
+            assert not driver.is_in_transaction()
         given_up = asyncio.create_task(begin(database))
         for _ in range(steps):
             await asyncio.sleep(0)
@@ -235,7 +236,7 @@ async def test_victim_of_a_deadlock_is_run_again(
 
     async def create_and_meet(self: DepartmentService, body: Any) -> Any:
         nonlocal runs
-        await self.session.begin()
+        await self.session.execute(select(1))  # begins a transaction
         document = await create(self, body)
         runs += 1
         if runs <= deadlocks:
@@ -289,7 +290,7 @@ def test_session_dependency_is_spelt_once() -> None:
     assert places(depends) == ["core/database.py"]
     assert set(places(mentions)) == {"core/database.py"}
     (spelling,) = [ast.unparse(node) for node in nodes(APP / "core" / "database.py") if depends(node)]
-    assert spelling == "Depends(get_session)"
+    assert spelling == "Depends(get_session, scope='function')"
 
 
 def test_errors_of_the_framework_are_only_translated() -> None:

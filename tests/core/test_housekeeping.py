@@ -14,8 +14,8 @@ import pytest
 from sqlalchemy import event
 
 from app.core import housekeeping
+from app.core.database import Database
 from app.core.housekeeping import clean_up
-from app.core.pool import Database
 from tests.conftest import Committed, connected, text_of
 
 KINDS = (

@@ -1,15 +1,16 @@
-"""Which connections the pool makes, and who gets them."""
+"""Which connections the pool makes, and in which order it hands them out."""
 
 import asyncio
+from typing import Any
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
+from sqlalchemy.pool import QueuePool
 
-from app.core.database import session_of
-from app.core.pool import Database, driver_url
+from app.core.database import Database, FairPool, driver_url
 from app.utils.exceptions import ConnectionLost, DatabaseBusy
-from tests.conftest import Committed, settings_for, taken
+from tests.conftest import Committed, settings_for
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg", "postgresql+asyncpg"])
@@ -35,42 +36,66 @@ async def test_connection_has_its_limits(committed: Committed) -> None:
     assert idle == "10s"
 
 
-async def test_connections_go_to_whoever_has_waited_longest(committed: Committed) -> None:
-    pool = Database(committed.url, settings_for(committed.url, pool_size=1))
+async def test_waiters_are_served_first_come_first_served(committed: Committed) -> None:
+    database = Database(committed.url, settings_for(committed.url, pool_size=1))
     asked, served = [], []
 
     async def ask(name: str) -> None:
         for time in range(5):
             asked.append((name, time))
-            async with taken(pool):
+            # Half of them by a session, half by the fast path: they share one queue.
+            async with database.transaction() as session, database.borrow() if name in "ab" else session.begin():
+                if name in "cd":
+                    await session.connection()
                 served.append((name, time))
                 await asyncio.sleep(0)
 
     await asyncio.gather(*map(ask, "abcd"))
-    await pool.dispose()
+    await database.dispose()
     assert served == asked
+
+
+def test_library_still_hands_connections_out_where_the_fair_pool_expects_it() -> None:
+    """`_do_get` is private: when SQLAlchemy renames it, the pool would silently be SQLAlchemy's own again."""
+    assert QueuePool._do_get is not FairPool._do_get
+    assert "_do_get" in vars(QueuePool)
 
 
 async def test_connection_that_cannot_be_made_takes_no_place_in_the_pool(committed: Committed) -> None:
     nowhere = committed.url.set(host="127.0.0.1", port=1, query={})
-    pool = Database(nowhere, settings_for(committed.url, pool_size=1))
+    database = Database(nowhere, settings_for(committed.url, pool_size=1))
     for _ in range(2):
         with pytest.raises(ConnectionLost):
-            await pool.take()
+            async with database.borrow():
+                pass
+        with pytest.raises(ConnectionLost):
+            async with database.transaction() as session:
+                await session.connection()
 
 
 async def test_place_in_the_pool_is_free_again_whatever_happens(committed: Committed) -> None:
-    pool = Database(committed.url, settings_for(committed.url, pool_size=1, pool_timeout=0.05))
-    async with taken(pool):
-        waiting = asyncio.ensure_future(pool.take())
+    database = Database(committed.url, settings_for(committed.url, pool_size=1, pool_timeout=0.05))
+
+    async def wait() -> None:
+        async with database.borrow():
+            pass
+
+    async with database.borrow():
+        waiting = asyncio.ensure_future(wait())
         await asyncio.sleep(0)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
         with pytest.raises(DatabaseBusy):
-            await pool.take()
-    async with session_of(pool) as session:
-        (await session.driver()).terminate()
-    async with taken(pool):
-        pass
-    await pool.dispose()
+            await wait()
+        async with database.transaction() as session:
+            with pytest.raises(DatabaseBusy):
+                await session.execute(text("SELECT 1"))
+    async with database.borrow() as driver:
+        driver.terminate()
+    async with database.transaction() as session:
+        connection = await session.connection()
+        driver: Any = (await connection.get_raw_connection()).driver_connection
+        driver.terminate()
+    await wait()
+    await database.dispose()

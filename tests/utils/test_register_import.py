@@ -19,9 +19,7 @@ from click.testing import CliRunner
 from sqlalchemy import URL, text
 
 from app.cli import cli
-from app.core.database import commit, session_of
 from app.core.security import first_administrator
-from app.core.statements import fetch, prepare
 from app.domains.department.service import DepartmentService
 from app.domains.role.service import RoleService
 from app.domains.shared.import_columns import members_of
@@ -61,11 +59,10 @@ class Source:
 async def source(server_url: URL, template: URL, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Source]:
     async with new_database(server_url, template.database) as url:
         register = Committed(create_app(settings_for(url)), url)
-        async with session_of(register.app.state.database) as session:
+        async with register.app.state.database.transaction() as session:
             caller = await first_administrator(session)
             assert caller is not None
             await load_demo_data(session, caller, with_passwords=False)
-            await commit(session)
         await fill(register.client)
         await make_what_comes_in_circles(register)
         directory = tmp_path_factory.mktemp("source")
@@ -457,7 +454,7 @@ async def test_command_has_more_patience_than_requests(
 
     async def import_and_look(service: RoleService, *arguments: Any, **options: Any) -> Imported:
         imported = await import_file(service, *arguments, **options)
-        seen.append(await fetch(service.session, prepare(text("SHOW statement_timeout"))))
+        seen.append(await service.session.scalar(text("SHOW statement_timeout")))
         return imported
 
     monkeypatch.setattr(table_import, "import_file", import_and_look)

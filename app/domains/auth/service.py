@@ -5,14 +5,13 @@ from typing import Any, Self
 
 from fastapi import Request
 from pydantic import SecretStr
-from sqlalchemy import BigInteger, ColumnElement, FromClause, bindparam, literal_column, select
+from sqlalchemy import BigInteger, ColumnElement, Executable, FromClause, bindparam, literal_column, select
 
 from app.core.config import Settings
-from app.core.database import Session, SessionDep, commit
+from app.core.database import RegisterSession, SessionDep
 from app.core.passwords import Passwords, is_common
 from app.core.permissions import AccessLevel, scopes_of
 from app.core.security import REFUSED, Caller, CallerDep, client_address, end_sessions
-from app.core.statements import Statement, execute, fetch, prepare
 from app.core.tokens import (
     ACCESS_SECONDS,
     API_TOKEN,
@@ -41,7 +40,7 @@ from app.domains.auth.schemas import (
     TokenPair,
 )
 from app.domains.shared.documents import Documents
-from app.domains.shared.lists import Listing, ListQuery, PageQuery, fetch_page
+from app.domains.shared.lists import Listing, ListQuery, PageQuery, execute_page, fetch_page
 from app.domains.shared.models import table_of
 from app.domains.shared.orders import Condition
 from app.domains.shared.references import not_found, parse_key
@@ -64,10 +63,20 @@ _API_TOKENS = Documents(ApiTokenRead, ApiToken)
 _NEWEST_FIRST = ListQuery(sort="-id").order
 
 
-class SignInService:
+class _CredentialService:
+    """Runs the statements of a service that deals with credentials."""
+
+    session: RegisterSession
+
+    async def _row(self, statement: Executable, **values: Any) -> Any:
+        """Run a statement and return its row, or None."""
+        return (await self.session.execute(statement, values)).one_or_none()
+
+
+class SignInService(_CredentialService):
     """What can be done without being signed in."""
 
-    def __init__(self, session: Session, request: Request) -> None:
+    def __init__(self, session: RegisterSession, request: Request) -> None:
         self.session = session
         self.settings: Settings = request.app.state.settings
         self.passwords: Passwords = request.app.state.passwords
@@ -88,15 +97,15 @@ class SignInService:
         Raises `WrongCredentials`, in the same way and time whatever is wrong, and `TooManyRequests`.
         """
         account = await count_attempt(self.session, self.settings, form.username, self.address)
-        # The attempt counts whatever comes of it, and nobody needs the connection while the password is hashed.
-        await commit(self.session)
-        scopes, keys = form.scope.split() or None, account["keys"]
-        pair = await self._open_if_right(form.password, account["id"], account["password_hash"], scopes, keys)
+        # The attempt counts whatever comes of it, and hashing needs no connection.
+        await self.session.release()
+        scopes, keys = form.scope.split() or None, account.keys
+        pair = await self._open_if_right(form.password, account.id, account.password_hash, scopes, keys)
         if pair is None:
             # Another hash was stored since: of another password, or of this one with stronger parameters.
-            now = await fetch(self.session, statements.PASSWORD_OF, user_id=account["id"])
-            await commit(self.session)
-            pair = now and await self._open_if_right(form.password, account["id"], now["password_hash"], scopes, keys)
+            now = await self._row(statements.PASSWORD_OF, user_id=account.id)
+            await self.session.release()
+            pair = now and await self._open_if_right(form.password, account.id, now.password_hash, scopes, keys)
         if pair is None:
             raise WrongCredentials
         return pair
@@ -120,19 +129,17 @@ class SignInService:
         if not is_well_formed(REFRESH_TOKEN, token):
             raise refused
         successor = self.tokens.successor(token)
-        rows = await execute(
-            self.session,
+        row = await self._row(
             statements.ROTATE,
             token_hash=token_hash(token),
             successor_hash=token_hash(successor),
             lifetime=REFRESH_LIFETIME,
             grace=REFRESH_GRACE,
         )
-        if not rows:
+        if row is None:
             raise refused
-        (row,) = rows
         if row.is_reused:
-            await commit(self.session)  # the refusal must not undo that the session was ended
+            await self.session.release()  # the refusal must not undo that the session was ended
             raise refused
         return self._pair(row.user_id, row.session_id, successor, row.access_level, row.scopes)
 
@@ -142,20 +149,18 @@ class SignInService:
         Raises `SpentLink` for a token that is not valid, or not any more, and `CommonPassword`.
         """
         hashed = token_hash(body.token.get_secret_value())
-        user = await fetch(self.session, statements.USER_OF_LINK, token_hash=hashed)
+        user = await self._row(statements.USER_OF_LINK, token_hash=hashed)
         if user is None:
             raise _spent_link()
-        refuse_common(body.password, "/password", user["name"], user["email"])
-        await commit(self.session)  # gives the connection back while the password is hashed
+        refuse_common(body.password, "/password", user.name, user.email)
+        await self.session.release()  # hashing needs no connection
         new_hash = await self.passwords.hash(body.password.get_secret_value())
-        author = Caller(user["id"], user["name"], "viewer", frozenset(), request_id=self.request_id)
-        rows = await execute(
-            self.session, statements.REDEEM_LINK, token_hash=hashed, new_hash=new_hash, **author.signature()
-        )
-        if not rows:
+        author = Caller(user.id, user.name, "viewer", frozenset(), request_id=self.request_id)
+        redeemed = await self._row(statements.REDEEM_LINK, token_hash=hashed, new_hash=new_hash, **author.signature())
+        if redeemed is None:
             raise _spent_link()
-        await end_sessions(self.session, user["id"])
-        pair = await self._open_session(user["id"], new_hash)
+        await end_sessions(self.session, user.id)
+        pair = await self._open_session(user.id, new_hash)
         assert pair is not None  # the user's row is locked
         return pair
 
@@ -169,8 +174,7 @@ class SignInService:
         keys: list[str] | None = None,
     ) -> TokenPair | None:
         refresh_token = new_token(REFRESH_TOKEN)
-        rows = await execute(
-            self.session,
+        opened = await self._row(
             statements.OPEN_SESSION,
             user_id=user_id,
             password_hash=password_hash,
@@ -182,9 +186,9 @@ class SignInService:
             new_hash=new_hash,
             keys=keys or [],
         )
-        if not rows:
+        if opened is None:
             return None  # deactivated, or given another password, since it was checked
-        return self._pair(user_id, rows[0].id, refresh_token, rows[0].access_level, scopes)
+        return self._pair(user_id, opened.id, refresh_token, opened.access_level, scopes)
 
     def _pair(
         self, user_id: int, session_id: int, refresh_token: str, access_level: AccessLevel, scopes: list[str] | None
@@ -199,10 +203,10 @@ class SignInService:
         )
 
 
-class AccountService:
+class AccountService(_CredentialService):
     """What a signed-in user does with credentials: the own ones, and as an administrator with those of others."""
 
-    def __init__(self, session: Session, caller: Caller, request: Request) -> None:
+    def __init__(self, session: RegisterSession, caller: Caller, request: Request) -> None:
         self.session = session
         self.caller = caller
         self.settings: Settings = request.app.state.settings
@@ -217,17 +221,17 @@ class AccountService:
 
     async def me(self) -> Me:
         """Return the caller, with what this token may do."""
-        row = await fetch(self.session, statements.ME, user_id=self.caller.user_id)
+        row = await self._row(statements.ME, user_id=self.caller.user_id)
         if row is None:
             raise not_found(User)  # deleted since the token was checked
         department = None
-        if row["department_id"] is not None:
-            department = Brief(id=row["department_id"], code=row["department_code"], name=row["department_name"])
+        if row.department_id is not None:
+            department = Brief(id=row.department_id, code=row.department_code, name=row.department_name)
         return Me(
-            id=row["id"],
-            code=row["code"],
-            name=row["name"],
-            email=row["email"],
+            id=row.id,
+            code=row.code,
+            name=row.name,
+            email=row.email,
             access_level=self.caller.access_level,
             scopes=sorted(self.caller.scopes),
             department=department,
@@ -236,22 +240,16 @@ class AccountService:
     async def sessions(self, query: PageQuery) -> Listing:
         """Return one page of the caller's sessions, the newest first."""
         own = {"user_id": self.caller.user_id, "session_id": self.caller.session_id}
-        return await fetch_page(self.session, statements.SESSIONS, lambda: statements.COUNT_SESSIONS, query, **own)
+        return await execute_page(self.session, statements.SESSIONS, statements.COUNT_SESSIONS, query, own)
 
     async def end_session(self, session_id: int) -> None:
         """Sign the caller out in one place. Raises `NotFound` when it is not the caller's."""
-        rows = await execute(self.session, statements.END_SESSION, session_id=session_id, user_id=self.caller.user_id)
-        if not rows:
+        if await self._row(statements.END_SESSION, session_id=session_id, user_id=self.caller.user_id) is None:
             raise NotFound("There is no such session.")
 
     async def end_own_session(self) -> None:
         """Sign the caller out here."""
-        await execute(
-            self.session,
-            statements.END_SESSION,
-            session_id=self.caller.session_id,
-            user_id=self.caller.user_id,
-        )
+        await self._row(statements.END_SESSION, session_id=self.caller.session_id, user_id=self.caller.user_id)
 
     async def end_all_sessions(self) -> None:
         """Sign the caller out everywhere."""
@@ -263,19 +261,18 @@ class AccountService:
         Raises `InvalidContent` when the old one is wrong, `CommonPassword`, and `TooManyRequests`.
         """
         user_id = self.caller.user_id
-        user = await fetch(self.session, statements.PASSWORD_OF, user_id=user_id)
+        user = await self._row(statements.PASSWORD_OF, user_id=user_id)
         if user is None:
             raise not_found(User)
-        refuse_common(body.new_password, "/new_password", user["name"], user["email"])
-        account = await count_attempt(self.session, self.settings, user["email"], self.address)
-        await commit(self.session)  # as in `SignInService.sign_in`
-        verdict = await self.passwords.verify(user["password_hash"], body.old_password.get_secret_value())
+        refuse_common(body.new_password, "/new_password", user.name, user.email)
+        account = await count_attempt(self.session, self.settings, user.email, self.address)
+        await self.session.release()  # as in `SignInService.sign_in`
+        verdict = await self.passwords.verify(user.password_hash, body.old_password.get_secret_value())
         new_hash = await self.passwords.hash(body.new_password.get_secret_value()) if verdict.right else ""
-        changed = verdict.right and await execute(
-            self.session,
+        changed = verdict.right and await self._row(
             statements.CHANGE_PASSWORD,
             user_id=user_id,
-            old_hash=user["password_hash"],
+            old_hash=user.password_hash,
             new_hash=new_hash,
             **self.caller.signature(),
         )
@@ -283,8 +280,8 @@ class AccountService:
             fault = Fault("/old_password", "wrong_password", "This is not the password.")
             raise InvalidContent("The old password is wrong.", errors=[fault])
         own = {"user_id": user_id, "session_id": self.caller.session_id}
-        await execute(self.session, statements.END_OTHER_SESSIONS, **own)
-        await execute(self.session, statements.FORGIVE_ATTEMPT, keys=account["keys"])
+        await self.session.execute(statements.END_OTHER_SESSIONS, own)
+        await self.session.execute(statements.FORGIVE_ATTEMPT, {"keys": account.keys})
 
     async def make_link(self, reference: str) -> PasswordLink:
         """Make the token of a link by which a user sets a password; an earlier one is no longer valid.
@@ -293,13 +290,13 @@ class AccountService:
         session: whoever holds the link is that user.
         """
         key = parse_key(reference, User)
-        user = await fetch(self.session, _access_level(key.condition), key=key.value)
+        user = await self._row(_access_level(key.condition), key=key.value)
         if user is None:
             raise not_found(User)
-        for scope in sorted(scopes_of(user["access_level"])):
+        for scope in sorted(scopes_of(user.access_level)):
             self.caller.demand(scope)
         await self._be_signed_in()
-        return await make_link(self.session, self.caller, user["id"])
+        return await make_link(self.session, self.caller, user.id)
 
     async def make_api_token(self, body: ApiTokenCreate) -> ApiTokenMade:
         """Make an API token for the caller. Raises `Forbidden` for a scope that the caller does not have."""
@@ -307,8 +304,7 @@ class AccountService:
             self.caller.demand(scope)
         await self._be_signed_in()
         token = new_token(API_TOKEN)
-        (row,) = await execute(
-            self.session,
+        row = await self._row(
             statements.MAKE_API_TOKEN,
             user_id=self.caller.user_id,
             name=body.name,
@@ -330,7 +326,7 @@ class AccountService:
 
     async def _be_signed_in(self) -> None:
         own = {"user_id": self.caller.user_id, "session_id": self.caller.session_id}
-        if not await execute(self.session, statements.LOCK_SESSION, **own):
+        if await self._row(statements.LOCK_SESSION, **own) is None:
             raise Unauthorized("The session was ended.", challenge=REFUSED)
 
     async def own_api_tokens(self, query: PageQuery) -> Listing:
@@ -343,61 +339,53 @@ class AccountService:
 
     async def revoke_api_token(self, token_id: int, *, own: bool) -> None:
         """Revoke an API token; only one of the caller's when it is to be an `own` one. Raises `NotFound`."""
-        rows = await execute(
-            self.session,
+        revoked = await self._row(
             statements.REVOKE_API_TOKEN,
             token_id=token_id,
             user_id=self.caller.user_id if own else None,
             **self.caller.signature(),
         )
-        if not rows:
+        if revoked is None:
             raise NotFound("There is no such token.")
 
     async def _api_tokens(self, condition: Condition, query: PageQuery, **values: Any) -> Listing:
         page = _API_TOKENS.page(_NEWEST_FIRST, condition)
-        return await fetch_page(self.session, page, lambda: _API_TOKENS.count(condition), query, **values)
+        return await fetch_page(self.session, page, _API_TOKENS.count(condition), query, values)
 
 
-async def make_link(session: Session, caller: Caller, user_id: int) -> PasswordLink:
+async def make_link(session: RegisterSession, caller: Caller, user_id: int) -> PasswordLink:
     """Make the token of a link for a user. Raises `Conflict` when the user is not active."""
     token = new_token(LINK_TOKEN)
-    rows = await execute(
-        session,
-        statements.MAKE_LINK,
-        user_id=user_id,
-        token_hash=token_hash(token),
-        lifetime=LINK_LIFETIME,
-        **caller.signature(),
-    )
-    if not rows:
+    values = {"user_id": user_id, "token_hash": token_hash(token), "lifetime": LINK_LIFETIME, **caller.signature()}
+    link = (await session.execute(statements.MAKE_LINK, values)).one_or_none()
+    if link is None:
         raise Conflict("The user is not active.")
-    return PasswordLink(token=token, expires_at=rows[0].expires_at)
+    return PasswordLink(token=token, expires_at=link.expires_at)
 
 
-async def store_password(session: Session, caller: Caller, user_id: int, password_hash: str) -> None:
+async def store_password(session: RegisterSession, caller: Caller, user_id: int, password_hash: str) -> None:
     """Give a user a password, on behalf of the command line."""
-    await execute(session, statements.STORE_PASSWORD, user_id=user_id, new_hash=password_hash, **caller.signature())
+    values = {"user_id": user_id, "new_hash": password_hash, **caller.signature()}
+    await session.execute(statements.STORE_PASSWORD, values)
 
 
-async def count_attempt(session: Session, settings: Settings, email: str, address: str) -> Any:
+async def count_attempt(session: RegisterSession, settings: Settings, email: str, address: str) -> Any:
     """Count an attempt to sign in; return `id` and `password_hash` of the account, if there is one, and the `keys`.
 
     Raises `TooManyRequests` when there were too many already.
     """
-    row = await fetch(
-        session,
-        statements.COUNT_ATTEMPT,
-        email=email,
-        address=address,
-        window=float(settings.sign_in_window_seconds),
-        most=settings.sign_in_attempts,
-        most_per_address=settings.sign_in_attempts_per_address,
-        most_per_account=settings.sign_in_attempts_per_account,
-    )
-    assert row is not None  # it selects from a single row
-    if row["blocked_seconds"] is not None:
-        await commit(session)
-        raise TooManyRequests(retry_after=max(1, row["blocked_seconds"]))
+    values = {
+        "email": email,
+        "address": address,
+        "window": float(settings.sign_in_window_seconds),
+        "most": settings.sign_in_attempts,
+        "most_per_address": settings.sign_in_attempts_per_address,
+        "most_per_account": settings.sign_in_attempts_per_account,
+    }
+    row = (await session.execute(statements.COUNT_ATTEMPT, values)).one()
+    if row.blocked_seconds is not None:
+        await session.release()  # the refusal must not undo the count
+        raise TooManyRequests(retry_after=max(1, row.blocked_seconds))
     return row
 
 
@@ -414,9 +402,9 @@ def _spent_link() -> SpentLink:
 
 
 @cache
-def _access_level(condition: Condition) -> Statement:
+def _access_level(condition: Condition) -> Executable:
     table = table_of(User)
-    return prepare(select(table.c.id, table.c.access_level).where(condition(table)))
+    return select(table.c.id, table.c.access_level).where(condition(table))
 
 
 def _of_user(source: FromClause) -> ColumnElement[bool]:

@@ -56,9 +56,9 @@ async def create_department(service: Service, request: Request, body: Department
     return created(await service.create(body), request)
 
 
-add_bulk(router, "departments", Service, DepartmentCreate, WRITING)
-add_stats(router, "departments", Service, DepartmentListQuery, READING)
-add_import(router, "departments", Service, WRITING)
+add_bulk(router, "departments", DepartmentService, DepartmentCreate, WRITING)
+add_stats(router, "departments", DepartmentService, DepartmentListQuery, READING)
+add_import(router, "departments", DepartmentService, WRITING)
 
 
 @router.get("/{reference}", response_model=DepartmentRead, responses=READ, openapi_extra=READING)

@@ -56,9 +56,9 @@ async def create_location(service: Service, request: Request, body: LocationCrea
     return created(await service.create(body), request)
 
 
-add_bulk(router, "locations", Service, LocationCreate, WRITING)
-add_stats(router, "locations", Service, LocationListQuery, READING)
-add_import(router, "locations", Service, WRITING)
+add_bulk(router, "locations", LocationService, LocationCreate, WRITING)
+add_stats(router, "locations", LocationService, LocationListQuery, READING)
+add_import(router, "locations", LocationService, WRITING)
 
 
 @router.get("/{reference}", response_model=LocationRead, responses=READ, openapi_extra=READING)

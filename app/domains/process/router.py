@@ -85,9 +85,9 @@ async def create_process(service: Service, request: Request, body: ProcessCreate
     return created(await service.create(body), request)
 
 
-add_bulk(router, "processes", Service, ProcessCreate, WRITING)
-add_stats(router, "processes", Service, ProcessListQuery, READING)
-add_import(router, "processes", Service, WRITING)
+add_bulk(router, "processes", ProcessService, ProcessCreate, WRITING)
+add_stats(router, "processes", ProcessService, ProcessListQuery, READING)
+add_import(router, "processes", ProcessService, WRITING)
 
 
 @router.get("/{reference}", response_model=ProcessRead, responses=READ, openapi_extra=READING)

@@ -52,9 +52,9 @@ async def create_resource(service: Service, request: Request, body: ResourceCrea
     return created(await service.create(body), request)
 
 
-add_bulk(router, "resources", Service, ResourceCreate, WRITING)
-add_stats(router, "resources", Service, ResourceListQuery, READING)
-add_import(router, "resources", Service, WRITING)
+add_bulk(router, "resources", ResourceService, ResourceCreate, WRITING)
+add_stats(router, "resources", ResourceService, ResourceListQuery, READING)
+add_import(router, "resources", ResourceService, WRITING)
 
 
 @router.get("/{reference}", response_model=ResourceRead, responses=READ, openapi_extra=READING)

@@ -59,9 +59,9 @@ async def create_role(service: Service, request: Request, body: RoleCreate) -> R
     return created(await service.create(body), request)
 
 
-add_bulk(router, "roles", Service, RoleCreate, WRITING)
-add_stats(router, "roles", Service, RoleListQuery, READING)
-add_import(router, "roles", Service, WRITING)
+add_bulk(router, "roles", RoleService, RoleCreate, WRITING)
+add_stats(router, "roles", RoleService, RoleListQuery, READING)
+add_import(router, "roles", RoleService, WRITING)
 
 
 @router.get("/{reference}", response_model=RoleRead, responses=READ, openapi_extra=READING)

@@ -2,9 +2,10 @@
 
 from typing import Annotated
 
-from fastapi import Depends, Query, Request, Response
+from fastapi import Depends, Request, Response
 
 from app.core.permissions import AUTHENTICATED, requires
+from app.core.query_models import query_of
 from app.domains.search.schemas import Found, SearchQuery
 from app.domains.search.service import SearchService
 from app.domains.shared.http import api_router, listed, read_cursor
@@ -23,7 +24,9 @@ Service = Annotated[SearchService, Depends(SearchService.provide)]
     responses=LIST | problems(Forbidden),
     openapi_extra=requires(AUTHENTICATED),
 )
-async def search_objects(service: Service, request: Request, query: Annotated[SearchQuery, Query()]) -> Response:
+async def search_objects(
+    service: Service, request: Request, query: Annotated[SearchQuery, Depends(query_of(SearchQuery))]
+) -> Response:
     """Search all collections that the caller may read, the best first."""
     read_cursor(query, request)
     return listed(await service.page(query), query, request)

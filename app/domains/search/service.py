@@ -5,6 +5,7 @@ from functools import cache
 from typing import Any
 
 from sqlalchemy import (
+    Executable,
     FromClause,
     Integer,
     Text,
@@ -18,10 +19,9 @@ from sqlalchemy import (
 )
 
 from app.core.permissions import Scope
-from app.core.statements import Statement, prepare
 from app.domains.search.schemas import TYPES, SearchQuery, SearchType
 from app.domains.search.snippets import snippet
-from app.domains.shared.lists import Listing, Position, fetch_page
+from app.domains.shared.lists import Listing, Position, execute_page
 from app.domains.shared.models import Base
 from app.domains.shared.orders import Start, hidden
 from app.domains.shared.ranking import ranked, row_by_row
@@ -57,7 +57,7 @@ class SearchService(RequestService):
         start: Start = query.position.start if query.position else "first"
         values = _positions(types, query.position) if query.position else {}
         page = _page(types, start)
-        listing = await fetch_page(self.session, page, lambda: _count(types), query, filter_q=query.q, **values)
+        listing = await execute_page(self.session, page, _count(types), query, values | {"filter_q": query.q})
         return Listing(_items(listing.items), listing.total, listing.more, listing.edges)
 
 
@@ -96,7 +96,7 @@ def _snippet(row: dict[str, Any], words: str) -> list[dict[str, str | bool]]:
 
 
 @cache
-def _page(types: tuple[SearchType, ...], start: Start) -> Statement:
+def _page(types: tuple[SearchType, ...], start: Start) -> Executable:
     """Return the statement of a page: `rows`, `items` with the words that were looked for, and `edges`."""
     backwards = start == "before"
     limit, offset = hidden("limit"), hidden("offset")
@@ -122,12 +122,10 @@ def _page(types: tuple[SearchType, ...], start: Start) -> Statement:
         .scalar_subquery()
         for backwards in (False, True)
     )
-    return prepare(
-        select(
-            select(func.count()).select_from(found).scalar_subquery().label("rows"),
-            func.convert_to(cast(answer, Text), literal_column("'UTF8'")).label("items"),
-            cast(func.json_build_array(first, last), Text).label("edges"),
-        )
+    return select(
+        select(func.count()).select_from(found).scalar_subquery().label("rows"),
+        func.convert_to(cast(answer, Text), literal_column("'UTF8'")).label("items"),
+        cast(func.json_build_array(first, last), Text).label("edges"),
     )
 
 
@@ -147,12 +145,12 @@ def _found(name: SearchType, start: Start) -> Any:
 
 
 @cache
-def _count(types: tuple[SearchType, ...]) -> Statement:
+def _count(types: tuple[SearchType, ...]) -> Executable:
     counts = []
     for name in types:
         source = _table(name)
         counts.append(select(func.count()).select_from(source).where(is_found(source)).scalar_subquery())
-    return prepare(select(sum(counts[1:], start=counts[0]).label("total")))
+    return select(sum(counts[1:], start=counts[0]).label("total"))
 
 
 def _table(name: SearchType) -> FromClause:

@@ -12,10 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from app.core.database import savepoint
 from app.core.database_errors import IntegrityViolation
 from app.core.permissions import Scope
-from app.core.statements import ADVISORY_LOCK, execute
 from app.domains.shared.bulk_checks import Batch, moves, settle
 from app.domains.shared.bulk_items import (
     Item,
@@ -91,7 +89,7 @@ async def write_all(
         bulk = _Bulk(service, raw, called, dry_run=dry_run)
         try:
             with suppress(_UndoneError):
-                async with savepoint(service.session):
+                async with service.session.begin_nested():
                     await bulk.run(atomic=atomic)
         except (IntegrityViolation, Deadlock) as error:
             if attempt == ATTEMPTS:
@@ -177,9 +175,8 @@ class _Bulk:
         found: dict[tuple[str, Any], dict[str, Any]] = {}
         if any(keys.values()):
             statement = lock_named(self.model, deleting=any(item.deletes for item in self.batch.items))
-            for row in await execute(
-                self.session, statement, ids=keys["id"], codes=keys["code"], external_ids=keys["external_id"]
-            ):
+            arrays = {"ids": keys["id"], "codes": keys["code"], "external_ids": keys["external_id"]}
+            for row in (await self.session.execute(statement, arrays)).mappings():
                 current = dict(row)
                 found |= {folded(column, current[column]): current for column in keys if current[column] is not None}
         new: dict[Any, Item] = {}
@@ -241,7 +238,8 @@ class _Bulk:
         }
         with_names = any(reference.name is not None for item in items for reference in item.references)
         statement = find_references(self.model, service.links)
-        rows = await execute(self.session, statement, new=len(new), with_names=with_names, **arrays)
+        values = {"new": len(new), "with_names": with_names, **arrays}
+        rows = (await self.session.execute(statement, values)).all()
         drawn = sorted(row[1] for row in rows if row[0] is None)
         for item, made in zip(new, drawn, strict=True):
             item.id = made
@@ -333,16 +331,17 @@ class _Bulk:
         await self._find_holders()
         gone = [item.id for item in self.batch.items if item.deletes and item.id is not None]
         if gone:
-            rows = await execute(self.session, find_referrers(self.model), ids=gone, others=list(self.batch.named))
+            values = {"ids": gone, "others": list(self.batch.named)}
+            rows = await self.session.execute(find_referrers(self.model), values)
             for key, kind in sorted(map(tuple, rows)):
                 self.batch.referrers.setdefault(key, []).append(kind)
         moved = [item for item in self.batch.items if moves(item)] if self.batch.is_tree else []
         if any(item.current is not None for item in moved):
             # As in `TreeService`: two moves that are each harmless can form a cycle together.
-            await execute(self.session, ADVISORY_LOCK, lock=tree_lock(self.model))
+            await self.session.lock(tree_lock(self.model))
             ids = list({getattr(item.body, "parent_id", None) for item in moved})
-            rows = await execute(self.session, find_ancestors(self.model), ids=ids)
-            self.batch.parents = {row.id: row.parent_id for row in rows}
+            ancestors = await self.session.execute(find_ancestors(self.model), {"ids": ids})
+            self.batch.parents = {row.id: row.parent_id for row in ancestors}
         await self.rules.load(self.batch.items)
 
     async def _find_holders(self) -> None:
@@ -355,7 +354,7 @@ class _Bulk:
         if not any(wanted.values()):
             return
         arrays = {f"{column}_values": [value for _, value in pairs] for column, pairs in wanted.items()}
-        for column, place, value, holder in await execute(self.session, find_holders(self.model), **arrays):
+        for column, place, value, holder in await self.session.execute(find_holders(self.model), arrays):
             wanted[column][place - 1][0].keys[column] = value
             if holder is not None:
                 self.batch.holders[column, value] = holder

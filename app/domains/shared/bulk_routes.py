@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, get_args
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Depends, Query, Response
 
 from app.core.permissions import Scope
 from app.core.routing import only
@@ -16,6 +16,7 @@ from app.domains.shared.http import JSON, compact
 from app.domains.shared.idempotency import RepeatableLargeRoute
 from app.domains.shared.responses import BODY, Responses, problems
 from app.domains.shared.schemas import ObjectFields
+from app.domains.shared.service import CollectionService
 from app.utils.exceptions import (
     Conflict,
     Cycle,
@@ -47,32 +48,35 @@ DryRun = Annotated[bool, Query(description="Check everything, tell what would be
 
 
 def add_bulk(
-    router: APIRouter, name: str, service_type: Any, create: type[ObjectFields], permission: dict[str, Any]
+    router: APIRouter,
+    name: str,
+    service_class: type[CollectionService],
+    create: type[ObjectFields],
+    permission: dict[str, Any],
 ) -> None:
     """Add `POST /bulk` to the router of a collection, as the operation `bulk_{name}`.
 
-    `service_type` is what injects the collection's service, `create` the body that registers one object.
+    `create` is the body that registers one object.
     """
+    body_model: Any = bulk_body(name, create)
 
-    async def bulk(service: Any, body: Any, atomic: Any = True, dry_run: Any = False) -> Response:
+    async def bulk(
+        service: Annotated[CollectionService, Depends(service_class.provide)],
+        body: body_model,  # derived from `create`
+        atomic: Atomic = True,
+        dry_run: DryRun = False,
+    ) -> Response:
         outcome = await service.bulk(body.items, atomic=atomic, dry_run=dry_run)
         if outcome.refused:
             faults = [_in_body(fault, item) for item in outcome.items for fault in item.faults]
             raise refusal(faults, outcome.missing_scope, cut=outcome.batch.budget.cut)
         return _answer(outcome.items, dry_run=dry_run)
 
-    # FastAPI reads the parameters from here.
-    bulk.__annotations__ |= {
-        "service": service_type,
-        "body": bulk_body(name, create),
-        "atomic": Atomic,
-        "dry_run": DryRun,
-    }
-    bulk.__name__ = f"bulk_{name}"
-    bulk.__doc__ = f"Create, update, upsert and delete up to 1,000 {name} at once."
     router.add_api_route(
         "/bulk",
         bulk,
+        name=f"bulk_{name}",
+        description=f"Create, update, upsert and delete up to 1,000 {name} at once.",
         methods=["POST"],
         response_model=BulkAnswer,
         responses=ANSWERS,

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from app.core.database import Session
+from app.core.database import RegisterSession
 from app.core.permissions import Scope
 from app.core.security import Caller
 from app.domains.shared.bulk_items import Item
@@ -11,7 +11,7 @@ from app.domains.shared.bulk_items import Item
 class BulkRules:
     """The rules of a collection that has none of its own. Each method is called once a batch, `check` repeatedly."""
 
-    def __init__(self, session: Session, caller: Caller) -> None:
+    def __init__(self, session: RegisterSession, caller: Caller) -> None:
         self.session = session
         self.caller = caller
         # What the caller lacks for an item with the fault `forbidden`.

@@ -14,6 +14,7 @@ from sqlalchemy import (
     Boolean,
     Column,
     ColumnElement,
+    Executable,
     FromClause,
     Integer,
     Select,
@@ -41,7 +42,6 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSON, JSONB
 
-from app.core.statements import Statement, advisory_key, prepare
 from app.domains.shared.changes import constant, differences, present, recorded
 from app.domains.shared.dependants import restricting
 from app.domains.shared.documents import Documents
@@ -50,9 +50,9 @@ from app.domains.shared.models import RegisterObject, table_of
 from app.domains.shared.writes import foreign_keys, touched, writable_columns
 
 
-def tree_lock(model: type[RegisterObject]) -> int:
-    """Return the key of the lock that whoever moves an object of a tree holds."""
-    return advisory_key(f"tree of {model.__tablename__}")
+def tree_lock(model: type[RegisterObject]) -> str:
+    """Return the name of the advisory lock that a move of an object in a tree holds."""
+    return f"tree of {model.__tablename__}"
 
 
 @cache
@@ -75,7 +75,7 @@ def referred_models(model: type[RegisterObject], links: Sequence[LinkSet]) -> tu
 
 
 @cache
-def lock_named(model: type[RegisterObject], *, deleting: bool) -> Statement:
+def lock_named(model: type[RegisterObject], *, deleting: bool) -> Executable:
     """Return the statement that locks the objects with `ids`, `codes` or `external_ids`, and reads them as they are.
 
     The codes are in small letters. See `read_columns` for what the lock keeps away.
@@ -83,11 +83,11 @@ def lock_named(model: type[RegisterObject], *, deleting: bool) -> Statement:
     table = table_of(model)
     own = [table.c[name] for name in ("id", "version", "created_by_id", "updated_by_id")]
     query = select(*own, *(table.c[name] for name in writable_columns(model))).where(_is_named(table, ""))
-    return prepare(query.order_by(table.c.id).with_for_update(key_share=not deleting))
+    return query.order_by(table.c.id).with_for_update(key_share=not deleting)
 
 
 @cache
-def find_references(model: type[RegisterObject], links: Sequence[LinkSet]) -> Statement:
+def find_references(model: type[RegisterObject], links: Sequence[LinkSet]) -> Executable:
     """Return the statement that finds what a batch refers to, and draws `new` ids for its new objects.
 
     For each collection that can be referred to its parameters are arrays of ids, codes in small letters and external
@@ -103,7 +103,7 @@ def find_references(model: type[RegisterObject], links: Sequence[LinkSet]) -> St
     sequence = f"nextval(pg_get_serial_sequence('{model.__tablename__}', 'id')::regclass)"
     numbers = func.generate_series(literal_column("1", Integer), bindparam("new", type_=Integer))
     drawn = select(null(), literal_column(sequence, BigInteger), null(), null(), null())
-    return prepare(union_all(*queries, drawn.select_from(numbers.alias("number"))))
+    return union_all(*queries, drawn.select_from(numbers.alias("number")))
 
 
 def _is_named(table: Table, prefix: str) -> ColumnElement[bool]:
@@ -116,7 +116,7 @@ def _is_named(table: Table, prefix: str) -> ColumnElement[bool]:
 
 
 @cache
-def find_holders(model: type[RegisterObject]) -> Statement:
+def find_holders(model: type[RegisterObject]) -> Executable:
     """Return the statement that folds wanted keys as their indexes do, and finds who has them.
 
     Each unique column has an array of values. The rows are `key`, the column; `n`, the place in its array from one on;
@@ -132,21 +132,21 @@ def find_holders(model: type[RegisterObject]) -> Statement:
         held: ColumnElement[Any] = func.lower(table.c[name]) if folded else table.c[name]
         query = select(constant(name).label("key"), wanted.c.n, value.label("value"), table.c.id)
         queries.append(query.select_from(wanted.outerjoin(table, held == value)))
-    return prepare(union_all(*queries))
+    return union_all(*queries)
 
 
 @cache
-def find_ancestors(model: type[RegisterObject]) -> Statement:
+def find_ancestors(model: type[RegisterObject]) -> Executable:
     """Return the statement of `id` and `parent_id` of the objects with `ids`, and of all that they stand below."""
     table = table_of(model)
     start = select(table.c.id, table.c.parent_id).where(table.c.id == any_(_ids()))
     chain = start.cte("chain", recursive=True)
     chain = chain.union(select(table.c.id, table.c.parent_id).where(table.c.id == chain.c.parent_id))
-    return prepare(select(chain.c.id, chain.c.parent_id))
+    return select(chain.c.id, chain.c.parent_id)
 
 
 @cache
-def find_referrers(model: type[RegisterObject]) -> Statement:
+def find_referrers(model: type[RegisterObject]) -> Executable:
     """Return the statement of which of the `ids` are referred to, and of the `type` of what refers to them.
 
     Objects of this collection count unless their ids are in `others`.
@@ -162,18 +162,18 @@ def find_referrers(model: type[RegisterObject]) -> Statement:
             refers.append(source.c.id != all_(others))
         found = exists(select(literal_column("1")).select_from(source).where(*refers))
         queries.append(select(targets.c.id, constant(owner.name).label("type")).where(found))
-    return prepare(union(*queries))
+    return union(*queries)
 
 
 @cache
-def read_documents(documents: Documents) -> Statement:
+def read_documents(documents: Documents) -> Executable:
     """Return the statement of the JSON of the objects with `ids`."""
     row = documents.snapshots(_has_id)
-    return prepare(select(row.c.id, cast(row.c.document, Text).label("document")))
+    return select(row.c.id, cast(row.c.document, Text).label("document"))
 
 
 @cache
-def release_keys(model: type[RegisterObject]) -> Statement:
+def release_keys(model: type[RegisterObject]) -> Executable:
     """Return the statement that takes from the objects with `ids` what other objects of the batch are to have.
 
     Unique indexes look at each row at once: two objects could not exchange their codes otherwise.
@@ -184,11 +184,11 @@ def release_keys(model: type[RegisterObject]) -> Statement:
         # What must not be null becomes something that no client can have sent.
         none = null() if table.c[name].nullable else func.concat(literal_column("'released '"), table.c.id)
         free[name] = none
-    return prepare(update(table).where(table.c.id == any_(_ids())).values(free).returning(table.c.id))
+    return update(table).where(table.c.id == any_(_ids())).values(free).returning(table.c.id)
 
 
 @cache
-def insert_objects(model: type[RegisterObject]) -> Statement:
+def insert_objects(model: type[RegisterObject]) -> Executable:
     """Return the statement that adds the objects in `rows`, a JSON array; its other parameter is `caller_id`.
 
     In one statement parents and children may come in any order. The order is that of the keys, so that of two batches
@@ -200,7 +200,7 @@ def insert_objects(model: type[RegisterObject]) -> Statement:
     query = select(*(rows.c[name] for name in names), caller, caller)
     query = query.order_by(*(func.lower(rows.c[name]) if folded else rows.c[name] for name, folded in _ordered(model)))
     statement = insert(table_of(model)).from_select([*names, "created_by_id", "updated_by_id"], query)
-    return prepare(statement.returning(table_of(model).c.id))
+    return statement.returning(table_of(model).c.id)
 
 
 def _ordered(model: type[RegisterObject]) -> list[tuple[str, bool]]:
@@ -208,23 +208,23 @@ def _ordered(model: type[RegisterObject]) -> list[tuple[str, bool]]:
 
 
 @cache
-def update_objects(model: type[RegisterObject]) -> Statement:
+def update_objects(model: type[RegisterObject]) -> Executable:
     """Return the statement that gives objects their new values; its parameters are those of `insert_objects`."""
     table, rows = table_of(model), _rows(model)
     values = {name: rows.c[name] for name in writable_columns(model)}
     statement = update(table).where(table.c.id == rows.c.id).values(values | touched(table))
-    return prepare(statement.returning(table.c.id, table.c.version))
+    return statement.returning(table.c.id, table.c.version)
 
 
 @cache
-def delete_objects(model: type[RegisterObject]) -> Statement:
+def delete_objects(model: type[RegisterObject]) -> Executable:
     """Return the statement that removes the objects with `ids`, parents and children together."""
     table = table_of(model)
-    return prepare(delete(table).where(table.c.id == any_(_ids())).returning(table.c.id))
+    return delete(table).where(table.c.id == any_(_ids())).returning(table.c.id)
 
 
 @cache
-def remove_links(links: Sequence[LinkSet]) -> Statement:
+def remove_links(links: Sequence[LinkSet]) -> Executable:
     """Return the statement that removes the links which are not wanted, and returns whose they were.
 
     Each set of links has an array `{field}_owners` of the objects that it is about, and the arrays of what is wanted,
@@ -236,11 +236,11 @@ def remove_links(links: Sequence[LinkSet]) -> Statement:
         same = and_(*(wanted.c[name] == table.c[name] for name in (link.owner, *link.columns)))
         unwanted = delete(table).where(table.c[link.owner] == any_(_owners(link)), ~exists().where(same))
         ctes.append(unwanted.returning(table.c[link.owner].label("id")).cte(f"removed_{link.field}"))
-    return prepare(union(*(select(cte.c.id) for cte in ctes)))
+    return union(*(select(cte.c.id) for cte in ctes))
 
 
 @cache
-def add_links(links: Sequence[LinkSet]) -> Statement:
+def add_links(links: Sequence[LinkSet]) -> Executable:
     """Return the statement that adds the wanted links which are missing; see `remove_links`.
 
     It returns those of the owners in `{field}_owners` that got one: all others are new, and have none yet.
@@ -255,7 +255,7 @@ def add_links(links: Sequence[LinkSet]) -> Statement:
         added = insert(link.table).from_select(columns, rows).returning(link.table.c[link.owner].label("id"))
         ctes.append(added.cte(f"added_{link.field}"))
     changed = (select(cte.c.id).where(cte.c.id == any_(_owners(link))) for cte, link in zip(ctes, links, strict=True))
-    return prepare(union(*changed))
+    return union(*changed)
 
 
 def _owners(link: LinkSet) -> Any:
@@ -271,7 +271,7 @@ def _wanted_of_many(link: LinkSet) -> Any:
 
 
 @cache
-def record_changes(documents: Documents, *, shown: bool) -> Statement:
+def record_changes(documents: Documents, *, shown: bool) -> Executable:
     """Return the statement that adds a row to the history for each of `ids`, in their order.
 
     `actions` has what was done to each, `befores` the JSON of what each was before, null for new ones. It runs when all
@@ -303,7 +303,7 @@ def record_changes(documents: Documents, *, shown: bool) -> Statement:
     columns = [change.c.id]
     if shown:
         columns += [cast(change.c[name], Text).label(name) for name in ("before", "after")]
-    return prepare(select(*columns).add_cte(record))
+    return select(*columns).add_cte(record)
 
 
 def _ids() -> Any:

@@ -4,8 +4,9 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from app.core.pool import Row
-from app.core.statements import Statement, execute
+from sqlalchemy import Executable
+from sqlalchemy.engine import Result
+
 from app.domains.shared.bulk_checks import Batch, gives_up
 from app.domains.shared.bulk_items import Item
 from app.domains.shared.bulk_rules import BulkRules
@@ -133,5 +134,5 @@ class _Writer:
             for item in items:
                 item.before, item.after = shown[item.id].before, shown[item.id].after
 
-    async def _execute(self, statement: Statement, **values: Any) -> list[Row]:
-        return await execute(self.service.session, statement, **values)
+    async def _execute(self, statement: Executable, **values: Any) -> Result[*tuple[Any, ...]]:
+        return await self.service.session.execute(statement, values)

@@ -1,6 +1,5 @@
 """What still refers to an object that is to be deleted."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -9,13 +8,12 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     Column,
+    Executable,
     Label,
     Select,
     Table,
-    Text,
     and_,
     bindparam,
-    cast,
     func,
     literal_column,
     not_,
@@ -23,8 +21,7 @@ from sqlalchemy import (
     union,
 )
 
-from app.core.database import Session
-from app.core.statements import Statement, fetch, prepare
+from app.core.database import RegisterSession
 from app.domains.shared.models import Base, RegisterObject, table_of
 
 MOST_SHOWN = 20
@@ -45,22 +42,21 @@ class Dependants:
         return {"total": sum(self.counts.values()), "counts": self.counts, "first": self.first}
 
 
-async def find_dependants(session: Session, model: type[RegisterObject], key: int) -> Dependants:
+async def find_dependants(session: RegisterSession, model: type[RegisterObject], key: int) -> Dependants:
     """Return what refers to the object `key`, other than itself."""
-    row = await fetch(session, _dependants(model), key=key)
-    assert row is not None  # an aggregate always has a row
-    return Dependants(json.loads(row["counts"] or "{}"), json.loads(row["first"] or "[]"))
+    row = (await session.execute(_dependants(model), {"key": key})).one()
+    return Dependants(row.counts or {}, row.first or [])
 
 
 @cache
-def _dependants(model: type[RegisterObject]) -> Statement:
+def _dependants(model: type[RegisterObject]) -> Executable:
     table = table_of(model)
     found = union(*_references_to(table)).cte("dependants").prefix_with("MATERIALIZED")
     counted = select(found.c.type, func.count().label("n")).group_by(found.c.type).order_by(found.c.type).subquery()
     counts = select(func.json_object_agg(counted.c.type, counted.c.n)).scalar_subquery()
     briefs = select(*found.c).order_by(found.c.type, found.c.id).limit(literal_column(str(MOST_SHOWN))).subquery("b")
     first = select(func.json_agg(briefs.table_valued())).scalar_subquery()
-    return prepare(select(cast(counts, Text).label("counts"), cast(first, Text).label("first")))
+    return select(counts.label("counts"), first.label("first"))
 
 
 def _references_to(table: Table) -> list[Select[Any]]:

@@ -20,6 +20,7 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     FromClause,
+    Select,
     String,
     Subquery,
     Text,
@@ -34,7 +35,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by
 from sqlalchemy.orm import Mapper, RelationshipDirection, RelationshipProperty
 
-from app.core.statements import Statement, prepare
+from app.core.prepared import Prepared, prepare
 from app.domains.shared.cells import links_cell, plain_cell, reference_cell
 from app.domains.shared.changes import compared, listed, told
 from app.domains.shared.embedding import (
@@ -87,7 +88,7 @@ class Documents:
         self.model = model
 
     @lru_cache(maxsize=256)  # noqa: B019 - there is one instance a collection, for the life of the process
-    def one(self, condition: Condition, members: Members = None) -> Statement:
+    def one(self, condition: Condition, members: Members = None) -> Prepared:
         """Return the statement that reads the object that the condition selects: `id`, `version` and `body`.
 
         Of an embedded member that is not among `members` no table is touched.
@@ -103,7 +104,7 @@ class Documents:
         condition: Condition | None = None,
         start: Start = "first",
         members: Members = None,
-    ) -> Statement:
+    ) -> Prepared:
         """Return the statement of a page: `rows` (one more than `limit` when more follow), `items` and `edges`.
 
         Its parameters are `limit`, `offset`, those of the condition and, unless it is the first page, of the position
@@ -124,7 +125,7 @@ class Documents:
     @lru_cache(maxsize=256)  # noqa: B019
     def export(
         self, order: Order, condition: Condition | None, members: Members, *, after: bool, table: bool, keyed: bool
-    ) -> Statement:
+    ) -> Select[Any]:
         """Return the statement of the whole list, or of what comes `after` a position, one row an object.
 
         A row is its `body`, or the cells of a `table`; briefs that are `keyed` tell external ids, by which another
@@ -144,18 +145,18 @@ class Documents:
         else:
             row = [utf8(json_object(self._members(found, members, keyed=keyed))).label("body")]
         # Where each cell is a query of its own, none names the list: each would then read it for itself.
-        return prepare(select(*row).select_from(found))
+        return select(*row).select_from(found)
 
     def header(self, members: Members) -> tuple[str, ...]:
         """Return the names of the cells of a table."""
         return tuple(name for name in self._schema.model_fields if members is None or name in members)
 
     @lru_cache(maxsize=256)  # noqa: B019
-    def count(self, condition: Condition | None = None) -> Statement:
+    def count(self, condition: Condition | None = None) -> Select[Any]:
         """Return the statement that counts the list; its parameters are those of the condition."""
         table = self._mapper.local_table.alias("o")
         query = select(func.count().label("total")).select_from(table)
-        return prepare(query if condition is None else query.where(condition(table)))
+        return query if condition is None else query.where(condition(table))
 
     def written(self, row: CTE, links: Mapping[str, FromClause]) -> CTE:
         """Return an object as the statement leaves it that writes it: `id`, `code`, `name`, `version` and `document`.

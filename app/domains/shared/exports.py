@@ -8,11 +8,10 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Literal
 
-import asyncpg
 from fastapi import Request, Response
+from sqlalchemy import Executable
 
-from app.core.statements import Statement
-from app.core.streaming import Streamed, Streams
+from app.core.streaming import Rows, Streamed, Streams
 from app.domains.shared.cells import safe
 from app.utils.exceptions import NotAcceptable
 
@@ -20,15 +19,13 @@ Format = Literal["json", "ndjson", "csv"]
 # The first of those that are equally welcome is given.
 MEDIA_TYPES: dict[Format, str] = {"json": "application/json", "ndjson": "application/x-ndjson", "csv": "text/csv"}
 
-Rows = list[asyncpg.Record]
-
 
 @dataclass(frozen=True, slots=True)
 class Export:
     """A whole list: a statement that returns one `body`, or the cells of one row, for each object."""
 
     collection: str
-    statement: Statement
+    statement: Executable
     values: dict[str, Any]
     # Of the table; None for NDJSON.
     header: tuple[str, ...] | None
@@ -116,7 +113,7 @@ async def _chunks(export: Export, first: Rows, batches: AsyncGenerator[Rows]) ->
 def lines_of(rows: Rows) -> bytes:
     """Return the documents in the `body` of rows as NDJSON."""
     # PostgreSQL breaks the lines between the entries of lists; inside of strings there are no line breaks in JSON.
-    return b"".join([row["body"].replace(b"\n", b"") + b"\n" for row in rows])
+    return b"".join([row.body.replace(b"\n", b"") + b"\n" for row in rows])
 
 
 def _write_cells(rows: Rows) -> bytes:

@@ -7,6 +7,7 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     DateTime,
+    Executable,
     FromClause,
     Interval,
     Select,
@@ -19,12 +20,11 @@ from sqlalchemy import (
     select,
 )
 
-from app.core.database import Session
-from app.core.statements import Statement, fetch, prepare
+from app.core.database import RegisterSession
 from app.domains.shared.changes import constant
 from app.domains.shared.documents import by_id
 from app.domains.shared.embedding import json_list, utf8
-from app.domains.shared.lists import Listing, PageQuery, fetch_page
+from app.domains.shared.lists import Listing, PageQuery, execute_page
 from app.domains.shared.models import Change, RegisterObject, table_of
 from app.domains.shared.orders import Condition
 
@@ -33,27 +33,26 @@ _LEADING = ("actor_id", "type")
 
 
 async def page_of_changes(
-    session: Session, condition: Condition, query: PageQuery, leading: str | None = None, **values: Any
+    session: RegisterSession, condition: Condition, query: PageQuery, leading: str | None = None, **values: Any
 ) -> Listing:
     """Return one page of the changes that a condition selects, the newest first.
 
     `leading` is the column, if any, of which the condition selects one value.
     """
-    return await fetch_page(session, _page(condition, leading), lambda: _count(condition), query, **values)
+    return await execute_page(session, _page(condition, leading), _count(condition), query, values)
 
 
 @cache
-def all_changes() -> Statement:
+def all_changes() -> Executable:
     """Return the statement of the whole history, the oldest change first: one `body` a change."""
     table = table_of(Change).alias("change")
     row = _shown(table).order_by(table.c.id).subquery("d")
-    return prepare(select(utf8(func.row_to_json(row.table_valued())).label("body")))
+    return select(utf8(func.row_to_json(row.table_valued())).label("body"))
 
 
-async def has_changes(session: Session, condition: Condition, **values: Any) -> bool:
+async def has_changes(session: RegisterSession, condition: Condition, **values: Any) -> bool:
     """Return whether a condition selects any change."""
-    row = await fetch(session, _count(condition), **values)
-    return row is not None and row["total"] > 0
+    return bool(await session.scalar(_count(condition), values))
 
 
 @cache
@@ -126,7 +125,7 @@ def _since(source: FromClause) -> list[ColumnElement[bool]]:
 
 
 @cache
-def _page(condition: Condition, leading: str | None) -> Statement:
+def _page(condition: Condition, leading: str | None) -> Executable:
     """Return the statement of a page: `rows` (one more than `limit` when more follow) and `items`."""
     table = table_of(Change).alias("change")
     limit = bindparam("limit", type_=BigInteger)
@@ -136,7 +135,7 @@ def _page(condition: Condition, leading: str | None) -> Statement:
     rows = _shown(page)
     shown = rows.order_by(page.c.id.desc()).limit(limit).subquery("d")
     count = select(func.count()).select_from(page).scalar_subquery()
-    return prepare(select(count.label("rows"), json_list(shown).label("items")))
+    return select(count.label("rows"), json_list(shown).label("items"))
 
 
 def _shown(source: FromClause) -> Select[Any]:
@@ -162,6 +161,6 @@ def _shown(source: FromClause) -> Select[Any]:
 
 
 @cache
-def _count(condition: Condition) -> Statement:
+def _count(condition: Condition) -> Executable:
     table = table_of(Change).alias("change")
-    return prepare(select(func.count().label("total")).select_from(table).where(condition(table)))
+    return select(func.count().label("total")).select_from(table).where(condition(table))

@@ -2,15 +2,15 @@
 
 import json
 import re
-from collections.abc import Awaitable, Callable
 from enum import Enum
 from typing import Annotated, Literal
 from urllib.parse import quote, urlencode
 
-from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, BeforeValidator
 
+from app.core.query_models import QueryModel, query_of
 from app.core.tokens import Tokens
 from app.domains.shared.documents import Document
 from app.domains.shared.etags import names_representation
@@ -65,20 +65,15 @@ Number = Annotated[
 ]
 
 
-def list_parameters(model: type[ListQuery]) -> Callable[..., Awaitable[ListQuery]]:
-    """Return the dependency that gives a handler the parameters of a list, its cursor read.
+class ListParameters(QueryModel[ListQuery]):
+    """A dependency that validates the parameters of a list, and reads its cursor and the wanted format."""
 
-    It raises `BadRequest` for a cursor of another list.
-    """
-
-    async def read(request: Request, query: ListQuery) -> ListQuery:
+    async def __call__(self, request: Request) -> ListQuery:
+        """Return the parameters. Raises `BadRequest` for a cursor of another list, and `NotAcceptable`."""
+        query = await super().__call__(request)
         query.send_as(wanted_format(request))
         read_cursor(query, request)
         return query
-
-    # FastAPI reads the parameters from here.
-    read.__annotations__["query"] = Annotated[model, Query()]
-    return read
 
 
 def read_cursor(query: CursorQuery, request: Request) -> None:
@@ -94,19 +89,17 @@ def read_cursor(query: CursorQuery, request: Request) -> None:
     query.go_on_at(Position(start, tuple(keys)))
 
 
-def representation_parameters(schema: type[BaseModel]) -> Callable[..., Awaitable[RepresentationQuery]]:
-    """Return the dependency that gives a handler the parameters that choose among the members of a schema."""
-    model = representation_query(f"{schema.__name__}Representation", schema)
-
-    async def read(query: RepresentationQuery) -> RepresentationQuery:
-        return query
-
-    # FastAPI reads the parameters from here.
-    read.__annotations__["query"] = Annotated[model, Query()]
-    return read
+def list_parameters(model: type[ListQuery]) -> ListParameters:
+    """Return the dependency that validates the parameters of a list; see `ListParameters`."""
+    return ListParameters(model)
 
 
-PageParameters = Annotated[PageQuery, Query()]
+def representation_parameters(schema: type[BaseModel]) -> QueryModel[RepresentationQuery]:
+    """Return the dependency that validates the parameters which choose among the members of a schema."""
+    return query_of(representation_query(f"{schema.__name__}Representation", schema))
+
+
+PageParameters = Annotated[PageQuery, Depends(query_of(PageQuery))]
 IfMatch = Annotated[
     str | None,
     Header(alias="If-Match", description="Write only if the object still has the version of this `ETag`; else 412."),

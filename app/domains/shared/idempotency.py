@@ -5,38 +5,32 @@ is carried out twice rests on the primary key of the table alone: of two transac
 second one fails. The advisory lock is for the caller, who learns at once that the first request is still at work.
 """
 
-import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, Self
+from typing import Any
 
-from fastapi import Request, Response
+from fastapi import Depends, Request, Response
+from fastapi.routing import APIRoute
 from sqlalchemy import (
-    ARRAY,
     BigInteger,
-    LargeBinary,
-    SmallInteger,
+    Executable,
     String,
-    Text,
     bindparam,
     case,
-    cast,
     exists,
     func,
     literal_column,
     select,
 )
-from sqlalchemy.dialects.postgresql import JSONB, insert
+from sqlalchemy.dialects.postgresql import insert
 
-from app.core.arguments import DirectRoute, Handler
-from app.core.bodies import StrictRequest
-from app.core.database import abandon, commit
+from app.core.database import RegisterSession, SessionDep, advisory_key
 from app.core.database_errors import IntegrityViolation
-from app.core.permissions import SCOPES
-from app.core.routing import LargeBodyRoute, StrictRoute, declared_permission
+from app.core.permissions import DECLARATION, SCOPES
+from app.core.routing import Handler, LargeBodyRoute, StrictRoute
 from app.core.security import Caller
-from app.core.statements import Statement, advisory_key, execute, prepare
 from app.domains.shared.constraints import explain
 from app.domains.shared.models import IdempotencyKey, table_of
 from app.utils.exceptions import (
@@ -52,7 +46,7 @@ from app.utils.exceptions import (
     TooManyRequests,
     Unauthorized,
 )
-from app.utils.problems import problem_response
+from app.utils.problems import answer_with_problem
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
 REPLAYED = "Idempotency-Replayed"
@@ -76,79 +70,102 @@ def takes_key(method: str, permission: str) -> bool:
     return method.upper() in METHODS and permission in SCOPES
 
 
-class _AnswersOnce(DirectRoute):
-    """Stands behind `StrictRoute`, so that the caller is authorised and the body read before anything is done here."""
+class Replayed(Exception):
+    """The first request with this key was answered before; `response` is that answer, and the handler does not run."""
 
-    def get_route_handler(self) -> Handler:
-        handler = super().get_route_handler()
-        methods = METHODS & (self.methods or set())
-        if not methods:
-            return handler  # the others are idempotent by what they mean (RFC 9110, section 9.2.2)
-        permission = declared_permission(self)
-        answer = answer_once if all(takes_key(method, permission) for method in methods) else _refuse
-
-        async def keyed_handler(request: Request) -> Response:
-            if IDEMPOTENCY_KEY in request.headers:
-                return await answer(handler, request)
-            return await handler(request)
-
-        return keyed_handler
-
-
-class RepeatableRoute(StrictRoute, _AnswersOnce):
-    """A strict route that honours `Idempotency-Key`."""
-
-
-class RepeatableLargeRoute(LargeBodyRoute, _AnswersOnce):
-    """A route for many objects at once that honours `Idempotency-Key`."""
+    def __init__(self, response: Response) -> None:
+        super().__init__()
+        self.response = response
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A request as its key knows it."""
+    """A request as its key knows it, and the session in whose transaction its answer is kept."""
 
+    session: RegisterSession
     user_id: int
     key: str
     fingerprint: bytes
     scopes: frozenset[str]
 
-    @classmethod
-    async def of(cls, request: StrictRequest) -> Self:
-        """Raises `InvalidContent` for a key that is none."""
-        caller: Caller = request.state.caller
-        return cls(caller.user_id, _key(request), await _fingerprint(request), caller.scopes)
-
     @property
     def lock(self) -> int:
+        """The key of the advisory lock that the request holds while it is carried out."""
         return advisory_key(f"{IDEMPOTENCY_KEY} {self.user_id} {self.key}")
 
 
-async def answer_once(handler: Handler, plain: Request) -> Response:
-    """Answer a request that has a key: as its first one was answered, or by the handler, whose answer is kept.
+async def claim_key(request: Request, session: SessionDep) -> None:
+    """Claim the request's `Idempotency-Key`, if it has one, for the transaction of its session.
 
-    Raises `RequestInFlight`, `KeyReused`, `AnswerTooLarge`, `Forbidden` and what the handler raises.
+    Raises `Replayed` when its answer is kept, `RequestInFlight` when another request holds the key, `KeyReused` when
+    it was sent with another request, `AnswerTooLarge`, `Forbidden`, and `InvalidContent` for a malformed key.
     """
-    # A route without a body hands on the request as it came.
-    limit: int = plain.app.state.settings.max_body_bytes
-    request = plain if isinstance(plain, StrictRequest) else StrictRequest(plain.scope, plain.receive, limit)
-    attempt = await Attempt.of(request)
-    kept = await _claim(request, attempt)
+    if IDEMPOTENCY_KEY not in request.headers:
+        return
+    caller: Caller = request.state.caller
+    attempt = Attempt(session, caller.user_id, _key(request), await _fingerprint(request), caller.scopes)
+    kept = await _claim(attempt)
     if kept is not None:
         response = _again(kept, attempt)
         request.state.replayed = True  # for the log
-        return response
-    try:
-        response = await handler(request)
-    except RegisterError as error:
-        await _keep_refusal(request, attempt, error)
-        raise
-    await _keep(request, attempt, response)
-    return response
+        raise Replayed(response)
+    request.state.attempt = attempt
 
 
-async def _refuse(_handler: Handler, _request: Request) -> Response:
-    detail = f"An {IDEMPOTENCY_KEY} means nothing here: answers that carry credentials are not kept."
-    raise BadRequest(detail, errors=[Fault(f"/{IDEMPOTENCY_KEY}", "idempotency_key", detail, "header")])
+async def refuse_key(request: Request) -> None:
+    """Raise `BadRequest` for an `Idempotency-Key` where answers carry credentials, which are not kept."""
+    if IDEMPOTENCY_KEY in request.headers:
+        detail = f"An {IDEMPOTENCY_KEY} means nothing here: answers that carry credentials are not kept."
+        raise BadRequest(detail, errors=[Fault(f"/{IDEMPOTENCY_KEY}", "idempotency_key", detail, "header")])
+
+
+async def replay(_request: Request, replayed: Exception) -> Response:
+    """Answer a request whose first answer is kept; the handler of `Replayed`."""
+    assert isinstance(replayed, Replayed)
+    return replayed.response
+
+
+class _KeepsAnswers(APIRoute):
+    """Claims the `Idempotency-Key` of POST and PATCH requests, and keeps the answer in the same transaction.
+
+    It stands behind `StrictRoute`, which has authorised the caller and read the body. The other methods are idempotent
+    by definition (RFC 9110, section 9.2.2).
+    """
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        methods = METHODS & set(options.get("methods") or ())
+        self._keeps = False
+        if methods:
+            permission = (options.get("openapi_extra") or {}).get(DECLARATION, "")
+            self._keeps = all(takes_key(method, permission) for method in methods)
+            claim = Depends(claim_key if self._keeps else refuse_key)
+            options["dependencies"] = [claim, *(options.get("dependencies") or ())]
+        super().__init__(path, endpoint, **options)
+
+    def get_route_handler(self) -> Handler:
+        handler = super().get_route_handler()
+        return self._keeping(handler) if self._keeps else handler
+
+    def _keeping(self, handler: Handler) -> Handler:
+        async def keep_answer(request: Request) -> Response:
+            request.state.attempt = None
+            try:
+                response = await handler(request)
+            except RegisterError as error:
+                return await _keep_refusal(request, error)
+            if request.state.attempt is not None:
+                await _keep(request.state.attempt, response)
+            return response
+
+        return keep_answer
+
+
+class RepeatableRoute(StrictRoute, _KeepsAnswers):
+    """A strict route that honours `Idempotency-Key`."""
+
+
+class RepeatableLargeRoute(LargeBodyRoute, _KeepsAnswers):
+    """A route for many objects at once that honours `Idempotency-Key`."""
 
 
 def _key(request: Request) -> str:
@@ -160,7 +177,7 @@ def _key(request: Request) -> str:
     return key
 
 
-async def _fingerprint(request: StrictRequest) -> bytes:
+async def _fingerprint(request: Request) -> bytes:
     scope = request.scope
     parts = [scope["method"].encode(), scope["path"].encode("utf-8", "backslashreplace"), scope["query_string"]]
     parts += [request.headers.get(name, "").encode("latin-1") for name in _DECISIVE]
@@ -171,12 +188,13 @@ async def _fingerprint(request: StrictRequest) -> bytes:
     return digest.digest()
 
 
-async def _claim(request: Request, attempt: Attempt) -> Any | None:
+async def _claim(attempt: Attempt) -> Any | None:
     """Return what is kept of the key, or None when it is this request's.
 
     Raises `RequestInFlight` when it is another one's.
     """
-    (row,) = await execute(request.state.session, _CLAIM, user_id=attempt.user_id, key=attempt.key, lock=attempt.lock)
+    values = {"user_id": attempt.user_id, "key": attempt.key, "lock": attempt.lock}
+    row = (await attempt.session.execute(_CLAIM, values)).one()
     if row.status is not None:
         return row
     if not row.claimed:
@@ -184,37 +202,41 @@ async def _claim(request: Request, attempt: Attempt) -> Any | None:
     return None
 
 
-async def _keep(request: Request, attempt: Attempt, response: Response) -> None:
+async def _keep(attempt: Attempt, response: Response) -> None:
     """Keep the answer, which is final when the transaction is committed."""
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in response.raw_headers}
     headers.pop("content-length", None)
     body = bytes(response.body)
-    rows = await execute(
-        request.state.session,
-        _KEEP,
-        user_id=attempt.user_id,
-        key=attempt.key,
-        fingerprint=attempt.fingerprint,
-        scopes=sorted(attempt.scopes),
-        status=response.status_code,
-        headers=json.dumps(headers),
-        body=body if len(body) <= LARGEST_KEPT else None,
-    )
-    if not rows:
+    values = {
+        "user_id": attempt.user_id,
+        "key": attempt.key,
+        "fingerprint": attempt.fingerprint,
+        "scopes": sorted(attempt.scopes),
+        "status": response.status_code,
+        "headers": headers,
+        "body": body if len(body) <= LARGEST_KEPT else None,
+    }
+    if (await attempt.session.execute(_KEEP, values)).first() is None:
         raise RequestInFlight  # and what this one wrote is undone
 
 
-async def _keep_refusal(request: Request, attempt: Attempt, error: RegisterError) -> None:
-    """Keep the problem document of an error that undid what was written, if the same request is to meet it again."""
+async def _keep_refusal(request: Request, error: RegisterError) -> Response:
+    """Return the problem document of an error, kept for the key of the request; what was written before it is undone.
+
+    The document is returned and not raised, so that the session dependency commits it. Raises the error again when the
+    request has no key, or when the same request is not to meet the same refusal.
+    """
+    attempt: Attempt | None = request.state.attempt
     refusal = explain(error) if isinstance(error, IntegrityViolation) else error
-    if refusal is None or refusal.status >= InternalError.status or refusal.status in _NEVER_KEPT:
-        return
-    await abandon(request.state.session)
-    # The lock went with the transaction: another one may have been faster since.
-    if await _claim(request, attempt) is not None:
+    if attempt is None or refusal is None or refusal.status >= InternalError.status or refusal.status in _NEVER_KEPT:
+        raise error
+    await attempt.session.undo()
+    # The lock went with the transaction: another request may have been faster since.
+    if await _claim(attempt) is not None:
         raise RequestInFlight from error
-    await _keep(request, attempt, problem_response(refusal, request.scope))
-    await commit(request.state.session)
+    response = answer_with_problem(request, refusal)
+    await _keep(attempt, response)
+    return response
 
 
 def _again(kept: Any, attempt: Attempt) -> Response:
@@ -227,17 +249,16 @@ def _again(kept: Any, attempt: Attempt) -> Response:
         raise Forbidden(f"The first request with this key was made with the scope {scope}.", scope=scope)
     if kept.body is None:
         raise AnswerTooLarge(kept.status)
-    response = Response(kept.body, kept.status, json.loads(kept.headers))
+    response = Response(kept.body, kept.status, kept.headers)
     response.headers[REPLAYED] = "true"
     return response
 
 
-def _claim_statement() -> Statement:
+def _claim_statement() -> Executable:
     """Return the statement that reads what is kept of a key, or else takes the lock of it unless another one has it."""
     table = table_of(IdempotencyKey)
-    headers = cast(table.c.headers, Text).label("headers")  # the dialect would parse it, the bare driver would not
     kept = (
-        select(table.c.fingerprint, table.c.scopes, table.c.status, headers, table.c.body)
+        select(table.c.fingerprint, table.c.scopes, table.c.status, table.c.headers, table.c.body)
         .where(
             table.c.user_id == bindparam("user_id", type_=BigInteger),
             table.c.key == bindparam("key", type_=String),
@@ -250,26 +271,18 @@ def _claim_statement() -> Statement:
     lock = func.pg_try_advisory_xact_lock(bindparam("lock", type_=BigInteger))
     # Of those who only read nobody keeps another one waiting.
     claimed = case((exists(select(kept.c.status)), literal_column("false")), else_=lock)
-    return prepare(select(claimed.label("claimed"), *kept.c).select_from(one.outerjoin(kept, literal_column("true"))))
+    return select(claimed.label("claimed"), *kept.c).select_from(one.outerjoin(kept, literal_column("true")))
 
 
-def _keep_statement() -> Statement:
+def _keep_statement() -> Executable:
     """Return the statement that keeps an answer, in the place of an expired one; no row when one is kept already."""
     table = table_of(IdempotencyKey)
-    adding = insert(table).values(
-        user_id=bindparam("user_id", type_=BigInteger),
-        key=bindparam("key", type_=String),
-        fingerprint=bindparam("fingerprint", type_=LargeBinary),
-        scopes=bindparam("scopes", type_=ARRAY(Text)),
-        status=bindparam("status", type_=SmallInteger),
-        headers=bindparam("headers", type_=JSONB),
-        body=bindparam("body", type_=LargeBinary),
-        expires_at=func.now() + literal_column(f"interval '{HOURS_KEPT} hours'"),
-    )
+    # The parameters are the other columns.
+    adding = insert(table).values(expires_at=func.now() + literal_column(f"interval '{HOURS_KEPT} hours'"))
     new = {column.name: adding.excluded[column.name] for column in table.c if not column.primary_key}
     keys = list(table.primary_key.columns)
     replacing = adding.on_conflict_do_update(index_elements=keys, set_=new, where=table.c.expires_at <= func.now())
-    return prepare(replacing.returning(table.c.status))
+    return replacing.returning(table.c.status)
 
 
 _CLAIM = _claim_statement()

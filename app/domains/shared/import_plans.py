@@ -16,21 +16,17 @@ from uuid import UUID, uuid4
 from anyio import to_thread
 from sqlalchemy import (
     BigInteger,
-    LargeBinary,
+    Executable,
     String,
-    Text,
     Uuid,
     bindparam,
-    cast,
     delete,
     func,
     insert,
     literal_column,
     select,
 )
-from sqlalchemy.dialects.postgresql import JSONB
 
-from app.core.statements import Statement, execute, prepare
 from app.domains.shared.bulk_checks import Batch
 from app.domains.shared.import_models import ImportPlan
 from app.domains.shared.imports import Imported, ImportFile, import_file
@@ -62,17 +58,16 @@ async def plan_import(service: "CollectionService", file: ImportFile) -> tuple[I
     imported = await import_file(service, file, dry_run=True)
     if imported.faults:
         return imported, None
-    options = {name: value for name, value in asdict(file).items() if name != "content"}
-    (row,) = await execute(
-        service.session,
-        _KEEP,
-        id=uuid4(),
-        user_id=service.caller.user_id,
-        collection=service.model.__tablename__,
-        options=json.dumps(options),
-        file=await to_thread.run_sync(zlib.compress, file.content),
-        basis=_basis(imported.outcome.batch),
-    )
+    values = {
+        "id": uuid4(),
+        "user_id": service.caller.user_id,
+        "caller_id": service.caller.user_id,
+        "collection": service.model.__tablename__,
+        "options": {name: value for name, value in asdict(file).items() if name != "content"},
+        "file": await to_thread.run_sync(zlib.compress, file.content),
+        "basis": _basis(imported.outcome.batch),
+    }
+    row = (await service.session.execute(_KEEP, values)).one()
     return imported, Plan(row.id, row.expires_at)
 
 
@@ -82,20 +77,19 @@ async def import_planned(service: "CollectionService", key: UUID) -> Imported:
     Raises `NotFound` for one that the caller has not made of this collection, or that is gone, `Forbidden` for what
     this token may not write, and `PlanOutdated`.
     """
-    collection = service.model.__tablename__
-    rows = await execute(service.session, _TAKE, id=key, user_id=service.caller.user_id, collection=collection)
-    if not rows:
+    values = {"id": key, "user_id": service.caller.user_id, "collection": service.model.__tablename__}
+    plan = (await service.session.execute(_TAKE, values)).one_or_none()
+    if plan is None:
         raise NotFound("There is no such plan any more.")
-    options = json.loads(rows[0].options)
-    content = await to_thread.run_sync(zlib.decompress, rows[0].file)
-    file = ImportFile(content, **options | {"mapping": tuple(options["mapping"])})
+    content = await to_thread.run_sync(zlib.decompress, plan.file)
+    file = ImportFile(content, **plan.options | {"mapping": tuple(plan.options["mapping"])})
     imported = await import_file(service, file, dry_run=False)
     missing = imported.outcome.missing_scope
     if missing is not None:
         # The plan was made with another token: nothing is wrong with it.
         detail = f"The scope {missing} is missing."
         raise Forbidden(detail, scope=missing, errors=imported.faults[:MOST_FAULTS])
-    if imported.faults or _basis(imported.outcome.batch) != rows[0].basis:
+    if imported.faults or _basis(imported.outcome.batch) != plan.basis:
         raise PlanOutdated(errors=imported.faults[:MOST_FAULTS])
     return imported
 
@@ -112,27 +106,19 @@ def _basis(batch: Batch) -> bytes:
     return digest.digest()
 
 
-def _keep_statement() -> Statement:
+def _keep_statement() -> Executable:
     """Return the statement that keeps a plan and removes the caller's oldest ones."""
     table = table_of(ImportPlan)
-    user_id = bindparam("user_id", type_=BigInteger)
-    old = select(table.c.id).where(table.c.user_id == user_id).order_by(table.c.expires_at.desc())
+    old = select(table.c.id).where(table.c.user_id == bindparam("caller_id", type_=BigInteger)).order_by(table.c.expires_at.desc())
     # What others are removing at the same time need not be waited for.
     old = old.offset(literal_column(str(MOST_PLANS - 1))).with_for_update(skip_locked=True)
     removed = delete(table).where(table.c.id.in_(old)).returning(table.c.id).cte("removed")
-    values: dict[str, Any] = {
-        "id": bindparam("id", type_=Uuid),
-        "user_id": user_id,
-        "collection": bindparam("collection", type_=String),
-        "options": bindparam("options", type_=JSONB),
-        "file": bindparam("file", type_=LargeBinary),
-        "basis": bindparam("basis", type_=LargeBinary),
-        "expires_at": func.now() + literal_column(f"interval '{MINUTES_KEPT} minutes'"),
-    }
-    return prepare(insert(table).values(values).returning(table.c.id, table.c.expires_at).add_cte(removed))
+    # The other parameters are the columns.
+    adding = insert(table).values(expires_at=func.now() + literal_column(f"interval '{MINUTES_KEPT} minutes'"))
+    return adding.returning(table.c.id, table.c.expires_at).add_cte(removed)
 
 
-def _take_statement() -> Statement:
+def _take_statement() -> Executable:
     """Return the statement that removes a plan and returns it."""
     table = table_of(ImportPlan)
     mine = (
@@ -141,8 +127,7 @@ def _take_statement() -> Statement:
         table.c.collection == bindparam("collection", type_=String),
         table.c.expires_at > func.now(),
     )
-    options = cast(table.c.options, Text).label("options")
-    return prepare(delete(table).where(*mine).returning(options, table.c.file, table.c.basis))
+    return delete(table).where(*mine).returning(table.c.options, table.c.file, table.c.basis)
 
 
 _KEEP = _keep_statement()

@@ -5,12 +5,12 @@ from email.message import Message
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 from uuid import UUID
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from app.core.query_models import query_of
 from app.core.routing import only
-from app.core.statements import allow_seconds
 from app.domains.shared.bulk_routes import outcome, refusal
 from app.domains.shared.http import JSON, compact
 from app.domains.shared.idempotency import RepeatableLargeRoute
@@ -19,6 +19,7 @@ from app.domains.shared.import_plans import MINUTES_KEPT, Plan, import_planned, 
 from app.domains.shared.imports import Action, Imported, ImportFile, RowOutcome, import_file
 from app.domains.shared.responses import BODY, Responses, problems
 from app.domains.shared.schemas import Instant, Schema
+from app.domains.shared.service import CollectionService
 from app.utils.exceptions import Conflict, Fault, InvalidContent, NotFound
 from app.utils.problems import ProblemError
 
@@ -129,23 +130,26 @@ def _body_of(example: str) -> dict[str, Any]:
     }
 
 
-def add_import(router: APIRouter, name: str, service_type: Any, permission: dict[str, Any]) -> None:
-    """Add `POST /import` to the router of a collection, as the operation `import_{name}`.
+def add_import(
+    router: APIRouter, name: str, service_class: type[CollectionService], permission: dict[str, Any]
+) -> None:
+    """Add `POST /import` to the router of a collection, as the operation `import_{name}`."""
 
-    `service_type` is what injects the collection's service.
-    """
-
-    async def import_(service: Any, request: Request, query: ImportQuery) -> Response:
+    async def import_(
+        service: Annotated[CollectionService, Depends(service_class.provide)],
+        request: Request,
+        query: Annotated[ImportQuery, Depends(query_of(ImportQuery))],
+    ) -> Response:
         content = await request.body()
         if query.plan_id is not None:
             if content:
                 raise _unfit("unexpected_file", "A plan has its file already: send none.")
-            await allow_seconds(service.session, STATEMENT_SECONDS)
+            await service.session.allow_seconds(STATEMENT_SECONDS)
             return _answer(await import_planned(service, query.plan_id), None, dry_run=False)
         if not content:
             raise _unfit("missing_file", "Send a file, or the id of a plan.")
         file = _file(request, content, query)
-        await allow_seconds(service.session, STATEMENT_SECONDS)
+        await service.session.allow_seconds(STATEMENT_SECONDS)
         if query.dry_run:
             imported, plan = await plan_import(service, file)
             return _answer(imported, plan, dry_run=True)
@@ -154,16 +158,12 @@ def add_import(router: APIRouter, name: str, service_type: Any, permission: dict
             raise refusal(imported.faults, imported.outcome.missing_scope, cut=imported.cut)
         return _answer(imported, None, dry_run=False)
 
-    # FastAPI reads the parameters from here.
-    import_.__annotations__ |= {"service": service_type, "query": Annotated[ImportQuery, Query()]}
-    import_.__name__ = f"import_{name}"
-    import_.__doc__ = (
-        f"Create and change {name} as a file has them: each row is about the object with its code or external id, "
-        f"or else a new one. A plan is kept for {MINUTES_KEPT} minutes."
-    )
     router.add_api_route(
         "/import",
         import_,
+        name=f"import_{name}",
+        description=f"Create and change {name} as a file has them: each row is about the object with its code or "
+        f"external id, or else a new one. A plan is kept for {MINUTES_KEPT} minutes.",
         methods=["POST"],
         response_model=ImportAnswer,
         responses=ANSWERS,

@@ -6,9 +6,8 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Literal
 
 from anyio import to_thread
-from sqlalchemy import ARRAY, Text, any_, bindparam, func, or_, select
+from sqlalchemy import ARRAY, Executable, Text, any_, bindparam, func, or_, select
 
-from app.core.statements import Statement, execute, prepare
 from app.domains.shared.bulk import BulkOutcome, write_all
 from app.domains.shared.bulk_items import key_in
 from app.domains.shared.fault_budget import FaultBudget
@@ -130,7 +129,8 @@ async def _choose_keys(service: "CollectionService", rows: Sequence[ImportRow]) 
     if not both:
         return
     external_ids, codes = [external_id for _, external_id, _ in both], [code for _, _, code in both]
-    found = await execute(service.session, _find_keys(service.model), codes=codes, external_ids=external_ids)
+    values = {"codes": codes, "external_ids": external_ids}
+    found = (await service.session.execute(_find_keys(service.model), values)).all()
     known_ids = {row.external_id for row in found}
     nameless = {row.code for row in found if row.external_id is None}
     for item, by_external_id, by_code in both:
@@ -140,13 +140,13 @@ async def _choose_keys(service: "CollectionService", rows: Sequence[ImportRow]) 
 
 
 @cache
-def _find_keys(model: type[RegisterObject]) -> Statement:
+def _find_keys(model: type[RegisterObject]) -> Executable:
     """Return the statement of the codes, in small letters, and the external ids that objects have of those given."""
     table = table_of(model)
     codes, external_ids = (bindparam(name, type_=ARRAY(Text)) for name in ("codes", "external_ids"))
     code = func.lower(table.c.code)
     query = select(code.label("code"), table.c.external_id)
-    return prepare(query.where(or_(code == any_(codes), table.c.external_id == any_(external_ids))))
+    return query.where(or_(code == any_(codes), table.c.external_id == any_(external_ids)))
 
 
 def _outcomes(rows: Sequence[ImportRow], outcome: BulkOutcome, budget: FaultBudget) -> list[RowOutcome]:

@@ -5,17 +5,18 @@ page costs what the first one costs, and who comes and goes meanwhile moves noth
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, create_model, field_validator, model_validator
 from pydantic_core import PydanticCustomError
+from sqlalchemy import Executable
 
-from app.core.database import Session
+from app.core.database import RegisterSession
 from app.core.hints import hint
-from app.core.statements import Statement, fetch
+from app.core.prepared import Prepared
 from app.domains.shared.exports import Format
 from app.domains.shared.field_filters import identifier, instant, number, own_id, text
 from app.domains.shared.filters import Digits, Filter, FixedLink, IntegerParameter, Parameter, Selected, select_by
@@ -222,15 +223,36 @@ class Listing:
 
 
 async def fetch_page(
-    session: Session, page: Statement, count: Callable[[], Statement], query: PageQuery, **values: Any
+    session: RegisterSession, page: Prepared, count: Executable, query: PageQuery, values: dict[str, Any]
 ) -> Listing:
-    """Return the part of a list that the query asks for: `page` returns `rows` and `items`, `count` a `total`."""
-    row = await fetch(session, page, limit=query.limit, offset=query.offset, **values)
+    """Return the part of a list that the query asks for, by the fast path; see `execute_page`."""
+    row = await session.fetch(page, limit=query.limit, offset=query.offset, **values)
     assert row is not None  # an aggregate always has a row
-    total = None
-    if query.count == "exact":
-        counted = await fetch(session, count(), **values)
-        total = counted and counted["total"]
-    first, last = json.loads(row.get("edges") or "[null, null]")
-    edges = None if first is None else (tuple(first), tuple(last))
-    return Listing(row["items"], total, more=row["rows"] > query.limit, edges=edges)
+    return await _listing(session, row["rows"], row["items"], row["edges"], count, query, values)
+
+
+async def execute_page(
+    session: RegisterSession, page: Executable, count: Executable, query: PageQuery, values: dict[str, Any]
+) -> Listing:
+    """Return the part of a list that the query asks for.
+
+    `page` returns one row: `rows`, one more than `limit` when more follow, `items` as a JSON array in bytes and, unless
+    the list has no cursors, `edges`, the sort keys of the first and the last object as JSON. `count` returns the total.
+    """
+    row = (await session.execute(page, values | {"limit": query.limit, "offset": query.offset})).one()
+    return await _listing(session, row.rows, row.items, getattr(row, "edges", None), count, query, values)
+
+
+async def _listing(
+    session: RegisterSession,
+    rows: int,
+    items: bytes,
+    edges: str | None,
+    count: Executable,
+    query: PageQuery,
+    values: dict[str, Any],
+) -> Listing:
+    total = await session.scalar(count, values) if query.count == "exact" else None
+    first, last = json.loads(edges or "[null, null]")
+    keys = None if first is None else (tuple(first), tuple(last))
+    return Listing(items, total, more=rows > query.limit, edges=keys)

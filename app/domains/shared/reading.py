@@ -2,7 +2,6 @@
 
 from typing import Any, ClassVar
 
-from app.core.statements import fetch
 from app.domains.shared.documents import Document, Documents
 from app.domains.shared.exports import Export
 from app.domains.shared.filters import FixedLink
@@ -42,9 +41,8 @@ class CollectionReader(RequestService):
     async def stats(self, query: StatsQuery) -> Counts:
         """Return how many of the objects that the filters select are in which group."""
         statement, values = query.statement(self.model)
-        row = await fetch(self.session, statement, **values)
-        assert row is not None  # an aggregate always has a row
-        return Counts(row["groups"], row["total"], truncated=row["found"] > MOST_GROUPS)
+        row = (await self.session.execute(statement, values)).one()
+        return Counts(row.groups, row.total, truncated=row.found > MOST_GROUPS)
 
     async def page_linked(self, link_set: LinkSet, end: str, reference: str, query: ListQuery) -> Listing | Export:
         """Return one page, or all, of the objects at `end` of the links to one object at the other end."""
@@ -54,6 +52,9 @@ class CollectionReader(RequestService):
         nothing = isinstance(listing, Export) or listing.items == b"[]"
         if nothing and not await self._exists(other, key):
             raise not_found(other)
+        if isinstance(listing, Export):
+            # The stream has a connection of its own, which must not wait for that of this session.
+            await self.session.release()
         return listing
 
     async def changes(self, reference: str, query: PageQuery) -> Listing:
@@ -72,10 +73,10 @@ class CollectionReader(RequestService):
         raise not_found(self.model)
 
     async def _exists(self, model: type[RegisterObject], key: Key) -> bool:
-        return await fetch(self.session, object_exists(model, key.condition), key=key.value) is not None
+        return await self.session.scalar(object_exists(model, key.condition), {"key": key.value}) is not None
 
     async def _read(self, key: Key, members: Members = None) -> Document:
-        row = await fetch(self.session, self.documents.one(key.condition, members), key=key.value)
+        row = await self.session.fetch(self.documents.one(key.condition, members), key=key.value)
         if row is None:
             raise not_found(self.model)
         return Document(row["id"], row["version"], row["body"])
@@ -95,7 +96,7 @@ class CollectionReader(RequestService):
         if query.format != "json":
             return self._export(query, order, condition, values)
         page = self.documents.page(order, others, start, query.members)
-        return await fetch_page(self.session, page, lambda: self.documents.count(condition), query, **values)
+        return await fetch_page(self.session, page, self.documents.count(condition), query, values)
 
     def _export(self, query: ListQuery, order: Order, condition: Condition | None, values: dict[str, Any]) -> Export:
         if query.position is not None and query.position.start == "before":

@@ -5,8 +5,7 @@ from typing import Any
 
 from sqlalchemy import select
 
-from app.core.database import Session, abandon
-from app.core.statements import execute, fetch
+from app.core.database import RegisterSession
 from app.domains.shared.bulk_statements import find_holders, unique_keys
 from app.domains.shared.constraints import taken_key
 from app.domains.shared.links import LinkSet, named_targets
@@ -18,7 +17,7 @@ from app.utils.validation import MOST_FAULTS, summary
 
 
 async def with_all_faults(
-    session: Session,
+    session: RegisterSession,
     model: type[RegisterObject],
     links: Sequence[LinkSet],
     error: RegisterError,
@@ -29,7 +28,7 @@ async def with_all_faults(
 
     `key` is that of the object that should change, None for a new one.
     """
-    await abandon(session)
+    await session.undo()
     taken = await _taken_keys(session, model, body, key)
     unknown = await _unknown_references(session, model, links, body)
     told = () if isinstance(error, (Duplicate, UnknownReference)) else error.errors
@@ -49,19 +48,21 @@ def _summary_of_unknown(count: int) -> str:
     return "The request names objects that do not exist."
 
 
-async def _taken_keys(session: Session, model: type[RegisterObject], body: Any, key: Key | None) -> tuple[Fault, ...]:
-    own = None if key is None else await fetch(session, object_exists(model, key.condition), key=key.value)
+async def _taken_keys(
+    session: RegisterSession, model: type[RegisterObject], body: Any, key: Key | None
+) -> tuple[Fault, ...]:
+    own = None if key is None else await session.scalar(object_exists(model, key.condition), {"key": key.value})
     wanted = {name: getattr(body, name) for name in unique_keys(model)}
     arrays = {f"{name}_values": [] if value is None else [value] for name, value in wanted.items()}
     return tuple(
         taken_key(model.noun, row.key)
-        for row in await execute(session, find_holders(model), **arrays)
-        if row.id is not None and (own is None or row.id != own.id)
+        for row in await session.execute(find_holders(model), arrays)
+        if row.id is not None and row.id != own
     )
 
 
 async def _unknown_references(
-    session: Session, model: type[RegisterObject], links: Sequence[LinkSet], body: Any
+    session: RegisterSession, model: type[RegisterObject], links: Sequence[LinkSet], body: Any
 ) -> tuple[Fault, ...]:
     named = [
         (f"/{name}", target, key)
@@ -71,11 +72,10 @@ async def _unknown_references(
     for link_set in links:
         named += named_targets(body, link_set)
     known: set[tuple[type[RegisterObject], int]] = set()
-    connection = await session.connection()
     for target in {target for _, target, _ in named}:
         column = table_of(target).c.id
         ids = {key for _, of, key in named if of is target}
-        known |= {(target, key) for key in await connection.scalars(select(column).where(column.in_(ids)))}
+        known |= {(target, key) for key in await session.scalars(select(column).where(column.in_(ids)))}
     return tuple(
         Fault(pointer, UnknownReference.code, "No such object is registered.")
         for pointer, target, key in named

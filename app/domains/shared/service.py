@@ -5,10 +5,11 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from pydantic import ValidationError
+from sqlalchemy import Executable
 
+from app.core.database import Row
 from app.core.database_errors import IntegrityViolation
-from app.core.pool import Row
-from app.core.statements import Statement, allow_seconds, execute, execute_alone, fetch
+from app.core.prepared import Prepared
 from app.domains.shared.bulk import STATEMENT_SECONDS, BulkOutcome, write_all
 from app.domains.shared.bulk_items import refuse_too_many_links
 from app.domains.shared.bulk_rules import BulkRules
@@ -85,8 +86,7 @@ class CollectionService(CollectionReader):
                 raise invalid_content(error) from error
 
         key = parse_key(reference, self.model)
-        row = await fetch(self.session, read_columns(self.model, key.condition), key=key.value)
-        current = await self._checked(row, if_match)
+        current = await self._columns(read_columns(self.model, key.condition), key, if_match)
         whole = merged(current)
         self._authorise(current, whole)
         document = await self._update(Key(by_id, current["id"]), whole, wanted, [current["version"]])
@@ -107,7 +107,7 @@ class CollectionService(CollectionReader):
         Raises `ContentTooLarge` for more links than a request may have; imports have limits of their own.
         """
         refuse_too_many_links(items)
-        await allow_seconds(self.session, STATEMENT_SECONDS)
+        await self.session.allow_seconds(STATEMENT_SECONDS)
         return await write_all(self, items, atomic=atomic, dry_run=dry_run)
 
     async def link(
@@ -134,12 +134,11 @@ class CollectionService(CollectionReader):
         await self._change_link(link_set, statement, current, key, detail)
 
     async def _change_link(
-        self, link_set: LinkSet, statement: Statement, current: dict[str, Any], key: Key, detail: str | None
+        self, link_set: LinkSet, statement: Executable, current: dict[str, Any], key: Key, detail: str | None
     ) -> None:
+        values = {"object_id": current["id"], "key": key.value, "detail": detail, **self.caller.signature()}
         try:
-            rows = await execute(
-                self.session, statement, id=current["id"], key=key.value, detail=detail, **self.caller.signature()
-            )
+            found = (await self.session.execute(statement, values)).first()
         except IntegrityViolation as violation:
             if violation.is_reference:  # it was deleted since the statement found it
                 raise not_found(link_set.target_model) from violation
@@ -149,16 +148,16 @@ class CollectionService(CollectionReader):
             # The body of this request has only the link's own field.
             error.errors = tuple(replace(fault, pointer=f"/{link_set.detail}") for fault in error.errors)
             raise error from violation
-        if not rows:
+        if found is None:
             raise not_found(link_set.target_model)
 
     async def _lock(self, reference: str, if_match: str | None, lock: Lock = "change") -> dict[str, Any]:
         """Return the columns of an object that nobody else can change until the transaction ends."""
         key = parse_key(reference, self.model)
-        rows = await execute(self.session, read_columns(self.model, key.condition, lock), key=key.value)
-        return await self._checked(rows[0] if rows else None, if_match)
+        return await self._columns(read_columns(self.model, key.condition, lock), key, if_match)
 
-    async def _checked(self, row: Row | None, if_match: str | None) -> dict[str, Any]:
+    async def _columns(self, statement: Executable, key: Key, if_match: str | None) -> dict[str, Any]:
+        row = (await self.session.execute(statement, {"key": key.value})).mappings().one_or_none()
         if row is None:
             raise not_found(self.model)
         versions = versions_named(if_match)
@@ -226,11 +225,11 @@ class CollectionService(CollectionReader):
                 f"The {self.model.noun} is still referred to by {dependants.summary}.",
                 extensions={"dependants": dependants.as_json()},
             )
-        await execute(self.session, delete_object(self.documents), key=current["id"], **self.caller.signature())
+        await self.session.execute(delete_object(self.documents), {"key": current["id"], **self.caller.signature()})
 
     async def _write(
         self,
-        statement: Statement,
+        statement: Prepared,
         body: ObjectFields,
         wanted: dict[LinkSet, list[Link]],
         key: Key | None = None,
@@ -243,13 +242,12 @@ class CollectionService(CollectionReader):
         for link_set, links in wanted.items():
             values |= link_set.arguments(links)
         try:
-            rows = await execute_alone(self.session, statement, **values, **self.caller.signature())
+            return await self.session.write_alone(statement, **values, **self.caller.signature())
         except IntegrityViolation as violation:
             error = explain(violation)
             if error is None:
                 raise
             raise await self._refusal(error, body, key) from violation
-        return rows[0] if rows else None
 
     def _wanted(self, body: ObjectFields) -> dict[LinkSet, list[Link]]:
         """Return the links that the body asks for, without the sets it leaves as they are."""

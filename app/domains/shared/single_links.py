@@ -7,6 +7,7 @@ from sqlalchemy import (
     CTE,
     BigInteger,
     ColumnElement,
+    Executable,
     FromClause,
     String,
     and_,
@@ -20,7 +21,6 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import aggregate_order_by, array, insert
 
-from app.core.statements import Statement, prepare
 from app.domains.shared.changes import constant, recorded
 from app.domains.shared.filters import FixedLink
 from app.domains.shared.links import LinkSet
@@ -30,14 +30,14 @@ from app.domains.shared.writes import touched
 
 
 @cache
-def add_link(link_set: LinkSet, condition: Condition) -> Statement:
+def add_link(link_set: LinkSet, condition: Condition) -> Executable:
     """Return the statement that sets one link of a locked object and returns the `id` of its other side, if it exists.
 
-    Its parameters are `id`, `key` of the condition, those of `Caller.signature` and, where the link has a field,
+    Its parameters are `object_id`, `key` of the condition, those of `Caller.signature` and, where the link has a field,
     `detail`.
     """
     table, found = link_set.table, _found(link_set, condition)
-    values: list[Any] = [bindparam("id", type_=BigInteger), found.c.id]
+    values: list[Any] = [bindparam("object_id", type_=BigInteger), found.c.id]
     if link_set.detail is not None:
         values.append(bindparam("detail", type_=String))
     statement = insert(table).from_select([link_set.owner, *link_set.columns], select(*values))
@@ -52,7 +52,7 @@ def add_link(link_set: LinkSet, condition: Condition) -> Statement:
         )
         # As the statement found it: what it writes it does not see.
         old = table.alias("old")
-        is_old = and_(old.c[link_set.owner] == bindparam("id", type_=BigInteger), old.c[link_set.target] == found.c.id)
+        is_old = and_(old.c[link_set.owner] == bindparam("object_id", type_=BigInteger), old.c[link_set.target] == found.c.id)
         before = _entries(link_set, found, select(old.c[link_set.detail]).where(is_old).subquery("was"))
     changed = statement.returning(*(table.c[name] for name in link_set.columns)).cte("changed")
     after = _entries(link_set, found, changed)
@@ -60,11 +60,11 @@ def add_link(link_set: LinkSet, condition: Condition) -> Statement:
 
 
 @cache
-def remove_link(link_set: LinkSet, condition: Condition, *, one_detail: bool) -> Statement:
+def remove_link(link_set: LinkSet, condition: Condition, *, one_detail: bool) -> Executable:
     """Return the statement that removes an object's links to another, or the one with `detail`; see `add_link`."""
     table, found = link_set.table, _found(link_set, condition)
     statement = delete(table).where(
-        table.c[link_set.owner] == bindparam("id", type_=BigInteger), table.c[link_set.target] == found.c.id
+        table.c[link_set.owner] == bindparam("object_id", type_=BigInteger), table.c[link_set.target] == found.c.id
     )
     if one_detail and link_set.detail is not None:
         statement = statement.where(table.c[link_set.detail] == bindparam("detail", type_=String))
@@ -97,15 +97,15 @@ def _with_history(
     action: ChangeAction,
     before: ColumnElement[Any] | None,
     after: ColumnElement[Any] | None,
-) -> Statement:
+) -> Executable:
     """Return the statement that, if a link changed, touches the owner and records it."""
     owner = table_of(link_set.owner_model)
     touch = update(owner).where(
-        owner.c.id == bindparam("id", type_=BigInteger), exists(select(changed.c[link_set.target]))
+        owner.c.id == bindparam("object_id", type_=BigInteger), exists(select(changed.c[link_set.target]))
     )
     touched_owner = touch.values(touched(owner)).returning(owner.c.id, owner.c.code, owner.c.name).cte("touched")
     record = recorded(link_set.owner_model, action, touched_owner, before=before, after=after)
-    return prepare(select(found.c.id).add_cte(record))
+    return select(found.c.id).add_cte(record)
 
 
 @cache

@@ -9,6 +9,7 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     CompoundSelect,
+    Executable,
     FromClause,
     Select,
     Text,
@@ -23,7 +24,6 @@ from sqlalchemy import (
 )
 from sqlalchemy import literal_column as constant
 
-from app.core.statements import Statement, prepare
 from app.domains.shared.embedding import json_list
 from app.domains.shared.filters import Parameter, Selected
 from app.domains.shared.groups import Grouping, LinkTable
@@ -48,7 +48,7 @@ class StatsQuery(FilterQuery):
 
     group_by: str
 
-    def statement(self, model: type[RegisterObject]) -> tuple[Statement, dict[str, Any]]:
+    def statement(self, model: type[RegisterObject]) -> tuple[Executable, dict[str, Any]]:
         """Return the statement of the counts and its parameters."""
         selected, arguments = self.selected()
         grouping = self.declaration.groups[self.group_by]
@@ -71,7 +71,7 @@ def stats_query(listed: type[ListQuery]) -> type[StatsQuery]:
 @lru_cache(maxsize=256)
 def _counts(
     model: type[RegisterObject], grouping: Grouping, selected: Selected | None, detail: Parameter | None
-) -> Statement:
+) -> Executable:
     """Return the statement of the counts: `total`, `found` groups and `groups`, of which there may be fewer.
 
     Of links with a `detail` only those with one of the values of that parameter are counted.
@@ -93,7 +93,7 @@ def _counts(
         total_query = select(func.count()).select_from(matching).scalar_subquery()
     found = select(func.count()).select_from(counted).scalar_subquery()
     groups = json_list(_groups(counted, _target(model, grouping)).subquery("g"))
-    return prepare(select(total_query.label("total"), found.label("found"), groups.label("groups")))
+    return select(total_query.label("total"), found.label("found"), groups.label("groups"))
 
 
 def _where(query: Select[Any], table: FromClause, selected: Selected | None) -> Select[Any]:

@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import (
     CTE,
     BigInteger,
+    Executable,
     FromClause,
     Integer,
     Select,
@@ -22,7 +23,6 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import array
 
-from app.core.statements import ADVISORY_LOCK, Statement, execute, fetch, prepare
 from app.domains.shared.bulk_statements import tree_lock
 from app.domains.shared.embedding import json_list
 from app.domains.shared.models import RegisterObject, table_of
@@ -53,18 +53,19 @@ class TreeService(CollectionService):
     async def tree(self, reference: str, depth: int) -> Subtree:
         """Return the object and what stands up to `depth` levels below it, depth first, siblings by name."""
         key = parse_key(reference, self.model)
-        row = await fetch(self.session, _tree(self.model, key.condition), key=key.value, depth=depth)
-        if row is None or not row["rows"]:
+        values = {"key": key.value, "depth": depth}
+        row = (await self.session.execute(_tree(self.model, key.condition), values)).one()
+        if not row.rows:
             raise not_found(self.model)
-        return Subtree(row["items"], truncated=row["rows"] > MOST_NODES)
+        return Subtree(row.items, truncated=row.rows > MOST_NODES)
 
     async def ancestors(self, reference: str) -> bytes:
         """Return what the object stands below, the root first, as briefs in a JSON array."""
         key = parse_key(reference, self.model)
-        row = await fetch(self.session, _ancestors(self.model, key.condition), key=key.value)
-        if row is None or not row["rows"]:
+        row = (await self.session.execute(_ancestors(self.model, key.condition), {"key": key.value})).one()
+        if not row.rows:
             raise not_found(self.model)
-        items: bytes = row["items"]
+        items: bytes = row.items
         return items
 
     async def _before_update(self, current: dict[str, Any], body: Any) -> None:
@@ -74,26 +75,25 @@ class TreeService(CollectionService):
     async def _refuse_cycle(self, key: int, parent: int) -> None:
         # Two moves that are each harmless can form a cycle together, so one waits for the other. The check is a
         # statement of its own: it must see what the other has committed meanwhile.
-        await execute(self.session, ADVISORY_LOCK, lock=tree_lock(self.model))
-        row = await fetch(self.session, _is_below(self.model), key=key, parent=parent)
-        if row is not None and row["below"]:
+        await self.session.lock(tree_lock(self.model))
+        if await self.session.scalar(_is_below(self.model), {"key": key, "parent": parent}):
             detail = f"A {self.model.noun} cannot stand below itself."
             raise Cycle(detail, errors=[Fault("/parent_id", "cycle", detail)])
 
 
 @cache
-def _is_below(model: type[RegisterObject]) -> Statement:
+def _is_below(model: type[RegisterObject]) -> Executable:
     """Return the statement that tells whether `parent` is `key` or stands below it."""
     table = table_of(model)
     start = select(table.c.id, table.c.parent_id).where(table.c.id == bindparam("parent", type_=BigInteger))
     chain = start.cte("chain", recursive=True)
     # UNION drops the rows it has seen, so that even a cycle would end.
     chain = chain.union(select(table.c.id, table.c.parent_id).where(table.c.id == chain.c.parent_id))
-    return prepare(select(exists().where(chain.c.id == bindparam("key", type_=BigInteger)).label("below")))
+    return select(exists().where(chain.c.id == bindparam("key", type_=BigInteger)).label("below"))
 
 
 @cache
-def _ancestors(model: type[RegisterObject], condition: Condition) -> Statement:
+def _ancestors(model: type[RegisterObject], condition: Condition) -> Executable:
     """Return the statement of the objects above one; `rows` counts that one, too."""
     table = table_of(model)
     start = select(table.c.id, table.c.parent_id, _ZERO.label("distance"), array([table.c.id]).label("path"))
@@ -105,7 +105,7 @@ def _ancestors(model: type[RegisterObject], condition: Condition) -> Statement:
 
 
 @cache
-def _tree(model: type[RegisterObject], condition: Condition) -> Statement:
+def _tree(model: type[RegisterObject], condition: Condition) -> Executable:
     """Return the statement of an object and what stands below it; its parameters are `key` and `depth`."""
     table = table_of(model)
     # The id breaks ties; as text it needs leading zeros to be in the order of numbers.
@@ -132,6 +132,6 @@ def _not_seen(table: FromClause, chain: CTE) -> Any:
     return not_(table.c.id == any_(chain.c.path))
 
 
-def _nodes(chain: CTE, nodes: Select[Any]) -> Statement:
+def _nodes(chain: CTE, nodes: Select[Any]) -> Executable:
     rows = select(func.count()).select_from(chain).scalar_subquery()
-    return prepare(select(rows.label("rows"), json_list(nodes.subquery("node")).label("items")))
+    return select(rows.label("rows"), json_list(nodes.subquery("node")).label("items"))

@@ -9,6 +9,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Select,
     Table,
     and_,
     any_,
@@ -25,7 +26,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from app.core.statements import Statement, prepare
+from app.core.prepared import Prepared, prepare
 from app.domains.shared.changes import present, recorded
 from app.domains.shared.documents import Documents, by_id
 from app.domains.shared.embedding import utf8
@@ -48,7 +49,7 @@ def writable_columns(model: type[Base]) -> tuple[str, ...]:
 
 
 @cache
-def insert_object(documents: Documents, links: Sequence[LinkSet]) -> Statement:
+def insert_object(documents: Documents, links: Sequence[LinkSet]) -> Prepared:
     """Return the statement that adds an object with its links, records that, and returns `id`, `version` and `body`.
 
     Its parameters are the writable columns with the prefix `new_`, those of `Caller.signature`, and the arrays of the
@@ -74,7 +75,7 @@ def foreign_keys(model: type[RegisterObject]) -> dict[str, type[RegisterObject]]
 
 
 @cache
-def read_columns(model: type[RegisterObject], condition: Condition, lock: Lock | None = None) -> Statement:
+def read_columns(model: type[RegisterObject], condition: Condition, lock: Lock | None = None) -> Select[Any]:
     """Return the statement that reads an object as it is, `id`, `version` and `created_by_id` included.
 
     A lock keeps a second writer waiting. Only that for a delete keeps others from referring to the object, too.
@@ -82,20 +83,20 @@ def read_columns(model: type[RegisterObject], condition: Condition, lock: Lock |
     table = table_of(model)
     columns = [table.c.id, table.c.version, table.c.created_by_id, *(table.c[name] for name in writable_columns(model))]
     query = select(*columns).where(condition(table))
-    return prepare(query if lock is None else query.with_for_update(key_share=lock == "change"))
+    return query if lock is None else query.with_for_update(key_share=lock == "change")
 
 
 @cache
-def object_exists(model: type[RegisterObject], condition: Condition) -> Statement:
+def object_exists(model: type[RegisterObject], condition: Condition) -> Select[Any]:
     """Return the statement that has a row when the object exists."""
     table = table_of(model)
-    return prepare(select(table.c.id).where(condition(table)))
+    return select(table.c.id).where(condition(table))
 
 
 @cache
 def update_object(
     documents: Documents, links: Sequence[LinkSet], condition: Condition, guarded: Sequence[str]
-) -> Statement:
+) -> Prepared:
     """Return the statement that gives an object new values and links, and records how it differs.
 
     Its parameters are those of `insert_object`; `key` of the condition; `versions`, of which it must have one unless
@@ -135,7 +136,7 @@ def update_object(
 
 
 @cache
-def delete_object(documents: Documents) -> Statement:
+def delete_object(documents: Documents) -> Select[Any]:
     """Return the statement that removes the object with the id `key` and records what it was."""
     table = table_of(documents.model)
     row = documents.snapshot(by_id)
@@ -144,7 +145,7 @@ def delete_object(documents: Documents) -> Statement:
     gone = delete(table).where(table.c.id == bindparam("key", type_=BigInteger)).returning(table.c.id).cte("gone")
     members = present(was.c.before, documents.briefs)
     record = recorded(documents.model, "deleted", was, before=members, after=None)
-    return prepare(select(gone.c.id).add_cte(record))
+    return select(gone.c.id).add_cte(record)
 
 
 def touched(table: Table) -> dict[str, Any]:

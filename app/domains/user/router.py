@@ -52,9 +52,9 @@ async def create_user(service: Service, request: Request, body: UserCreate) -> R
     return created(await service.create(body), request)
 
 
-add_bulk(router, "users", Service, UserCreate, WRITING)
-add_stats(router, "users", Service, UserListQuery, READING)
-add_import(router, "users", Service, WRITING)
+add_bulk(router, "users", UserService, UserCreate, WRITING)
+add_stats(router, "users", UserService, UserListQuery, READING)
+add_import(router, "users", UserService, WRITING)
 
 
 @router.get("/{reference}", response_model=UserRead, responses=READ, openapi_extra=READING)

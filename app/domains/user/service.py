@@ -5,10 +5,8 @@ from typing import Any
 
 from sqlalchemy import ARRAY, BigInteger, all_, bindparam, exists, literal_column, select
 
-from app.core.database import abandon
 from app.core.permissions import Scope, scopes_of
 from app.core.security import end_sessions
-from app.core.statements import ADVISORY_LOCK, advisory_key, execute, fetch, prepare
 from app.domains.shared.bulk_items import Item
 from app.domains.shared.bulk_rules import BulkRules
 from app.domains.shared.documents import Document, Documents
@@ -21,30 +19,27 @@ from app.utils.exceptions import Fault, FirstAdministrator, Forbidden, LastAdmin
 
 _FIRST_STAYS = "The first administrator cannot be deleted: the command line acts on its behalf."
 _LAST_STAYS = "This is the last active administrator."
+_ADMINISTRATORS_LOCK = "administrators"
 _USERS = table_of(User)
-_OTHER_ADMINISTRATORS = prepare(
-    select(
-        exists()
-        .where(
-            _USERS.c.access_level == literal_column("'admin'"),
-            _USERS.c.is_active,
-            _USERS.c.id != bindparam("key", type_=BigInteger),
-        )
-        .label("exist")
+_OTHER_ADMINISTRATORS = select(
+    exists()
+    .where(
+        _USERS.c.access_level == literal_column("'admin'"),
+        _USERS.c.is_active,
+        _USERS.c.id != bindparam("key", type_=BigInteger),
     )
+    .label("exist")
 )
 
 
-_ADMINISTRATORS_BESIDES = prepare(
-    select(
-        exists()
-        .where(
-            _USERS.c.access_level == literal_column("'admin'"),
-            _USERS.c.is_active,
-            _USERS.c.id != all_(bindparam("ids", type_=ARRAY(BigInteger))),
-        )
-        .label("exist")
+_ADMINISTRATORS_BESIDES = select(
+    exists()
+    .where(
+        _USERS.c.access_level == literal_column("'admin'"),
+        _USERS.c.is_active,
+        _USERS.c.id != all_(bindparam("ids", type_=ARRAY(BigInteger))),
     )
+    .label("exist")
 )
 
 
@@ -62,8 +57,7 @@ class UserBulkRules(BulkRules):
         if any(_was_administrator(item) and not _is_administrator(item) for item in items):
             await self._lock_administrators()
             ids = [item.id for item in items if item.current is not None]
-            row = await fetch(self.session, _ADMINISTRATORS_BESIDES, ids=ids)
-            self._others = row is not None and row["exist"]
+            self._others = await self.session.scalar(_ADMINISTRATORS_BESIDES, {"ids": ids})
 
     def check(self, items: Sequence[Item]) -> None:
         for item in items:
@@ -117,7 +111,7 @@ class UserBulkRules(BulkRules):
 
     async def _lock_administrators(self) -> None:
         if not self._is_locked:
-            await execute(self.session, ADVISORY_LOCK, lock=advisory_key("administrators"))
+            await self.session.lock(_ADMINISTRATORS_LOCK)
             self._is_locked = True
 
 
@@ -164,7 +158,7 @@ class UserService(CollectionService):
         if lock == "delete" and current["access_level"] == "admin":
             # Whom nobody may refer to any more is waited for by one who changes another administrator at the same
             # time, and has the administrators' lock: this one must come first.
-            await abandon(self.session)
+            await self.session.undo()
             await self._lock_administrators()
             current = await super()._lock(reference, if_match, lock)
         return current
@@ -200,10 +194,9 @@ class UserService(CollectionService):
         # Two who each leave one another would leave nobody, so one waits; the check is a statement of its own, to see
         # what the other has committed meanwhile.
         await self._lock_administrators()
-        row = await fetch(self.session, _OTHER_ADMINISTRATORS, key=current["id"])
-        if row is None or not row["exist"]:
+        if not await self.session.scalar(_OTHER_ADMINISTRATORS, {"key": current["id"]}):
             faults = [Fault(pointer, LastAdministrator.code, _LAST_STAYS)] if pointer else []
             raise LastAdministrator(_LAST_STAYS, errors=faults)
 
     async def _lock_administrators(self) -> None:
-        await execute(self.session, ADVISORY_LOCK, lock=advisory_key("administrators"))
+        await self.session.lock(_ADMINISTRATORS_LOCK)

@@ -8,7 +8,6 @@ from argon2 import PasswordHasher
 from fastapi import FastAPI
 from sqlalchemy import Row, text
 
-from app.core.database import commit, session_of
 from app.core.security import REGISTER
 from app.domains.auth.service import store_password
 from tests.builders import make_password_link, make_user
@@ -30,9 +29,8 @@ async def make_account(app: FastAPI, level: str = "viewer", **fields: Any) -> di
     """Register a user with `PASSWORD`, who has not signed in anywhere yet."""
     async with client_of(app) as administrator:
         user = await make_user(administrator, access_level=level, **fields)
-    async with session_of(app.state.database) as session:
+    async with app.state.database.transaction() as session:
         await store_password(session, REGISTER, user["id"], password_hash())
-        await commit(session)
     return user
 
 
@@ -93,11 +91,9 @@ async def use_link(app: FastAPI, token: str, password: str = NEW_PASSWORD) -> ht
 
 async def sql(app: FastAPI, statement: str, **values: Any) -> list[Row[Any]]:
     """Run a statement on the application's database, as part of the test's transaction if it has one."""
-    async with session_of(app.state.database) as session:
-        result = await (await session.connection()).execute(text(statement), values)
-        rows = list(result.fetchall()) if result.returns_rows else []
-        await commit(session)
-    return rows
+    async with app.state.database.transaction() as session:
+        result = await session.execute(text(statement), values)
+        return list(result.fetchall()) if result.returns_rows else []
 
 
 def faults(response: httpx.Response) -> list[tuple[str, str]]:

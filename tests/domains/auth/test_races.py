@@ -14,8 +14,6 @@ from argon2 import PasswordHasher
 from fastapi import FastAPI
 from sqlalchemy import text
 
-from app.core.database import commit, session_of
-from app.core.statements import execute
 from app.core.tokens import REFRESH_LIFETIME, REFRESH_TOKEN, new_token, token_hash
 from app.domains.auth import statements
 from app.main import create_app
@@ -151,25 +149,21 @@ async def test_signing_in_while_the_user_is_deactivated_leaves_no_valid_token(ap
 @asynccontextmanager
 async def signing_in_with(app: FastAPI, user: dict[str, Any]) -> AsyncIterator[None]:
     """Sign a user in with the password that is stored now, and commit at the end only."""
-    async with session_of(app.state.database) as session:
-        connection = await session.connection()
-        known = await connection.scalar(text("SELECT password_hash FROM credentials WHERE user_id = :id"), user)
-        opened = await execute(
-            session,
-            statements.OPEN_SESSION,
-            user_id=user["id"],
-            password_hash=known,
-            scopes=None,
-            address="192.0.2.66",
-            user_agent="early",
-            lifetime=REFRESH_LIFETIME,
-            token_hash=token_hash(new_token(REFRESH_TOKEN)),
-            new_hash=None,
-            keys=[],
-        )
-        assert len(opened) == 1
+    async with app.state.database.transaction() as session:
+        known = await session.scalar(text("SELECT password_hash FROM credentials WHERE user_id = :id"), user)
+        values = {
+            "user_id": user["id"],
+            "password_hash": known,
+            "scopes": None,
+            "address": "192.0.2.66",
+            "user_agent": "early",
+            "lifetime": REFRESH_LIFETIME,
+            "token_hash": token_hash(new_token(REFRESH_TOKEN)),
+            "new_hash": None,
+            "keys": [],
+        }
+        assert len((await session.execute(statements.OPEN_SESSION, values)).all()) == 1
         yield
-        await commit(session)
 
 
 async def agents_of(app: FastAPI, user: dict[str, Any]) -> list[str | None]:
@@ -216,11 +210,9 @@ async def test_sign_in_does_not_outlive_the_deactivation(app: FastAPI) -> None:
 async def test_right_password_is_right_for_all_while_its_hash_is_replaced(app: FastAPI) -> None:
     user = await make_account(app)
     weak = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash(PASSWORD)
-    async with session_of(app.state.database) as session:
+    async with app.state.database.transaction() as session:
         stored = {"hash": weak, "id": user["id"]}
-        connection = await session.connection()
-        await connection.execute(text("UPDATE credentials SET password_hash = :hash WHERE user_id = :id"), stored)
-        await commit(session)
+        await session.execute(text("UPDATE credentials SET password_hash = :hash WHERE user_id = :id"), stored)
     answers = await at_once(*(try_to_sign_in(app, user["email"]) for _ in range(4)))
     assert [answer.status_code for answer in answers] == [200] * 4
 
@@ -244,11 +236,9 @@ async def test_one_of_many_uses_of_an_api_token_is_written(app: FastAPI) -> None
     token = (await sign_in(app, ADMIN_EMAIL, ADMIN_PASSWORD))["access_token"]
     body = {"name": "Busy", "scopes": ["roles:read"]}
     program = (await call(app, token, "POST", "/users/me/tokens", json=body)).json()["token"]
-    async with session_of(app.state.database) as session:
-        connection = await session.connection()
+    async with app.state.database.transaction() as session:
         for statement in COUNT_USES:
-            await connection.execute(text(statement))
-        await commit(session)
+            await session.execute(text(statement))
     answers = await at_once(*(call(app, program, "GET", "/roles") for _ in range(10)))
     assert [answer.status_code for answer in answers] == [200] * 10
     assert len(await sql(app, "SELECT id FROM uses")) == 1

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.core.database import session_of
 from app.core.security import first_administrator
 from app.domains.process.service import ProcessService
 from app.domains.shared import bulk
@@ -546,7 +545,7 @@ async def test_links_of_a_batch_have_their_limit(client: httpx.AsyncClient) -> N
 async def test_imports_have_no_limit_of_requests(app: FastAPI, client: httpx.AsyncClient) -> None:
     role = await make_role(client)
     data = {"name": "P", "kind": "core", "status": "draft", "role_ids": [role["id"]] * 1000}
-    async with session_of(app.state.database) as session:
+    async with app.state.database.transaction() as session:
         caller = await first_administrator(session)
         assert caller is not None
         service = ProcessService(session, caller)

@@ -12,9 +12,8 @@ import pytest
 from fastapi import FastAPI, Request, Response
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.core import database
+from app.core.database import RegisterSession, advisory_key
 from app.core.permissions import SCOPES, requires
-from app.core.statements import advisory_key
 from app.core.tokens import API_TOKEN, new_token
 from app.domains.department import router as department_router
 from app.domains.department.service import DepartmentService
@@ -559,15 +558,15 @@ async def test_refusal_gives_way_to_a_twin_that_was_faster(
 ) -> None:
     request = once({"name": "D", "code": "TAKEN"})
     taken = await make_department(committed.client, code="TAKEN")
-    abandon, twins = database.abandon, list[httpx.Response]()
+    undo, undone, twins = RegisterSession.undo, count(1), list[httpx.Response]()
 
-    async def abandon_slowly(session: Any) -> None:
-        await abandon(session)
-        monkeypatch.setattr(idempotency, "abandon", abandon)
-        await committed.client.delete(f"/departments/{taken['id']}")
-        twins.append(await committed.client.post("/departments", **request))
+    async def undo_slowly(self: RegisterSession) -> None:
+        await undo(self)
+        if next(undone) == 2:  # after the first one all faults are looked for
+            await committed.client.delete(f"/departments/{taken['id']}")
+            twins.append(await committed.client.post("/departments", **request))
 
-    monkeypatch.setattr(idempotency, "abandon", abandon_slowly)
+    monkeypatch.setattr(RegisterSession, "undo", undo_slowly)
     response = await committed.client.post("/departments", **request)
     assert twins[0].status_code == 201
     assert_problem(response, "request_in_flight")
@@ -620,19 +619,19 @@ async def test_lost_connection_frees_the_key(committed: Committed, monkeypatch: 
 
 
 async def test_unknown_outcome_is_known_by_a_repeat(committed: Committed, monkeypatch: pytest.MonkeyPatch) -> None:
-    client, commit = committed.client, database.commit
+    client, commit = committed.client, RegisterSession.commit
 
-    async def commit_and_lose(session: Any) -> None:
-        await commit(session)
+    async def commit_and_lose(self: RegisterSession) -> None:
+        await commit(self)
         raise OutcomeUnknown from ConnectionLost()
 
-    async def lose(_session: Any) -> None:
+    async def lose(_self: RegisterSession) -> None:
         raise OutcomeUnknown from ConnectionLost()
 
     for name, losing, replay in (("Saved", commit_and_lose, True), ("Lost", lose, False)):
         request = once({"name": name})
         with monkeypatch.context() as patch, without_log():
-            patch.setattr(database, "commit", losing)
+            patch.setattr(RegisterSession, "commit", losing)
             assert (await client.post("/departments", **request)).json()["code"] == "outcome_unknown"
         again = await client.post("/departments", **request)
         assert (again.status_code, is_replay(again)) == (201, replay)
@@ -656,9 +655,10 @@ async def test_commit_that_is_refused_keeps_nothing(committed: Committed) -> Non
     assert (made.status_code, is_replay(made)) == (201, False)
 
 
-async def test_lock_of_a_key_is_its_own() -> None:
+async def test_lock_of_a_key_is_its_own(app: FastAPI) -> None:
+    session = RegisterSession(app.state.database)
     attempts = [
-        idempotency.Attempt(user_id, key, b"", frozenset())
+        idempotency.Attempt(session, user_id, key, b"", frozenset())
         for user_id, key in ((1, "1"), (11, ""), (1, "11"), (2, "1"))
     ]
     locks = {attempt.lock for attempt in attempts}

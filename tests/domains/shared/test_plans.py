@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 from sqlalchemy import URL
 
-from app.core.statements import Statement
+from app.core.prepared import Prepared
 from app.domains.department.lists import DepartmentListQuery
 from app.domains.department.service import DepartmentService
 from app.domains.location.lists import LocationListQuery
@@ -176,7 +176,7 @@ def literal(value: Any) -> str:
     return "NULL" if value is None else f"'{value}'"
 
 
-async def plan_of(connection: asyncpg.Connection, statement: Statement, **values: Any) -> list[dict[str, Any]]:
+async def plan_of(connection: asyncpg.Connection, statement: Prepared, **values: Any) -> list[dict[str, Any]]:
     """Run a statement as the service does again and again, and return the parts of its plan that find the page.
 
     From the sixth time on PostgreSQL keeps the plan if it takes it to be as good for all values.

@@ -17,7 +17,6 @@ from asyncpg.cursor import Cursor
 from fastapi import FastAPI
 from sqlalchemy import URL, text
 
-from app.core.statements import prepare
 from app.core.streaming import BATCH_BYTES, FIRST_ROWS, MOST_ROWS, Streams
 from app.main import create_app
 from app.utils.exceptions import DatabaseBusy
@@ -31,7 +30,6 @@ from tests.conftest import (
     new_database,
     register_like,
     settings_for,
-    taken,
 )
 
 COLLECTIONS = ("departments", "locations", "processes", "resources", "roles", "users")
@@ -162,10 +160,10 @@ async def test_what_others_write_meanwhile_is_not_seen(full: Committed) -> None:
 async def test_empty_pool_is_a_problem_and_no_stream(committed: Committed, accept: dict[str, str]) -> None:
     app = create_app(settings_for(committed.url, pool_size=2, export_concurrency=1, pool_timeout=0.1))
     streams: Streams = app.state.streams
-    async with taken(app.state.database), client_of(app) as client:
-        async with taken(app.state.database):
+    async with app.state.database.borrow(), client_of(app) as client:
+        async with app.state.database.borrow():
             with pytest.raises(DatabaseBusy):
-                await anext(streams.read(prepare(text("SELECT 1 AS body")), {}))
+                await anext(streams.read(text("SELECT 1 AS body"), {}))
             response = await client.get("/departments", headers=accept)
         problem = assert_problem(response, "database_busy")
         assert (problem["status"], "content-disposition" in response.headers) == (503, False)
@@ -235,7 +233,7 @@ async def test_large_rows_come_in_small_batches(app: FastAPI, cell: str) -> None
     size = f"CASE WHEN n <= 40 THEN {BATCH_BYTES // 5} WHEN n <= 42 THEN {3 * BATCH_BYTES} ELSE 0 END"
     query = f"SELECT {cell.format(size)} AS body, n FROM generate_series(1, 700) n"
     streams: Streams = app.state.streams
-    batches = [len(rows) async for rows in streams.read(prepare(text(query)), {})]
+    batches = [len(rows) async for rows in streams.read(text(query), {})]
     # A batch is as large as the rows of the one before it allow: five of 205 KiB, one of 3 MiB, 500 of none.
     assert batches == [FIRST_ROWS, 5, 5, 5, 5, 5, 1, MOST_ROWS, 154]
     assert sum(batches) == 700
