@@ -11,7 +11,7 @@ from types import FrameType
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from app.api.api import TAGS, include_routers
+from app.api.api import TAGS, include_routers, learn_parameters
 from app.api.docs import add_docs
 from app.api.openapi import use_own_openapi
 from app.api.problems import add_problem_handlers
@@ -121,6 +121,7 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     _drain_when_told_to_stop(app.state.readiness)
+    learn_parameters(app)
     lag = asyncio.create_task(_measure_lag(app.state.metrics))
     with settled():
         yield

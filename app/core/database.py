@@ -31,6 +31,7 @@ T = TypeVar("T")
 _GRACE_SECONDS = 1
 # The most that `allow_seconds` can allow.
 MOST_STATEMENT_SECONDS = 60.0
+_READS = ("GET", "HEAD")
 _ATTEMPTS = 3
 _LONGEST_PAUSE_SECONDS = 0.05
 
@@ -121,7 +122,7 @@ class Database:
         try:
             yield driver
         finally:
-            if driver.is_in_transaction():
+            if not driver.is_closed() and driver.is_in_transaction():
                 driver.terminate()  # the pool replaces closed connections
             pooled.close()
 
@@ -229,7 +230,7 @@ class RegisterSession(AsyncSession):
         """Return the driver's connection of the session's transaction."""
         connection = await self.connection()
         driver: asyncpg.Connection = (await connection.get_raw_connection()).driver_connection
-        if not driver.is_in_transaction():
+        if not driver.is_closed() and not driver.is_in_transaction():
             await connection.exec_driver_sql("SELECT")  # SQLAlchemy sends BEGIN with the first statement it runs itself
         return driver
 
@@ -244,9 +245,14 @@ class RegisterSession(AsyncSession):
 async def get_session(request: Request) -> AsyncIterator[RegisterSession]:
     """Yield the request's session; commit once the response is built and before it is sent."""
     database: Database = request.app.state.database
-    async with database.transaction() as session:
-        request.state.session = session
-        yield session
+    try:
+        async with database.transaction() as session:
+            request.state.session = session
+            yield session
+    except OutcomeUnknown as error:
+        if request.method in _READS:
+            raise ConnectionLost from error  # there was nothing to save
+        raise
 
 
 # The scope belongs to the key by which FastAPI caches a dependency: another spelling would open a second session.

@@ -17,7 +17,16 @@ from app.core.database import Database, RegisterSession
 from app.core.database_errors import NO_TABLE, sqlstate_of
 from app.core.permissions import ADMIN_SESSION, PUBLIC, SCOPES, SESSION, AccessLevel, Scope, scopes_of
 from app.core.tokens import API_TOKEN, Tokens, is_well_formed
-from app.utils.exceptions import BEARER, DatabaseReadOnly, Fault, Forbidden, InvalidContent, Unauthorized
+from app.utils.exceptions import (
+    BEARER,
+    ConnectionLost,
+    DatabaseReadOnly,
+    Fault,
+    Forbidden,
+    InvalidContent,
+    OutcomeUnknown,
+    Unauthorized,
+)
 
 CHANGE_MESSAGE = "X-Change-Message"
 LONGEST_MESSAGE = 500
@@ -203,8 +212,11 @@ class Authenticator:
 
     async def _row(self, statement: Executable, **values: Any) -> Any:
         """Return the only row of a statement in a transaction of its own, or None: the request has no session yet."""
-        async with self._database.transaction() as session:
-            return (await session.execute(statement, values)).one_or_none()
+        try:
+            async with self._database.transaction() as session:
+                return (await session.execute(statement, values)).one_or_none()
+        except OutcomeUnknown as error:
+            raise ConnectionLost from error  # the use of a token is at most written once more
 
 
 async def authorise(request: Request, permission: str) -> None:

@@ -119,7 +119,10 @@ async def request_in_flight(client: Client) -> httpx.Response:
     (caller,) = {(await make_department(client))["created_by"]["id"]}
     app: FastAPI = client._transport.app  # type: ignore[attr-defined]
     async with connected(app.state.database.engine.url) as other:
-        await other.execute("SELECT pg_advisory_lock($1)", Attempt(RegisterSession(app.state.database), caller, "taken", b"", frozenset()).lock)
+        await other.execute(
+            "SELECT pg_advisory_lock($1)",
+            Attempt(RegisterSession(app.state.database), caller, "taken", b"", frozenset()).lock,
+        )
         return await client.post("/departments", json={"name": "D"}, headers={"Idempotency-Key": "taken"})
 
 

@@ -95,7 +95,7 @@ async def test_place_in_the_pool_is_free_again_whatever_happens(committed: Commi
         driver.terminate()
     async with database.transaction() as session:
         connection = await session.connection()
-        driver: Any = (await connection.get_raw_connection()).driver_connection
-        driver.terminate()
+        raw: Any = (await connection.get_raw_connection()).driver_connection
+        raw.terminate()
     await wait()
     await database.dispose()

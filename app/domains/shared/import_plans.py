@@ -10,7 +10,7 @@ import zlib
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
 from anyio import to_thread
@@ -109,7 +109,11 @@ def _basis(batch: Batch) -> bytes:
 def _keep_statement() -> Executable:
     """Return the statement that keeps a plan and removes the caller's oldest ones."""
     table = table_of(ImportPlan)
-    old = select(table.c.id).where(table.c.user_id == bindparam("caller_id", type_=BigInteger)).order_by(table.c.expires_at.desc())
+    old = (
+        select(table.c.id)
+        .where(table.c.user_id == bindparam("caller_id", type_=BigInteger))
+        .order_by(table.c.expires_at.desc())
+    )
     # What others are removing at the same time need not be waited for.
     old = old.offset(literal_column(str(MOST_PLANS - 1))).with_for_update(skip_locked=True)
     removed = delete(table).where(table.c.id.in_(old)).returning(table.c.id).cte("removed")

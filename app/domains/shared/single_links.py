@@ -52,7 +52,9 @@ def add_link(link_set: LinkSet, condition: Condition) -> Executable:
         )
         # As the statement found it: what it writes it does not see.
         old = table.alias("old")
-        is_old = and_(old.c[link_set.owner] == bindparam("object_id", type_=BigInteger), old.c[link_set.target] == found.c.id)
+        is_old = and_(
+            old.c[link_set.owner] == bindparam("object_id", type_=BigInteger), old.c[link_set.target] == found.c.id
+        )
         before = _entries(link_set, found, select(old.c[link_set.detail]).where(is_old).subquery("was"))
     changed = statement.returning(*(table.c[name] for name in link_set.columns)).cte("changed")
     after = _entries(link_set, found, changed)

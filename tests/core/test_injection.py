@@ -1,0 +1,328 @@
+"""How a request gets its session, its caller and its service, and when its transaction ends."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+from fastapi import FastAPI, Request
+from fastapi.routing import APIRoute
+from sqlalchemy import func, select, text
+
+from app.core.database import Database, RegisterSession, get_session
+from app.core.permissions import scopes_of
+from app.core.routing import StrictRoute
+from app.core.security import Caller, authorise
+from app.domains.department.service import DepartmentService
+from app.domains.shared.documents import Document
+from app.main import create_app
+from app.utils.exceptions import ConnectionLost, Deadlock
+from tests.api.conftest import assert_problem, openapi
+from tests.builders import make, make_department
+from tests.conftest import ADMIN_TOKEN, Committed, client_of, connected, settings_for
+
+NDJSON = {"Accept": "application/x-ndjson"}
+
+
+@pytest.fixture
+def ends(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The statements that end transactions, as the driver sends them."""
+    sent: list[str] = []
+    execute = asyncpg.Connection.execute
+
+    async def noting(self: Any, query: str, *arguments: Any, **options: Any) -> Any:
+        if query.startswith(("COMMIT", "ROLLBACK")):
+            sent.append(query.strip(";").split()[0])
+        return await execute(self, query, *arguments, **options)
+
+    monkeypatch.setattr(asyncpg.Connection, "execute", noting)
+    return sent
+
+
+# --- Overrides ---
+
+
+async def test_authorisation_can_be_overridden(app: FastAPI, client: httpx.AsyncClient) -> None:
+    made = await make_department(client)
+
+    async def as_viewer(request: Request, permission: str) -> None:
+        asked.append(permission)
+        request.state.caller = Caller(1, "Somebody", "viewer", scopes_of("viewer"))
+
+    asked: list[str] = []
+    app.dependency_overrides[authorise] = as_viewer
+    try:
+        async with client_of(app, token=None) as nobody:
+            assert (await nobody.get(f"/departments/{made['id']}")).status_code == 200
+            assert (await nobody.delete(f"/departments/{made['id']}")).status_code == 204
+    finally:
+        del app.dependency_overrides[authorise]
+    assert asked == ["departments:read", "departments:write"]
+    async with client_of(app, token=None) as nobody:
+        assert (await nobody.get("/departments")).status_code == 401
+
+
+async def test_session_can_be_overridden(committed: Committed) -> None:
+    database: Database = committed.app.state.database
+
+    async def undone_session() -> AsyncIterator[RegisterSession]:
+        async with RegisterSession(database) as session:
+            await session.begin()
+            yield session  # and never commit
+
+    committed.app.dependency_overrides[get_session] = undone_session
+    assert (await committed.client.post("/departments", json={"name": "D"})).status_code == 201
+    committed.app.dependency_overrides.clear()
+    assert (await committed.client.get("/departments")).json()["items"] == []
+
+
+async def test_service_can_be_overridden(app: FastAPI, client: httpx.AsyncClient) -> None:
+    class Stub:
+        async def get(self, reference: str, _members: Any) -> Document:
+            return Document(7, 1, f'{{"name":"{reference}"}}'.encode())
+
+    app.dependency_overrides[DepartmentService.provide] = Stub
+    try:
+        response = await client.get("/departments/7")
+    finally:
+        app.dependency_overrides.clear()
+    assert response.json() == {"name": "7"}
+    assert (await client.get("/departments/7")).status_code == 404
+
+
+async def test_body_of_an_anonymous_request_is_not_read(app: FastAPI) -> None:
+    async def body() -> AsyncIterator[bytes]:
+        read.append("chunk")
+        yield b'{"name": "D"}'
+
+    read: list[str] = []
+    async with client_of(app, token=None) as nobody:
+        for path in ("/departments", "/departments/bulk", "/departments/import"):
+            headers = {"Content-Type": "application/json"}
+            response = await asgi_answer(app, "POST", f"/api/v1{path}", headers, read)
+            assert response == 401, path
+        assert read == []
+        # Signing in is for everybody, so that its body is read.
+        assert await asgi_answer(app, "POST", "/api/v1/auth/refresh", {"Content-Type": "application/json"}, read) == 422
+        assert read == ["read"]
+        assert (await nobody.post("/departments", content=body())).status_code == 401
+
+
+async def asgi_answer(app: FastAPI, method: str, path: str, headers: dict[str, str], read: list[str]) -> int:
+    """Return the status of a request with a body, and note in `read` each time the application asks for it."""
+    statuses: list[int] = []
+
+    async def receive() -> dict[str, Any]:
+        read.append("read")
+        return {"type": "http.request", "body": b"{}", "more_body": False}
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
+        "client": ("127.0.0.1", 1),
+        "server": ("register.test", 80),
+        "root_path": "",
+    }
+    await app(scope, receive, send)
+    return statuses[0]
+
+
+# --- The end of a transaction ---
+
+
+async def test_transaction_is_committed_before_the_answer_is_sent(committed: Committed, ends: list[str]) -> None:
+    made = await make_department(committed.client)
+    del ends[:]
+    order: list[str] = []
+    app = committed.app
+
+    async def noting(scope: Any, receive: Any, send: Any) -> None:
+        async def send_and_note(message: Any) -> None:
+            order.extend([*ends, message["type"]])
+            del ends[:]
+            await send(message)
+
+        await app(scope, receive, send_and_note)
+
+    transport = httpx.ASGITransport(app=noting)
+    headers = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
+    async with httpx.AsyncClient(transport=transport, base_url="http://register.test", headers=headers) as client:
+        assert (await client.delete(f"/api/v1/departments/{made['id']}")).status_code == 204
+    # The first one ends the look-up of the caller.
+    assert order == ["COMMIT", "COMMIT", "http.response.start", "http.response.body"]
+
+
+@pytest.mark.parametrize("headers", [{}, {"Idempotency-Key": "once"}], ids=["plain", "with a key"])
+async def test_request_that_runs_again_commits_once(
+    committed: Committed, monkeypatch: pytest.MonkeyPatch, ends: list[str], headers: dict[str, str]
+) -> None:
+    create = DepartmentService.create
+    sessions: list[RegisterSession] = []
+
+    async def create_and_meet(self: DepartmentService, body: Any) -> Any:
+        await self.session.execute(select(1))  # begins a transaction
+        document = await create(self, body)
+        sessions.append(self.session)
+        if len(sessions) < 3:
+            raise Deadlock
+        return document
+
+    monkeypatch.setattr(DepartmentService, "create", create_and_meet)
+    assert (
+        await committed.client.get("/departments")
+    ).status_code == 200  # the first connection of a pool asks for more
+    del ends[:]
+    response = await committed.client.post("/departments", json={"name": "Once"}, headers=headers)
+    assert response.status_code == 201
+    assert ends == ["COMMIT", "ROLLBACK", "ROLLBACK", "COMMIT"]  # the first one ends the look-up of the caller
+    assert len(set(map(id, sessions))) == 3
+    assert not any(session.in_transaction() for session in sessions)
+    assert [item["name"] for item in (await committed.client.get("/departments")).json()["items"]] == ["Once"]
+
+
+async def test_statement_whose_result_a_migration_changed_runs_again(committed: Committed) -> None:
+    client = committed.client
+    made = await make_department(client)
+    path = f"/departments/{made['id']}"
+    async with connected(committed.url) as connection:
+        # By ordinary statements (PATCH reads the row), and by prepared ones inside a transaction (with a key).
+        for kind in ("text", "varchar"):
+            for headers in ({}, {"Idempotency-Key": kind}):
+                response = await client.patch(path, json={"name": kind}, headers=headers)
+                assert (response.status_code, response.json()["name"]) == (200, kind)
+            await connection.execute(f"ALTER TABLE departments ALTER COLUMN external_id TYPE {kind}")
+        assert (await client.patch(path, json={"name": "last"})).json()["name"] == "last"
+
+
+async def test_write_alone_is_part_of_a_transaction_that_was_only_begun(committed: Committed) -> None:
+    database: Database = committed.app.state.database
+
+    async with database.transaction() as session:
+        await session.connection()  # SQLAlchemy has sent no BEGIN yet
+        service = DepartmentService(session, Caller(1, "Somebody", "admin", scopes_of("admin")))
+        await service.create(service.schema.model_validate({"name": "Undone"}))
+        await session.undo()
+    assert (await committed.client.get("/departments")).json()["items"] == []
+
+
+async def test_statements_have_a_limit_of_time_on_this_side_too(committed: Committed) -> None:
+    """For a server that no longer answers at all: PostgreSQL's own limit is longer here."""
+    settings = settings_for(committed.url, statement_timeout=20, pool_size=1)
+    database = Database(committed.url, settings)
+
+    async def sleep(method: str) -> None:
+        async with database.transaction() as session:
+            session._timeout = 0.01
+            await getattr(session, method)(select(func.pg_sleep(15)))
+
+    for method in ("execute", "scalar", "scalars"):
+        with pytest.raises(ConnectionLost):
+            await sleep(method)
+    async with database.transaction() as session:
+        assert await session.scalar(select(1)) == 1
+    await database.dispose()
+
+
+# --- Connections ---
+
+
+async def test_full_pool_is_busy_for_every_kind_of_statement(committed: Committed) -> None:
+    client = committed.client
+    made = await make_department(client)
+    settings = settings_for(committed.url, pool_size=1, pool_timeout=0.05, caller_cache_seconds=1)
+    app = create_app(settings)
+    database: Database = app.state.database
+    path = f"/departments/{made['id']}"
+    async with client_of(app) as busy:
+        assert (await busy.get(path)).status_code == 200  # the caller is known for a second
+        async with database.borrow():
+            refused = [
+                await busy.get(path),  # the fast path
+                await busy.post("/departments", json={"name": "D"}),
+                await busy.get("/departments/stats?group_by=parent"),  # `session.execute`
+                await busy.get(f"{path}/tree"),
+                await busy.delete(path),
+                await busy.post("/departments/bulk", json={"items": [{"op": "delete", "id": made["id"]}]}),
+            ]
+            for response in refused:
+                # Once the second is over the caller is looked up: that finds the pool full, too.
+                problem = assert_problem(response, "database_busy")
+                assert problem["detail"] == "All database connections are in use."
+            assert (await busy.get("http://register.test/health/ready")).status_code == 200
+        assert (await busy.get(path)).status_code == 200
+    await database.dispose()
+
+
+async def test_one_connection_is_enough_for_every_export(committed: Committed) -> None:
+    client = committed.client
+    process, role, user = [await make(client, name) for name in ("processes", "roles", "users")]
+    lists = ["/processes", "/roles", "/users", f"/roles/{role['id']}/holders"]
+    for name in ("departments", "locations", "resources", "roles"):
+        other = await make(client, name)
+        assert (await client.put(f"/processes/{process['id']}/{name}/{other['id']}")).status_code == 204
+        lists.append(f"/{name}/{other['id']}/processes")
+    assert (await client.put(f"/roles/{role['id']}/holders/{user['id']}")).status_code == 204
+    app = create_app(settings_for(committed.url, pool_size=1, pool_timeout=0.5))
+    async with client_of(app) as single:
+        for path in lists:
+            response = await single.get(path, headers=NDJSON)
+            assert (response.status_code, len(response.text.splitlines()) >= 1) == (200, True), path
+    await app.state.database.dispose()
+
+
+async def test_many_requests_share_a_small_pool(committed: Committed) -> None:
+    app = create_app(settings_for(committed.url, pool_size=2, pool_timeout=60))
+    async with client_of(app) as client:
+        paths = ("/departments", "/departments/stats?group_by=parent", "/changes")
+        answers = await asyncio.gather(*(client.get(path) for path in paths * 20))
+    assert {answer.status_code for answer in answers} == {200}
+    pool = app.state.database.engine.pool
+    assert pool.checkedout() == 0
+    await app.state.database.dispose()
+
+
+# --- Parameters ---
+
+
+def test_route_knows_the_parameters_that_the_document_has(app: FastAPI) -> None:
+    document = openapi()
+    compared = 0
+    for route in app.routes:
+        if isinstance(route, StrictRoute):
+            (method,) = {"GET", "POST", "PUT", "PATCH", "DELETE"} & (route.methods or set())
+            operation = document["paths"][route.path_format][method.lower()]
+            documented = {each["name"] for each in operation.get("parameters", ()) if each["in"] == "query"}
+            assert set(route.parameters.takes_several) == documented, (method, route.path)
+            compared += len(documented)
+    assert compared > 1000
+
+
+def test_every_route_takes_overrides(app: FastAPI) -> None:
+    routes = [route for route in app.routes if isinstance(route, APIRoute)]
+    assert len(routes) > 100
+    assert {id(route.dependency_overrides_provider) for route in routes} == {id(app)}
+
+
+async def test_ordinary_orm_queries_run_in_the_session(committed: Committed) -> None:
+    from app.models import Department  # noqa: PLC0415 - as a service would
+
+    made = await make_department(committed.client, code="ORM")
+    async with committed.app.state.database.transaction() as session:
+        (department,) = (await session.scalars(select(Department).where(Department.code == "ORM"))).all()
+        department.description = "Written by the unit of work"
+    async with committed.app.state.database.transaction() as session:
+        found = await session.execute(text("SELECT description FROM departments WHERE id = :id"), {"id": made["id"]})
+        assert found.scalar_one() == "Written by the unit of work"
