@@ -18,7 +18,7 @@ from sqlalchemy.engine import ExceptionContext, Result
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, PoolProxiedConnection
-from sqlalchemy.util import await_only
+from sqlalchemy.util import await_
 
 from app.core.config import Settings
 from app.core.database_errors import DRIVER_ERRORS, translate, translating
@@ -62,7 +62,7 @@ class FairPool(AsyncAdaptedQueuePool):
 
     def _do_get(self) -> ConnectionPoolEntry:
         """Return a connection. Raises `DatabaseBusy` when all stay in use."""
-        await_only(self._take_place())
+        await_(self._take_place())
         try:
             return super()._do_get()
         except BaseException:

@@ -1,7 +1,10 @@
 """How a request gets its session, its caller and its service, and when its transaction ends."""
 
+import ast
 import asyncio
+import importlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -326,3 +329,40 @@ async def test_ordinary_orm_queries_run_in_the_session(committed: Committed) -> 
     async with committed.app.state.database.transaction() as session:
         found = await session.execute(text("SELECT description FROM departments WHERE id = :id"), {"id": made["id"]})
         assert found.scalar_one() == "Written by the unit of work"
+
+
+# --- The frameworks ---
+
+FRAMEWORKS = ("asyncpg", "fastapi", "sqlalchemy", "starlette")
+APP = Path(__file__).parents[2] / "app"
+
+
+def is_private(name: str) -> bool:
+    return any(part.startswith("_") for part in name.split(".")) or name.startswith("fastapi.dependencies")
+
+
+def test_frameworks_are_imported_by_their_public_names() -> None:
+    imported = set()
+    for path in APP.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in FRAMEWORKS:
+                imported |= {f"{node.module}.{alias.name}" for alias in node.names}
+            elif isinstance(node, ast.Import):
+                imported |= {alias.name for alias in node.names if alias.name.split(".")[0] in FRAMEWORKS}
+    assert len(imported) > 100
+    assert {name for name in imported if is_private(name)} == set()
+    assert is_private("fastapi._compat.ModelField")
+    assert is_private("fastapi.dependencies.utils.solve_dependencies")
+
+
+def test_one_private_method_of_a_framework_is_overridden() -> None:
+    overridden = set()
+    for path in set(APP.rglob("*.py")) - {APP / "__main__.py"}:
+        module = importlib.import_module(".".join(path.relative_to(APP.parent).with_suffix("").parts))
+        for kind in vars(module).values():
+            if isinstance(kind, type) and kind.__module__ == module.__name__:
+                theirs = [base for base in kind.__mro__ if base.__module__.split(".")[0] in FRAMEWORKS]
+                own = {name for name in vars(kind) if name.startswith("_") and not name.startswith("__")}
+                overridden |= {f"{kind.__name__}.{name}" for name in own if any(name in vars(each) for each in theirs)}
+    # Mapped and abstract classes get attributes of these names from their metaclasses.
+    assert {name for name in overridden if "._sa_" not in name and "._abc_" not in name} == {"FairPool._do_get"}
