@@ -105,8 +105,11 @@ async def _on_http_exception(request: Request, error: HTTPException) -> Response
 def _methods_at(request: Request) -> set[str]:
     """Return the methods of every route with the path: Starlette's own header has those of the first one only."""
     methods: set[str] = set()
+    # As the request came: a mounted application has changed the scope for itself.
+    root = request.scope.get("app_root_path", request.scope["root_path"])
+    scope = {"type": "http", "method": request.method, "path": request.scope["path"], "root_path": root}
     for route in request.app.routes:
-        match, _ = route.matches(request.scope)
+        match, _ = route.matches(scope)
         if match is not Match.NONE:
             methods |= getattr(route, "methods", None) or {"GET"}  # mounted files have none of their own
     return methods | ({"HEAD"} if "GET" in methods else set())

@@ -90,7 +90,8 @@ class Database:
         self.engine = _engine(url, settings, settings.pool_size)
         # Probes ask how the database is, however busy the requests' connections are.
         self.probe_engine = _engine(url, settings, 1)
-        self.statement_timeout = settings.statement_timeout
+        self.statement_seconds = settings.statement_timeout + _GRACE_SECONDS
+        self.connection_seconds = settings.pool_timeout + settings.connect_timeout
         # Tests put a connection of their own there, in whose transaction all sessions run, and which they undo.
         self.bind: AsyncConnection | None = None
 
@@ -158,7 +159,7 @@ class RegisterSession(AsyncSession):
             database.bind or database.engine, expire_on_commit=False, join_transaction_mode="create_savepoint"
         )
         self._database = database
-        self._timeout = database.statement_timeout + _GRACE_SECONDS
+        self._statement_seconds = database.statement_seconds
 
     async def fetch(self, statement: Prepared, /, **values: Any) -> Row | None:
         """Run a prepared read and return its first row."""
@@ -166,12 +167,12 @@ class RegisterSession(AsyncSession):
         if self.in_transaction() or self._database.bind is not None:
             driver = await self._driver()
             try:
-                return await translating(driver.fetchrow(statement.sql, *arguments, timeout=self._timeout))
+                return await translating(driver.fetchrow(statement.sql, *arguments, timeout=self._statement_seconds))
             except ConnectionLost:
                 driver.terminate()  # or the rollback would wait for the same server
                 raise
         async with self._database.borrow() as driver:
-            return await translating(driver.fetchrow(statement.sql, *arguments, timeout=self._timeout))
+            return await translating(driver.fetchrow(statement.sql, *arguments, timeout=self._statement_seconds))
 
     async def write_alone(self, statement: Prepared, /, **values: Any) -> Row | None:
         """Run a prepared write and return its first row.
@@ -202,7 +203,7 @@ class RegisterSession(AsyncSession):
         """Let the statements of this transaction take longer than the settings say, up to `MOST_STATEMENT_SECONDS`."""
         assert seconds <= MOST_STATEMENT_SECONDS
         await self.execute(_set_for_transaction("statement_timeout", seconds))
-        self._timeout = seconds + _GRACE_SECONDS
+        self._statement_seconds = seconds + _GRACE_SECONDS
 
     async def lock(self, name: str) -> None:
         """Wait for the advisory lock with this name, which is held until the transaction ends."""
@@ -236,7 +237,8 @@ class RegisterSession(AsyncSession):
 
     async def _in_time(self, step: Awaitable[T]) -> T:
         try:
-            async with asyncio.timeout(self._timeout):
+            waiting = 0 if self.in_transaction() else self._database.connection_seconds
+            async with asyncio.timeout(waiting + self._statement_seconds):
                 return await step
         except TimeoutError as error:
             raise ConnectionLost from error

@@ -56,8 +56,11 @@ class IntegrityViolation(RegisterError):
 
 def translate(error: BaseException) -> BaseException:
     """Return our own error for what the driver or the network raised, by SQLSTATE; others unchanged."""
-    if isinstance(error.__cause__, DRIVER_ERRORS):
-        error = error.__cause__  # SQLAlchemy's adapter wraps the driver's error, which alone names the constraint
+    # SQLAlchemy's adapter wraps the driver's error, which alone names the constraint.
+    return _own_error(error.__cause__ if isinstance(error.__cause__, DRIVER_ERRORS) else error) or error
+
+
+def _own_error(error: BaseException) -> RegisterError | None:
     sqlstate: str = getattr(error, "sqlstate", None) or ""
     if sqlstate.startswith("23"):
         return IntegrityViolation(sqlstate, getattr(error, "constraint_name", None) or "")
@@ -69,7 +72,7 @@ def translate(error: BaseException) -> BaseException:
         return _BY_STATE[sqlstate]()
     if isinstance(error, OSError) or sqlstate.startswith(_LOST) or _is_closed(error):
         return ConnectionLost()
-    return error
+    return None
 
 
 def sqlstate_of(error: DBAPIError) -> str | None:

@@ -6,8 +6,9 @@ rest of the request (`docs/decisions/07-session-and-fast-path.md` has the figure
 can skip all of that: `prepare` compiles it once with SQLAlchemy's own compiler, and `RegisterSession.fetch` and
 `RegisterSession.write_alone` (`app/core/database.py`) hand its text and its arguments to asyncpg.
 
-Only what a speed bar covers is prepared: one object by id, pages of lists, and the writes of single objects. Everything
-else is an ordinary statement for `session.execute`.
+Only what a speed bar covers is prepared: one object by id, pages of lists, and the writes of single objects; and whole
+lists, which are read through a cursor of the driver (`app/core/streaming.py`). Everything else is an ordinary statement
+for `session.execute`.
 """
 
 from dataclasses import dataclass

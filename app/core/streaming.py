@@ -5,19 +5,20 @@ for no longer than its reader keeps reading, and a process has a few streams at 
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
 import anyio
 import anyio.lowlevel
-from sqlalchemy import Executable, Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.responses import StreamingResponse
 from starlette.types import Message, Send
 
 from app.core.config import Settings
-from app.core.database import Database
+from app.core.database import Database, Row
+from app.core.database_errors import translating
+from app.core.prepared import Prepared
 from app.utils.exceptions import ExportsBusy
 
 # A round trip for each batch of so many rows costs nothing any more. But an object may have thousands of links, so that
@@ -27,20 +28,25 @@ BATCH_BYTES = 1024 * 1024
 # PostgreSQL must not end the transaction of a reader whom we still wait for.
 _GRACE = 5
 
-Rows = Sequence[Row[*tuple[Any, ...]]]
+Rows = list[Row]
 
 
 async def read_in_batches(
-    connection: AsyncConnection, statement: Executable, values: dict[str, Any]
+    connection: AsyncConnection, statement: Prepared, values: dict[str, Any]
 ) -> AsyncGenerator[Rows]:
-    """Yield the rows of a statement in batches, through a cursor of PostgreSQL; the first batch may be empty."""
-    result = await connection.stream(statement, values)
+    """Yield the rows of a statement in batches, through a cursor of PostgreSQL; the first batch may be empty.
+
+    By the driver: SQLAlchemy's cursor reads 50 rows at a time, however large they are. Raises `ServiceUnavailable` as
+    every statement does.
+    """
+    driver: Any = (await connection.get_raw_connection()).driver_connection
+    cursor = await translating(driver.cursor(statement.sql, *statement.arguments(values)))
     size = FIRST_ROWS
-    rows = await result.fetchmany(size)
+    rows: Rows = await translating(cursor.fetch(size))
     yield rows
     while len(rows) == size:
         size = _rows_of_next(rows)
-        rows = await result.fetchmany(size)
+        rows = await translating(cursor.fetch(size))
         if rows:
             yield rows
 
@@ -58,7 +64,7 @@ class Streams:
         self._free = settings.export_concurrency
         self.stall_seconds = settings.export_stall_seconds
 
-    async def read(self, statement: Executable, values: dict[str, Any]) -> AsyncGenerator[Rows]:
+    async def read(self, statement: Prepared, values: dict[str, Any]) -> AsyncGenerator[Rows]:
         """Yield the rows of a statement in batches, all from one snapshot; the first batch may be empty.
 
         Raises `ExportsBusy`, and `ServiceUnavailable` as every statement does.

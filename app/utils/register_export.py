@@ -24,6 +24,7 @@ from app.core.config import Settings
 from app.core.database import Database
 from app.core.database_errors import NO_PRIVILEGE, NO_TABLE, sqlstate_of
 from app.core.migrations import head_revision
+from app.core.prepared import Prepared, prepare
 from app.core.streaming import read_in_batches
 from app.domains.department.service import DepartmentService
 from app.domains.location.service import LocationService
@@ -81,7 +82,7 @@ class _Part:
     """One file: a statement that returns the `body` of each line, and one that returns their number as `total`."""
 
     name: str
-    rows: Executable
+    rows: Prepared
     total: Executable
     values: dict[str, Any] = field(default_factory=dict)
 
@@ -123,10 +124,10 @@ def _parts(*, with_history: bool) -> list[_Part]:
     return parts
 
 
-def _holders() -> Executable:
+def _holders() -> Prepared:
     table = table_of(RoleHolder)
     row = select(table.c.role_id, table.c.user_id).order_by(table.c.role_id, table.c.user_id).subquery("d")
-    return select(utf8(func.row_to_json(row.table_valued())).label("body"))
+    return prepare(select(utf8(func.row_to_json(row.table_valued())).label("body")))
 
 
 def _count(model: type[Base]) -> Executable:
@@ -143,7 +144,7 @@ async def _snapshot(settings: Settings, url: str) -> AsyncIterator[AsyncConnecti
     except DBAPIError as error:
         if sqlstate_of(error) != NO_PRIVILEGE:
             raise
-        raise RegisterError(f"The database role may not read the whole register: {error}.") from error
+        raise RegisterError(f"The database role may not read the whole register: {error.orig}.") from error
     finally:
         await database.dispose()
 

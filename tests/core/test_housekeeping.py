@@ -156,18 +156,15 @@ class counted:  # noqa: N801 - it reads as a verb
         self.engine = database.engine.sync_engine
         self.seen: list[str] = []
 
-    def _add(self, query: Any) -> None:
-        self.seen.append(query.query)
-
-    def _watch(self, dbapi_connection: Any, *_rest: Any) -> None:
-        dbapi_connection.driver_connection.add_query_logger(self._add)
+    def _add(self, _connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        self.seen.append(statement)
 
     def __enter__(self) -> list[str]:
-        event.listen(self.engine, "checkout", self._watch)
+        event.listen(self.engine, "before_cursor_execute", self._add)
         return self.seen
 
     def __exit__(self, *_error: object) -> None:
-        event.remove(self.engine, "checkout", self._watch)
+        event.remove(self.engine, "before_cursor_execute", self._add)
 
 
 async def record(connection: asyncpg.Connection, collection: str, object_id: int, *days_ago: float) -> None:

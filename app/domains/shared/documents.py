@@ -125,7 +125,7 @@ class Documents:
     @lru_cache(maxsize=256)  # noqa: B019
     def export(
         self, order: Order, condition: Condition | None, members: Members, *, after: bool, table: bool, keyed: bool
-    ) -> Select[Any]:
+    ) -> Prepared:
         """Return the statement of the whole list, or of what comes `after` a position, one row an object.
 
         A row is its `body`, or the cells of a `table`; briefs that are `keyed` tell external ids, by which another
@@ -145,7 +145,7 @@ class Documents:
         else:
             row = [utf8(json_object(self._members(found, members, keyed=keyed))).label("body")]
         # Where each cell is a query of its own, none names the list: each would then read it for itself.
-        return select(*row).select_from(found)
+        return prepare(select(*row).select_from(found))
 
     def header(self, members: Members) -> tuple[str, ...]:
         """Return the names of the cells of a table."""

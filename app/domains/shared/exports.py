@@ -9,8 +9,8 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from fastapi import Request, Response
-from sqlalchemy import Executable
 
+from app.core.prepared import Prepared
 from app.core.streaming import Rows, Streamed, Streams
 from app.domains.shared.cells import safe
 from app.utils.exceptions import NotAcceptable
@@ -25,7 +25,7 @@ class Export:
     """A whole list: a statement that returns one `body`, or the cells of one row, for each object."""
 
     collection: str
-    statement: Executable
+    statement: Prepared
     values: dict[str, Any]
     # Of the table; None for NDJSON.
     header: tuple[str, ...] | None

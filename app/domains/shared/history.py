@@ -21,6 +21,7 @@ from sqlalchemy import (
 )
 
 from app.core.database import RegisterSession
+from app.core.prepared import Prepared, prepare
 from app.domains.shared.changes import constant
 from app.domains.shared.documents import by_id
 from app.domains.shared.embedding import json_list, utf8
@@ -43,11 +44,11 @@ async def page_of_changes(
 
 
 @cache
-def all_changes() -> Executable:
+def all_changes() -> Prepared:
     """Return the statement of the whole history, the oldest change first: one `body` a change."""
     table = table_of(Change).alias("change")
     row = _shown(table).order_by(table.c.id).subquery("d")
-    return select(utf8(func.row_to_json(row.table_valued())).label("body"))
+    return prepare(select(utf8(func.row_to_json(row.table_valued())).label("body")))
 
 
 async def has_changes(session: RegisterSession, condition: Condition, **values: Any) -> bool:

@@ -14,9 +14,11 @@ import httpx
 import pytest
 import uvicorn
 from asyncpg.cursor import Cursor
+from asyncpg.prepared_stmt import PreparedStatement
 from fastapi import FastAPI
-from sqlalchemy import URL, text
+from sqlalchemy import URL
 
+from app.core.prepared import Prepared
 from app.core.streaming import BATCH_BYTES, FIRST_ROWS, MOST_ROWS, Streams
 from app.main import create_app
 from app.utils.exceptions import DatabaseBusy
@@ -163,7 +165,7 @@ async def test_empty_pool_is_a_problem_and_no_stream(committed: Committed, accep
     async with app.state.database.borrow(), client_of(app) as client:
         async with app.state.database.borrow():
             with pytest.raises(DatabaseBusy):
-                await anext(streams.read(text("SELECT 1 AS body"), {}))
+                await anext(streams.read(Prepared("SELECT 1 AS body", ()), {}))
             response = await client.get("/departments", headers=accept)
         problem = assert_problem(response, "database_busy")
         assert (problem["status"], "content-disposition" in response.headers) == (503, False)
@@ -196,15 +198,24 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         original = getattr(owner, name)
 
         async def noting(self: Any, *arguments: Any, **options: Any) -> Any:
-            asked.append(arguments[0].split()[0].strip(";") if owner is asyncpg.Connection else "batch")
+            if owner is Cursor:
+                asked.append("batch")
+            else:
+                query = self.get_query() if owner is PreparedStatement else arguments[0]
+                asked.append(query.split()[0].strip(";"))
             return await original(self, *arguments, **options)
 
         monkeypatch.setattr(owner, name, noting)
 
     for name in ("execute", "executemany", "fetch", "fetchrow", "fetchval"):
         note(asyncpg.Connection, name)
+    note(PreparedStatement, "fetch")
     note(Cursor, "fetch")
     return asked
+
+
+# Of the caller; the SELECT of a stream sets how long the reader may take.
+LOOK_UP = ["BEGIN", "WITH", "COMMIT"]
 
 
 async def test_stream_is_one_statement_whatever_it_shows(committed: Committed, asked: list[str]) -> None:
@@ -214,8 +225,7 @@ async def test_stream_is_one_statement_whatever_it_shows(committed: Committed, a
         for query, accept in product(queries, (NDJSON, CSV)):
             del asked[:]
             assert (await committed.client.get(f"/{collection}{query}", headers=accept)).status_code == 200
-            # WITH looks up the caller, SELECT sets how long the reader may take.
-            assert asked == ["WITH", "BEGIN", "SELECT", "batch", "COMMIT"], (collection, query)
+            assert asked == [*LOOK_UP, "BEGIN", "SELECT", "batch", "ROLLBACK"], (collection, query)
 
 
 async def test_number_of_batches_is_all_that_grows(committed: Committed, asked: list[str]) -> None:
@@ -225,7 +235,7 @@ async def test_number_of_batches_is_all_that_grows(committed: Committed, asked: 
         del asked[:]
         response = await committed.client.get("/departments?fields=id", headers=CSV)
         assert response.status_code == 200
-        assert asked == ["WITH", "BEGIN", "SELECT", *["batch"] * batches, "COMMIT"]
+        assert asked == [*LOOK_UP, "BEGIN", "SELECT", *["batch"] * batches, "ROLLBACK"]
 
 
 @pytest.mark.parametrize("cell", ["repeat('x', {})", "convert_to(repeat('x', {}), 'UTF8')"], ids=["text", "bytes"])
@@ -233,7 +243,7 @@ async def test_large_rows_come_in_small_batches(app: FastAPI, cell: str) -> None
     size = f"CASE WHEN n <= 40 THEN {BATCH_BYTES // 5} WHEN n <= 42 THEN {3 * BATCH_BYTES} ELSE 0 END"
     query = f"SELECT {cell.format(size)} AS body, n FROM generate_series(1, 700) n"
     streams: Streams = app.state.streams
-    batches = [len(rows) async for rows in streams.read(text(query), {})]
+    batches = [len(rows) async for rows in streams.read(Prepared(query, ()), {})]
     # A batch is as large as the rows of the one before it allow: five of 205 KiB, one of 3 MiB, 500 of none.
     assert batches == [FIRST_ROWS, 5, 5, 5, 5, 5, 1, MOST_ROWS, 154]
     assert sum(batches) == 700
