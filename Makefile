@@ -59,6 +59,7 @@ check: $(VENV)/.dev ## Format, lint, types, import contracts, schema drift, Open
 	@$(BIN)/python -m app openapi | diff -u docs/openapi.json - || { echo "Run 'make openapi'." >&2; exit 1; }
 	@$(BIN)/python -m tests.openapi_changes
 	@$(MAKE) --no-print-directory lint-openapi lint-alerts
+	@echo "make check: passed"
 
 lint-openapi: $(NODE_TOOLS)/.installed ## Lint docs/openapi.json with Spectral's recommended rules
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(NODE_TOOLS)/.bin/spectral lint --quiet --fail-severity hint \
