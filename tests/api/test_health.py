@@ -10,7 +10,6 @@ from typing import Any
 
 import httpx
 import pytest
-from asgi_lifespan import LifespanManager
 from fastapi import FastAPI
 from sqlalchemy import URL, make_url, text
 
@@ -231,7 +230,7 @@ async def test_signal_to_stop_makes_the_service_not_ready_before_the_server_acts
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
-        async with LifespanManager(committed.app):
+        async with committed.app.router.lifespan_context(committed.app):
             assert (await committed.client.get(READY[0])).status_code == 200
             signal.raise_signal(signal.SIGTERM)
             assert await ready_problem(committed) == "The service is stopping."
