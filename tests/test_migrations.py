@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from app.core.migrations import alembic_config, head_revision, upgrade
 from app.core.pool import driver_url
 from app.models import Base
 from tests.conftest import connected, new_database, text_of
+from tests.waiting import HANG_TIMEOUT, until
 
 
 async def schema_of(url: URL) -> list[tuple[str, str]]:
@@ -83,8 +85,21 @@ async def test_three_migrations_at_once_all_succeed(empty: URL, root: Path) -> N
     environment = os.environ | {"DATABASE_URL": text_of(empty)}
     command = (sys.executable, "-m", "app", "migrate")
     processes = [await asyncio.create_subprocess_exec(*command, cwd=root, env=environment) for _ in range(3)]
-    assert [await asyncio.wait_for(process.wait(), timeout=60) for process in processes] == [0, 0, 0]
+    assert [await asyncio.wait_for(process.wait(), timeout=HANG_TIMEOUT) for process in processes] == [0, 0, 0]
     assert await revision_of(empty) == head_revision()
+
+
+async def until_second_lock_wait(url: URL) -> None:
+    """Return once a second statement has begun to wait for a lock."""
+    begun: set[datetime] = set()
+    waiting = "SELECT query_start FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    async with connected(url) as connection:
+
+        async def have_begun() -> bool:
+            begun.update(row["query_start"] for row in await connection.fetch(waiting))
+            return len(begun) >= 2
+
+        await until(have_begun)
 
 
 async def test_migration_waits_out_a_lock(empty: URL) -> None:
@@ -95,9 +110,9 @@ async def test_migration_waits_out_a_lock(empty: URL) -> None:
         await transaction.start()
         await blocker.execute("LOCK TABLE processes IN ACCESS SHARE MODE")
         migration = asyncio.create_task(asyncio.to_thread(command.downgrade, config, "base"))
-        # Longer than the lock time-out of one attempt: the first one fails, a later one gets through.
-        done, _ = await asyncio.wait({migration}, timeout=2.7)
-        assert not done
+        # The first attempt fails, a later one gets through.
+        await until_second_lock_wait(empty)
+        assert not migration.done()
         await transaction.rollback()
-        await asyncio.wait_for(migration, timeout=30)
+        await asyncio.wait_for(migration, HANG_TIMEOUT)
     assert [name for name, _ in await schema_of(empty) if name.startswith("processes.")] == []

@@ -17,6 +17,8 @@ from app.core.database_errors import DRIVER_ERRORS, translate
 from app.utils.exceptions import DatabaseBusy, ServiceUnavailable
 
 _IN_USE = "All database connections are in use."
+# Seconds. PostgreSQL ends a statement first; a server that is silent for longer does not answer at all.
+_TIMEOUT_MARGIN = 1.0
 
 
 class Row(asyncpg.Record):  # type: ignore[misc]
@@ -45,8 +47,7 @@ class Database:
                 "async_creator_fn": _connect,
                 "record_class": Row,
                 "timeout": settings.connect_timeout,
-                # PostgreSQL ends a statement first; this is for a server that no longer answers at all.
-                "command_timeout": settings.statement_timeout + 1,
+                "command_timeout": command_timeout(settings.statement_timeout),
                 # The driver would plan what is longer than 15 KiB, as searches are, anew each time.
                 "max_cacheable_statement_size": 0,
                 "server_settings": {
@@ -127,6 +128,11 @@ async def _connect(*args: Any, **kwargs: Any) -> Any:
 
 def milliseconds(seconds: float) -> str:
     return str(int(seconds * 1000))
+
+
+def command_timeout(statement_timeout: float) -> float:
+    """Return the driver's own timeout, in seconds, for a statement with this timeout in PostgreSQL."""
+    return statement_timeout + _TIMEOUT_MARGIN
 
 
 def _raise_translated(context: ExceptionContext) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 
 from app.core.database import Session
 from app.core.database_errors import translating
-from app.core.pool import Row, milliseconds
+from app.core.pool import Row, command_timeout, milliseconds
 from app.utils.exceptions import ConnectionLost, OutcomeUnknown
 
 _DIALECT = PGDialect_asyncpg()  # type: ignore[no-untyped-call]
@@ -98,7 +98,7 @@ async def allow_seconds(session: Session, seconds: float) -> None:
     """Let the statements of the session's transaction take longer than those of others."""
     values = {"name": "statement_timeout", "value": milliseconds(seconds)}
     await execute(session, _SET_FOR_TRANSACTION, **values)
-    session.timeout = seconds + 1
+    session.timeout = command_timeout(seconds)
 
 
 _SET_FOR_TRANSACTION = prepare(text("SELECT set_config(:name, :value, true)"))
