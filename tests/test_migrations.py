@@ -2,8 +2,10 @@
 
 import asyncio
 import os
+import shutil
 import sys
 from datetime import datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,56 @@ from app.core.pool import driver_url
 from app.models import Base
 from tests.conftest import connected, new_database, text_of
 from tests.waiting import HANG_TIMEOUT, until
+
+# SHA-256 of every landed revision. Databases have run them, so a correction is a new revision.
+LANDED = {
+    "0001_first_schema.py": "64213d287452c9c391a3658b3570b22778e36925834d40b1f88343eba0bb8023",
+    "0002_accounts_and_history.py": "b7c5f758d6cd391c53a36a6aa2646ba08750c28a6022b9a3a126c4de642c75ce",
+    "0003_positions_in_lists.py": "c372231bb6bfa3db01898af82a443b17b1357ad1dc87e544e90f10843102a687",
+    "0004_idempotency_keys.py": "08de128983124afe4ba1d68bb48a840854a1af18ef12927e8b4132cce1e1ec29",
+    "0005_list_indexes.py": "ed12c05507634c248e0a57a5856f579fbc582bff61cf0f154ba5de2b8a925e12",
+    "0006_search.py": "9c82fb8ceb0f0c62c00491cc4e01456cf408d6349cd354af20cf49c87f47737d",
+    "0007_import_plans.py": "c8fd1372f17341bfe3f98de987c4f5b86408cf01b033d1a6ee989623501f358a",
+    "0008_briefs.py": "10b15b40a476bc9d4a342a016668b423114d21c2820ab688a1b9abd2faff6a1a",
+}
+
+
+def faults_of(versions: Path) -> list[str]:
+    """Return the faults of the revisions' files, each with its remedy."""
+    found = {file.name: sha256(file.read_bytes()).hexdigest() for file in sorted(versions.glob("*.py"))}
+    gone = [f"{name} has landed: restore it under this name" for name in LANDED if name not in found]
+    changed = [
+        f"{name} has landed: undo the change and add a revision"
+        for name, digest in LANDED.items()
+        if found.get(name, digest) != digest
+    ]
+    new = [
+        f'{name} is new: add "{name}": "{digest}" to LANDED in tests/test_migrations.py'
+        for name, digest in found.items()
+        if name not in LANDED
+    ]
+    return gone + changed + new
+
+
+def test_landed_revisions_are_unchanged(root: Path) -> None:
+    faults = faults_of(root / "alembic/versions")
+    assert not faults, "\n".join(faults)
+
+
+def test_change_of_a_landed_revision_is_found(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root / "alembic/versions", tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__*"))
+    first, second, third, *_ = sorted(tmp_path.iterdir())
+    first.write_bytes(first.read_bytes() + b"\n")
+    second.unlink()
+    third.rename(tmp_path / "0003_renamed.py")
+    (tmp_path / "9999_new.py").write_bytes(b"")
+    assert faults_of(tmp_path) == [
+        f"{second.name} has landed: restore it under this name",
+        f"{third.name} has landed: restore it under this name",
+        f"{first.name} has landed: undo the change and add a revision",
+        f'0003_renamed.py is new: add "0003_renamed.py": "{LANDED[third.name]}" to LANDED in tests/test_migrations.py',
+        f'9999_new.py is new: add "9999_new.py": "{sha256().hexdigest()}" to LANDED in tests/test_migrations.py',
+    ]
 
 
 async def schema_of(url: URL) -> list[tuple[str, str]]:
