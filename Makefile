@@ -50,7 +50,7 @@ test-browser: $(VENV)/.dev ## Try /docs and /redoc in a real browser
 test-clients: $(VENV)/.dev $(NODE_TOOLS)/.installed ## Only the tests that generate clients and call a server with them
 	@$(BIN)/pytest tests/clients -m clients
 
-check: $(VENV)/.dev ## Format, lint, types, import contracts, schema drift, OpenAPI document
+check: $(VENV)/.dev ## Format, lint, types, import contracts, schema drift, OpenAPI document, alerts
 	@$(BIN)/ruff format --check --quiet . || { echo "Run 'make format'." >&2; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
@@ -58,11 +58,17 @@ check: $(VENV)/.dev ## Format, lint, types, import contracts, schema drift, Open
 	@$(BIN)/python -m tests.schema_check
 	@$(BIN)/python -m app openapi | diff -u docs/openapi.json - || { echo "Run 'make openapi'." >&2; exit 1; }
 	@$(BIN)/python -m tests.openapi_changes
-	@$(MAKE) --no-print-directory lint-openapi
+	@$(MAKE) --no-print-directory lint-openapi lint-alerts
+	@echo "make check: passed"
 
 lint-openapi: $(NODE_TOOLS)/.installed ## Lint docs/openapi.json with Spectral's recommended rules
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(NODE_TOOLS)/.bin/spectral lint --quiet --fail-severity hint \
 		--ruleset tests/clients/spectral.yaml docs/openapi.json
+
+lint-alerts: ## Check Prometheus's configuration and alerts, and run the tests of the alerts
+	@command -v promtool >/dev/null || { echo "promtool is missing: install Prometheus (Debian and Ubuntu: apt-get install prometheus; macOS: brew install prometheus), or promtool alone as prometheus/README.md shows." >&2; exit 1; }
+	@promtool check config prometheus/prometheus.yml >/dev/null
+	@promtool test rules prometheus/alerts_test.yml >/dev/null
 
 format: $(VENV)/.dev ## Format the code and apply the linter's safe fixes
 	@$(BIN)/ruff check --quiet --fix .
@@ -93,4 +99,4 @@ lock: $(VENV)/.dev ## Resolve the dependencies anew into requirements/*.txt
 clean: ## Remove caches and the environment; keeps the data
 	@rm -rf $(VENV) $(NODE_TOOLS) .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .schemathesis
 
-.PHONY: help run migrate test test-browser test-clients check lint-openapi format openapi break-openapi load sign-in-rush lock clean
+.PHONY: help run migrate test test-browser test-clients check lint-openapi lint-alerts format openapi break-openapi load sign-in-rush lock clean

@@ -9,9 +9,8 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,12 @@ import asyncpg
 import httpx
 import pytest
 from fastapi import FastAPI
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from pydantic import SecretStr
 from sqlalchemy import URL, event, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.core import database, embedded_postgres, readiness
 from app.core.config import Settings
 from app.core.database import Database
 from app.core.embedded_postgres import EmbeddedPostgres
@@ -34,9 +34,17 @@ from app.core.tokens import API_TOKEN, Tokens, new_token
 from app.main import create_app
 from app.utils.db_init import initialise
 from app.utils.logging_service import configure_logging
+from tests.waiting import HANG_TIMEOUT, until, wait_until_ready
 
 # Generated input is the same at every run: a failure here is a failure everywhere.
-settings.register_profile("steady", derandomize=True, database=None, deadline=None, max_examples=300)
+settings.register_profile(
+    "steady",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    max_examples=300,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("steady")
 
 # As in development: what nobody expected is logged with a plain traceback.
@@ -46,7 +54,33 @@ ADMIN_PASSWORD = "the administrator of all tests"  # noqa: S105
 ADMIN_TOKEN = new_token(API_TOKEN)
 
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+# Production's time limits would fail requests that a slow machine only delays. A test of a limit sets it itself.
+LONG_TIMEOUTS = dict.fromkeys(
+    (
+        *("pool_timeout", "connect_timeout", "statement_timeout", "lock_timeout"),
+        *("idle_in_transaction_timeout", "export_stall_seconds"),
+    ),
+    HANG_TIMEOUT,
+)
+# The same limits for subprocesses, and a command line that also lifts the limit of readiness, which is no setting.
+LONG_TIMEOUT_ENV = {name.upper(): str(seconds) for name, seconds in LONG_TIMEOUTS.items()}
+LONG_TIMEOUT_APP = (
+    *(sys.executable, "-c"),
+    f"from app.cli import main; from app.core import readiness; readiness.PATIENCE_SECONDS = {HANG_TIMEOUT}; main()",
+)
 TRANSACTION_CONTROL = ("BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def long_timeouts() -> Iterator[None]:
+    """Lift the time limits that are constants."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(readiness, "PATIENCE_SECONDS", HANG_TIMEOUT)
+        patch.setattr(database, "_TIMEOUT_MARGIN", HANG_TIMEOUT)
+        patch.setattr(embedded_postgres, "START_SECONDS", HANG_TIMEOUT)
+        steps = [(number, HANG_TIMEOUT) for number, _ in embedded_postgres.STOP_STEPS]
+        patch.setattr(embedded_postgres, "STOP_STEPS", steps)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -67,24 +101,43 @@ def text_of(url: URL) -> str:
 @asynccontextmanager
 async def connected(url: URL) -> AsyncIterator[asyncpg.Connection]:
     """A connection past the application."""
-    connection = await asyncpg.connect(text_of(url))
+    connection = await asyncpg.connect(text_of(url), timeout=HANG_TIMEOUT)
     try:
         yield connection
     finally:
         await connection.close()
 
 
+async def until_sql(url: URL, condition: str) -> None:
+    """Return once an SQL condition is true in a database."""
+    async with connected(url) as connection:
+        await until(lambda: connection.fetchval(f"SELECT {condition}"))
+
+
+async def until_lock_wait(url: URL) -> None:
+    """Return once a statement waits for a lock in a database."""
+    waits = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    await until_sql(url, f"EXISTS ({waits})")
+
+
 @asynccontextmanager
 async def new_database(server: URL, template: str | None = None) -> AsyncIterator[URL]:
     """Make a database, as a copy of `template` if given, and drop it afterwards."""
     name = f"test_{uuid4().hex}"
-    admin = await asyncpg.connect(text_of(server))
-    try:
-        await admin.execute(f"CREATE DATABASE {name}" + (f" TEMPLATE {template}" if template else ""))
-        yield server.set(database=name)
-        await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
-    finally:
-        await admin.close()
+    async with connected(server) as admin:
+
+        async def run(statement: str) -> bool:
+            # PostgreSQL gives up after 5 s when the process of a closed session has not ended yet.
+            with suppress(asyncpg.ObjectInUseError):
+                await admin.execute(statement)
+                return True
+            return False
+
+        await until(lambda: run(f"CREATE DATABASE {name}" + (f" TEMPLATE {template}" if template else "")))
+        try:
+            yield server.set(database=name)
+        finally:
+            await until(lambda: run(f"DROP DATABASE {name} WITH (FORCE)"))
 
 
 @pytest.fixture
@@ -97,14 +150,13 @@ async def empty(server_url: URL) -> AsyncIterator[URL]:
 def settings_for(url: URL | None, **changes: Any) -> Settings:
     text = url and url.render_as_string(hide_password=False)
     # Nobody is remembered, so that each request takes the same statements and sees what the last one changed.
-    chosen: dict[str, Any] = {"caller_cache_seconds": 0, "first_admin_password": SecretStr(ADMIN_PASSWORD)} | changes
-    return Settings(_env_file=None, env="test", database_url=text, **chosen)
+    chosen: dict[str, Any] = {"caller_cache_seconds": 0, "first_admin_password": SecretStr(ADMIN_PASSWORD)}
+    return Settings(_env_file=None, env="test", database_url=text, **LONG_TIMEOUTS | chosen | changes)
 
 
 async def give_admin_token(url: URL) -> None:
     """Give the first administrator of a database `ADMIN_TOKEN`, an API token with every scope."""
-    connection = await asyncpg.connect(text_of(url))
-    try:
+    async with connected(url) as connection:
         await connection.execute(
             """
             INSERT INTO api_tokens (user_id, name, token_hash, scopes, expires_at)
@@ -113,8 +165,6 @@ async def give_admin_token(url: URL) -> None:
             Tokens(settings_for(url)).api_token_hashes(ADMIN_TOKEN)[0],
             sorted(SCOPES),
         )
-    finally:
-        await connection.close()
 
 
 @pytest.fixture(scope="session")
@@ -189,9 +239,11 @@ async def register_like(server_url: URL, template: URL) -> AsyncIterator[Committ
     """An application on a database of its own, a copy of `template`."""
     async with new_database(server_url, template.database) as url:
         register = Committed(create_app(settings_for(url)), url)
-        yield register
-        await register.client.aclose()
-        await register.app.state.database.dispose()
+        try:
+            yield register
+        finally:
+            await register.client.aclose()
+            await register.app.state.database.dispose()
 
 
 @pytest.fixture
@@ -252,29 +304,14 @@ def live_server(served_database: URL, root: Path) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     text = served_database.render_as_string(hide_password=False)
-    environment = os.environ | {"ENV": "test", "DATABASE_URL": text, "PORT": str(port)}
-    command = [sys.executable, "-m", "app"]
-    subprocess.run([*command, "seed"], cwd=root, env=environment, check=True, capture_output=True)
-    with subprocess.Popen(
-        [*command, "serve"], cwd=root, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as server:
+    given = {"ENV": "test", "DATABASE_URL": text, "PORT": str(port), "LOG_LEVEL": "WARNING"}
+    environment = os.environ | LONG_TIMEOUT_ENV | given
+    subprocess.run([*LONG_TIMEOUT_APP, "seed"], cwd=root, env=environment, check=True, capture_output=True)
+    with subprocess.Popen([*LONG_TIMEOUT_APP, "serve"], cwd=root, env=environment) as server:
         try:
-            yield wait_until_ready(f"http://127.0.0.1:{port}")
+            yield wait_until_ready(f"http://127.0.0.1:{port}", server.poll)
         finally:
             server.terminate()
-
-
-def wait_until_ready(address: str) -> str:
-    """Return the address once it answers. Raises `TimeoutError` after 30 s."""
-    end = time.monotonic() + 30
-    while time.monotonic() < end:
-        try:
-            httpx.get(f"{address}/health/ready", timeout=2).raise_for_status()
-        except httpx.HTTPError:
-            time.sleep(0.1)
-        else:
-            return address
-    raise TimeoutError(f"{address} does not get ready")
 
 
 @pytest.fixture(scope="session")

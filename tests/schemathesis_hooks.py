@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 import httpx
 import jwt
 import schemathesis
+from cachetools import TTLCache, cached
 from hypothesis import strategies
 from schemathesis.core.parameters import ParameterLocation
 from schemathesis.generation.meta import CoveragePhaseData, CoverageScenario
@@ -43,7 +44,7 @@ _used: set[tuple[str, str, str]] = set()
 
 @cache
 def service() -> httpx.Client:
-    return httpx.Client(base_url=f"{os.environ['SERVICE']}/api/v1")
+    return httpx.Client(base_url=f"{os.environ['SERVICE']}/api/v1", timeout=300)
 
 
 def sign_in(email: str) -> dict[str, Any]:
@@ -53,7 +54,8 @@ def sign_in(email: str) -> dict[str, Any]:
     return tokens
 
 
-@cache
+# A token lasts ten minutes; the run may take longer.
+@cached(TTLCache(1, ttl=300))
 def administrators_token() -> str:
     return str(sign_in(ADMINISTRATOR)["access_token"])
 

@@ -22,7 +22,8 @@ from app.utils.db_init import initialise
 from app.utils.register_export import export_register
 from app.utils.register_import import import_register
 from tests.builders import make_department, make_password_link, make_process, make_role, make_user
-from tests.conftest import ADMIN_PASSWORD, client_of, give_admin_token, settings_for, text_of
+from tests.conftest import ADMIN_PASSWORD, LONG_TIMEOUT_ENV, client_of, give_admin_token, settings_for, text_of
+from tests.waiting import HANG_TIMEOUT
 
 
 @dataclass
@@ -184,11 +185,11 @@ async def housekeeping(root: Path, url: URL, **variables: str) -> subprocess.Com
         subprocess.run,
         [sys.executable, "-m", "app", "housekeeping"],
         cwd=root,
-        env=environment | {"DATABASE_URL": text_of(url)} | variables,
+        env=environment | LONG_TIMEOUT_ENV | {"DATABASE_URL": text_of(url)} | variables,
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=HANG_TIMEOUT,
     )
 
 

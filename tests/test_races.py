@@ -17,7 +17,7 @@ from sqlalchemy import URL
 from app.domains.department import router as department_router
 from app.main import create_app
 from tests.builders import make, make_department, make_process, make_role, make_user
-from tests.conftest import Committed, connected, new_database, settings_for
+from tests.conftest import Committed, connected, new_database, settings_for, until_lock_wait
 
 ROUNDS = 12
 LINKS = ("departments", "locations", "resources", "roles")
@@ -274,11 +274,7 @@ async def test_who_had_to_wait_answers_with_what_is_there_then(
         await holder.execute(f"SELECT FROM processes WHERE id = {process['id']} FOR UPDATE")
         body = {"name": "Waited", "role_ids": [role["id"]]}
         writing = asyncio.create_task(client.request(method, path, json=body))
-        waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
-        for _ in range(500):
-            if await holder.fetchval(waiting):
-                break
-            await asyncio.sleep(0.01)
+        await until_lock_wait(crowd.url)
         assert not writing.done()
         assert (await client.patch(f"/roles/{role['id']}", json={"name": f"Renamed by {method}"})).status_code == 200
         await transaction.rollback()

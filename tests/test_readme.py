@@ -9,6 +9,7 @@ import httpx
 
 from app.core.permissions import LEVELS
 from app.utils.db_init import DEMO_PASSWORD, DEMO_USERS
+from tests.waiting import HANG_TIMEOUT
 
 
 def answers_to_calls_of(section: str, live_server: str, root: Path) -> list[str]:
@@ -17,7 +18,7 @@ def answers_to_calls_of(section: str, live_server: str, root: Path) -> list[str]
     calls = re.findall(r"^curl .*$", text.partition(f"\n## {section}\n")[2].partition("\n## ")[0], re.MULTILINE)
     # In one shell, as a person types them; a NUL, which no answer has, stands between the answers.
     script = "\n".join((sign_in, *(f"{call}; printf '\\0'" for call in calls)))
-    done = subprocess.run(["bash", "-ec", script], capture_output=True, check=True, timeout=60)
+    done = subprocess.run(["bash", "-ec", script], capture_output=True, check=True, timeout=HANG_TIMEOUT)
     return done.stdout.decode().split("\0")[:-1]
 
 
@@ -59,9 +60,10 @@ def test_demo_users_are_those_there_are(live_server: str, root: Path) -> None:
     assert rows == list(zip(DEMO_USERS, LEVELS, strict=True))
     for email, level in rows:
         form = {"username": email, "password": DEMO_PASSWORD}
-        pair = httpx.post(f"{live_server}/api/v1/auth/token", data=form).json()
+        pair = httpx.post(f"{live_server}/api/v1/auth/token", data=form, timeout=HANG_TIMEOUT).json()
         headers = {"Authorization": f"Bearer {pair['access_token']}"}
-        assert httpx.get(f"{live_server}/api/v1/users/me", headers=headers).json()["access_level"] == level
+        me = httpx.get(f"{live_server}/api/v1/users/me", headers=headers, timeout=HANG_TIMEOUT).json()
+        assert me["access_level"] == level
 
 
 def test_every_make_target_that_is_named_exists(root: Path) -> None:

@@ -12,12 +12,12 @@ import pytest
 from sqlalchemy import URL
 
 from app.utils.db_init import DEMO_PASSWORD, DEMO_USERS, initialise
-from tests.conftest import new_database, settings_for, wait_until_ready
+from tests.conftest import LONG_TIMEOUT_APP, LONG_TIMEOUT_ENV, new_database, settings_for
+from tests.waiting import HANG_TIMEOUT, wait_until_ready
 
 # Thousands of requests with every line counted would take minutes, and cover nothing that other tests don't.
 UNMEASURED = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
 FEWEST_CASES = 5000
-LONGEST_SECONDS = 480.0
 
 
 @pytest.fixture
@@ -40,10 +40,16 @@ async def service(server_url: URL, template: URL, root: Path, tmp_path: Path) ->
         }
         with (tmp_path / "service.log").open("wb") as log:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "app", "serve"), cwd=root, env=UNMEASURED | settings, stdout=log, stderr=log
+                *LONG_TIMEOUT_APP,
+                "serve",
+                cwd=root,
+                env=UNMEASURED | LONG_TIMEOUT_ENV | settings,
+                stdout=log,
+                stderr=log,
             )
             try:
-                yield await asyncio.to_thread(wait_until_ready, f"http://127.0.0.1:{port}")
+                address = f"http://127.0.0.1:{port}"
+                yield await asyncio.to_thread(wait_until_ready, address, lambda: process.returncode)
             finally:
                 process.terminate()
                 await process.wait()
@@ -67,7 +73,7 @@ async def test_service_does_what_its_openapi_document_says(service: str, root: P
         stderr=asyncio.subprocess.STDOUT,
     )
     try:
-        output, _ = await asyncio.wait_for(schemathesis.communicate(), LONGEST_SECONDS)
+        output, _ = await asyncio.wait_for(schemathesis.communicate(), 12 * HANG_TIMEOUT)
     finally:
         if schemathesis.returncode is None:
             schemathesis.kill()

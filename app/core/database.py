@@ -28,7 +28,7 @@ from app.utils.exceptions import ConnectionLost, DatabaseBusy, OutcomeUnknown, S
 T = TypeVar("T")
 
 # PostgreSQL ends a statement first; we wait this much longer for a server that no longer answers at all.
-_GRACE_SECONDS = 1
+_TIMEOUT_MARGIN = 1.0
 # The most that `allow_seconds` can allow.
 MOST_STATEMENT_SECONDS = 60.0
 _READS = ("GET", "HEAD")
@@ -90,8 +90,7 @@ class Database:
         self.engine = _engine(url, settings, settings.pool_size)
         # Probes ask how the database is, however busy the requests' connections are.
         self.probe_engine = _engine(url, settings, 1)
-        self.statement_seconds = settings.statement_timeout + _GRACE_SECONDS
-        self.connection_seconds = settings.pool_timeout + settings.connect_timeout
+        self.statement_seconds = settings.statement_timeout + _TIMEOUT_MARGIN
         # Tests put a connection of their own there, in whose transaction all sessions run, and which they undo.
         self.bind: AsyncConnection | None = None
 
@@ -193,17 +192,17 @@ class RegisterSession(AsyncSession):
         self, statement: Executable, params: Any = None, **options: Any
     ) -> Result[*tuple[Any, ...]]:
         """Run a statement as `AsyncSession.execute` does, within the time that `allow_seconds` sets."""
-        return await self._in_time(super().execute(statement, params, **options))
+        return await self._in_time(super().execute, statement, params, **options)
 
     async def scalar(self, statement: Executable, params: Any = None, **options: Any) -> Any:
         """Return the first column of the first row as `AsyncSession.scalar` does, or None without a row."""
-        return await self._in_time(super().scalar(statement, params, **options))
+        return await self._in_time(super().scalar, statement, params, **options)
 
     async def allow_seconds(self, seconds: float) -> None:
         """Let the statements of this transaction take longer than the settings say, up to `MOST_STATEMENT_SECONDS`."""
         assert seconds <= MOST_STATEMENT_SECONDS
         await self.execute(_set_for_transaction("statement_timeout", seconds))
-        self._statement_seconds = seconds + _GRACE_SECONDS
+        self._statement_seconds = seconds + _TIMEOUT_MARGIN
 
     async def lock(self, name: str) -> None:
         """Wait for the advisory lock with this name, which is held until the transaction ends."""
@@ -223,7 +222,7 @@ class RegisterSession(AsyncSession):
     async def commit(self) -> None:
         """Commit. Raises `OutcomeUnknown` when the connection is lost before PostgreSQL has answered."""
         try:
-            await self._in_time(super().commit())
+            await self._in_time(super().commit)
         except ConnectionLost as error:
             raise OutcomeUnknown from error
 
@@ -235,11 +234,12 @@ class RegisterSession(AsyncSession):
             await connection.exec_driver_sql("SELECT")  # SQLAlchemy sends BEGIN with the first statement it runs itself
         return driver
 
-    async def _in_time(self, step: Awaitable[T]) -> T:
+    async def _in_time(self, step: Callable[..., Awaitable[T]], *arguments: Any, **options: Any) -> T:
+        if not self.in_transaction():
+            await self.connection()  # waiting for one has limits of its own
         try:
-            waiting = 0 if self.in_transaction() else self._database.connection_seconds
-            async with asyncio.timeout(waiting + self._statement_seconds):
-                return await step
+            async with asyncio.timeout(self._statement_seconds):
+                return await step(*arguments, **options)
         except TimeoutError as error:
             raise ConnectionLost from error
 
@@ -306,7 +306,7 @@ def _engine(url: str | URL, settings: Settings, size: int) -> AsyncEngine:
             "async_creator_fn": _connect,
             "record_class": Row,
             "timeout": settings.connect_timeout,
-            "command_timeout": max(settings.statement_timeout, MOST_STATEMENT_SECONDS) + _GRACE_SECONDS,
+            "command_timeout": max(settings.statement_timeout, MOST_STATEMENT_SECONDS) + _TIMEOUT_MARGIN,
             # The driver would plan statements longer than 15 KiB, such as searches, each time they run.
             "max_cacheable_statement_size": 0,
             "server_settings": {

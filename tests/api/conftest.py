@@ -4,8 +4,7 @@ import asyncio
 import re
 import socket
 import threading
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import cache
 from http.client import HTTPResponse
@@ -23,12 +22,10 @@ from app.main import create_app
 from app.utils.exceptions import RegisterError, problem_types
 from app.utils.problems import Problem
 from tests.conftest import new_database, settings_for
+from tests.waiting import HANG_TIMEOUT, wait_until
 
 # Stands in values that clients send; no answer may repeat it.
 CANARY = "Kanarienvogel"
-
-# Long enough for a busy machine, short enough to notice a server that hangs.
-PATIENCE = 10.0
 
 
 def subclasses(error: type[RegisterError]) -> list[type[RegisterError]]:
@@ -100,14 +97,6 @@ def assert_problem(response: httpx.Response, code: str, *pointers: str) -> dict[
     return problem
 
 
-def wait_until(done: Callable[[], bool]) -> None:
-    """Return once the condition holds. Fails when it does not in time."""
-    end = time.monotonic() + PATIENCE
-    while not done():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.01)
-
-
 @dataclass(frozen=True)
 class Server:
     """The application on a real server, in a thread of its own."""
@@ -120,7 +109,7 @@ class Server:
         return f"http://127.0.0.1:{self.port}"
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=HANG_TIMEOUT)
 
     def send(self, *data: bytes) -> httpx.Response:
         """Send bytes as they are over a connection of their own, and return the first answer."""
@@ -149,8 +138,9 @@ async def server(server_url: URL, template: URL) -> AsyncIterator[Server]:
         runner = uvicorn.Server(config)
         thread = threading.Thread(target=runner.run, daemon=True)
         thread.start()
-        await asyncio.to_thread(wait_until, lambda: runner.started)
+        await asyncio.to_thread(wait_until, lambda: runner.started or not thread.is_alive())
+        assert runner.started
         yield Server(app, runner.servers[0].sockets[0].getsockname()[1])
         runner.should_exit = True
-        thread.join(PATIENCE)
+        thread.join(HANG_TIMEOUT)
         assert not thread.is_alive()

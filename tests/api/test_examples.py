@@ -10,6 +10,7 @@ import pytest
 from app.core.permissions import SESSION
 from app.utils.db_init import DEMO_PASSWORD, DEMO_USERS
 from tests.test_contract import COLLECTIONS
+from tests.waiting import HANG_TIMEOUT
 
 JSON, FORM, CSV = "application/json", "application/x-www-form-urlencoded", "text/csv"
 AN_OBJECT = re.compile(rf"/api/v1/({'|'.join(COLLECTIONS)})/\{{reference\}}")
@@ -47,7 +48,7 @@ def required_query(operation: dict[str, Any]) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def document(live_server: str) -> dict[str, Any]:
-    loaded: dict[str, Any] = httpx.get(f"{live_server}/openapi.json").raise_for_status().json()
+    loaded: dict[str, Any] = httpx.get(f"{live_server}/openapi.json", timeout=HANG_TIMEOUT).raise_for_status().json()
     return loaded
 
 
@@ -85,7 +86,7 @@ class Somebody:
 @pytest.mark.parametrize("method", ["get", "post", "put", "patch", "delete"])
 def test_every_operation_runs_with_its_example(live_server: str, document: dict[str, Any], method: str) -> None:
     tried = 0
-    administrator = httpx.Client(base_url=f"{live_server}/api/v1", timeout=10)
+    administrator = httpx.Client(base_url=f"{live_server}/api/v1", timeout=HANG_TIMEOUT)
     with administrator:
         form = {"username": DEMO_USERS[-1], "password": DEMO_PASSWORD}
         signed_in = administrator.post("/auth/token", data=form).raise_for_status().json()

@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.conftest import ADMIN_TOKEN
+from tests.waiting import HANG_TIMEOUT
 
 
 @pytest.mark.parametrize(
@@ -27,7 +28,7 @@ def test_head_has_the_headers_of_get_and_leaves_the_connection_usable(
 ) -> None:
     address = urlsplit(live_server)
     assert address.hostname is not None
-    connection = http.client.HTTPConnection(address.hostname, address.port, timeout=10)
+    connection = http.client.HTTPConnection(address.hostname, address.port, timeout=HANG_TIMEOUT)
     headers = {"Authorization": f"Bearer {ADMIN_TOKEN}", "Accept": accept}
     connection.request("HEAD", path, headers=headers)
     head = connection.getresponse()

@@ -13,11 +13,12 @@ from fastapi import FastAPI
 
 from app.core.bodies import MOST_ANONYMOUS_BYTES
 from app.utils.validation import MOST_FAULTS
-from tests.api.conftest import CANARY, Server, assert_problem, openapi, wait_until
+from tests.api.conftest import CANARY, Server, assert_problem, openapi
 from tests.builders import make, make_department, make_process, make_resource, make_user
 from tests.conftest import ADMIN_PASSWORD, ADMIN_TOKEN, client_of
 from tests.domains.auth.conftest import ADMIN_EMAIL, sign_in
 from tests.test_contract import COLLECTIONS, every_collection, required
+from tests.waiting import wait_until
 
 JSON = {"Content-Type": "application/json"}
 LARGEST = 2**63 - 1

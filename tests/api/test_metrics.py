@@ -8,10 +8,11 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.domains.department.service import DepartmentService
-from tests.api.conftest import Server, wait_until
+from tests.api.conftest import Server
 from tests.builders import make_department
 from tests.conftest import Committed
 from tests.utils.conftest import configured_log
+from tests.waiting import wait_until
 
 URL = "http://register.test/metrics"
 ONE = "/api/v1/departments/{reference}"
@@ -66,7 +67,7 @@ async def test_requests_are_counted_by_route_template(committed: Committed) -> N
     assert value(samples, "http_requests_total", method="GET", route=f"{ONE}/tree", status="422") == 1
     assert value(samples, "http_request_duration_seconds_count", method="GET", route=ONE) == 5
     assert value(samples, "http_request_duration_seconds_bucket", method="GET", route=ONE, le="+Inf") == 5
-    assert 0 < value(samples, "http_request_duration_seconds_sum", method="GET", route=ONE) < 60
+    assert value(samples, "http_request_duration_seconds_sum", method="GET", route=ONE) > 0
 
 
 async def test_unknown_routes_and_methods_have_one_label_together(committed: Committed) -> None:
@@ -135,4 +136,3 @@ def test_running_server_measures_the_lag_of_its_event_loop(server: Server) -> No
     lag = server.app.state.metrics.event_loop_lag
     lag.set(-1.0)
     wait_until(lambda: lag._value.get() >= 0)
-    assert lag._value.get() < 5

@@ -34,6 +34,7 @@ from tests.builders import (
 from tests.conftest import ADMIN_TOKEN, connected
 from tests.test_contract import COLLECTIONS, every_collection, required
 from tests.utils.conftest import configured_log
+from tests.waiting import wait_until
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND")
 # Objects that no test makes.
@@ -528,6 +529,7 @@ def test_unexpected_error_tells_only_the_request_id_and_keeps_the_connection(
         monkeypatch.undo()
         connection.sendall(request % b"/api/v1/departments")
         assert receive(connection).status_code == 200
+        wait_until(lambda: len(log.entries) == 3)  # the last line is logged after the response is sent
     assert assert_problem(response, "internal_error") == {
         "type": "/problems/internal-error",
         "title": "Internal error",

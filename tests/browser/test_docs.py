@@ -8,11 +8,12 @@ from playwright.async_api import Browser, ConsoleMessage, Locator, Page, Request
 
 from app.core.permissions import SCOPES
 from app.utils.db_init import DEMO_PASSWORD, DEMO_USERS
+from tests.waiting import HANG_TIMEOUT
 
 pytestmark = pytest.mark.browser
 
-# A page of megabytes on a busy machine takes its time.
-expect.set_options(timeout=30_000)
+MILLISECONDS = HANG_TIMEOUT * 1000
+expect.set_options(timeout=MILLISECONDS)
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +23,9 @@ async def browser() -> AsyncIterator[Browser]:
         pytest.fail("There is no Chromium. On Debian and Ubuntu: apt-get install chromium", pytrace=False)
     async with async_playwright() as playwright:
         # Chromium's own sandbox needs what a container or root does not have; the pages are ours.
-        browser = await playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        browser = await playwright.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox"], timeout=MILLISECONDS
+        )
         yield browser
         await browser.close()
 
@@ -51,6 +54,7 @@ class Watched:
 @pytest.fixture
 async def watched(browser: Browser, live_server: str) -> AsyncIterator[Watched]:
     page = await browser.new_page(viewport={"width": 1280, "height": 900})
+    page.set_default_timeout(MILLISECONDS)
     yield Watched(page, live_server)
     await page.close()
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +21,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from app.core.embedded_postgres import EmbeddedPostgres, EmbeddedPostgresError
+from tests.waiting import HANG_TIMEOUT, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 THROWAWAY = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
@@ -36,13 +38,13 @@ root_only = pytest.mark.skipif(os.geteuid() != 0, reason="is about what root doe
 
 # A run of the service that never stops its server: it starts it, says so, and waits to be killed.
 CARELESS_RUN = """
-import sys, time
+import signal, sys
 from pathlib import Path
 from app.core.embedded_postgres import EmbeddedPostgres
 settings = {"fsync": "off"}
 server = EmbeddedPostgres(Path(sys.argv[1]), report=lambda line: None, settings=settings)
 print(server.start(), flush=True)
-time.sleep(60)
+signal.pause()
 """
 # The same on a system that cannot tell a server of its parent's death.
 UNLINKED = """
@@ -110,15 +112,6 @@ def process_status(pid: int, field: str) -> str:
     return next(line.partition(":")[2].strip() for line in lines if line.startswith(f"{field}:"))
 
 
-def wait_until(condition: Any, seconds: float = 10) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
-
-
 def run_python(code: str, data_dir: Path, **options: Any) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", code, str(data_dir)], cwd=ROOT, stdout=subprocess.PIPE, text=True, **options
@@ -148,7 +141,7 @@ def everything_below(directory: Path) -> dict[str, tuple[int, int, int, bytes]]:
 def someone_else(data_dir: Path) -> Iterator[int]:
     """Run an innocent process of the server's user, which must survive."""
     owner = (data_dir / "postgres").stat().st_uid
-    with subprocess.Popen(["/bin/sleep", "60"], user=owner if os.geteuid() == 0 else None) as process:
+    with subprocess.Popen(["/bin/sleep", "infinity"], user=owner if os.geteuid() == 0 else None) as process:
         try:
             yield process.pid
             assert process.poll() is None
@@ -219,7 +212,7 @@ def test_environment_of_the_caller_does_not_reach_the_server(data_dir: Path) -> 
         assert asyncio.run(_query(child.stdout.readline().strip(), ("SELECT 1",))) == [(1,)]
         pid = server_pid(data_dir)
         child.terminate()
-    assert wait_until(lambda: not is_running(pid))
+    wait_until(lambda: not is_running(pid))
 
 
 def test_missing_database_is_made_again(data_dir: Path) -> None:
@@ -289,20 +282,32 @@ def test_killed_server_recovers(data_dir: Path) -> None:
 
 @linux_only
 def test_start_waits_for_the_processes_of_a_killed_server(data_dir: Path) -> None:
-    with Run(data_dir) as run:
-        # A busy backend does not notice that its server is dead, and still holds the shared memory.
-        busy = "DO $$ BEGIN WHILE clock_timestamp() < now() + interval '2 seconds' LOOP END LOOP; END $$"
-        psql = f"{_binaries()}/psql"
-        client = subprocess.Popen(
-            [psql, "-h", str(data_dir / "postgres"), "-U", "postgres", "-c", busy, "process_register"],
-            stderr=subprocess.DEVNULL,
-        )
-        assert wait_until(lambda: run.query("SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'DO%'") == [(1,)])
-        os.kill(run.pid, signal.SIGKILL)
-    with Run(data_dir) as run:
-        assert run.query("SELECT 1") == [(1,)]
-    client.wait(10)
-    assert "is still in use" in (data_dir / "postgres/server.log").read_text()
+    log, released = data_dir / "postgres/server.log", data_dir / "postgres/released"
+
+    def release() -> None:
+        wait_until(lambda: log.exists() and "is still in use" in log.read_text())
+        released.touch()
+
+    helper = threading.Thread(target=release, daemon=True)
+    try:
+        with Run(data_dir) as run:
+            # A busy backend does not notice that its server is dead, and still holds the shared memory.
+            busy = f"DO $$ BEGIN WHILE (pg_stat_file('{released}', true)).size IS NULL LOOP END LOOP; END $$"
+            client = subprocess.Popen(
+                [f"{_binaries()}/psql", "-h", released.parent, "-U", "postgres", "-c", busy, "process_register"],
+                stderr=subprocess.DEVNULL,
+            )
+            wait_until(lambda: run.query("SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'DO%'") == [(1,)])
+            os.kill(run.pid, signal.SIGKILL)
+        log.unlink()
+        helper.start()
+        with Run(data_dir) as run:
+            assert run.query("SELECT 1") == [(1,)]
+        helper.join()
+        client.wait(HANG_TIMEOUT)
+    finally:
+        released.touch()
+    released.unlink()
 
 
 @linux_only
@@ -325,7 +330,7 @@ def test_number_of_a_dead_server_may_belong_to_another_process(data_dir: Path) -
 @linux_only
 def test_server_is_shut_down_when_we_are_killed(data_dir: Path) -> None:
     pid = start_and_kill(CARELESS_RUN, data_dir)
-    assert wait_until(lambda: not is_running(pid))
+    wait_until(lambda: not is_running(pid))
     assert not (data_dir / "postgres/data/postmaster.pid").exists()
     with Run(data_dir) as run:
         assert run.reports == ["Starting PostgreSQL 18"]
@@ -347,7 +352,7 @@ def test_orphan_is_stopped_before_the_next_start(data_dir: Path) -> None:
 def test_interrupted_initialisation_is_begun_anew(tmp_path: Path) -> None:
     home = tmp_path / "postgres"
     with run_python(CARELESS_RUN, tmp_path) as child:
-        assert wait_until(lambda: any(home.glob("unfinished-*/PG_VERSION")))
+        wait_until(lambda: any(home.glob("unfinished-*/PG_VERSION")))
         child.kill()
     assert not (home / "data").exists()
     with Run(tmp_path) as run:
@@ -480,7 +485,7 @@ def test_ordinary_user_runs_the_server_as_itself(open_path: Path) -> None:
         assert process_status(pid, "Uid").split()[0] == str(nobody.pw_uid)
         assert asyncio.run(_query(url, ("SELECT 1",))) == [(1,)]
         child.kill()
-    assert wait_until(lambda: not is_running(pid))
+    wait_until(lambda: not is_running(pid))
 
 
 @root_only
@@ -489,7 +494,7 @@ def test_ordinary_user_is_told_that_the_data_are_somebody_elses(open_path: Path)
     (open_path / "postgres").mkdir(mode=0o700)
     options = {"user": pwd.getpwnam("nobody").pw_uid, "extra_groups": [], "stderr": subprocess.PIPE}
     with run_python(CARELESS_RUN, open_path, **options) as child:
-        _, errors = child.communicate(timeout=20)
+        _, errors = child.communicate(timeout=HANG_TIMEOUT)
     assert f"EmbeddedPostgresError: Cannot keep PostgreSQL's data in {open_path}: " in errors
     assert "Permission denied" in errors
 

@@ -16,7 +16,8 @@ from sqlalchemy import event
 from app.core import housekeeping
 from app.core.database import Database
 from app.core.housekeeping import clean_up
-from tests.conftest import Committed, connected, text_of
+from tests.conftest import LONG_TIMEOUT_ENV, Committed, connected, text_of
+from tests.waiting import HANG_TIMEOUT
 
 KINDS = (
     "refresh tokens",
@@ -35,41 +36,41 @@ CREDENTIALS = """
     INSERT INTO users (name, email) VALUES ('Gone', 'gone@register.example'), ('Live', 'live@register.example');
     INSERT INTO sessions (user_id, address, expires_at, user_agent)
     SELECT u.id, '192.0.2.7', now() + span.value, span.name
-      FROM users u, (VALUES ('expired', interval '-1 second'), ('live', interval '1 minute')) AS span (name, value)
+      FROM users u, (VALUES ('expired', interval '-1 second'), ('live', interval '1 hour')) AS span (name, value)
      WHERE u.name = 'Live';
     INSERT INTO refresh_tokens (token_hash, session_id, expires_at)
     SELECT span.name::bytea, s.id, now() + span.value
-      FROM sessions s, (VALUES ('expired', interval '-1 second'), ('live', interval '1 minute')) AS span (name, value)
+      FROM sessions s, (VALUES ('expired', interval '-1 second'), ('live', interval '1 hour')) AS span (name, value)
      WHERE s.user_agent = 'live';
     INSERT INTO refresh_tokens (token_hash, session_id, expires_at)
     SELECT 'cascade', id, expires_at FROM sessions WHERE user_agent = 'expired';
     INSERT INTO password_links (user_id, token_hash, expires_at)
-    SELECT id, name::bytea, now() + CASE name WHEN 'Live' THEN 1 ELSE -1 END * interval '1 second' * 30
+    SELECT id, name::bytea, now() + CASE name WHEN 'Live' THEN 1 ELSE -1 END * interval '1 hour'
       FROM users WHERE name IN ('Gone', 'Live');
     INSERT INTO api_tokens (user_id, name, token_hash, scopes, expires_at)
     SELECT u.id, span.name, span.name::bytea, '{roles:read}', now() + span.value
-      FROM users u, (VALUES ('long ago', interval '-30 days -1 minute'), ('lately', interval '-30 days 1 minute'),
-                            ('live', interval '1 minute')) AS span (name, value)
+      FROM users u, (VALUES ('long ago', interval '-30 days -1 hour'), ('lately', interval '-30 days 1 hour'),
+                            ('live', interval '1 hour')) AS span (name, value)
      WHERE u.name = 'Live';
     INSERT INTO familiar_addresses (user_id, address, last_used_at)
     SELECT u.id, span.name, now() - span.value
-      FROM users u, (VALUES ('long ago', interval '90 days 1 minute'), ('lately', interval '89 days'))
+      FROM users u, (VALUES ('long ago', interval '90 days 1 hour'), ('lately', interval '89 days'))
            AS span (name, value)
      WHERE u.name = 'Live';
     INSERT INTO idempotency_keys (user_id, key, fingerprint, scopes, status, headers, body, expires_at)
     SELECT u.id, span.name, '', '{}', 201, '{}', 'body', now() + span.value
-      FROM users u, (VALUES ('expired', interval '-1 second'), ('live', interval '1 minute')) AS span (name, value)
+      FROM users u, (VALUES ('expired', interval '-1 second'), ('live', interval '1 hour')) AS span (name, value)
      WHERE u.name = 'Live';
     INSERT INTO import_plans (id, user_id, collection, options, file, basis, expires_at)
     SELECT gen_random_uuid(), 1, span.name, '{}', 'file', '', now() + span.value
-      FROM (VALUES ('expired', interval '-1 second'), ('live', interval '1 minute')) AS span (name, value);
+      FROM (VALUES ('expired', interval '-1 second'), ('live', interval '1 hour')) AS span (name, value);
     INSERT INTO register_imports (digest, run, used_at)
     SELECT convert_to(span.name, 'UTF8'), 1, now() + span.value
       FROM (VALUES ('expired', interval '-31 days'), ('live', interval '-29 days')) AS span (name, value);
     INSERT INTO imported_objects (import_id, collection, old_id, new_id, run)
     SELECT id, convert_from(digest, 'UTF8'), 1, 1, 1 FROM register_imports;
     INSERT INTO sign_in_attempts (key, attempts, ends_at)
-    VALUES ('over', 3, now() - interval '1 second'), ('counting', 3, now() + interval '1 minute');
+    VALUES ('over', 3, now() - interval '1 second'), ('counting', 3, now() + interval '1 hour');
 """
 LEFT = {
     "SELECT user_agent FROM sessions": ["live"],
@@ -277,7 +278,7 @@ async def test_link_that_is_made_anew_meanwhile_stays(database: Database, connec
 async def test_command_tells_what_it_removed(committed: Committed, connection: asyncpg.Connection, root: Path) -> None:
     await connection.execute(CREDENTIALS)
     await record(connection, "roles", 1, 99, 98, 1)
-    environment = os.environ | {"DATABASE_URL": text_of(committed.url), "HISTORY_DAYS": "30"}
+    environment = os.environ | LONG_TIMEOUT_ENV | {"DATABASE_URL": text_of(committed.url), "HISTORY_DAYS": "30"}
     done = await asyncio.to_thread(
         subprocess.run,
         [sys.executable, "-m", "app", "housekeeping"],
@@ -286,7 +287,7 @@ async def test_command_tells_what_it_removed(committed: Committed, connection: a
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=HANG_TIMEOUT,
     )
     assert (done.stdout, done.stderr.splitlines()) == (
         "",

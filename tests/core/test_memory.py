@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from fastapi import FastAPI
 
+from tests.waiting import HANG_TIMEOUT
+
 HASHING = """
 import asyncio
 from contextlib import nullcontext
@@ -46,4 +48,5 @@ async def test_memory_is_settled_while_the_service_runs(app: FastAPI) -> None:
 
 def _grown(root: Path, context: str) -> int:
     command = [sys.executable, "-c", HASHING.format(context=context)]
-    return int(subprocess.run(command, cwd=root, check=True, capture_output=True, timeout=60, text=True).stdout)
+    done = subprocess.run(command, cwd=root, check=True, capture_output=True, timeout=HANG_TIMEOUT, text=True)
+    return int(done.stdout)

@@ -11,6 +11,7 @@ from argon2 import PasswordHasher
 
 from app.core.passwords import Passwords, Verdict, is_common
 from app.utils.exceptions import HashingBusy
+from tests.waiting import until
 
 PASSWORD = "correct horse battery staple"  # noqa: S105
 PARAMETERS = "$argon2id$v=19$m=19456,t=2,p=1$"
@@ -117,7 +118,7 @@ class Held:
         with self._lock:
             self.running += 1
             self.most = max(self.most, self.running)
-        self.released.wait(30)
+        self.released.wait()
         with self._lock:
             self.running -= 1
         return password
@@ -132,10 +133,11 @@ def held() -> Iterator[Held]:
 
 async def until_running(passwords: Passwords, held: Held, running: int, waiting: int) -> None:
     """Return once so many hashes are computed and so many wait for their turn."""
-    async with asyncio.timeout(30):
-        # Threads of the hasher change it, so there is no event of this loop to wait for.
-        while (held.running, passwords._limiter.statistics().tasks_waiting) != (running, waiting):  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
+
+    async def counts_match() -> bool:
+        return (held.running, passwords._limiter.statistics().tasks_waiting) == (running, waiting)
+
+    await until(counts_match)
 
 
 @pytest.mark.parametrize("concurrency", [1, 3])

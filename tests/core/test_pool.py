@@ -3,14 +3,17 @@
 import asyncio
 from typing import Any
 
+import asyncpg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import QueuePool
 
+from app.core.config import Settings
 from app.core.database import Database, FairPool, driver_url
 from app.utils.exceptions import ConnectionLost, DatabaseBusy
 from tests.conftest import Committed, settings_for
+from tests.waiting import HANG_TIMEOUT
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg", "postgresql+asyncpg"])
@@ -19,8 +22,18 @@ def test_address_with_any_usual_scheme_gets_our_driver(scheme: str) -> None:
     assert url == make_url("postgresql+asyncpg://a:b@db:5433/register?ssl=require")
 
 
-async def test_connection_has_its_limits(committed: Committed) -> None:
-    async with committed.app.state.database.engine.connect() as connection:
+async def test_connection_has_its_limits(committed: Committed, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+    connect = asyncpg.connect
+
+    async def recording_connect(*arguments: Any, **options: Any) -> asyncpg.Connection:
+        given.update(options)
+        return await connect(*arguments, **options | {"timeout": HANG_TIMEOUT, "command_timeout": HANG_TIMEOUT})
+
+    monkeypatch.setattr("app.core.database._TIMEOUT_MARGIN", 1.0)
+    monkeypatch.setattr(asyncpg, "connect", recording_connect)
+    database = Database(committed.url, Settings(_env_file=None))
+    async with database.engine.connect() as connection:
         shown = {
             name: await connection.scalar(text(f"SHOW {name}"))
             for name in ("application_name", "timezone", "jit", "statement_timeout", "lock_timeout")
@@ -34,6 +47,8 @@ async def test_connection_has_its_limits(committed: Committed) -> None:
         "lock_timeout": "2s",
     }
     assert idle == "10s"
+    assert (given["timeout"], given["command_timeout"]) == (3.0, 61.0)
+    await database.dispose()
 
 
 async def test_waiters_are_served_first_come_first_served(committed: Committed) -> None:

@@ -20,6 +20,7 @@ from app.domains.department.service import DepartmentService
 from app.main import create_app
 from tests.builders import make_department
 from tests.conftest import ADMIN_PASSWORD, ADMIN_TOKEN, new_database, settings_for
+from tests.waiting import HANG_TIMEOUT, wait_until
 
 NO_PAGE = "default-src 'none'; frame-ancestors 'none'"
 TWO_YEARS = "max-age=63072000; includeSubDomains"
@@ -184,14 +185,15 @@ async def serving(url: URL, options: dict[str, Any], **settings: Any) -> AsyncIt
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    while not server.started:
-        await asyncio.sleep(0.01)
-        assert thread.is_alive()
+    await asyncio.to_thread(wait_until, lambda: server.started or not thread.is_alive())
+    assert server.started
     port = server.servers[0].sockets[0].getsockname()[1]
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
-        yield client
-    server.should_exit = True
-    await asyncio.to_thread(thread.join)
+    try:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=HANG_TIMEOUT) as client:
+            yield client
+    finally:
+        server.should_exit = True
+        await asyncio.to_thread(thread.join)
 
 
 FORWARDED = {"X-Forwarded-For": "203.0.113.9, 198.51.100.7", "X-Forwarded-Proto": "https"}

@@ -12,8 +12,17 @@ from sqlalchemy import URL
 
 from app.main import create_app
 from app.utils.db_init import DEMO_FILES, DEMO_PASSWORD, DEMO_USERS, initialise
-from tests.conftest import ADMIN_PASSWORD, client_of, connected, give_admin_token, settings_for, text_of
+from tests.conftest import (
+    ADMIN_PASSWORD,
+    LONG_TIMEOUT_ENV,
+    client_of,
+    connected,
+    give_admin_token,
+    settings_for,
+    text_of,
+)
 from tests.domains.auth.conftest import call, sign_in, try_to_sign_in
+from tests.waiting import HANG_TIMEOUT
 
 TABLES = ("departments", "locations", "processes", "resources", "roles", "users")
 
@@ -33,10 +42,10 @@ def rows_of(collection: str) -> list[dict[str, str]]:
 
 
 async def test_several_at_once_make_one_administrator_and_one_company(empty: URL, root: Path) -> None:
-    environment = os.environ | {"DATABASE_URL": text_of(empty)}
+    environment = os.environ | LONG_TIMEOUT_ENV | {"DATABASE_URL": text_of(empty)}
     command = (sys.executable, "-m", "app", "init", "--demo-data")
     replicas = [await asyncio.create_subprocess_exec(*command, cwd=root, env=environment) for _ in range(3)]
-    assert [await asyncio.wait_for(replica.wait(), timeout=60) for replica in replicas] == [0, 0, 0]
+    assert [await asyncio.wait_for(replica.wait(), timeout=HANG_TIMEOUT) for replica in replicas] == [0, 0, 0]
     expected = {table: len(rows_of(table)) for table in TABLES}
     assert await counts_of(empty) == expected | {"users": expected["users"] + 1}
     assert await make_ready(empty, demo_data=True) == "admin@register.example"

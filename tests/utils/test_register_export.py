@@ -24,7 +24,7 @@ from app.utils import register_export
 from app.utils.exceptions import RegisterError, ServiceUnavailable
 from app.utils.register_export import Manifest, export_register
 from tests.builders import make_department, make_location, make_process, make_resource, make_role, make_user
-from tests.conftest import ADMIN_TOKEN, Committed, connected, settings_for, text_of
+from tests.conftest import ADMIN_TOKEN, LONG_TIMEOUT_ENV, Committed, connected, settings_for, text_of
 
 COLLECTIONS = ("departments", "locations", "resources", "roles", "users", "processes")
 FILES = {*(f"{name}.ndjson" for name in (*COLLECTIONS, "role_holders")), "manifest.json"}
@@ -221,7 +221,7 @@ async def command(root: Path, directory: Path, url: str, stderr: int) -> AsyncIt
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "app", "export", str(directory)),
         cwd=root,
-        env=os.environ | {"ENV": "test", "DATABASE_URL": url, "LOCK_TIMEOUT": "60", "STATEMENT_TIMEOUT": "60"},
+        env=os.environ | LONG_TIMEOUT_ENV | {"ENV": "test", "DATABASE_URL": url},
         stderr=stderr,
     )
     try:

@@ -1,14 +1,17 @@
 """Accounts for tests, and how they sign in."""
 
+from datetime import timedelta
 from functools import cache
 from typing import Any
 
 import httpx
+import pytest
 from argon2 import PasswordHasher
 from fastapi import FastAPI
 from sqlalchemy import Row, text
 
 from app.core.security import REGISTER
+from app.domains.auth import service
 from app.domains.auth.service import store_password
 from tests.builders import make_password_link, make_user
 from tests.conftest import client_of
@@ -17,6 +20,12 @@ PASSWORD = "the password of a test"  # noqa: S105
 NEW_PASSWORD = "another password of a test"  # noqa: S105
 ADMIN_EMAIL = "admin@register.example"
 BASE_URL = "http://register.test/api/v1"
+
+
+@pytest.fixture
+def long_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Extend the grace of spent refresh tokens from ten seconds to an hour."""
+    monkeypatch.setattr(service, "REFRESH_GRACE", timedelta(hours=1))
 
 
 @cache

@@ -17,7 +17,7 @@ from sqlalchemy import text
 from app.core.tokens import REFRESH_LIFETIME, REFRESH_TOKEN, new_token, token_hash
 from app.domains.auth import statements
 from app.main import create_app
-from tests.conftest import ADMIN_PASSWORD, Committed, settings_for
+from tests.conftest import ADMIN_PASSWORD, Committed, settings_for, until_lock_wait
 from tests.domains.auth.conftest import (
     ADMIN_EMAIL,
     NEW_PASSWORD,
@@ -68,6 +68,7 @@ async def replicas(committed: Committed, **settings: Any) -> AsyncIterator[list[
         await app.state.database.dispose()
 
 
+@pytest.mark.usefixtures("long_grace")
 async def test_twenty_refreshes_of_one_token_get_the_same_successor(app: FastAPI) -> None:
     pair = await sign_in(app, ADMIN_EMAIL, ADMIN_PASSWORD)
     for number in range(1, 4):
@@ -81,6 +82,7 @@ async def test_twenty_refreshes_of_one_token_get_the_same_successor(app: FastAPI
     assert await status_of(app, pair["access_token"]) == 200
 
 
+@pytest.mark.usefixtures("long_grace")
 async def test_replicas_give_the_same_successor(committed: Committed) -> None:
     async with replicas(committed) as apps:
         pair = await sign_in(apps[0], ADMIN_EMAIL, ADMIN_PASSWORD)
@@ -170,27 +172,19 @@ async def agents_of(app: FastAPI, user: dict[str, Any]) -> list[str | None]:
     return [row[0] for row in await sql(app, "SELECT user_agent FROM sessions WHERE user_id = :id", id=user["id"])]
 
 
-async def until_somebody_waits(app: FastAPI) -> None:
-    """Return once a statement waits for a lock."""
-    async with asyncio.timeout(30):
-        # PostgreSQL tells nobody, so that there is no event to wait for.
-        while not await sql(app, "SELECT 1 FROM pg_locks WHERE NOT granted"):  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-
-
 async def test_sign_in_with_the_old_password_does_not_outlive_the_new_one(app: FastAPI) -> None:
     user = await make_account(app)
     link = await make_link(app, user)
     async with signing_in_with(app, user):
         reset = asyncio.create_task(use_link(app, link))
-        await until_somebody_waits(app)
+        await until_lock_wait(app.state.database.engine.url)
     assert (await reset).status_code == 200
     assert "early" not in await agents_of(app, user)
     mine = await sign_in(app, user["email"], NEW_PASSWORD)
     async with signing_in_with(app, user):
         body = {"old_password": NEW_PASSWORD, "new_password": PASSWORD}
         change = asyncio.create_task(call(app, mine["access_token"], "POST", "/users/me/password", json=body))
-        await until_somebody_waits(app)
+        await until_lock_wait(app.state.database.engine.url)
     assert (await change).status_code == 204
     assert "early" not in await agents_of(app, user)
     assert await status_of(app, mine["access_token"]) == 200
@@ -202,7 +196,7 @@ async def test_sign_in_does_not_outlive_the_deactivation(app: FastAPI) -> None:
     async with signing_in_with(app, user):
         path = f"/users/{user['id']}"
         deactivation = asyncio.create_task(call(app, token, "PATCH", path, json={"is_active": False}))
-        await until_somebody_waits(app)
+        await until_lock_wait(app.state.database.engine.url)
     assert (await deactivation).status_code == 200
     assert await agents_of(app, user) == []
 

@@ -23,10 +23,11 @@ from app.main import create_app
 from app.utils.exceptions import ConnectionLost, OutcomeUnknown
 from tests.api.conftest import assert_problem, openapi, responses_of
 from tests.builders import admin_session, make, make_department, make_user
-from tests.conftest import Committed, Statements, client_of, connected, settings_for
+from tests.conftest import Committed, Statements, client_of, connected, settings_for, until_lock_wait
 from tests.test_contract import CALLER, every_collection, required
 from tests.test_races import without_log
 from tests.utils.conftest import configured_log
+from tests.waiting import until_closed
 
 KEYS, TWINS = 1000, 5
 AT_ONCE = 2  # with their twins as many as there are connections
@@ -332,7 +333,7 @@ async def test_expired_key_may_be_used_again(client: httpx.AsyncClient, connecti
     first = await client.post("/departments", json={"name": "First"}, headers=headers)
     kept = "SELECT expires_at - now() = interval '24 hours' FROM idempotency_keys"
     assert (await connection.exec_driver_sql(kept)).scalars().all() == [True]
-    await connection.exec_driver_sql("UPDATE idempotency_keys SET expires_at = now() + interval '1 second'")
+    await connection.exec_driver_sql("UPDATE idempotency_keys SET expires_at = now() + interval '1 hour'")
     assert is_replay(await client.post("/departments", json={"name": "First"}, headers=headers))
     await connection.exec_driver_sql("UPDATE idempotency_keys SET expires_at = now()")
     for replay in (False, True):  # for another request, and then for that one only
@@ -516,28 +517,18 @@ async def test_key_alone_keeps_twins_apart_where_locks_do_not(
     assert await query(committed, "SELECT count(*) FROM departments") == [(20,)]
 
 
-async def someone_waits(committed: Committed) -> None:
-    waiting = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    # On a connection of its own each time: within a transaction PostgreSQL tells what it told first.
-    while not await query(committed, waiting):  # noqa: ASYNC110 - by another connection
-        await asyncio.sleep(0.01)
-
-
 @asynccontextmanager
 async def held(committed: Committed, key: str) -> AsyncIterator[None]:
-    """Have a request with this key in flight: it waits for the lock of an object, longer than others would."""
+    """Have a request with this key in flight: it waits for the lock of an object."""
     (made,) = await query(committed, "INSERT INTO departments (name) VALUES ('Locked') RETURNING id")
-    patient = create_app(settings_for(committed.url, lock_timeout=60, statement_timeout=60))
     async with connected(committed.url) as connection:
-        async with client_of(patient) as client:
-            async with connection.transaction():
-                await connection.execute("SELECT FROM departments WHERE id = $1 FOR UPDATE", made[0])
-                path = f"/departments/{made[0]}"
-                first = asyncio.create_task(client.patch(path, json={"name": "D"}, headers=with_key(key)))
-                await asyncio.wait_for(someone_waits(committed), 10)
-                yield
-            assert (await first).status_code == 200
-        await patient.state.database.dispose()
+        async with connection.transaction():
+            await connection.execute("SELECT FROM departments WHERE id = $1 FOR UPDATE", made[0])
+            path = f"/departments/{made[0]}"
+            first = asyncio.create_task(committed.client.patch(path, json={"name": "D"}, headers=with_key(key)))
+            await until_lock_wait(committed.url)
+            yield
+        assert (await first).status_code == 200
 
 
 async def test_request_in_flight_is_told_at_once(committed: Committed) -> None:
@@ -606,8 +597,9 @@ async def test_lost_connection_frees_the_key(committed: Committed, monkeypatch: 
     async def create_and_lose(self: DepartmentService, body: Any) -> Any:
         document = await create(self, body)
         end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE state = 'idle in transaction' "
+        driver: Any = (await (await self.session.connection()).get_raw_connection()).driver_connection
         await query(committed, f"{end} AND datname = current_database()")
-        await asyncio.sleep(0.05)  # until the driver knows
+        await until_closed(driver)
         return document
 
     with monkeypatch.context() as patch, without_log():

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import socket
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import product
@@ -32,7 +31,9 @@ from tests.conftest import (
     new_database,
     register_like,
     settings_for,
+    until_sql,
 )
+from tests.waiting import HANG_TIMEOUT
 
 COLLECTIONS = ("departments", "locations", "processes", "resources", "roles", "users")
 NDJSON = {"Accept": "application/x-ndjson"}
@@ -76,12 +77,13 @@ async def served(committed: Committed, **settings: Any) -> AsyncIterator[str]:
     """Serve on a real socket, and yield the address."""
     app = create_app(settings_for(committed.url, **settings))
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        config = uvicorn.Config(app, http="httptools", lifespan="off", log_config=None, timeout_graceful_shutdown=5)
-        server = uvicorn.Server(config)
+        server = uvicorn.Server(uvicorn.Config(app, http="httptools", lifespan="off", log_config=None))
         task = asyncio.create_task(server.serve([listening]))
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        server.should_exit = True
-        await task
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            await task
     await app.state.database.dispose()
 
 
@@ -90,7 +92,7 @@ async def begun(address: str, accept: dict[str, str] = NDJSON) -> AsyncIterator[
     """Ask for all departments, and yield what comes, of which the beginning is here already."""
     headers = accept | {"Authorization": f"Bearer {ADMIN_TOKEN}"}
     async with (
-        httpx.AsyncClient(timeout=60) as client,
+        httpx.AsyncClient(timeout=HANG_TIMEOUT) as client,
         client.stream("GET", f"{address}/api/v1/departments", headers=headers) as response,
     ):
         assert response.status_code == 200
@@ -104,26 +106,16 @@ UNDER_WAY = (
 )
 
 
-async def none_under_way(committed: Committed, seconds: float = 20) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if await run_sql(committed.url, f"SELECT count(*) {UNDER_WAY}") == 0:
-            return True
-        await asyncio.sleep(0.05)
-    return False
-
-
 async def test_query_ends_when_the_client_goes_away(full: Committed) -> None:
-    async with served(full, export_stall_seconds=60) as address:
+    async with served(full) as address:
         async with begun(address):
             assert await run_sql(full.url, f"SELECT count(*) {UNDER_WAY}") == 1
-        assert await none_under_way(full)
+        await until_sql(full.url, f"NOT EXISTS (SELECT {UNDER_WAY})")
 
 
 async def test_reader_that_stops_is_cut_off_without_a_proper_end(full: Committed) -> None:
     async with served(full, export_stall_seconds=1) as address, begun(address) as rest:
-        assert await run_sql(full.url, f"SELECT count(*) {UNDER_WAY}") == 1
-        assert await none_under_way(full)
+        await until_sql(full.url, f"NOT EXISTS (SELECT {UNDER_WAY})")
         with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
             [chunk async for chunk in rest]
 
