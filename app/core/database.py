@@ -302,6 +302,8 @@ def _engine(url: str | URL, settings: Settings, size: int) -> AsyncEngine:
         pool_size=size,
         max_overflow=0,
         pool_timeout=settings.pool_timeout,
+        # Errors end up in logs, and parameters hold hashes of passwords and what users wrote.
+        hide_parameters=True,
         connect_args={
             "async_creator_fn": _connect,
             "record_class": Row,
