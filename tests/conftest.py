@@ -99,6 +99,16 @@ def text_of(url: URL) -> str:
 
 
 @asynccontextmanager
+async def borrowed(database: Database) -> AsyncIterator[asyncpg.Connection]:
+    """Hold a connection of the pool, as a statement of the fast path does."""
+    pooled = await database.engine.raw_connection()
+    try:
+        yield pooled.driver_connection
+    finally:
+        pooled.close()
+
+
+@asynccontextmanager
 async def connected(url: URL) -> AsyncIterator[asyncpg.Connection]:
     """A connection past the application."""
     connection = await asyncpg.connect(text_of(url), timeout=HANG_TIMEOUT)

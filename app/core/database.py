@@ -62,7 +62,7 @@ class FairPool(AsyncAdaptedQueuePool):
 
     def _do_get(self) -> ConnectionPoolEntry:
         """Return a connection. Raises `DatabaseBusy` when all stay in use."""
-        await_(self._take_place())
+        await_(self._take_place() if self._places.locked() else self._places.acquire())
         try:
             return super()._do_get()
         except BaseException:
@@ -70,9 +70,6 @@ class FairPool(AsyncAdaptedQueuePool):
             raise
 
     async def _take_place(self) -> None:
-        if not self._places.locked():
-            await self._places.acquire()
-            return
         try:
             async with asyncio.timeout(self.timeout()):
                 await self._places.acquire()
@@ -104,27 +101,9 @@ class Database:
         session = RegisterSession(self)
         try:
             yield session
-            if session.in_transaction():
-                await session.commit()
+            await session.finish()
         finally:
-            if session.in_transaction():
-                # A second cancellation must not keep the connection from being returned.
-                await asyncio.shield(session.close())
-
-    @asynccontextmanager
-    async def borrow(self) -> AsyncIterator[asyncpg.Connection]:
-        """Lend the driver's connection for a single statement outside a transaction.
-
-        Raises `DatabaseBusy` when all connections stay in use, and `ServiceUnavailable` when none can be made.
-        """
-        pooled = await self.engine.raw_connection()
-        driver: asyncpg.Connection = pooled.driver_connection
-        try:
-            yield driver
-        finally:
-            if not driver.is_closed() and driver.is_in_transaction():
-                driver.terminate()  # the pool replaces closed connections
-            pooled.close()
+            await session.abandon()
 
     @asynccontextmanager
     async def snapshot(self, idle_seconds: float) -> AsyncIterator[AsyncConnection]:
@@ -166,12 +145,15 @@ class RegisterSession(AsyncSession):
         if self.in_transaction() or self._database.bind is not None:
             driver = await self._driver()
             try:
-                return await translating(driver.fetchrow(statement.sql, *arguments, timeout=self._statement_seconds))
+                return await self._fetch_row(driver, statement.sql, arguments)
             except ConnectionLost:
                 driver.terminate()  # or the rollback would wait for the same server
                 raise
-        async with self._database.borrow() as driver:
-            return await translating(driver.fetchrow(statement.sql, *arguments, timeout=self._statement_seconds))
+        pooled = await self._database.engine.raw_connection()
+        try:
+            return await self._fetch_row(pooled.driver_connection, statement.sql, arguments)
+        finally:
+            _return(pooled)
 
     async def write_alone(self, statement: Prepared, /, **values: Any) -> Row | None:
         """Run a prepared write and return its first row.
@@ -208,6 +190,16 @@ class RegisterSession(AsyncSession):
         """Wait for the advisory lock with this name, which is held until the transaction ends."""
         await self.execute(select(func.pg_advisory_xact_lock(advisory_key(name))))
 
+    async def finish(self) -> None:
+        """Commit, if a transaction was begun. Raises what `commit` raises."""
+        if self.in_transaction():
+            await self.commit()
+
+    async def abandon(self) -> None:
+        """Roll back what was begun, and return the connection, even when the task is cancelled meanwhile."""
+        if self.in_transaction():
+            await asyncio.shield(self.close())
+
     async def undo(self) -> None:
         """Roll back and return the connection; the next statement begins a new transaction."""
         await self.rollback()
@@ -234,6 +226,9 @@ class RegisterSession(AsyncSession):
             await connection.exec_driver_sql("SELECT")  # SQLAlchemy sends BEGIN with the first statement it runs itself
         return driver
 
+    async def _fetch_row(self, driver: Any, sql: str, arguments: tuple[Any, ...]) -> Row | None:
+        return await translating(driver.fetchrow(sql, *arguments, timeout=self._statement_seconds))
+
     async def _in_time(self, step: Callable[..., Awaitable[T]], *arguments: Any, **options: Any) -> T:
         if not self.in_transaction():
             await self.connection()  # waiting for one has limits of its own
@@ -246,15 +241,16 @@ class RegisterSession(AsyncSession):
 
 async def get_session(request: Request) -> AsyncIterator[RegisterSession]:
     """Yield the request's session; commit once the response is built and before it is sent."""
-    database: Database = request.app.state.database
+    session = request.state.session = RegisterSession(request.app.state.database)
     try:
-        async with database.transaction() as session:
-            request.state.session = session
-            yield session
+        yield session
+        await session.finish()
     except OutcomeUnknown as error:
         if request.method in _READS:
             raise ConnectionLost from error  # there was nothing to save
         raise
+    finally:
+        await session.abandon()
 
 
 # The scope belongs to the key by which FastAPI caches a dependency: another spelling would open a second session.
@@ -276,6 +272,13 @@ async def run_again_if_aborted(request: Request, handler: Callable[[Request], Aw
             # A random pause, so that the same transactions do not meet again.
             await asyncio.sleep(random.uniform(0, _LONGEST_PAUSE_SECONDS * attempt))  # noqa: S311 - no secret
     return await handler(request)
+
+
+def _return(pooled: PoolProxiedConnection) -> None:
+    driver: asyncpg.Connection = pooled.driver_connection
+    if not driver.is_closed() and driver.is_in_transaction():
+        driver.terminate()  # the pool replaces closed connections
+    pooled.close()
 
 
 def advisory_key(name: str) -> int:

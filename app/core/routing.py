@@ -94,6 +94,8 @@ class StrictRoute(APIRoute):
                 _refuse_unreadable(plain.scope["query_string"])
                 _refuse_unknown(plain, self.parameters.takes_several)
                 _refuse_repeated(plain, self.parameters.takes_several)
+            if not has_body and plain.method == "GET":
+                return await run_again_if_aborted(plain, handler)
             request = StrictRequest(plain.scope, plain.receive, getattr(plain.app.state.settings, self.body_limit))
             # Read here: FastAPI would replace the errors of reading by one of its own.
             if has_body and await request.body():

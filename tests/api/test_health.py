@@ -25,6 +25,7 @@ from tests.builders import make_department
 from tests.conftest import (
     ADMIN_PASSWORD,
     Committed,
+    borrowed,
     connected,
     new_database,
     settings_for,
@@ -374,7 +375,7 @@ async def test_connection_killed_between_requests_is_replaced_unnoticed(committe
 
 async def test_exhausted_pool_is_unavailable_for_a_second(database: URL) -> None:
     async with running(database, pool_size=1, pool_timeout=0.05) as service:
-        async with service.app.state.database.borrow():
+        async with borrowed(service.app.state.database):
             for response in (
                 await service.client.get("/departments"),
                 await service.client.post("/departments", json={"name": "D"}),

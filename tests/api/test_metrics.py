@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from app.domains.department.service import DepartmentService
 from tests.api.conftest import Server
 from tests.builders import make_department
-from tests.conftest import Committed
+from tests.conftest import Committed, borrowed
 from tests.utils.conftest import configured_log
 from tests.waiting import wait_until
 
@@ -95,7 +95,7 @@ async def test_pool_is_reported_as_it_is(committed: Committed) -> None:
 
     assert await pool() == (10, 0, 0)
     database = committed.app.state.database
-    async with database.borrow(), database.borrow():
+    async with borrowed(database), borrowed(database):
         assert await pool() == (10, 2, 0)
     assert await pool() == (10, 0, 2)
 

@@ -28,7 +28,7 @@ from app.utils.exceptions import (
     UnstorableValue,
 )
 from tests.builders import make_department
-from tests.conftest import Committed, settings_for
+from tests.conftest import Committed, borrowed, settings_for
 from tests.utils.conftest import configured_log
 
 LOST = [
@@ -200,7 +200,7 @@ async def test_beginning_that_is_given_up_leaves_no_transaction(
     database = Database(committed.url, settings_for(committed.url, pool_size=1))
     one = prepare(text("SELECT 1"))
     for steps in range(10):
-        async with database.borrow() as driver:
+        async with borrowed(database) as driver:
             await driver.fetchrow(one.sql)
             # What PostgreSQL said at the end of the statement.
             assert not driver.is_in_transaction()

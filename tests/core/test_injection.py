@@ -24,7 +24,7 @@ from app.main import create_app
 from app.utils.exceptions import ConnectionLost, Deadlock
 from tests.api.conftest import assert_problem, openapi
 from tests.builders import make, make_department
-from tests.conftest import ADMIN_TOKEN, Committed, client_of, connected, settings_for
+from tests.conftest import ADMIN_TOKEN, Committed, borrowed, client_of, connected, settings_for
 
 NDJSON = {"Accept": "application/x-ndjson"}
 
@@ -251,7 +251,7 @@ async def test_full_pool_is_busy_for_every_kind_of_statement(committed: Committe
     path = f"/departments/{made['id']}"
     async with client_of(app) as busy:
         assert (await busy.get(path)).status_code == 200  # the caller is known for a second
-        async with database.borrow():
+        async with borrowed(database):
             refused = [
                 await busy.get(path),  # the fast path
                 await busy.post("/departments", json={"name": "D"}),

@@ -12,7 +12,7 @@ from sqlalchemy.pool import QueuePool
 from app.core.config import Settings
 from app.core.database import Database, FairPool, driver_url
 from app.utils.exceptions import ConnectionLost, DatabaseBusy
-from tests.conftest import Committed, settings_for
+from tests.conftest import Committed, borrowed, settings_for
 from tests.waiting import HANG_TIMEOUT
 
 
@@ -59,7 +59,7 @@ async def test_waiters_are_served_first_come_first_served(committed: Committed) 
         for time in range(5):
             asked.append((name, time))
             # Half of them by a session, half by the fast path: they share one queue.
-            async with database.transaction() as session, database.borrow() if name in "ab" else session.begin():
+            async with database.transaction() as session, borrowed(database) if name in "ab" else session.begin():
                 if name in "cd":
                     await session.connection()
                 served.append((name, time))
@@ -81,7 +81,7 @@ async def test_connection_that_cannot_be_made_takes_no_place_in_the_pool(committ
     database = Database(nowhere, settings_for(committed.url, pool_size=1))
     for _ in range(2):
         with pytest.raises(ConnectionLost):
-            async with database.borrow():
+            async with borrowed(database):
                 pass
         with pytest.raises(ConnectionLost):
             async with database.transaction() as session:
@@ -92,10 +92,10 @@ async def test_place_in_the_pool_is_free_again_whatever_happens(committed: Commi
     database = Database(committed.url, settings_for(committed.url, pool_size=1, pool_timeout=0.05))
 
     async def wait() -> None:
-        async with database.borrow():
+        async with borrowed(database):
             pass
 
-    async with database.borrow():
+    async with borrowed(database):
         waiting = asyncio.ensure_future(wait())
         await asyncio.sleep(0)
         waiting.cancel()
@@ -106,7 +106,7 @@ async def test_place_in_the_pool_is_free_again_whatever_happens(committed: Commi
         async with database.transaction() as session:
             with pytest.raises(DatabaseBusy):
                 await session.execute(text("SELECT 1"))
-    async with database.borrow() as driver:
+    async with borrowed(database) as driver:
         driver.terminate()
     async with database.transaction() as session:
         connection = await session.connection()

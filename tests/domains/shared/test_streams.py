@@ -26,6 +26,7 @@ from tests.builders import admin_session, make
 from tests.conftest import (
     ADMIN_TOKEN,
     Committed,
+    borrowed,
     client_of,
     connected,
     new_database,
@@ -154,8 +155,8 @@ async def test_what_others_write_meanwhile_is_not_seen(full: Committed) -> None:
 async def test_empty_pool_is_a_problem_and_no_stream(committed: Committed, accept: dict[str, str]) -> None:
     app = create_app(settings_for(committed.url, pool_size=2, export_concurrency=1, pool_timeout=0.1))
     streams: Streams = app.state.streams
-    async with app.state.database.borrow(), client_of(app) as client:
-        async with app.state.database.borrow():
+    async with borrowed(app.state.database), client_of(app) as client:
+        async with borrowed(app.state.database):
             with pytest.raises(DatabaseBusy):
                 await anext(streams.read(Prepared("SELECT 1 AS body", ()), {}))
             response = await client.get("/departments", headers=accept)
