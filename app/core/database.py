@@ -6,6 +6,7 @@ that the client hears of a failed commit; what an error interrupts is rolled bac
 
 import asyncio
 import random
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from hashlib import blake2b
@@ -21,7 +22,7 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, PoolProx
 from sqlalchemy.util import await_
 
 from app.core.config import Settings
-from app.core.database_errors import DRIVER_ERRORS, translate, translating
+from app.core.database_errors import DRIVER_ERRORS, translate
 from app.core.prepared import Prepared
 from app.utils.exceptions import ConnectionLost, DatabaseBusy, OutcomeUnknown, ServiceUnavailable, TransactionAborted
 
@@ -57,27 +58,43 @@ class FairPool(AsyncAdaptedQueuePool):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._places = asyncio.Semaphore(self.size())
-        event.listen(self, "checkin", self._free_place)
+        self._free = self.size()
+        self._waiters: deque[asyncio.Future[None]] = deque()
+        event.listen(self, "checkin", self._hand_on)
 
     def _do_get(self) -> ConnectionPoolEntry:
         """Return a connection. Raises `DatabaseBusy` when all stay in use."""
-        await_(self._take_place() if self._places.locked() else self._places.acquire())
+        if self._free:
+            self._free -= 1
+        else:
+            await_(self._wait())
         try:
             return super()._do_get()
         except BaseException:
-            self._places.release()
+            self._hand_on()
             raise
 
-    async def _take_place(self) -> None:
+    async def _wait(self) -> None:
+        turn = asyncio.get_running_loop().create_future()
+        self._waiters.append(turn)
         try:
             async with asyncio.timeout(self.timeout()):
-                await self._places.acquire()
-        except TimeoutError as error:
-            raise DatabaseBusy("All database connections are in use.") from error
+                await turn
+        except BaseException as error:
+            if not turn.cancelled():
+                self._hand_on()  # it came too late
+            if isinstance(error, TimeoutError):
+                raise DatabaseBusy("All database connections are in use.") from error
+            raise
 
-    def _free_place(self, *_connection: Any) -> None:
-        self._places.release()
+    def _hand_on(self, *_connection: Any) -> None:
+        """Give the place of a returned connection to the first waiter."""
+        while self._waiters:
+            turn = self._waiters.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._free += 1
 
 
 class Database:
@@ -227,7 +244,11 @@ class RegisterSession(AsyncSession):
         return driver
 
     async def _fetch_row(self, driver: Any, sql: str, arguments: tuple[Any, ...]) -> Row | None:
-        return await translating(driver.fetchrow(sql, *arguments, timeout=self._statement_seconds))
+        try:
+            row: Row | None = await driver.fetchrow(sql, *arguments, timeout=self._statement_seconds)
+        except DRIVER_ERRORS as error:
+            raise translate(error) from error
+        return row
 
     async def _in_time(self, step: Callable[..., Awaitable[T]], *arguments: Any, **options: Any) -> T:
         if not self.in_transaction():
@@ -307,6 +328,8 @@ def _engine(url: str | URL, settings: Settings, size: int) -> AsyncEngine:
         pool_timeout=settings.pool_timeout,
         # Errors end up in logs, and parameters hold hashes of passwords and what users wrote.
         hide_parameters=True,
+        # Sessions roll back by themselves, and the fast path returns connections outside a transaction.
+        pool_reset_on_return=None,
         connect_args={
             "async_creator_fn": _connect,
             "record_class": Row,
