@@ -118,9 +118,11 @@ class Database:
         session = RegisterSession(self)
         try:
             yield session
-            await session.finish()
+            if session.in_transaction():
+                await session.commit()
         finally:
-            await session.abandon()
+            if session.in_transaction():
+                await session.abandon()
 
     @asynccontextmanager
     async def snapshot(self, idle_seconds: float) -> AsyncIterator[AsyncConnection]:
@@ -207,15 +209,9 @@ class RegisterSession(AsyncSession):
         """Wait for the advisory lock with this name, which is held until the transaction ends."""
         await self.execute(select(func.pg_advisory_xact_lock(advisory_key(name))))
 
-    async def finish(self) -> None:
-        """Commit, if a transaction was begun. Raises what `commit` raises."""
-        if self.in_transaction():
-            await self.commit()
-
     async def abandon(self) -> None:
-        """Roll back what was begun, and return the connection, even when the task is cancelled meanwhile."""
-        if self.in_transaction():
-            await asyncio.shield(self.close())
+        """Roll back and return the connection, even when the task is cancelled meanwhile."""
+        await asyncio.shield(self.close())
 
     async def undo(self) -> None:
         """Roll back and return the connection; the next statement begins a new transaction."""
@@ -265,13 +261,15 @@ async def get_session(request: Request) -> AsyncIterator[RegisterSession]:
     session = request.state.session = RegisterSession(request.app.state.database)
     try:
         yield session
-        await session.finish()
+        if session.in_transaction():
+            await session.commit()
     except OutcomeUnknown as error:
         if request.method in _READS:
             raise ConnectionLost from error  # there was nothing to save
         raise
     finally:
-        await session.abandon()
+        if session.in_transaction():
+            await session.abandon()
 
 
 # The scope belongs to the key by which FastAPI caches a dependency: another spelling would open a second session.

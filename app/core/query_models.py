@@ -24,9 +24,10 @@ class QueryModel(Generic[M]):
 
     async def __call__(self, request: Request) -> M:
         """Return the parameters. Raises `RequestValidationError` with all faults."""
-        given = request.query_params
-        several = self.takes_several
-        values = {name: given.getlist(name) if several.get(name) else given[name] for name in given}
+        values: dict[str, Any] = {}
+        if request.scope["query_string"]:
+            given = request.query_params
+            values = {name: given.getlist(name) if self.takes_several.get(name) else given[name] for name in given}
         try:
             return self.model.model_validate(values)
         except ValidationError as error:
