@@ -61,7 +61,7 @@ class _PoolCollector:
             yield GaugeMetricFamily("db_pool_size", "Connections that requests may take.", value=self._size)
             yield GaugeMetricFamily(
                 "db_pool_checked_out",
-                "Connections in use, the probe's too.",
+                "Connections in use.",
                 value=pool.checkedout(),
             )
             yield GaugeMetricFamily("db_pool_idle", "Connections open and free.", value=pool.checkedin())
