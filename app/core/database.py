@@ -193,11 +193,13 @@ class RegisterSession(AsyncSession):
         self, statement: Executable, params: Any = None, **options: Any
     ) -> Result[*tuple[Any, ...]]:
         """Run a statement as `AsyncSession.execute` does, within the time that `allow_seconds` sets."""
-        return await self._in_time(super().execute, statement, params, **options)
+        await self._connect()
+        return await self._in_time(super().execute(statement, params, **options))
 
     async def scalar(self, statement: Executable, params: Any = None, **options: Any) -> Any:
         """Return the first column of the first row as `AsyncSession.scalar` does, or None without a row."""
-        return await self._in_time(super().scalar, statement, params, **options)
+        await self._connect()
+        return await self._in_time(super().scalar(statement, params, **options))
 
     async def allow_seconds(self, seconds: float) -> None:
         """Let the statements of this transaction take longer than the settings say, up to `MOST_STATEMENT_SECONDS`."""
@@ -222,12 +224,13 @@ class RegisterSession(AsyncSession):
 
         Raises what `commit` raises.
         """
-        await self.commit()
+        if self.in_transaction():
+            await self.commit()
 
     async def commit(self) -> None:
         """Commit. Raises `OutcomeUnknown` when the connection is lost before PostgreSQL has answered."""
         try:
-            await self._in_time(super().commit)
+            await self._in_time(super().commit())
         except ConnectionLost as error:
             raise OutcomeUnknown from error
 
@@ -246,12 +249,15 @@ class RegisterSession(AsyncSession):
             raise translate(error) from error
         return row
 
-    async def _in_time(self, step: Callable[..., Awaitable[T]], *arguments: Any, **options: Any) -> T:
+    async def _connect(self) -> None:
+        """Take a connection before a statement is timed: waiting for one has limits of its own."""
         if not self.in_transaction():
-            await self.connection()  # waiting for one has limits of its own
+            await self.connection()
+
+    async def _in_time(self, step: Awaitable[T]) -> T:
         try:
             async with asyncio.timeout(self._statement_seconds):
-                return await step(*arguments, **options)
+                return await step
         except TimeoutError as error:
             raise ConnectionLost from error
 
@@ -286,7 +292,9 @@ async def run_again_if_aborted(request: Request, handler: Callable[[Request], Aw
         try:
             return await handler(request)
         except TransactionAborted:
-            session: RegisterSession = request.state.session
+            session: RegisterSession | None = getattr(request.state, "session", None)
+            if session is None:
+                raise  # the session of an override is its owner's to undo
             await session.undo()
             # A random pause, so that the same transactions do not meet again.
             await asyncio.sleep(random.uniform(0, _LONGEST_PAUSE_SECONDS * attempt))  # noqa: S311 - no secret
