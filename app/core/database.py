@@ -157,6 +157,9 @@ class RegisterSession(AsyncSession):
         )
         self._database = database
         self._statement_seconds = database.statement_seconds
+        # Whether a statement failed outside a savepoint. PostgreSQL answers the COMMIT of such a transaction with a
+        # rollback and no error, so a caught error would pass for a success.
+        self._is_aborted = False
 
     async def fetch(self, statement: Prepared, /, **values: Any) -> Row | None:
         """Run a prepared read and return its first row."""
@@ -167,6 +170,9 @@ class RegisterSession(AsyncSession):
                 return await self._fetch_row(driver, statement.sql, arguments)
             except ConnectionLost:
                 driver.terminate()  # or the rollback would wait for the same server
+                raise
+            except Exception:
+                self._is_aborted = not self.in_nested_transaction()
                 raise
         pooled = await self._database.engine.raw_connection()
         try:
@@ -218,6 +224,7 @@ class RegisterSession(AsyncSession):
     async def undo(self) -> None:
         """Roll back and return the connection; the next statement begins a new transaction."""
         await self.rollback()
+        self._is_aborted = False
 
     async def release(self) -> None:
         """Commit what was written so far and return the connection, before work that needs none or waits for another.
@@ -228,7 +235,13 @@ class RegisterSession(AsyncSession):
             await self.commit()
 
     async def commit(self) -> None:
-        """Commit. Raises `OutcomeUnknown` when the connection is lost before PostgreSQL has answered."""
+        """Commit.
+
+        Raises `OutcomeUnknown` when the connection is lost before PostgreSQL has answered, and `RuntimeError` when a
+        statement failed and its error was caught outside a savepoint: nothing would be saved.
+        """
+        if self._is_aborted:
+            raise RuntimeError("A statement of this transaction failed: undo it, or catch errors around a savepoint")
         try:
             await self._in_time(super().commit())
         except ConnectionLost as error:
@@ -260,6 +273,9 @@ class RegisterSession(AsyncSession):
                 return await step
         except TimeoutError as error:
             raise ConnectionLost from error
+        except Exception:
+            self._is_aborted = not self.in_nested_transaction()
+            raise
 
 
 async def get_session(request: Request) -> AsyncIterator[RegisterSession]:

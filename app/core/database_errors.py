@@ -48,6 +48,9 @@ class IntegrityViolation(RegisterError):
         self.sqlstate = sqlstate
         self.constraint = constraint
 
+    def __str__(self) -> str:
+        return f"SQLSTATE {self.sqlstate}, constraint {self.constraint}"
+
     @property
     def is_reference(self) -> bool:
         """Whether a foreign key refused. ON DELETE RESTRICT has a state of its own since PostgreSQL 18."""

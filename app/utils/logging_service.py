@@ -71,6 +71,8 @@ def configure_logging(level: str, *, as_json: bool) -> None:
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "alembic"):
         logging.getLogger(name).handlers = []
         logging.getLogger(name).propagate = True
+    # SQLAlchemy's own pools are silent below warnings, by their name; this is ours.
+    logging.getLogger("app.core.database.FairPool").setLevel(logging.WARNING)
     # Our own line a request says more.
     logging.getLogger("uvicorn.access").disabled = True
 

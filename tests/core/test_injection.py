@@ -4,6 +4,7 @@ import ast
 import asyncio
 import importlib
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from fastapi.routing import APIRoute
 from sqlalchemy import func, select, text
 
 from app.core.database import Database, RegisterSession, get_session
+from app.core.database_errors import IntegrityViolation
 from app.core.permissions import scopes_of
 from app.core.routing import StrictRoute
 from app.core.security import Caller, authorise
@@ -219,6 +221,24 @@ async def test_write_alone_is_part_of_a_transaction_that_was_only_begun(committe
         await service.create(service.schema.model_validate({"name": "Undone"}))
         await session.undo()
     assert (await committed.client.get("/departments")).json()["items"] == []
+
+
+async def test_caught_error_of_a_statement_does_not_pass_for_a_success(committed: Committed) -> None:
+    database: Database = committed.app.state.database
+    add = text("INSERT INTO departments (name, code) VALUES (:name, 'TAKEN')")
+
+    async def add_twice(*, savepoint: bool) -> None:
+        async with database.transaction() as session:
+            await session.execute(add, {"name": "first"})
+            with pytest.raises(IntegrityViolation):
+                async with session.begin_nested() if savepoint else nullcontext():
+                    await session.execute(add, {"name": "second"})
+
+    with pytest.raises(RuntimeError, match="A statement of this transaction failed"):
+        await add_twice(savepoint=False)
+    assert (await committed.client.get("/departments")).json()["items"] == []
+    await add_twice(savepoint=True)
+    assert [item["name"] for item in (await committed.client.get("/departments")).json()["items"]] == ["first"]
 
 
 async def test_statements_have_a_limit_of_time_on_this_side_too(committed: Committed) -> None:
