@@ -11,7 +11,7 @@ from types import FrameType
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from app.api.api import TAGS, include_routers, learn_parameters
+from app.api.api import TAGS, include_routers
 from app.api.docs import add_docs
 from app.api.openapi import use_own_openapi
 from app.api.problems import add_problem_handlers
@@ -28,6 +28,7 @@ from app.core.middleware import (
 from app.core.migrations import head_revision
 from app.core.passwords import Passwords
 from app.core.readiness import Readiness
+from app.core.routing import learn_parameters
 from app.core.security import Authenticator
 from app.core.security_headers import SecurityHeadersMiddleware
 from app.core.streaming import Streams
@@ -121,7 +122,7 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     _drain_when_told_to_stop(app.state.readiness)
-    learn_parameters(app)
+    learn_parameters(app.routes)
     lag = asyncio.create_task(_measure_lag(app.state.metrics))
     with settled():
         yield

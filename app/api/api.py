@@ -69,13 +69,6 @@ def include_routers(app: FastAPI, settings: Settings) -> None:
             raise UndeclaredPermissionError(f"{route.path} declares a permission that nothing enforces")
 
 
-def learn_parameters(app: FastAPI) -> None:
-    """Find out which query parameters each route takes, so that no request has to wait for it."""
-    for route in app.routes:
-        if isinstance(route, StrictRoute):
-            route.parameters.learn()
-
-
 def _bound(route: BaseRoute, app: FastAPI) -> BaseRoute:
     """Return the route as a route of this application, so that `app.dependency_overrides` hold for it.
 

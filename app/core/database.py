@@ -8,7 +8,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from hashlib import blake2b
 from typing import Annotated, Any, TypeVar
 
@@ -61,6 +61,7 @@ class FairPool(AsyncAdaptedQueuePool):
         self._free = self.size()
         self._waiters: deque[asyncio.Future[None]] = deque()
         event.listen(self, "checkin", self._hand_on)
+        event.listen(self, "detach", self._hand_on)  # of connections that were garbage-collected in use
 
     def _do_get(self) -> ConnectionPoolEntry:
         """Return a connection. Raises `DatabaseBusy` when all stay in use."""
@@ -133,7 +134,12 @@ class Database:
         """
         async with self.engine.connect() as connection:
             await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-            await connection.execute(_set_for_transaction("idle_in_transaction_session_timeout", idle_seconds))
+            begin = _set_for_transaction("idle_in_transaction_session_timeout", idle_seconds)
+            try:
+                async with asyncio.timeout(self.statement_seconds):
+                    await connection.execute(begin)
+            except TimeoutError as error:
+                raise ConnectionLost from error
             yield connection
 
     async def dispose(self) -> None:
@@ -165,15 +171,7 @@ class RegisterSession(AsyncSession):
         """Run a prepared read and return its first row."""
         arguments = statement.arguments(values)
         if self.in_transaction() or self._database.bind is not None:
-            driver = await self._driver()
-            try:
-                return await self._fetch_row(driver, statement.sql, arguments)
-            except ConnectionLost:
-                driver.terminate()  # or the rollback would wait for the same server
-                raise
-            except Exception:
-                self._is_aborted = not self.in_nested_transaction()
-                raise
+            return await self._fetch_in_transaction(statement.sql, arguments)
         pooled = await self._database.engine.raw_connection()
         try:
             return await self._fetch_row(pooled.driver_connection, statement.sql, arguments)
@@ -186,14 +184,19 @@ class RegisterSession(AsyncSession):
         Outside a transaction PostgreSQL commits the statement with its answer, which saves the round trips of BEGIN and
         COMMIT. Raises `OutcomeUnknown` when the connection is lost before the answer.
         """
-        alone = not self.in_transaction()
+        arguments = statement.arguments(values)
+        if self.in_transaction() or self._database.bind is not None:
+            return await self._fetch_in_transaction(statement.sql, arguments)
+        pooled = await self._database.engine.raw_connection()
         try:
-            return await self.fetch(statement, **values)
+            return await self._fetch_row(pooled.driver_connection, statement.sql, arguments)
         except ConnectionLost as error:
             # The driver refuses a connection that is closed already, and sends nothing.
-            if not alone or isinstance(error.__cause__, (asyncpg.InterfaceError, asyncpg.InternalClientError)):
+            if isinstance(error.__cause__, (asyncpg.InterfaceError, asyncpg.InternalClientError)):
                 raise
             raise OutcomeUnknown from error
+        finally:
+            _return(pooled)
 
     async def execute(  # one signature instead of three overloads
         self, statement: Executable, params: Any = None, **options: Any
@@ -218,12 +221,16 @@ class RegisterSession(AsyncSession):
         await self.execute(select(func.pg_advisory_xact_lock(advisory_key(name))))
 
     async def abandon(self) -> None:
-        """Roll back and return the connection, even when the task is cancelled meanwhile."""
-        await asyncio.shield(self.close())
+        """Roll back and return the connection, even when the task is cancelled meanwhile.
+
+        A connection that is lost has nothing to roll back: the error that ended the transaction is the one to tell.
+        """
+        with suppress(ConnectionLost):
+            await asyncio.shield(self._in_time(self.close()))
 
     async def undo(self) -> None:
         """Roll back and return the connection; the next statement begins a new transaction."""
-        await self.rollback()
+        await self._in_time(self.rollback())
         self._is_aborted = False
 
     async def release(self) -> None:
@@ -255,6 +262,21 @@ class RegisterSession(AsyncSession):
             await connection.exec_driver_sql("SELECT")  # SQLAlchemy sends BEGIN with the first statement it runs itself
         return driver
 
+    async def _fetch_in_transaction(self, sql: str, arguments: tuple[Any, ...]) -> Row | None:
+        driver = await self._driver()
+        try:
+            return await self._fetch_row(driver, sql, arguments)
+        except ConnectionLost:
+            driver.terminate()  # or the rollback would wait for the same server
+            raise
+        except Exception:
+            self._note_failure()
+            raise
+
+    def _note_failure(self) -> None:
+        if not self.in_nested_transaction():
+            self._is_aborted = True
+
     async def _fetch_row(self, driver: Any, sql: str, arguments: tuple[Any, ...]) -> Row | None:
         try:
             row: Row | None = await driver.fetchrow(sql, *arguments, timeout=self._statement_seconds)
@@ -274,7 +296,7 @@ class RegisterSession(AsyncSession):
         except TimeoutError as error:
             raise ConnectionLost from error
         except Exception:
-            self._is_aborted = not self.in_nested_transaction()
+            self._note_failure()
             raise
 
 

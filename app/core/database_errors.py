@@ -27,8 +27,10 @@ _BY_STATE: dict[str, type[ServiceUnavailable]] = {
     "25006": DatabaseReadOnly,
     "53100": ServiceUnavailable,  # disk full
 }
-# Those that the command line explains: insufficient_privilege and undefined_table.
+# SQLSTATEs that the command line explains: insufficient_privilege and undefined_table.
 NO_PRIVILEGE, NO_TABLE = "42501", "42P01"
+# What a refused statement raises that is not translated: by SQLAlchemy, and by the driver.
+STATEMENT_ERRORS = (DBAPIError, asyncpg.PostgresError)
 T = TypeVar("T")
 
 # TimeoutError is an OSError. The driver raises both as they are, SQLAlchemy does not wrap them.
@@ -78,9 +80,9 @@ def _own_error(error: BaseException) -> RegisterError | None:
     return None
 
 
-def sqlstate_of(error: DBAPIError) -> str | None:
-    """Return the SQLSTATE of what PostgreSQL refused, as SQLAlchemy raises it."""
-    return getattr(error.orig, "sqlstate", None)
+def sqlstate_of(error: Exception) -> str | None:
+    """Return the SQLSTATE of one of `STATEMENT_ERRORS`."""
+    return getattr(getattr(error, "orig", error), "sqlstate", None)
 
 
 def _is_closed(error: BaseException) -> bool:

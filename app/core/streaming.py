@@ -32,21 +32,21 @@ Rows = list[Row]
 
 
 async def read_in_batches(
-    connection: AsyncConnection, statement: Prepared, values: dict[str, Any]
+    connection: AsyncConnection, statement: Prepared, values: dict[str, Any], seconds: float | None = None
 ) -> AsyncGenerator[Rows]:
     """Yield the rows of a statement in batches, through a cursor of PostgreSQL; the first batch may be empty.
 
-    By the driver: SQLAlchemy's cursor reads 50 rows at a time, however large they are. Raises `ServiceUnavailable` as
-    every statement does.
+    The driver reads them: SQLAlchemy's cursor reads 50 rows at a time, however large they are. Raises
+    `ServiceUnavailable` as every statement does, also when the server does not answer for `seconds`.
     """
     driver: Any = (await connection.get_raw_connection()).driver_connection
-    cursor = await translating(driver.cursor(statement.sql, *statement.arguments(values)))
+    cursor = await translating(driver.cursor(statement.sql, *statement.arguments(values), timeout=seconds))
     size = FIRST_ROWS
-    rows: Rows = await translating(cursor.fetch(size))
+    rows: Rows = await translating(cursor.fetch(size, timeout=seconds))
     yield rows
     while len(rows) == size:
         size = _rows_of_next(rows)
-        rows = await translating(cursor.fetch(size))
+        rows = await translating(cursor.fetch(size, timeout=seconds))
         if rows:
             yield rows
 
@@ -75,7 +75,7 @@ class Streams:
         try:
             async with (
                 self._database.snapshot(self.stall_seconds + _GRACE) as connection,
-                aclosing(read_in_batches(connection, statement, values)) as batches,
+                aclosing(read_in_batches(connection, statement, values, self._database.statement_seconds)) as batches,
             ):
                 async for rows in batches:
                     yield rows

@@ -22,7 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.core.config import Settings
 from app.core.database import Database
-from app.core.database_errors import NO_PRIVILEGE, NO_TABLE, sqlstate_of
+from app.core.database_errors import NO_PRIVILEGE, NO_TABLE, STATEMENT_ERRORS, sqlstate_of
 from app.core.migrations import head_revision
 from app.core.prepared import Prepared, prepare
 from app.core.streaming import read_in_batches
@@ -141,10 +141,12 @@ async def _snapshot(settings: Settings, url: str) -> AsyncIterator[AsyncConnecti
     try:
         async with database.snapshot(_PATIENCE_SECONDS) as snapshot:
             yield snapshot
-    except DBAPIError as error:
+    except STATEMENT_ERRORS as error:
         if sqlstate_of(error) != NO_PRIVILEGE:
             raise
-        raise RegisterError(f"The database role may not read the whole register: {error.orig}.") from error
+        raise RegisterError(
+            f"The database role may not read the whole register: {getattr(error, 'orig', error)}."
+        ) from error
     finally:
         await database.dispose()
 

@@ -267,7 +267,7 @@ def places(matches: Any) -> list[str]:
     ]
 
 
-# Who else may begin or end a transaction; the reason stands beside each call.
+# The other places that begin or end transactions; the reason stands beside each call.
 MAY_END = Counter(
     {
         ("domains/auth/service.py", "release"): 6,  # before hashing, and so that a refusal keeps what was counted

@@ -241,6 +241,37 @@ async def test_caught_error_of_a_statement_does_not_pass_for_a_success(committed
     assert [item["name"] for item in (await committed.client.get("/departments")).json()["items"]] == ["first"]
 
 
+async def test_error_is_told_also_when_its_transaction_cannot_be_rolled_back(committed: Committed) -> None:
+    database: Database = committed.app.state.database
+    with pytest.raises(LookupError):
+        await fail_on_a_dead_connection(database)
+    async with database.transaction() as session:
+        assert await session.scalar(select(1)) == 1
+
+
+async def fail_on_a_dead_connection(database: Database) -> None:
+    async with database.transaction() as session:
+        connection = await session.connection()
+        await session.execute(select(1))
+        driver: Any = (await connection.get_raw_connection()).driver_connection
+        driver.terminate()
+        raise LookupError
+
+
+async def test_write_that_finds_no_database_has_a_known_outcome(committed: Committed) -> None:
+    nowhere = settings_for(committed.url.set(host="127.0.0.1", port=1, query={}))
+    app = create_app(nowhere)
+
+    async def as_somebody(request: Request, _permission: str) -> None:
+        request.state.caller = Caller(1, "Somebody", "admin", scopes_of("admin"))
+
+    app.dependency_overrides[authorise] = as_somebody
+    async with client_of(app) as client:
+        for method, path in (("POST", "/departments"), ("PUT", "/departments/1"), ("GET", "/departments")):
+            response = await client.request(method, path, json={"name": "D"})
+            assert_problem(response, "service_unavailable")
+
+
 async def test_statements_have_a_limit_of_time_on_this_side_too(committed: Committed) -> None:
     """For a server that no longer answers at all: PostgreSQL's own limit is longer here."""
     settings = settings_for(committed.url, statement_timeout=20, pool_size=1)

@@ -113,4 +113,9 @@ async def test_place_in_the_pool_is_free_again_whatever_happens(committed: Commi
         raw: Any = (await connection.get_raw_connection()).driver_connection
         raw.terminate()
     await wait()
+    pooled = await database.engine.raw_connection()
+    lost: Any = pooled.driver_connection
+    pooled.detach()  # as when it is garbage-collected in use
+    lost.terminate()
+    await wait()
     await database.dispose()

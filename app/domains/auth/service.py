@@ -40,7 +40,7 @@ from app.domains.auth.schemas import (
     TokenPair,
 )
 from app.domains.shared.documents import Documents
-from app.domains.shared.lists import Listing, ListQuery, PageQuery, execute_page, fetch_page
+from app.domains.shared.lists import Listing, ListQuery, PageQuery, execute_page
 from app.domains.shared.models import table_of
 from app.domains.shared.orders import Condition
 from app.domains.shared.references import not_found, parse_key
@@ -349,8 +349,8 @@ class AccountService(_CredentialService):
             raise NotFound("There is no such token.")
 
     async def _api_tokens(self, condition: Condition, query: PageQuery, **values: Any) -> Listing:
-        page = _API_TOKENS.page(_NEWEST_FIRST, condition)
-        return await fetch_page(self.session, page, _API_TOKENS.count(condition), query, values)
+        page = _API_TOKENS.select_page(_NEWEST_FIRST, condition)
+        return await execute_page(self.session, page, _API_TOKENS.count(condition), query, values)
 
 
 async def make_link(session: RegisterSession, caller: Caller, user_id: int) -> PasswordLink:

@@ -105,6 +105,17 @@ class Documents:
         start: Start = "first",
         members: Members = None,
     ) -> Prepared:
+        """Return `select_page`, prepared."""
+        return prepare(self.select_page(order, condition, start, members))
+
+    @lru_cache(maxsize=16)  # noqa: B019
+    def select_page(
+        self,
+        order: Order,
+        condition: Condition | None = None,
+        start: Start = "first",
+        members: Members = None,
+    ) -> Select[Any]:
         """Return the statement of a page: `rows` (one more than `limit` when more follow), `items` and `edges`.
 
         Its parameters are `limit`, `offset`, those of the condition and, unless it is the first page, of the position
@@ -120,7 +131,7 @@ class Documents:
         bodies = func.string_agg(body, aggregate_order_by(literal_column("','", Text), *order.clauses(page)))
         items = select(utf8(json_array(bodies))).select_from(shown_page).scalar_subquery()
         count = select(func.count()).select_from(found).scalar_subquery()
-        return prepare(select(count.label("rows"), items.label("items"), _edges(page, order).label("edges")))
+        return select(count.label("rows"), items.label("items"), _edges(page, order).label("edges"))
 
     @lru_cache(maxsize=256)  # noqa: B019
     def export(
