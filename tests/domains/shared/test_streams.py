@@ -207,7 +207,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return asked
 
 
-# Of the caller; the SELECT of a stream sets how long the reader may take.
+# The look-up of the caller. The SELECT of a stream sets how long the reader may take.
 LOOK_UP = ["BEGIN", "WITH", "COMMIT"]
 
 
