@@ -39,7 +39,7 @@ LINKS = {links.field: links for links in (DEPARTMENTS, LOCATIONS, RESOURCES, ROL
 
 
 class Types(NamedTuple):
-    """What the writers of a collection are made for: its model and its schemas."""
+    """The model and the schemas of a collection."""
 
     model: Any
     whole: type[BaseModel]
@@ -56,14 +56,14 @@ TYPES = {
     "users": Types(User, UserReplace, UserPatch, UserRead),
 }
 
-# --- The sequences: small pools, so that steps meet ---
+# --- Sequences, drawn from small pools so that steps conflict ---
 
 Held = Literal["", "locked", "changed"]
 
 
 @dataclass(frozen=True)
 class Step:
-    """One write. `held` says what another connection does with the object meanwhile."""
+    """One write. `held` says what another transaction does to the object meanwhile: nothing, lock it, or change it."""
 
     action: str
     collection: str
@@ -96,7 +96,7 @@ def listed(name: str) -> st.SearchStrategy[Any]:
     return st.lists(st.fixed_dictionaries(members), max_size=3)
 
 
-# Those that a body must have, or may have but not null; and those that may be null.
+# Members that a body must have, members that are not null, and members that may be null.
 REQUIRED: dict[str, dict[str, st.SearchStrategy[Any]]] = {name: {} for name in COLLECTIONS} | {
     "users": {"email": st.sampled_from(["a@register.example", "A@register.example", "b@register.example"])}
 }
@@ -181,7 +181,7 @@ STEPS = st.one_of(
     *(links_of(name) for name in LINKS),
 )
 
-# --- Two registers that are alike ---
+# --- Two equal registers ---
 
 EMPTY = """
 UPDATE departments SET head_id = NULL;
@@ -215,15 +215,15 @@ TABLES = (
     *("process_departments", "process_locations", "process_resources", "process_roles", "role_holders"),
     *("sessions", "changes"),
 )
-# Ids of changes and sessions are drawn by what fails, too.
 OMITTED = "'{created_at,updated_at,at,expires_at,last_used_at,transaction_id}'::text[]"
 
 
 async def stored(connection: asyncpg.Connection) -> dict[str, list[Any]]:
-    """Return all that is stored, without instants and numbers of transactions, and the history in its order."""
+    """Return all rows without instants and transaction numbers, the history in its order."""
     found = {}
     for table in TABLES:
         omitted, order = OMITTED, "t"
+        # Failed statements may draw ids of the history, too.
         if table in {"changes", "sessions"}:
             omitted, order = f"'id'::text - {OMITTED}", "t.id"
         rows = await connection.fetch(f"SELECT to_jsonb(t) - {omitted} FROM {table} t ORDER BY {order}")
@@ -262,7 +262,7 @@ def refusal_of(error: RegisterError) -> Refusal:
 
 
 class Twins:
-    """Two registers that are alike: one is written by the service, the other one by the reference writer."""
+    """Two equal registers: the service writes one, the reference writer the other."""
 
     def __init__(
         self, fast: Committed, plain: Committed, fast_sql: asyncpg.Connection, plain_sql: asyncpg.Connection
@@ -283,7 +283,7 @@ class Twins:
     async def compare(self, steps: list[Step]) -> list[str]:
         """Carry out a sequence in both registers, compare each answer and the rows at the end, and return the codes."""
         await self.reset()
-        codes = []
+        codes, sequence = [], "\n".join(map(str, steps))
         for step in steps:
             found, changed_before = await self._by_service(step)
             if changed_before:
@@ -291,12 +291,12 @@ class Twins:
             expected = await self._by_reference(step)
             if step.held == "changed" and not changed_before:
                 await change(self.plain_sql, step)
-            assert found == expected, step
+            assert found == expected, f"{step} in\n{sequence}"
             codes.append(found.code if isinstance(found, Refusal) else "done")
             self.seen[f"{step.action} {codes[-1]}"] += 1
         found_rows, expected_rows = await stored(self.fast_sql), await stored(self.plain_sql)
         for table, rows in expected_rows.items():
-            assert found_rows[table] == rows, table
+            assert found_rows[table] == rows, f"{table} after\n{sequence}"
         return codes
 
     async def _by_service(self, step: Step) -> tuple[Outcome, bool]:
