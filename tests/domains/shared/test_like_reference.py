@@ -1,0 +1,494 @@
+"""Single writes equal those of the reference writer: the answers, the objects and the history."""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
+
+import asyncpg
+import httpx
+import pytest
+from fastapi import Request
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel, ValidationError
+from sqlalchemy import URL, event
+
+from app.core.permissions import scopes_of
+from app.core.security import Caller, authorise
+from app.domains.department.schemas import DepartmentPatch, DepartmentRead, DepartmentReplace
+from app.domains.location.schemas import LocationPatch, LocationRead, LocationReplace
+from app.domains.process.schemas import ProcessPatch, ProcessRead, ProcessReplace
+from app.domains.process.service import DEPARTMENTS, LOCATIONS, RESOURCES, ROLES
+from app.domains.resource.schemas import ResourcePatch, ResourceRead, ResourceReplace
+from app.domains.role.schemas import RolePatch, RoleRead, RoleReplace
+from app.domains.role.service import HOLDERS
+from app.domains.user.schemas import UserPatch, UserRead, UserReplace
+from app.models import Department, Location, Process, Resource, Role, User
+from app.utils.exceptions import RegisterError
+from app.utils.validation import invalid_content
+from tests.conftest import Committed, connected, register_like
+from tests.reference_writer import ReferenceWriter
+from tests.test_contract import COLLECTIONS, TREES
+
+CALLER = Caller(1, "First administrator", "admin", scopes_of("admin"), request_id="request", message="As decided")
+LINKS = {links.field: links for links in (DEPARTMENTS, LOCATIONS, RESOURCES, ROLES, HOLDERS)}
+
+
+class Types(NamedTuple):
+    """The model and the schemas of a collection."""
+
+    model: Any
+    whole: type[BaseModel]
+    patch: type[BaseModel]
+    read: type[BaseModel]
+
+
+TYPES = {
+    "departments": Types(Department, DepartmentReplace, DepartmentPatch, DepartmentRead),
+    "locations": Types(Location, LocationReplace, LocationPatch, LocationRead),
+    "processes": Types(Process, ProcessReplace, ProcessPatch, ProcessRead),
+    "resources": Types(Resource, ResourceReplace, ResourcePatch, ResourceRead),
+    "roles": Types(Role, RoleReplace, RolePatch, RoleRead),
+    "users": Types(User, UserReplace, UserPatch, UserRead),
+}
+
+# --- Sequences, drawn from small pools so that steps conflict ---
+
+Held = Literal["", "locked", "changed"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One write. `held` says what another transaction does to the object meanwhile: nothing, lock it, or change it."""
+
+    action: str
+    collection: str
+    reference: str = ""
+    body: dict[str, Any] = field(default_factory=dict)
+    version: int | None = None
+    links: str = ""
+    target: str = ""
+    detail: str | None = None
+    held: Held = ""
+
+
+IDS = st.sampled_from([1, 2, 3, 4])
+REFERENCES = st.sampled_from(["1", "2", "3", "code:a", "code:B", "4"])
+VERSIONS = st.sampled_from([None, None, None, 1, 2, 3])
+HELD: st.SearchStrategy[Held] = st.sampled_from(["", "", "", "locked", "changed"])
+TO_ONE: dict[str, st.SearchStrategy[Any]] = {"reference": REFERENCES, "version": VERSIONS, "held": HELD}
+CRITICALITIES = st.sampled_from(["low", "high"])
+DETAILS = {
+    "departments": ["owner", "participant", "customer"],
+    "resources": ["uses", "reads"],
+    "roles": ["accountable", "responsible", "informed"],
+}
+
+
+def listed(name: str) -> st.SearchStrategy[Any]:
+    """Return lists of links in the long form."""
+    links = LINKS[name]
+    members = {links.target: IDS} | ({links.detail: st.sampled_from(DETAILS[name])} if links.detail else {})
+    return st.lists(st.fixed_dictionaries(members), max_size=3)
+
+
+# Members that a body must have, members that are not null, and members that may be null.
+REQUIRED: dict[str, dict[str, st.SearchStrategy[Any]]] = {name: {} for name in COLLECTIONS} | {
+    "users": {"email": st.sampled_from(["a@register.example", "A@register.example", "b@register.example"])}
+}
+WITH_DEFAULT: dict[str, dict[str, st.SearchStrategy[Any]]] = {
+    "departments": {},
+    "locations": {"kind": st.sampled_from(["site", "room"])},
+    "processes": {"kind": st.sampled_from(["core", "support"]), "status": st.sampled_from(["draft", "active"])}
+    | {name: listed(name) for name in LINKS if name != "holders"}
+    | {LINKS[name].short: st.lists(IDS, max_size=3) for name in LINKS if name != "holders"},
+    "resources": {"kind": st.sampled_from(["application", "supplier"])},
+    "roles": {},
+    "users": {"access_level": st.sampled_from(["viewer", "admin"]), "is_active": st.booleans()},
+}
+NULLABLE: dict[str, dict[str, st.SearchStrategy[Any]]] = {
+    "departments": {"parent_id": IDS, "head_id": IDS},
+    "locations": {"parent_id": IDS, "latitude": st.sampled_from([0, 1.5]), "longitude": st.sampled_from([-2.0, 8.25])},
+    "processes": {"parent_id": IDS, "criticality": CRITICALITIES, "owner_id": IDS},
+    "resources": {"owner_department_id": IDS, "location_id": IDS, "criticality": CRITICALITIES},
+    "roles": {"department_id": IDS},
+    "users": {"department_id": IDS, "manager_id": IDS},
+}
+NAMES = st.sampled_from(["One", "Two"])
+KEYS = {
+    "code": st.sampled_from(["A", "a", "B", "C"]),
+    "external_id": st.sampled_from(["x", "X", "y"]),
+    "description": st.sampled_from(["First", "Größe\n2"]),
+}
+
+
+def is_valid(schema: type[BaseModel], body: dict[str, Any]) -> bool:
+    try:
+        schema.model_validate(body)
+    except ValidationError:
+        return False
+    return True
+
+
+def whole_bodies(collection: str) -> st.SearchStrategy[dict[str, Any]]:
+    nullable = {name: st.none() | values for name, values in (KEYS | NULLABLE[collection]).items()}
+    bodies = st.fixed_dictionaries({"name": NAMES} | REQUIRED[collection], optional=nullable | WITH_DEFAULT[collection])
+    return bodies.filter(lambda body: is_valid(TYPES[collection].whole, body))
+
+
+def patches(collection: str) -> st.SearchStrategy[dict[str, Any]]:
+    cleared = KEYS | NULLABLE[collection] | WITH_DEFAULT[collection]
+    optional = {"name": NAMES} | REQUIRED[collection] | {name: st.none() | values for name, values in cleared.items()}
+    return st.fixed_dictionaries({}, optional=optional).filter(lambda body: is_valid(TYPES[collection].patch, body))
+
+
+def steps(**values: st.SearchStrategy[Any]) -> st.SearchStrategy[Step]:
+    return st.fixed_dictionaries(values).map(lambda drawn: Step(**drawn))
+
+
+def writes_of(collection: str) -> st.SearchStrategy[Step]:
+    here, whole = st.just(collection), whole_bodies(collection)
+    return st.one_of(
+        steps(action=st.just("create"), collection=here, body=whole),
+        steps(action=st.just("replace"), collection=here, body=whole, **TO_ONE),
+        steps(action=st.just("patch"), collection=here, body=patches(collection), **TO_ONE),
+        steps(action=st.just("delete"), collection=here, **TO_ONE),
+    )
+
+
+def moves_of(collection: str) -> st.SearchStrategy[Step]:
+    body = st.fixed_dictionaries({"parent_id": IDS})
+    return steps(action=st.just("patch"), collection=st.just(collection), body=body, reference=REFERENCES, held=HELD)
+
+
+def links_of(name: str) -> st.SearchStrategy[Step]:
+    ends = {"collection": st.just(LINKS[name].owner_model.__tablename__), "links": st.just(name), **TO_ONE}
+    details = st.sampled_from(DETAILS.get(name, [None]))
+    removed = st.none() | details if name == "roles" else st.none()
+    return st.one_of(
+        steps(action=st.just("link"), target=REFERENCES, detail=details, **ends),
+        steps(action=st.just("unlink"), target=REFERENCES, detail=removed, **ends),
+    )
+
+
+STEPS = st.one_of(
+    *(writes_of(collection) for collection in (*COLLECTIONS, "processes", "users")),
+    *(moves_of(collection) for collection in TREES),
+    *(links_of(name) for name in LINKS),
+)
+
+# --- Two equal registers ---
+
+EMPTY = """
+UPDATE departments SET head_id = NULL;
+UPDATE users SET department_id = NULL, manager_id = NULL;
+DELETE FROM processes; DELETE FROM roles; DELETE FROM resources; DELETE FROM locations; DELETE FROM departments;
+DELETE FROM users WHERE id > 1; DELETE FROM sessions; DELETE FROM changes;
+UPDATE users SET (code, external_id, name, description, email, access_level, is_active, version, updated_by_id)
+    = (NULL, NULL, 'First administrator', NULL, 'admin@register.example', 'admin', true, 1, NULL);
+SELECT setval(pg_get_serial_sequence(name, 'id'), 1, name = 'users')
+  FROM unnest('{departments,locations,processes,resources,roles,users}'::text[]) AS name;
+"""
+# Two of each, and one user more. `created_by_id` is set below.
+WORLD = """
+INSERT INTO departments (code, name, parent_id) VALUES ('A', 'One', NULL), ('B', 'Two', 1);
+INSERT INTO locations (code, name, parent_id, kind) VALUES ('A', 'One', NULL, 'site'), ('B', 'Two', 1, 'room');
+INSERT INTO resources (code, name, kind) VALUES ('A', 'One', 'supplier'), ('B', 'Two', 'supplier');
+INSERT INTO roles (code, external_id, name) VALUES ('A', 'x', 'One'), ('B', 'y', 'Two');
+INSERT INTO users (code, name, email, created_by_id)
+VALUES ('A', 'One', 'a@register.example', 1), ('B', 'Two', 'c@register.example', 1);
+INSERT INTO processes (code, name, parent_id, kind, status)
+VALUES ('A', 'One', NULL, 'core', 'draft'), ('B', 'Two', 1, 'core', 'draft');
+INSERT INTO process_departments VALUES (1, 1, 'owner'), (1, 2, 'participant');
+INSERT INTO process_locations VALUES (1, 1);
+INSERT INTO process_resources VALUES (1, 1, 'reads');
+INSERT INTO process_roles VALUES (1, 1, 'accountable'), (1, 1, 'informed');
+INSERT INTO role_holders VALUES (1, 2);
+INSERT INTO sessions (user_id, address, expires_at) SELECT id, 'tests', now() + interval '1 day' FROM users ORDER BY id;
+"""
+TABLES = (
+    *COLLECTIONS,
+    *("process_departments", "process_locations", "process_resources", "process_roles", "role_holders"),
+    *("sessions", "changes"),
+)
+OMITTED = "'{created_at,updated_at,at,expires_at,last_used_at,transaction_id}'::text[]"
+
+
+async def stored(connection: asyncpg.Connection) -> dict[str, list[Any]]:
+    """Return all rows without instants and transaction numbers, the history in its order."""
+    found = {}
+    for table in TABLES:
+        omitted, order = OMITTED, "t"
+        # Failed statements may draw ids of the history, too.
+        if table in {"changes", "sessions"}:
+            omitted, order = f"'id'::text - {OMITTED}", "t.id"
+        rows = await connection.fetch(f"SELECT to_jsonb(t) - {omitted} FROM {table} t ORDER BY {order}")
+        found[table] = [json.loads(row[0]) for row in rows]
+    return found
+
+
+class Refusal(NamedTuple):
+    """The class of an error as status and name, its code, and the pointers and codes of its faults."""
+
+    status: int
+    name: str
+    code: str
+    faults: list[tuple[str, str]]
+
+
+Outcome = dict[str, Any] | Refusal | None
+
+
+def without_instants(document: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in document.items() if name not in {"created_at", "updated_at"}}
+
+
+def outcome_of(response: httpx.Response) -> Outcome:
+    if response.is_success:
+        return without_instants(response.json()) if response.content else None
+    problem = response.json()
+    faults = sorted((fault["pointer"], fault["code"]) for fault in problem.get("errors", ()))
+    name = problem["type"].removeprefix("/problems/")
+    return Refusal(response.status_code, name, problem["code"], faults)
+
+
+def refusal_of(error: RegisterError) -> Refusal:
+    faults = sorted((fault.pointer, fault.code) for fault in error.errors)
+    return Refusal(error.status, error.name, error.code, faults)
+
+
+class Twins:
+    """Two equal registers: the service writes one, the reference writer the other."""
+
+    def __init__(
+        self, fast: Committed, plain: Committed, fast_sql: asyncpg.Connection, plain_sql: asyncpg.Connection
+    ) -> None:
+        self.fast, self.plain, self.fast_sql, self.plain_sql = fast, plain, fast_sql, plain_sql
+        # Set when the service sends a statement that waits for the lock of a row.
+        self.lock_asked = asyncio.Event()
+        self.seen: Counter[str] = Counter()
+        fast.app.dependency_overrides[authorise] = self._as_caller
+        event.listen(fast.app.state.database.engine.sync_engine, "before_cursor_execute", self._on_execute)
+
+    async def reset(self) -> None:
+        """Bring both registers back to the same few objects."""
+        for connection in (self.fast_sql, self.plain_sql):
+            owned = "".join(f"UPDATE {table} SET created_by_id = 1;" for table in COLLECTIONS if table != "users")
+            await connection.execute(EMPTY + WORLD + owned)
+
+    async def compare(self, steps: list[Step]) -> list[str]:
+        """Carry out a sequence in both registers, compare each answer and the rows at the end, and return the codes."""
+        await self.reset()
+        codes, sequence = [], "\n".join(map(str, steps))
+        for step in steps:
+            found, changed_before = await self._by_service(step)
+            if changed_before:
+                await change(self.plain_sql, step)
+            expected = await self._by_reference(step)
+            if step.held == "changed" and not changed_before:
+                await change(self.plain_sql, step)
+            assert found == expected, f"{step} in\n{sequence}"
+            codes.append(found.code if isinstance(found, Refusal) else "done")
+            self.seen[f"{step.action} {codes[-1]}"] += 1
+        found_rows, expected_rows = await stored(self.fast_sql), await stored(self.plain_sql)
+        for table, rows in expected_rows.items():
+            assert found_rows[table] == rows, f"{table} after\n{sequence}"
+        return codes
+
+    async def _by_service(self, step: Step) -> tuple[Outcome, bool]:
+        """Return what the service answers, and whether the change by the other connection came first."""
+        if not step.held:
+            return outcome_of(await self._request(step)), False
+        self.lock_asked.clear()
+        async with self.fast_sql.transaction():
+            held = await self.fast_sql.fetchval(f"SELECT id FROM {named(step)} FOR NO KEY UPDATE")
+            if step.held == "changed":
+                await change(self.fast_sql, step)
+            writing = asyncio.create_task(self._request(step))
+            asked = asyncio.create_task(self.lock_asked.wait())
+            await asyncio.wait({writing, asked}, return_when=asyncio.FIRST_COMPLETED)
+            asked.cancel()
+        found = outcome_of(await writing)
+        if held is not None:
+            # A patch reads the object first, and may be refused for what it reads.
+            refused_before = step.action == "patch" and isinstance(found, Refusal) and found.status in {412, 422}
+            assert self.lock_asked.is_set() or refused_before, step
+            self.seen[f"{step.action} waited"] += self.lock_asked.is_set()
+        return found, step.held == "changed" and self.lock_asked.is_set()
+
+    async def _request(self, step: Step) -> httpx.Response:
+        client, path = self.fast.client, f"/{step.collection}/{step.reference}"
+        headers = {} if step.version is None else {"If-Match": f'"{step.version}"'}
+        if step.action == "create":
+            return await client.post(f"/{step.collection}", json=step.body)
+        if step.action == "delete":
+            return await client.delete(path, headers=headers)
+        if step.action in {"replace", "patch"}:
+            return await client.request(
+                {"replace": "PUT"}.get(step.action, "PATCH"), path, json=step.body, headers=headers
+            )
+        path += f"/{step.links}/{step.target}"
+        detail = {str(LINKS[step.links].detail): step.detail} if step.detail else {}
+        if step.action == "link":
+            return await client.put(path, json=detail, headers=headers)
+        return await client.delete(path, params=detail, headers=headers)
+
+    async def _by_reference(self, step: Step) -> Outcome:
+        types = TYPES[step.collection]
+        document = None
+        try:
+            async with self.plain.app.state.database.transaction() as session:
+                writer = ReferenceWriter(session, CALLER, types.model, types.whole, types.read)
+                if step.action == "create":
+                    document = await writer.create(step.body)
+                elif step.action == "replace":
+                    document = await writer.replace(step.reference, step.body, step.version)
+                elif step.action == "patch":
+                    document = await writer.patch(step.reference, step.body, step.version)
+                elif step.action == "delete":
+                    await writer.delete(step.reference, step.version)
+                else:
+                    write = writer.link if step.action == "link" else writer.unlink
+                    await write(LINKS[step.links], step.reference, step.target, step.detail, step.version)
+        except ValidationError as error:
+            return refusal_of(invalid_content(error))
+        except RegisterError as error:
+            return refusal_of(error)
+        return document and without_instants(document)
+
+    async def _as_caller(self, request: Request, permission: str) -> None:  # noqa: ARG002 - as `authorise` is called
+        request.state.caller = CALLER
+
+    def _on_execute(self, _connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        if "FOR NO KEY UPDATE" in statement or "FOR UPDATE" in statement:
+            self.lock_asked.set()
+
+
+def named(step: Step) -> str:
+    """Return the table of a step's object and the condition that selects it."""
+    code = step.reference.removeprefix("code:")
+    is_id = code == step.reference
+    return f"{step.collection} WHERE " + (f"id = {code}" if is_id else f"lower(code) = lower('{code}')")
+
+
+async def change(connection: asyncpg.Connection, step: Step) -> None:
+    """Change a step's object as another writer would, but without a history."""
+    table, condition = named(step).split(" ", 1)
+    await connection.execute(f"UPDATE {table} SET version = version + 1, description = 'Changed meanwhile' {condition}")
+
+
+@pytest.fixture(scope="module")
+async def twins(server_url: URL, template: URL) -> AsyncIterator[Twins]:
+    async with AsyncExitStack() as stack:
+        registers = [await stack.enter_async_context(register_like(server_url, template)) for _ in range(2)]
+        connections = [await stack.enter_async_context(connected(register.url)) for register in registers]
+        yield Twins(*registers, *connections)
+
+
+# --- The comparison ---
+
+ACTIONS = ("create", "replace", "patch", "delete", "link", "unlink")
+CODES = ("not_found", "precondition_failed", "duplicate", "unknown_reference", "cycle", "still_referenced")
+
+
+async def test_service_equals_reference(twins: Twins) -> None:
+    loop = asyncio.get_running_loop()
+    twins.seen.clear()
+
+    # The explanation of a failure would take hundreds of runs more.
+    @settings(max_examples=80, phases=[Phase.generate, Phase.shrink], report_multiple_bugs=False)
+    @given(st.lists(STEPS, min_size=5, max_size=15))
+    def compare(steps: list[Step]) -> None:
+        asyncio.run_coroutine_threadsafe(twins.compare(steps), loop).result()
+
+    # Hypothesis drives plain functions. In a thread it can wait for the loop that the fixtures belong to.
+    await asyncio.to_thread(compare)
+    assert {f"{action} done" for action in ACTIONS} <= twins.seen.keys()
+    assert {f"{action} waited" for action in ACTIONS if action != "create"} <= twins.seen.keys()
+    assert set(CODES) <= {outcome.split()[1] for outcome in twins.seen}
+
+
+ADMINISTRATOR = {"name": "One", "email": "b@register.example", "access_level": "admin"}
+CHOSEN: dict[str, list[tuple[Step, str]]] = {
+    "the last administrator stays": [
+        (Step("patch", "users", "1", {"is_active": False}), "last_administrator"),
+        (
+            Step("patch", "users", "1", {"access_level": "viewer", "code": "a", "manager_id": 9}, held="locked"),
+            "invalid_content",
+        ),
+        (Step("create", "users", body=ADMINISTRATOR | {"code": "C"}), "done"),
+        (Step("patch", "users", "1", {"is_active": False}, held="changed"), "done"),
+        (Step("delete", "users", "code:c"), "last_administrator"),
+        (Step("delete", "users", "1"), "first_administrator"),
+        (Step("replace", "users", "4", ADMINISTRATOR | {"is_active": False}), "last_administrator"),
+        (Step("patch", "users", "2", {"access_level": "admin"}), "done"),
+        (Step("delete", "users", "4"), "done"),
+    ],
+    "an object may refer to itself, but not stand below itself": [
+        (Step("create", "users", body={"name": "One", "email": "b@register.example", "manager_id": 4}), "done"),
+        (Step("patch", "users", "4", {"name": "Two"}), "done"),
+        (Step("delete", "users", "4"), "done"),
+        (Step("create", "departments", body={"name": "One", "parent_id": 3}), "unknown_reference"),
+        (Step("patch", "departments", "1", {"parent_id": 2, "code": "b", "head_id": 9}), "invalid_content"),
+        (Step("patch", "departments", "1", {"parent_id": 1, "code": "b"}), "conflict"),
+        (Step("patch", "departments", "1", {"parent_id": 2}), "cycle"),
+    ],
+    "the owner passes on": [
+        (Step("link", "processes", "1", links="departments", target="2", detail="owner"), "conflict"),
+        (Step("patch", "processes", "1", {"departments": [{"department_id": 2, "relation": "owner"}]}), "done"),
+        (Step("link", "processes", "1", links="departments", target="1", detail="owner"), "conflict"),
+        (Step("link", "processes", "1", links="departments", target="2", detail="customer"), "done"),
+        (Step("link", "processes", "1", links="departments", target="code:a", detail="owner"), "done"),
+        (Step("link", "processes", "1", links="roles", target="2", detail="accountable"), "conflict"),
+        (Step("unlink", "processes", "1", links="roles", target="1", detail="accountable"), "done"),
+        (Step("link", "processes", "1", links="roles", target="2", detail="accountable"), "done"),
+    ],
+    "a patch keeps, clears and breaks": [
+        (Step("create", "locations", body={"name": "One", "latitude": 1.5, "longitude": -2.0}), "done"),
+        (Step("patch", "locations", "3", {"latitude": None}), "invalid_content"),
+        (Step("patch", "locations", "3", {"latitude": 1.5}), "done"),
+        (Step("patch", "locations", "3", {"latitude": None, "longitude": None, "kind": None}), "done"),
+        (Step("patch", "processes", "1", {"departments": None, "location_ids": [2], "criticality": None}), "done"),
+        (
+            Step("patch", "processes", "1", {"location_ids": [2, 9], "resources": [{"resource_id": 9}], "owner_id": 9}),
+            "unknown_reference",
+        ),
+    ],
+}
+
+
+@pytest.mark.parametrize("chosen", CHOSEN.values(), ids=CHOSEN)
+async def test_service_equals_reference_in_chosen_sequences(twins: Twins, chosen: list[tuple[Step, str]]) -> None:
+    codes = await twins.compare([step for step, _ in chosen])
+    assert codes == [code for _, code in chosen]
+
+
+WRITES = {
+    "replace": Step("replace", "roles", "1", {"name": "Two"}),
+    "replace with links": Step("replace", "processes", "1", {"name": "Two", "department_ids": [2], "role_ids": [1, 2]}),
+    "replace by the same": Step("replace", "roles", "1", {"name": "One", "code": "A", "external_id": "x"}),
+    "patch": Step("patch", "resources", "code:a", {"criticality": "high", "location_id": 1}),
+    "patch by a taken key": Step("patch", "resources", "1", {"code": "b", "location_id": 9}),
+    "move": Step("patch", "departments", "2", {"parent_id": None}),
+    "move below itself": Step("patch", "locations", "1", {"parent_id": 2}),
+    "demote": Step("patch", "users", "1", {"access_level": "viewer"}),
+    "delete": Step("delete", "locations", "2"),
+    "link": Step("link", "processes", "1", links="departments", target="2", detail="customer"),
+    "unlink": Step("unlink", "roles", "1", links="holders", target="2"),
+}
+
+
+@pytest.mark.parametrize("version", [None, 1, 2])
+@pytest.mark.parametrize("held", ["locked", "changed"])
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+async def test_service_equals_reference_when_another_transaction_holds_the_row(
+    twins: Twins, write: Step, held: Held, version: int | None
+) -> None:
+    twins.seen.clear()
+    await twins.compare([replace(write, held=held, version=version)])
+    # A patch in another version is refused before it waits.
+    assert twins.seen[f"{write.action} waited"] == (write.action != "patch" or version != 2)

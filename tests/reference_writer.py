@@ -1,0 +1,200 @@
+"""The plain truth of single writes, which the fast path must equal: only ORM objects and the unit of work.
+
+Bodies are valid, the caller has every scope, and no other transaction writes at the same time.
+"""
+
+from typing import Any
+
+from sqlalchemy import func, inspect, select
+
+from app.core.database import RegisterSession
+from app.core.database_errors import IntegrityViolation
+from app.core.security import Caller
+from app.domains.process.service import DEPARTMENTS, LOCATIONS, RESOURCES, ROLES
+from app.domains.shared.links import Link, LinkSet, named_targets, wanted_links
+from app.models import Change, Process, Session, User
+from app.utils import exceptions as errors
+
+Document = dict[str, Any]
+BOOKKEEPING = {"id", "version", "created_at", "updated_at", "created_by", "updated_by"}
+
+
+class ReferenceWriter:
+    """Writes one collection; `whole` is the schema of bodies that replace an object, `read` that of documents."""
+
+    def __init__(self, session: RegisterSession, caller: Caller, model: Any, whole: Any, read: Any) -> None:
+        self.session, self.caller, self.model, self.whole, self.read = session, caller, model, whole, read
+        self.links = (DEPARTMENTS, LOCATIONS, RESOURCES, ROLES) if model is Process else ()
+        self.columns = [name for name in whole.model_fields if name in inspect(model).columns]
+        self.related = {name: relation.mapper.class_ for name, relation in inspect(model).relationships.items()}
+
+    async def create(self, body: Document) -> Document:
+        row = self.model(created_by_id=self.caller.id, updated_by_id=self.caller.id)
+        await self._assign(row, self.whole.model_validate(body), None)
+        await self._record(row, "created", None, difference(await self._document(row), {}))
+        return await self._document(row)
+
+    async def replace(self, reference: str, body: Document, version: int | None) -> Document:
+        row = await self._find(self.model, reference, version)
+        whole, before = self.whole.model_validate(body), await self._document(row)
+        await self._check_rules(row, whole)
+        await self._assign(row, whole, row.id)
+        after = await self._document(row)
+        if before.get("is_active") and not row.is_active:
+            for session in await self.session.scalars(select(Session).where(Session.user_id == row.id)):
+                await self.session.delete(session)
+        await self._record(row, "updated", difference(before, after), difference(after, before))
+        return await self._document(row)
+
+    async def patch(self, reference: str, body: Document, version: int | None) -> Document:
+        """Merge a patch (RFC 7396) into the body that the object would have, and replace the object by the result."""
+        row = await self._find(self.model, reference, version)
+        whole: Document = {name: getattr(row, name) for name in self.columns}
+        for links in (each for each in self.links if each.short not in body):
+            pairs = await self._linked(row, links)
+            whole[links.field] = [dict(zip(links.columns, pair, strict=False)) for pair in pairs]
+        return await self.replace(reference, {k: v for k, v in (whole | body).items() if v is not None}, None)
+
+    async def delete(self, reference: str, version: int | None) -> None:
+        row = await self._find(self.model, reference, version)
+        if self.model is User and row.created_by_id is None:
+            raise errors.FirstAdministrator
+        if await self._is_last_administrator(row):
+            raise errors.LastAdministrator
+        try:
+            async with self.session.begin_nested():
+                before = difference(await self._document(row), {})
+                for links in self.links:
+                    await self._set_links(row, links, set())
+                if self.model is User:
+                    row.manager_id = None  # the unit of work cannot delete a row that refers to itself
+                await self._record(row, "deleted", before, None)
+                await self.session.delete(row)
+        except IntegrityViolation as violation:
+            raise errors.StillReferenced from violation
+
+    async def link(self, links: LinkSet, owner: str, target: str, detail: str | None, version: int | None) -> None:
+        row, other = await self._find(self.model, owner, version), await self._find(links.target_model, target)
+        kept = {pair for pair in await self._linked(row, links) if links is ROLES or pair[0] != other.id}
+        await self._change_links(row, links, "linked", kept | {(other.id, detail)})  # a role may have several
+
+    async def unlink(self, links: LinkSet, owner: str, target: str, detail: str | None, version: int | None) -> None:
+        row, other = await self._find(self.model, owner, version), await self._find(links.target_model, target)
+        kept = {pair for pair in await self._linked(row, links) if pair[0] != other.id or detail not in {None, pair[1]}}
+        await self._change_links(row, links, "unlinked", kept)
+
+    async def _change_links(self, row: Any, links: LinkSet, action: str, wanted: set[Link]) -> None:
+        try:
+            async with self.session.begin_nested():
+                gone, new = await self._set_links(row, links, wanted)
+        except IntegrityViolation as violation:  # the process has another owner, or another accountable role
+            raise errors.Conflict(errors=[errors.Fault(f"/{links.detail}", "conflict", "")]) from violation
+        await self._record(row, action, *({links.field: entries} if entries else None for entries in (gone, new)))
+
+    async def _find(self, model: Any, reference: str, version: int | None = None) -> Any:
+        code = reference.removeprefix("code:")
+        is_named = model.id == int(reference) if code == reference else func.lower(model.code) == code.lower()
+        if (row := await self.session.scalar(select(model).where(is_named))) is None:
+            raise errors.NotFound
+        if version not in {None, row.version}:
+            raise errors.PreconditionFailed
+        return row
+
+    async def _linked(self, row: Any, links: LinkSet) -> dict[Link, tuple[Any, Document]]:
+        """Return each link's row and its entry in the document, in the order of the document."""
+        other, (target, *detail) = links.target_model, [getattr(links.model, name) for name in links.columns]
+        query = select(links.model, other).join(other, other.id == target).order_by(target, *detail)
+        found = {}
+        for link, end in await self.session.execute(query.where(getattr(links.model, links.owner) == row.id)):
+            own = {name: getattr(link, name) for name in links.columns[1:]}
+            entry = {"id": end.id, "code": end.code, "name": end.name, **own}
+            found[end.id, own.get(links.detail or "")] = link, entry
+        return found
+
+    async def _set_links(self, row: Any, links: LinkSet, wanted: set[Link]) -> tuple[list[Document], list[Document]]:
+        """Give an object these links, and return the entries of the document that went and that came."""
+        old = await self._linked(row, links)
+        for pair in old.keys() - wanted:
+            await self.session.delete(old[pair][0])
+        await self.session.flush()  # a unit of work inserts first, but the old owner must go before the new one comes
+        for pair in wanted - old.keys():
+            self.session.add(links.model(**{links.owner: row.id}, **dict(zip(links.columns, pair, strict=False))))
+        new = await self._linked(row, links)
+        return [old[pair][1] for pair in old if pair not in new], [new[pair][1] for pair in new if pair not in old]
+
+    async def _assign(self, row: Any, whole: Any, own_id: int | None) -> None:
+        try:
+            async with self.session.begin_nested():
+                for name in self.columns:
+                    setattr(row, name, getattr(whole, name))
+                self.session.add(row)
+                await self.session.flush()
+                for links in self.links:
+                    await self._set_links(row, links, set(wanted_links(whole, links) or ()))
+        except IntegrityViolation as violation:
+            raise await self._refusal(whole, own_id) from violation
+
+    async def _document(self, row: Any) -> Document:
+        await self.session.refresh(row)
+        values: Document = {}
+        for links in self.links:
+            values[links.field] = [entry for _, entry in (await self._linked(row, links)).values()]
+        for name in self.read.model_fields.keys() - values:
+            key = getattr(row, f"{name}_id" if name in self.related else name)
+            values[name] = await self.session.get(self.related[name], key) if key and name in self.related else key
+        return dict(self.read.model_validate(values, from_attributes=True).model_dump(mode="json"))
+
+    async def _record(self, row: Any, action: str, before: Document | None, after: Document | None) -> None:
+        if not before and not after:
+            return  # a write that changes nothing leaves no row, and the version as it was
+        if action in {"updated", "linked", "unlinked"}:
+            row.version, row.updated_at, row.updated_by_id = row.version + 1, func.now(), self.caller.id
+        by = {"actor_id": self.caller.id, "actor_name": self.caller.name}
+        request = {"request_id": self.caller.request_id, "message": self.caller.message}
+        of = {"type": row.__tablename__, "object_id": row.id, "object_code": row.code, "object_name": row.name}
+        self.session.add(Change(**by, **request, **of, action=action, before=before, after=after))
+        await self.session.flush()
+
+    async def _check_rules(self, row: Any, whole: Any) -> None:
+        above = getattr(whole, "parent_id", None)
+        while above not in {None, row.id}:
+            above = await self.session.scalar(select(self.model.parent_id).where(self.model.id == above))
+        if above is not None:
+            raise await self._refusal(whole, row.id, errors.Cycle(errors=[errors.Fault("/parent_id", "cycle", "")]))
+        if await self._is_last_administrator(row) and not (whole.access_level == "admin" and whole.is_active):
+            fault = errors.Fault("/access_level" if whole.is_active else "/is_active", "last_administrator", "")
+            raise await self._refusal(whole, row.id, errors.LastAdministrator(errors=[fault]))
+
+    async def _is_last_administrator(self, row: Any) -> bool:
+        administrators = await self.session.scalars(select(User).where(User.access_level == "admin", User.is_active))
+        return administrators.all() == [row]
+
+    async def _refusal(self, whole: Any, own_id: int | None, broken: errors.RegisterError | None = None) -> Exception:
+        """Return the error with all faults of a body: the broken rule, the keys taken and the unknown references."""
+        taken, unknown, named = [], [], [fault for links in self.links for fault in named_targets(whole, links)]
+        for name, value in whole.model_dump(include=set(self.columns), exclude_none=True).items():
+            column = getattr(self.model, name)
+            if name in {"code", "email", "external_id"}:
+                is_same = column == value if name == "external_id" else func.lower(column) == func.lower(value)
+                if await self.session.scalar(select(self.model.id).where(is_same, self.model.id != own_id)):
+                    taken.append(errors.Fault(f"/{name}", "duplicate", ""))
+            elif name.endswith("_id"):
+                named.append((f"/{name}", self.related[name.removesuffix("_id")], value))
+        for pointer, model, key in named:
+            if await self.session.get(model, key) is None:
+                unknown.append(errors.Fault(pointer, "unknown_reference", ""))
+        kind = errors.Duplicate if broken is None else errors.Conflict if taken else type(broken)
+        if unknown:
+            kind = errors.InvalidContent if broken or taken else errors.UnknownReference
+        return kind(errors=[*(broken.errors if broken else ()), *taken, *unknown])
+
+
+def difference(one: Document, other: Document) -> Document:
+    """Return the members that another document has not: a brief goes by its reference, a list entry by entry."""
+    found = {}
+    for name, value in one.items():
+        if name not in BOOKKEEPING and one.get(f"{name}_id", value) != other.get(f"{name}_id", other.get(name)):
+            found[name] = value
+        if isinstance(value, list):
+            found[name] = [entry for entry in value if entry not in other.get(name, ())]
+    return {name: value for name, value in found.items() if value != []}
