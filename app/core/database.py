@@ -51,9 +51,9 @@ class FairPool(AsyncAdaptedQueuePool):
     """A connection pool whose waiters are served first come, first served.
 
     SQLAlchemy's own queue lets a newcomer take the connection that a waiter was just woken for: with 64 clients at 10
-    connections the 99th percentile of a page's time was 4.5 to 6 times the median, and is about 2 times with this class. There is no
-    public way to change the order, so `_do_get` is overridden, the only private name of SQLAlchemy that the service
-    uses; `tests/core/test_pool.py` fails when it no longer hands out the connections.
+    connections the 99th percentile of a page's time was 4.5 to 6 times the median, and is about 2 times with this
+    class. There is no public way to change the order, so `_do_get` is overridden, the only private name of SQLAlchemy
+    that the service uses; `tests/core/test_pool.py` fails when it no longer hands out the connections.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
