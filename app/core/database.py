@@ -169,14 +169,7 @@ class RegisterSession(AsyncSession):
 
     async def fetch(self, statement: Prepared, /, **values: Any) -> Row | None:
         """Run a prepared read and return its first row."""
-        arguments = statement.arguments(values)
-        if self.in_transaction() or self._database.bind is not None:
-            return await self._fetch_in_transaction(statement.sql, arguments)
-        pooled = await self._database.engine.raw_connection()
-        try:
-            return await self._fetch_row(pooled.driver_connection, statement.sql, arguments)
-        finally:
-            _return(pooled)
+        return await self._run(statement, values, writes=False)
 
     async def write_alone(self, statement: Prepared, /, **values: Any) -> Row | None:
         """Run a prepared write and return its first row.
@@ -184,19 +177,7 @@ class RegisterSession(AsyncSession):
         Outside a transaction PostgreSQL commits the statement with its answer, which saves the round trips of BEGIN and
         COMMIT. Raises `OutcomeUnknown` when the connection is lost before the answer.
         """
-        arguments = statement.arguments(values)
-        if self.in_transaction() or self._database.bind is not None:
-            return await self._fetch_in_transaction(statement.sql, arguments)
-        pooled = await self._database.engine.raw_connection()
-        try:
-            return await self._fetch_row(pooled.driver_connection, statement.sql, arguments)
-        except ConnectionLost as error:
-            # The driver refuses a connection that is closed already, and sends nothing.
-            if isinstance(error.__cause__, (asyncpg.InterfaceError, asyncpg.InternalClientError)):
-                raise
-            raise OutcomeUnknown from error
-        finally:
-            _return(pooled)
+        return await self._run(statement, values, writes=True)
 
     async def execute(  # one signature instead of three overloads
         self, statement: Executable, params: Any = None, **options: Any
@@ -253,6 +234,23 @@ class RegisterSession(AsyncSession):
             await self._in_time(super().commit())
         except ConnectionLost as error:
             raise OutcomeUnknown from error
+
+    async def _run(self, statement: Prepared, values: dict[str, Any], *, writes: bool) -> Row | None:
+        """Run a prepared statement in the transaction, or else on a borrowed connection."""
+        arguments = statement.arguments(values)
+        if self.in_transaction() or self._database.bind is not None:
+            return await self._fetch_in_transaction(statement.sql, arguments)
+        pooled = await self._database.engine.raw_connection()
+        try:
+            return await self._fetch_row(pooled.driver_connection, statement.sql, arguments)
+        except ConnectionLost as error:
+            # The driver refuses a connection that is closed already, and sends nothing.
+            is_unsent = isinstance(error.__cause__, (asyncpg.InterfaceError, asyncpg.InternalClientError))
+            if not writes or is_unsent:
+                raise
+            raise OutcomeUnknown from error
+        finally:
+            _return(pooled)
 
     async def _driver(self) -> asyncpg.Connection:
         """Return the driver's connection of the session's transaction."""

@@ -46,11 +46,8 @@ class KnownParameters:
     @cached_property
     def takes_several(self) -> dict[str, bool]:
         """Whether a parameter may be repeated, by its name."""
-        return dict(self._declared())
-
-    def _declared(self) -> Iterator[tuple[str, bool]]:
         paths = get_openapi(title="", version="", routes=[self._route])["paths"]
-        yield from _query_parameters(self._route, paths)
+        return dict(_query_parameters(self._route, paths))
 
 
 def learn_parameters(routes: Iterable[BaseRoute]) -> None:

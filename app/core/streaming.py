@@ -1,7 +1,7 @@
 """Long results, read batch by batch through a cursor of PostgreSQL, and sent as they come.
 
-A stream has a connection of its own: that of the request's session is returned before. It holds it
-for no longer than its reader keeps reading, and a process has a few streams at a time only.
+A stream has a connection of its own: that of the request's session is returned before. It holds it for no longer than
+its reader keeps reading, and a process has a few streams at a time only.
 """
 
 import asyncio
