@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from app.core.config import Settings, get_settings
 from app.core.database_errors import IntegrityViolation
-from app.core.embedded_postgres import EmbeddedPostgres, EmbeddedPostgresError
+from app.core.local_postgres import EmbeddedPostgres, EmbeddedPostgresError
 from app.utils.exceptions import RegisterError
 
 # A command loads what it needs when it is called: all of the register takes seconds, and megabytes of every server.
@@ -134,7 +134,7 @@ def housekeeping() -> None:
 @click.option("--force", is_flag=True, help="Replace an earlier export in DIR.")
 def export(directory: Path, **options: bool) -> None:
     """Write the whole register, as it is now, into files in DIR."""
-    from app.utils.register_export import export_register
+    from app.domains.register.export import export_register
 
     settings = get_settings()
     with _database_url(settings) as url:
@@ -153,8 +153,8 @@ def export(directory: Path, **options: bool) -> None:
 @click.option("--dry-run", is_flag=True, help="Of a FILE: check everything, and do nothing.")
 def import_(source: Path, **options: Any) -> None:
     """Read what `export` wrote into DIR, or go on with it; or a FILE of one collection, CSV or NDJSON."""
-    from app.utils.register_import import import_register
-    from app.utils.table_import import import_table
+    from app.domains.register.restore import import_register
+    from app.domains.register.table_files import import_table
 
     settings = get_settings()
     if source.is_dir() and any(options.values()):
@@ -193,7 +193,7 @@ def main() -> None:
             _report(f"Bad setting: {name + ': ' if name else ''}{fault['msg'].removeprefix('Value error, ')}")
         sys.exit(2)
     except IntegrityViolation as violation:
-        from app.domains.shared.constraints import explain
+        from app.domains.shared.writing.constraints import explain
 
         _report(str(explain(violation) or violation.constraint))
         sys.exit(1)

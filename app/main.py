@@ -15,29 +15,29 @@ from app.api.api import TAGS, include_routers
 from app.api.docs import add_docs
 from app.api.openapi import use_own_openapi
 from app.api.problems import add_problem_handlers
-from app.core.bodies import Room
-from app.core.config import Settings, get_settings
+from app.core.config import VERSION, Settings, get_settings
 from app.core.database import Database
-from app.core.memory import settled
-from app.core.middleware import (
+from app.core.http.authorisation import Authenticator
+from app.core.http.bodies import Room
+from app.core.http.middleware import (
     HeaderLimitMiddleware,
     HeadMiddleware,
     TrailingSlashMiddleware,
     TrustedHostsMiddleware,
 )
+from app.core.http.routing import learn_parameters
+from app.core.http.security_headers import SecurityHeadersMiddleware
+from app.core.http.streaming import Streams
+from app.core.memory import settled
 from app.core.migrations import head_revision
 from app.core.passwords import Passwords
 from app.core.readiness import Readiness
-from app.core.routing import learn_parameters
-from app.core.security import Authenticator
-from app.core.security_headers import SecurityHeadersMiddleware
-from app.core.streaming import Streams
 from app.core.tokens import Tokens
+from app.domains.auth.callers import Callers
 from app.utils.logging_middleware import RequestMiddleware
 from app.utils.logging_service import configure_logging
 from app.utils.metrics import Metrics
 
-VERSION = "0.1.0"
 EXPOSED_HEADERS = (
     *("Content-Disposition", "ETag", "Idempotency-Replayed", "Link", "Location"),
     *("Retry-After", "WWW-Authenticate", "X-Request-ID"),
@@ -90,7 +90,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.readiness = Readiness(app.state.database, head_revision())
     app.state.passwords = Passwords(settings.hashing_concurrency)
     app.state.tokens = Tokens(settings)
-    app.state.authenticator = Authenticator(app.state.database, app.state.tokens, settings.caller_cache_seconds)
+    app.state.authenticator = Authenticator(
+        Callers(app.state.database, app.state.tokens).find, settings.caller_cache_seconds
+    )
     include_routers(app, settings)
     add_docs(app, settings)
     add_problem_handlers(app)

@@ -7,16 +7,17 @@ import click
 from pydantic import ValidationError
 from sqlalchemy import func, select
 
+from app.core.caller import Caller
 from app.core.config import Settings
 from app.core.database import Database, RegisterSession
-from app.core.housekeeping import clean_up
-from app.core.security import Caller, first_administrator
 from app.domains.auth.schemas import PasswordLink
 from app.domains.auth.service import make_link
+from app.domains.register.demo_data import load_demo_data
+from app.domains.register.housekeeping import clean_up
+from app.domains.user.administrators import first_administrator
 from app.domains.user.models import User
 from app.domains.user.schemas import UserCreate
 from app.domains.user.service import UserService
-from app.utils.db_init import load_demo_data
 
 
 async def seed_demo_data(settings: Settings, url: str) -> None:

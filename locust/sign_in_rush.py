@@ -34,7 +34,7 @@ MOST_RATIO = 2.0
 PAIRS = 250
 MOST_DIFFERENCE = 0.05
 
-# Those of app/utils/db_init.py, one of each access level.
+# Those of app/domains/register/demo_data.py, one of each access level.
 DEMO_USERS = ("helena.marsh@tarnbeck.example", "amara.okafor@tarnbeck.example", "owen.tarrant@tarnbeck.example")
 PASSWORD = "try-the-register"  # noqa: S105 - in the documentation for everybody to read
 WRONG_PASSWORD = "try-another-word"  # noqa: S105

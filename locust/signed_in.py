@@ -10,7 +10,7 @@ from locust.contrib.fasthttp import FastHttpSession
 from locust.exception import StopTest
 
 AUTH = "/api/v1/auth"
-# The demo data's administrator, whose password is DEMO_PASSWORD of app/utils/db_init.py: for development only.
+# The demo data's administrator with DEMO_PASSWORD of app/domains/register/demo_data.py: for development only.
 EMAIL = os.environ.get("LOCUST_EMAIL") or "owen.tarrant@tarnbeck.example"
 PASSWORD = os.environ.get("LOCUST_PASSWORD") or "try-the-register"
 # An access token is not used any more when it has less than this left: a request may take a while.

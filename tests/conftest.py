@@ -25,10 +25,11 @@ from pydantic import SecretStr
 from sqlalchemy import URL, event, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.core import database, embedded_postgres, readiness
+from app.core import database, readiness
+from app.core import local_postgres as embedded_postgres
 from app.core.config import Settings
 from app.core.database import Database
-from app.core.embedded_postgres import EmbeddedPostgres
+from app.core.local_postgres import EmbeddedPostgres
 from app.core.permissions import SCOPES
 from app.core.tokens import API_TOKEN, Tokens, new_token
 from app.main import create_app

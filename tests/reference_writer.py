@@ -7,11 +7,12 @@ from typing import Any
 
 from sqlalchemy import func, inspect, select
 
+from app.core.caller import Caller
 from app.core.database import RegisterSession
 from app.core.database_errors import IntegrityViolation
-from app.core.security import Caller
 from app.domains.process.service import DEPARTMENTS, LOCATIONS, RESOURCES, ROLES
-from app.domains.shared.links import Link, LinkSet, named_targets, wanted_links
+from app.domains.shared.collection import LinkSet, named_targets, wanted_links
+from app.domains.shared.rules import Link
 from app.models import Change, Process, Session, User
 from app.utils import exceptions as errors
 

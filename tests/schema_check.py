@@ -14,7 +14,7 @@ from alembic.util import CommandError
 from sqlalchemy import make_url
 
 from alembic import command
-from app.core.embedded_postgres import EmbeddedPostgres
+from app.core.local_postgres import EmbeddedPostgres
 from app.core.migrations import alembic_config, upgrade
 from tests.conftest import FAST, new_database
 

@@ -17,8 +17,8 @@ import pytest
 from sqlalchemy import URL
 
 from app.cli import cli
+from app.domains.register.demo_data import DEMO_PASSWORD, DEMO_USERS
 from app.main import create_app
-from app.utils.db_init import DEMO_PASSWORD, DEMO_USERS
 from tests.conftest import LONG_TIMEOUT_ENV, client_of, connected, new_database, settings_for, text_of
 from tests.waiting import HANG_TIMEOUT, wait_until, wait_until_ready
 

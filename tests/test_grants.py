@@ -16,11 +16,11 @@ import httpx
 import pytest
 from sqlalchemy import URL
 
+from app.domains.register.export import export_register
+from app.domains.register.restore import import_register
 from app.main import create_app
 from app.tasks import create_administrator, link_for
 from app.utils.db_init import initialise
-from app.utils.register_export import export_register
-from app.utils.register_import import import_register
 from tests.builders import make_department, make_password_link, make_process, make_role, make_user
 from tests.conftest import ADMIN_PASSWORD, LONG_TIMEOUT_ENV, client_of, give_admin_token, settings_for, text_of
 from tests.waiting import HANG_TIMEOUT

@@ -23,13 +23,14 @@ from app.core.permissions import SCOPES, scopes_of
 from app.core.prepared import Prepared, prepare
 from app.domains.change.service import NEEDED
 from app.domains.department.models import Department
-from app.domains.shared import bulk_writes
-from app.domains.shared.documents import by_code, by_id
-from app.domains.shared.history import _page, changes_of, changes_where, leading_of
+from app.domains.register.demo_data import DEMO_USERS
+from app.domains.shared.bulk import writer as bulk_writes
+from app.domains.shared.reading.documents import by_code, by_id
+from app.domains.shared.reading.history_pages import _page, changes_of, changes_where, leading_of
 from app.domains.shared.schemas import ChangeRead
 from app.domains.user.schemas import UserReplace
 from app.main import create_app
-from app.utils.db_init import DEMO_USERS, initialise
+from app.utils.db_init import initialise
 from tests.builders import (
     make,
     make_department,

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 
 from app.core.permissions import LEVELS
-from app.utils.db_init import DEMO_PASSWORD, DEMO_USERS
+from app.domains.register.demo_data import DEMO_PASSWORD, DEMO_USERS
 from tests.waiting import HANG_TIMEOUT
 
 

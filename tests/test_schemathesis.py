@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import URL
 
-from app.utils.db_init import DEMO_PASSWORD, DEMO_USERS, initialise
+from app.domains.register.demo_data import DEMO_PASSWORD, DEMO_USERS
+from app.utils.db_init import initialise
 from tests.conftest import LONG_TIMEOUT_APP, LONG_TIMEOUT_ENV, new_database, settings_for
 from tests.waiting import HANG_TIMEOUT, wait_until_ready
 

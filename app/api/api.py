@@ -8,24 +8,17 @@ from starlette.routing import BaseRoute
 
 from app.api import health, problems
 from app.core.config import Settings
+from app.core.http.routing import StrictRoute, UndeclaredPermissionError, declared_permission, refuse_other_methods
 from app.core.permissions import PUBLIC
-from app.core.routing import StrictRoute, UndeclaredPermissionError, declared_permission, only
 from app.domains.auth import router as auth
 from app.domains.change import router as change
-from app.domains.department import router as department
-from app.domains.location import router as location
+from app.domains.collections import COLLECTIONS
 from app.domains.process import router as process
-from app.domains.resource import router as resource
-from app.domains.role import router as role
 from app.domains.search import router as search
 from app.domains.user import router as user
 
 ROUTERS = (
-    process.router,
-    department.router,
-    location.router,
-    resource.router,
-    role.router,
+    *(entry.router for entry in COLLECTIONS if entry.router is not user.router),
     auth.me,  # before the users: `me` would be taken for one of them
     user.router,
     auth.users,
@@ -39,12 +32,7 @@ ROUTERS = (
 )
 
 TAGS = [
-    {"name": "processes", "description": "What the organisation does: a tree, linked to all that takes part."},
-    {"name": "departments", "description": "The units of the organisation: a tree."},
-    {"name": "locations", "description": "Where work is done: a tree from regions down to rooms."},
-    {"name": "resources", "description": "What processes need: applications, equipment, documents, suppliers."},
-    {"name": "roles", "description": "Job functions (not access rights), and who holds them."},
-    {"name": "users", "description": "The people of the organisation."},
+    *({"name": entry.name, "description": entry.description} for entry in COLLECTIONS),
     {"name": "search", "description": "All collections at once."},
     {"name": "changes", "description": "The history: who changed what, and when."},
     {"name": "auth", "description": "Signing in and out."},
@@ -57,10 +45,8 @@ TAGS = [
 
 def include_routers(app: FastAPI, settings: Settings) -> None:
     """Add all routes. Raises `UndeclaredPermissionError` when one does not say who may use it."""
-    for router in ROUTERS:
-        app.router.routes.extend(_bound(route, app) for route in router.routes)
-        if router is auth.me:
-            app.router.routes.append(only(router.prefix, "GET", "HEAD"))
+    routes = [route for router in ROUTERS for route in router.routes]
+    app.router.routes.extend(_bound(route, app) for route in refuse_other_methods(routes))
     if settings.metrics_access != "off":
         metrics = health.metrics_router(settings.metrics_access)
         app.router.routes.extend(_bound(route, app) for route in metrics.routes)

@@ -18,8 +18,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from app.core.config import PageAccess, Settings
-from app.core.security import Authenticator
-from app.domains.shared.etags import names_representation
+from app.core.http.authorisation import Authenticator
+from app.domains.shared.reading.etags import names_representation
 
 ASSETS = "/docs/assets"
 OPENAPI = "/openapi.json"

@@ -6,9 +6,9 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 
+from app.core.http.routing import StrictRoute
 from app.core.permissions import PUBLIC, requires
-from app.core.routing import StrictRoute
-from app.domains.shared.responses import ANYWHERE, problems
+from app.domains.shared.answers import ANYWHERE, problems
 from app.utils.exceptions import ServiceUnavailable
 
 router = APIRouter(tags=["operations"], generate_unique_id_function=lambda route: route.name, responses=ANYWHERE)

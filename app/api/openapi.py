@@ -7,12 +7,13 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
 from app.api.shapes import simplify
+from app.core.http.authorisation import CHANGE_MESSAGE, LONGEST_MESSAGE
+from app.core.http.query_models import openapi_parameters, query_models
 from app.core.permissions import AUTHENTICATED, DECLARATION, PASSWORD_SCHEME, PUBLIC, SCOPES, TOKEN_SCHEME
-from app.core.query_models import openapi_parameters, query_models
-from app.core.security import CHANGE_MESSAGE, LONGEST_MESSAGE
-from app.domains.shared.http import API
-from app.domains.shared.idempotency import HOURS_KEPT, IDEMPOTENCY_KEY, KEY_PATTERN, REPLAYED, takes_key
-from app.domains.shared.responses import problems
+from app.domains.shared.answers import problems
+from app.domains.shared.idempotency.route import KEY_PATTERN, takes_key
+from app.domains.shared.idempotency.store import HOURS_KEPT, IDEMPOTENCY_KEY, REPLAYED
+from app.domains.shared.router import API
 from app.domains.shared.schemas import LARGEST_ID
 from app.utils.exceptions import Conflict, Forbidden, InvalidContent, Unauthorized
 from app.utils.logging_middleware import REQUEST_ID

@@ -10,9 +10,9 @@ from starlette.routing import Match
 
 from app.core.database_errors import IntegrityViolation
 from app.core.permissions import PUBLIC, requires
-from app.domains.shared.constraints import explain
-from app.domains.shared.idempotency import Replayed, replay
-from app.domains.shared.responses import ANYWHERE, problems
+from app.domains.shared.answers import ANYWHERE, problems
+from app.domains.shared.idempotency.route import Replayed, replay
+from app.domains.shared.writing.constraints import explain
 from app.utils.exceptions import (
     BadRequest,
     ContentTooLarge,

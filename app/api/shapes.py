@@ -1,42 +1,37 @@
 """What makes of the OpenAPI document one that programs can be generated from: names for what returns, and no noise."""
 
+import sys
 from collections.abc import Iterator
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
-from app.core.permissions import AccessLevel, Scope
-from app.domains.change.schemas import ChangeType
-from app.domains.location.models import LocationKind
+from app.core.permissions import SCOPES, AccessLevel
+from app.domains.change.schemas import CHANGE_TYPES
+from app.domains.collections import COLLECTIONS
 from app.domains.location.schemas import countries
-from app.domains.process.models import (
-    DepartmentRelation,
-    ProcessKind,
-    ProcessStatus,
-    ResourceUsage,
-    RoleResponsibility,
-)
-from app.domains.resource.models import ResourceKind
 from app.domains.search.schemas import TYPES
-from app.domains.shared.idempotency import REPLAYED
-from app.domains.shared.link_filters import Match
-from app.domains.shared.models import ChangeAction, Criticality
+from app.domains.shared.idempotency.store import REPLAYED
+from app.domains.shared.models import ChangeAction
+from app.domains.shared.query.link_filters import Match
 from app.utils.exceptions import problem_types
+
+
+def _declared_enumerations() -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield the names and values of the `Literal`s in the models of all collections."""
+    for entry in COLLECTIONS:
+        for name, value in vars(sys.modules[entry.collection.model.__module__]).items():
+            if get_origin(value) is Literal:
+                yield name, get_args(value)
+
 
 # Pydantic repeats the values wherever they are used: a generated client would have a type of its own in each place.
 _ENUMERATIONS: dict[str, tuple[str, ...]] = {
+    **dict(_declared_enumerations()),
     "AccessLevel": get_args(AccessLevel),
     "ChangeAction": get_args(ChangeAction),
-    "ChangeType": get_args(ChangeType),
+    "ChangeType": CHANGE_TYPES,
     "CountryCode": tuple(sorted(countries())),
-    "Criticality": get_args(Criticality),
-    "DepartmentRelation": get_args(DepartmentRelation),
     "LinkMatch": get_args(Match),
-    "LocationKind": get_args(LocationKind),
-    "ProcessKind": get_args(ProcessKind),
-    "ProcessStatus": get_args(ProcessStatus),
-    "ResourceKind": get_args(ResourceKind),
-    "ResourceUsage": get_args(ResourceUsage),
-    "RoleResponsibility": get_args(RoleResponsibility),
-    "Scope": get_args(Scope),
+    "Scope": tuple(SCOPES),
     "SearchType": TYPES,
 }
 _PROBLEMS = {str(error.status): error.__name__ for error in problem_types()}

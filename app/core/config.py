@@ -11,6 +11,7 @@ from sqlalchemy.exc import ArgumentError
 
 from app.core.passwords import LONGEST, SHORTEST, is_common
 
+VERSION = "0.1.0"
 DEFAULT_SECRET_KEY = "development-only-secret-key-never-use-in-production"  # noqa: S105 - refused in production
 MINIMUM_SECRET_LENGTH = 32
 

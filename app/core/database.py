@@ -201,6 +201,11 @@ class RegisterSession(AsyncSession):
         """Wait for the advisory lock with this name, which is held until the transaction ends."""
         await self.execute(select(func.pg_advisory_xact_lock(advisory_key(name))))
 
+    async def try_lock(self, name: str) -> bool:
+        """Take the advisory lock with this name if it is free, until the transaction ends; return whether it was."""
+        is_taken: bool = await self.scalar(select(func.pg_try_advisory_xact_lock(advisory_key(name))))
+        return is_taken
+
     async def abandon(self) -> None:
         """Roll back and return the connection, even when the task is cancelled meanwhile.
 

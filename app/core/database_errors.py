@@ -42,7 +42,7 @@ class IntegrityViolation(RegisterError):
     """A constraint of the schema refused the change.
 
     Services that know the request's own words for it catch this; what they leave becomes a 409 or a 422 of the
-    constraint's name (`app/domains/shared/constraints.py`).
+    constraint's name (`app/domains/shared/writing/constraints.py`).
     """
 
     def __init__(self, sqlstate: str, constraint: str) -> None:

@@ -7,8 +7,8 @@ can skip all of that: `prepare` compiles it once with SQLAlchemy's own compiler,
 `RegisterSession.write_alone` (`app/core/database.py`) hand its text and its arguments to asyncpg.
 
 Only what a speed bar covers is prepared: one object by id, pages of lists, and the writes of single objects; and whole
-lists, which are read through a cursor of the driver (`app/core/streaming.py`). Everything else is an ordinary statement
-for `session.execute`.
+lists, which are read through a cursor of the driver (`app/core/http/streaming.py`). Everything else is an ordinary
+statement for `session.execute`.
 """
 
 from dataclasses import dataclass

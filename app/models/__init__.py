@@ -1,14 +1,6 @@
 """Every domain's models in one place, so that whoever imports it has the whole metadata."""
 
-from app.domains.auth.models import (
-    ApiToken,
-    Credential,
-    FamiliarAddress,
-    PasswordLink,
-    RefreshToken,
-    Session,
-    SignInAttempts,
-)
+from app.domains.auth.models import ApiToken, Credential, FamiliarAddress, PasswordLink, RefreshToken, SignInAttempts
 from app.domains.department.models import Department
 from app.domains.location.models import Location
 from app.domains.process.models import (
@@ -18,11 +10,15 @@ from app.domains.process.models import (
     ProcessResource,
     ProcessRole,
 )
+from app.domains.register.models import ImportedObject, RegisterImport
 from app.domains.resource.models import Resource
 from app.domains.role.models import Role, RoleHolder
-from app.domains.shared.import_models import ImportedObject, ImportPlan, RegisterImport
-from app.domains.shared.models import Base, Change, IdempotencyKey, RegisterObject, SearchWord
+from app.domains.shared.history.models import Change
+from app.domains.shared.idempotency.models import IdempotencyKey
+from app.domains.shared.imports.models import ImportPlan
+from app.domains.shared.models import Base, RegisterObject, SearchWord
 from app.domains.user.models import User
+from app.domains.user.sessions import Session
 
 __all__ = [
     "ApiToken",

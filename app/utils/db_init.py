@@ -4,42 +4,28 @@ Every step may run at every start, and from several replicas at once: the first 
 """
 
 import asyncio
-import csv
 import secrets
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from sqlalchemy import URL, select
 
+from app.core.caller import REGISTER, Caller
 from app.core.config import Settings
 from app.core.database import Database, RegisterSession
 from app.core.migrations import upgrade
 from app.core.passwords import Passwords
-from app.core.security import REGISTER, Caller, first_administrator
 from app.domains.auth.models import Credential
 from app.domains.auth.service import store_password
-from app.domains.department.schemas import DepartmentCreate, DepartmentPatch
-from app.domains.department.service import DepartmentService
-from app.domains.location.schemas import LocationCreate
-from app.domains.location.service import LocationService
-from app.domains.process.schemas import ProcessCreate
-from app.domains.process.service import ProcessService
-from app.domains.resource.schemas import ResourceCreate
-from app.domains.resource.service import ResourceService
-from app.domains.role.schemas import RoleCreate
-from app.domains.role.service import HOLDERS, RoleService
-from app.domains.user.schemas import UserCreate, UserPatch
+from app.domains.collections import COLLECTIONS
+from app.domains.register.demo_data import load_demo_data
+from app.domains.user.administrators import first_administrator
+from app.domains.user.models import User
+from app.domains.user.schemas import UserCreate
 from app.domains.user.service import UserService
-from app.models import Department, Location, Process, Resource, Role, User
 
 Report = Callable[[str], None]
 
-DEMO_FILES = Path(__file__).with_name("demo")
-# One of each access level: viewer, editor, admin.
-DEMO_USERS = ("helena.marsh@tarnbeck.example", "amara.okafor@tarnbeck.example", "owen.tarrant@tarnbeck.example")
-DEMO_PASSWORD = "try-the-register"  # noqa: S105 - in the documentation for everybody to read
 # Start-up may wait for another replica that does the same.
 _PATIENCE_SECONDS = 120.0
 
@@ -102,127 +88,9 @@ async def _has_password(session: RegisterSession, caller: Caller) -> bool:
 
 
 async def _is_empty(session: RegisterSession) -> bool:
-    for model in (Department, Location, Resource, Role, Process):
-        if await session.scalar(select(model.id).limit(1)) is not None:
+    for entry in COLLECTIONS:
+        model = entry.collection.model
+        # Of users there is the first administrator.
+        if model is not User and await session.scalar(select(model.id).limit(1)) is not None:
             return False
     return True
-
-
-async def load_demo_data(session: RegisterSession, caller: Caller, *, with_passwords: bool) -> None:
-    """Add the organisation in `demo/` through the services, so that it obeys every rule a client must obey.
-
-    With passwords, one user of each access level can sign in with `DEMO_PASSWORD`: never in production. Raises what the
-    services raise, such as `Duplicate` when it is there already.
-    """
-    await _Demo(session, caller).load()
-    if with_passwords:
-        password_hash = await Passwords(1).hash(DEMO_PASSWORD)
-        for email in DEMO_USERS:
-            user_id = await session.scalar(select(User.id).where(User.email == email))
-            assert user_id is not None
-            await store_password(session, caller, user_id, password_hash)
-
-
-class _Demo:
-    """Reads the files in an order in which references can be resolved, and remembers ids by code."""
-
-    def __init__(self, session: RegisterSession, caller: Caller) -> None:
-        self._ids: dict[tuple[str, str], int] = {}
-        self._departments = DepartmentService(session, caller)
-        self._locations = LocationService(session, caller)
-        self._resources = ResourceService(session, caller)
-        self._roles = RoleService(session, caller)
-        self._users = UserService(session, caller)
-        self._processes = ProcessService(session, caller)
-
-    async def load(self) -> None:
-        for row in _rows("departments"):
-            body = DepartmentCreate(**_own(row), parent_id=self._id("departments", row["parent"]))
-            await self._add("departments", row, self._departments.create(body))
-        await self._load_users()
-        for row in _rows("departments"):
-            if head_id := self._id("users", row["head"]):
-                await self._departments.patch(
-                    f"code:{row['code']}", DepartmentPatch.model_validate({"head_id": head_id}), None
-                )
-        await self._load_locations()
-        await self._load_resources()
-        await self._load_roles()
-        await self._load_processes()
-
-    async def _load_users(self) -> None:
-        for row in _rows("users"):
-            body = UserCreate(
-                **_own(row, "email", "access_level"),
-                is_active=row["is_active"] == "true",
-                department_id=self._id("departments", row["department"]),
-            )
-            await self._add("users", row, self._users.create(body))
-        for row in _rows("users"):
-            if manager_id := self._id("users", row["manager"]):
-                await self._users.patch(
-                    f"code:{row['code']}", UserPatch.model_validate({"manager_id": manager_id}), None
-                )
-
-    async def _load_locations(self) -> None:
-        for row in _rows("locations"):
-            body = LocationCreate(
-                **_own(row, "kind", "address", "country", "timezone"),
-                parent_id=self._id("locations", row["parent"]),
-                latitude=float(row["latitude"]) if row["latitude"] else None,
-                longitude=float(row["longitude"]) if row["longitude"] else None,
-            )
-            await self._add("locations", row, self._locations.create(body))
-
-    async def _load_resources(self) -> None:
-        for row in _rows("resources"):
-            body = ResourceCreate(
-                **_own(row, "kind", "criticality", "url"),
-                owner_department_id=self._id("departments", row["owner_department"]),
-                location_id=self._id("locations", row["location"]),
-            )
-            await self._add("resources", row, self._resources.create(body))
-
-    async def _load_roles(self) -> None:
-        for row in _rows("roles"):
-            body = RoleCreate(**_own(row), department_id=self._id("departments", row["department"]))
-            await self._add("roles", row, self._roles.create(body))
-            for holder in row["holders"].split():
-                await self._roles.link(HOLDERS, f"code:{row['code']}", f"code:{holder}", None)
-
-    async def _load_processes(self) -> None:
-        for row in _rows("processes"):
-            links = {
-                "departments": self._links(row, "departments", "department_id", "relation"),
-                "locations": self._links(row, "locations", "location_id"),
-                "resources": self._links(row, "resources", "resource_id", "usage"),
-                "roles": self._links(row, "roles", "role_id", "responsibility"),
-            }
-            body = ProcessCreate.model_validate(
-                _own(row, "kind", "status", "criticality")
-                | {"parent_id": self._id("processes", row["parent"]), "owner_id": self._id("users", row["owner"])}
-                | links
-            )
-            await self._add("processes", row, self._processes.create(body))
-
-    async def _add(self, collection: str, row: dict[str, str], creation: Awaitable[Any]) -> None:
-        self._ids[collection, row["code"]] = (await creation).id
-
-    def _id(self, collection: str, code: str) -> int | None:
-        return self._ids[collection, code] if code else None
-
-    def _links(self, row: dict[str, str], collection: str, target: str, detail: str | None = None) -> list[Any]:
-        entries = (entry.partition(":") for entry in row[collection].split())
-        return [
-            {target: self._ids[collection, code]} | ({detail: value} if detail else {}) for code, _, value in entries
-        ]
-
-
-def _rows(collection: str) -> Iterator[dict[str, str]]:
-    with (DEMO_FILES / f"{collection}.csv").open(encoding="utf-8", newline="") as file:
-        yield from csv.DictReader(file)
-
-
-def _own(row: dict[str, str], *names: str) -> dict[str, Any]:
-    """Return the columns that are members of the body as they stand; an empty cell is an absent member."""
-    return {name: row[name] for name in ("code", "name", "description", *names) if row[name]}

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from app.core.permissions import SESSION
-from app.utils.db_init import DEMO_PASSWORD, DEMO_USERS
+from app.domains.register.demo_data import DEMO_PASSWORD, DEMO_USERS
 from tests.test_contract import COLLECTIONS
 from tests.waiting import HANG_TIMEOUT
 

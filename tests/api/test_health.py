@@ -15,10 +15,10 @@ from fastapi import FastAPI
 from sqlalchemy import URL, event, make_url
 
 from app.core import passwords, readiness
-from app.core.bodies import Room
 from app.core.database import Database
+from app.core.http.bodies import Room
+from app.core.http.streaming import Streams
 from app.core.prepared import Prepared
-from app.core.streaming import Streams
 from app.main import create_app
 from tests.api.conftest import CANARY, assert_problem
 from tests.builders import make_department

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from app.core.bodies import MOST_ANONYMOUS_BYTES
+from app.core.http.bodies import MOST_ANONYMOUS_BYTES
 from app.utils.validation import MOST_FAULTS
 from tests.api.conftest import CANARY, Server, assert_problem, openapi
 from tests.builders import make, make_department, make_process, make_resource, make_user

@@ -13,7 +13,7 @@ from app.api.api import TAGS
 from app.api.shapes import all_schemas
 from app.core.config import Settings
 from app.core.permissions import AUTHENTICATED, PUBLIC
-from app.domains.shared.import_files import FILE_TYPES
+from app.domains.shared.imports.files import FILE_TYPES
 from app.main import create_app
 from app.utils.exceptions import problem_types
 from app.utils.problems import Problem

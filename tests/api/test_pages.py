@@ -15,8 +15,8 @@ from sqlalchemy import URL
 
 from app.api import api
 from app.core.config import PageAccess
+from app.core.http.routing import StrictRoute, UndeclaredPermissionError
 from app.core.permissions import PUBLIC, SCOPES, requires
-from app.core.routing import StrictRoute, UndeclaredPermissionError
 from app.core.tokens import API_TOKEN, Tokens, new_token
 from app.main import create_app
 from tests.conftest import ADMIN_PASSWORD, ADMIN_TOKEN, Committed, client_of, connected, settings_for

@@ -15,9 +15,9 @@ from sqlalchemy import ForeignKeyConstraint
 from app.core.database import RegisterSession
 from app.core.database_errors import IntegrityViolation, translate
 from app.domains.department.service import DepartmentService
-from app.domains.shared import idempotency
-from app.domains.shared.constraints import explain
-from app.domains.shared.idempotency import Attempt
+from app.domains.shared.idempotency import route as idempotency
+from app.domains.shared.idempotency.store import Attempt
+from app.domains.shared.writing.constraints import explain
 from app.models import Base
 from app.utils.exceptions import Conflict, InternalError, RegisterError, UnknownReference, explanation, problem_types
 from tests.api.conftest import CANARY, CODES, Server, assert_problem, openapi, receive

@@ -7,7 +7,7 @@ import pytest
 from playwright.async_api import Browser, ConsoleMessage, Locator, Page, Request, async_playwright, expect
 
 from app.core.permissions import SCOPES
-from app.utils.db_init import DEMO_PASSWORD, DEMO_USERS
+from app.domains.register.demo_data import DEMO_PASSWORD, DEMO_USERS
 from tests.waiting import HANG_TIMEOUT
 
 pytestmark = pytest.mark.browser

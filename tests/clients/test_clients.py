@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from app.domains.register.demo_data import DEMO_PASSWORD, DEMO_USERS
 from app.domains.search.schemas import TYPES
-from app.utils.db_init import DEMO_PASSWORD, DEMO_USERS
 
 pytestmark = pytest.mark.clients
 

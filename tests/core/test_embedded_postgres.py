@@ -20,7 +20,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from app.core.embedded_postgres import EmbeddedPostgres, EmbeddedPostgresError
+from app.core.local_postgres import EmbeddedPostgres, EmbeddedPostgresError
 from tests.waiting import HANG_TIMEOUT, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -3,7 +3,7 @@
 import httpx
 import pytest
 
-from app.core.hints import nearest
+from app.core.http.hints import nearest
 from app.domains.process.lists import ProcessListQuery
 from tests.builders import make_department
 

@@ -13,9 +13,9 @@ import asyncpg
 import pytest
 from sqlalchemy import event
 
-from app.core import housekeeping
 from app.core.database import Database
-from app.core.housekeeping import clean_up
+from app.domains.register import housekeeping
+from app.domains.register.housekeeping import clean_up
 from tests.conftest import LONG_TIMEOUT_ENV, Committed, connected, text_of
 from tests.waiting import HANG_TIMEOUT
 

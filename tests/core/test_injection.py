@@ -15,13 +15,14 @@ from fastapi import FastAPI, Request
 from fastapi.routing import APIRoute
 from sqlalchemy import func, select, text
 
+from app.core.caller import Caller
 from app.core.database import Database, RegisterSession, get_session
 from app.core.database_errors import IntegrityViolation
+from app.core.http.authorisation import authorise
+from app.core.http.routing import StrictRoute
 from app.core.permissions import scopes_of
-from app.core.routing import StrictRoute
-from app.core.security import Caller, authorise
 from app.domains.department.service import DepartmentService
-from app.domains.shared.documents import Document
+from app.domains.shared.reading.documents import Document
 from app.main import create_app
 from app.utils.exceptions import ConnectionLost, Deadlock
 from tests.api.conftest import assert_problem, openapi
@@ -218,7 +219,7 @@ async def test_write_alone_is_part_of_a_transaction_that_was_only_begun(committe
     async with database.transaction() as session:
         await session.connection()  # SQLAlchemy has sent no BEGIN yet
         service = DepartmentService(session, Caller(1, "Somebody", "admin", scopes_of("admin")))
-        await service.create(service.schema.model_validate({"name": "Undone"}))
+        await service.create(service.collection.body.model_validate({"name": "Undone"}))
         await session.undo()
     assert (await committed.client.get("/departments")).json()["items"] == []
 

@@ -12,8 +12,8 @@ import pytest
 from fastapi import FastAPI, Request
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.core import security
-from app.core.security import client_address
+from app.core.http import authorisation as security
+from app.core.http.authorisation import client_address
 from app.core.tokens import Tokens
 from app.main import create_app
 from tests.conftest import ADMIN_PASSWORD, ADMIN_TOKEN, Committed, settings_for
@@ -189,12 +189,12 @@ async def test_remembered_caller_still_expires_with_the_token(
         assert [await status_of(app, token) for token in (signed_in, ADMIN_TOKEN)] == [200, 200]
         now = time.time
         for token, expires_at in ((signed_in, said.expires_at), (ADMIN_TOKEN, float(row[0]))):
-            monkeypatch.setattr("app.core.security.time.time", lambda at=expires_at: at - 0.01)
+            monkeypatch.setattr("app.core.http.authorisation.time.time", lambda at=expires_at: at - 0.01)
             assert await status_of(app, token) == 200
-            monkeypatch.setattr("app.core.security.time.time", lambda at=expires_at: at)
+            monkeypatch.setattr("app.core.http.authorisation.time.time", lambda at=expires_at: at)
             response = await call(app, token, "GET", "/users/me")
             assert (response.status_code, response.json()["detail"]) == (401, "The token has expired.")
-            monkeypatch.setattr("app.core.security.time.time", now)
+            monkeypatch.setattr("app.core.http.authorisation.time.time", now)
 
 
 async def test_expired_api_token_is_not_accepted(app: FastAPI, client: httpx.AsyncClient) -> None:

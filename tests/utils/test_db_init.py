@@ -10,8 +10,9 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import URL
 
+from app.domains.register.demo_data import DEMO_FILES, DEMO_PASSWORD, DEMO_USERS
 from app.main import create_app
-from app.utils.db_init import DEMO_FILES, DEMO_PASSWORD, DEMO_USERS, initialise
+from app.utils.db_init import initialise
 from tests.conftest import (
     ADMIN_PASSWORD,
     LONG_TIMEOUT_ENV,

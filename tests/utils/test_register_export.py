@@ -18,11 +18,11 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import URL, make_url
 
+from app.core.config import VERSION
 from app.core.migrations import head_revision
-from app.main import VERSION
-from app.utils import register_export
+from app.domains.register import export as register_export
+from app.domains.register.export import Manifest, export_register
 from app.utils.exceptions import RegisterError, ServiceUnavailable
-from app.utils.register_export import Manifest, export_register
 from tests.builders import make_department, make_location, make_process, make_resource, make_role, make_user
 from tests.conftest import ADMIN_TOKEN, LONG_TIMEOUT_ENV, Committed, connected, settings_for, text_of
 

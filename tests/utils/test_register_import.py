@@ -20,18 +20,19 @@ from click.testing import CliRunner
 from sqlalchemy import URL, text
 
 from app.cli import cli
-from app.core.security import first_administrator
 from app.domains.department.service import DepartmentService
+from app.domains.register import restore as register_import
+from app.domains.register import table_files as table_import
+from app.domains.register.demo_data import load_demo_data
+from app.domains.register.export import export_register
+from app.domains.register.restore import import_register
+from app.domains.register.table_files import import_table
 from app.domains.role.service import RoleService
-from app.domains.shared.import_columns import members_of
-from app.domains.shared.imports import Imported, import_file
+from app.domains.shared.imports.columns import members_of
+from app.domains.shared.imports.importing import Imported, import_file
+from app.domains.user.administrators import first_administrator
 from app.main import create_app
-from app.utils import register_import, table_import
-from app.utils.db_init import load_demo_data
 from app.utils.exceptions import RegisterError
-from app.utils.register_export import export_register
-from app.utils.register_import import import_register
-from app.utils.table_import import import_table
 from tests.builders import make, make_department, make_user
 from tests.conftest import LONG_TIMEOUT_ENV, Committed, connected, new_database, settings_for, text_of
 from tests.domains.shared.test_import import fill
@@ -421,7 +422,7 @@ async def test_command_imports_a_file_of_one_collection(empty_register: URL, tmp
         await import_table(settings, url, file, dry_run=False, **options)
     assert str(raised.value).splitlines() == [
         "The columns of the file are not those of the collection.",
-        f"{file.name}/1/Kürzel: There is no such member. Known are {', '.join(members_of(DepartmentService))}.",
+        f"{file.name}/1/Kürzel: There is no such member. Known are {', '.join(members_of(DepartmentService.collection))}.",
     ]
     file.write_text("code,name\nA,\n", "utf-8")
     with pytest.raises(RegisterError, match=r"(?s)Nothing was imported\..*\.csv/2/name: "):

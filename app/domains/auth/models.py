@@ -30,26 +30,6 @@ class Credential(Base):
     password_hash: Mapped[str] = mapped_column(Text)
 
 
-class Session(Base):
-    """A place where a user is signed in: the family of all refresh tokens that followed one another there."""
-
-    __tablename__ = "sessions"
-    __table_args__ = (
-        Index(f"ix_{__tablename__}_user_id", "user_id", "id"),
-        Index(f"ix_{__tablename__}_expires_at", "expires_at"),
-    )
-
-    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
-    user_id: Mapped[int] = _of_user()
-    # NULL stands for all that the user's access level includes.
-    scopes: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
-    address: Mapped[str] = mapped_column(Text)
-    user_agent: Mapped[str | None] = mapped_column(Text)
-    created_at: Mapped[datetime] = _instant(server_default=func.now())
-    last_used_at: Mapped[datetime] = _instant(server_default=func.now())
-    expires_at: Mapped[datetime] = _instant()
-
-
 class RefreshToken(Base):
     """A refresh token, also after it was spent: its second use betrays a thief."""
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import Depends, Form, Request, Response
+from fastapi import Depends, Form, Response
 
 from app.core.permissions import ADMIN_SESSION, AUTHENTICATED, PUBLIC, SESSION, requires
 from app.domains.auth.schemas import (
@@ -19,9 +19,18 @@ from app.domains.auth.schemas import (
     TokenPair,
 )
 from app.domains.auth.service import AccountService, SignInService
-from app.domains.shared.http import Number, PageParameters, Reference, api_router, listed, no_content
-from app.domains.shared.responses import BODY, LIST, problems
-from app.domains.shared.schemas import Page
+from app.domains.shared.answers import BODY
+from app.domains.shared.router import (
+    LIST,
+    Number,
+    Page,
+    PageParameters,
+    Reference,
+    api_router,
+    listed,
+    no_content,
+    problems,
+)
 from app.utils.exceptions import Conflict, NotFound, TooManyRequests, Unauthorized
 
 router = api_router("/auth", ["auth"])
@@ -70,9 +79,9 @@ async def sign_out_everywhere(service: Service) -> Response:
 
 
 @router.get("/sessions", response_model=Page[SessionRead], responses=LIST, openapi_extra=SIGNED_IN)
-async def list_sessions(service: Service, request: Request, query: PageParameters) -> Response:
+async def list_sessions(service: Service, query: PageParameters) -> Response:
     """List where the caller is signed in, the newest first."""
-    return listed(await service.sessions(query), query, request)
+    return listed(await service.sessions(query), query)
 
 
 @router.delete("/sessions/{session}", status_code=204, responses=problems(NotFound), openapi_extra=SIGNED_IN)
@@ -96,9 +105,9 @@ async def change_own_password(service: Service, body: ChangePassword) -> Respons
 
 
 @me.get("/tokens", response_model=Page[ApiTokenRead], responses=LIST, openapi_extra=SIGNED_IN)
-async def list_own_api_tokens(service: Service, request: Request, query: PageParameters) -> Response:
+async def list_own_api_tokens(service: Service, query: PageParameters) -> Response:
     """List the caller's API tokens, the newest first."""
-    return listed(await service.own_api_tokens(query), query, request)
+    return listed(await service.own_api_tokens(query), query)
 
 
 @me.post("/tokens", status_code=201, responses=problems(*BODY), openapi_extra=SIGNED_IN)
@@ -115,9 +124,9 @@ async def revoke_own_api_token(service: Service, token: Number) -> Response:
 
 
 @api_tokens.get("", response_model=Page[ApiTokenRead], responses=LIST, openapi_extra=AS_ADMIN)
-async def list_api_tokens(service: Service, request: Request, query: PageParameters) -> Response:
+async def list_api_tokens(service: Service, query: PageParameters) -> Response:
     """List everybody's API tokens, the newest first."""
-    return listed(await service.all_api_tokens(query), query, request)
+    return listed(await service.all_api_tokens(query), query)
 
 
 @api_tokens.delete("/{token}", status_code=204, responses=problems(NotFound), openapi_extra=AS_ADMIN)

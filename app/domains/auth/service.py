@@ -7,11 +7,12 @@ from fastapi import Request
 from pydantic import SecretStr
 from sqlalchemy import BigInteger, ColumnElement, Executable, FromClause, bindparam, literal_column, select
 
+from app.core.caller import Caller, CallerDep
 from app.core.config import Settings
 from app.core.database import RegisterSession, SessionDep
+from app.core.http.authorisation import REFUSED, client_address
 from app.core.passwords import Passwords, is_common
 from app.core.permissions import AccessLevel, scopes_of
-from app.core.security import REFUSED, Caller, CallerDep, client_address, end_sessions
 from app.core.tokens import (
     ACCESS_SECONDS,
     API_TOKEN,
@@ -39,13 +40,14 @@ from app.domains.auth.schemas import (
     SignIn,
     TokenPair,
 )
-from app.domains.shared.documents import Documents
-from app.domains.shared.lists import Listing, ListQuery, PageQuery, execute_page
 from app.domains.shared.models import table_of
-from app.domains.shared.orders import Condition
-from app.domains.shared.references import not_found, parse_key
+from app.domains.shared.query.orders import Condition
+from app.domains.shared.query.pages import Listing, ListQuery, PageQuery, execute_page
+from app.domains.shared.reading.documents import Documents
+from app.domains.shared.reading.keys import not_found, parse_key
 from app.domains.shared.schemas import Brief
 from app.domains.user.models import User
+from app.domains.user.sessions import end_sessions
 from app.utils.exceptions import (
     CommonPassword,
     Conflict,

@@ -5,7 +5,7 @@ All lock in one order: the user, the password, links, sessions, tokens.
 
 from sqlalchemy import text
 
-from app.core.security import UNKNOWN_ADDRESS
+from app.core.http.authorisation import UNKNOWN_ADDRESS
 
 
 def _counting(key: str, source: str) -> str:

@@ -1,15 +1,21 @@
 """What clients ask of the history."""
 
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from app.domains.shared.filters import Digits, InstantParameter
-from app.domains.shared.lists import PageQuery
+from app.domains.collections import NAMES
+from app.domains.shared.query.filters import Digits, InstantParameter
+from app.domains.shared.query.pages import PageQuery
 from app.domains.shared.schemas import Reference
 
-ChangeType = Literal["processes", "departments", "locations", "resources", "roles", "users", "api_tokens"]
+# Of credentials, which are no collection, only API tokens have a type of their own.
+CHANGE_TYPES = (*NAMES, "api_tokens")
+if TYPE_CHECKING:
+    ChangeType = str
+else:
+    ChangeType = Literal[CHANGE_TYPES]
 
 # Of an object, in an address.
 Id = Annotated[Reference, Digits]

@@ -1,19 +1,15 @@
 """What can be asked of the history."""
 
 from app.core.permissions import Scope
+from app.core.request_service import RequestService
 from app.domains.change.schemas import ChangeQuery, ChangeType
-from app.domains.shared.history import changes_where, leading_of, page_of_changes
-from app.domains.shared.lists import Listing
-from app.domains.shared.request_service import RequestService
+from app.domains.collections import COLLECTIONS
+from app.domains.shared.query.pages import Listing
+from app.domains.shared.reading.history_pages import changes_where, leading_of, page_of_changes
 
 # What one must be able to read to see how it changed.
 NEEDED: dict[ChangeType, Scope] = {
-    "processes": "processes:read",
-    "departments": "departments:read",
-    "locations": "locations:read",
-    "resources": "resources:read",
-    "roles": "roles:read",
-    "users": "admin",
+    **{entry.name: entry.history_scope or entry.scope_to_read for entry in COLLECTIONS},
     "api_tokens": "admin",
 }
 

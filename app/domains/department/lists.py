@@ -1,12 +1,26 @@
 """What the list of departments can be filtered and sorted by, and what it can be counted by."""
 
+from typing import Annotated
+
+from fastapi import Depends
+
 from app.domains.department.models import Department
 from app.domains.department.schemas import DepartmentRead
-from app.domains.shared.field_filters import identifier
-from app.domains.shared.groups import grouped_by_reference
-from app.domains.shared.link_filters import below
-from app.domains.shared.lists import OBJECT_FILTERS, ListDeclaration, list_query
-from app.domains.shared.orders import OBJECT_SORTS
+from app.domains.shared.lists import (
+    OBJECT_FILTERS,
+    OBJECT_SORTS,
+    ListDeclaration,
+    ListQuery,
+    RepresentationQuery,
+    StatsQuery,
+    below,
+    grouped_by_reference,
+    identifier,
+    list_parameters,
+    list_query,
+    representation_parameters,
+    stats_parameters,
+)
 
 DepartmentListQuery = list_query(
     "DepartmentListQuery",
@@ -17,3 +31,7 @@ DepartmentListQuery = list_query(
     ),
     DepartmentRead,
 )
+
+DepartmentListParameters = Annotated[ListQuery, Depends(list_parameters(DepartmentListQuery))]
+DepartmentStatsParameters = Annotated[StatsQuery, Depends(stats_parameters(DepartmentListQuery))]
+DepartmentRepresentation = Annotated[RepresentationQuery, Depends(representation_parameters(DepartmentRead))]

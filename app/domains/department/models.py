@@ -1,14 +1,11 @@
 """Departments: the organisation's units, a tree."""
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 from sqlalchemy import Index
 from sqlalchemy.orm import Mapped, relationship
 
 from app.domains.shared.models import RegisterObject, reference, register_table
-
-if TYPE_CHECKING:
-    from app.domains.user.models import User
 
 
 class Department(RegisterObject):
@@ -19,7 +16,7 @@ class Department(RegisterObject):
     parent_id: Mapped[int | None] = reference("departments")
     head_id: Mapped[int | None] = reference("users")
 
-    parent: Mapped["Department | None"] = relationship(
-        foreign_keys=[parent_id], remote_side="Department.id", lazy="raise"
+    parent: Mapped[Any] = relationship(
+        "Department", foreign_keys=[parent_id], remote_side="Department.id", lazy="raise"
     )
-    head: Mapped["User | None"] = relationship(foreign_keys=[head_id], lazy="raise")
+    head: Mapped[Any] = relationship("User", foreign_keys=[head_id], lazy="raise")

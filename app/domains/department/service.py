@@ -1,12 +1,16 @@
 """What can be done with departments."""
 
+from typing import Annotated
+
+from fastapi import Depends
+
 from app.domains.department.models import Department
 from app.domains.department.schemas import DepartmentRead, DepartmentReplace
-from app.domains.shared.documents import Documents
-from app.domains.shared.trees import TreeService
+from app.domains.shared.trees import Collection, NoCycle, TreeService
 
 
 class DepartmentService(TreeService):
-    model = Department
-    documents = Documents(DepartmentRead, Department)
-    schema = DepartmentReplace
+    collection = Collection(Department, DepartmentRead, DepartmentReplace, rules=(NoCycle,))
+
+
+DepartmentServiceDep = Annotated[DepartmentService, Depends(DepartmentService.provide)]

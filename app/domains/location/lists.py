@@ -1,12 +1,31 @@
 """What the list of locations can be filtered and sorted by, and what it can be counted by."""
 
+from typing import Annotated
+
+from fastapi import Depends
+
 from app.domains.location.models import ADDRESS_LENGTH, Location, LocationKind
 from app.domains.location.schemas import LocationRead
-from app.domains.shared.field_filters import choice, identifier, number, text
-from app.domains.shared.groups import grouped, grouped_by_reference
-from app.domains.shared.link_filters import below
-from app.domains.shared.lists import OBJECT_FILTERS, ListDeclaration, list_query
-from app.domains.shared.orders import OBJECT_SORTS, sorted_by
+from app.domains.shared.lists import (
+    OBJECT_FILTERS,
+    OBJECT_SORTS,
+    ListDeclaration,
+    ListQuery,
+    RepresentationQuery,
+    StatsQuery,
+    below,
+    choice,
+    grouped,
+    grouped_by_reference,
+    identifier,
+    list_parameters,
+    list_query,
+    number,
+    representation_parameters,
+    sorted_by,
+    stats_parameters,
+    text,
+)
 
 LocationListQuery = list_query(
     "LocationListQuery",
@@ -27,3 +46,7 @@ LocationListQuery = list_query(
     ),
     LocationRead,
 )
+
+LocationListParameters = Annotated[ListQuery, Depends(list_parameters(LocationListQuery))]
+LocationStatsParameters = Annotated[StatsQuery, Depends(stats_parameters(LocationListQuery))]
+LocationRepresentation = Annotated[RepresentationQuery, Depends(representation_parameters(LocationRead))]

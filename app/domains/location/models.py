@@ -1,6 +1,6 @@
 """Locations: where work is done, a tree from regions down to rooms."""
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from sqlalchemy import CheckConstraint, Index, String
 from sqlalchemy.orm import Mapped, mapped_column, relationship
@@ -37,4 +37,4 @@ class Location(RegisterObject):
     latitude: Mapped[float | None]
     longitude: Mapped[float | None]
 
-    parent: Mapped["Location | None"] = relationship(foreign_keys=[parent_id], remote_side="Location.id", lazy="raise")
+    parent: Mapped[Any] = relationship("Location", foreign_keys=[parent_id], remote_side="Location.id", lazy="raise")

@@ -1,12 +1,16 @@
 """What can be done with locations."""
 
+from typing import Annotated
+
+from fastapi import Depends
+
 from app.domains.location.models import Location
 from app.domains.location.schemas import LocationRead, LocationReplace
-from app.domains.shared.documents import Documents
-from app.domains.shared.trees import TreeService
+from app.domains.shared.trees import Collection, NoCycle, TreeService
 
 
 class LocationService(TreeService):
-    model = Location
-    documents = Documents(LocationRead, Location)
-    schema = LocationReplace
+    collection = Collection(Location, LocationRead, LocationReplace, rules=(NoCycle,))
+
+
+LocationServiceDep = Annotated[LocationService, Depends(LocationService.provide)]

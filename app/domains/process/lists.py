@@ -1,5 +1,9 @@
 """What the list of processes can be filtered and sorted by, and what it can be counted by."""
 
+from typing import Annotated
+
+from fastapi import Depends
+
 from app.domains.process.models import (
     DepartmentRelation,
     Process,
@@ -13,12 +17,29 @@ from app.domains.process.models import (
     RoleResponsibility,
 )
 from app.domains.process.schemas import ProcessRead
-from app.domains.shared.field_filters import choice, identifier, ranked_choice
-from app.domains.shared.groups import grouped, grouped_by_link, grouped_by_reference
-from app.domains.shared.link_filters import below, linked
-from app.domains.shared.lists import OBJECT_FILTERS, ListDeclaration, list_query
-from app.domains.shared.models import Criticality
-from app.domains.shared.orders import OBJECT_SORTS, sorted_by, sorted_by_rank
+from app.domains.shared.lists import (
+    OBJECT_FILTERS,
+    OBJECT_SORTS,
+    Criticality,
+    ListDeclaration,
+    ListQuery,
+    RepresentationQuery,
+    StatsQuery,
+    below,
+    choice,
+    grouped,
+    grouped_by_link,
+    grouped_by_reference,
+    identifier,
+    linked,
+    list_parameters,
+    list_query,
+    ranked_choice,
+    representation_parameters,
+    sorted_by,
+    sorted_by_rank,
+    stats_parameters,
+)
 
 ProcessListQuery = list_query(
     "ProcessListQuery",
@@ -56,3 +77,7 @@ ProcessListQuery = list_query(
     ),
     ProcessRead,
 )
+
+ProcessListParameters = Annotated[ListQuery, Depends(list_parameters(ProcessListQuery))]
+ProcessStatsParameters = Annotated[StatsQuery, Depends(stats_parameters(ProcessListQuery))]
+ProcessRepresentation = Annotated[RepresentationQuery, Depends(representation_parameters(ProcessRead))]

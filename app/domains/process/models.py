@@ -1,6 +1,6 @@
 """Processes: what the organisation does, a tree, and the four kinds of links to what takes part."""
 
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Any, Literal, get_args
 
 from sqlalchemy import Index, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
@@ -9,19 +9,13 @@ from app.domains.shared.models import (
     Base,
     Criticality,
     RegisterObject,
+    conflict,
     enumeration,
     link_end,
     ranked,
     reference,
     register_table,
 )
-
-if TYPE_CHECKING:
-    from app.domains.department.models import Department
-    from app.domains.location.models import Location
-    from app.domains.resource.models import Resource
-    from app.domains.role.models import Role
-    from app.domains.user.models import User
 
 ProcessKind = Literal["core", "management", "support"]
 ProcessStatus = Literal["draft", "in_review", "active", "retired"]
@@ -34,7 +28,13 @@ class ProcessDepartment(Base):
     __tablename__ = "process_departments"
     __table_args__ = (
         enumeration("relation", get_args(DepartmentRelation)),
-        Index(f"uq_{__tablename__}_owner", "process_id", unique=True, postgresql_where=text("relation = 'owner'")),
+        Index(
+            f"uq_{__tablename__}_owner",
+            "process_id",
+            unique=True,
+            postgresql_where=text("relation = 'owner'"),
+            info=conflict("/departments", "A process has at most one owner department."),
+        ),
         Index(f"ix_{__tablename__}_department_id", "department_id", "process_id"),
     )
 
@@ -42,7 +42,7 @@ class ProcessDepartment(Base):
     department_id: Mapped[int] = link_end("departments")
     relation: Mapped[str]
 
-    department: Mapped["Department"] = relationship(lazy="raise")
+    department: Mapped[Any] = relationship("Department", lazy="raise")
 
 
 class ProcessLocation(Base):
@@ -52,7 +52,7 @@ class ProcessLocation(Base):
     process_id: Mapped[int] = link_end("processes", cascade=True)
     location_id: Mapped[int] = link_end("locations")
 
-    location: Mapped["Location"] = relationship(lazy="raise")
+    location: Mapped[Any] = relationship("Location", lazy="raise")
 
 
 class ProcessResource(Base):
@@ -66,7 +66,7 @@ class ProcessResource(Base):
     resource_id: Mapped[int] = link_end("resources")
     usage: Mapped[str]
 
-    resource: Mapped["Resource"] = relationship(lazy="raise")
+    resource: Mapped[Any] = relationship("Resource", lazy="raise")
 
 
 class ProcessRole(Base):
@@ -78,6 +78,7 @@ class ProcessRole(Base):
             "process_id",
             unique=True,
             postgresql_where=text("responsibility = 'accountable'"),
+            info=conflict("/roles", "A process has at most one accountable role."),
         ),
         Index(f"ix_{__tablename__}_role_id", "role_id", "process_id"),
     )
@@ -87,7 +88,7 @@ class ProcessRole(Base):
     # A role may hold several responsibilities in one process.
     responsibility: Mapped[str] = mapped_column(primary_key=True)
 
-    role: Mapped["Role"] = relationship(lazy="raise")
+    role: Mapped[Any] = relationship("Role", lazy="raise")
 
 
 class Process(RegisterObject):
@@ -111,8 +112,8 @@ class Process(RegisterObject):
     criticality: Mapped[str | None]
     owner_id: Mapped[int | None] = reference("users")
 
-    parent: Mapped["Process | None"] = relationship(foreign_keys=[parent_id], remote_side="Process.id", lazy="raise")
-    owner: Mapped["User | None"] = relationship(foreign_keys=[owner_id], lazy="raise")
+    parent: Mapped[Any] = relationship("Process", foreign_keys=[parent_id], remote_side="Process.id", lazy="raise")
+    owner: Mapped[Any] = relationship("User", foreign_keys=[owner_id], lazy="raise")
     departments: Mapped[list[ProcessDepartment]] = relationship(lazy="raise")
     locations: Mapped[list[ProcessLocation]] = relationship(lazy="raise")
     resources: Mapped[list[ProcessResource]] = relationship(lazy="raise")

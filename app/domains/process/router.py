@@ -1,11 +1,9 @@
 """The routes of processes."""
 
-from typing import Annotated
-
-from fastapi import Depends, Request, Response
+from fastapi import Response
 
 from app.core.permissions import requires
-from app.domains.process.lists import ProcessListQuery
+from app.domains.process.lists import ProcessListParameters, ProcessRepresentation, ProcessStatsParameters
 from app.domains.process.models import RoleResponsibility
 from app.domains.process.schemas import (
     DepartmentLinkFields,
@@ -16,50 +14,61 @@ from app.domains.process.schemas import (
     ResourceLinkFields,
     RoleLinkFields,
 )
-from app.domains.process.service import DEPARTMENTS, LOCATIONS, OWNER, RESOURCES, ROLES, ProcessService
-from app.domains.shared.bulk_routes import add_bulk
-from app.domains.shared.http import (
-    Depth,
-    IfMatch,
-    IfNoneMatch,
-    PageParameters,
-    Reference,
-    ancestors,
-    api_router,
-    collection_router,
-    created,
-    found,
-    list_parameters,
-    listed,
-    no_content,
-    representation_parameters,
-    sent,
-    walked,
-    written,
-)
-from app.domains.shared.import_routes import add_import
-from app.domains.shared.lists import ListQuery
-from app.domains.shared.representations import RepresentationQuery
-from app.domains.shared.responses import (
+from app.domains.process.service import DEPARTMENTS, LOCATIONS, OWNER, RESOURCES, ROLES, ProcessServiceDep
+from app.domains.shared.router import (
+    BULK,
     CREATE,
+    DEEPEST,
     DELETE,
     EXPORT,
     EXPORT_OF_ONE,
+    IMPORT,
     INVALID,
+    LARGE_BODY,
     LINK,
     LIST_OF_ONE,
+    NO_FIELDS,
     READ,
     UNLINK,
     WALK,
     WRITE,
+    Ancestors,
+    Atomic,
+    Bulk,
+    BulkAnswer,
+    ChangeRead,
+    Depth,
+    DryRun,
+    IfMatch,
+    IfNoneMatch,
+    ImportAnswer,
+    ImportRequestDep,
+    NoFields,
+    Page,
+    PageParameters,
+    Reference,
+    Stats,
+    Tree,
+    ancestors,
+    api_router,
+    bulk_answer,
+    collection_router,
+    counted,
+    created,
+    found,
+    import_answer,
+    listed,
+    no_content,
+    sent,
+    takes_files,
+    walked,
+    written,
 )
-from app.domains.shared.schemas import NO_FIELDS, Ancestors, ChangeRead, NoFields, Page, Tree
-from app.domains.shared.stats_routes import add_stats
-from app.domains.shared.trees import DEEPEST
 
 router = collection_router("processes")
 
 READING, WRITING = requires("processes:read"), requires("processes:write")
+FILES = takes_files()
 # They read processes, so they stand here: the other domains know nothing of processes.
 lists_of_one = api_router()
 
@@ -68,31 +77,46 @@ DEPARTMENT_LINK_DEFAULTS = DepartmentLinkFields()
 RESOURCE_LINK_DEFAULTS = ResourceLinkFields()
 ROLE_LINK_DEFAULTS = RoleLinkFields()
 
-Service = Annotated[ProcessService, Depends(ProcessService.provide)]
-ListParameters = Annotated[ListQuery, Depends(list_parameters(ProcessListQuery))]
-Representation = Annotated[RepresentationQuery, Depends(representation_parameters(ProcessRead))]
+
+class BulkProcesses(Bulk[ProcessCreate]):
+    """Up to 1,000 objects to write at once."""
 
 
 @router.get("", response_model=Page[ProcessRead], responses=EXPORT, openapi_extra=READING)
-async def list_processes(service: Service, request: Request, query: ListParameters) -> Response:
+async def list_processes(service: ProcessServiceDep, query: ProcessListParameters) -> Response:
     """List the processes."""
-    return await sent(await service.page(query), query, request)
+    return await sent(await service.page(query), query)
 
 
 @router.post("", status_code=201, response_model=ProcessRead, responses=CREATE, openapi_extra=WRITING)
-async def create_process(service: Service, request: Request, body: ProcessCreate) -> Response:
+async def create_process(service: ProcessServiceDep, body: ProcessCreate) -> Response:
     """Register a process."""
-    return created(await service.create(body), request)
+    return created(await service.create(body), router)
 
 
-add_bulk(router, "processes", ProcessService, ProcessCreate, WRITING)
-add_stats(router, "processes", ProcessService, ProcessListQuery, READING)
-add_import(router, "processes", ProcessService, WRITING)
+@router.post("/bulk", response_model=BulkAnswer, responses=BULK, openapi_extra=WRITING | LARGE_BODY)
+async def bulk_processes(
+    service: ProcessServiceDep, body: BulkProcesses, atomic: Atomic = True, dry_run: DryRun = False
+) -> Response:
+    """Create, update, upsert and delete up to 1,000 processes at once."""
+    return bulk_answer(await service.bulk(body.items, atomic=atomic, dry_run=dry_run), dry_run=dry_run)
+
+
+@router.get("/stats", response_model=Stats, responses=INVALID, openapi_extra=READING)
+async def count_processes(service: ProcessServiceDep, query: ProcessStatsParameters) -> Response:
+    """Count the processes that the filters select, by group."""
+    return counted(await service.stats(query))
+
+
+@router.post("/import", response_model=ImportAnswer, responses=IMPORT, openapi_extra=WRITING | FILES)
+async def import_processes(service: ProcessServiceDep, request: ImportRequestDep) -> Response:
+    """Create and change processes from a file, or plan that."""
+    return import_answer(await service.import_file(request))
 
 
 @router.get("/{reference}", response_model=ProcessRead, responses=READ, openapi_extra=READING)
 async def get_process(
-    service: Service, reference: Reference, shown: Representation, if_none_match: IfNoneMatch = None
+    service: ProcessServiceDep, reference: Reference, shown: ProcessRepresentation, if_none_match: IfNoneMatch = None
 ) -> Response:
     """Return a process with all its links."""
     return found(await service.get(reference, shown.members), if_none_match)
@@ -100,7 +124,7 @@ async def get_process(
 
 @router.put("/{reference}", response_model=ProcessRead, responses=WRITE, openapi_extra=WRITING)
 async def replace_process(
-    service: Service, reference: Reference, body: ProcessReplace, if_match: IfMatch = None
+    service: ProcessServiceDep, reference: Reference, body: ProcessReplace, if_match: IfMatch = None
 ) -> Response:
     """Give a process all new values."""
     return written(await service.replace(reference, body, if_match))
@@ -108,42 +132,40 @@ async def replace_process(
 
 @router.patch("/{reference}", response_model=ProcessRead, responses=WRITE, openapi_extra=WRITING)
 async def update_process(
-    service: Service, reference: Reference, body: ProcessPatch, if_match: IfMatch = None
+    service: ProcessServiceDep, reference: Reference, body: ProcessPatch, if_match: IfMatch = None
 ) -> Response:
     """Change some values of a process (RFC 7396 merge patch)."""
     return written(await service.patch(reference, body, if_match))
 
 
 @router.delete("/{reference}", status_code=204, responses=DELETE, openapi_extra=WRITING)
-async def delete_process(service: Service, reference: Reference, if_match: IfMatch = None) -> Response:
+async def delete_process(service: ProcessServiceDep, reference: Reference, if_match: IfMatch = None) -> Response:
     """Delete a process that nothing refers to."""
     await service.delete(reference, if_match)
     return no_content()
 
 
 @router.get("/{reference}/changes", response_model=Page[ChangeRead], responses=LIST_OF_ONE, openapi_extra=READING)
-async def list_process_changes(
-    service: Service, request: Request, reference: Reference, query: PageParameters
-) -> Response:
+async def list_process_changes(service: ProcessServiceDep, reference: Reference, query: PageParameters) -> Response:
     """List the changes of a process, the newest first."""
-    return listed(await service.changes(reference, query), query, request)
+    return listed(await service.changes(reference, query), query)
 
 
 @router.get("/{reference}/tree", response_model=Tree, responses=WALK | INVALID, openapi_extra=READING)
-async def get_process_tree(service: Service, reference: Reference, depth: Depth = DEEPEST) -> Response:
+async def get_process_tree(service: ProcessServiceDep, reference: Reference, depth: Depth = DEEPEST) -> Response:
     """Return a process and what stands below it, depth first."""
     return walked(await service.tree(reference, depth))
 
 
 @router.get("/{reference}/ancestors", response_model=Ancestors, responses=WALK, openapi_extra=READING)
-async def list_process_ancestors(service: Service, reference: Reference) -> Response:
+async def list_process_ancestors(service: ProcessServiceDep, reference: Reference) -> Response:
     """List what a process stands below, the root first."""
     return ancestors(await service.ancestors(reference))
 
 
 @router.put("/{reference}/departments/{department}", status_code=204, responses=LINK, openapi_extra=WRITING)
 async def link_process_department(
-    service: Service,
+    service: ProcessServiceDep,
     reference: Reference,
     department: Reference,
     body: DepartmentLinkFields = DEPARTMENT_LINK_DEFAULTS,
@@ -156,7 +178,7 @@ async def link_process_department(
 
 @router.delete("/{reference}/departments/{department}", status_code=204, responses=UNLINK, openapi_extra=WRITING)
 async def unlink_process_department(
-    service: Service,
+    service: ProcessServiceDep,
     reference: Reference,
     department: Reference,
     if_match: IfMatch = None,
@@ -168,7 +190,7 @@ async def unlink_process_department(
 
 @router.put("/{reference}/locations/{location}", status_code=204, responses=LINK, openapi_extra=WRITING)
 async def link_process_location(
-    service: Service,
+    service: ProcessServiceDep,
     reference: Reference,
     location: Reference,
     body: NoFields = NO_FIELDS,  # noqa: ARG001 - a body may come, but not with members
@@ -181,7 +203,7 @@ async def link_process_location(
 
 @router.delete("/{reference}/locations/{location}", status_code=204, responses=UNLINK, openapi_extra=WRITING)
 async def unlink_process_location(
-    service: Service,
+    service: ProcessServiceDep,
     reference: Reference,
     location: Reference,
     if_match: IfMatch = None,
@@ -193,7 +215,7 @@ async def unlink_process_location(
 
 @router.put("/{reference}/resources/{resource}", status_code=204, responses=LINK, openapi_extra=WRITING)
 async def link_process_resource(
-    service: Service,
+    service: ProcessServiceDep,
     reference: Reference,
     resource: Reference,
     body: ResourceLinkFields = RESOURCE_LINK_DEFAULTS,
@@ -206,7 +228,7 @@ async def link_process_resource(
 
 @router.delete("/{reference}/resources/{resource}", status_code=204, responses=UNLINK, openapi_extra=WRITING)
 async def unlink_process_resource(
-    service: Service,
+    service: ProcessServiceDep,
     reference: Reference,
     resource: Reference,
     if_match: IfMatch = None,
@@ -218,7 +240,7 @@ async def unlink_process_resource(
 
 @router.put("/{reference}/roles/{role}", status_code=204, responses=LINK, openapi_extra=WRITING)
 async def link_process_role(
-    service: Service,
+    service: ProcessServiceDep,
     reference: Reference,
     role: Reference,
     body: RoleLinkFields = ROLE_LINK_DEFAULTS,
@@ -231,7 +253,7 @@ async def link_process_role(
 
 @router.delete("/{reference}/roles/{role}", status_code=204, responses=UNLINK | INVALID, openapi_extra=WRITING)
 async def unlink_process_role(
-    service: Service,
+    service: ProcessServiceDep,
     reference: Reference,
     role: Reference,
     responsibility: RoleResponsibility | None = None,
@@ -250,10 +272,10 @@ async def unlink_process_role(
     openapi_extra=READING,
 )
 async def list_department_processes(
-    service: Service, request: Request, reference: Reference, query: ListParameters
+    service: ProcessServiceDep, reference: Reference, query: ProcessListParameters
 ) -> Response:
     """List the processes that a department takes part in."""
-    return await sent(await service.page_linked(DEPARTMENTS, OWNER, reference, query), query, request)
+    return await sent(await service.page_linked(DEPARTMENTS, OWNER, reference, query), query)
 
 
 @lists_of_one.get(
@@ -264,10 +286,10 @@ async def list_department_processes(
     openapi_extra=READING,
 )
 async def list_location_processes(
-    service: Service, request: Request, reference: Reference, query: ListParameters
+    service: ProcessServiceDep, reference: Reference, query: ProcessListParameters
 ) -> Response:
     """List the processes that a location takes part in."""
-    return await sent(await service.page_linked(LOCATIONS, OWNER, reference, query), query, request)
+    return await sent(await service.page_linked(LOCATIONS, OWNER, reference, query), query)
 
 
 @lists_of_one.get(
@@ -278,10 +300,10 @@ async def list_location_processes(
     openapi_extra=READING,
 )
 async def list_resource_processes(
-    service: Service, request: Request, reference: Reference, query: ListParameters
+    service: ProcessServiceDep, reference: Reference, query: ProcessListParameters
 ) -> Response:
     """List the processes that a resource takes part in."""
-    return await sent(await service.page_linked(RESOURCES, OWNER, reference, query), query, request)
+    return await sent(await service.page_linked(RESOURCES, OWNER, reference, query), query)
 
 
 @lists_of_one.get(
@@ -292,7 +314,7 @@ async def list_resource_processes(
     openapi_extra=READING,
 )
 async def list_role_processes(
-    service: Service, request: Request, reference: Reference, query: ListParameters
+    service: ProcessServiceDep, reference: Reference, query: ProcessListParameters
 ) -> Response:
     """List the processes that a role takes part in."""
-    return await sent(await service.page_linked(ROLES, OWNER, reference, query), query, request)
+    return await sent(await service.page_linked(ROLES, OWNER, reference, query), query)

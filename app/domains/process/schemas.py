@@ -13,9 +13,17 @@ from app.domains.process.models import (
     ResourceUsage,
     RoleResponsibility,
 )
-from app.domains.shared.links import MOST_LINKS
-from app.domains.shared.models import Criticality
-from app.domains.shared.schemas import Brief, ObjectRead, Reference, Schema, TreeFields, example, merge_patch
+from app.domains.shared.schemas import (
+    MOST_LINKS,
+    Brief,
+    Criticality,
+    ObjectRead,
+    Reference,
+    Schema,
+    TreeFields,
+    example,
+    merge_patch,
+)
 
 _Most = Field(max_length=MOST_LINKS)
 

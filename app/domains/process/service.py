@@ -1,5 +1,9 @@
 """What can be done with processes."""
 
+from typing import Annotated
+
+from fastapi import Depends
+
 from app.domains.process.models import (
     Process,
     ProcessDepartment,
@@ -8,9 +12,7 @@ from app.domains.process.models import (
     ProcessRole,
 )
 from app.domains.process.schemas import ProcessRead, ProcessReplace
-from app.domains.shared.documents import Documents
-from app.domains.shared.links import LinkSet
-from app.domains.shared.trees import TreeService
+from app.domains.shared.trees import Collection, LinkSet, NoCycle, TreeService
 
 OWNER = "process_id"
 DEPARTMENTS = LinkSet("departments", ProcessDepartment, OWNER, "department_id", "relation", "participant")
@@ -20,7 +22,13 @@ ROLES = LinkSet("roles", ProcessRole, OWNER, "role_id", "responsibility", "respo
 
 
 class ProcessService(TreeService):
-    model = Process
-    documents = Documents(ProcessRead, Process)
-    schema = ProcessReplace
-    links = (DEPARTMENTS, LOCATIONS, RESOURCES, ROLES)
+    collection = Collection(
+        Process,
+        ProcessRead,
+        ProcessReplace,
+        links=(DEPARTMENTS, LOCATIONS, RESOURCES, ROLES),
+        rules=(NoCycle,),
+    )
+
+
+ProcessServiceDep = Annotated[ProcessService, Depends(ProcessService.provide)]

@@ -1,13 +1,34 @@
 """What the list of resources can be filtered and sorted by, and what it can be counted by."""
 
+from typing import Annotated
+
+from fastapi import Depends
+
 from app.domains.resource.models import Resource, ResourceKind
 from app.domains.resource.schemas import ResourceRead
-from app.domains.shared.field_filters import choice, identifier, ranked_choice, text
-from app.domains.shared.groups import grouped, grouped_by_reference
-from app.domains.shared.link_filters import below
-from app.domains.shared.lists import OBJECT_FILTERS, ListDeclaration, list_query
-from app.domains.shared.models import URL_LENGTH, Criticality
-from app.domains.shared.orders import OBJECT_SORTS, sorted_by, sorted_by_rank
+from app.domains.shared.lists import (
+    OBJECT_FILTERS,
+    OBJECT_SORTS,
+    URL_LENGTH,
+    Criticality,
+    ListDeclaration,
+    ListQuery,
+    RepresentationQuery,
+    StatsQuery,
+    below,
+    choice,
+    grouped,
+    grouped_by_reference,
+    identifier,
+    list_parameters,
+    list_query,
+    ranked_choice,
+    representation_parameters,
+    sorted_by,
+    sorted_by_rank,
+    stats_parameters,
+    text,
+)
 
 ResourceListQuery = list_query(
     "ResourceListQuery",
@@ -27,3 +48,7 @@ ResourceListQuery = list_query(
     ),
     ResourceRead,
 )
+
+ResourceListParameters = Annotated[ListQuery, Depends(list_parameters(ResourceListQuery))]
+ResourceStatsParameters = Annotated[StatsQuery, Depends(stats_parameters(ResourceListQuery))]
+ResourceRepresentation = Annotated[RepresentationQuery, Depends(representation_parameters(ResourceRead))]

@@ -1,6 +1,6 @@
 """Resources: what processes use, from applications to suppliers."""
 
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Any, Literal, get_args
 
 from sqlalchemy import Index, String, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
@@ -14,10 +14,6 @@ from app.domains.shared.models import (
     reference,
     register_table,
 )
-
-if TYPE_CHECKING:
-    from app.domains.department.models import Department
-    from app.domains.location.models import Location
 
 ResourceKind = Literal["application", "data_store", "equipment", "facility", "document", "material", "supplier"]
 
@@ -42,5 +38,5 @@ class Resource(RegisterObject):
     criticality: Mapped[str | None]
     url: Mapped[str | None] = mapped_column(String(URL_LENGTH))
 
-    owner_department: Mapped["Department | None"] = relationship(lazy="raise")
-    location: Mapped["Location | None"] = relationship(lazy="raise")
+    owner_department: Mapped[Any] = relationship("Department", lazy="raise")
+    location: Mapped[Any] = relationship("Location", lazy="raise")

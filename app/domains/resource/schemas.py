@@ -1,8 +1,16 @@
 """What clients send and get of resources."""
 
 from app.domains.resource.models import ResourceKind
-from app.domains.shared.models import Criticality
-from app.domains.shared.schemas import Brief, HttpAddress, ObjectFields, ObjectRead, Reference, example, merge_patch
+from app.domains.shared.schemas import (
+    Brief,
+    Criticality,
+    HttpAddress,
+    ObjectFields,
+    ObjectRead,
+    Reference,
+    example,
+    merge_patch,
+)
 
 
 class ResourceFields(ObjectFields):

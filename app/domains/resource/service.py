@@ -1,12 +1,16 @@
 """What can be done with resources."""
 
+from typing import Annotated
+
+from fastapi import Depends
+
 from app.domains.resource.models import Resource
 from app.domains.resource.schemas import ResourceRead, ResourceReplace
-from app.domains.shared.documents import Documents
-from app.domains.shared.service import CollectionService
+from app.domains.shared.service import Collection, CollectionService
 
 
 class ResourceService(CollectionService):
-    model = Resource
-    documents = Documents(ResourceRead, Resource)
-    schema = ResourceReplace
+    collection = Collection(Resource, ResourceRead, ResourceReplace)
+
+
+ResourceServiceDep = Annotated[ResourceService, Depends(ResourceService.provide)]

@@ -1,12 +1,27 @@
 """What the list of roles can be filtered and sorted by, and what it can be counted by."""
 
+from typing import Annotated
+
+from fastapi import Depends
+
 from app.domains.role.models import Role, RoleHolder
 from app.domains.role.schemas import RoleRead
-from app.domains.shared.field_filters import identifier
-from app.domains.shared.groups import grouped_by_reference
-from app.domains.shared.link_filters import below, linked
-from app.domains.shared.lists import OBJECT_FILTERS, ListDeclaration, list_query
-from app.domains.shared.orders import OBJECT_SORTS
+from app.domains.shared.lists import (
+    OBJECT_FILTERS,
+    OBJECT_SORTS,
+    ListDeclaration,
+    ListQuery,
+    RepresentationQuery,
+    StatsQuery,
+    below,
+    grouped_by_reference,
+    identifier,
+    linked,
+    list_parameters,
+    list_query,
+    representation_parameters,
+    stats_parameters,
+)
 
 RoleListQuery = list_query(
     "RoleListQuery",
@@ -22,3 +37,7 @@ RoleListQuery = list_query(
     ),
     RoleRead,
 )
+
+RoleListParameters = Annotated[ListQuery, Depends(list_parameters(RoleListQuery))]
+RoleStatsParameters = Annotated[StatsQuery, Depends(stats_parameters(RoleListQuery))]
+RoleRepresentation = Annotated[RepresentationQuery, Depends(representation_parameters(RoleRead))]

@@ -1,14 +1,11 @@
 """Roles: job functions (not access rights), and the users who hold them."""
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 from sqlalchemy import Index
 from sqlalchemy.orm import Mapped, relationship
 
 from app.domains.shared.models import Base, RegisterObject, link_end, reference, register_table
-
-if TYPE_CHECKING:
-    from app.domains.department.models import Department
 
 
 class Role(RegisterObject):
@@ -18,7 +15,7 @@ class Role(RegisterObject):
 
     department_id: Mapped[int | None] = reference("departments")
 
-    department: Mapped["Department | None"] = relationship(lazy="raise")
+    department: Mapped[Any] = relationship("Department", lazy="raise")
 
 
 class RoleHolder(Base):

@@ -1,16 +1,19 @@
 """What can be done with roles."""
 
+from typing import Annotated
+
+from fastapi import Depends
+
 from app.domains.role.models import Role, RoleHolder
 from app.domains.role.schemas import RoleRead, RoleReplace
-from app.domains.shared.documents import Documents
-from app.domains.shared.links import LinkSet
-from app.domains.shared.service import CollectionService
+from app.domains.shared.service import Collection, CollectionService, LinkSet
 
-# Not among `links`: a role's body does not list its holders.
+# Not among the links of the collection: a role's body does not list its holders.
 HOLDERS = LinkSet("holders", RoleHolder, owner="role_id", target="user_id")
 
 
 class RoleService(CollectionService):
-    model = Role
-    documents = Documents(RoleRead, Role)
-    schema = RoleReplace
+    collection = Collection(Role, RoleRead, RoleReplace)
+
+
+RoleServiceDep = Annotated[RoleService, Depends(RoleService.provide)]

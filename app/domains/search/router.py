@@ -2,15 +2,13 @@
 
 from typing import Annotated
 
-from fastapi import Depends, Request, Response
+from fastapi import Depends, Response
 
 from app.core.permissions import AUTHENTICATED, requires
-from app.core.query_models import query_of
 from app.domains.search.schemas import Found, SearchQuery
 from app.domains.search.service import SearchService
-from app.domains.shared.http import api_router, listed, read_cursor
-from app.domains.shared.responses import LIST, problems
-from app.domains.shared.schemas import Page
+from app.domains.shared.query.parameters import list_parameters
+from app.domains.shared.router import LIST, Page, api_router, listed, problems
 from app.utils.exceptions import Forbidden
 
 router = api_router(tags=["search"])
@@ -25,8 +23,7 @@ Service = Annotated[SearchService, Depends(SearchService.provide)]
     openapi_extra=requires(AUTHENTICATED),
 )
 async def search_objects(
-    service: Service, request: Request, query: Annotated[SearchQuery, Depends(query_of(SearchQuery))]
+    service: Service, query: Annotated[SearchQuery, Depends(list_parameters(SearchQuery))]
 ) -> Response:
     """Search all collections that the caller may read, the best first."""
-    read_cursor(query, request)
-    return listed(await service.page(query), query, request)
+    return listed(await service.page(query), query)

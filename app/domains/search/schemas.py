@@ -1,16 +1,20 @@
 """What clients ask of all collections at once, and get."""
 
-from typing import Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from app.domains.shared.filters import Digits, TextParameter
-from app.domains.shared.lists import CursorQuery
+from app.domains.collections import NAMES
+from app.domains.shared.query.filters import Digits, TextParameter
+from app.domains.shared.query.pages import CursorQuery
+from app.domains.shared.query.search import Q
 from app.domains.shared.schemas import Brief, Schema
-from app.domains.shared.search import Q
 
-SearchType = Literal["processes", "departments", "locations", "resources", "roles", "users"]
-TYPES: tuple[SearchType, ...] = get_args(SearchType)
+TYPES = NAMES
+if TYPE_CHECKING:
+    SearchType = str
+else:
+    SearchType = Literal[TYPES]
 MOST_FOUND = 50
 
 

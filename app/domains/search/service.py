@@ -19,23 +19,17 @@ from sqlalchemy import (
 )
 
 from app.core.permissions import Scope
+from app.core.request_service import RequestService
+from app.domains.collections import COLLECTIONS
 from app.domains.search.schemas import TYPES, SearchQuery, SearchType
 from app.domains.search.snippets import snippet
-from app.domains.shared.lists import Listing, Position, execute_page
 from app.domains.shared.models import Base
-from app.domains.shared.orders import Start, hidden
-from app.domains.shared.ranking import ranked, row_by_row
-from app.domains.shared.request_service import RequestService
-from app.domains.shared.search import LEAST, is_found, words_asked
+from app.domains.shared.query.orders import Start, hidden
+from app.domains.shared.query.pages import Listing, Position, execute_page
+from app.domains.shared.query.ranking import ranked, row_by_row
+from app.domains.shared.query.search import LEAST, is_found, words_asked
 
-NEEDED: dict[SearchType, Scope] = {
-    "processes": "processes:read",
-    "departments": "departments:read",
-    "locations": "locations:read",
-    "resources": "resources:read",
-    "roles": "roles:read",
-    "users": "users:read",
-}
+NEEDED: dict[SearchType, Scope] = {entry.name: entry.scope_to_read for entry in COLLECTIONS}
 
 # Of a description: where something is found further on, the snippet is its beginning.
 _MOST_LETTERS = 4000

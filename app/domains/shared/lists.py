@@ -1,258 +1,43 @@
-"""Lists: what they can be filtered by, which part is asked for, and the envelope around it.
+"""Lists: what a domain declares of its own, and how the parameters of a request are read.
 
-A part is found by its position, not by counting: the cursor holds the sort keys of the row at its edge, so that a deep
-page costs what the first one costs, and who comes and goes meanwhile moves nothing.
+A declaration names filters, sorts and groups; the functions here make them, a field or a kind of links at a time.
 """
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal, Self
+from app.domains.shared.models import URL_LENGTH, Criticality
+from app.domains.shared.query.field_filters import choice, flag, identifier, instant, number, ranked_choice, text
+from app.domains.shared.query.groups import grouped, grouped_by_link, grouped_by_reference
+from app.domains.shared.query.link_filters import below, linked
+from app.domains.shared.query.orders import OBJECT_SORTS, sorted_by, sorted_by_rank
+from app.domains.shared.query.pages import OBJECT_FILTERS, ListDeclaration, ListQuery, list_query
+from app.domains.shared.query.parameters import list_parameters, representation_parameters
+from app.domains.shared.query.representations import RepresentationQuery
+from app.domains.shared.reading.stats import StatsQuery, stats_parameters
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, create_model, field_validator, model_validator
-from pydantic_core import PydanticCustomError
-from sqlalchemy import Executable
-
-from app.core.database import RegisterSession
-from app.core.hints import hint
-from app.core.prepared import Prepared
-from app.domains.shared.exports import Format
-from app.domains.shared.field_filters import identifier, instant, number, own_id, text
-from app.domains.shared.filters import Digits, Filter, FixedLink, IntegerParameter, Parameter, Selected, select_by
-from app.domains.shared.groups import Grouping
-from app.domains.shared.orders import OBJECT_SORTS, Order, SortKey
-from app.domains.shared.representations import RepresentationQuery, representation
-from app.domains.shared.schemas import DESCRIPTION_LENGTH
-from app.domains.shared.search import SEARCH
-
-DEFAULT_LIMIT = 50
-LARGEST_LIMIT = 200
-LARGEST_OFFSET = 10_000
-MOST_SORTS = 4
-
-# What every collection can be filtered by.
-OBJECT_FILTERS: tuple[Filter, ...] = (
-    *own_id(),
-    *text("code", ignoring_case=True),
-    *text("external_id"),
-    *text("name", nullable=False),
-    *text("description", length=DESCRIPTION_LENGTH, several_lines=True),
-    *instant("created_at"),
-    *instant("updated_at"),
-    *identifier("created_by_id"),
-    *identifier("updated_by_id"),
-    *number("version", IntegerParameter),
-    SEARCH,
-)
-
-
-@dataclass(frozen=True, eq=False)
-class ListDeclaration:
-    """What a list can be filtered and sorted by, and what its objects can be counted by."""
-
-    filters: tuple[Filter, ...]
-    sorts: Mapping[str, SortKey]
-    groups: Mapping[str, Grouping] = field(default_factory=dict)
-
-    @cached_property
-    def parameters(self) -> dict[str, Parameter]:
-        """The parameters of all filters, by name."""
-        return {parameter.name: parameter for each in self.filters for parameter in each.parameters}
-
-    @property
-    def fields(self) -> dict[str, Any]:
-        """The parameters as fields, for `create_model`."""
-        return {name: parameter.field for name, parameter in self.parameters.items()}
-
-    @cached_property
-    def needs(self) -> dict[str, str]:
-        """The parameters that say nothing without another, which is their value here."""
-        return {name: parameter.needs for name, parameter in self.parameters.items() if parameter.needs}
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """A place between two rows of a list: the sort keys of the row at its edge, as text, and which way to go."""
-
-    start: Literal["after", "before"]
-    keys: tuple[str, ...]
-
-    def arguments(self) -> dict[str, str]:
-        """Return the parameters of `beyond`."""
-        return {f"key_{number}": key for number, key in enumerate(self.keys)}
-
-
-class PageQuery(BaseModel):
-    """The parameters of a list whose order is given."""
-
-    # Not `strict`: what stands in an address is text. Built when first needed, see `FilterQuery`.
-    model_config = ConfigDict(defer_build=True, extra="forbid")
-
-    limit: Annotated[int, Digits] = Field(DEFAULT_LIMIT, ge=1, le=LARGEST_LIMIT, description="Most objects to return.")
-    offset: Annotated[int, Digits] = Field(0, ge=0, le=LARGEST_OFFSET, description="Objects to pass over first.")
-    count: Literal["exact"] | None = Field(None, description="`exact` counts the whole list into `total`.")
-
-
-class CursorQuery(PageQuery):
-    """The parameters of a list that has cursors."""
-
-    cursor: str | None = Field(
-        None, description="Where to go on, as `next` and `prev` have it; not together with `offset`."
-    )
-    # What the cursor says, once it is known to be ours.
-    _position: Position | None = PrivateAttr(default=None)
-
-    @property
-    def position(self) -> Position | None:
-        return self._position
-
-    def go_on_at(self, position: Position) -> None:
-        self._position = position
-
-    @model_validator(mode="after")
-    def _one_place(self) -> Self:
-        if self.cursor is not None and self.offset:
-            raise PydanticCustomError("two_places", "Give a cursor or an offset, not both", {"member": "offset"})
-        return self
-
-
-class FilterQuery(BaseModel):
-    """The parameters that select objects: those of a declaration's filters."""
-
-    # Not `strict`: what stands in an address is text.
-    # Built when first needed: each collection has several with nearly a hundred fields, 5 MB of memory in all.
-    model_config = ConfigDict(defer_build=True, extra="forbid")
-
-    declaration: ClassVar[ListDeclaration] = ListDeclaration((), OBJECT_SORTS)
-
-    def selected(
-        self, fixed: FixedLink | None = None, *, searching: bool = True
-    ) -> tuple[Selected | None, dict[str, Any]]:
-        """Return the condition that the filters stand for, if there are any, and the parameters of its statement.
-
-        A `fixed` link must be there, too. Not `searching`, it is that of the others than `q`.
-        """
-        names = self.model_fields_set & self.declaration.parameters.keys()
-        given = {name: getattr(self, name) for name in names if searching or name != "q"}
-        # Most lists are not filtered, and have a hundred parameters that are not there.
-        return select_by(self.declaration.filters, given, fixed) if given or fixed else (None, {})
-
-    @model_validator(mode="after")
-    def _nothing_alone(self) -> Self:
-        for name, needed in self.declaration.needs.items():
-            if name in self.model_fields_set and needed not in self.model_fields_set:
-                context = {"needed": needed, "member": name}
-                raise PydanticCustomError("parameter_missing", "It says nothing without {needed}", context)
-        return self
-
-
-class ListQuery(FilterQuery, CursorQuery, RepresentationQuery):
-    """The parameters of the list of a collection; `list_query` adds those of its declaration."""
-
-    sort: str | None = None
-    csv: Literal["raw"] | None = Field(
-        None, description="`raw`: of `text/csv`, leave cells as they are, also those that a spreadsheet would run."
-    )
-    # What the client accepts.
-    _format: Format = PrivateAttr(default="json")
-
-    @property
-    def format(self) -> Format:
-        return self._format
-
-    def send_as(self, format_: Format) -> None:
-        self._format = format_
-
-    @property
-    def order(self) -> Order:
-        return Order(self.sort or "id", self.declaration)
-
-    @property
-    def searches(self) -> bool:
-        """Whether `q` is among the filters."""
-        return getattr(self, "q", None) is not None
-
-    @field_validator("sort")
-    @classmethod
-    def _known_and_each_once(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        names = [name.removeprefix("-") for name in value.split(",")]
-        if len(names) > MOST_SORTS:
-            raise PydanticCustomError("too_many_sorts", f"A list can be sorted by at most {MOST_SORTS} names")
-        known = tuple(cls.declaration.sorts)
-        for place, name in enumerate(names, 1):
-            if name not in known:
-                context = {"place": place, "hint": hint(name, known)}
-                raise PydanticCustomError("unknown_sort", "Name {place} is none to sort by here. {hint}", context)
-        if len(set(names)) < len(names):
-            raise PydanticCustomError("repeated_sort", "A list can be sorted by each name only once")
-        return value
-
-
-def list_query(name: str, declaration: ListDeclaration, shown: type[BaseModel]) -> type[ListQuery]:
-    """Return the model of the parameters of a list, made of its declaration and of the schema of what it shows."""
-    names = "|".join(declaration.sorts)
-    sort = Field(
-        None,
-        description=f"Names of what to sort by, the first first, at most {MOST_SORTS}; `-` turns one round. Ties are "
-        "ordered by `id`, downwards if the last name has a `-`. Without it, lists are ordered by `id`, and with `q` by "
-        "how well that is matched.",
-        examples=["name", "-updated_at,name"],
-        # Checked by the query, which names the nearest; a pattern of the field itself would answer first.
-        json_schema_extra={"pattern": f"^-?({names})(,-?({names})){{0,{MOST_SORTS - 1}}}$"},
-    )
-    fields: dict[str, Any] = declaration.fields | {"sort": (str | None, sort)} | representation(shown)
-    model = create_model(name, __base__=ListQuery, **fields)
-    model.declaration = declaration
-    model.shown = shown
-    return model
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """One page: its objects as a JSON array in bytes, where it ends on both sides, and the count if asked for."""
-
-    items: bytes
-    total: int | None
-    # Whether more follow in the direction in which the page was read.
-    more: bool
-    # The sort keys of the first and the last object; without them the list has no cursors.
-    edges: tuple[tuple[str, ...], tuple[str, ...]] | None = None
-
-
-async def fetch_page(
-    session: RegisterSession, page: Prepared, count: Executable, query: PageQuery, values: dict[str, Any]
-) -> Listing:
-    """Return the part of a list that the query asks for, by the fast path; see `execute_page`."""
-    row = await session.fetch(page, limit=query.limit, offset=query.offset, **values)
-    assert row is not None  # an aggregate always has a row
-    return await _listing(session, row["rows"], row["items"], row["edges"], count, query, values)
-
-
-async def execute_page(
-    session: RegisterSession, page: Executable, count: Executable, query: PageQuery, values: dict[str, Any]
-) -> Listing:
-    """Return the part of a list that the query asks for.
-
-    `page` returns one row: `rows`, one more than `limit` when more follow, `items` as a JSON array in bytes and, unless
-    the list has no cursors, `edges`, the sort keys of the first and the last object as JSON. `count` returns the total.
-    """
-    row = (await session.execute(page, values | {"limit": query.limit, "offset": query.offset})).one()
-    return await _listing(session, row.rows, row.items, getattr(row, "edges", None), count, query, values)
-
-
-async def _listing(
-    session: RegisterSession,
-    rows: int,
-    items: bytes,
-    edges: str | None,
-    count: Executable,
-    query: PageQuery,
-    values: dict[str, Any],
-) -> Listing:
-    total = await session.scalar(count, values) if query.count == "exact" else None
-    first, last = json.loads(edges or "[null, null]")
-    keys = None if first is None else (tuple(first), tuple(last))
-    return Listing(items, total, more=rows > query.limit, edges=keys)
+__all__ = [
+    "OBJECT_FILTERS",
+    "OBJECT_SORTS",
+    "URL_LENGTH",
+    "Criticality",
+    "ListDeclaration",
+    "ListQuery",
+    "RepresentationQuery",
+    "StatsQuery",
+    "below",
+    "choice",
+    "flag",
+    "grouped",
+    "grouped_by_link",
+    "grouped_by_reference",
+    "identifier",
+    "instant",
+    "linked",
+    "list_parameters",
+    "list_query",
+    "number",
+    "ranked_choice",
+    "representation_parameters",
+    "sorted_by",
+    "sorted_by_rank",
+    "stats_parameters",
+    "text",
+]

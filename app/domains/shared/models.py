@@ -2,10 +2,9 @@
 
 from datetime import datetime
 from functools import cache
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 from sqlalchemy import (
-    ARRAY,
     BigInteger,
     CheckConstraint,
     Column,
@@ -14,9 +13,7 @@ from sqlalchemy import (
     ForeignKey,
     Identity,
     Index,
-    LargeBinary,
     MetaData,
-    SmallInteger,
     String,
     Table,
     Text,
@@ -24,7 +21,7 @@ from sqlalchemy import (
     literal_column,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB, TSVECTOR
+from sqlalchemy.dialects.postgresql import TSVECTOR
 from sqlalchemy.orm import DeclarativeBase, Mapped, declared_attr, mapped_column, relationship
 
 Criticality = Literal["low", "medium", "high", "critical"]
@@ -59,6 +56,11 @@ def link_end(target: str, *, cascade: bool = False) -> Any:
     return mapped_column(
         BigInteger, ForeignKey(f"{target}.id", ondelete="CASCADE" if cascade else "RESTRICT"), primary_key=True
     )
+
+
+def conflict(pointer: str, detail: str) -> dict[str, Any]:
+    """Return the `info` of a unique index that says what its violation means to a client."""
+    return {"conflict": (pointer, detail)}
 
 
 def enumeration(name: str, values: tuple[str, ...]) -> CheckConstraint:
@@ -182,63 +184,6 @@ def model_of(foreign_key: Column[Any]) -> type[RegisterObject]:
 
 
 ChangeAction = Literal["created", "updated", "deleted", "linked", "unlinked"]
-
-
-class Change(Base):
-    """One change of one object: the history, and the source of events to come. Rows are added, never changed.
-
-    It refers to nothing by a foreign key: the history of an object outlives it.
-    """
-
-    __tablename__ = "changes"
-    __table_args__ = (
-        enumeration("action", get_args(ChangeAction)),
-        Index(f"ix_{__tablename__}_object", "type", "object_id", "id"),
-        Index(f"ix_{__tablename__}_actor_id", "actor_id", "id"),
-        Index(f"ix_{__tablename__}_type", "type", "id"),
-        Index(f"ix_{__tablename__}_at", "at", "id"),
-    )
-
-    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
-    # Ids are given before the commit, so a reader who follows them may pass over a slower transaction; with this one
-    # it can tell which are still under way.
-    transaction_id: Mapped[int] = mapped_column(BigInteger, server_default=text("pg_current_xact_id()::text::bigint"))
-    at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
-    actor_id: Mapped[int | None] = mapped_column(BigInteger)
-    actor_name: Mapped[str | None] = mapped_column(String(NAME_LENGTH))
-    request_id: Mapped[str | None] = mapped_column(String(128))
-    message: Mapped[str | None] = mapped_column(String(500))
-    type: Mapped[str] = mapped_column(String(64))
-    object_id: Mapped[int] = mapped_column(BigInteger)
-    # What it was called then.
-    object_code: Mapped[str | None] = mapped_column(String(CODE_LENGTH))
-    object_name: Mapped[str] = mapped_column(String(NAME_LENGTH))
-    action: Mapped[str]
-    before: Mapped[Any | None] = mapped_column(JSONB(none_as_null=True))
-    after: Mapped[Any | None] = mapped_column(JSONB(none_as_null=True))
-
-
-class IdempotencyKey(Base):
-    """The first answer to what a user sent with an `Idempotency-Key`. A row is there once the answer is final.
-
-    It refers to its user by no foreign key, whose check would be one more lock in every such request: ids are never
-    given again, and the row goes within a day.
-    """
-
-    __tablename__ = "idempotency_keys"
-    __table_args__ = (Index(f"ix_{__tablename__}_expires_at", "expires_at"),)
-
-    user_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
-    key: Mapped[str] = mapped_column(String(255), primary_key=True)
-    # Of the request, to tell a repeat from another request.
-    fingerprint: Mapped[bytes] = mapped_column(LargeBinary)
-    # What the caller might do then: with less nobody sees the answer again.
-    scopes: Mapped[list[str]] = mapped_column(ARRAY(Text))
-    status: Mapped[int] = mapped_column(SmallInteger)
-    headers: Mapped[Any] = mapped_column(JSONB)
-    # Null when it was too large to be kept.
-    body: Mapped[bytes | None] = mapped_column(LargeBinary)
-    expires_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
 
 
 class SearchWord(Base):

@@ -25,12 +25,23 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from app.domains.shared.models import CODE_LENGTH, EXTERNAL_ID_LENGTH, NAME_LENGTH, URL_LENGTH, ChangeAction
+from app.domains.shared.models import (
+    CODE_LENGTH,
+    EXTERNAL_ID_LENGTH,
+    NAME_LENGTH,
+    URL_LENGTH,
+    ChangeAction,
+)
+from app.domains.shared.models import (
+    Criticality as Criticality,  # noqa: PLC0414 - for the schemas of domains
+)
 
 LARGEST_ID = 2**63 - 1
 # Parsers of URLs pass over white space and control characters, which we would then store.
 URL_PATTERN = r"^[Hh][Tt][Tt][Pp][Ss]?://[^\s\x00-\x1f\x7f-\x9f]+$"
 DESCRIPTION_LENGTH = 20_000
+# Of one kind, of one object.
+MOST_LINKS = 1000
 CODE_PATTERN = rf"^[A-Za-z0-9][A-Za-z0-9._-]{{0,{CODE_LENGTH - 1}}}$"
 
 # Unicode general categories that leave nothing to see: a name needs at least one character of another.

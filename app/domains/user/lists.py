@@ -1,11 +1,30 @@
 """What the list of users can be filtered and sorted by, and what it can be counted by."""
 
+from typing import Annotated
+
+from fastapi import Depends
+
 from app.core.permissions import AccessLevel
-from app.domains.shared.field_filters import choice, flag, identifier, text
-from app.domains.shared.groups import grouped, grouped_by_reference
-from app.domains.shared.link_filters import below
-from app.domains.shared.lists import OBJECT_FILTERS, ListDeclaration, list_query
-from app.domains.shared.orders import OBJECT_SORTS, sorted_by
+from app.domains.shared.lists import (
+    OBJECT_FILTERS,
+    OBJECT_SORTS,
+    ListDeclaration,
+    ListQuery,
+    RepresentationQuery,
+    StatsQuery,
+    below,
+    choice,
+    flag,
+    grouped,
+    grouped_by_reference,
+    identifier,
+    list_parameters,
+    list_query,
+    representation_parameters,
+    sorted_by,
+    stats_parameters,
+    text,
+)
 from app.domains.user.models import User
 from app.domains.user.schemas import UserRead
 
@@ -26,3 +45,7 @@ UserListQuery = list_query(
     ),
     UserRead,
 )
+
+UserListParameters = Annotated[ListQuery, Depends(list_parameters(UserListQuery))]
+UserStatsParameters = Annotated[StatsQuery, Depends(stats_parameters(UserListQuery))]
+UserRepresentation = Annotated[RepresentationQuery, Depends(representation_parameters(UserRead))]

@@ -1,15 +1,12 @@
 """Users: the people of the organisation, who hold roles, head departments and use the register."""
 
-from typing import TYPE_CHECKING, get_args
+from typing import Any, get_args
 
 from sqlalchemy import Index, String, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from app.core.permissions import AccessLevel
 from app.domains.shared.models import RegisterObject, enumeration, reference, register_table
-
-if TYPE_CHECKING:
-    from app.domains.department.models import Department
 
 EMAIL_LENGTH = 254
 
@@ -36,5 +33,5 @@ class User(RegisterObject):
     access_level: Mapped[str] = mapped_column(server_default="viewer")
     is_active: Mapped[bool] = mapped_column(server_default=text("true"))
 
-    department: Mapped["Department | None"] = relationship(foreign_keys=[department_id], lazy="raise")
-    manager: Mapped["User | None"] = relationship(foreign_keys=[manager_id], remote_side="User.id", lazy="raise")
+    department: Mapped[Any] = relationship("Department", foreign_keys=[department_id], lazy="raise")
+    manager: Mapped[Any] = relationship("User", foreign_keys=[manager_id], remote_side="User.id", lazy="raise")

@@ -10,7 +10,7 @@ from argon2 import PasswordHasher
 from fastapi import FastAPI
 from sqlalchemy import Row, text
 
-from app.core.security import REGISTER
+from app.core.caller import REGISTER
 from app.domains.auth import service
 from app.domains.auth.service import store_password
 from tests.builders import make_password_link, make_user

@@ -11,7 +11,7 @@ import pytest
 from argon2 import PasswordHasher
 from fastapi import FastAPI
 
-from app.core import security
+from app.core.http import authorisation as security
 from app.core.permissions import SCOPES, scopes_of
 from app.main import create_app
 from app.utils.exceptions import HashingBusy

@@ -265,7 +265,7 @@ STATEMENTS = {
     "processes": [7, 10, 8, 7],
     "resources": [6, 7, 4, 7],
     "roles": [6, 7, 4, 7],
-    "users": [6, 7, 4, 8],
+    "users": [6, 7, 4, 7],
 }
 
 

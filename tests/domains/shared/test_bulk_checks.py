@@ -1,30 +1,44 @@
 """However the items of a batch depend on each other, each is looked at a few times only."""
 
 import sys
-from collections.abc import Sequence
-from types import FrameType
-from typing import Any
+from collections.abc import Iterator, Sequence
+from types import FrameType, SimpleNamespace
+from typing import Any, ClassVar, cast
 
 import pytest
 
+from app.core.caller import REGISTER
+from app.core.database import RegisterSession
 from app.domains.department.models import Department
 from app.domains.department.schemas import DepartmentCreate
-from app.domains.shared.bulk_checks import Batch, settle
-from app.domains.shared.bulk_items import Item
-from app.domains.shared.bulk_rules import BulkRules
+from app.domains.shared.bulk.conflicts import Batch, settle
+from app.domains.shared.bulk.items import Item
+from app.domains.shared.rules import Refusal, Rule, Rules, Write
+from app.domains.shared.trees import NoCycle
 
 ITEMS = 2000
 MOST_CALLS = 100 * ITEMS
 
 
-class Rules(BulkRules):
-    """Refuses nothing, and counts how often it was asked."""
+class Asked(Rule):
+    """Refuses nothing, and counts how often it was asked what writes do together."""
 
-    def __init__(self) -> None:
-        self.asked = 0
+    times: ClassVar[int] = 0
 
-    def check(self, _items: Sequence[Item]) -> None:
-        self.asked += 1
+    def check_together(self, writes: Sequence[Write]) -> Iterator[tuple[Write, Refusal]]:
+        del writes
+        Asked.times += 1
+        yield from ()
+
+
+class TreeSession:
+    """Stands for a session in a register in which each department stands below the one before it."""
+
+    def __init__(self, parents: dict[int, int | None]) -> None:
+        self._parents = parents
+
+    async def execute(self, _statement: Any, _values: Any) -> list[SimpleNamespace]:
+        return [SimpleNamespace(id=key, parent_id=parent) for key, parent in self._parents.items()]
 
 
 def department(index: int, parent: int | None, new_parent: int | None) -> Item:
@@ -32,13 +46,15 @@ def department(index: int, parent: int | None, new_parent: int | None) -> Item:
     item = Item(index, f"item {index}", op="update", id=index)
     item.current = {"parent_id": parent, "head_id": None, "created_by_id": None, "updated_by_id": None}
     item.body = DepartmentCreate(name="Department", parent_id=new_parent or None)
+    item.write = Write(Department, index, item.current, {"parent_id": item.body.parent_id})
     return item
 
 
-async def settled(batch: Batch) -> tuple[int, int]:
+async def settled(batch: Batch, parents: dict[int, int | None] | None = None) -> tuple[int, int]:
     """Settle a batch; return how many calls that took, and how often the rules were asked."""
     batch.named = {item.index: item for item in batch.items}
-    rules, calls = Rules(), 0
+    rules, calls = Rules((NoCycle, Asked), REGISTER), 0
+    Asked.times = 0
 
     def count(_frame: FrameType, event: str, _argument: Any) -> None:
         nonlocal calls
@@ -47,10 +63,11 @@ async def settled(batch: Batch) -> tuple[int, int]:
     before = sys.getprofile()
     sys.setprofile(count)
     try:
+        await rules.load(cast("RegisterSession", TreeSession(parents or {})), batch.writes)
         await settle(batch, rules)
     finally:
         sys.setprofile(before)
-    return calls, rules.asked
+    return calls, Asked.times
 
 
 def codes(batch: Batch) -> list[list[str]]:
@@ -79,10 +96,9 @@ async def test_tree_that_is_turned_upside_down(fails: bool) -> None:
         department(index, index - 1 or None, index + 1 if index < ITEMS else None) for index in range(1, ITEMS + 1)
     ]
     batch = Batch(Department, items, None)
-    batch.parents = {index: index - 1 or None for index in range(1, ITEMS + 1)}
     if fails:
         items[-1].refuse("/data/name", "too_long", "It is too long.")
-    calls, asked = await settled(batch)
+    calls, asked = await settled(batch, {index: index - 1 or None for index in range(1, ITEMS + 1)})
     assert codes(batch) == ([["cycle"]] * (ITEMS - 1) + [["too_long"]] if fails else [[]] * ITEMS)
     assert (calls < MOST_CALLS, asked <= 2) == (True, True)
 
@@ -92,6 +108,7 @@ async def test_children_of_what_shall_be_deleted_stay() -> None:
     items = [department(index, index - 1 or None, None) for index in range(1, ITEMS + 1)]
     for item in items:
         item.op, item.body = "delete", None
+        item.write = Write(Department, item.id, item.current, None)
     batch = Batch(Department, items, None, referrers={ITEMS: ["users"]})
     calls, asked = await settled(batch)
     assert codes(batch) == [["still_referenced"]] * ITEMS

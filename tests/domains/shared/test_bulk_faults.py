@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.core.security import first_administrator
 from app.domains.process.service import ProcessService
-from app.domains.shared import bulk
-from app.domains.shared.bulk import write_all
+from app.domains.shared.bulk import batch as bulk
+from app.domains.shared.bulk.batch import write_all
+from app.domains.user.administrators import first_administrator
 from tests.builders import make, make_department, make_process, make_role, make_user, token_with
 from tests.conftest import ADMIN_TOKEN
 from tests.domains.shared.bulk import Item, create, faults, faults_of_items, send, statuses, write

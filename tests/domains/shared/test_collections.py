@@ -7,9 +7,9 @@ from typing import get_args
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domains.change.schemas import ChangeType
+from app.domains.collections import in_order_of_references
 from app.domains.search.schemas import TYPES
 from app.models import RegisterObject
-from app.utils.register_export import SERVICES
 from tests.test_contract import COLLECTIONS
 
 TABLES = {model.__tablename__ for model in RegisterObject.__subclasses__()}
@@ -17,7 +17,7 @@ TABLES = {model.__tablename__ for model in RegisterObject.__subclasses__()}
 
 def test_every_collection_is_searched_exported_and_recorded() -> None:
     assert set(TYPES) == TABLES
-    assert {service.model.__tablename__ for service in SERVICES} == TABLES
+    assert {entry.name for entry in in_order_of_references()} == TABLES
     assert set(get_args(ChangeType)) == TABLES | {"api_tokens"}
 
 

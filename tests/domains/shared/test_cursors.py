@@ -11,8 +11,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.core.tokens import Tokens
-from app.domains.shared.lists import LARGEST_OFFSET
-from app.domains.shared.orders import OBJECT_SORTS
+from app.domains.shared.query.orders import OBJECT_SORTS
+from app.domains.shared.query.pages import LARGEST_OFFSET
 from tests.builders import make, make_department, make_process, make_role
 from tests.conftest import Committed, settings_for
 

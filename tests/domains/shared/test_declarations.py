@@ -12,9 +12,9 @@ from app.domains.location.lists import LocationListQuery
 from app.domains.process.lists import ProcessListQuery
 from app.domains.resource.lists import ResourceListQuery
 from app.domains.role.lists import RoleListQuery
-from app.domains.shared.lists import ListQuery
 from app.domains.shared.models import Criticality
-from app.domains.shared.representations import nested
+from app.domains.shared.query.pages import ListQuery
+from app.domains.shared.query.representations import nested
 from app.domains.user.lists import UserListQuery
 
 LISTS: dict[str, type[ListQuery]] = {

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.core.streaming import FIRST_ROWS, MOST_ROWS
+from app.core.http.streaming import FIRST_ROWS, MOST_ROWS
 from tests.api.conftest import openapi
 from tests.builders import make, make_department, make_location, make_process, make_resource, make_role, make_user
 from tests.conftest import Committed, connected

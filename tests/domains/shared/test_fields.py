@@ -12,9 +12,10 @@ from app.domains.process.lists import ProcessListQuery
 from app.domains.process.service import ProcessService
 from app.domains.resource.service import ResourceService
 from app.domains.role.service import RoleService
-from app.domains.shared.documents import Documents, by_code, by_id
-from app.domains.shared.orders import Order
-from app.domains.shared.representations import embedded
+from app.domains.shared.query.orders import Order
+from app.domains.shared.query.representations import embedded
+from app.domains.shared.reading.documents import by_code, by_id, documents_of
+from app.domains.shared.service import CollectionService
 from app.domains.user.service import UserService
 from tests.builders import make, make_department, make_process, make_role, make_user
 from tests.conftest import Statements
@@ -160,10 +161,10 @@ def tables(sql: str) -> set[str]:
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_what_is_not_embedded_is_not_queried(service: Any) -> None:
-    documents: Documents = service.documents
-    own = service.model.__tablename__
-    plain = frozenset(service.schema.model_fields) & {"name", "description"}
+def test_what_is_not_embedded_is_not_queried(service: type[CollectionService]) -> None:
+    documents = documents_of(service.collection)
+    own = service.collection.name
+    plain = frozenset(service.collection.body.model_fields) & {"name", "description"}
     order = Order("id", ProcessListQuery.declaration)
     for members in (frozenset({"id"}), plain):
         for statement in (
@@ -185,8 +186,8 @@ def test_what_is_not_embedded_is_not_queried(service: Any) -> None:
     ],
 )
 def test_what_is_embedded_alone_is_queried_alone(member: str, expected: set[str]) -> None:
-    assert member in embedded(ProcessService.documents._schema)
+    assert member in embedded(documents_of(ProcessService.collection)._schema)
     order = Order("id", ProcessListQuery.declaration)
     members = frozenset({"id", member})
-    assert tables(ProcessService.documents.one(by_id, members).sql) == expected
-    assert tables(ProcessService.documents.page(order, None, "first", members).sql) == expected
+    assert tables(documents_of(ProcessService.collection).one(by_id, members).sql) == expected
+    assert tables(documents_of(ProcessService.collection).page(order, None, "first", members).sql) == expected

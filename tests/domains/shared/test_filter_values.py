@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.domains.shared.lists import ListQuery
+from app.domains.shared.query.pages import ListQuery
 from tests.builders import make, make_department, make_location, make_user
 from tests.domains.shared.test_declarations import BESIDES, LINKED, LISTS, bare
 

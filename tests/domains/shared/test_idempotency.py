@@ -17,8 +17,9 @@ from app.core.permissions import SCOPES, requires
 from app.core.tokens import API_TOKEN, new_token
 from app.domains.department import router as department_router
 from app.domains.department.service import DepartmentService
-from app.domains.shared import idempotency
-from app.domains.shared.http import api_router
+from app.domains.shared.idempotency import route as idempotency_route
+from app.domains.shared.idempotency import store as idempotency
+from app.domains.shared.router import api_router
 from app.main import create_app
 from app.utils.exceptions import ConnectionLost, OutcomeUnknown
 from tests.api.conftest import assert_problem, openapi, responses_of
@@ -578,7 +579,7 @@ async def test_failure_of_ours_is_not_kept_and_undoes_the_write(
     for target, name, value in (
         (department_router, "created", fail_to_answer),  # after the write
         (DepartmentService, "create", fail),  # before it
-        (idempotency, "_keep", fail),
+        (idempotency_route, "keep", fail),
     ):
         with monkeypatch.context() as patch, without_log():
             patch.setattr(target, name, value)

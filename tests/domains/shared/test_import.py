@@ -13,8 +13,9 @@ from sqlalchemy import URL, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domains.department.service import DepartmentService
-from app.domains.shared import fault_budget, import_routes
-from app.domains.shared.import_columns import members_of
+from app.domains.shared.bulk import fault_budget
+from app.domains.shared.imports import requests as import_requests
+from app.domains.shared.imports.columns import members_of
 from tests.builders import make, make_department, make_user, token_with
 from tests.conftest import Committed, Statements, register_like
 from tests.domains.auth.conftest import call, make_account, sign_in
@@ -242,7 +243,7 @@ async def test_columns_are_mapped_as_the_client_says(client: httpx.AsyncClient) 
 @pytest.mark.parametrize("dry_run", [True, False])
 async def test_mapping_that_cannot_be_meant_is_refused(client: httpx.AsyncClient, dry_run: bool) -> None:
     mapping = ["A:name", "A:description", "B", "Bb:code", "A\0:code"]
-    known = ", ".join(members_of(DepartmentService))
+    known = ", ".join(members_of(DepartmentService.collection))
     response = await send(client, "departments", "A,B,A\0\r\nx,y,z\r\n", map=mapping, dry_run=dry_run)
     assert response.status_code == 422
     assert [(error["pointer"], error["code"], error["detail"]) for error in response.json()["errors"]] == [
@@ -528,7 +529,7 @@ async def test_faults_of_ids_are_told_with_the_name_that_their_column_has(
 async def test_import_may_take_longer_than_other_requests(
     client: httpx.AsyncClient, statements: Statements, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(import_routes, "STATEMENT_SECONDS", 0.001)
+    monkeypatch.setattr(import_requests, "STATEMENT_SECONDS", 0.001)
     response = await send(client, "departments", "code,name\r\n" + "".join(f"T{n},x\r\n" for n in range(500)))
     assert (response.status_code, response.json()["code"]) == (503, "database_busy")
     assert any("set_config" in each for each in statements)

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 from sqlalchemy import URL, event
 
+from app.core.caller import Caller
+from app.core.http.authorisation import authorise
 from app.core.permissions import scopes_of
-from app.core.security import Caller, authorise
 from app.domains.department.schemas import DepartmentPatch, DepartmentRead, DepartmentReplace
 from app.domains.location.schemas import LocationPatch, LocationRead, LocationReplace
 from app.domains.process.schemas import ProcessPatch, ProcessRead, ProcessReplace

@@ -20,11 +20,11 @@ from app.domains.resource.lists import ResourceListQuery
 from app.domains.resource.service import ResourceService
 from app.domains.role.lists import RoleListQuery
 from app.domains.role.service import RoleService
-from app.domains.shared.documents import Documents, by_id
-from app.domains.shared.links import LinkSet
-from app.domains.shared.lists import ListQuery, Position
-from app.domains.shared.orders import Order, Start
-from app.domains.shared.single_links import fixed_link
+from app.domains.shared.collection import LinkSet
+from app.domains.shared.query.link_filters import fixed_link
+from app.domains.shared.query.orders import Order, Start
+from app.domains.shared.query.pages import ListQuery, Position
+from app.domains.shared.reading.documents import Documents, by_id, documents_of
 from app.domains.user.lists import UserListQuery
 from app.domains.user.service import UserService
 from tests.conftest import connected, new_database
@@ -36,12 +36,12 @@ MOST = ROWS // 4
 LIMIT = 50
 
 LISTS: dict[str, tuple[type[ListQuery], Documents]] = {
-    "departments": (DepartmentListQuery, DepartmentService.documents),
-    "locations": (LocationListQuery, LocationService.documents),
-    "processes": (ProcessListQuery, ProcessService.documents),
-    "resources": (ResourceListQuery, ResourceService.documents),
-    "roles": (RoleListQuery, RoleService.documents),
-    "users": (UserListQuery, UserService.documents),
+    "departments": (DepartmentListQuery, documents_of(DepartmentService.collection)),
+    "locations": (LocationListQuery, documents_of(LocationService.collection)),
+    "processes": (ProcessListQuery, documents_of(ProcessService.collection)),
+    "resources": (ResourceListQuery, documents_of(ResourceService.collection)),
+    "roles": (RoleListQuery, documents_of(RoleService.collection)),
+    "users": (UserListQuery, documents_of(UserService.collection)),
 }
 
 # Of every value there are some rows, and one that few have: one row in a hundred and one in ten thousand.
@@ -295,7 +295,7 @@ async def test_list_of_what_is_linked_to_one_scans_no_table(
     fixed = fixed_link(link_set, link_set.owner, by_id)
     for sort in ("id", "-name"):
         selected, arguments = ProcessListQuery(**query).selected(fixed)
-        statement = ProcessService.documents.page(Order(sort, ProcessListQuery.declaration), selected)
+        statement = documents_of(ProcessService.collection).page(Order(sort, ProcessListQuery.declaration), selected)
         plan = await plan_of(large, statement, key=value, **arguments)
         scans = [node for node in plan if "Relation Name" in node]
         assert not any(node["Node Type"] == "Seq Scan" for node in scans), (sort, scans)

@@ -10,8 +10,9 @@ from sqlalchemy import URL
 
 from app.domains.department.lists import DepartmentListQuery
 from app.domains.department.service import DepartmentService
-from app.domains.shared.lists import Position
-from app.domains.shared.ranking import search_order
+from app.domains.shared.query.pages import Position
+from app.domains.shared.query.ranking import search_order
+from app.domains.shared.reading.documents import documents_of
 from tests.plans import filled, nodes
 
 ROWS = 20_000
@@ -50,7 +51,7 @@ async def test_search_neither_sorts_nor_scans_the_table(
     large: asyncpg.Connection, q: str, key: tuple[str, str] | None, sort: str | None
 ) -> None:
     order = search_order(sort, DepartmentListQuery.declaration)
-    statement = DepartmentService.documents.page(order, None, "after" if key else "first")
+    statement = documents_of(DepartmentService.collection).page(order, None, "after" if key else "first")
     values: dict[str, Any] = {"limit": 20, "offset": 0, "filter_q": q}
     arguments = statement.arguments(values | (Position("after", key).arguments() if key else {}))
     explained = json.loads(await large.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement.sql}", *arguments))
@@ -69,7 +70,7 @@ async def test_search_neither_sorts_nor_scans_the_table(
 
 
 async def test_vocabulary_is_looked_into_once_for_each_word(large: asyncpg.Connection) -> None:
-    statement = DepartmentService.documents.page(search_order(None, DepartmentListQuery.declaration))
+    statement = documents_of(DepartmentService.collection).page(search_order(None, DepartmentListQuery.declaration))
     arguments = statement.arguments({"limit": 20, "offset": 0, "filter_q": "departmnet deparment"})
     explained = json.loads(await large.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement.sql}", *arguments))
     scans = [node for node in nodes(explained[0]["Plan"]) if node.get("Alias", "").startswith("search_vocabulary")]

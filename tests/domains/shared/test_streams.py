@@ -17,8 +17,8 @@ from asyncpg.prepared_stmt import PreparedStatement
 from fastapi import FastAPI
 from sqlalchemy import URL
 
+from app.core.http.streaming import BATCH_BYTES, FIRST_ROWS, MOST_ROWS, Streams
 from app.core.prepared import Prepared
-from app.core.streaming import BATCH_BYTES, FIRST_ROWS, MOST_ROWS, Streams
 from app.main import create_app
 from app.utils.exceptions import DatabaseBusy
 from tests.api.conftest import assert_problem

@@ -1,0 +1,65 @@
+"""On whose behalf a request is made."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+
+from app.core.permissions import AccessLevel, Scope, scopes_of
+from app.utils.exceptions import (
+    Forbidden,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """On whose behalf a request is made, and what the history tells of it.
+
+    Without an `id` it is the register itself, when it makes the first administrator.
+    """
+
+    id: int | None
+    name: str | None
+    access_level: AccessLevel
+    scopes: frozenset[Scope]
+    # Only when the user signed in, not with an API token.
+    session_id: int | None = None
+    expires_at: float = float("inf")
+    request_id: str | None = None
+    message: str | None = None
+
+    @property
+    def user_id(self) -> int:
+        """The id of a caller who is a user."""
+        assert self.id is not None
+        return self.id
+
+    def signature(self) -> dict[str, Any]:
+        """Return what the history keeps of the caller, as the parameters of a statement."""
+        return {
+            "caller_id": self.id,
+            "caller_name": self.name,
+            "request_id": self.request_id,
+            "message": self.message,
+        }
+
+    def demand(self, scope: Scope) -> None:
+        """Raise `Forbidden` unless the caller has the scope."""
+        if scope not in self.scopes:
+            if scope not in scopes_of(self.access_level):
+                detail = f"The access level {self.access_level} does not include the scope {scope}."
+            else:
+                detail = f"This token was not given the scope {scope}."
+            raise Forbidden(detail, scope=scope)
+
+
+REGISTER = Caller(None, None, "admin", scopes_of("admin"))
+
+
+async def get_caller(request: Request) -> Caller:
+    """Return the caller, whom the route has authorised before it read anything else of the request."""
+    caller: Caller = request.state.caller
+    return caller
+
+
+CallerDep = Annotated[Caller, Depends(get_caller)]

@@ -1,0 +1,215 @@
+"""Routes: who may use them, which parameters they take, and how their bodies are read."""
+
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+from fastapi import Request, Response
+from fastapi.openapi.utils import get_openapi
+from fastapi.params import Form
+from fastapi.routing import APIRoute
+from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
+
+from app.core.database import run_again_if_aborted
+from app.core.http.authorisation import authorise
+from app.core.http.bodies import Room, StrictRequest, media_type, refuse_too_many_values
+from app.core.http.hints import hint
+from app.core.http.query_models import query_models
+from app.core.permissions import DECLARATION
+from app.utils.exceptions import (
+    BadRequest,
+    Fault,
+    MethodNotAllowed,
+    UnsupportedMediaType,
+)
+from app.utils.validation import MOST_FAULTS, json_pointer
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+_MOST_HINTS = 10
+# The declaration of a route whose body may be as large as a setting says, beside its permission in `openapi_extra`.
+BODY_LIMIT = "x-body-limit"
+LARGE_BODY = {BODY_LIMIT: "MAX_BULK_BYTES"}
+# Of a body that is not compressed (RFC 9110, section 12.5.3).
+_AS_IT_IS = "identity"
+
+
+class UndeclaredPermissionError(RuntimeError):
+    """A route does not say who may use it, so the service must not start."""
+
+
+class KnownParameters:
+    """The query parameters of a route, as the OpenAPI document and its query models declare them."""
+
+    def __init__(self, route: APIRoute) -> None:
+        self._route = route
+
+    @cached_property
+    def takes_several(self) -> dict[str, bool]:
+        """Whether a parameter may be repeated, by its name."""
+        paths = get_openapi(title="", version="", routes=[self._route])["paths"]
+        return dict(_query_parameters(self._route, paths))
+
+
+def learn_parameters(routes: Iterable[BaseRoute]) -> None:
+    """Read the parameters of all strict routes at once: a request that is the first to need them takes 10 ms longer."""
+    strict = [route for route in routes if isinstance(route, StrictRoute)]
+    paths = get_openapi(title="", version="", routes=strict)["paths"]
+    for route in strict:
+        route.parameters.takes_several = dict(_query_parameters(route, paths))
+
+
+def _query_parameters(route: APIRoute, paths: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
+    """Yield the query parameters of a route, from the paths of an OpenAPI document and from its query models."""
+    for method in route.methods or ():
+        for parameter in paths[route.path_format][method.lower()].get("parameters", ()):
+            if parameter["in"] == "query":
+                choices = parameter["schema"].get("anyOf", [parameter["schema"]])
+                yield parameter["name"], any(choice.get("type") == "array" for choice in choices)
+    for model in query_models(route.endpoint):
+        yield from model.takes_several.items()
+
+
+class StrictRoute(APIRoute):
+    """Authorises the caller, refuses unknown and repeated query parameters, and reads the body within its limits.
+
+    The body must be JSON unless the route declares a form, or in its `openapi_extra` a `requestBody` of other media
+    types, which its handler parses. With `LARGE_BODY` there it may be larger, and a few large ones are processed at a
+    time. A handler whose transaction the database aborts in favour of another runs again.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        # Found out once: the copies of the route in each application share it.
+        self.parameters = KnownParameters(self)
+
+    def get_route_handler(self) -> Handler:
+        handler = super().get_route_handler()
+        permission = declared_permission(self)
+        file_types = _file_types(self)
+        media_types = file_types or _media_types(self)
+        named = " or ".join(file_types or media_types[:1])
+        has_body = self.body_field is not None or bool(file_types)
+        is_large = BODY_LIMIT in (self.openapi_extra or {})
+
+        async def strict_handler(plain: Request) -> Response:
+            # First: a caller without permission learns nothing about the request, and its body is not read.
+            await plain.app.dependency_overrides.get(authorise, authorise)(plain, permission)
+            if plain.scope["query_string"]:
+                _refuse_unreadable(plain.scope["query_string"])
+                _refuse_unknown(plain, self.parameters.takes_several)
+                _refuse_repeated(plain, self.parameters.takes_several)
+            if not has_body and plain.method == "GET":
+                return await run_again_if_aborted(plain, handler)
+            settings = plain.app.state.settings
+            limit = settings.max_bulk_bytes if is_large else settings.max_body_bytes
+            request = StrictRequest(plain.scope, plain.receive, limit)
+            # Read here: FastAPI would replace the errors of reading by one of its own.
+            if has_body and await request.body():
+                if media_type(request.headers.get("content-type")) not in media_types:
+                    raise UnsupportedMediaType(f"Send the body as {named} in UTF-8.")
+                if request.headers.get("content-encoding", _AS_IT_IS).lower() != _AS_IT_IS:
+                    detail = "Send the body as it is: none is decompressed here."
+                    raise UnsupportedMediaType(detail, headers={"Accept-Encoding": _AS_IT_IS})
+            if has_body and len(body := await request.body()) > settings.max_body_bytes:
+                if not file_types:
+                    refuse_too_many_values(body)
+                room: Room = plain.app.state.room
+                with room.taken():
+                    return await run_again_if_aborted(request, handler)
+            return await run_again_if_aborted(request, handler)
+
+        return strict_handler
+
+
+class _Refusal:
+    """Refuses all methods but those that stand before it."""
+
+    def __init__(self, allowed: str) -> None:
+        self._allowed = allowed
+
+    async def __call__(self, _scope: Scope, _receive: Receive, _send: Send) -> None:
+        raise MethodNotAllowed(f"This address knows only {self._allowed}.", headers={"Allow": self._allowed})
+
+
+def refuse_other_methods(routes: Sequence[BaseRoute]) -> Iterator[BaseRoute]:
+    """Yield the routes, and behind those of a fixed address that is like an object's one that refuses other methods.
+
+    Otherwise `DELETE /processes/bulk` would be taken for the deletion of an object called `bulk`.
+    """
+    made = [route for route in routes if isinstance(route, APIRoute)]
+    for number, route in enumerate(routes):
+        yield route
+        if not isinstance(route, APIRoute) or "{" in route.path:
+            continue
+        same = [other for other in made if other.path == route.path]
+        later = routes[number + 1 :]
+        is_like_an_object = any(
+            isinstance(other, APIRoute) and "{" in other.path and other.path_regex.match(route.path) for other in later
+        )
+        if route is same[-1] and is_like_an_object:
+            methods = {method for other in same for method in other.methods or ()}
+            allowed = sorted(methods | ({"HEAD"} if "GET" in methods else set()))
+            yield Route(route.path, _Refusal(", ".join(allowed)))
+
+
+def declared_permission(route: APIRoute) -> str:
+    """Return what a route declares with `permissions.requires`. Raises `UndeclaredPermissionError`."""
+    permission = (route.openapi_extra or {}).get(DECLARATION)
+    if not isinstance(permission, str):
+        raise UndeclaredPermissionError(f"{', '.join(route.methods or ())} {route.path} declares no permission")
+    return permission
+
+
+def _file_types(route: APIRoute) -> tuple[str, ...]:
+    """Return the media types of a request body that the route documents and parses itself."""
+    return tuple((route.openapi_extra or {}).get("requestBody", {}).get("content", ()))
+
+
+def _media_types(route: APIRoute) -> tuple[str, ...]:
+    if route.body_field is not None and isinstance(route.body_field.field_info, Form):
+        return ("application/x-www-form-urlencoded",)
+    if "PATCH" in (route.methods or ()):
+        return ("application/json", "application/merge-patch+json")
+    return ("application/json",)
+
+
+def _refuse_unreadable(query_string: bytes) -> None:
+    """Raise `BadRequest` for bytes that are not UTF-8, or not escaped: what they become would find something else."""
+    try:
+        unquote_to_bytes(query_string.decode("ascii")).decode()
+    except UnicodeDecodeError as error:
+        raise BadRequest("What follows the question mark must be UTF-8 with percent-encoding (RFC 3986).") from error
+
+
+def _refuse_unknown(request: Request, known: Mapping[str, bool]) -> None:
+    """Raise `BadRequest` for parameters that the route does not know: a typo must not do more than was asked for."""
+    unknown = [name for name in request.query_params if name not in known]
+    if unknown:
+        # To find the nearest of a hundred takes milliseconds, so it is not done of each of many.
+        hints = dict.fromkeys(unknown[:MOST_FAULTS], "")
+        hints |= {name: hint(name, tuple(known)) for name in unknown[:_MOST_HINTS]}
+        faults = [
+            Fault(json_pointer([name]), "unknown_parameter", f"There is no such parameter. {told}".strip(), "query")
+            for name, told in hints.items()
+        ]
+        detail = f"There is no parameter {_printable(unknown[0])} here. {hints[unknown[0]]}".strip()
+        raise BadRequest(detail, errors=faults)
+
+
+def _refuse_repeated(request: Request, takes_several: Mapping[str, bool]) -> None:
+    """Raise `BadRequest` for parameters of one value that have more: none of those may be dropped in silence."""
+    given = request.query_params
+    if len(given.multi_items()) == len(given):
+        return
+    repeated = [name for name in given if not takes_several[name] and len(given.getlist(name)) > 1]
+    if repeated:
+        detail = "This parameter takes one value."
+        faults = [Fault(json_pointer([name]), "repeated_parameter", detail, "query") for name in repeated]
+        raise BadRequest(f"The parameter {repeated[0]} takes one value, but has more.", errors=faults)
+
+
+def _printable(name: str) -> str:
+    return "".join(character for character in name[:64] if character.isprintable())

@@ -1,0 +1,92 @@
+"""The callers that tokens stand for."""
+
+from typing import Any
+
+from sqlalchemy import Executable, text
+
+from app.core.caller import Caller
+from app.core.database import Database
+from app.core.permissions import AccessLevel, Scope, scopes_of
+from app.core.tokens import API_TOKEN, Tokens, is_well_formed
+from app.utils.exceptions import ConnectionLost, DatabaseReadOnly, OutcomeUnknown
+
+_BY_SESSION = text(
+    """
+    SELECT u.id, u.name, u.access_level, s.scopes, s.id AS session_id
+      FROM sessions s JOIN users u ON u.id = s.user_id
+     WHERE s.id = :session_id AND u.id = :user_id AND s.expires_at > now() AND u.is_active
+    """
+)
+_LOOK_UP = """
+        SELECT u.id, u.name, u.access_level, t.scopes, t.id AS token_id,
+               extract(epoch FROM t.expires_at)::float8 AS expires_at,
+               t.last_used_at IS NULL OR t.last_used_at < now() - interval '1 minute'
+                   OR t.token_hash <> :current_hash AS is_stale
+          FROM api_tokens t JOIN users u ON u.id = t.user_id
+         WHERE t.token_hash = ANY(:hashes) AND t.expires_at > now() AND u.is_active
+"""
+_BY_API_TOKEN_UNTOUCHED = text(_LOOK_UP)
+# That it was used is written in the same statement, at most once a minute.
+_BY_API_TOKEN = text(
+    f"""
+        WITH found AS ({_LOOK_UP}
+        ), used AS (
+            UPDATE api_tokens t SET last_used_at = now(), token_hash = :current_hash
+              FROM found WHERE t.id = found.token_id AND found.is_stale
+               -- Of several at once one writes: the others wait for it, and look again.
+               AND (t.last_used_at IS NULL OR t.last_used_at < now() - interval '1 minute'
+                    OR t.token_hash <> :current_hash)
+        )
+        SELECT id, name, access_level, scopes, expires_at FROM found
+    """  # noqa: S608 - made of our own text
+)
+
+
+class Callers:
+    """Looks up the callers of tokens, each in a transaction of its own: the request has no session yet."""
+
+    def __init__(self, database: Database, tokens: Tokens) -> None:
+        self._database = database
+        self._tokens = tokens
+
+    async def find(self, token: str) -> Caller | None:
+        """Return the caller of an access token or an API token, or None when the token is not valid (any more).
+
+        Raises `ServiceUnavailable` as every statement does.
+        """
+        if token.startswith(API_TOKEN):
+            return await self._find_api_token(token)
+        said = self._tokens.read_access_token(token)
+        if said is None:
+            return None
+        row = await self._row(_BY_SESSION, session_id=said.session_id, user_id=said.user_id)
+        if row is None:
+            return None
+        scopes = _narrowed(row.access_level, row.scopes)
+        return Caller(row.id, row.name, row.access_level, scopes, row.session_id, said.expires_at)
+
+    async def _find_api_token(self, token: str) -> Caller | None:
+        if not is_well_formed(API_TOKEN, token):
+            return None
+        hashes = self._tokens.api_token_hashes(token)
+        values = {"hashes": hashes, "current_hash": hashes[0]}
+        try:
+            row = await self._row(_BY_API_TOKEN, **values)
+        except DatabaseReadOnly:
+            row = await self._row(_BY_API_TOKEN_UNTOUCHED, **values)
+        if row is None:
+            return None
+        scopes = _narrowed(row.access_level, row.scopes)
+        return Caller(row.id, row.name, row.access_level, scopes, expires_at=row.expires_at)
+
+    async def _row(self, statement: Executable, **values: Any) -> Any:
+        """Return the only row of a statement in a transaction of its own, or None: the request has no session yet."""
+        try:
+            async with self._database.transaction() as session:
+                return (await session.execute(statement, values)).one_or_none()
+        except OutcomeUnknown as error:
+            raise ConnectionLost from error  # the use of a token is at most written once more
+
+
+def _narrowed(level: AccessLevel, scopes: list[Scope] | None) -> frozenset[Scope]:
+    return scopes_of(level) if scopes is None else scopes_of(level) & frozenset(scopes)

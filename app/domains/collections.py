@@ -1,0 +1,83 @@
+"""The one list of collections.
+
+Routers, tags, the types of search and history, the order of exports and the tables of the tests are made of it; the
+scopes in `core/permissions.py` are compared with it.
+"""
+
+from dataclasses import dataclass
+
+from fastapi import APIRouter
+
+from app.core.permissions import Scope
+from app.domains.department import router as department
+from app.domains.department.service import DepartmentService
+from app.domains.location import router as location
+from app.domains.location.service import LocationService
+from app.domains.process import router as process
+from app.domains.process.service import ProcessService
+from app.domains.resource import router as resource
+from app.domains.resource.service import ResourceService
+from app.domains.role import router as role
+from app.domains.role.service import RoleService
+from app.domains.shared.collection import Collection, foreign_keys
+from app.domains.shared.service import CollectionService
+from app.domains.user import router as user
+from app.domains.user.service import UserService
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A collection in the list. `description` is that of its tag in the documentation."""
+
+    service: type[CollectionService]
+    router: APIRouter
+    description: str
+    # What it takes to read the history of its objects, where reading these is not enough.
+    history_scope: Scope | None = None
+
+    @property
+    def collection(self) -> Collection:
+        return self.service.collection
+
+    @property
+    def name(self) -> str:
+        return self.collection.name
+
+    @property
+    def scope_to_read(self) -> Scope:
+        return f"{self.name}:read"
+
+
+# In the order of the documentation, in which also search lists what it finds equally well.
+COLLECTIONS = (
+    Entry(ProcessService, process.router, "What the organisation does: a tree, linked to all that takes part."),
+    Entry(DepartmentService, department.router, "The units of the organisation: a tree."),
+    Entry(LocationService, location.router, "Where work is done: a tree from regions down to rooms."),
+    Entry(ResourceService, resource.router, "What processes need: applications, equipment, documents, suppliers."),
+    Entry(RoleService, role.router, "Job functions (not access rights), and who holds them."),
+    Entry(UserService, user.router, "The people of the organisation.", history_scope="admin"),
+)
+NAMES = tuple(entry.name for entry in COLLECTIONS)
+
+
+def in_order_of_references() -> list[Entry]:
+    """Return the collections so that each comes after what its objects refer or link to, as far as there is no circle.
+
+    An export has its files in this order, and an import reads them so: what is linked to is there already.
+    """
+    entries = {entry.collection.model: entry for entry in COLLECTIONS}
+    ordered: list[Entry] = []
+    begun: set[str] = set()
+
+    def visit(entry: Entry) -> None:
+        if entry.name in begun:
+            return
+        begun.add(entry.name)
+        links = (link.target_model for link in entry.collection.links)
+        for model in (*foreign_keys(entry.collection.model).values(), *links):
+            visit(entries[model])
+        ordered.append(entry)
+
+    for entry in COLLECTIONS:
+        visit(entry)
+    return ordered

@@ -1,0 +1,241 @@
+"""Writes the whole register into a directory: one NDJSON file a collection, all of the same moment, and a manifest.
+
+A file has one document a line, as the API gives it. Of what people sign in with nothing is written.
+"""
+
+import os
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from hashlib import sha256
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Self
+
+import click
+from pydantic import BaseModel, Field
+from sqlalchemy import Executable, func, select, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.core.config import VERSION, Settings
+from app.core.database import Database
+from app.core.database_errors import NO_PRIVILEGE, NO_TABLE, STATEMENT_ERRORS, sqlstate_of
+from app.core.http.streaming import read_in_batches
+from app.core.migrations import head_revision
+from app.core.prepared import Prepared, prepare
+from app.domains.collections import in_order_of_references
+from app.domains.role.models import RoleHolder
+from app.domains.shared.history.models import Change
+from app.domains.shared.models import Base, table_of
+from app.domains.shared.query.orders import OBJECT_SORTS, Order
+from app.domains.shared.query.pages import ListDeclaration
+from app.domains.shared.reading.documents import documents_of
+from app.domains.shared.reading.history_pages import all_changes
+from app.domains.shared.reading.json_text import utf8
+from app.domains.shared.reading.streams import lines_of
+from app.utils.exceptions import RegisterError
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+# A file may be written to a slow disk, and nobody waits for this transaction.
+_PATIENCE_SECONDS = 600.0
+_BY_ID = Order("id", ListDeclaration((), OBJECT_SORTS))
+
+
+class FileEntry(BaseModel):
+    """What can be checked of a file."""
+
+    rows: int = Field(ge=0)
+    bytes: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class Manifest(BaseModel):
+    """What an export consists of. A directory without one is none."""
+
+    # Grows when readers of the last one would go wrong with it.
+    format: int
+    service_version: str
+    schema_revision: str
+    exported_at: datetime
+    files: dict[str, FileEntry]
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One file: a statement that returns the `body` of each line, and one that returns their number as `total`."""
+
+    name: str
+    rows: Prepared
+    total: Executable
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+async def export_register(
+    settings: Settings, url: str, directory: Path, *, with_history: bool, force: bool
+) -> Manifest:
+    """Write everything into a directory, which is made if it is not there, and return what was written.
+
+    Nothing appears under its own name before all of it is there. Raises `RegisterError` when the directory is not
+    empty, unless `force` allows to replace an earlier export, when a file cannot be written, or when the database has
+    another schema or may not be read; and `ServiceUnavailable`.
+    """
+    _make_ready(directory, force=force)
+    parts = _parts(with_history=with_history)
+    with _made_beside(directory) as temporary:
+        async with _snapshot(settings, url) as snapshot:
+            revision, instant = await _identity(snapshot)
+            files = await _write_all(snapshot, parts, temporary)
+        manifest = Manifest(
+            format=FORMAT, service_version=VERSION, schema_revision=revision, exported_at=instant, files=files
+        )
+        with _File(temporary / MANIFEST) as file:
+            file.write(manifest.model_dump_json(indent=2).encode() + b"\n")
+        _publish(temporary, directory, manifest)
+    return manifest
+
+
+def _parts(*, with_history: bool) -> list[_Part]:
+    parts = []
+    for entry in in_order_of_references():
+        documents = documents_of(entry.collection)
+        # Where all lines are together, ids tell what is meant.
+        rows = documents.export(_BY_ID, None, None, after=False, table=False, keyed=False)
+        parts.append(_Part(entry.name, rows, documents.count(), {"limit": None, "offset": 0}))
+    parts.append(_Part(RoleHolder.__tablename__, _holders(), _count(RoleHolder)))
+    if with_history:
+        parts.append(_Part(Change.__tablename__, all_changes(), _count(Change)))
+    return parts
+
+
+def _holders() -> Prepared:
+    table = table_of(RoleHolder)
+    row = select(table.c.role_id, table.c.user_id).order_by(table.c.role_id, table.c.user_id).subquery("d")
+    return prepare(select(utf8(func.row_to_json(row.table_valued())).label("body")))
+
+
+def _count(model: type[Base]) -> Executable:
+    return select(func.count().label("total")).select_from(table_of(model))
+
+
+@asynccontextmanager
+async def _snapshot(settings: Settings, url: str) -> AsyncIterator[AsyncConnection]:
+    patient = settings.model_copy(update={"statement_timeout": _PATIENCE_SECONDS, "pool_size": 1})
+    database = Database(url, patient)
+    try:
+        async with database.snapshot(_PATIENCE_SECONDS) as snapshot:
+            yield snapshot
+    except STATEMENT_ERRORS as error:
+        if sqlstate_of(error) != NO_PRIVILEGE:
+            raise
+        raise RegisterError(
+            f"The database role may not read the whole register: {getattr(error, 'orig', error)}."
+        ) from error
+    finally:
+        await database.dispose()
+
+
+async def _identity(snapshot: AsyncConnection) -> tuple[str, datetime]:
+    """Return the schema revision of the database and the moment of the snapshot."""
+    try:
+        row = (await snapshot.execute(text("SELECT version_num, now() AS at FROM alembic_version"))).one_or_none()
+    except DBAPIError as error:
+        if sqlstate_of(error) != NO_TABLE:
+            raise
+        row = None
+    if row is None:
+        raise RegisterError("Run `python -m app init` first.")
+    head = head_revision()
+    if row.version_num != head:
+        raise RegisterError(
+            f"The database has schema revision {row.version_num}, but this version of the service works with {head}."
+        )
+    return row.version_num, row.at
+
+
+async def _write_all(snapshot: AsyncConnection, parts: list[_Part], temporary: Path) -> dict[str, FileEntry]:
+    length = sum([await snapshot.scalar(part.total) or 0 for part in parts])
+    files = {}
+    watched = sys.stderr.isatty()
+    with click.progressbar(length=length, label="Exporting", file=sys.stderr, hidden=not watched) as progress:
+        for part in parts:
+            name = f"{part.name}.ndjson"
+            with _File(temporary / name) as file:
+                async for rows in read_in_batches(snapshot, part.rows, part.values):
+                    file.write(lines_of(rows), len(rows))
+                    progress.update(len(rows))
+            files[name] = file.entry
+            if not watched:
+                click.echo(f"{name}: {file.entry.rows} rows", err=True)
+    return files
+
+
+class _File:
+    """A new file that only its owner may read: it has people's names and addresses. It is on disk when it is closed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._digest = sha256()
+        self._rows = self._bytes = 0
+
+    def __enter__(self) -> Self:
+        with _told(self._path):
+            self._file = os.fdopen(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        with _told(self._path), self._file as file:
+            file.flush()
+            os.fsync(file.fileno())
+
+    def write(self, lines: bytes, rows: int = 0) -> None:
+        with _told(self._path):
+            self._file.write(lines)
+        self._digest.update(lines)
+        self._rows += rows
+        self._bytes += len(lines)
+
+    @property
+    def entry(self) -> FileEntry:
+        return FileEntry(rows=self._rows, bytes=self._bytes, sha256=self._digest.hexdigest())
+
+
+def _make_ready(directory: Path, *, force: bool) -> None:
+    with _told(directory):
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not force and any(directory.iterdir()):
+            raise RegisterError(f"{directory} is not empty. With --force, an earlier export in it is replaced.")
+
+
+@contextmanager
+def _made_beside(directory: Path) -> Iterator[Path]:
+    """Yield a directory inside for what is not complete yet; what is left in it goes away."""
+    with _told(directory):
+        made = TemporaryDirectory(prefix=".export-", dir=directory)
+    with made as name:
+        yield Path(name)
+
+
+def _publish(temporary: Path, directory: Path, manifest: Manifest) -> None:
+    with _told(directory):
+        # The manifest goes first and comes last: at no time does it stand beside files that are not its own.
+        (directory / MANIFEST).unlink(missing_ok=True)
+        for part in _parts(with_history=True):
+            name = f"{part.name}.ndjson"
+            if name in manifest.files:
+                (temporary / name).replace(directory / name)
+            else:
+                (directory / name).unlink(missing_ok=True)
+        (temporary / MANIFEST).replace(directory / MANIFEST)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Tell in words what the file system refuses. A snapshot would take it for a fault of the connection."""
+    try:
+        yield
+    except OSError as error:
+        raise RegisterError(f"Cannot write {error.filename or path}: {error.strerror}.") from error

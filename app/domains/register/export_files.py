@@ -1,0 +1,104 @@
+"""The files of an export, as who imports them reads them: checked before anything is done with them."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from app.core.http.strict_json import parse_json
+from app.core.migrations import known_revisions
+from app.domains.register.export import FORMAT, MANIFEST, FileEntry, Manifest
+from app.utils.exceptions import RegisterError
+
+_AT_ONCE = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of a file, and its place in it."""
+
+    number: int
+    document: dict[str, Any]
+
+
+def checked_manifest(directory: Path, names: list[str]) -> Manifest:
+    """Return the manifest of an export that is complete, unaltered, and of a kind that can be imported.
+
+    Raises `RegisterError` otherwise.
+    """
+    try:
+        content = (directory / MANIFEST).read_bytes()
+        manifest = Manifest.model_validate_json(content)
+    except FileNotFoundError as error:
+        raise RegisterError(f"{directory} is no export: it has no {MANIFEST}.") from error
+    except OSError as error:
+        raise _unreadable(directory / MANIFEST, error) from error
+    except ValidationError as error:
+        raise RegisterError(f"{directory / MANIFEST} is not the manifest of an export.") from error
+    if manifest.format != FORMAT:
+        raise RegisterError(f"The export has format {manifest.format}, but this version of the service reads {FORMAT}.")
+    if manifest.schema_revision not in known_revisions():
+        raise RegisterError(
+            f"The export has schema revision {manifest.schema_revision}, which this version of the service does not "
+            f"know. Import it with version {manifest.service_version} or a newer one."
+        )
+    for name in names:
+        if name not in manifest.files:
+            raise RegisterError(f"The export is not complete: its manifest has no {name}.")
+        _check(directory / name, manifest.files[name])
+    return manifest
+
+
+def digest_of(manifest: Manifest, names: list[str]) -> bytes:
+    """Return what tells one export from another: the same for all with the same content."""
+    # In the order of the manifest: that of the names is another one in another version of the service.
+    digests = [file.sha256 for name, file in manifest.files.items() if name in names]
+    return sha256(json.dumps(digests).encode()).digest()
+
+
+def lines_of(path: Path) -> Iterator[Line]:
+    """Yield the lines of a file. Raises `RegisterError` for what is no JSON object."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                document = parse_json(line)
+            except json.JSONDecodeError as error:
+                raise fault(path.name, number, "", f"The line is not JSON: {error.msg}.") from error
+            if not isinstance(document, dict):
+                raise fault(path.name, number, "", "The line is not a JSON object.")
+            yield Line(number, document)
+
+
+def fault(name: str, number: int, member: str, detail: str) -> RegisterError:
+    """Return the error of a line, or of a member of it."""
+    return RegisterError(f"{name}, line {number}{member and ', '}{member}: {detail}")
+
+
+def _check(path: Path, entry: FileEntry) -> None:
+    digest = sha256()
+    length = rows = 0
+    try:
+        with path.open("rb") as file:
+            while content := file.read(_AT_ONCE):
+                digest.update(content)
+                length += len(content)
+                rows += content.count(b"\n")
+    except FileNotFoundError as error:
+        raise RegisterError(f"The export is not complete: there is no {path}.") from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if digest.hexdigest() != entry.sha256:
+        detail = (
+            f"It has {length} bytes, of {entry.bytes}." if length != entry.bytes else "Its checksum is another one."
+        )
+        raise RegisterError(f"{path} is not as it was exported. {detail}")
+    if rows != entry.rows:
+        raise RegisterError(f"{path} has {rows} lines, but {entry.rows} according to the manifest.")
+
+
+def _unreadable(path: Path, error: OSError) -> RegisterError:
+    return RegisterError(f"Cannot read {path}: {error.strerror}.")

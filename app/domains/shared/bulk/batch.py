@@ -1,0 +1,411 @@
+"""Many writes of one collection at once, in a number of statements that does not depend on how many they are.
+
+A batch is read, locked and checked as a whole, so that every fault of it is known before anything is written; then all
+that is good is written together. What only the database can see, because it happened meanwhile, makes it begin anew.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from app.core.database_errors import IntegrityViolation
+from app.core.permissions import Scope
+from app.domains.shared.bulk.conflicts import Batch, settle
+from app.domains.shared.bulk.items import (
+    Item,
+    ItemResult,
+    Key,
+    add_ids,
+    folded,
+    ids_in,
+    key_in,
+    name_references,
+    read_item,
+    refuse_long_lists,
+)
+from app.domains.shared.bulk.statements import (
+    find_references,
+    find_referrers,
+    lock_named,
+    referred_models,
+)
+from app.domains.shared.bulk.writer import write
+from app.domains.shared.collection import foreign_keys, wanted_links, writable_columns
+from app.domains.shared.models import RegisterObject
+from app.domains.shared.reading.reader import CollectionReader
+from app.domains.shared.rules import Rules, Write
+from app.domains.shared.writing.constraints import explain
+from app.domains.shared.writing.links import present_links
+from app.domains.shared.writing.unique_keys import find_holders, unique_keys
+from app.utils.exceptions import Deadlock, RegisterError
+from app.utils.validation import json_pointer
+
+ATTEMPTS = 3
+# A thousand long descriptions, and the words to find them by, take longer than the statements of other requests may.
+STATEMENT_SECONDS = 60.0
+# So many entries of lists are looked at before others have their turn; an item takes as long as some of them.
+_AT_ONCE = 2000
+_ENTRIES_OF_ITEM = 40
+
+
+class _UndoneError(Exception):
+    """Nothing of the batch is to stay."""
+
+
+class _LocksTakenError(Exception):
+    """Others hold advisory locks that rules want: the batch waits for them without the locks of its objects."""
+
+    def __init__(self, names: set[str]) -> None:
+        super().__init__()
+        self.names = names
+
+
+@dataclass(frozen=True, slots=True)
+class BulkOutcome:
+    """What became of each item, in their order; `refused` when nothing was written because of faults."""
+
+    items: list[ItemResult]
+    refused: bool
+    # What the caller lacks for an item with the fault `forbidden`.
+    missing_scope: Scope | None
+    # What was found out on the way.
+    batch: Batch
+
+
+async def write_all(
+    service: CollectionReader,
+    raw: Sequence[Any],
+    *,
+    atomic: bool,
+    dry_run: bool,
+    called: Callable[[int], str] = "item {}".format,
+) -> BulkOutcome:
+    """Write a batch; each of `raw` is an item as in a request, which faults of others call as `called` has it.
+
+    If `atomic`, nothing is written when an item has a fault; otherwise the good ones are. A dry run does all the same
+    and undoes it. Raises a `RegisterError` without pointers when others keep changing what the batch is about.
+    """
+    failures = 0
+    locks: set[str] = set()
+    while True:
+        bulk = _Bulk(service, raw, called, locks, dry_run=dry_run)
+        try:
+            with suppress(_UndoneError):
+                async with service.session.begin_nested():
+                    await bulk.run(atomic=atomic)
+        except _LocksTakenError as taken:
+            locks |= taken.names
+        except (IntegrityViolation, Deadlock) as error:
+            failures += 1
+            if failures == ATTEMPTS:
+                raise _without_pointers(error) from error
+        else:
+            results = [bulk.result(item) for item in bulk.batch.items]
+            return BulkOutcome(results, bulk.refused, bulk.batch.missing_scope, bulk.batch)
+
+
+def _without_pointers(error: RegisterError) -> RegisterError:
+    explained = explain(error) if isinstance(error, IntegrityViolation) else error
+    if explained is not None:
+        # The constraint tells the member, but not the item.
+        explained.errors = ()
+    return explained or error
+
+
+class _Bulk:
+    """One attempt to write a batch."""
+
+    def __init__(
+        self,
+        service: CollectionReader,
+        raw: Sequence[Any],
+        called: Callable[[int], str],
+        locks: set[str],
+        *,
+        dry_run: bool,
+    ) -> None:
+        self.service = service
+        self.session = service.session
+        self.collection = service.collection
+        self.model = service.model
+        self.columns = foreign_keys(service.model)
+        self.locks = locks
+        self.raw = raw
+        self.called = called
+        self.dry_run = dry_run
+        # What was done since others had their turn.
+        self.done = 0
+        # Whether faults kept it from writing anything.
+        self.refused = False
+        self.rules = Rules(service.collection.rules, service.caller, restoring=service.restoring)
+        self.batch = Batch(service.model, [], service.caller.id)
+
+    async def run(self, *, atomic: bool) -> None:
+        """Check everything and write what may be written. Raises `_UndoneError` when nothing of it is to stay."""
+        await self._read_items()
+        for name in sorted(self.locks):
+            await self.session.lock(name)
+        await self._lock()
+        await self._resolve()
+        await self._validate()
+        await self._look_around()
+        await settle(self.batch, self.rules)
+        for item in self.batch.items:
+            if not item.ok:
+                item.status = "failed"
+        self.refused = atomic and self.batch.failed > 0
+        if not self.refused:
+            await write(self.service, self.batch, self.rules, shown=self.dry_run)
+        if self.refused or self.dry_run:
+            raise _UndoneError
+
+    def result(self, item: Item) -> ItemResult:
+        # Ids are drawn before it is known what is made, and what a dry run made is gone again.
+        is_there = not item.creates or (item.status == "created" and not self.dry_run)
+        key = item.id if is_there else None
+        return ItemResult(item.index, item.status, key, item.version, tuple(item.faults), item.before, item.after)
+
+    async def _read_items(self) -> None:
+        for index, raw in enumerate(self.raw):
+            item = read_item(index, self.called(index), self.batch.budget, raw)
+            refuse_long_lists(item, self.collection.links)
+            self.batch.items.append(item)
+            await self._let_others(item)
+
+    async def _let_others(self, item: Item) -> None:
+        """Let others have their turn, if much was done for this item and those before it."""
+        self.done += _ENTRIES_OF_ITEM + sum(len(value) for value in item.data.values() if isinstance(value, list))
+        if self.done >= _AT_ONCE:
+            self.done = 0
+            await asyncio.sleep(0)
+
+    async def _lock(self) -> None:
+        keys: dict[str, list[Any]] = {"id": [], "code": [], "external_id": []}
+        for item in self.batch.items:
+            if item.key is not None:
+                column, value = folded(*item.key)
+                keys[column].append(value)
+        found: dict[tuple[str, Any], dict[str, Any]] = {}
+        if any(keys.values()):
+            statement = lock_named(self.model, deleting=any(item.deletes for item in self.batch.items))
+            arrays = {"ids": keys["id"], "codes": keys["code"], "external_ids": keys["external_id"]}
+            for row in (await self.session.execute(statement, arrays)).mappings():
+                current = dict(row)
+                found |= {folded(column, current[column]): current for column in keys if current[column] is not None}
+        new: dict[Any, Item] = {}
+        for item in self.batch.items:
+            if item.key is not None:
+                self._match(item, found.get(folded(*item.key)), new)
+
+    def _match(self, item: Item, current: dict[str, Any] | None, new: dict[Any, Item]) -> None:
+        """Tell an item which object it is about."""
+        assert item.key is not None  # items without one make new objects
+        column, value = item.key
+        if current is not None:
+            item.current, item.id, item.version = current, current["id"], current["version"]
+            other = self.batch.named.setdefault(current["id"], item)
+            if item.expected is not None and item.expected != current["version"]:
+                detail = f"The {self.model.noun} was changed in the meantime: its version is {current['version']}."
+                item.refuse("/version", "precondition_failed", detail)
+        elif item.op == "upsert":
+            other = new.setdefault(folded(column, value), item)
+        else:
+            item.refuse(f"/{column}", "not_found", f"There is no such {self.model.noun}.")
+            return
+        if other is not item:
+            item.repeats = other
+            detail = f"{other.called.capitalize()} of this request is about the same {self.model.noun}."
+            item.refuse(f"/{column}", "same_object", detail)
+        if item.op == "upsert":
+            given = item.data.setdefault(column, value if current is None else current[column])
+            if key_in(column, given) not in {None, folded(column, value)} or given is None:
+                detail = "An object that is found or made by a key keeps it: say the same, or nothing."
+                item.refuse(f"/data/{column}", "other_key", detail)
+
+    async def _resolve(self) -> None:
+        """Replace references by key with ids, and refuse those that name nothing."""
+        items = self.batch.items
+        wanted: dict[type[RegisterObject], dict[str, set[Any]]] = {
+            model: {"id": set(), "code": set(), "external_id": set()}
+            for model in referred_models(self.model, self.collection.links)
+        }
+        columns = {name: wanted[model]["id"] for name, model in self.columns.items()}
+        links = [(link, wanted[link.target_model]["id"]) for link in self.collection.links]
+        for item in items:
+            add_ids(item, columns, links)
+            name_references(item, self.columns, self.collection.links)
+            await self._let_others(item)
+            for reference in item.references:
+                column, value = reference.key
+                if column in wanted[reference.model]:
+                    wanted[reference.model][column].add(value)
+        new = [item for item in items if item.creates]
+        if not new and not any(values for named in wanted.values() for values in named.values()):
+            # What refers to other items of the batch needs nothing else.
+            self._fill_in({}, {})
+            return
+        arrays = {
+            f"{model.__tablename__}_{column}s": list(values)
+            for model, named in wanted.items()
+            for column, values in named.items()
+        }
+        with_names = any(reference.name is not None for item in items for reference in item.references)
+        statement = find_references(self.model, self.collection.links)
+        values = {"new": len(new), "with_names": with_names, **arrays}
+        rows = (await self.session.execute(statement, values)).all()
+        drawn = sorted(row[1] for row in rows if row[0] is None)
+        for item, made in zip(new, drawn, strict=True):
+            item.id = made
+        known: dict[tuple[str, str, Any], int] = {}
+        names: dict[tuple[str, int], str] = {}
+        for kind, found, code, external_id, name in rows:
+            if kind is not None:
+                keys = {"id": found, "code": code, "external_id": external_id}
+                known |= {(kind, column, value): found for column, value in keys.items()}
+                if with_names:
+                    names[kind, found] = name
+        self._fill_in(known, names)
+        unknown = {
+            model: ids
+            for model, named in wanted.items()
+            if (ids := {key for key in named["id"] if (model.__tablename__, "id", key) not in known})
+        }
+        if unknown:
+            await self._refuse_unknown(unknown)
+
+    async def _refuse_unknown(self, unknown: dict[type[RegisterObject], set[int]]) -> None:
+        for item in self.batch.items:
+            ours = {reference.container[reference.place] for reference in item.references}
+            for model, key, place in ids_in(item, self.columns, self.collection.links):
+                # What references by key became is not what the client sent.
+                if key in unknown.get(model, ()) and key not in item.stand_ins and key not in ours:
+                    pointer = "/data" + json_pointer(place)
+                    item.refuse(pointer, "unknown_reference", "No such object is registered.")
+            await self._let_others(item)
+
+    def _fill_in(self, known: dict[tuple[str, str, Any], int], names: dict[tuple[str, int], str]) -> None:
+        # An object that this batch makes or names so goes before one that was called so before it.
+        ours: dict[Any, Item] = {}
+        for item in self.batch.items:
+            ours["item", item.index] = item
+            for column in ("code", "external_id"):
+                named = key_in(column, item.data.get(column))
+                if named is not None and item.id is not None and not item.deletes:
+                    ours.setdefault(named, item)
+        for item in self.batch.items:
+            for reference in item.references:
+                other = ours.get(reference.key) if reference.model is self.model else None
+                found = other.id if other is not None else known.get((reference.model.__tablename__, *reference.key))
+                if found is None:
+                    item.refuse(reference.pointer, "unknown_reference", "No such object is registered.")
+                    continue
+                reference.container[reference.place] = found
+                if reference.name is not None and reference.name != names[reference.model.__tablename__, found]:
+                    detail = "The object with this id has another name here: refer to it by a key, or by the id alone."
+                    item.refuse(reference.pointer, "other_name", detail)
+                if other is not None and not _has_now(other, reference.key):
+                    item.needs.append((reference.pointer, other))
+
+    async def _validate(self) -> None:
+        for item in self.batch.items:
+            if item.readable and (item.creates or item.updates):
+                self._validate_one(item)
+                await self._let_others(item)
+
+    def _validate_one(self, item: Item) -> None:
+        schema, columns = self.collection.body, writable_columns(self.model)
+        values: dict[str, Any] = item.data
+        if item.op != "create":
+            # Null clears, as in a merge patch; what can't be cleared takes none, which the schema says.
+            values = {
+                name: value
+                for name, value in values.items()
+                if value is not None or name not in schema.model_fields or schema.model_fields[name].is_required()
+            }
+        if item.current is not None:
+            kept = {name: item.current[name] for name in columns if name not in item.data}
+            values = {name: value for name, value in kept.items() if value is not None} | values
+        try:
+            item.body = schema.model_validate(values)
+        except ValidationError as error:
+            item.refuse_invalid(error, "/data")
+            return
+        for link in self.collection.links:
+            if item.creates or {link.field, link.short} & item.data.keys():
+                links = wanted_links(item.body, link) or []
+                if links or item.updates:
+                    item.wanted[link] = links
+        current = item.current
+        if current is not None:
+            item.changed = any(getattr(item.body, name) != current[name] for name in columns)
+
+    async def _look_around(self) -> None:
+        """Read what the checks need to know of the register."""
+        await self._find_holders()
+        gone = [item.id for item in self.batch.items if item.deletes and item.id is not None]
+        if gone:
+            values = {"ids": gone, "others": list(self.batch.named)}
+            rows = await self.session.execute(find_referrers(self.model), values)
+            for key, kind in sorted(map(tuple, rows)):
+                self.batch.referrers.setdefault(key, []).append(kind)
+        writes = await self._describe_writes()
+        wanted = self.rules.locks(writes)
+        for name in sorted(wanted - self.locks):
+            if not await self.session.try_lock(name):
+                raise _LocksTakenError(wanted)
+        await self.rules.load(self.session, writes)
+
+    async def _describe_writes(self) -> list[Write]:
+        """Return what the items are about to do, for the rules: as far as that is known, also of those that failed."""
+        concerned: list[tuple[Item, Write]] = []
+        for item in self.batch.items:
+            after = None
+            if item.body is not None:
+                after = {name: getattr(item.body, name) for name in writable_columns(self.model)}
+            elif not item.deletes or item.current is None:
+                continue
+            item.write = Write(self.model, item.id, item.current, after, refused=not item.ok)
+            if after is not None and item.wanted and self.rules.concern(after):
+                concerned.append((item, item.write))
+        owners = [item.id for item, _ in concerned if item.current is not None and item.id is not None]
+        present = await present_links(self.session, self.collection.links, owners)
+        for item, planned in concerned:
+            for link, links in item.wanted.items():
+                before, wanted = present.get((link.field, item.id or 0), set()), set(links)
+                planned.added[link.field], planned.removed[link.field] = wanted - before, before - wanted
+        return self.batch.writes
+
+    async def _find_holders(self) -> None:
+        columns = unique_keys(self.model)
+        wanted: dict[str, list[tuple[Item, str]]] = {column: [] for column in columns}
+        for item in self.batch.items:
+            for column in columns:
+                if item.body is not None and (value := getattr(item.body, column)) is not None:
+                    wanted[column].append((item, value))
+        if not any(wanted.values()):
+            return
+        arrays = {f"{column}_values": [value for _, value in pairs] for column, pairs in wanted.items()}
+        for column, place, value, holder in await self.session.execute(find_holders(self.model), arrays):
+            wanted[column][place - 1][0].keys[column] = value
+            if holder is not None:
+                self.batch.holders[column, value] = holder
+        self._notice_overtaken_upserts()
+
+    def _notice_overtaken_upserts(self) -> None:
+        """Raise what the insert would, if somebody has registered by now what an upsert did not find."""
+        for item in self.batch.items:
+            if item.op == "upsert" and item.creates and item.key is not None:
+                column, value = folded(*item.key)
+                if item.keys.get(column) == value and (column, value) in self.batch.holders:
+                    raise IntegrityViolation("23505", f"uq_{self.model.__tablename__}_{column}")
+
+
+def _has_now(item: Item, key: Key) -> bool:
+    """Whether an item's object is called so whatever becomes of the item."""
+    column, value = key
+    current = item.current.get(column) if item.current is not None else None
+    return current is not None and folded(column, current) == (column, value)

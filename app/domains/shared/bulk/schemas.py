@@ -1,0 +1,156 @@
+"""The bodies of bulk requests, derived from those of single ones, and their answers.
+
+The items are here for OpenAPI: a service checks them one by one, because it reports the faults of all of them.
+"""
+
+from functools import cache
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Field, SkipValidation, create_model
+
+from app.domains.shared.bulk.items import Status
+from app.domains.shared.schemas import LARGEST_ID, Code, ExternalId, ObjectFields, Reference, Schema, merge_patch
+from app.utils.problems import ProblemError
+
+MOST_ITEMS = 1000
+
+CreateT = TypeVar("CreateT", bound=ObjectFields)
+
+
+class CodeReference(Schema):
+    """An object by its code, ignoring case: one that this request makes, or one that is registered."""
+
+    code: Code
+
+
+class ExternalIdReference(Schema):
+    """An object by its external id: one that this request makes, or one that is registered."""
+
+    external_id: ExternalId
+
+
+Version = Annotated[int, Field(ge=1, le=LARGEST_ID, description="Only if the object still has this version.")]
+_UPSERT = "Change the object that the key names, or register it with this key if there is none."
+
+# As `Reference`, whose words would not stand beside the union, where generators of clients look for them.
+BulkReference = Annotated[int, Field(ge=1, le=LARGEST_ID)] | CodeReference | ExternalIdReference
+
+
+class BulkDelete(Schema):
+    """Delete the object that one of the keys names."""
+
+    op: Literal["delete"]
+    id: Reference | None = None
+    code: Code | None = None
+    external_id: ExternalId | None = None
+    version: Version | None = None
+
+
+class BulkItemResult(Schema):
+    """What became of an item, or of a dry run, what would have."""
+
+    index: Annotated[int, Field(description="Place of the item in the request, from 0.")]
+    status: Status
+    id: Annotated[int | None, Field(description="Null if there is no object: a dry run makes none.")]
+    version: Annotated[int | None, Field(description="Version of the object as it is now; null if there is none.")]
+    before: Annotated[
+        dict[str, Any] | None, Field(description="Members that change, as they were; only of a dry run.")
+    ] = None
+    after: Annotated[
+        dict[str, Any] | None, Field(description="Members that change, as they would be; only of a dry run.")
+    ] = None
+    errors: Annotated[list[ProblemError] | None, Field(description="Only with `failed`; pointers into the body.")] = (
+        None
+    )
+
+
+class BulkCounts(Schema):
+    """How many items have each status."""
+
+    created: int
+    updated: int
+    unchanged: int
+    deleted: int
+    failed: int
+
+
+class BulkAnswer(Schema):
+    """What became of all items, in their order."""
+
+    dry_run: bool
+    counts: BulkCounts
+    items: list[BulkItemResult]
+
+
+class Bulk(Schema, Generic[CreateT]):
+    """The body of a collection's bulk requests, given the body that registers one object: `Bulk[DepartmentCreate]`.
+
+    The collection's class derives from that, so that its name is that of the schema.
+    """
+
+    items: list[Any]
+
+    if not TYPE_CHECKING:
+
+        def __class_getitem__(cls, create: type[ObjectFields]) -> type[BaseModel]:
+            return _body_of(create)
+
+
+@cache
+def _body_of(create: type[ObjectFields]) -> type[BaseModel]:
+    noun = create.__name__.removesuffix("Create")
+    fields = _derived(create, f"Bulk{noun}Fields", "What a new object is to be.")
+    patch = merge_patch(_derived(create, f"Bulk{noun}Patch", "What is to change (RFC 7396 merge patch)."))
+    key: dict[str, Any] = {"code": (Code | None, None), "external_id": (ExternalId | None, None)}
+    named: dict[str, Any] = {"id": (Reference | None, None), **key, "version": (Version | None, None)}
+    making = _item(f"BulkCreate{noun}", "Register a new object.", Literal["create"], {}, fields)
+    changing = _item(
+        f"BulkUpdate{noun}", "Change the object that one of the keys names.", Literal["update"], named, patch
+    )
+    either = _item(f"BulkUpsert{noun}", _UPSERT, Literal["upsert"], key, patch)
+    item: Any = Annotated[making | changing | either | BulkDelete, Field(discriminator="op")]
+    limits = Field(min_length=1, max_length=MOST_ITEMS)
+    # Of an object that is there: what makes one could be sent once only.
+    example: Any = {"items": [{"op": "update", "id": 1, "data": {"description": "Reviewed in spring."}}]}
+    return create_model(
+        f"Bulk{noun}Body",
+        __config__=Schema.model_config | ConfigDict(json_schema_extra={"examples": [example]}),
+        items=(Annotated[list[SkipValidation[item]], limits], ...),
+    )
+
+
+def _item(name: str, doc: str, op: Any, keys: dict[str, Any], data: Any) -> Any:
+    return create_model(name, __base__=Schema, __doc__=doc, op=(op, ...), **keys, data=(data, ...))
+
+
+def _derived(schema: type[BaseModel], name: str, doc: str) -> type[Any]:
+    """Return the schema with references that may be keys."""
+    hints = get_type_hints(schema, include_extras=True)
+    fields: dict[str, Any] = {
+        field: (_with_keys(hints[field]), ... if info.is_required() else info.default)
+        for field, info in schema.model_fields.items()
+    }
+    return create_model(name, __base__=Schema, __doc__=doc, **fields)
+
+
+@cache
+def _derived_link(schema: type[BaseModel]) -> type[BaseModel]:
+    return _derived(schema, f"Bulk{schema.__name__}", schema.__doc__ or "")
+
+
+def _with_keys(annotation: Any) -> Any:
+    if annotation == Reference:
+        return BulkReference
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return _derived_link(annotation)
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        inner, *metadata = get_args(annotation)
+        # Only what says how it looks: the checks are for ids.
+        return Annotated[(_with_keys(inner), *metadata)]
+    if origin in {Union, UnionType}:
+        return Union[tuple(_with_keys(argument) for argument in get_args(annotation))]  # noqa: UP007 - made at run time
+    if origin is list:
+        return list[_with_keys(get_args(annotation)[0])]  # type: ignore[misc]
+    return annotation

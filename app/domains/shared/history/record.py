@@ -1,0 +1,52 @@
+"""The statement part that adds a row to the history."""
+
+from typing import Any
+
+from sqlalchemy import (
+    CTE,
+    BigInteger,
+    ColumnElement,
+    FromClause,
+    String,
+    bindparam,
+    insert,
+    literal_column,
+    null,
+    select,
+)
+
+from app.domains.shared.history.models import Change
+from app.domains.shared.models import Base, ChangeAction, table_of
+
+
+def constant(value: str) -> ColumnElement[str]:
+    """Return a text of ours as part of a statement; a prepared statement holds no values."""
+    return literal_column("'" + value.replace("'", "''") + "'", String)
+
+
+def recorded(
+    model: type[Base],
+    action: ChangeAction | ColumnElement[str],
+    source: FromClause,
+    before: ColumnElement[Any] | None,
+    after: ColumnElement[Any] | None,
+) -> CTE:
+    """Return the CTE that adds a row to the history for each row of `source`: `id`, `code` and `name` of an object.
+
+    Its parameters are those of `Caller.signature`.
+    """
+    values: dict[str, Any] = {
+        "actor_id": bindparam("caller_id", type_=BigInteger),
+        "actor_name": bindparam("caller_name", type_=String),
+        "request_id": bindparam("request_id", type_=String),
+        "message": bindparam("message", type_=String),
+        "type": constant(model.__tablename__),
+        "object_id": source.c.id,
+        "object_code": source.c.code,
+        "object_name": source.c.name,
+        "action": constant(action) if isinstance(action, str) else action,
+        "before": null() if before is None else before,
+        "after": null() if after is None else after,
+    }
+    rows = select(*(value.label(name) for name, value in values.items())).select_from(source)
+    return insert(table_of(Change)).from_select(list(values), rows).returning(literal_column("1")).cte("recorded")

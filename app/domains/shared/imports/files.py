@@ -1,0 +1,227 @@
+"""Files of rows: CSV (RFC 4180) and NDJSON, read as they stand. What the rows mean is the business of `import_rows`."""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from app.core.http.strict_json import parse_json
+from app.domains.shared.reading.cells import unsafe
+from app.utils.exceptions import BadRequest, ContentTooLarge, Fault, InvalidContent
+from app.utils.validation import json_pointer
+
+FileFormat = Literal["csv", "ndjson"]
+# Takes the names of the columns, and the number of the row that has them.
+Choose = Callable[[list[str], int], Container[str]]
+FILE_TYPES: dict[str, FileFormat] = {"text/csv": "csv", "application/x-ndjson": "ndjson"}
+
+MOST_ROWS = 10_000
+# With those that are blank.
+MOST_LINES = 50_000
+MOST_COLUMNS = 1000
+LONGEST_NAME = 200
+# In one row. More than these none has, with all its links and texts; as cells they would be a list of any length.
+MOST_DELIMITERS = 300_000
+_DELIMITERS = ",;\t"
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+# A cell may list a thousand links: the limit is that of the whole file.
+csv.field_size_limit(2**31 - 1)
+
+
+@dataclass(slots=True)
+class FileRow:
+    """One row. `number` is its place in the file, as a spreadsheet or an editor shows it: a header is the first."""
+
+    number: int
+    # The cells, or the members, by their names in the file. A cell is None when it is empty.
+    values: dict[str, Any] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
+
+    def refuse(self, name: str | None, code: str, detail: str) -> None:
+        self.faults.append(_fault(self.number, name, code, detail))
+
+
+def read_table(content: bytes, choose: Choose, *, raw: bool) -> list[FileRow]:
+    """Return the rows of a table, without blank ones; cells lose their marks, unless they are `raw`.
+
+    `choose` is given the header, before anything else is read, and returns the names of the columns to keep. Raises
+    what that raises, `BadRequest` for what is no table, `InvalidContent` for one without rows, and `ContentTooLarge`
+    for one with more rows, columns or longer names than a file may have.
+    """
+    return _counted(_read_table(content, choose, raw=raw))
+
+
+def read_lines(content: bytes) -> list[FileRow]:
+    """Return the rows of NDJSON, without blank ones. Raises `InvalidContent` and `ContentTooLarge` as `read_table`."""
+    return _counted(_read_lines(content))
+
+
+def _counted(found: Iterable[FileRow]) -> list[FileRow]:
+    rows: list[FileRow] = []
+    for row in found:
+        rows.append(row)
+        if len(rows) > MOST_ROWS:
+            raise ContentTooLarge(f"A file may have at most {MOST_ROWS} rows.")
+    if not rows:
+        detail = "The file has no rows."
+        raise InvalidContent(detail, errors=[Fault("", "empty_file", detail)])
+    return rows
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raise `ContentTooLarge` for more names of columns, or longer ones, than anybody needs: each is looked up."""
+    if len(names) > MOST_COLUMNS:
+        raise ContentTooLarge(f"A file may have at most {MOST_COLUMNS} columns.")
+    if any(len(name) > LONGEST_NAME for name in names):
+        raise ContentTooLarge(f"The name of a column may have at most {LONGEST_NAME} characters.")
+
+
+def _read_lines(content: bytes) -> Iterator[FileRow]:
+    # Not `splitlines`: a carriage return alone ends no line.
+    if content.count(b"\n") > MOST_LINES:
+        raise _too_many_lines()
+    for number, line in enumerate(content.removeprefix(_BYTE_ORDER_MARK).split(b"\n"), 1):
+        if not line.strip():
+            continue
+        row = FileRow(number)
+        try:
+            values = parse_json(line)
+        except json.JSONDecodeError as error:
+            row.refuse(None, "json_invalid", f"The line is not JSON: {error.msg}.")
+        else:
+            if isinstance(values, dict):
+                row.values = values
+            else:
+                row.refuse(None, "not_an_object", "The line is not a JSON object.")
+        yield row
+
+
+def _read_table(content: bytes, choose: Choose, *, raw: bool) -> Iterator[FileRow]:
+    text = _text(content)
+    header: list[str] | None = None
+    kept: list[tuple[int, str]] = []
+    for number, cells in _records(text, _delimiter(text)):
+        if not any(cells):
+            continue
+        if header is None:
+            header = _header(cells)
+            chosen = choose(header, number)
+            # Of a thousand columns that are passed over, the cells would take many times the memory of the file.
+            kept = [(place, name) for place, name in enumerate(header) if name in chosen]
+            continue
+        row = FileRow(number)
+        if len(cells) == len(header):
+            row.values = {name: (cells[place] or None) if raw else unsafe(cells[place]) for place, name in kept}
+        else:
+            detail = f"The row has {len(cells)} cells, and the header {len(header)}."
+            row.refuse(None, "wrong_number_of_cells", detail)
+        yield row
+
+
+def _records(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the cells of each row with its number."""
+    read = _Lines(text, delimiter)
+    reader = csv.reader(read, delimiter=delimiter, strict=True)
+    number = 0
+    header: list[str] = []
+    try:
+        for number, cells in enumerate(reader, 1):
+            header = header or (cells if any(cells) else [])
+            read.begin_row()
+            yield number, cells
+            if number == MOST_LINES:
+                raise _too_many_lines()
+    except csv.Error as error:
+        column = _broken_column("".join(read.begun), delimiter)
+        name = _name_of(column, header)
+        detail = f"Row {number + 1} cannot be read from its cell {column} on: {error}."
+        fault = _fault(number + 1, name, "csv_invalid", detail)
+        raise BadRequest(f"The file is not CSV (RFC 4180). {detail}", errors=[fault]) from error
+
+
+class _Lines:
+    """The lines of a text, and those that have been read of the row that is being read."""
+
+    def __init__(self, text: str, delimiter: str) -> None:
+        # Without a translation of line breaks, and with no others than CSV has: `splitlines` knows more.
+        self._lines = io.StringIO(text, newline="")
+        self._delimiter = delimiter
+        self.begin_row()
+
+    def begin_row(self) -> None:
+        self.begun: list[str] = []
+        self._delimiters = 0
+
+    def __iter__(self) -> "_Lines":
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._lines)
+        self._delimiters += line.count(self._delimiter)
+        if self._delimiters > MOST_DELIMITERS:
+            raise ContentTooLarge(f"A row may have at most {MOST_DELIMITERS} delimiters, those in texts included.")
+        self.begun.append(line)
+        return line
+
+
+def _broken_column(record: str, delimiter: str) -> int:
+    """Return the number of the first cell that is not written as RFC 4180 has it."""
+    cell = re.compile(rf'(?:"(?:[^"]|"")*+"|[^"{delimiter}\r\n][^{delimiter}\r\n]*+|){delimiter}')
+    column, place = 1, 0
+    while found := cell.match(record, place):
+        column, place = column + 1, found.end()
+    return column
+
+
+def _name_of(column: int, header: Sequence[str]) -> str | None:
+    return header[column - 1][:LONGEST_NAME] if column <= len(header) else None
+
+
+def _text(content: bytes) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        # What comes before it can be read, and tells where it is. The mark at the start is no part of it.
+        start = error.object[: error.start].decode()
+        number, column, name = _end_of(start + "?")
+        detail = f"Row {number} has bytes that are not UTF-8, in its cell {column}."
+        fault = _fault(number, name, "not_utf8", detail)
+        raise BadRequest(f"The file is not UTF-8. {detail}", errors=[fault]) from error
+
+
+def _end_of(text: str) -> tuple[int, int, str | None]:
+    """Return the number of the last row, that of its last cell, and the name of the column."""
+    number, cells, header = 0, [""], [""]
+    delimiter = _delimiter(text)
+    read = _Lines(text, delimiter)
+    for number, cells in enumerate(csv.reader(read, delimiter=delimiter), 1):
+        read.begin_row()
+        if number > MOST_LINES:
+            raise _too_many_lines()
+        if not any(header):
+            header = cells
+    return number, len(cells), None if cells is header else _name_of(len(cells), header)
+
+
+def _delimiter(text: str) -> str:
+    """Return what stands between the names of the header: commas, semicolons or tabs."""
+    unquoted = re.sub(r'"[^"]*"', "", text[:100_000]).lstrip("\r\n")
+    line = re.split(r"[\r\n]", unquoted, maxsplit=1)[0]
+    return max(_DELIMITERS, key=line.count)
+
+
+def _header(cells: list[str]) -> list[str]:
+    check_names(cells)
+    return [(unsafe(cell.strip()) or "").strip() for cell in cells]
+
+
+def _fault(number: int, name: str | None, code: str, detail: str) -> Fault:
+    return Fault(json_pointer([number] if name is None else [number, name]), code, detail)
+
+
+def _too_many_lines() -> ContentTooLarge:
+    return ContentTooLarge(f"A file may have at most {MOST_LINES} lines, blank ones included.")

@@ -1,0 +1,207 @@
+"""Requests to import a file, and their answers."""
+
+from collections import Counter
+from dataclasses import dataclass
+from email.message import Message
+from typing import Annotated, Any, Literal, Self, get_args
+from uuid import UUID
+
+from fastapi import Depends, Request, Response
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from app.core.http.query_models import query_of
+from app.core.http.routing import LARGE_BODY
+from app.domains.shared.answers import BODY, JSON, Responses, compact, problems
+from app.domains.shared.bulk.answers import refusal, result_json
+from app.domains.shared.imports.files import FILE_TYPES, MOST_ROWS
+from app.domains.shared.imports.importing import Action, Imported, ImportFile, RowOutcome, import_file
+from app.domains.shared.imports.plans import MINUTES_KEPT, Plan, import_planned, plan_import
+from app.domains.shared.reading.reader import CollectionReader
+from app.domains.shared.schemas import Instant, Schema
+from app.utils.exceptions import Conflict, Fault, InvalidContent, NotFound
+from app.utils.problems import ProblemError
+
+MOST_MAPPINGS = 200
+# Thousands of rows, and the words to find them by, take longer than the statements of other requests may.
+STATEMENT_SECONDS = 60.0
+
+
+class ImportQuery(BaseModel):
+    """How a file is imported."""
+
+    # Not `strict`: what stands in an address is text.
+    model_config = ConfigDict(extra="forbid")
+
+    dry_run: bool = Field(
+        False, description="Check everything, answer with a plan of what would be done, and do nothing."
+    )
+    plan_id: UUID | None = Field(
+        None, description="Instead of a file: carry out the plan with this id, exactly as it is, or answer 409."
+    )
+    map: list[str] = Field(
+        [],
+        max_length=MOST_MAPPINGS,
+        description="What a column is, as `column:member`; `column:` passes over it. "
+        "Without it a column is the member that its name says, whatever case and separators it has.",
+        examples=[["Kürzel:code"]],
+    )
+    match_ids: bool = Field(
+        False,
+        description="Rows with an `id` are about the object that has it, as in what this register exported. "
+        "Otherwise ids only tell which rows refer to which.",
+    )
+    csv: Literal["raw"] | None = Field(
+        None, description="`raw`: of `text/csv`, no apostrophe in front of a cell is a mark, as if exported so."
+    )
+
+    @model_validator(mode="after")
+    def _plan_alone(self) -> Self:
+        if self.plan_id is not None and (others := sorted(self.model_fields_set - {"plan_id"})):
+            context = {"member": others[0]}
+            raise PydanticCustomError("planned_already", "A plan is carried out as it is: give its id alone", context)
+        return self
+
+
+class ImportedRow(Schema):
+    """What becomes, or became, of a row of the file."""
+
+    row: Annotated[int, Field(description="Its number in the file; a header is the first row.")]
+    action: Action
+    id: Annotated[int | None, Field(description="Null if there is no object: a plan makes none.")]
+    version: Annotated[int | None, Field(description="Version of the object afterwards; null if there is none.")]
+    before: Annotated[dict[str, Any] | None, Field(description="Members that change, as they are; only of a plan.")] = (
+        None
+    )
+    after: Annotated[
+        dict[str, Any] | None, Field(description="Members that change, as they would be; only of a plan.")
+    ] = None
+    errors: Annotated[
+        list[ProblemError] | None,
+        Field(description="Only with `fault`; pointers are `/row/column`, and where a column has parts, its part."),
+    ] = None
+
+
+class ImportCounts(Schema):
+    """How many rows there are of each kind."""
+
+    create: int
+    change: int
+    unchanged: int
+    fault: int
+
+
+class ImportAnswer(Schema):
+    """What became of the rows of a file, or what would."""
+
+    dry_run: bool
+    plan_id: Annotated[
+        str | None,
+        Field(description="With it the plan can be carried out once; null without `dry_run` or with faults."),
+    ]
+    expires_at: Annotated[Instant | None, Field(description="When the plan is forgotten.")]
+    counts: ImportCounts
+    rows: list[ImportedRow]
+
+
+IMPORT: Responses = problems(NotFound, Conflict, *BODY)
+# The first two rows of a table.
+_EXAMPLE = "code,name,description\r\nT-1,Thing,The first thing\r\n"
+
+
+def takes_files(example: str = _EXAMPLE) -> dict[str, Any]:
+    """Return the declaration of a route that takes a table or NDJSON, for its `openapi_extra`."""
+    table = {"schema": {"type": "string", "description": "A header, and one object a row."}, "example": example}
+    lines = {"schema": {"type": "string", "description": "One object a line."}}
+    body = {
+        "description": f"Up to {MOST_ROWS} rows, each about the object with its code or external id, or else a new "
+        "one. A table has a header; commas, semicolons or tabs separate its cells. "
+        f"A plan is kept for {MINUTES_KEPT} minutes.",
+        "required": False,
+        "content": {"text/csv": table, "application/x-ndjson": lines},
+    }
+    return LARGE_BODY | {"requestBody": body}
+
+
+@dataclass(frozen=True, slots=True)
+class ImportRequest:
+    """What a client asks for: to import a file or only to plan that, or to carry out the plan with an id."""
+
+    file: ImportFile | None
+    plan_id: UUID | None
+    dry_run: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ImportOutcome:
+    """What became of the rows of a file; of a dry run what would, and the plan, unless there are faults."""
+
+    imported: Imported
+    plan: Plan | None
+    dry_run: bool
+
+
+async def read_request(
+    request: Request, query: Annotated[ImportQuery, Depends(query_of(ImportQuery))]
+) -> ImportRequest:
+    """Return what the client asks for. Raises `InvalidContent` for a plan with a file, and for neither."""
+    content = await request.body()
+    if query.plan_id is not None:
+        if content:
+            raise _unfit("unexpected_file", "A plan has its file already: send none.")
+        return ImportRequest(None, query.plan_id, dry_run=False)
+    if not content:
+        raise _unfit("missing_file", "Send a file, or the id of a plan.")
+    return ImportRequest(_file(request, content, query), None, query.dry_run)
+
+
+ImportRequestDep = Annotated[ImportRequest, Depends(read_request)]
+
+
+async def carry_out(service: CollectionReader, request: ImportRequest) -> ImportOutcome:
+    """Import a file, plan that, or carry out a plan.
+
+    Raises what `import_file`, `plan_import` and `import_planned` raise, and `InvalidContent`, `Conflict` or `Forbidden`
+    with the faults of a file that is not imported because of them.
+    """
+    await service.session.allow_seconds(STATEMENT_SECONDS)
+    if request.plan_id is not None:
+        return ImportOutcome(await import_planned(service, request.plan_id), None, dry_run=False)
+    assert request.file is not None
+    if request.dry_run:
+        return ImportOutcome(*await plan_import(service, request.file), dry_run=True)
+    imported = await import_file(service, request.file, dry_run=False)
+    if imported.faults:
+        raise refusal(imported.faults, imported.outcome.missing_scope, cut=imported.cut)
+    return ImportOutcome(imported, None, dry_run=False)
+
+
+def _unfit(code: str, detail: str) -> InvalidContent:
+    return InvalidContent(detail, errors=[Fault("", code, detail)])
+
+
+def _file(request: Request, content: bytes, query: ImportQuery) -> ImportFile:
+    header = Message()
+    header["content-type"] = request.headers["content-type"]
+    form = FILE_TYPES[header.get_content_type()]
+    return ImportFile(content, form, query.csv == "raw", query.match_ids, tuple(query.map))
+
+
+def import_answer(outcome: ImportOutcome) -> Response:
+    """Answer with what became of the rows."""
+    plan, rows = outcome.plan, outcome.imported.rows
+    counted = Counter(row.action for row in rows)
+    head = {
+        "dry_run": outcome.dry_run,
+        "plan_id": plan and str(plan.id),
+        "expires_at": plan and plan.expires_at.isoformat(),
+        "counts": {action: counted[action] for action in get_args(Action)},
+    }
+    shown = ",".join([_row(row, dry_run=outcome.dry_run) for row in rows])
+    body = f'{compact(head)[:-1]},"rows":[{shown}]}}'
+    return Response(body.encode("utf-8", "replace"), media_type=JSON)
+
+
+def _row(row: RowOutcome, *, dry_run: bool) -> str:
+    members = {"row": row.number, "action": row.action, "id": row.id, "version": row.version}
+    return result_json(members, row.faults, (row.before, row.after) if dry_run else None)

@@ -1,0 +1,52 @@
+"""How a path names an object."""
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from sqlalchemy import (
+    Select,
+    select,
+)
+
+from app.domains.shared.models import RegisterObject, table_of
+from app.domains.shared.query.orders import Condition
+from app.domains.shared.reading.documents import by_code, by_id
+from app.domains.shared.schemas import CODE_PATTERN, LARGEST_ID
+from app.utils.exceptions import NotFound
+
+_CODE = re.compile(CODE_PATTERN.removesuffix("$"))
+_ID = re.compile("[0-9]{1,19}")
+REFERENCE_PATTERN = f"^([0-9]{{1,19}}|code:{CODE_PATTERN[1:-1]})$"
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What selects an object: a condition with the parameter `key`, and its value."""
+
+    condition: Condition
+    value: int | str
+
+
+def not_found(model: type[RegisterObject]) -> NotFound:
+    return NotFound(f"There is no such {model.noun}.")
+
+
+def parse_key(reference: str, model: type[RegisterObject]) -> Key:
+    """Return the key in a path: an `id`, or `code:` and a code.
+
+    Raises `NotFound` for what can't be either, so also for numbers beyond 64 bits.
+    """
+    if _ID.fullmatch(reference) and int(reference) <= LARGEST_ID:
+        return Key(by_id, int(reference))
+    if reference.startswith("code:") and _CODE.fullmatch(code := reference.removeprefix("code:")):
+        return Key(by_code, code)
+    raise not_found(model)
+
+
+@cache
+def object_exists(model: type[RegisterObject], condition: Condition) -> Select[Any]:
+    """Return the statement that has a row when the object exists."""
+    table = table_of(model)
+    return select(table.c.id).where(condition(table))

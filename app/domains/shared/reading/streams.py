@@ -1,0 +1,88 @@
+"""Whole lists, streamed: as NDJSON, one document a line, or as CSV (RFC 4180)."""
+
+import csv
+import io
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from fastapi import Response
+
+from app.core.http.streaming import Rows, Streamed
+from app.core.prepared import Prepared
+from app.domains.shared.query.formats import MEDIA_TYPES, Format
+from app.domains.shared.query.pages import Origin
+from app.domains.shared.reading.cells import safe
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """A whole list: a statement that returns one `body`, or the cells of one row, for each object."""
+
+    collection: str
+    statement: Prepared
+    values: dict[str, Any]
+    # Of the table; None for NDJSON.
+    header: tuple[str, ...] | None
+    raw: bool
+
+    @property
+    def format(self) -> Format:
+        return "ndjson" if self.header is None else "csv"
+
+
+async def exported(export: Export, origin: Origin) -> Response:
+    """Answer with a whole list. What goes wrong before the first byte is raised; later it cuts the answer short."""
+    batches = origin.streams.read(export.statement, export.values)
+    first = await anext(batches)
+    if origin.is_head:
+        await batches.aclose()
+        chunks = _nothing()
+    else:
+        chunks = _chunks(export, first, batches)
+    media_type = MEDIA_TYPES[export.format] + ("; charset=utf-8; header=present" if export.format == "csv" else "")
+    name = f"{export.collection}-{datetime.now(UTC):%Y-%m-%d}.{export.format}"
+    # A header of its own: Starlette would add the character set once more.
+    headers = {
+        "Content-Type": media_type,
+        "Content-Disposition": f'attachment; filename="{name}"',
+        "Vary": "Accept",
+    }
+    return Streamed(chunks, origin.streams.stall_seconds, headers=headers)
+
+
+async def _nothing() -> AsyncGenerator[bytes]:
+    yield b""
+
+
+async def _chunks(export: Export, first: Rows, batches: AsyncGenerator[Rows]) -> AsyncGenerator[bytes]:
+    write = lines_of if export.header is None else _write_raw_cells if export.raw else _write_cells
+    try:
+        if export.header is not None:
+            yield _table([export.header])
+        yield write(first)
+        async for rows in batches:
+            yield write(rows)
+    finally:
+        await batches.aclose()
+
+
+def lines_of(rows: Rows) -> bytes:
+    """Return the documents in the `body` of rows as NDJSON."""
+    # PostgreSQL breaks the lines between the entries of lists; inside of strings there are no line breaks in JSON.
+    return b"".join([row.body.replace(b"\n", b"") + b"\n" for row in rows])
+
+
+def _write_cells(rows: Rows) -> bytes:
+    return _table([[safe(cell) for cell in row] for row in rows])
+
+
+def _write_raw_cells(rows: Rows) -> bytes:
+    return _table(rows)
+
+
+def _table(rows: Any) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\r\n").writerows(rows)
+    return text.getvalue().encode()

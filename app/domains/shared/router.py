@@ -1,0 +1,159 @@
+"""What the routers of all collections are made of: parameters, and routers below `/api/v1`."""
+
+import re
+from enum import Enum
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Path, Query
+from fastapi.routing import APIRoute
+from pydantic import BeforeValidator
+
+from app.core.http.routing import LARGE_BODY
+from app.domains.shared.answers import (
+    ANYWHERE,
+    CREATE,
+    DELETE,
+    EXPORT,
+    EXPORT_OF_ONE,
+    INVALID,
+    LINK,
+    LIST,
+    LIST_OF_ONE,
+    READ,
+    UNLINK,
+    WALK,
+    WRITE,
+    ancestors,
+    counted,
+    created,
+    found,
+    listed,
+    no_content,
+    problems,
+    sent,
+    walked,
+    written,
+)
+from app.domains.shared.bulk.answers import BULK, Atomic, DryRun, bulk_answer
+from app.domains.shared.bulk.schemas import Bulk, BulkAnswer
+from app.domains.shared.idempotency.route import RepeatableRoute
+from app.domains.shared.imports.requests import IMPORT, ImportAnswer, ImportRequestDep, import_answer, takes_files
+from app.domains.shared.query.filters import Digits
+from app.domains.shared.query.parameters import PageParameters
+from app.domains.shared.reading.keys import REFERENCE_PATTERN
+from app.domains.shared.schemas import LARGEST_ID, NO_FIELDS, Ancestors, ChangeRead, NoFields, Page, Stats, Tree
+from app.domains.shared.trees import DEEPEST
+from app.utils.exceptions import (
+    BadRequest,
+    NotFound,
+    ServiceUnavailable,
+)
+
+__all__ = [
+    "API",
+    "BULK",
+    "CREATE",
+    "DEEPEST",
+    "DELETE",
+    "EXPORT",
+    "EXPORT_OF_ONE",
+    "IMPORT",
+    "INVALID",
+    "LARGE_BODY",
+    "LINK",
+    "LIST",
+    "LIST_OF_ONE",
+    "NO_FIELDS",
+    "READ",
+    "UNLINK",
+    "WALK",
+    "WRITE",
+    "Ancestors",
+    "Atomic",
+    "Bulk",
+    "BulkAnswer",
+    "ChangeRead",
+    "Depth",
+    "DryRun",
+    "IfMatch",
+    "IfNoneMatch",
+    "ImportAnswer",
+    "ImportRequestDep",
+    "NoFields",
+    "Number",
+    "Page",
+    "PageParameters",
+    "Reference",
+    "Stats",
+    "Tree",
+    "ancestors",
+    "api_router",
+    "bulk_answer",
+    "collection_router",
+    "counted",
+    "created",
+    "found",
+    "import_answer",
+    "listed",
+    "no_content",
+    "problems",
+    "sent",
+    "takes_files",
+    "walked",
+    "written",
+]
+
+API = "/api/v1"
+
+Reference = Annotated[
+    str,
+    # What does not fit the pattern can name nothing, so it is not found, not invalid.
+    Path(
+        description="`id`, or `code:` and the code.",
+        openapi_examples={"id": {"summary": "By id", "value": "1"}},
+        json_schema_extra={"pattern": REFERENCE_PATTERN},
+    ),
+]
+
+
+def _number(text: str) -> int:
+    """Return the `id` in a path. Raises `NotFound` for what can be none, so also for numbers beyond 64 bits."""
+    if re.fullmatch("[0-9]{1,19}", text) and 1 <= int(text) <= LARGEST_ID:
+        return int(text)
+    raise NotFound("There is nothing with such an id.")
+
+
+# For what has no code.
+Number = Annotated[
+    int,
+    BeforeValidator(_number),
+    Path(ge=1, le=LARGEST_ID, description="`id`.", openapi_examples={"id": {"summary": "By id", "value": 1}}),
+]
+IfMatch = Annotated[
+    str | None,
+    Header(alias="If-Match", description="Write only if the object still has the version of this `ETag`; else 412."),
+]
+IfNoneMatch = Annotated[
+    str | None, Header(alias="If-None-Match", description="An `ETag` you have: 304 if nothing has changed since.")
+]
+Depth = Annotated[int, Query(ge=0, le=DEEPEST, description="Levels to go down."), Digits]
+
+
+def api_router(prefix: str = "", tags: list[str | Enum] | None = None) -> APIRouter:
+    """Return a router below `/api/v1`; operations are named after their handlers."""
+    return APIRouter(
+        prefix=API + prefix,
+        tags=tags,
+        route_class=RepeatableRoute,
+        generate_unique_id_function=_operation_id,
+        responses=ANYWHERE | problems(BadRequest, ServiceUnavailable),
+    )
+
+
+def collection_router(name: str) -> APIRouter:
+    """Return the router of a collection."""
+    return api_router(f"/{name}", [name])
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name

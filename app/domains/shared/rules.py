@@ -1,0 +1,161 @@
+"""Business rules: what must hold of the writes of one collection, whether they come one at a time or by the thousand.
+
+A rule is a class. Single writes, links, deletes, batches, imports and restores describe what they are about to do as
+`Write`s and ask it; so a rule is said once. `Rules` is the set of a collection's rules at work on one unit of writes.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from app.core.caller import Caller
+from app.core.database import RegisterSession
+from app.core.permissions import Scope
+from app.domains.shared.models import RegisterObject
+from app.utils.exceptions import Fault, Forbidden, RegisterError
+
+# The id of the object on the other side, and the value of the link's own field, if it has one.
+Link = tuple[int, str | None]
+# The columns of an object that clients write, by name; of an object that exists also `id`, `version`, `created_by_id`.
+Values = Mapping[str, Any]
+
+
+@dataclass(eq=False, slots=True)
+class Write:
+    """One write of one object. `before` is None when it is created, `after` when it is deleted.
+
+    `added` and `removed` have the links that come and go, by the member that lists them; a link whose own field changes
+    is in both. They are filled in when a rule concerns the object, and not for a delete, which takes all links along.
+    `id` is None for an object that a single write creates, until it exists. `refused` is set once a rule, or anything
+    else, refuses the write: the object then stays as it was before.
+    """
+
+    model: type[RegisterObject]
+    id: int | None
+    before: Values | None
+    after: Values | None
+    added: dict[str, set[Link]] = field(default_factory=dict)
+    removed: dict[str, set[Link]] = field(default_factory=dict)
+    refused: bool = False
+
+    def changes(self, *columns: str) -> bool:
+        """Return whether it gives one of these columns of an existing object another value."""
+        before, after = self.before, self.after
+        return before is not None and after is not None and any(before[name] != after[name] for name in columns)
+
+    @property
+    def result(self) -> Values | None:
+        """The object as it is when all is written: as before when the write is refused."""
+        return self.before if self.refused else self.after
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a rule refuses a write: the error, with a pointer into the body, "" for the write as a whole."""
+
+    error: type[RegisterError]
+    detail: str
+    pointer: str = ""
+    # What the caller lacks; only with `Forbidden`.
+    scope: Scope | None = None
+
+    def as_error(self) -> RegisterError:
+        """Return the error that a single write raises."""
+        if self.scope is not None:
+            return Forbidden(self.detail, scope=self.scope)
+        faults = [Fault(self.pointer, self.error.code, self.detail)] if self.pointer else []
+        return self.error(self.detail, errors=faults)
+
+
+def missing_scope(caller: Caller, scope: Scope, pointer: str = "") -> Iterator[Refusal]:
+    """Yield the refusal of a caller who does not have a scope."""
+    try:
+        caller.demand(scope)
+    except Forbidden as error:
+        yield Refusal(Forbidden, error.detail, pointer, scope)
+
+
+class Rule:
+    """What must hold of the writes of one collection. There is one instance for each unit of writes.
+
+    The methods are called in the order in which they stand here. A write that no rule watches and none concerns takes
+    the fast path, and no other method is called for it.
+    """
+
+    # The single statement of a replacement writes nothing when one of these columns would change: the rule is asked.
+    watches: tuple[str, ...] = ()
+    # Whether it also holds for what is restored from an export of a whole register.
+    applies_to_restores: bool = False
+
+    def concerns(self, values: Values, caller: Caller) -> bool:  # noqa: ARG002 - for rules to use
+        """Return whether the rule can refuse an object with these values although no watched column changes."""
+        return False
+
+    def lock(self, write: Write) -> str | None:  # noqa: ARG002
+        """Return the name of the advisory lock that the write needs, if any.
+
+        It is not waited for while a row is locked, so that no two writers wait for each other.
+        """
+        return None
+
+    async def load(self, session: RegisterSession, writes: Sequence[Write]) -> None:
+        """Read what `check` needs to know. The objects are locked."""
+
+    def check(self, write: Write, caller: Caller) -> Iterator[Refusal]:  # noqa: ARG002
+        """Yield why a write is refused, whatever else is written with it."""
+        yield from ()
+
+    def check_together(self, writes: Sequence[Write]) -> Iterator[tuple[Write, Refusal]]:  # noqa: ARG002
+        """Yield which writes are refused because of what the others do.
+
+        It is called again whenever writes were refused, until it refuses nothing more. A write is marked as refused
+        before the next one is asked for.
+        """
+        yield from ()
+
+    async def apply(self, session: RegisterSession, writes: Sequence[Write]) -> None:
+        """Do what goes with the writes, which are done by now, in the same transaction."""
+
+
+class Rules:
+    """The rules of a collection at work on one unit of writes: one write, or a batch."""
+
+    def __init__(self, rules: Sequence[type[Rule]], caller: Caller, *, restoring: bool = False) -> None:
+        self._caller = caller
+        self._rules = [rule() for rule in rules if rule.applies_to_restores or not restoring]
+
+    @property
+    def watched(self) -> tuple[str, ...]:
+        """The columns that rules watch."""
+        return tuple(sorted({name for rule in self._rules for name in rule.watches}))
+
+    def concern(self, values: Values) -> bool:
+        """Return whether a rule can refuse an object with these values."""
+        return any(rule.concerns(values, self._caller) for rule in self._rules)
+
+    def locks(self, writes: Sequence[Write]) -> set[str]:
+        """Return the names of the advisory locks that the writes need."""
+        found = (rule.lock(write) for rule in self._rules for write in writes)
+        return {name for name in found if name is not None}
+
+    async def load(self, session: RegisterSession, writes: Sequence[Write]) -> None:
+        """Let all rules read what they need."""
+        for rule in self._rules:
+            await rule.load(session, writes)
+
+    def check(self, writes: Sequence[Write]) -> Iterator[tuple[Write, Refusal]]:
+        """Yield the refusals of each write by itself."""
+        for rule in self._rules:
+            for write in writes:
+                for refusal in rule.check(write, self._caller):
+                    yield write, refusal
+
+    def check_together(self, writes: Sequence[Write]) -> Iterator[tuple[Write, Refusal]]:
+        """Yield the refusals that come from what the writes do together."""
+        for rule in self._rules:
+            yield from rule.check_together(writes)
+
+    async def apply(self, session: RegisterSession, writes: Sequence[Write]) -> None:
+        """Let all rules do what goes with the writes."""
+        for rule in self._rules:
+            await rule.apply(session, writes)

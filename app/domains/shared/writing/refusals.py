@@ -1,0 +1,82 @@
+"""All that a body is refused for: the database, and whoever checks a change before it, name the first fault only."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import select
+
+from app.core.database import RegisterSession
+from app.domains.shared.collection import LinkSet, foreign_keys, named_targets
+from app.domains.shared.models import RegisterObject, table_of
+from app.domains.shared.reading.keys import Key, object_exists
+from app.domains.shared.writing.constraints import taken_key
+from app.domains.shared.writing.unique_keys import find_holders, unique_keys
+from app.utils.exceptions import Conflict, Duplicate, Fault, InvalidContent, RegisterError, UnknownReference
+from app.utils.validation import MOST_FAULTS, summary
+
+
+async def with_all_faults(
+    session: RegisterSession,
+    model: type[RegisterObject],
+    links: Sequence[LinkSet],
+    error: RegisterError,
+    body: Any,
+    key: Key | None,
+) -> RegisterError:
+    """Return the error for all faults of a body, of which `error` told the first; what the session wrote is undone.
+
+    `key` is that of the object that should change, None for a new one.
+    """
+    await session.undo()
+    taken = await _taken_keys(session, model, body, key)
+    unknown = await _unknown_references(session, model, links, body)
+    told = () if isinstance(error, (Duplicate, UnknownReference)) else error.errors
+    if not taken and not unknown:
+        return error
+    faults = (*told, *taken, *unknown)
+    if len(faults) == len(unknown):
+        return UnknownReference(_summary_of_unknown(len(faults)), errors=faults[:MOST_FAULTS])
+    detail = faults[0].detail if len(faults) == 1 else summary(len(faults))
+    kind = InvalidContent if unknown else Conflict if told else Duplicate
+    return kind(detail, errors=faults[:MOST_FAULTS])
+
+
+def _summary_of_unknown(count: int) -> str:
+    if count > MOST_FAULTS:
+        return f"The request names {count} objects that do not exist, of which these are the first {MOST_FAULTS}."
+    return "The request names objects that do not exist."
+
+
+async def _taken_keys(
+    session: RegisterSession, model: type[RegisterObject], body: Any, key: Key | None
+) -> tuple[Fault, ...]:
+    own = None if key is None else await session.scalar(object_exists(model, key.condition), {"key": key.value})
+    wanted = {name: getattr(body, name) for name in unique_keys(model)}
+    arrays = {f"{name}_values": [] if value is None else [value] for name, value in wanted.items()}
+    return tuple(
+        taken_key(model.noun, row.key)
+        for row in await session.execute(find_holders(model), arrays)
+        if row.id is not None and row.id != own
+    )
+
+
+async def _unknown_references(
+    session: RegisterSession, model: type[RegisterObject], links: Sequence[LinkSet], body: Any
+) -> tuple[Fault, ...]:
+    named = [
+        (f"/{name}", target, key)
+        for name, target in foreign_keys(model).items()
+        if (key := getattr(body, name)) is not None
+    ]
+    for link_set in links:
+        named += named_targets(body, link_set)
+    known: set[tuple[type[RegisterObject], int]] = set()
+    for target in {target for _, target, _ in named}:
+        column = table_of(target).c.id
+        ids = {key for _, of, key in named if of is target}
+        known |= {(target, key) for key in await session.scalars(select(column).where(column.in_(ids)))}
+    return tuple(
+        Fault(pointer, UnknownReference.code, "No such object is registered.")
+        for pointer, target, key in named
+        if (target, key) not in known
+    )

@@ -1,0 +1,109 @@
+"""The statements that set and remove one link of a locked object."""
+
+from functools import cache
+from typing import Any
+
+from sqlalchemy import (
+    CTE,
+    BigInteger,
+    ColumnElement,
+    Executable,
+    FromClause,
+    String,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    func,
+    literal_column,
+    select,
+    update,
+)
+from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
+
+from app.domains.shared.collection import LinkSet
+from app.domains.shared.history.record import constant, recorded
+from app.domains.shared.models import ChangeAction, table_of
+from app.domains.shared.query.orders import Condition
+from app.domains.shared.writing.single_statement import touched
+
+
+@cache
+def add_link(link_set: LinkSet, condition: Condition) -> Executable:
+    """Return the statement that sets one link of a locked object and returns the `id` of its other side, if it exists.
+
+    Its parameters are `object_id`, `key` of the condition, those of `Caller.signature` and, where the link has a field,
+    `detail`.
+    """
+    table, found = link_set.table, _found(link_set, condition)
+    values: list[Any] = [bindparam("object_id", type_=BigInteger), found.c.id]
+    if link_set.detail is not None:
+        values.append(bindparam("detail", type_=String))
+    statement = insert(table).from_select([link_set.owner, *link_set.columns], select(*values))
+    key = table.primary_key.columns
+    if link_set.detail is None or link_set.detail in key:
+        statement = statement.on_conflict_do_nothing(index_elements=key)
+        before = None
+    else:
+        new = statement.excluded[link_set.detail]
+        statement = statement.on_conflict_do_update(
+            index_elements=key, set_={link_set.detail: new}, where=table.c[link_set.detail] != new
+        )
+        # As the statement found it: what it writes it does not see.
+        old = table.alias("old")
+        is_old = and_(
+            old.c[link_set.owner] == bindparam("object_id", type_=BigInteger), old.c[link_set.target] == found.c.id
+        )
+        before = _entries(link_set, found, select(old.c[link_set.detail]).where(is_old).subquery("was"))
+    changed = statement.returning(*(table.c[name] for name in link_set.columns)).cte("changed")
+    after = _entries(link_set, found, changed)
+    return _with_history(link_set, found, changed, "linked", before, after)
+
+
+@cache
+def remove_link(link_set: LinkSet, condition: Condition, *, one_detail: bool) -> Executable:
+    """Return the statement that removes an object's links to another, or the one with `detail`; see `add_link`."""
+    table, found = link_set.table, _found(link_set, condition)
+    statement = delete(table).where(
+        table.c[link_set.owner] == bindparam("object_id", type_=BigInteger), table.c[link_set.target] == found.c.id
+    )
+    if one_detail and link_set.detail is not None:
+        statement = statement.where(table.c[link_set.detail] == bindparam("detail", type_=String))
+    changed = statement.returning(*(table.c[name] for name in link_set.columns)).cte("changed")
+    return _with_history(link_set, found, changed, "unlinked", _entries(link_set, found, changed), None)
+
+
+def _found(link_set: LinkSet, condition: Condition) -> CTE:
+    target = table_of(link_set.target_model)
+    return select(target.c.id, target.c.code, target.c.name).where(condition(target)).cte("target")
+
+
+def _entries(link_set: LinkSet, found: CTE, links: FromClause) -> ColumnElement[Any]:
+    """Return the links to the found object as the owner's document lists them; NULL when there are none."""
+    members: list[Any] = [constant("id"), found.c.id, constant("code"), found.c.code, constant("name"), found.c.name]
+    order = []
+    if link_set.detail is not None:
+        members += [constant(link_set.detail), links.c[link_set.detail]]
+        order = [links.c[link_set.detail]]
+    listed = func.jsonb_agg(aggregate_order_by(func.jsonb_build_object(*members), *order or [found.c.id]))
+    entries = select(listed.label("listed")).select_from(found.join(links, literal_column("true"))).subquery("entries")
+    entry = func.jsonb_build_object(constant(link_set.field), entries.c.listed)
+    return select(entry).where(entries.c.listed.is_not(None)).scalar_subquery()
+
+
+def _with_history(
+    link_set: LinkSet,
+    found: CTE,
+    changed: CTE,
+    action: ChangeAction,
+    before: ColumnElement[Any] | None,
+    after: ColumnElement[Any] | None,
+) -> Executable:
+    """Return the statement that, if a link changed, touches the owner and records it."""
+    owner = table_of(link_set.owner_model)
+    touch = update(owner).where(
+        owner.c.id == bindparam("object_id", type_=BigInteger), exists(select(changed.c[link_set.target]))
+    )
+    touched_owner = touch.values(touched(owner)).returning(owner.c.id, owner.c.code, owner.c.name).cte("touched")
+    record = recorded(link_set.owner_model, action, touched_owner, before=before, after=after)
+    return select(found.c.id).add_cte(record)

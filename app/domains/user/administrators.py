@@ -1,0 +1,23 @@
+"""The first administrator, on whose behalf the command line acts."""
+
+from sqlalchemy import select
+from sqlalchemy.exc import DBAPIError
+
+from app.core.caller import Caller
+from app.core.database import RegisterSession
+from app.core.database_errors import NO_TABLE, sqlstate_of
+from app.core.permissions import scopes_of
+from app.domains.user.models import User
+
+
+async def first_administrator(session: RegisterSession) -> Caller | None:
+    """Return the first administrator, on whose behalf the command line acts; None before one is made, or the schema."""
+    # The one user whom nobody created.
+    first = select(User.id, User.name).where(User.created_by_id.is_(None)).order_by(User.id).limit(1)
+    try:
+        row = (await session.execute(first)).one_or_none()
+    except DBAPIError as error:
+        if sqlstate_of(error) != NO_TABLE:
+            raise
+        return None
+    return None if row is None else Caller(row.id, row.name, "admin", scopes_of("admin"))
