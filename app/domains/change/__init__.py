@@ -1,0 +1,1 @@
+"""The history of all collections. Only `app.api` imports it."""

@@ -1,0 +1,1 @@
+"""Resources: what processes use, from applications to suppliers."""

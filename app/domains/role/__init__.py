@@ -1,0 +1,1 @@
+"""Roles: job functions, and the users who hold them."""

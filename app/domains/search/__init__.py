@@ -1,0 +1,1 @@
+"""The search in all collections. Only `app.api` imports it."""

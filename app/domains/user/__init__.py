@@ -1,0 +1,1 @@
+"""Users: the people of the organisation. Every other domain may use them."""

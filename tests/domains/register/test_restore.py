@@ -420,9 +420,10 @@ async def test_command_imports_a_file_of_one_collection(empty_register: URL, tmp
     options["mapping"] = ()
     with pytest.raises(RegisterError) as raised:
         await import_table(settings, url, file, dry_run=False, **options)
+    known = ", ".join(members_of(DepartmentService.collection))
     assert str(raised.value).splitlines() == [
         "The columns of the file are not those of the collection.",
-        f"{file.name}/1/Kürzel: There is no such member. Known are {', '.join(members_of(DepartmentService.collection))}.",
+        f"{file.name}/1/Kürzel: There is no such member. Known are {known}.",
     ]
     file.write_text("code,name\nA,\n", "utf-8")
     with pytest.raises(RegisterError, match=r"(?s)Nothing was imported\..*\.csv/2/name: "):
