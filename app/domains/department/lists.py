@@ -6,32 +6,25 @@ from fastapi import Depends
 
 from app.domains.department.models import Department
 from app.domains.department.schemas import DepartmentRead
-from app.domains.shared.lists import (
-    OBJECT_FILTERS,
-    OBJECT_SORTS,
-    ListDeclaration,
-    ListQuery,
-    RepresentationQuery,
-    StatsQuery,
-    below,
-    grouped_by_reference,
-    identifier,
-    list_parameters,
-    list_query,
-    representation_parameters,
-    stats_parameters,
-)
+from app.domains.shared import lists
 
-DepartmentListQuery = list_query(
+DepartmentListQuery = lists.list_query(
     "DepartmentListQuery",
-    ListDeclaration(
-        filters=(*OBJECT_FILTERS, *identifier("parent_id"), *below("id", Department, "within"), *identifier("head_id")),
-        sorts=OBJECT_SORTS,
-        groups=grouped_by_reference("parent", "head"),
+    lists.ListDeclaration(
+        filters=(
+            *lists.OBJECT_FILTERS,
+            *lists.identifier("parent_id"),
+            *lists.below("id", Department, "within"),
+            *lists.identifier("head_id"),
+        ),
+        sorts=lists.OBJECT_SORTS,
+        groups=lists.grouped_by_reference("parent", "head"),
     ),
     DepartmentRead,
 )
 
-DepartmentListParameters = Annotated[ListQuery, Depends(list_parameters(DepartmentListQuery))]
-DepartmentStatsParameters = Annotated[StatsQuery, Depends(stats_parameters(DepartmentListQuery))]
-DepartmentRepresentation = Annotated[RepresentationQuery, Depends(representation_parameters(DepartmentRead))]
+DepartmentListParameters = Annotated[lists.ListQuery, Depends(lists.list_parameters(DepartmentListQuery))]
+DepartmentStatsParameters = Annotated[lists.StatsQuery, Depends(lists.stats_parameters(DepartmentListQuery))]
+DepartmentRepresentation = Annotated[
+    lists.RepresentationQuery, Depends(lists.representation_parameters(DepartmentRead))
+]

@@ -6,47 +6,28 @@ from fastapi import Depends
 
 from app.domains.location.models import ADDRESS_LENGTH, Location, LocationKind
 from app.domains.location.schemas import LocationRead
-from app.domains.shared.lists import (
-    OBJECT_FILTERS,
-    OBJECT_SORTS,
-    ListDeclaration,
-    ListQuery,
-    RepresentationQuery,
-    StatsQuery,
-    below,
-    choice,
-    grouped,
-    grouped_by_reference,
-    identifier,
-    list_parameters,
-    list_query,
-    number,
-    representation_parameters,
-    sorted_by,
-    stats_parameters,
-    text,
-)
+from app.domains.shared import lists
 
-LocationListQuery = list_query(
+LocationListQuery = lists.list_query(
     "LocationListQuery",
-    ListDeclaration(
+    lists.ListDeclaration(
         filters=(
-            *OBJECT_FILTERS,
-            *identifier("parent_id"),
-            *below("id", Location, "within"),
-            *choice("kind", LocationKind),
-            *text("address", length=ADDRESS_LENGTH, several_lines=True),
-            *text("country"),
-            *text("timezone"),
-            *number("latitude", nullable=True),
-            *number("longitude", nullable=True),
+            *lists.OBJECT_FILTERS,
+            *lists.identifier("parent_id"),
+            *lists.below("id", Location, "within"),
+            *lists.choice("kind", LocationKind),
+            *lists.text("address", length=ADDRESS_LENGTH, several_lines=True),
+            *lists.text("country"),
+            *lists.text("timezone"),
+            *lists.number("latitude", nullable=True),
+            *lists.number("longitude", nullable=True),
         ),
-        sorts=OBJECT_SORTS | sorted_by("kind"),
-        groups=grouped("kind", "country") | grouped_by_reference("parent"),
+        sorts=lists.OBJECT_SORTS | lists.sorted_by("kind"),
+        groups=lists.grouped("kind", "country") | lists.grouped_by_reference("parent"),
     ),
     LocationRead,
 )
 
-LocationListParameters = Annotated[ListQuery, Depends(list_parameters(LocationListQuery))]
-LocationStatsParameters = Annotated[StatsQuery, Depends(stats_parameters(LocationListQuery))]
-LocationRepresentation = Annotated[RepresentationQuery, Depends(representation_parameters(LocationRead))]
+LocationListParameters = Annotated[lists.ListQuery, Depends(lists.list_parameters(LocationListQuery))]
+LocationStatsParameters = Annotated[lists.StatsQuery, Depends(lists.stats_parameters(LocationListQuery))]
+LocationRepresentation = Annotated[lists.RepresentationQuery, Depends(lists.representation_parameters(LocationRead))]

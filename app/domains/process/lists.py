@@ -17,67 +17,48 @@ from app.domains.process.models import (
     RoleResponsibility,
 )
 from app.domains.process.schemas import ProcessRead
-from app.domains.shared.lists import (
-    OBJECT_FILTERS,
-    OBJECT_SORTS,
-    Criticality,
-    ListDeclaration,
-    ListQuery,
-    RepresentationQuery,
-    StatsQuery,
-    below,
-    choice,
-    grouped,
-    grouped_by_link,
-    grouped_by_reference,
-    identifier,
-    linked,
-    list_parameters,
-    list_query,
-    ranked_choice,
-    representation_parameters,
-    sorted_by,
-    sorted_by_rank,
-    stats_parameters,
-)
+from app.domains.shared import lists
 
-ProcessListQuery = list_query(
+ProcessListQuery = lists.list_query(
     "ProcessListQuery",
-    ListDeclaration(
+    lists.ListDeclaration(
         filters=(
-            *OBJECT_FILTERS,
-            *identifier("parent_id"),
-            *below("id", Process, "within"),
-            *choice("kind", ProcessKind),
-            *choice("status", ProcessStatus),
-            *ranked_choice("criticality", Criticality),
-            *identifier("owner_id"),
-            *linked(
+            *lists.OBJECT_FILTERS,
+            *lists.identifier("parent_id"),
+            *lists.below("id", Process, "within"),
+            *lists.choice("kind", ProcessKind),
+            *lists.choice("status", ProcessStatus),
+            *lists.ranked_choice("criticality", lists.Criticality),
+            *lists.identifier("owner_id"),
+            *lists.linked(
                 *(ProcessDepartment, "process_id", "department_id"),
                 detail=("relation", DepartmentRelation),
                 in_tree=True,
             ),
-            *linked(ProcessLocation, "process_id", "location_id", in_tree=True),
-            *linked(ProcessResource, "process_id", "resource_id", detail=("usage", ResourceUsage)),
-            *linked(
+            *lists.linked(ProcessLocation, "process_id", "location_id", in_tree=True),
+            *lists.linked(ProcessResource, "process_id", "resource_id", detail=("usage", ResourceUsage)),
+            *lists.linked(
                 *(ProcessRole, "process_id", "role_id"),
                 detail=("responsibility", RoleResponsibility),
                 match="role_match",
             ),
         ),
-        sorts=OBJECT_SORTS | sorted_by("kind") | sorted_by("status") | sorted_by_rank("criticality", Criticality),
+        sorts=lists.OBJECT_SORTS
+        | lists.sorted_by("kind")
+        | lists.sorted_by("status")
+        | lists.sorted_by_rank("criticality", lists.Criticality),
         groups=(
-            grouped("status", "kind", "criticality")
-            | grouped_by_reference("owner", "parent")
-            | grouped_by_link(ProcessDepartment, "process_id", "department_id", detail="relation")
-            | grouped_by_link(ProcessLocation, "process_id", "location_id")
-            | grouped_by_link(ProcessResource, "process_id", "resource_id", detail="usage")
-            | grouped_by_link(ProcessRole, "process_id", "role_id", detail="responsibility")
+            lists.grouped("status", "kind", "criticality")
+            | lists.grouped_by_reference("owner", "parent")
+            | lists.grouped_by_link(ProcessDepartment, "process_id", "department_id", detail="relation")
+            | lists.grouped_by_link(ProcessLocation, "process_id", "location_id")
+            | lists.grouped_by_link(ProcessResource, "process_id", "resource_id", detail="usage")
+            | lists.grouped_by_link(ProcessRole, "process_id", "role_id", detail="responsibility")
         ),
     ),
     ProcessRead,
 )
 
-ProcessListParameters = Annotated[ListQuery, Depends(list_parameters(ProcessListQuery))]
-ProcessStatsParameters = Annotated[StatsQuery, Depends(stats_parameters(ProcessListQuery))]
-ProcessRepresentation = Annotated[RepresentationQuery, Depends(representation_parameters(ProcessRead))]
+ProcessListParameters = Annotated[lists.ListQuery, Depends(lists.list_parameters(ProcessListQuery))]
+ProcessStatsParameters = Annotated[lists.StatsQuery, Depends(lists.stats_parameters(ProcessListQuery))]
+ProcessRepresentation = Annotated[lists.RepresentationQuery, Depends(lists.representation_parameters(ProcessRead))]

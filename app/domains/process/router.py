@@ -15,62 +15,14 @@ from app.domains.process.schemas import (
     RoleLinkFields,
 )
 from app.domains.process.service import DEPARTMENTS, LOCATIONS, OWNER, RESOURCES, ROLES, ProcessServiceDep
-from app.domains.shared.router import (
-    BULK,
-    CREATE,
-    DEEPEST,
-    DELETE,
-    EXPORT,
-    EXPORT_OF_ONE,
-    IMPORT,
-    INVALID,
-    LARGE_BODY,
-    LINK,
-    LIST_OF_ONE,
-    NO_FIELDS,
-    READ,
-    UNLINK,
-    WALK,
-    WRITE,
-    Ancestors,
-    Atomic,
-    Bulk,
-    BulkAnswer,
-    ChangeRead,
-    Depth,
-    DryRun,
-    IfMatch,
-    IfNoneMatch,
-    ImportAnswer,
-    ImportRequestDep,
-    NoFields,
-    Page,
-    PageParameters,
-    Reference,
-    Stats,
-    Tree,
-    ancestors,
-    api_router,
-    bulk_answer,
-    collection_router,
-    counted,
-    created,
-    found,
-    import_answer,
-    listed,
-    no_content,
-    sent,
-    takes_files,
-    walked,
-    written,
-)
+from app.domains.shared import router as shared
 
-router = collection_router("processes")
+router = shared.collection_router("processes")
 
 READING, WRITING = requires("processes:read"), requires("processes:write")
-FILES = takes_files()
+FILES = shared.takes_files()
 # They read processes, so they stand here: the other domains know nothing of processes.
-lists_of_one = api_router()
+lists_of_one = shared.api_router()
 
 # A link without a body has the defaults.
 DEPARTMENT_LINK_DEFAULTS = DepartmentLinkFields()
@@ -78,243 +30,263 @@ RESOURCE_LINK_DEFAULTS = ResourceLinkFields()
 ROLE_LINK_DEFAULTS = RoleLinkFields()
 
 
-class BulkProcesses(Bulk[ProcessCreate]):
+class BulkProcesses(shared.Bulk[ProcessCreate]):
     """Up to 1,000 objects to write at once."""
 
 
-@router.get("", response_model=Page[ProcessRead], responses=EXPORT, openapi_extra=READING)
+@router.get("", response_model=shared.Page[ProcessRead], responses=shared.EXPORT, openapi_extra=READING)
 async def list_processes(service: ProcessServiceDep, query: ProcessListParameters) -> Response:
     """List the processes."""
-    return await sent(await service.page(query), query)
+    return await shared.sent(await service.page(query), query)
 
 
-@router.post("", status_code=201, response_model=ProcessRead, responses=CREATE, openapi_extra=WRITING)
+@router.post("", status_code=201, response_model=ProcessRead, responses=shared.CREATE, openapi_extra=WRITING)
 async def create_process(service: ProcessServiceDep, body: ProcessCreate) -> Response:
     """Register a process."""
-    return created(await service.create(body), router)
+    return shared.created(await service.create(body), router)
 
 
-@router.post("/bulk", response_model=BulkAnswer, responses=BULK, openapi_extra=WRITING | LARGE_BODY)
+@router.post(
+    "/bulk", response_model=shared.BulkAnswer, responses=shared.BULK, openapi_extra=WRITING | shared.LARGE_BODY
+)
 async def bulk_processes(
-    service: ProcessServiceDep, body: BulkProcesses, atomic: Atomic = True, dry_run: DryRun = False
+    service: ProcessServiceDep, body: BulkProcesses, atomic: shared.Atomic = True, dry_run: shared.DryRun = False
 ) -> Response:
     """Create, update, upsert and delete up to 1,000 processes at once."""
-    return bulk_answer(await service.bulk(body.items, atomic=atomic, dry_run=dry_run), dry_run=dry_run)
+    return shared.bulk_answer(await service.bulk(body.items, atomic=atomic, dry_run=dry_run), dry_run=dry_run)
 
 
-@router.get("/stats", response_model=Stats, responses=INVALID, openapi_extra=READING)
+@router.get("/stats", response_model=shared.Stats, responses=shared.INVALID, openapi_extra=READING)
 async def count_processes(service: ProcessServiceDep, query: ProcessStatsParameters) -> Response:
     """Count the processes that the filters select, by group."""
-    return counted(await service.stats(query))
+    return shared.counted(await service.stats(query))
 
 
-@router.post("/import", response_model=ImportAnswer, responses=IMPORT, openapi_extra=WRITING | FILES)
-async def import_processes(service: ProcessServiceDep, request: ImportRequestDep) -> Response:
+@router.post("/import", response_model=shared.ImportAnswer, responses=shared.IMPORT, openapi_extra=WRITING | FILES)
+async def import_processes(service: ProcessServiceDep, request: shared.ImportRequestDep) -> Response:
     """Create and change processes from a file, or plan that."""
-    return import_answer(await service.import_file(request))
+    return shared.import_answer(await service.import_file(request))
 
 
-@router.get("/{reference}", response_model=ProcessRead, responses=READ, openapi_extra=READING)
+@router.get("/{reference}", response_model=ProcessRead, responses=shared.READ, openapi_extra=READING)
 async def get_process(
-    service: ProcessServiceDep, reference: Reference, shown: ProcessRepresentation, if_none_match: IfNoneMatch = None
+    service: ProcessServiceDep,
+    reference: shared.Reference,
+    shown: ProcessRepresentation,
+    if_none_match: shared.IfNoneMatch = None,
 ) -> Response:
     """Return a process with all its links."""
-    return found(await service.get(reference, shown.members), if_none_match)
+    return shared.found(await service.get(reference, shown.members), if_none_match)
 
 
-@router.put("/{reference}", response_model=ProcessRead, responses=WRITE, openapi_extra=WRITING)
+@router.put("/{reference}", response_model=ProcessRead, responses=shared.WRITE, openapi_extra=WRITING)
 async def replace_process(
-    service: ProcessServiceDep, reference: Reference, body: ProcessReplace, if_match: IfMatch = None
+    service: ProcessServiceDep, reference: shared.Reference, body: ProcessReplace, if_match: shared.IfMatch = None
 ) -> Response:
     """Give a process all new values."""
-    return written(await service.replace(reference, body, if_match))
+    return shared.written(await service.replace(reference, body, if_match))
 
 
-@router.patch("/{reference}", response_model=ProcessRead, responses=WRITE, openapi_extra=WRITING)
+@router.patch("/{reference}", response_model=ProcessRead, responses=shared.WRITE, openapi_extra=WRITING)
 async def update_process(
-    service: ProcessServiceDep, reference: Reference, body: ProcessPatch, if_match: IfMatch = None
+    service: ProcessServiceDep, reference: shared.Reference, body: ProcessPatch, if_match: shared.IfMatch = None
 ) -> Response:
     """Change some values of a process (RFC 7396 merge patch)."""
-    return written(await service.patch(reference, body, if_match))
+    return shared.written(await service.patch(reference, body, if_match))
 
 
-@router.delete("/{reference}", status_code=204, responses=DELETE, openapi_extra=WRITING)
-async def delete_process(service: ProcessServiceDep, reference: Reference, if_match: IfMatch = None) -> Response:
+@router.delete("/{reference}", status_code=204, responses=shared.DELETE, openapi_extra=WRITING)
+async def delete_process(
+    service: ProcessServiceDep, reference: shared.Reference, if_match: shared.IfMatch = None
+) -> Response:
     """Delete a process that nothing refers to."""
     await service.delete(reference, if_match)
-    return no_content()
+    return shared.no_content()
 
 
-@router.get("/{reference}/changes", response_model=Page[ChangeRead], responses=LIST_OF_ONE, openapi_extra=READING)
-async def list_process_changes(service: ProcessServiceDep, reference: Reference, query: PageParameters) -> Response:
+@router.get(
+    "/{reference}/changes",
+    response_model=shared.Page[shared.ChangeRead],
+    responses=shared.LIST_OF_ONE,
+    openapi_extra=READING,
+)
+async def list_process_changes(
+    service: ProcessServiceDep, reference: shared.Reference, query: shared.PageParameters
+) -> Response:
     """List the changes of a process, the newest first."""
-    return listed(await service.changes(reference, query), query)
+    return shared.listed(await service.changes(reference, query), query)
 
 
-@router.get("/{reference}/tree", response_model=Tree, responses=WALK | INVALID, openapi_extra=READING)
-async def get_process_tree(service: ProcessServiceDep, reference: Reference, depth: Depth = DEEPEST) -> Response:
+@router.get(
+    "/{reference}/tree", response_model=shared.Tree, responses=shared.WALK | shared.INVALID, openapi_extra=READING
+)
+async def get_process_tree(
+    service: ProcessServiceDep, reference: shared.Reference, depth: shared.Depth = shared.DEEPEST
+) -> Response:
     """Return a process and what stands below it, depth first."""
-    return walked(await service.tree(reference, depth))
+    return shared.walked(await service.tree(reference, depth))
 
 
-@router.get("/{reference}/ancestors", response_model=Ancestors, responses=WALK, openapi_extra=READING)
-async def list_process_ancestors(service: ProcessServiceDep, reference: Reference) -> Response:
+@router.get("/{reference}/ancestors", response_model=shared.Ancestors, responses=shared.WALK, openapi_extra=READING)
+async def list_process_ancestors(service: ProcessServiceDep, reference: shared.Reference) -> Response:
     """List what a process stands below, the root first."""
-    return ancestors(await service.ancestors(reference))
+    return shared.ancestors(await service.ancestors(reference))
 
 
-@router.put("/{reference}/departments/{department}", status_code=204, responses=LINK, openapi_extra=WRITING)
+@router.put("/{reference}/departments/{department}", status_code=204, responses=shared.LINK, openapi_extra=WRITING)
 async def link_process_department(
     service: ProcessServiceDep,
-    reference: Reference,
-    department: Reference,
+    reference: shared.Reference,
+    department: shared.Reference,
     body: DepartmentLinkFields = DEPARTMENT_LINK_DEFAULTS,
-    if_match: IfMatch = None,
+    if_match: shared.IfMatch = None,
 ) -> Response:
     """Set the link between a process and a department."""
     await service.link(DEPARTMENTS, reference, department, if_match, body.relation)
-    return no_content()
+    return shared.no_content()
 
 
-@router.delete("/{reference}/departments/{department}", status_code=204, responses=UNLINK, openapi_extra=WRITING)
+@router.delete("/{reference}/departments/{department}", status_code=204, responses=shared.UNLINK, openapi_extra=WRITING)
 async def unlink_process_department(
     service: ProcessServiceDep,
-    reference: Reference,
-    department: Reference,
-    if_match: IfMatch = None,
+    reference: shared.Reference,
+    department: shared.Reference,
+    if_match: shared.IfMatch = None,
 ) -> Response:
     """Remove a department from a process."""
     await service.unlink(DEPARTMENTS, reference, department, if_match)
-    return no_content()
+    return shared.no_content()
 
 
-@router.put("/{reference}/locations/{location}", status_code=204, responses=LINK, openapi_extra=WRITING)
+@router.put("/{reference}/locations/{location}", status_code=204, responses=shared.LINK, openapi_extra=WRITING)
 async def link_process_location(
     service: ProcessServiceDep,
-    reference: Reference,
-    location: Reference,
-    body: NoFields = NO_FIELDS,  # noqa: ARG001 - a body may come, but not with members
-    if_match: IfMatch = None,
+    reference: shared.Reference,
+    location: shared.Reference,
+    body: shared.NoFields = shared.NO_FIELDS,  # noqa: ARG001 - a body may come, but not with members
+    if_match: shared.IfMatch = None,
 ) -> Response:
     """Set the link between a process and a location."""
     await service.link(LOCATIONS, reference, location, if_match)
-    return no_content()
+    return shared.no_content()
 
 
-@router.delete("/{reference}/locations/{location}", status_code=204, responses=UNLINK, openapi_extra=WRITING)
+@router.delete("/{reference}/locations/{location}", status_code=204, responses=shared.UNLINK, openapi_extra=WRITING)
 async def unlink_process_location(
     service: ProcessServiceDep,
-    reference: Reference,
-    location: Reference,
-    if_match: IfMatch = None,
+    reference: shared.Reference,
+    location: shared.Reference,
+    if_match: shared.IfMatch = None,
 ) -> Response:
     """Remove a location from a process."""
     await service.unlink(LOCATIONS, reference, location, if_match)
-    return no_content()
+    return shared.no_content()
 
 
-@router.put("/{reference}/resources/{resource}", status_code=204, responses=LINK, openapi_extra=WRITING)
+@router.put("/{reference}/resources/{resource}", status_code=204, responses=shared.LINK, openapi_extra=WRITING)
 async def link_process_resource(
     service: ProcessServiceDep,
-    reference: Reference,
-    resource: Reference,
+    reference: shared.Reference,
+    resource: shared.Reference,
     body: ResourceLinkFields = RESOURCE_LINK_DEFAULTS,
-    if_match: IfMatch = None,
+    if_match: shared.IfMatch = None,
 ) -> Response:
     """Set the link between a process and a resource."""
     await service.link(RESOURCES, reference, resource, if_match, body.usage)
-    return no_content()
+    return shared.no_content()
 
 
-@router.delete("/{reference}/resources/{resource}", status_code=204, responses=UNLINK, openapi_extra=WRITING)
+@router.delete("/{reference}/resources/{resource}", status_code=204, responses=shared.UNLINK, openapi_extra=WRITING)
 async def unlink_process_resource(
     service: ProcessServiceDep,
-    reference: Reference,
-    resource: Reference,
-    if_match: IfMatch = None,
+    reference: shared.Reference,
+    resource: shared.Reference,
+    if_match: shared.IfMatch = None,
 ) -> Response:
     """Remove a resource from a process."""
     await service.unlink(RESOURCES, reference, resource, if_match)
-    return no_content()
+    return shared.no_content()
 
 
-@router.put("/{reference}/roles/{role}", status_code=204, responses=LINK, openapi_extra=WRITING)
+@router.put("/{reference}/roles/{role}", status_code=204, responses=shared.LINK, openapi_extra=WRITING)
 async def link_process_role(
     service: ProcessServiceDep,
-    reference: Reference,
-    role: Reference,
+    reference: shared.Reference,
+    role: shared.Reference,
     body: RoleLinkFields = ROLE_LINK_DEFAULTS,
-    if_match: IfMatch = None,
+    if_match: shared.IfMatch = None,
 ) -> Response:
     """Add a responsibility of a role in a process; its others stay."""
     await service.link(ROLES, reference, role, if_match, body.responsibility)
-    return no_content()
+    return shared.no_content()
 
 
-@router.delete("/{reference}/roles/{role}", status_code=204, responses=UNLINK | INVALID, openapi_extra=WRITING)
+@router.delete(
+    "/{reference}/roles/{role}", status_code=204, responses=shared.UNLINK | shared.INVALID, openapi_extra=WRITING
+)
 async def unlink_process_role(
     service: ProcessServiceDep,
-    reference: Reference,
-    role: Reference,
+    reference: shared.Reference,
+    role: shared.Reference,
     responsibility: RoleResponsibility | None = None,
-    if_match: IfMatch = None,
+    if_match: shared.IfMatch = None,
 ) -> Response:
     """Remove a role from a process, or one of its responsibilities only."""
     await service.unlink(ROLES, reference, role, if_match, responsibility)
-    return no_content()
+    return shared.no_content()
 
 
 @lists_of_one.get(
     "/departments/{reference}/processes",
     tags=["departments"],
-    response_model=Page[ProcessRead],
-    responses=EXPORT_OF_ONE,
+    response_model=shared.Page[ProcessRead],
+    responses=shared.EXPORT_OF_ONE,
     openapi_extra=READING,
 )
 async def list_department_processes(
-    service: ProcessServiceDep, reference: Reference, query: ProcessListParameters
+    service: ProcessServiceDep, reference: shared.Reference, query: ProcessListParameters
 ) -> Response:
     """List the processes that a department takes part in."""
-    return await sent(await service.page_linked(DEPARTMENTS, OWNER, reference, query), query)
+    return await shared.sent(await service.page_linked(DEPARTMENTS, OWNER, reference, query), query)
 
 
 @lists_of_one.get(
     "/locations/{reference}/processes",
     tags=["locations"],
-    response_model=Page[ProcessRead],
-    responses=EXPORT_OF_ONE,
+    response_model=shared.Page[ProcessRead],
+    responses=shared.EXPORT_OF_ONE,
     openapi_extra=READING,
 )
 async def list_location_processes(
-    service: ProcessServiceDep, reference: Reference, query: ProcessListParameters
+    service: ProcessServiceDep, reference: shared.Reference, query: ProcessListParameters
 ) -> Response:
     """List the processes that a location takes part in."""
-    return await sent(await service.page_linked(LOCATIONS, OWNER, reference, query), query)
+    return await shared.sent(await service.page_linked(LOCATIONS, OWNER, reference, query), query)
 
 
 @lists_of_one.get(
     "/resources/{reference}/processes",
     tags=["resources"],
-    response_model=Page[ProcessRead],
-    responses=EXPORT_OF_ONE,
+    response_model=shared.Page[ProcessRead],
+    responses=shared.EXPORT_OF_ONE,
     openapi_extra=READING,
 )
 async def list_resource_processes(
-    service: ProcessServiceDep, reference: Reference, query: ProcessListParameters
+    service: ProcessServiceDep, reference: shared.Reference, query: ProcessListParameters
 ) -> Response:
     """List the processes that a resource takes part in."""
-    return await sent(await service.page_linked(RESOURCES, OWNER, reference, query), query)
+    return await shared.sent(await service.page_linked(RESOURCES, OWNER, reference, query), query)
 
 
 @lists_of_one.get(
     "/roles/{reference}/processes",
     tags=["roles"],
-    response_model=Page[ProcessRead],
-    responses=EXPORT_OF_ONE,
+    response_model=shared.Page[ProcessRead],
+    responses=shared.EXPORT_OF_ONE,
     openapi_extra=READING,
 )
 async def list_role_processes(
-    service: ProcessServiceDep, reference: Reference, query: ProcessListParameters
+    service: ProcessServiceDep, reference: shared.Reference, query: ProcessListParameters
 ) -> Response:
     """List the processes that a role takes part in."""
-    return await sent(await service.page_linked(ROLES, OWNER, reference, query), query)
+    return await shared.sent(await service.page_linked(ROLES, OWNER, reference, query), query)

@@ -6,38 +6,23 @@ from fastapi import Depends
 
 from app.domains.role.models import Role, RoleHolder
 from app.domains.role.schemas import RoleRead
-from app.domains.shared.lists import (
-    OBJECT_FILTERS,
-    OBJECT_SORTS,
-    ListDeclaration,
-    ListQuery,
-    RepresentationQuery,
-    StatsQuery,
-    below,
-    grouped_by_reference,
-    identifier,
-    linked,
-    list_parameters,
-    list_query,
-    representation_parameters,
-    stats_parameters,
-)
+from app.domains.shared import lists
 
-RoleListQuery = list_query(
+RoleListQuery = lists.list_query(
     "RoleListQuery",
-    ListDeclaration(
+    lists.ListDeclaration(
         filters=(
-            *OBJECT_FILTERS,
-            *identifier("department_id"),
-            *below("department_id", Role),
-            *linked(RoleHolder, "role_id", "user_id"),
+            *lists.OBJECT_FILTERS,
+            *lists.identifier("department_id"),
+            *lists.below("department_id", Role),
+            *lists.linked(RoleHolder, "role_id", "user_id"),
         ),
-        sorts=OBJECT_SORTS,
-        groups=grouped_by_reference("department"),
+        sorts=lists.OBJECT_SORTS,
+        groups=lists.grouped_by_reference("department"),
     ),
     RoleRead,
 )
 
-RoleListParameters = Annotated[ListQuery, Depends(list_parameters(RoleListQuery))]
-RoleStatsParameters = Annotated[StatsQuery, Depends(stats_parameters(RoleListQuery))]
-RoleRepresentation = Annotated[RepresentationQuery, Depends(representation_parameters(RoleRead))]
+RoleListParameters = Annotated[lists.ListQuery, Depends(lists.list_parameters(RoleListQuery))]
+RoleStatsParameters = Annotated[lists.StatsQuery, Depends(lists.stats_parameters(RoleListQuery))]
+RoleRepresentation = Annotated[lists.RepresentationQuery, Depends(lists.representation_parameters(RoleRead))]

@@ -6,155 +6,134 @@ from app.core.permissions import requires
 from app.domains.role.lists import RoleListParameters, RoleRepresentation, RoleStatsParameters
 from app.domains.role.schemas import RoleCreate, RolePatch, RoleRead, RoleReplace
 from app.domains.role.service import HOLDERS, RoleServiceDep
-from app.domains.shared.router import (
-    BULK,
-    CREATE,
-    DELETE,
-    EXPORT,
-    EXPORT_OF_ONE,
-    IMPORT,
-    INVALID,
-    LARGE_BODY,
-    LINK,
-    LIST_OF_ONE,
-    NO_FIELDS,
-    READ,
-    UNLINK,
-    WRITE,
-    Atomic,
-    Bulk,
-    BulkAnswer,
-    ChangeRead,
-    DryRun,
-    IfMatch,
-    IfNoneMatch,
-    ImportAnswer,
-    ImportRequestDep,
-    NoFields,
-    Page,
-    PageParameters,
-    Reference,
-    Stats,
-    bulk_answer,
-    collection_router,
-    counted,
-    created,
-    found,
-    import_answer,
-    listed,
-    no_content,
-    sent,
-    takes_files,
-    written,
-)
+from app.domains.shared import router as shared
 from app.domains.user.lists import UserListParameters
 from app.domains.user.schemas import UserRead
 from app.domains.user.service import UserServiceDep
 
-router = collection_router("roles")
+router = shared.collection_router("roles")
 
 READING, WRITING = requires("roles:read"), requires("roles:write")
-FILES = takes_files()
+FILES = shared.takes_files()
 # Holders are users, with all that is known of them.
 READING_USERS = requires("users:read")
 
 
-class BulkRoles(Bulk[RoleCreate]):
+class BulkRoles(shared.Bulk[RoleCreate]):
     """Up to 1,000 objects to write at once."""
 
 
-@router.get("", response_model=Page[RoleRead], responses=EXPORT, openapi_extra=READING)
+@router.get("", response_model=shared.Page[RoleRead], responses=shared.EXPORT, openapi_extra=READING)
 async def list_roles(service: RoleServiceDep, query: RoleListParameters) -> Response:
     """List the roles."""
-    return await sent(await service.page(query), query)
+    return await shared.sent(await service.page(query), query)
 
 
-@router.post("", status_code=201, response_model=RoleRead, responses=CREATE, openapi_extra=WRITING)
+@router.post("", status_code=201, response_model=RoleRead, responses=shared.CREATE, openapi_extra=WRITING)
 async def create_role(service: RoleServiceDep, body: RoleCreate) -> Response:
     """Register a role."""
-    return created(await service.create(body), router)
+    return shared.created(await service.create(body), router)
 
 
-@router.post("/bulk", response_model=BulkAnswer, responses=BULK, openapi_extra=WRITING | LARGE_BODY)
+@router.post(
+    "/bulk", response_model=shared.BulkAnswer, responses=shared.BULK, openapi_extra=WRITING | shared.LARGE_BODY
+)
 async def bulk_roles(
-    service: RoleServiceDep, body: BulkRoles, atomic: Atomic = True, dry_run: DryRun = False
+    service: RoleServiceDep, body: BulkRoles, atomic: shared.Atomic = True, dry_run: shared.DryRun = False
 ) -> Response:
     """Create, update, upsert and delete up to 1,000 roles at once."""
-    return bulk_answer(await service.bulk(body.items, atomic=atomic, dry_run=dry_run), dry_run=dry_run)
+    return shared.bulk_answer(await service.bulk(body.items, atomic=atomic, dry_run=dry_run), dry_run=dry_run)
 
 
-@router.get("/stats", response_model=Stats, responses=INVALID, openapi_extra=READING)
+@router.get("/stats", response_model=shared.Stats, responses=shared.INVALID, openapi_extra=READING)
 async def count_roles(service: RoleServiceDep, query: RoleStatsParameters) -> Response:
     """Count the roles that the filters select, by group."""
-    return counted(await service.stats(query))
+    return shared.counted(await service.stats(query))
 
 
-@router.post("/import", response_model=ImportAnswer, responses=IMPORT, openapi_extra=WRITING | FILES)
-async def import_roles(service: RoleServiceDep, request: ImportRequestDep) -> Response:
+@router.post("/import", response_model=shared.ImportAnswer, responses=shared.IMPORT, openapi_extra=WRITING | FILES)
+async def import_roles(service: RoleServiceDep, request: shared.ImportRequestDep) -> Response:
     """Create and change roles from a file, or plan that."""
-    return import_answer(await service.import_file(request))
+    return shared.import_answer(await service.import_file(request))
 
 
-@router.get("/{reference}", response_model=RoleRead, responses=READ, openapi_extra=READING)
+@router.get("/{reference}", response_model=RoleRead, responses=shared.READ, openapi_extra=READING)
 async def get_role(
-    service: RoleServiceDep, reference: Reference, shown: RoleRepresentation, if_none_match: IfNoneMatch = None
+    service: RoleServiceDep,
+    reference: shared.Reference,
+    shown: RoleRepresentation,
+    if_none_match: shared.IfNoneMatch = None,
 ) -> Response:
     """Return a role."""
-    return found(await service.get(reference, shown.members), if_none_match)
+    return shared.found(await service.get(reference, shown.members), if_none_match)
 
 
-@router.put("/{reference}", response_model=RoleRead, responses=WRITE, openapi_extra=WRITING)
+@router.put("/{reference}", response_model=RoleRead, responses=shared.WRITE, openapi_extra=WRITING)
 async def replace_role(
-    service: RoleServiceDep, reference: Reference, body: RoleReplace, if_match: IfMatch = None
+    service: RoleServiceDep, reference: shared.Reference, body: RoleReplace, if_match: shared.IfMatch = None
 ) -> Response:
     """Give a role all new values."""
-    return written(await service.replace(reference, body, if_match))
+    return shared.written(await service.replace(reference, body, if_match))
 
 
-@router.patch("/{reference}", response_model=RoleRead, responses=WRITE, openapi_extra=WRITING)
+@router.patch("/{reference}", response_model=RoleRead, responses=shared.WRITE, openapi_extra=WRITING)
 async def update_role(
-    service: RoleServiceDep, reference: Reference, body: RolePatch, if_match: IfMatch = None
+    service: RoleServiceDep, reference: shared.Reference, body: RolePatch, if_match: shared.IfMatch = None
 ) -> Response:
     """Change some values of a role (RFC 7396 merge patch)."""
-    return written(await service.patch(reference, body, if_match))
+    return shared.written(await service.patch(reference, body, if_match))
 
 
-@router.delete("/{reference}", status_code=204, responses=DELETE, openapi_extra=WRITING)
-async def delete_role(service: RoleServiceDep, reference: Reference, if_match: IfMatch = None) -> Response:
+@router.delete("/{reference}", status_code=204, responses=shared.DELETE, openapi_extra=WRITING)
+async def delete_role(
+    service: RoleServiceDep, reference: shared.Reference, if_match: shared.IfMatch = None
+) -> Response:
     """Delete a role that nothing refers to."""
     await service.delete(reference, if_match)
-    return no_content()
+    return shared.no_content()
 
 
-@router.get("/{reference}/changes", response_model=Page[ChangeRead], responses=LIST_OF_ONE, openapi_extra=READING)
-async def list_role_changes(service: RoleServiceDep, reference: Reference, query: PageParameters) -> Response:
+@router.get(
+    "/{reference}/changes",
+    response_model=shared.Page[shared.ChangeRead],
+    responses=shared.LIST_OF_ONE,
+    openapi_extra=READING,
+)
+async def list_role_changes(
+    service: RoleServiceDep, reference: shared.Reference, query: shared.PageParameters
+) -> Response:
     """List the changes of a role, the newest first."""
-    return listed(await service.changes(reference, query), query)
+    return shared.listed(await service.changes(reference, query), query)
 
 
-@router.get("/{reference}/holders", response_model=Page[UserRead], responses=EXPORT_OF_ONE, openapi_extra=READING_USERS)
-async def list_role_holders(users: UserServiceDep, reference: Reference, query: UserListParameters) -> Response:
+@router.get(
+    "/{reference}/holders",
+    response_model=shared.Page[UserRead],
+    responses=shared.EXPORT_OF_ONE,
+    openapi_extra=READING_USERS,
+)
+async def list_role_holders(users: UserServiceDep, reference: shared.Reference, query: UserListParameters) -> Response:
     """List the users who hold a role."""
-    return await sent(await users.page_linked(HOLDERS, HOLDERS.target, reference, query), query)
+    return await shared.sent(await users.page_linked(HOLDERS, HOLDERS.target, reference, query), query)
 
 
-@router.put("/{reference}/holders/{user}", status_code=204, responses=LINK, openapi_extra=WRITING)
+@router.put("/{reference}/holders/{user}", status_code=204, responses=shared.LINK, openapi_extra=WRITING)
 async def add_role_holder(
     service: RoleServiceDep,
-    reference: Reference,
-    user: Reference,
-    body: NoFields = NO_FIELDS,  # noqa: ARG001 - a body may come, but not with members
-    if_match: IfMatch = None,
+    reference: shared.Reference,
+    user: shared.Reference,
+    body: shared.NoFields = shared.NO_FIELDS,  # noqa: ARG001 - a body may come, but not with members
+    if_match: shared.IfMatch = None,
 ) -> Response:
     """Give a role to a user."""
     await service.link(HOLDERS, reference, user, if_match)
-    return no_content()
+    return shared.no_content()
 
 
-@router.delete("/{reference}/holders/{user}", status_code=204, responses=UNLINK, openapi_extra=WRITING)
+@router.delete("/{reference}/holders/{user}", status_code=204, responses=shared.UNLINK, openapi_extra=WRITING)
 async def remove_role_holder(
-    service: RoleServiceDep, reference: Reference, user: Reference, if_match: IfMatch = None
+    service: RoleServiceDep, reference: shared.Reference, user: shared.Reference, if_match: shared.IfMatch = None
 ) -> Response:
     """Take a role from a user."""
     await service.unlink(HOLDERS, reference, user, if_match)
-    return no_content()
+    return shared.no_content()

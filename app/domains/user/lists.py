@@ -5,47 +5,28 @@ from typing import Annotated
 from fastapi import Depends
 
 from app.core.permissions import AccessLevel
-from app.domains.shared.lists import (
-    OBJECT_FILTERS,
-    OBJECT_SORTS,
-    ListDeclaration,
-    ListQuery,
-    RepresentationQuery,
-    StatsQuery,
-    below,
-    choice,
-    flag,
-    grouped,
-    grouped_by_reference,
-    identifier,
-    list_parameters,
-    list_query,
-    representation_parameters,
-    sorted_by,
-    stats_parameters,
-    text,
-)
+from app.domains.shared import lists
 from app.domains.user.models import User
 from app.domains.user.schemas import UserRead
 
-UserListQuery = list_query(
+UserListQuery = lists.list_query(
     "UserListQuery",
-    ListDeclaration(
+    lists.ListDeclaration(
         filters=(
-            *OBJECT_FILTERS,
-            *text("email", nullable=False, ignoring_case=True),
-            *identifier("department_id"),
-            *below("department_id", User),
-            *identifier("manager_id"),
-            *choice("access_level", AccessLevel),
-            *flag("is_active"),
+            *lists.OBJECT_FILTERS,
+            *lists.text("email", nullable=False, ignoring_case=True),
+            *lists.identifier("department_id"),
+            *lists.below("department_id", User),
+            *lists.identifier("manager_id"),
+            *lists.choice("access_level", AccessLevel),
+            *lists.flag("is_active"),
         ),
-        sorts=OBJECT_SORTS | sorted_by("email", ignoring_case=True),
-        groups=grouped("access_level", "is_active") | grouped_by_reference("department", "manager"),
+        sorts=lists.OBJECT_SORTS | lists.sorted_by("email", ignoring_case=True),
+        groups=lists.grouped("access_level", "is_active") | lists.grouped_by_reference("department", "manager"),
     ),
     UserRead,
 )
 
-UserListParameters = Annotated[ListQuery, Depends(list_parameters(UserListQuery))]
-UserStatsParameters = Annotated[StatsQuery, Depends(stats_parameters(UserListQuery))]
-UserRepresentation = Annotated[RepresentationQuery, Depends(representation_parameters(UserRead))]
+UserListParameters = Annotated[lists.ListQuery, Depends(lists.list_parameters(UserListQuery))]
+UserStatsParameters = Annotated[lists.StatsQuery, Depends(lists.stats_parameters(UserListQuery))]
+UserRepresentation = Annotated[lists.RepresentationQuery, Depends(lists.representation_parameters(UserRead))]

@@ -3,123 +3,100 @@
 from fastapi import Response
 
 from app.core.permissions import requires
-from app.domains.shared.router import (
-    BULK,
-    CREATE,
-    DELETE,
-    EXPORT,
-    IMPORT,
-    INVALID,
-    LARGE_BODY,
-    LIST_OF_ONE,
-    READ,
-    WRITE,
-    Atomic,
-    Bulk,
-    BulkAnswer,
-    ChangeRead,
-    DryRun,
-    IfMatch,
-    IfNoneMatch,
-    ImportAnswer,
-    ImportRequestDep,
-    Page,
-    PageParameters,
-    Reference,
-    Stats,
-    bulk_answer,
-    collection_router,
-    counted,
-    created,
-    found,
-    import_answer,
-    listed,
-    no_content,
-    sent,
-    takes_files,
-    written,
-)
+from app.domains.shared import router as shared
 from app.domains.user.lists import UserListParameters, UserRepresentation, UserStatsParameters
 from app.domains.user.schemas import UserCreate, UserPatch, UserRead, UserReplace
 from app.domains.user.service import UserServiceDep
 
-router = collection_router("users")
+router = shared.collection_router("users")
 
 READING, WRITING = requires("users:read"), requires("users:write")
 # Users sign in with their address, which other objects do not have.
-FILES = takes_files("code,name,email\r\nE-1,Ada Example,ada@register.example\r\n")
+FILES = shared.takes_files("code,name,email\r\nE-1,Ada Example,ada@register.example\r\n")
 
 
-class BulkUsers(Bulk[UserCreate]):
+class BulkUsers(shared.Bulk[UserCreate]):
     """Up to 1,000 objects to write at once."""
 
 
-@router.get("", response_model=Page[UserRead], responses=EXPORT, openapi_extra=READING)
+@router.get("", response_model=shared.Page[UserRead], responses=shared.EXPORT, openapi_extra=READING)
 async def list_users(service: UserServiceDep, query: UserListParameters) -> Response:
     """List the users."""
-    return await sent(await service.page(query), query)
+    return await shared.sent(await service.page(query), query)
 
 
-@router.post("", status_code=201, response_model=UserRead, responses=CREATE, openapi_extra=WRITING)
+@router.post("", status_code=201, response_model=UserRead, responses=shared.CREATE, openapi_extra=WRITING)
 async def create_user(service: UserServiceDep, body: UserCreate) -> Response:
     """Register a user."""
-    return created(await service.create(body), router)
+    return shared.created(await service.create(body), router)
 
 
-@router.post("/bulk", response_model=BulkAnswer, responses=BULK, openapi_extra=WRITING | LARGE_BODY)
+@router.post(
+    "/bulk", response_model=shared.BulkAnswer, responses=shared.BULK, openapi_extra=WRITING | shared.LARGE_BODY
+)
 async def bulk_users(
-    service: UserServiceDep, body: BulkUsers, atomic: Atomic = True, dry_run: DryRun = False
+    service: UserServiceDep, body: BulkUsers, atomic: shared.Atomic = True, dry_run: shared.DryRun = False
 ) -> Response:
     """Create, update, upsert and delete up to 1,000 users at once."""
-    return bulk_answer(await service.bulk(body.items, atomic=atomic, dry_run=dry_run), dry_run=dry_run)
+    return shared.bulk_answer(await service.bulk(body.items, atomic=atomic, dry_run=dry_run), dry_run=dry_run)
 
 
-@router.get("/stats", response_model=Stats, responses=INVALID, openapi_extra=READING)
+@router.get("/stats", response_model=shared.Stats, responses=shared.INVALID, openapi_extra=READING)
 async def count_users(service: UserServiceDep, query: UserStatsParameters) -> Response:
     """Count the users that the filters select, by group."""
-    return counted(await service.stats(query))
+    return shared.counted(await service.stats(query))
 
 
-@router.post("/import", response_model=ImportAnswer, responses=IMPORT, openapi_extra=WRITING | FILES)
-async def import_users(service: UserServiceDep, request: ImportRequestDep) -> Response:
+@router.post("/import", response_model=shared.ImportAnswer, responses=shared.IMPORT, openapi_extra=WRITING | FILES)
+async def import_users(service: UserServiceDep, request: shared.ImportRequestDep) -> Response:
     """Create and change users from a file, or plan that."""
-    return import_answer(await service.import_file(request))
+    return shared.import_answer(await service.import_file(request))
 
 
-@router.get("/{reference}", response_model=UserRead, responses=READ, openapi_extra=READING)
+@router.get("/{reference}", response_model=UserRead, responses=shared.READ, openapi_extra=READING)
 async def get_user(
-    service: UserServiceDep, reference: Reference, shown: UserRepresentation, if_none_match: IfNoneMatch = None
+    service: UserServiceDep,
+    reference: shared.Reference,
+    shown: UserRepresentation,
+    if_none_match: shared.IfNoneMatch = None,
 ) -> Response:
     """Return a user."""
-    return found(await service.get(reference, shown.members), if_none_match)
+    return shared.found(await service.get(reference, shown.members), if_none_match)
 
 
-@router.put("/{reference}", response_model=UserRead, responses=WRITE, openapi_extra=WRITING)
+@router.put("/{reference}", response_model=UserRead, responses=shared.WRITE, openapi_extra=WRITING)
 async def replace_user(
-    service: UserServiceDep, reference: Reference, body: UserReplace, if_match: IfMatch = None
+    service: UserServiceDep, reference: shared.Reference, body: UserReplace, if_match: shared.IfMatch = None
 ) -> Response:
     """Give a user all new values."""
-    return written(await service.replace(reference, body, if_match))
+    return shared.written(await service.replace(reference, body, if_match))
 
 
-@router.patch("/{reference}", response_model=UserRead, responses=WRITE, openapi_extra=WRITING)
+@router.patch("/{reference}", response_model=UserRead, responses=shared.WRITE, openapi_extra=WRITING)
 async def update_user(
-    service: UserServiceDep, reference: Reference, body: UserPatch, if_match: IfMatch = None
+    service: UserServiceDep, reference: shared.Reference, body: UserPatch, if_match: shared.IfMatch = None
 ) -> Response:
     """Change some values of a user (RFC 7396 merge patch)."""
-    return written(await service.patch(reference, body, if_match))
+    return shared.written(await service.patch(reference, body, if_match))
 
 
-@router.delete("/{reference}", status_code=204, responses=DELETE, openapi_extra=WRITING)
-async def delete_user(service: UserServiceDep, reference: Reference, if_match: IfMatch = None) -> Response:
+@router.delete("/{reference}", status_code=204, responses=shared.DELETE, openapi_extra=WRITING)
+async def delete_user(
+    service: UserServiceDep, reference: shared.Reference, if_match: shared.IfMatch = None
+) -> Response:
     """Delete a user that nothing refers to."""
     await service.delete(reference, if_match)
-    return no_content()
+    return shared.no_content()
 
 
 @router.get(
-    "/{reference}/changes", response_model=Page[ChangeRead], responses=LIST_OF_ONE, openapi_extra=requires("admin")
+    "/{reference}/changes",
+    response_model=shared.Page[shared.ChangeRead],
+    responses=shared.LIST_OF_ONE,
+    openapi_extra=requires("admin"),
 )
-async def list_user_changes(service: UserServiceDep, reference: Reference, query: PageParameters) -> Response:
+async def list_user_changes(
+    service: UserServiceDep, reference: shared.Reference, query: shared.PageParameters
+) -> Response:
     """List the changes of a user, the newest first."""
-    return listed(await service.changes(reference, query), query)
+    return shared.listed(await service.changes(reference, query), query)

@@ -15,8 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.core.database import RegisterSession, advisory_key
 from app.core.permissions import SCOPES, requires
 from app.core.tokens import API_TOKEN, new_token
-from app.domains.department import router as department_router
 from app.domains.department.service import DepartmentService
+from app.domains.shared import router as shared_router
 from app.domains.shared.idempotency import route as idempotency_route
 from app.domains.shared.idempotency import store as idempotency
 from app.domains.shared.router import api_router
@@ -577,7 +577,7 @@ async def test_failure_of_ours_is_not_kept_and_undoes_the_write(
 
     client, request = committed.client, once({"name": "D"})
     for target, name, value in (
-        (department_router, "created", fail_to_answer),  # after the write
+        (shared_router, "created", fail_to_answer),  # after the write
         (DepartmentService, "create", fail),  # before it
         (idempotency_route, "keep", fail),
     ):
