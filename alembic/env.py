@@ -8,7 +8,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from alembic import context
 from app.core.config import get_settings
-from app.core.database import advisory_key, driver_url
+from app.core.database import advisory_key
+from app.core.engine import driver_url
 from app.models import Base
 
 LOCK_TIMEOUT = "2s"

@@ -25,8 +25,7 @@ from pydantic import SecretStr
 from sqlalchemy import URL, event, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.core import database, readiness
-from app.core import local_postgres as embedded_postgres
+from app.core import database, local_postgres, readiness
 from app.core.config import Settings
 from app.core.database import Database
 from app.core.local_postgres import EmbeddedPostgres
@@ -78,9 +77,9 @@ def long_timeouts() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(readiness, "PATIENCE_SECONDS", HANG_TIMEOUT)
         patch.setattr(database, "_TIMEOUT_MARGIN", HANG_TIMEOUT)
-        patch.setattr(embedded_postgres, "START_SECONDS", HANG_TIMEOUT)
-        steps = [(number, HANG_TIMEOUT) for number, _ in embedded_postgres.STOP_STEPS]
-        patch.setattr(embedded_postgres, "STOP_STEPS", steps)
+        patch.setattr(local_postgres, "START_SECONDS", HANG_TIMEOUT)
+        steps = [(number, HANG_TIMEOUT) for number, _ in local_postgres.STOP_STEPS]
+        patch.setattr(local_postgres, "STOP_STEPS", steps)
         yield
 
 

@@ -14,7 +14,7 @@ from sqlalchemy import URL, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from alembic import command
-from app.core.database import driver_url
+from app.core.engine import driver_url
 from app.core.migrations import alembic_config, head_revision, upgrade
 from app.models import Base
 from tests.conftest import connected, new_database, text_of

@@ -667,7 +667,7 @@ async def test_of_thousands_of_unknown_parameters_only_those_told_are_looked_at(
         compared.append(word)
         return []
 
-    monkeypatch.setattr("app.core.hints.difflib.get_close_matches", compare)
+    monkeypatch.setattr("app.core.http.hints.difflib.get_close_matches", compare)
     names = [f"k{number}" for number in range(3_000)]
     response = await client.post(f"/auth/token?{'=&'.join(names)}", headers={"Authorization": ""})
     problem = assert_problem(response, "bad_request", *pointers(response))

@@ -40,7 +40,7 @@ root_only = pytest.mark.skipif(os.geteuid() != 0, reason="is about what root doe
 CARELESS_RUN = """
 import signal, sys
 from pathlib import Path
-from app.core.embedded_postgres import EmbeddedPostgres
+from app.core.local_postgres import EmbeddedPostgres
 settings = {"fsync": "off"}
 server = EmbeddedPostgres(Path(sys.argv[1]), report=lambda line: None, settings=settings)
 print(server.start(), flush=True)
@@ -48,9 +48,9 @@ signal.pause()
 """
 # The same on a system that cannot tell a server of its parent's death.
 UNLINKED = """
-from app.core import embedded_postgres
-find = embedded_postgres._find_launcher
-embedded_postgres._find_launcher = lambda *given: ["clear" if word == "INT" else word for word in find(*given)]
+from app.core import local_postgres
+find = local_postgres._find_launcher
+local_postgres._find_launcher = lambda *given: ["clear" if word == "INT" else word for word in find(*given)]
 """
 
 

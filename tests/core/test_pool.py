@@ -10,7 +10,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.pool import QueuePool
 
 from app.core.config import Settings
-from app.core.database import Database, FairPool, driver_url
+from app.core.database import Database
+from app.core.engine import FairPool, driver_url
 from app.utils.exceptions import ConnectionLost, DatabaseBusy
 from tests.conftest import Committed, borrowed, settings_for
 from tests.waiting import HANG_TIMEOUT

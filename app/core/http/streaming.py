@@ -16,8 +16,9 @@ from starlette.responses import StreamingResponse
 from starlette.types import Message, Send
 
 from app.core.config import Settings
-from app.core.database import Database, Row
+from app.core.database import Database
 from app.core.database_errors import translating
+from app.core.engine import Row
 from app.core.prepared import Prepared
 from app.utils.exceptions import ExportsBusy
 

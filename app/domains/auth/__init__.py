@@ -1,1 +1,1 @@
-"""Signing in, sessions, API tokens and the callers that tokens stand for. Only `app.api` and `app.main` import it, and the command line."""
+"""Signing in, sessions, API tokens, and the callers of tokens. `app.api`, `app.main` and the command line import it."""

@@ -18,36 +18,29 @@ from app.domains.shared.bulk.conflicts import Batch, settle
 from app.domains.shared.bulk.items import (
     Item,
     ItemResult,
-    Key,
-    add_ids,
     folded,
-    ids_in,
     key_in,
-    name_references,
     read_item,
     refuse_long_lists,
 )
+from app.domains.shared.bulk.references import References
 from app.domains.shared.bulk.statements import (
-    find_references,
     find_referrers,
     lock_named,
-    referred_models,
 )
 from app.domains.shared.bulk.writer import write
 from app.domains.shared.collection import foreign_keys, wanted_links, writable_columns
-from app.domains.shared.models import RegisterObject
 from app.domains.shared.reading.reader import CollectionReader
 from app.domains.shared.rules import Rules, Write
 from app.domains.shared.writing.constraints import explain
 from app.domains.shared.writing.links import present_links
 from app.domains.shared.writing.unique_keys import find_holders, unique_keys
 from app.utils.exceptions import Deadlock, RegisterError
-from app.utils.validation import json_pointer
 
 ATTEMPTS = 3
 # A thousand long descriptions, and the words to find them by, take longer than the statements of other requests may.
 STATEMENT_SECONDS = 60.0
-# So many entries of lists are looked at before others have their turn; an item takes as long as some of them.
+# So many entries of lists are looked at before other requests can run; an item takes as long as some of them.
 _AT_ONCE = 2000
 _ENTRIES_OF_ITEM = 40
 
@@ -137,7 +130,7 @@ class _Bulk:
         self.raw = raw
         self.called = called
         self.dry_run = dry_run
-        # What was done since others had their turn.
+        # How much was done since other requests could run.
         self.done = 0
         # Whether faults kept it from writing anything.
         self.refused = False
@@ -150,7 +143,7 @@ class _Bulk:
         for name in sorted(self.locks):
             await self.session.lock(name)
         await self._lock()
-        await self._resolve()
+        await References(self.session, self.collection, self.batch, self._yield_to_event_loop).resolve()
         await self._validate()
         await self._look_around()
         await settle(self.batch, self.rules)
@@ -174,10 +167,10 @@ class _Bulk:
             item = read_item(index, self.called(index), self.batch.budget, raw)
             refuse_long_lists(item, self.collection.links)
             self.batch.items.append(item)
-            await self._let_others(item)
+            await self._yield_to_event_loop(item)
 
-    async def _let_others(self, item: Item) -> None:
-        """Let others have their turn, if much was done for this item and those before it."""
+    async def _yield_to_event_loop(self, item: Item) -> None:
+        """Let other requests run, if much was done for this item and those before it."""
         self.done += _ENTRIES_OF_ITEM + sum(len(value) for value in item.data.values() if isinstance(value, list))
         if self.done >= _AT_ONCE:
             self.done = 0
@@ -226,95 +219,11 @@ class _Bulk:
                 detail = "An object that is found or made by a key keeps it: say the same, or nothing."
                 item.refuse(f"/data/{column}", "other_key", detail)
 
-    async def _resolve(self) -> None:
-        """Replace references by key with ids, and refuse those that name nothing."""
-        items = self.batch.items
-        wanted: dict[type[RegisterObject], dict[str, set[Any]]] = {
-            model: {"id": set(), "code": set(), "external_id": set()}
-            for model in referred_models(self.model, self.collection.links)
-        }
-        columns = {name: wanted[model]["id"] for name, model in self.columns.items()}
-        links = [(link, wanted[link.target_model]["id"]) for link in self.collection.links]
-        for item in items:
-            add_ids(item, columns, links)
-            name_references(item, self.columns, self.collection.links)
-            await self._let_others(item)
-            for reference in item.references:
-                column, value = reference.key
-                if column in wanted[reference.model]:
-                    wanted[reference.model][column].add(value)
-        new = [item for item in items if item.creates]
-        if not new and not any(values for named in wanted.values() for values in named.values()):
-            # What refers to other items of the batch needs nothing else.
-            self._fill_in({}, {})
-            return
-        arrays = {
-            f"{model.__tablename__}_{column}s": list(values)
-            for model, named in wanted.items()
-            for column, values in named.items()
-        }
-        with_names = any(reference.name is not None for item in items for reference in item.references)
-        statement = find_references(self.model, self.collection.links)
-        values = {"new": len(new), "with_names": with_names, **arrays}
-        rows = (await self.session.execute(statement, values)).all()
-        drawn = sorted(row[1] for row in rows if row[0] is None)
-        for item, made in zip(new, drawn, strict=True):
-            item.id = made
-        known: dict[tuple[str, str, Any], int] = {}
-        names: dict[tuple[str, int], str] = {}
-        for kind, found, code, external_id, name in rows:
-            if kind is not None:
-                keys = {"id": found, "code": code, "external_id": external_id}
-                known |= {(kind, column, value): found for column, value in keys.items()}
-                if with_names:
-                    names[kind, found] = name
-        self._fill_in(known, names)
-        unknown = {
-            model: ids
-            for model, named in wanted.items()
-            if (ids := {key for key in named["id"] if (model.__tablename__, "id", key) not in known})
-        }
-        if unknown:
-            await self._refuse_unknown(unknown)
-
-    async def _refuse_unknown(self, unknown: dict[type[RegisterObject], set[int]]) -> None:
-        for item in self.batch.items:
-            ours = {reference.container[reference.place] for reference in item.references}
-            for model, key, place in ids_in(item, self.columns, self.collection.links):
-                # What references by key became is not what the client sent.
-                if key in unknown.get(model, ()) and key not in item.stand_ins and key not in ours:
-                    pointer = "/data" + json_pointer(place)
-                    item.refuse(pointer, "unknown_reference", "No such object is registered.")
-            await self._let_others(item)
-
-    def _fill_in(self, known: dict[tuple[str, str, Any], int], names: dict[tuple[str, int], str]) -> None:
-        # An object that this batch makes or names so goes before one that was called so before it.
-        ours: dict[Any, Item] = {}
-        for item in self.batch.items:
-            ours["item", item.index] = item
-            for column in ("code", "external_id"):
-                named = key_in(column, item.data.get(column))
-                if named is not None and item.id is not None and not item.deletes:
-                    ours.setdefault(named, item)
-        for item in self.batch.items:
-            for reference in item.references:
-                other = ours.get(reference.key) if reference.model is self.model else None
-                found = other.id if other is not None else known.get((reference.model.__tablename__, *reference.key))
-                if found is None:
-                    item.refuse(reference.pointer, "unknown_reference", "No such object is registered.")
-                    continue
-                reference.container[reference.place] = found
-                if reference.name is not None and reference.name != names[reference.model.__tablename__, found]:
-                    detail = "The object with this id has another name here: refer to it by a key, or by the id alone."
-                    item.refuse(reference.pointer, "other_name", detail)
-                if other is not None and not _has_now(other, reference.key):
-                    item.needs.append((reference.pointer, other))
-
     async def _validate(self) -> None:
         for item in self.batch.items:
             if item.readable and (item.creates or item.updates):
                 self._validate_one(item)
-                await self._let_others(item)
+                await self._yield_to_event_loop(item)
 
     def _validate_one(self, item: Item) -> None:
         schema, columns = self.collection.body, writable_columns(self.model)
@@ -402,10 +311,3 @@ class _Bulk:
                 column, value = folded(*item.key)
                 if item.keys.get(column) == value and (column, value) in self.batch.holders:
                     raise IntegrityViolation("23505", f"uq_{self.model.__tablename__}_{column}")
-
-
-def _has_now(item: Item, key: Key) -> bool:
-    """Whether an item's object is called so whatever becomes of the item."""
-    column, value = key
-    current = item.current.get(column) if item.current is not None else None
-    return current is not None and folded(column, current) == (column, value)

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from app.core.database import Row
 from app.core.database_errors import IntegrityViolation
+from app.core.engine import Row
 from app.core.prepared import Prepared
 from app.domains.shared.collection import LinkSet, wanted_links, writable_columns
 from app.domains.shared.reading.documents import Document, by_id

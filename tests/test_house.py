@@ -1,0 +1,100 @@
+"""What the import contracts cannot say of the packages and of what they may import."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.domains.collections import COLLECTIONS, Entry
+
+APP = Path(__file__).parents[1] / "app"
+SHARED = "app.domains.shared."
+# The file of `shared` that a file of a domain may import; others import its models only.
+NAMESAKES = {
+    "models": {"models"},
+    "schemas": {"schemas"},
+    "lists": {"lists"},
+    "rules": {"rules"},
+    "service": {"service", "trees"},
+    "router": {"router"},
+}
+
+
+def modules(*folders: str) -> Iterator[tuple[str, ast.Module]]:
+    """Yield the path below `app/` and the syntax tree of each module in the folders."""
+    for folder in folders:
+        for path in sorted((APP / folder).rglob("*.py")):
+            yield str(path.relative_to(APP)), ast.parse(path.read_text("utf-8"))
+
+
+def imported(tree: ast.Module) -> set[str]:
+    """Return the modules that a module imports from, and what may be modules among the imported names."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def importers(package: str) -> set[str]:
+    """Return the modules that import a package or a part of it."""
+    return {
+        path
+        for path, tree in modules("")
+        if any(name == package or name.startswith(f"{package}.") for name in imported(tree))
+    }
+
+
+@pytest.mark.parametrize(
+    ("package", "allowed"),
+    [
+        # The driver, and what only PostgreSQL has.
+        ("asyncpg", ("core/", "domains/shared/reading/")),
+        ("sqlalchemy.dialects.postgresql", ("core/", "domains/shared/", "domains/register/")),
+    ],
+)
+def test_package_is_used_in_few_places(package: str, allowed: tuple[str, ...]) -> None:
+    found = importers(package)
+    assert found
+    assert {path for path in found if not path.startswith(allowed)} == set()
+
+
+@pytest.mark.parametrize("entry", COLLECTIONS, ids=lambda entry: entry.name)
+def test_file_of_a_domain_imports_its_namesake_in_shared(entry: Entry) -> None:
+    domain = entry.service.__module__.split(".")[2]
+    namesakes = 0
+    for path, tree in modules(f"domains/{domain}"):
+        used = {name.removeprefix(SHARED).split(".")[0] for name in imported(tree) if name.startswith(SHARED)}
+        allowed = NAMESAKES.get(Path(path).stem, {"models"})
+        assert used <= allowed, f"{path} imports {used - allowed} of shared"
+        namesakes += bool(used)
+    assert namesakes >= 5  # a domain has at least so many files
+
+
+def names_in(tree: ast.Module) -> Iterator[str]:
+    """Yield the identifiers of a module, and its texts."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+        elif isinstance(node, ast.Name):
+            yield node.id
+        elif isinstance(node, ast.Attribute):
+            yield node.attr
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.name
+
+
+def test_core_and_shared_name_no_collection() -> None:
+    # Every object has its author among the users.
+    names = {entry.name for entry in COLLECTIONS} - {"users"} | {entry.service.__name__ for entry in COLLECTIONS}
+    found = {path for path, tree in modules("core", "domains/shared") if names & set(names_in(tree))}
+    # The table of scopes, and an example in the documentation.
+    assert found == {"core/permissions.py", "domains/shared/schemas.py"}
+
+
+def test_every_package_says_what_it_gives() -> None:
+    packages = [path for path, tree in modules("") if path.endswith("__init__.py") and not ast.get_docstring(tree)]
+    assert packages == ["__init__.py"]
