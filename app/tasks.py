@@ -10,8 +10,8 @@ from sqlalchemy import func, select
 from app.core.caller import Caller
 from app.core.config import Settings
 from app.core.database import Database, RegisterSession
+from app.domains.auth.credentials import make_link
 from app.domains.auth.schemas import PasswordLink
-from app.domains.auth.service import make_link
 from app.domains.register.demo_data import load_demo_data
 from app.domains.register.housekeeping import clean_up
 from app.domains.user.administrators import first_administrator

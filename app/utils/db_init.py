@@ -15,8 +15,8 @@ from app.core.config import Settings
 from app.core.database import Database, RegisterSession
 from app.core.migrations import upgrade
 from app.core.passwords import Passwords
+from app.domains.auth.credentials import store_password
 from app.domains.auth.models import Credential
-from app.domains.auth.service import store_password
 from app.domains.collections import COLLECTIONS
 from app.domains.register.demo_data import load_demo_data
 from app.domains.user.administrators import first_administrator

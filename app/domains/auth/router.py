@@ -18,7 +18,8 @@ from app.domains.auth.schemas import (
     SignIn,
     TokenPair,
 )
-from app.domains.auth.service import AccountService, SignInService
+from app.domains.auth.service import AccountService
+from app.domains.auth.sign_in import SignInService
 from app.domains.shared.answers import BODY
 from app.domains.shared.router import (
     LIST,

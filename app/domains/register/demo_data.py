@@ -10,7 +10,7 @@ from sqlalchemy import select
 from app.core.caller import Caller
 from app.core.database import RegisterSession
 from app.core.passwords import Passwords
-from app.domains.auth.service import store_password
+from app.domains.auth.credentials import store_password
 from app.domains.department.schemas import DepartmentCreate, DepartmentPatch
 from app.domains.department.service import DepartmentService
 from app.domains.location.schemas import LocationCreate

@@ -11,8 +11,8 @@ from fastapi import FastAPI
 from sqlalchemy import Row, text
 
 from app.core.caller import REGISTER
-from app.domains.auth import service
-from app.domains.auth.service import store_password
+from app.domains.auth import sign_in as sign_in_module
+from app.domains.auth.credentials import store_password
 from tests.builders import make_password_link, make_user
 from tests.conftest import client_of
 
@@ -25,7 +25,7 @@ BASE_URL = "http://register.test/api/v1"
 @pytest.fixture
 def long_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     """Extend the grace of spent refresh tokens from ten seconds to an hour."""
-    monkeypatch.setattr(service, "REFRESH_GRACE", timedelta(hours=1))
+    monkeypatch.setattr(sign_in_module, "REFRESH_GRACE", timedelta(hours=1))
 
 
 @cache
