@@ -59,8 +59,9 @@ class ObjectWriter(LockedWriter):
         wanted = self._wanted(patch)
         current = await self.columns(read_columns(self.model, key.condition), key, if_match)
         body = merged(current)
-        write = Write(self.model, current["id"], current, self._values(body))
-        if not write.changes(*self.rules.watched) and not self.rules.concern(self._values(body)):
+        values = self._values(body)
+        write = Write(self.model, current["id"], current, values)
+        if not write.changes(*self.rules.watched) and not self.rules.concern(values):
             row = await self._update(Key(by_id, current["id"]), body, wanted, [current["version"]])
             document = await self._document_of(row)
             if document is not None:
@@ -114,8 +115,9 @@ class ObjectWriter(LockedWriter):
         """Give an object the values that `whole` makes of its present ones, and the links that are wanted."""
 
         async def describe(current: Values) -> Write:
-            write = Write(self.model, current["id"], current, self._values(whole(current)))
-            if self.rules.concern(self._values(whole(current))):
+            values = self._values(whole(current))
+            write = Write(self.model, current["id"], current, values)
+            if self.rules.concern(values):
                 await self.describe_links(write, wanted, lambda link_set, _: set(wanted[link_set]))
             return write
 
