@@ -15,7 +15,7 @@ from sqlalchemy import ForeignKeyConstraint
 from app.core.database import RegisterSession
 from app.core.database_errors import IntegrityViolation, translate
 from app.domains.department.service import DepartmentService
-from app.domains.shared.idempotency import route as idempotency
+from app.domains.shared.idempotency import store as idempotency
 from app.domains.shared.idempotency.store import Attempt
 from app.domains.shared.writing.constraints import explain
 from app.models import Base

@@ -378,7 +378,7 @@ async def test_files_that_are_not_as_exported_are_refused_before_anything_is_wri
 KILLED_IMPORT = """
 import os, signal
 from app.cli import main
-from app.utils import register_import
+from app.domains.register import restore as register_import
 
 async def write_or_die(*arguments, batches=iter(range(2)), **options):
     if next(batches, None) is None:
@@ -428,7 +428,7 @@ async def test_command_imports_a_file_of_one_collection(empty_register: URL, tmp
     file.write_text("code,name\nA,\n", "utf-8")
     with pytest.raises(RegisterError, match=r"(?s)Nothing was imported\..*\.csv/2/name: "):
         await import_table(settings, url, file, dry_run=False, **options)
-    with pytest.raises(click.UsageError, match=r"Say with --collection what x\.csv has: departments, locations"):
+    with pytest.raises(click.UsageError, match=r"Say with --collection what x\.csv has: processes, departments"):
         await import_table(settings, url, tmp_path / "x.csv", dry_run=False, **options)
     with pytest.raises(click.UsageError, match=r"roles\.txt is neither \.csv nor \.ndjson"):
         await import_table(settings, url, tmp_path / "roles.txt", dry_run=False, **options)
