@@ -7,15 +7,15 @@ import httpx
 from fastapi import FastAPI
 from sqlalchemy import text
 
+from tests.catalogue import required
+
 _numbers = count(1)
 
 
 async def make(client: httpx.AsyncClient, collection: str, **fields: Any) -> dict[str, Any]:
     """Register an object and return it."""
     number = next(_numbers)
-    body = {"name": f"{collection} {number}"} | fields
-    if collection == "users":
-        body.setdefault("email", f"user{number}@register.example")
+    body = required(collection, f"user{number}") | {"name": f"{collection} {number}"} | fields
     response = await client.post(f"/{collection}", json=body)
     assert response.status_code == 201, response.text
     made: dict[str, Any] = response.json()

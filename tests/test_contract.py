@@ -1,32 +1,11 @@
 """What holds for every collection alike."""
 
-from typing import Any
-
 import httpx
 import pytest
 
 from tests.builders import make, make_department, make_location, make_resource, make_role, make_user
+from tests.catalogue import REFERENCES, every_collection, every_tree, required, unique_members
 from tests.conftest import Statements
-
-COLLECTIONS = ("departments", "locations", "processes", "resources", "roles", "users")
-TREES = ("departments", "locations", "processes")
-
-every_collection = pytest.mark.parametrize("collection", COLLECTIONS)
-every_tree = pytest.mark.parametrize("collection", TREES)
-
-
-REFERENCES = {
-    "departments": ("parent_id", "head_id"),
-    "locations": ("parent_id",),
-    "resources": ("owner_department_id", "location_id"),
-    "roles": ("department_id",),
-    "users": ("department_id", "manager_id"),
-    "processes": ("parent_id", "owner_id"),
-}
-
-
-def required(collection: str) -> dict[str, Any]:
-    return {"name": "Thing"} | ({"email": "thing@register.example"} if collection == "users" else {})
 
 
 @every_collection
@@ -178,7 +157,7 @@ async def test_taken_key_is_a_conflict(
 
 @every_collection
 async def test_taken_keys_and_unknown_references_are_told_at_once(client: httpx.AsyncClient, collection: str) -> None:
-    keys = {"code": "a", "external_id": "a"} | ({"email": "taken@register.example"} if collection == "users" else {})
+    keys = {"code": "a", "external_id": "a"} | unique_members(collection, "taken")
     await make(client, collection, **keys)
     other = await make(client, collection, code="B")
     references = dict.fromkeys(REFERENCES[collection], 9_000_000)
@@ -206,13 +185,14 @@ async def test_faults_beyond_a_hundred_are_counted(client: httpx.AsyncClient) ->
     assert len(problem["errors"]) == 100
 
 
-@pytest.mark.parametrize("collection", ["departments", "locations", "processes"])
+@every_tree
 async def test_move_below_itself_hides_no_other_fault(client: httpx.AsyncClient, collection: str) -> None:
     await make(client, collection, code="A")
     above = await make(client, collection, code="B")
     below = await make(client, collection, parent_id=above["id"])
     move = {"parent_id": below["id"]}
-    others = dict.fromkeys(REFERENCES[collection][1:], 9_000_000)  # locations have none
+    # Locations have no other references.
+    others = {name: 9_000_000 for name in REFERENCES[collection] if name != "parent_id"}
     for more, code in (
         ({}, "cycle"),
         ({"code": "a"}, "conflict"),
@@ -400,8 +380,7 @@ async def test_number_of_statements_is_fixed(
 ) -> None:
     made = await make(client, collection, code="T-1")
     path = f"/{collection}/{made['id']}"
-    body = required(collection)
-    other = body | ({"email": "other@register.example"} if collection == "users" else {})
+    body, other = required(collection), required(collection, "other")
     for expected, method, url, content in (
         (1, "GET", path, None),
         (1, "GET", f"/{collection}/code:T-1", None),

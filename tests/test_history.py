@@ -41,6 +41,7 @@ from tests.builders import (
     make_role,
     make_user,
 )
+from tests.catalogue import COLLECTIONS, LINKS, NOUNS, REFERENCE_TARGETS, every_collection, every_tree, required
 from tests.conftest import (
     ADMIN_PASSWORD,
     Committed,
@@ -52,15 +53,6 @@ from tests.conftest import (
 )
 from tests.plans import filled, nodes
 
-NOUNS = {
-    "departments": "department",
-    "locations": "location",
-    "processes": "process",
-    "resources": "resource",
-    "roles": "role",
-    "users": "user",
-}
-COLLECTIONS = tuple(NOUNS)
 PASSWORD, OTHER_PASSWORD = "a first password for tests", "another password for tests"
 MESSAGE = "As decided on Monday: größer"
 SECRETS = ("password", "old_password", "new_password", "token", "access_token", "refresh_token")
@@ -203,6 +195,15 @@ DEFAULTS: dict[str, Any] = {
     "users": {"access_level": "viewer", "is_active": True},
 }
 
+# Values of the other members that only one collection has.
+OWN: dict[str, dict[str, Any]] = {
+    "locations": {"kind": "floor", "address": "1 Lane", "country": "GB", "timezone": "Europe/London"}
+    | {"latitude": 51.5, "longitude": -0.25},
+    "resources": {"kind": "equipment", "criticality": "high", "url": "https://register.example/"},
+    "users": {"access_level": "editor", "is_active": False},
+    "processes": {"kind": "support", "status": "retired", "criticality": "low"},
+}
+
 
 async def sample(client: httpx.AsyncClient, collection: str) -> Sample:
     number = next(_numbers)
@@ -218,34 +219,19 @@ async def sample(client: httpx.AsyncClient, collection: str) -> Sample:
         ids = {f"{name}_id": found["id"] for name, found in made.items()}
         return ids, ids | {name: brief(found) for name, found in made.items()}
 
-    if collection == "departments":
-        ids, shown = await refer(parent="departments", head="users")
-        return Sample(common | ids, common | shown)
-    if collection == "locations":
-        ids, shown = await refer(parent="locations")
-        own: dict[str, Any] = {"kind": "floor", "address": "1 Lane", "country": "GB", "timezone": "Europe/London"}
-        own |= {"latitude": 51.5, "longitude": -0.25}
-        return Sample(common | own | ids, common | own | shown)
-    if collection == "resources":
-        ids, shown = await refer(owner_department="departments", location="locations")
-        own = {"kind": "equipment", "criticality": "high", "url": "https://register.example/"}
-        return Sample(common | own | ids, common | own | shown)
-    if collection == "roles":
-        ids, shown = await refer(department="departments")
-        return Sample(common | ids, common | shown)
-    if collection == "users":
-        ids, shown = await refer(department="departments", manager="users")
-        own = {"email": f"sample{number}@register.example", "access_level": "editor", "is_active": False}
-        return Sample(common | own | ids, common | own | shown, {"email": f"now{number}@register.example"})
-    ids, shown = await refer(parent="processes", owner="users")
-    own = {"kind": "support", "status": "retired", "criticality": "low"}
-    links: dict[str, Any] = {}
+    ids, shown = await refer(
+        **{member.removesuffix("_id"): target for member, target in REFERENCE_TARGETS[collection].items()}
+    )
+    own = required(collection, f"sample{number}") | common | OWN.get(collection, {})
+    lists: dict[str, Any] = {}
     entries: dict[str, Any] = {}
-    for kind, detail in LINK_DETAILS.items():
-        target = await make(client, kind)
-        links[kind] = [{f"{kind.removesuffix('s')}_id": target["id"]} | detail]
-        entries[kind] = [brief(target) | detail]
-    return Sample(common | own | ids | links, common | own | shown | entries)
+    for each in LINKS[collection]:
+        detail = LINK_DETAILS[each.field]
+        target = await make(client, each.target_model.__tablename__)
+        lists[each.field] = [{each.target: target["id"]} | detail]
+        entries[each.field] = [brief(target) | detail]
+    needed = {name: value for name, value in required(collection, f"now{number}").items() if name != "name"}
+    return Sample(own | ids | lists, own | shown | entries, needed)
 
 
 LINK_DETAILS = {
@@ -665,7 +651,7 @@ async def test_link_that_is_there_already_or_gone_already_is_no_change(
     assert (await client.get(f"/{owner}/{made['id']}")).json()["version"] == 3
 
 
-@pytest.mark.parametrize("collection", COLLECTIONS)
+@every_collection
 async def test_write_that_changes_nothing_leaves_no_row(
     world: World, client: httpx.AsyncClient, collection: str
 ) -> None:
@@ -753,12 +739,12 @@ async def test_user_who_is_made_as_their_own_manager_is_told_as_it_is(world: Wor
     assert change["after"]["manager"] == brief_of_it
 
 
-@pytest.mark.parametrize("collection", ["departments", "locations", "processes"])
+@every_tree
 async def test_object_cannot_be_made_as_its_own_parent(
     world: World, client: httpx.AsyncClient, collection: str
 ) -> None:
     last, own = await world.last(), await next_id(world, collection)
-    body = {"name": "Own parent", "parent_id": own} | ({"kind": "site"} if collection == "locations" else {})
+    body = required(collection) | {"name": "Own parent", "parent_id": own}
     answer = await client.post(f"/{collection}", json=body)
     assert answer.status_code == 422, answer.text
     assert [(fault["pointer"], fault["code"]) for fault in answer.json()["errors"]] == [
@@ -1185,7 +1171,7 @@ async def test_instant_is_taken_as_it_was_told(client: httpx.AsyncClient) -> Non
     assert [item["id"] for item in response.json()["items"]] == [change["id"]]
 
 
-@pytest.mark.parametrize("collection", COLLECTIONS)
+@every_collection
 async def test_history_of_an_object_by_id_and_code_and_after_its_end(
     client: httpx.AsyncClient, collection: str
 ) -> None:
@@ -1299,8 +1285,7 @@ ROWS = 50_000
 FILL = f"""
     INSERT INTO changes (at, actor_id, actor_name, type, object_id, object_name, action, after)
     SELECT now() - ({ROWS} - n) * interval '1 minute', CASE n WHEN 7 THEN 999 ELSE 100 + n % 20 END, 'Somebody',
-           CASE n WHEN 8 THEN 'api_tokens'
-                  ELSE (ARRAY['processes', 'departments', 'locations', 'resources', 'roles', 'users'])[1 + n % 6] END,
+           CASE n WHEN 8 THEN 'api_tokens' ELSE (ARRAY{list(COLLECTIONS)})[1 + n % {len(COLLECTIONS)}] END,
            n / 10, 'Something', 'updated', '{{"name": "Something"}}'
       FROM generate_series(1, {ROWS}) AS n
 """

@@ -20,27 +20,32 @@ from app.main import create_app
 from app.models import Base
 from tests.api.conftest import openapi
 from tests.builders import make, make_user
+from tests.catalogue import COLLECTIONS, LINKED, LISTS, NOUNS, TREES, required
 from tests.conftest import client_of, new_database, settings_for, undone
 from tests.domains.auth.conftest import NEW_PASSWORD, PASSWORD, call, make_account, sign_in
 
-# What each operation needs. A new operation is added here, by somebody who thought about it.
+VERBS = ("create", "replace", "update", "delete")
+
+
+def of_every_collection() -> dict[str, str]:
+    """Return the permissions of the operations that every collection has, and every tree."""
+    needed: dict[str, str] = {}
+    for name, noun in NOUNS.items():
+        reads = [f"list_{name}", f"count_{name}", f"get_{noun}", f"list_{noun}_changes"]
+        if name in TREES:
+            reads += [f"get_{noun}_tree", f"list_{noun}_ancestors"]
+        writes = [f"bulk_{name}", f"import_{name}", *(f"{verb}_{noun}" for verb in VERBS)]
+        needed |= dict.fromkeys(reads, f"{name}:read") | dict.fromkeys(writes, f"{name}:write")
+    return needed
+
+
+# What each other operation needs, and each that differs from those of other collections. A new operation is added here
+# by hand, because its permission is a decision.
 TABLE = """
-list_processes              processes:read
-count_processes             processes:read
-get_process                 processes:read
-list_process_changes        processes:read
-get_process_tree            processes:read
-list_process_ancestors      processes:read
 list_department_processes   processes:read
 list_location_processes     processes:read
 list_resource_processes     processes:read
 list_role_processes         processes:read
-create_process              processes:write
-bulk_processes              processes:write
-import_processes            processes:write
-replace_process             processes:write
-update_process              processes:write
-delete_process              processes:write
 link_process_department     processes:write
 unlink_process_department   processes:write
 link_process_location       processes:write
@@ -50,66 +55,10 @@ unlink_process_resource     processes:write
 link_process_role           processes:write
 unlink_process_role         processes:write
 
-list_departments            departments:read
-count_departments           departments:read
-get_department              departments:read
-list_department_changes     departments:read
-get_department_tree         departments:read
-list_department_ancestors   departments:read
-create_department           departments:write
-bulk_departments            departments:write
-import_departments          departments:write
-replace_department          departments:write
-update_department           departments:write
-delete_department           departments:write
-
-list_locations              locations:read
-count_locations             locations:read
-get_location                locations:read
-list_location_changes       locations:read
-get_location_tree           locations:read
-list_location_ancestors     locations:read
-create_location             locations:write
-bulk_locations              locations:write
-import_locations            locations:write
-replace_location            locations:write
-update_location             locations:write
-delete_location             locations:write
-
-list_resources              resources:read
-count_resources             resources:read
-get_resource                resources:read
-list_resource_changes       resources:read
-create_resource             resources:write
-bulk_resources              resources:write
-import_resources            resources:write
-replace_resource            resources:write
-update_resource             resources:write
-delete_resource             resources:write
-
-list_roles                  roles:read
-count_roles                 roles:read
-get_role                    roles:read
-list_role_changes           roles:read
-create_role                 roles:write
-bulk_roles                  roles:write
-import_roles                roles:write
-replace_role                roles:write
-update_role                 roles:write
-delete_role                 roles:write
 add_role_holder             roles:write
 remove_role_holder          roles:write
 
-list_users                  users:read
-count_users                 users:read
-get_user                    users:read
 list_role_holders           users:read
-create_user                 users:write
-bulk_users                  users:write
-import_users                users:write
-replace_user                users:write
-update_user                 users:write
-delete_user                 users:write
 
 list_changes                changes:read
 
@@ -139,10 +88,10 @@ check_ready                 public
 check_health                public
 get_metrics                 public
 """
-PERMISSIONS = dict(line.split() for line in TABLE.splitlines() if line)
+PERMISSIONS = of_every_collection() | dict(line.split() for line in TABLE.splitlines() if line)
 
-READER = {"processes:read", "departments:read", "locations:read", "resources:read", "roles:read", "users:read"}
-WRITER = {"processes:write", "departments:write", "locations:write", "resources:write", "roles:write"}
+READER = {f"{name}:read" for name in COLLECTIONS}
+WRITER = {f"{name}:write" for name in COLLECTIONS} - {"users:write"}
 VIEWER = READER | {"changes:read"}
 EDITOR = VIEWER | WRITER
 ADMIN = EDITOR | {"users:write", "operations:read", "admin"}
@@ -165,15 +114,6 @@ BODIES: dict[str, dict[str, Any]] = {
     "change_own_password": {"old_password": PASSWORD, "new_password": NEW_PASSWORD},
     "create_own_api_token": {"name": "Refused", "scopes": [ANY_SCOPE]},
 }
-GROUPS = {
-    "departments": "head",
-    "locations": "kind",
-    "processes": "status",
-    "resources": "kind",
-    "roles": "department",
-    "users": "is_active",
-}
-TARGETS = ("departments", "locations", "resources", "roles")
 
 
 @dataclass
@@ -203,14 +143,13 @@ class Scene:
             path = path.replace(f"{{{name}}}", str(self.objects[name]))
         path = f"http://register.test{path.replace('{name}', 'conflict')}"
         if operation.startswith("count"):
-            path += f"?group_by={GROUPS[collection]}"
+            path += f"?group_by={next(iter(LISTS[collection].declaration.groups))}"
         if operation == "search_objects":
             path += "?q=thing"
         body: dict[str, Any] | None = BODIES.get(operation)
         if body is None and method in {"POST", "PUT", "PATCH"} and not operation.startswith(("link", "add", "sign")):
-            body = {"name": "Refused"}
-            if collection == "users" and method != "PATCH":
-                body["email"] = "refused@register.example"
+            needed = required(collection, "refused") if collection in COLLECTIONS and method != "PATCH" else {}
+            body = needed | {"name": "Refused"}
             if operation.startswith("bulk"):
                 body = {"items": [{"op": "create", "data": body}]}
             if operation.startswith("import"):
@@ -260,9 +199,9 @@ async def sign_in_everybody(app: FastAPI) -> dict[str, str | None]:
 
 async def make_objects(app: FastAPI, signed_in: str | None) -> dict[str, int]:
     async with client_of(app) as client:
-        objects = {name: (await make(client, name))["id"] for name in (*TARGETS, "processes", "users")}
+        objects = {name: (await make(client, name))["id"] for name in COLLECTIONS}
         for method in ("PUT", "DELETE"):
-            for target in TARGETS:
+            for target in LINKED:
                 made = (await make(client, target))["id"]
                 objects[f"{target.removesuffix('s')} {method}"] = made
                 if method == "DELETE":
@@ -272,7 +211,7 @@ async def make_objects(app: FastAPI, signed_in: str | None) -> dict[str, int]:
         path = f"/roles/{objects['roles']}/holders/{objects['user DELETE']}"
         assert (await client.put(path)).status_code == 204
     # The lists of processes of an object, which are reached by its collection.
-    objects |= {f"{target.removesuffix('s')} GET": objects[target] for target in TARGETS}
+    objects |= {f"{target.removesuffix('s')} GET": objects[target] for target in LINKED}
     body = {"name": "To be revoked", "scopes": [ANY_SCOPE]}
     objects["token"] = (await call(app, signed_in, "POST", "/users/me/tokens", json=body)).json()["id"]
     sessions = (await call(app, signed_in, "GET", "/auth/sessions")).json()["items"]

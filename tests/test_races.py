@@ -14,15 +14,13 @@ import pytest
 import structlog
 from sqlalchemy import URL
 
-from app.domains.department import router as department_router
+from app.domains.shared import router as shared_router
 from app.main import create_app
 from tests.builders import make, make_department, make_process, make_role, make_user
+from tests.catalogue import LINKED, every_tree
 from tests.conftest import Committed, connected, new_database, settings_for, until_lock_wait
 
 ROUNDS = 12
-LINKS = ("departments", "locations", "resources", "roles")
-
-every_tree = pytest.mark.parametrize("collection", ["departments", "locations", "processes"])
 
 
 async def at_once(*requests: Awaitable[httpx.Response]) -> list[httpx.Response]:
@@ -109,11 +107,11 @@ async def test_move_below_an_object_that_is_being_deleted(client: httpx.AsyncCli
 
 
 async def test_two_replacements_never_mix(client: httpx.AsyncClient) -> None:
-    targets = {kind: [(await make(client, kind))["id"] for _ in range(6)] for kind in LINKS}
+    targets = {kind: [(await make(client, kind))["id"] for _ in range(6)] for kind in LINKED}
     for number in range(ROUNDS):
-        first = {"name": f"First {number}"} | {f"{kind.removesuffix('s')}_ids": targets[kind][:4] for kind in LINKS}
+        first = {"name": f"First {number}"} | {f"{kind.removesuffix('s')}_ids": targets[kind][:4] for kind in LINKED}
         second: dict[str, Any] = {"name": f"Second {number}"} | {
-            f"{kind.removesuffix('s')}_ids": targets[kind][:1:-1] for kind in LINKS
+            f"{kind.removesuffix('s')}_ids": targets[kind][:1:-1] for kind in LINKED
         }
         process = await make_process(client, department_ids=targets["departments"])
         path = f"/processes/{process['id']}"
@@ -122,7 +120,7 @@ async def test_two_replacements_never_mix(client: httpx.AsyncClient) -> None:
         answers = sorted((response.json() for response in responses), key=lambda answer: int(answer["version"]))
         assert [answer["version"] for answer in answers] == [2, 3]
         for body, response in zip((first, second), responses, strict=True):
-            for kind in LINKS:
+            for kind in LINKED:
                 wanted = sorted(body[f"{kind.removesuffix('s')}_ids"])
                 assert [link["id"] for link in response.json()[kind]] == wanted
         assert await read(client, path) == answers[-1]
@@ -359,9 +357,9 @@ async def test_transaction_whose_answer_cannot_be_made_stores_nothing(
 
     made = await make_department(client)
     before = await query(crowd, EVERYTHING)
-    monkeypatch.setattr(department_router, "created", fail)
-    monkeypatch.setattr(department_router, "written", fail)
-    monkeypatch.setattr(department_router, "no_content", fail)
+    monkeypatch.setattr(shared_router, "created", fail)
+    monkeypatch.setattr(shared_router, "written", fail)
+    monkeypatch.setattr(shared_router, "no_content", fail)
     path = f"/departments/{made['id']}"
     with without_log():
         for response in (

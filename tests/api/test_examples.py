@@ -9,7 +9,7 @@ import pytest
 
 from app.core.permissions import SESSION
 from app.domains.register.demo_data import DEMO_PASSWORD, DEMO_USERS
-from tests.test_contract import COLLECTIONS
+from tests.catalogue import COLLECTIONS
 from tests.waiting import HANG_TIMEOUT
 
 JSON, FORM, CSV = "application/json", "application/x-www-form-urlencoded", "text/csv"

@@ -15,9 +15,9 @@ from app.core.http.bodies import MOST_ANONYMOUS_BYTES
 from app.utils.validation import MOST_FAULTS
 from tests.api.conftest import CANARY, Server, assert_problem, openapi
 from tests.builders import make, make_department, make_process, make_resource, make_user
+from tests.catalogue import COLLECTIONS, LINKS, REFERENCES, every_collection, required
 from tests.conftest import ADMIN_PASSWORD, ADMIN_TOKEN, client_of
 from tests.domains.auth.conftest import ADMIN_EMAIL, sign_in
-from tests.test_contract import COLLECTIONS, every_collection, required
 from tests.waiting import wait_until
 
 JSON = {"Content-Type": "application/json"}
@@ -25,25 +25,20 @@ LARGEST = 2**63 - 1
 
 # Every member of every body and the kind of value it takes; `!` where null is none.
 COMMON = {"code": "text", "external_id": "text", "name": "text!", "description": "text"}
-LINKS = dict.fromkeys(("departments", "locations", "resources", "roles"), "links!")
-SHORT_LINKS = dict.fromkeys(("department_ids", "location_ids", "resource_ids", "role_ids"), "links!")
-MEMBERS: dict[str, dict[str, str]] = {
-    "departments": COMMON | {"parent_id": "reference", "head_id": "reference"},
-    "locations": COMMON
-    | {"parent_id": "reference", "kind": "choice!", "address": "text", "country": "choice", "timezone": "choice"}
+# Those that only one collection has.
+OWN: dict[str, dict[str, str]] = {
+    "locations": {"kind": "choice!", "address": "text", "country": "choice", "timezone": "choice"}
     | {"latitude": "degrees", "longitude": "degrees"},
-    "processes": COMMON
-    | {"parent_id": "reference", "owner_id": "reference", "kind": "choice!", "status": "choice!"}
-    | {"criticality": "choice"}
-    | LINKS
-    | SHORT_LINKS,
-    "resources": COMMON
-    | {"owner_department_id": "reference", "location_id": "reference", "url": "choice", "kind": "choice!"}
-    | {"criticality": "choice"},
-    "roles": COMMON | {"department_id": "reference"},
-    "users": COMMON
-    | {"email": "choice!", "department_id": "reference", "manager_id": "reference", "access_level": "choice!"}
-    | {"is_active": "flag!"},
+    "processes": {"kind": "choice!", "status": "choice!", "criticality": "choice"},
+    "resources": {"url": "choice", "kind": "choice!", "criticality": "choice"},
+    "users": {"email": "choice!", "access_level": "choice!", "is_active": "flag!"},
+}
+MEMBERS: dict[str, dict[str, str]] = {
+    collection: COMMON
+    | dict.fromkeys(REFERENCES[collection], "reference")
+    | {member: "links!" for links in LINKS[collection] for member in (links.field, links.short)}
+    | OWN.get(collection, {})
+    for collection in COLLECTIONS
 }
 # One value of each JSON type, and the kinds of members that take it. A choice takes some texts, but not this one.
 VALUES: dict[str, tuple[Any, set[str]]] = {
@@ -116,12 +111,14 @@ async def test_reference_beyond_64_bits_is_invalid(client: httpx.AsyncClient, co
 
 async def test_reference_beyond_64_bits_is_invalid_in_links(client: httpx.AsyncClient) -> None:
     for number in (0, -1, 2**63, 10**400):
-        long = {name: [{f"{name.removesuffix('s')}_id": number}] for name in LINKS}
+        long = {links.field: [{links.target: number}] for links in LINKS["processes"]}
         response = await client.post("/processes", json={"name": "P"} | long)
-        assert_problem(response, "invalid_content", *(f"/{name}/0/{name.removesuffix('s')}_id" for name in LINKS))
-        short = {name: [number] for name in SHORT_LINKS}
+        assert_problem(
+            response, "invalid_content", *(f"/{name}/0/{next(iter(links[0]))}" for name, links in long.items())
+        )
+        short = {links.short: [number] for links in LINKS["processes"]}
         response = await client.post("/processes", json={"name": "P"} | short)
-        assert_problem(response, "invalid_content", *(f"/{name}/0" for name in SHORT_LINKS))
+        assert_problem(response, "invalid_content", *(f"/{name}/0" for name in short))
 
 
 @every_collection
@@ -542,7 +539,7 @@ async def test_keys_that_differ_only_in_case_are_duplicates(client: httpx.AsyncC
         assert (changed.status_code, changed.json()[field].lower()) == (200, value.lower())
 
 
-REFERENCES = [
+FAULTY_REFERENCES = [
     "0",
     "-1",
     "01x",
@@ -573,7 +570,7 @@ REFERENCES = [
 ]
 
 
-@pytest.mark.parametrize("reference", REFERENCES, ids=lambda reference: reference[:24])
+@pytest.mark.parametrize("reference", FAULTY_REFERENCES, ids=lambda reference: reference[:24])
 @pytest.mark.usefixtures("connection")
 async def test_path_that_can_name_nothing_is_not_found_by_any_operation(app: FastAPI, reference: str) -> None:
     # Signed in, because an API token may not use all of them.

@@ -18,7 +18,7 @@ from app.main import create_app
 from app.utils.exceptions import problem_types
 from app.utils.problems import Problem
 from tests.api.conftest import responses_of
-from tests.test_contract import COLLECTIONS
+from tests.catalogue import COLLECTIONS
 
 Operation = dict[str, Any]
 

@@ -31,8 +31,8 @@ from tests.builders import (
     make_role,
     make_user,
 )
+from tests.catalogue import COLLECTIONS, REFERENCES, every_collection, required
 from tests.conftest import ADMIN_TOKEN, connected
-from tests.test_contract import COLLECTIONS, every_collection, required
 from tests.utils.conftest import configured_log
 from tests.waiting import wait_until
 
@@ -392,16 +392,6 @@ async def test_links_that_contradict_each_other_are_invalid(client: Client, body
         await client.put(f"/processes/{process['id']}", json={"name": "P"} | body), "invalid_content", pointer
     )
     assert_problem(await client.patch(f"/processes/{process['id']}", json=body), "invalid_content", pointer)
-
-
-REFERENCES = {
-    "departments": ("parent_id", "head_id"),
-    "locations": ("parent_id",),
-    "processes": ("parent_id", "owner_id"),
-    "resources": ("owner_department_id", "location_id"),
-    "roles": ("department_id",),
-    "users": ("department_id", "manager_id"),
-}
 
 
 @every_collection

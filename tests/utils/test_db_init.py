@@ -13,6 +13,7 @@ from sqlalchemy import URL
 from app.domains.register.demo_data import DEMO_FILES, DEMO_PASSWORD, DEMO_USERS
 from app.main import create_app
 from app.utils.db_init import initialise
+from tests.catalogue import COLLECTIONS, LINKS
 from tests.conftest import (
     ADMIN_PASSWORD,
     LONG_TIMEOUT_ENV,
@@ -25,8 +26,6 @@ from tests.conftest import (
 from tests.domains.auth.conftest import call, sign_in, try_to_sign_in
 from tests.waiting import HANG_TIMEOUT
 
-TABLES = ("departments", "locations", "processes", "resources", "roles", "users")
-
 
 async def make_ready(url: URL, *, demo_data: bool) -> str:
     return (await initialise(settings_for(url), url, lambda _: None, demo_data=demo_data)).email
@@ -34,7 +33,7 @@ async def make_ready(url: URL, *, demo_data: bool) -> str:
 
 async def counts_of(url: URL) -> dict[str, int]:
     async with connected(url) as connection:
-        return {table: await connection.fetchval(f"SELECT count(*) FROM {table}") for table in TABLES}
+        return {table: await connection.fetchval(f"SELECT count(*) FROM {table}") for table in COLLECTIONS}
 
 
 def rows_of(collection: str) -> list[dict[str, str]]:
@@ -47,7 +46,7 @@ async def test_several_at_once_make_one_administrator_and_one_company(empty: URL
     command = (sys.executable, "-m", "app", "init", "--demo-data")
     replicas = [await asyncio.create_subprocess_exec(*command, cwd=root, env=environment) for _ in range(3)]
     assert [await asyncio.wait_for(replica.wait(), timeout=HANG_TIMEOUT) for replica in replicas] == [0, 0, 0]
-    expected = {table: len(rows_of(table)) for table in TABLES}
+    expected = {table: len(rows_of(table)) for table in COLLECTIONS}
     assert await counts_of(empty) == expected | {"users": expected["users"] + 1}
     assert await make_ready(empty, demo_data=True) == "admin@register.example"
     assert await counts_of(empty) == expected | {"users": expected["users"] + 1}
@@ -79,8 +78,9 @@ async def test_demo_data_reads_as_it_was_written(empty: URL) -> None:
 def test_demo_data_has_every_kind_of_link() -> None:
     found: dict[str, set[str]] = {}
     for row in rows_of("processes"):
-        for links in ("departments", "locations", "resources", "roles"):
-            found.setdefault(links, set()).update(entry.partition(":")[2] for entry in row[links].split())
+        for links in LINKS["processes"]:
+            details = {entry.partition(":")[2] for entry in row[links.field].split()}
+            found.setdefault(links.field, set()).update(details)
     assert found == {
         "departments": {"owner", "participant", "supplier", "customer"},
         "locations": {""},
@@ -97,7 +97,7 @@ async def test_register_in_use_gets_no_demo_data(empty: URL) -> None:
         assert (await client.post("/roles", json={"name": "Ours"})).status_code == 201
     await app.state.database.dispose()
     await make_ready(empty, demo_data=True)
-    assert await counts_of(empty) == dict.fromkeys(TABLES, 0) | {"roles": 1, "users": 1}
+    assert await counts_of(empty) == dict.fromkeys(COLLECTIONS, 0) | {"roles": 1, "users": 1}
 
 
 async def test_demo_data_has_a_user_of_each_level_who_can_sign_in(empty: URL) -> None:

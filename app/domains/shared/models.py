@@ -69,7 +69,7 @@ def enumeration(name: str, values: tuple[str, ...]) -> CheckConstraint:
 
 
 class RegisterObject(Base):
-    """A row of one of the six collections."""
+    """A row of a collection."""
 
     __abstract__ = True
 

@@ -7,8 +7,8 @@ import httpx
 import pytest
 
 from tests.builders import make, make_department, make_location, make_process, make_resource, make_role, make_user
+from tests.catalogue import LINKED
 
-LINKS = ("departments", "locations", "resources", "roles")
 # The link's own field, all that it can be, the default first.
 DETAILS = {
     "departments": ("relation", ("participant", "owner", "supplier", "customer")),
@@ -16,7 +16,7 @@ DETAILS = {
     "roles": ("responsibility", ("responsible", "accountable", "consulted", "informed")),
 }
 
-every_kind = pytest.mark.parametrize("kind", LINKS)
+every_kind = pytest.mark.parametrize("kind", LINKED)
 every_detailed_kind = pytest.mark.parametrize("kind", DETAILS)
 
 
@@ -67,14 +67,14 @@ class Linked:
 
 @pytest.fixture
 async def linked(client: httpx.AsyncClient) -> Linked:
-    targets = {kind: [await make(client, kind, code=f"{kind}-{number}") for number in range(3)] for kind in LINKS}
-    body = {short(kind): [target["id"] for target in targets[kind][:2]] for kind in LINKS}
+    targets = {kind: [await make(client, kind, code=f"{kind}-{number}") for number in range(3)] for kind in LINKED}
+    body = {short(kind): [target["id"] for target in targets[kind][:2]] for kind in LINKED}
     return Linked(await make_process(client, **body), targets)
 
 
 async def test_fields_left_out_take_their_defaults(client: httpx.AsyncClient) -> None:
     made = await make_process(client)
-    names = ("parent_id", "parent", "kind", "status", "criticality", "owner_id", "owner", *LINKS)
+    names = ("parent_id", "parent", "kind", "status", "criticality", "owner_id", "owner", *LINKED)
     assert [made[name] for name in names] == [None, None, "core", "draft", None, None, None, [], [], [], []]
 
 
@@ -111,7 +111,7 @@ async def test_null_in_a_patch_returns_an_enumeration_to_its_default(
     assert patched == made | {field: default, "version": 2, "updated_at": patched["updated_at"]}
 
 
-@pytest.mark.parametrize("field", ["kind", "status", *LINKS, "department_ids", "role_ids"])
+@pytest.mark.parametrize("field", ["kind", "status", *LINKED, "department_ids", "role_ids"])
 async def test_null_is_no_value_in_a_whole_body(client: httpx.AsyncClient, field: str) -> None:
     made = await make_process(client)
     body = {"name": "Process", field: None}
@@ -135,7 +135,7 @@ async def test_parent_and_owner_are_embedded_as_briefs(client: httpx.AsyncClient
 
 async def test_every_unknown_reference_of_a_body_is_named(client: httpx.AsyncClient, linked: Linked) -> None:
     absent = 2**63 - 1
-    known = {kind: linked.targets[kind][0] for kind in LINKS}
+    known = {kind: linked.targets[kind][0] for kind in LINKED}
     body = {
         "name": "Process",
         "parent_id": absent,
@@ -293,19 +293,19 @@ async def test_role_may_have_several_responsibilities(client: httpx.AsyncClient)
 async def test_put_replaces_every_link(client: httpx.AsyncClient, linked: Linked) -> None:
     path = f"/processes/{linked.process['id']}"
     body: dict[str, Any] = {"name": linked.process["name"]}
-    for kind in LINKS:
+    for kind in LINKED:
         _, second, third = linked.targets[kind]
         value = DETAILS[kind][1][2] if kind in DETAILS else None
         body[kind] = [entry(kind, second, value), entry(kind, third)]
     response = await client.put(path, json=body)
     assert response.status_code == 200
     expected = linked.process | {"version": 2, "updated_at": response.json()["updated_at"]}
-    for kind in LINKS:
+    for kind in LINKED:
         _, second, third = linked.targets[kind]
         expected[kind] = [shown(kind, second, DETAILS[kind][1][2] if kind in DETAILS else None), shown(kind, third)]
     assert response.json() == expected
     bare = (await client.put(path, json={"name": linked.process["name"]})).json()
-    assert bare == expected | {kind: [] for kind in LINKS} | {"version": 3, "updated_at": bare["updated_at"]}
+    assert bare == expected | {kind: [] for kind in LINKED} | {"version": 3, "updated_at": bare["updated_at"]}
 
 
 @pytest.mark.parametrize(
@@ -365,18 +365,18 @@ async def test_patch_of_a_field_keeps_all_links(client: httpx.AsyncClient, linke
 
 
 async def test_request_that_changes_much_makes_one_version(client: httpx.AsyncClient, linked: Linked) -> None:
-    body = {short(kind): [linked.targets[kind][2]["id"]] for kind in LINKS} | {"name": "New", "status": "active"}
+    body = {short(kind): [linked.targets[kind][2]["id"]] for kind in LINKED} | {"name": "New", "status": "active"}
     path = f"/processes/{linked.process['id']}"
     assert (await client.put(path, json=body)).json()["version"] == 2
-    assert (await client.patch(path, json={short(kind): [] for kind in LINKS} | {"kind": "support"})).json()[
+    assert (await client.patch(path, json={short(kind): [] for kind in LINKED} | {"kind": "support"})).json()[
         "version"
     ] == 3
 
 
 async def test_request_that_changes_nothing_keeps_the_version(client: httpx.AsyncClient, linked: Linked) -> None:
     path = f"/processes/{linked.process['id']}"
-    same = {short(kind): [target["id"] for target in linked.targets[kind][1::-1]] for kind in LINKS}
-    long = {kind: [entry(kind, target) for target in linked.targets[kind][:2]] for kind in LINKS}
+    same = {short(kind): [target["id"] for target in linked.targets[kind][1::-1]] for kind in LINKED}
+    long = {kind: [entry(kind, target) for target in linked.targets[kind][:2]] for kind in LINKED}
     for response in (
         await client.put(path, json={"name": linked.process["name"]} | same),
         await client.put(path, json={"name": linked.process["name"]} | long),
@@ -384,7 +384,7 @@ async def test_request_that_changes_nothing_keeps_the_version(client: httpx.Asyn
         await client.patch(path, json={}),
     ):
         assert (response.status_code, response.json()) == (200, linked.process)
-    for kind in LINKS:
+    for kind in LINKED:
         assert (await client.put(linked.path(kind, 0))).status_code == 204
         assert (await client.delete(linked.path(kind, 2))).status_code == 204
     assert await read(client, linked.process) == linked.process
@@ -537,7 +537,7 @@ async def test_process_is_listed_once_however_many_responsibilities_a_role_has(c
 
 async def test_deleted_process_takes_its_links_with_it(client: httpx.AsyncClient, linked: Linked) -> None:
     assert (await client.delete(f"/processes/{linked.process['id']}")).status_code == 204
-    for kind in LINKS:
+    for kind in LINKED:
         for target in linked.targets[kind]:
             assert (await client.get(f"/{kind}/{target['id']}/processes")).json()["items"] == []
             assert (await client.delete(f"/{kind}/{target['id']}")).status_code == 204

@@ -24,10 +24,12 @@ from app.domains.register import export as register_export
 from app.domains.register.export import Manifest, export_register
 from app.utils.exceptions import RegisterError, ServiceUnavailable
 from tests.builders import make_department, make_location, make_process, make_resource, make_role, make_user
+from tests.catalogue import COLLECTIONS, IN_ORDER_OF_REFERENCES
 from tests.conftest import ADMIN_TOKEN, LONG_TIMEOUT_ENV, Committed, connected, settings_for, text_of
 
-COLLECTIONS = ("departments", "locations", "resources", "roles", "users", "processes")
-FILES = {*(f"{name}.ndjson" for name in (*COLLECTIONS, "role_holders")), "manifest.json"}
+# In the order of their files.
+EXPORTED = (*IN_ORDER_OF_REFERENCES, "role_holders")
+FILES = {*(f"{name}.ndjson" for name in EXPORTED), "manifest.json"}
 
 
 async def export(url: URL, directory: Path, *, with_history: bool = False, force: bool = False) -> Manifest:
@@ -238,9 +240,9 @@ async def test_progress_is_a_line_a_file(
     await make_department(committed.client)
     capsys.readouterr()  # what was logged of that
     await export(committed.url, tmp_path)
-    numbers = {"departments": 1, "users": 1, "locations": 0, "resources": 0, "roles": 0, "processes": 0}
+    numbers = dict.fromkeys(EXPORTED, 0) | {"departments": 1, "users": 1}
     told = capsys.readouterr()
-    assert told.err == "".join(f"{name}.ndjson: {n} rows\n" for name, n in (numbers | {"role_holders": 0}).items())
+    assert told.err == "".join(f"{name}.ndjson: {n} rows\n" for name, n in numbers.items())
     assert told.out == ""
 
 

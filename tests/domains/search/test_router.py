@@ -9,10 +9,10 @@ from fastapi import FastAPI
 
 from app.domains.search.snippets import snippet
 from tests.builders import make
+from tests.catalogue import COLLECTIONS
 from tests.conftest import Statements, client_of
 from tests.domains.auth.conftest import call, make_account, sign_in
 from tests.domains.shared.test_search import NOTHING_OR_WORDS
-from tests.test_contract import COLLECTIONS
 
 
 async def search(client: httpx.AsyncClient, q: str, more: str = "") -> dict[str, Any]:

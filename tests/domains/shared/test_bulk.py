@@ -14,17 +14,22 @@ from tests.builders import (
     make_role,
     make_user,
 )
+from tests.catalogue import LINKS, REFERENCE_TARGETS, every_collection, every_tree, required
 from tests.conftest import Statements
 from tests.domains.shared.bulk import Item, changing, create, faults, send, statuses, write
-from tests.test_contract import every_collection, every_tree
 
 ABSENT = 9_000_000_000
-OWN_REFERENCES = {"departments": "parent_id", "locations": "parent_id", "processes": "parent_id", "users": "manager_id"}
+# The member that refers to an object of the same collection.
+OWN_REFERENCES = {
+    collection: member
+    for collection, targets in REFERENCE_TARGETS.items()
+    for member, target in targets.items()
+    if target == collection
+}
 
 
 def thing(collection: str, code: str, **data: Any) -> Item:
-    email = {"email": f"{code}@register.example"} if collection == "users" else {}
-    return create(**{"name": f"Thing {code}", "code": code} | email | data)
+    return create(**required(collection, code) | {"name": f"Thing {code}", "code": code} | data)
 
 
 async def get(client: httpx.AsyncClient, collection: str, reference: object) -> dict[str, Any]:
@@ -250,31 +255,29 @@ async def test_all_changes_are_of_one_request(client: httpx.AsyncClient) -> None
 # --- How many statements ---
 
 
-async def link_targets(client: httpx.AsyncClient) -> dict[str, list[int]]:
+async def link_targets(client: httpx.AsyncClient, collection: str) -> dict[str, list[int]]:
+    """Register five objects for each kind of links, and return their ids as bodies list them."""
     made: dict[str, list[int]] = {}
-    for name in ("department", "location", "resource", "role"):
-        items = [create(name=f"{name} {n}") for n in range(5)]
-        made[f"{name}_ids"] = [result["id"] for result in await write(client, f"{name}s", *items)]
+    for links in LINKS[collection]:
+        target = links.target_model.__tablename__
+        items = [thing(target, f"{links.field}-{n}") for n in range(5)]
+        made[links.short] = [result["id"] for result in await write(client, target, *items)]
     return made
 
 
 # Of creates, updates, updates that change nothing, and deletes, each with one for the caller.
-STATEMENTS = {
-    "departments": [6, 7, 4, 7],
-    "locations": [6, 7, 4, 7],
-    "processes": [7, 10, 8, 7],
-    "resources": [6, 7, 4, 7],
-    "roles": [6, 7, 4, 7],
-    "users": [6, 7, 4, 7],
-}
+STATEMENTS = [6, 7, 4, 7]
+STATEMENTS_WITH_LINKS = [7, 10, 8, 7]
 
 
 @every_collection
 async def test_statements_do_not_grow_with_the_items(
     client: httpx.AsyncClient, statements: Statements, collection: str
 ) -> None:
-    links = await link_targets(client) if collection == "processes" else {}
-    fewer: dict[str, Any] = {"department_ids": links["department_ids"][:1]} if links else {}
+    links = await link_targets(client, collection)
+    # The first kind of links, of which one is kept.
+    fewer = {name: ids[:1] for name, ids in list(links.items())[:1]}
+    expected = STATEMENTS_WITH_LINKS if links else STATEMENTS
     member = OWN_REFERENCES.get(collection)
     for number in (1, 10, 1000):
         codes = [f"T{number}-{n}" for n in range(number)]
@@ -288,7 +291,7 @@ async def test_statements_do_not_grow_with_the_items(
                 await write(client, collection, *items)
             counts.append(len(seen))
         # The driver asks for each type once.
-        assert number == 1 or counts == STATEMENTS[collection], seen
+        assert number == 1 or counts == expected, seen
 
 
 async def test_moves_take_two_statements_more(client: httpx.AsyncClient, statements: Statements) -> None:

@@ -16,19 +16,17 @@ from app.domains.shared.bulk import batch as bulk
 from app.domains.shared.bulk.batch import write_all
 from app.domains.user.administrators import first_administrator
 from tests.builders import make, make_department, make_process, make_role, make_user, token_with
+from tests.catalogue import COLLECTIONS, TABLES, every_collection, every_tree, required
 from tests.conftest import ADMIN_TOKEN
 from tests.domains.shared.bulk import Item, create, faults, faults_of_items, send, statuses, write
 from tests.domains.shared.properties import drawn
-from tests.test_contract import COLLECTIONS, every_collection, every_tree, required
-
-TABLES = (*COLLECTIONS, "process_departments", "process_locations", "process_resources", "process_roles", "changes")
 
 
 async def stored(connection: AsyncConnection) -> dict[str, str]:
     """Return all that is registered."""
     return {
         table: str((await connection.execute(text(f"SELECT jsonb_agg(t ORDER BY t) FROM {table} t"))).scalar_one())
-        for table in TABLES
+        for table in (*TABLES, "changes")
     }
 
 
@@ -86,8 +84,7 @@ async def test_move_below_what_stands_below_is_refused(client: httpx.AsyncClient
 
 @every_collection
 async def test_object_is_named_by_one_item_only(client: httpx.AsyncClient, collection: str) -> None:
-    made = await make(client, collection, code="ONE", external_id="one")
-    email = {"email": "new@register.example"} if collection == "users" else {}
+    made, new = await make(client, collection, code="ONE", external_id="one"), required(collection, "new")
     response = await send(
         client,
         collection,
@@ -95,8 +92,8 @@ async def test_object_is_named_by_one_item_only(client: httpx.AsyncClient, colle
             update(made["id"], description="First"),
             {"op": "update", "code": "one", "data": {"name": "Second"}},
             {"op": "delete", "external_id": "one"},
-            {"op": "upsert", "code": "NEW", "data": {"name": "First"} | email},
-            {"op": "upsert", "code": "new", "data": {"name": "Second"} | email},
+            {"op": "upsert", "code": "NEW", "data": new | {"name": "First"}},
+            {"op": "upsert", "code": "new", "data": new | {"name": "Second"}},
         ],
     )
     assert (response.status_code, response.json()["code"]) == (422, "invalid_content")
@@ -294,9 +291,8 @@ async def test_batch_without_a_good_item_writes_nothing(
 
 async def mixed_batch(client: httpx.AsyncClient, collection: str) -> list[Item]:
     changed, same, gone = [await make(client, collection, code=f"M-{n}") for n in range(3)]
-    email = {"email": "made@register.example"} if collection == "users" else {}
     return [
-        create(name="Made", code="MADE", **email),
+        create(**required(collection, "made") | {"name": "Made", "code": "MADE"}),
         update(changed["id"], name="Changed", code="M-9"),
         {"op": "upsert", "code": "M-1", "data": {"name": same["name"]}},
         delete(gone["id"]),

@@ -13,10 +13,10 @@ from sqlalchemy import URL
 
 from app.main import create_app
 from tests.builders import make_department, make_location, make_process, make_resource, make_role, make_user
+from tests.catalogue import COLLECTIONS, TABLES
 from tests.conftest import client_of, connected, new_database, settings_for
 from tests.domains.shared.bulk import Item, changing, create
 from tests.domains.shared.properties import drawn
-from tests.test_contract import COLLECTIONS
 
 
 async def prepare_world(client: httpx.AsyncClient) -> None:
@@ -86,6 +86,10 @@ OPERATIONS: dict[str, list[Item]] = {
 MESSAGE = {"X-Change-Message": "As decided"}
 
 
+def test_every_collection_is_compared() -> None:
+    assert OPERATIONS.keys() == set(COLLECTIONS)
+
+
 @pytest.fixture
 async def twins(server_url: URL, template: URL) -> AsyncIterator[list[tuple[httpx.AsyncClient, asyncpg.Connection]]]:
     """Two databases that are the same, each with a client of its application."""
@@ -114,14 +118,13 @@ async def request_of(client: httpx.AsyncClient, collection: str, item: Item) -> 
 
 async def everything(connection: asyncpg.Connection) -> dict[str, list[Any]]:
     """Return what is stored, without instants and the names of requests."""
-    tables = (*COLLECTIONS, "process_departments", "process_locations", "process_resources", "process_roles", "changes")
     leave_out = "'{created_at,updated_at,request_id,transaction_id,at}'::text[]"
     return {
         table: [
             json.loads(row[0])
             for row in await connection.fetch(f"SELECT to_jsonb(t) - {leave_out} AS j FROM {table} t ORDER BY j")
         ]
-        for table in tables
+        for table in (*TABLES, "changes")
     }
 
 

@@ -9,9 +9,9 @@ from sqlalchemy import URL
 
 from app.main import create_app
 from tests.builders import make, make_department, make_location, make_process, make_role, make_user
+from tests.catalogue import every_tree
 from tests.conftest import Committed, new_database, settings_for
 from tests.domains.shared.bulk import Item, create, send, write
-from tests.test_contract import every_tree
 from tests.test_races import at_once, read, statuses
 
 ROUNDS = 6

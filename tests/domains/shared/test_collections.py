@@ -6,23 +6,69 @@ from typing import get_args
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.core.permissions import DECLARATION, SCOPES
 from app.domains.change.schemas import ChangeType
 from app.domains.collections import in_order_of_references
 from app.domains.search.schemas import TYPES
+from app.domains.shared.trees import NoCycle
 from app.models import RegisterObject
-from tests.test_contract import COLLECTIONS
+from tests.catalogue import (
+    COLLECTIONS,
+    DECLARATIONS,
+    ENTRIES,
+    IN_ORDER_OF_REFERENCES,
+    LINKS,
+    LISTS,
+    REFERENCES,
+    TREES,
+    body_of,
+    every_collection,
+    required,
+    route_of,
+)
 
-TABLES = {model.__tablename__ for model in RegisterObject.__subclasses__()}
+# What the mapping knows, whether the list names it or not.
+MAPPED = {model.__tablename__ for model in RegisterObject.__subclasses__()}
 
 
 def test_every_collection_is_searched_exported_and_recorded() -> None:
-    assert set(TYPES) == TABLES
-    assert {entry.name for entry in in_order_of_references()} == TABLES
-    assert set(get_args(ChangeType)) == TABLES | {"api_tokens"}
+    assert set(TYPES) == MAPPED
+    assert {entry.name for entry in in_order_of_references()} == MAPPED
+    assert set(get_args(ChangeType)) == MAPPED | {"api_tokens"}
 
 
 def test_contract_is_held_by_every_collection() -> None:
-    assert set(COLLECTIONS) == TABLES
+    assert set(COLLECTIONS) == MAPPED
+
+
+def test_objects_are_exported_after_those_they_link_to() -> None:
+    place = {name: number for number, name in enumerate(IN_ORDER_OF_REFERENCES)}
+    for collection, links in LINKS.items():
+        assert all(place[each.target_model.__tablename__] < place[collection] for each in links), collection
+
+
+@every_collection
+def test_tables_of_tests_agree_with_what_clients_send(collection: str) -> None:
+    declaration = DECLARATIONS[collection]
+    ids = {name for name in declaration.body.model_fields if name.endswith("_id") and name != "external_id"}
+    assert set(REFERENCES[collection]) == ids
+    assert (collection in TREES) is (NoCycle in declaration.rules) is ("parent_id" in ids)
+    assert LISTS[collection].shown is declaration.read
+    assert declaration.body is body_of(collection, "PUT")
+    for body in (declaration.body, body_of(collection, "POST", "")):
+        body.model_validate(required(collection))
+
+
+def test_every_collection_has_its_two_scopes_and_no_other_has_any() -> None:
+    scopes = {f"{name}:{action}" for name in COLLECTIONS for action in ("read", "write")}
+    assert {scope for scope in SCOPES if ":" in scope} == scopes | {"changes:read", "operations:read"}
+
+
+@every_collection
+def test_history_needs_the_scope_that_the_list_names(collection: str) -> None:
+    entry, route = ENTRIES[collection], route_of(collection, "GET", "/{reference}/changes")
+    assert route.openapi_extra is not None
+    assert route.openapi_extra[DECLARATION] == (entry.history_scope or entry.scope_to_read)
 
 
 async def test_words_of_every_collection_are_noted(connection: AsyncConnection) -> None:
@@ -30,10 +76,10 @@ async def test_words_of_every_collection_are_noted(connection: AsyncConnection) 
         "SELECT tgrelid::regclass::text, tgname FROM pg_trigger WHERE NOT tgisinternal"
     )
     assert {tuple(row) for row in rows} >= {
-        (table, f"note_search_words_{event}") for table in TABLES for event in ("insert", "update")
+        (table, f"note_search_words_{event}") for table in MAPPED for event in ("insert", "update")
     }
 
 
 def test_vocabulary_is_filled_again_from_every_collection(root: Path) -> None:
     page = (root / "docs" / "07-operations.md").read_text("utf-8")
-    assert set(re.findall(r"SELECT search_text FROM (\w+)", page)) == TABLES
+    assert set(re.findall(r"SELECT search_text FROM (\w+)", page)) == MAPPED

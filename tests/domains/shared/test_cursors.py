@@ -14,6 +14,7 @@ from app.core.tokens import Tokens
 from app.domains.shared.query.orders import OBJECT_SORTS
 from app.domains.shared.query.pages import LARGEST_OFFSET
 from tests.builders import make, make_department, make_process, make_role
+from tests.catalogue import every_collection
 from tests.conftest import Committed, settings_for
 
 MIXED = ["-updated_at,name", "name,-created_at", "-code,name", "code,-id", "-name,code,-updated_at,id"]
@@ -236,7 +237,7 @@ async def test_every_order_by_four_names_is_taken(client: httpx.AsyncClient) -> 
     assert (await client.get("/processes?sort=criticality,-kind,status,name")).status_code == 200
 
 
-@pytest.mark.parametrize("collection", ["departments", "locations", "processes", "resources", "roles", "users"])
+@every_collection
 async def test_cursor_of_another_list_is_refused(client: httpx.AsyncClient, collection: str) -> None:
     for _ in range(3):
         await make(client, collection)

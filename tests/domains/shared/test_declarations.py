@@ -4,46 +4,42 @@ from datetime import datetime
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-import pytest
 from pydantic import BaseModel
 
-from app.domains.department.lists import DepartmentListQuery
-from app.domains.location.lists import LocationListQuery
-from app.domains.process.lists import ProcessListQuery
-from app.domains.resource.lists import ResourceListQuery
-from app.domains.role.lists import RoleListQuery
+from app.domains.shared.collection import LinkSet
 from app.domains.shared.models import Criticality
-from app.domains.shared.query.pages import ListQuery
 from app.domains.shared.query.representations import nested
-from app.domains.user.lists import UserListQuery
+from tests.catalogue import COLLECTIONS, LINKS, LISTS, REFERENCE_TARGETS, TREES, every_collection
 
-LISTS: dict[str, type[ListQuery]] = {
-    "departments": DepartmentListQuery,
-    "locations": LocationListQuery,
-    "processes": ProcessListQuery,
-    "resources": ResourceListQuery,
-    "roles": RoleListQuery,
-    "users": UserListQuery,
-}
 EQUALITY = ("", "__not")
 PATTERNS = ("__ic", "__sw")
 COMPARISONS = ("__gt", "__gte", "__lt", "__lte")
-# What a process is linked to is filtered by these instead of a foreign key.
-LINKED = {
-    "departments": {"department_id", "department_within", "relation"},
-    "locations": {"location_id", "location_within"},
-    "resources": {"resource_id", "usage"},
-    "roles": {"role_id", "role_match", "responsibility"},
-}
-# Filters of what is not a field: subtrees, links the other way round, and search.
-BESIDES = {
-    "departments": {"within"},
-    "locations": {"within"},
-    "processes": {"within"},
-    "resources": {"owner_department_within", "location_within"},
-    "roles": {"department_within", "user_id"},
-    "users": {"department_within"},
-}
+# What is filtered by only some links, and by links the other way round.
+MATCHES = {"roles": {"role_match"}}
+OTHER_WAY = {"roles": {"user_id"}}
+
+
+def link_filters(links: LinkSet) -> set[str]:
+    """Return the filters of a kind of links: by the object on the other side, what is below it, and the own field."""
+    names = {links.target, links.detail, *MATCHES.get(links.field, ())}
+    if links.target_model.__tablename__ in TREES:
+        names.add(f"{links.target.removesuffix('_id')}_within")
+    return {name for name in names if name is not None}
+
+
+def subtree_filters(collection: str) -> set[str]:
+    """Return the filters by what an object stands below: an object of its own tree, or of one it refers to."""
+    return {
+        "within" if member == "parent_id" else f"{member.removesuffix('_id')}_within"
+        for member, target in REFERENCE_TARGETS[collection].items()
+        if target in TREES
+    }
+
+
+# What objects are linked to is filtered by these instead of a foreign key.
+LINK_FILTERS = {links.field: link_filters(links) for collection in COLLECTIONS for links in LINKS[collection]}
+# Filters of what is not a field: subtrees, and links the other way round.
+BESIDES = {collection: subtree_filters(collection) | OTHER_WAY.get(collection, set()) for collection in COLLECTIONS}
 
 
 def bare(annotation: Any) -> Any:
@@ -86,13 +82,13 @@ def expected(collection: str, schema: type[BaseModel]) -> set[str]:
         if nested(field.annotation) is None:
             names |= {name + suffix for suffix in suffixes(name, annotation)}
         elif get_origin(bare(annotation)) is list:
-            names |= LINKED[name]
+            names |= LINK_FILTERS[name]
         elif f"{name}_id" not in schema.model_fields:  # it is shown as a brief only
             names |= {f"{name}_id{suffix}" for suffix in (*EQUALITY, "__null")}
     return names
 
 
-@pytest.mark.parametrize("collection", LISTS)
+@every_collection
 def test_every_field_has_the_filters_of_its_type(collection: str) -> None:
     query = LISTS[collection]
     declared = query.declaration.parameters.keys() - {"q"}
@@ -105,12 +101,12 @@ def test_field_without_filters_would_be_noticed() -> None:
         budget: float | None
         level: Criticality
 
-    missing = expected("roles", Grown) - RoleListQuery.declaration.parameters.keys()
+    missing = expected("roles", Grown) - LISTS["roles"].declaration.parameters.keys()
     budget = {"", "__not", "__gt", "__gte", "__lt", "__lte", "__null"}
     assert missing == {f"budget{suffix}" for suffix in budget} | {"level", "level__not"}
 
 
-@pytest.mark.parametrize("collection", LISTS)
+@every_collection
 def test_sorts_and_groups_are_of_what_the_objects_have(collection: str) -> None:
     query = LISTS[collection]
     assert query.declaration.sorts.keys() <= query.shown.model_fields.keys()

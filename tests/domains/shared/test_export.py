@@ -14,13 +14,11 @@ import pytest
 from app.core.http.streaming import FIRST_ROWS, MOST_ROWS
 from tests.api.conftest import openapi
 from tests.builders import make, make_department, make_location, make_process, make_resource, make_role, make_user
+from tests.catalogue import COLLECTIONS, DECLARATIONS, LINKED, LINKS, every_collection
 from tests.conftest import Committed, connected
 
-COLLECTIONS = ("departments", "locations", "processes", "resources", "roles", "users")
 NDJSON = {"Accept": "application/x-ndjson"}
 CSV = {"Accept": "text/csv"}
-LINKED = ("departments", "locations", "resources", "roles")
-NOUNS = {name: name.removesuffix("s").capitalize() for name in COLLECTIONS} | {"processes": "Process"}
 
 
 def lines(response: httpx.Response) -> list[dict[str, Any]]:
@@ -65,7 +63,7 @@ async def fill_all(client: httpx.AsyncClient) -> None:
             "roles": await make_role(client, code=f"R-{number}"),
             "users": await make_user(client),
         }
-        links = {f"{name[:-1]}_ids": [one[name]["id"]] for name in ("departments", "locations", "resources", "roles")}
+        links = {each.short: [one[each.field]["id"]] for each in LINKS["processes"]}
         await make_process(client, owner_id=one["users"]["id"], **links)
 
 
@@ -107,17 +105,17 @@ def cell(value: Any) -> str:
     return f"'{text}" if text.startswith("-") else text
 
 
-@pytest.mark.parametrize("collection", COLLECTIONS)
+@every_collection
 async def test_columns_stand_in_the_order_of_the_schema(client: httpx.AsyncClient, collection: str) -> None:
     columns = (await client.get(f"/{collection}?id=99", headers=CSV)).text.strip().split(",")
-    schema = openapi()["components"]["schemas"][f"{NOUNS[collection]}Read"]
+    schema = openapi()["components"]["schemas"][DECLARATIONS[collection].read.__name__]
     assert columns == list(schema["properties"])
     turned = ",".join(reversed(columns[::2]))
     chosen = await client.get(f"/{collection}?id=99&fields={turned}", headers=CSV)
     assert chosen.text.strip().split(",") == columns[::2]
 
 
-@pytest.mark.parametrize("collection", COLLECTIONS)
+@every_collection
 async def test_each_column_alone_is_as_among_all_others(committed: Committed, collection: str) -> None:
     await fill_all(committed.client)
     whole = table(await committed.client.get(f"/{collection}", headers=CSV))

@@ -6,26 +6,14 @@ from typing import Any
 import httpx
 import pytest
 
-from app.domains.department.service import DepartmentService
-from app.domains.location.service import LocationService
-from app.domains.process.lists import ProcessListQuery
-from app.domains.process.service import ProcessService
-from app.domains.resource.service import ResourceService
-from app.domains.role.service import RoleService
 from app.domains.shared.query.orders import Order
 from app.domains.shared.query.representations import embedded
-from app.domains.shared.reading.documents import by_code, by_id, documents_of
-from app.domains.shared.service import CollectionService
-from app.domains.user.service import UserService
+from app.domains.shared.reading.documents import by_code, by_id
 from tests.builders import make, make_department, make_process, make_role, make_user
+from tests.catalogue import DECLARATIONS, DOCUMENTS, LINKED, LISTS, REFERENCES, every_collection
 from tests.conftest import Statements
 
-SERVICES = (DepartmentService, LocationService, ProcessService, ResourceService, RoleService, UserService)
-COLLECTIONS = ("departments", "locations", "processes", "resources", "roles", "users")
-LINKED = {"departments", "locations", "resources", "roles"}
-BRIEFS = {"created_by", "updated_by", "parent", "owner"}
-
-every_collection = pytest.mark.parametrize("collection", COLLECTIONS)
+BRIEFS = {"created_by", "updated_by", *(name.removesuffix("_id") for name in REFERENCES["processes"])}
 
 
 async def linked_process(client: httpx.AsyncClient) -> dict[str, Any]:
@@ -68,7 +56,7 @@ async def test_only_the_named_references_and_links_are_embedded(
     client: httpx.AsyncClient, embed: str, shown: set[str]
 ) -> None:
     process = await linked_process(client)
-    expected = {name: value for name, value in process.items() if name not in (LINKED | BRIEFS) - shown}
+    expected = {name: value for name, value in process.items() if name not in ({*LINKED} | BRIEFS) - shown}
     assert expected["owner_id"] == process["owner"]["id"]
     assert (await client.get(f"/processes/{process['id']}?embed={embed}")).json() == expected
     (listed,) = (await client.get(f"/processes?id={process['id']}&embed={embed}")).json()["items"]
@@ -160,19 +148,18 @@ def tables(sql: str) -> set[str]:
     return set(re.findall(r"(?:FROM|JOIN) ([a-z_]+) AS [a-z]\b", sql))
 
 
-@pytest.mark.parametrize("service", SERVICES)
-def test_what_is_not_embedded_is_not_queried(service: type[CollectionService]) -> None:
-    documents = documents_of(service.collection)
-    own = service.collection.name
-    plain = frozenset(service.collection.body.model_fields) & {"name", "description"}
-    order = Order("id", ProcessListQuery.declaration)
+@every_collection
+def test_what_is_not_embedded_is_not_queried(collection: str) -> None:
+    documents = DOCUMENTS[collection]
+    plain = frozenset(DECLARATIONS[collection].body.model_fields) & {"name", "description"}
+    order = Order("id", LISTS[collection].declaration)
     for members in (frozenset({"id"}), plain):
         for statement in (
             documents.one(by_id, members),
             documents.one(by_code, members),
             documents.page(order, None, "first", members),
         ):
-            assert tables(statement.sql) == {own}
+            assert tables(statement.sql) == {collection}
 
 
 @pytest.mark.parametrize(
@@ -186,8 +173,8 @@ def test_what_is_not_embedded_is_not_queried(service: type[CollectionService]) -
     ],
 )
 def test_what_is_embedded_alone_is_queried_alone(member: str, expected: set[str]) -> None:
-    assert member in embedded(documents_of(ProcessService.collection)._schema)
-    order = Order("id", ProcessListQuery.declaration)
+    assert member in embedded(DOCUMENTS["processes"]._schema)
+    order = Order("id", LISTS["processes"].declaration)
     members = frozenset({"id", member})
-    assert tables(documents_of(ProcessService.collection).one(by_id, members).sql) == expected
-    assert tables(documents_of(ProcessService.collection).page(order, None, "first", members).sql) == expected
+    assert tables(DOCUMENTS["processes"].one(by_id, members).sql) == expected
+    assert tables(DOCUMENTS["processes"].page(order, None, "first", members).sql) == expected

@@ -7,13 +7,13 @@ from itertools import cycle
 from typing import Any, get_type_hints
 
 import httpx
-import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domains.shared.query.pages import ListQuery
-from tests.builders import make, make_department, make_location, make_user
-from tests.domains.shared.test_declarations import BESIDES, LINKED, LISTS, bare
+from tests.builders import make
+from tests.catalogue import LISTS, REFERENCE_TARGETS, every_collection
+from tests.domains.shared.test_declarations import BESIDES, LINK_FILTERS, bare
 
 Object = dict[str, Any]
 NUMBER = 6
@@ -26,7 +26,6 @@ WRITTEN: dict[str, tuple[Any, ...]] = {
     "description": ("Mid 100 % a_b", "MID", "", None, "Zz mid", None),
 }
 OWN: dict[str, dict[str, tuple[Any, ...]]] = {
-    "departments": {},
     "locations": {
         "kind": ("building", "site", "room"),
         "address": ("Mid road 1", "mid ROAD 1", None),
@@ -45,7 +44,6 @@ OWN: dict[str, dict[str, tuple[Any, ...]]] = {
         "criticality": ("medium", "low", "critical", None),
         "url": ("https://m.example/a_b", "https://M.example/A_B", None),
     },
-    "roles": {},
     "users": {
         "email": ("mid@x.example", "A_mid@x.example", "zz@x.example", "axmid@x.example", "b@x.example", "c@x.example"),
         "access_level": ("editor", "viewer", "admin"),
@@ -65,18 +63,11 @@ COMPARED: dict[str, Callable[[Any, Any], bool]] = {
 
 async def prepare(client: httpx.AsyncClient, connection: AsyncConnection, collection: str) -> None:
     """Register objects whose fields have values that differ, and some that are equal or missing."""
-    users = [(await make_user(client))["id"] for _ in range(2)]
-    departments = [(await make_department(client))["id"] for _ in range(2)]
-    locations = [(await make_location(client))["id"] for _ in range(2)]
-    referred = {
-        "departments": {"head_id": users},
-        "locations": {},
-        "processes": {"owner_id": users},
-        "resources": {"owner_department_id": departments, "location_id": locations},
-        "roles": {"department_id": departments},
-        "users": {"department_id": departments, "manager_id": users},
-    }[collection]
-    values = WRITTEN | OWN[collection] | {name: (*ids, None) for name, ids in referred.items()}
+    targets = {name: target for name, target in REFERENCE_TARGETS[collection].items() if name != "parent_id"}
+    # Two more objects of the collection itself have default values.
+    others = {collection, "users", *targets.values()}
+    ids = {name: [(await make(client, name))["id"] for _ in range(2)] for name in sorted(others)}
+    values = WRITTEN | OWN.get(collection, {}) | {name: (*ids[target], None) for name, target in targets.items()}
     turns = {name: cycle(each) for name, each in values.items()}
     parent = None
     for number in range(NUMBER):
@@ -94,7 +85,7 @@ async def prepare(client: httpx.AsyncClient, connection: AsyncConnection, collec
             "created_by_id = CASE id % 3 WHEN 0 THEN CAST(:a AS bigint) WHEN 1 THEN CAST(:b AS bigint) END, "
             "updated_by_id = CASE id % 3 WHEN 1 THEN CAST(:a AS bigint) WHEN 2 THEN CAST(:b AS bigint) END"
         ),
-        dict(zip("ab", users, strict=True)),
+        dict(zip("ab", ids["users"], strict=True)),
     )
 
 
@@ -142,14 +133,14 @@ def written(value: Any) -> str:
     return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
-@pytest.mark.parametrize("collection", LISTS)
+@every_collection
 async def test_filter_finds_what_it_says(
     client: httpx.AsyncClient, connection: AsyncConnection, collection: str
 ) -> None:
     await prepare(client, connection, collection)
     there = (await client.get(f"/{collection}")).json()["items"]
     query = LISTS[collection]
-    links = set().union(*LINKED.values()) if collection == "processes" else set()
+    links = set().union(*LINK_FILTERS.values()) if collection == "processes" else set()
     answers: dict[str, list[list[int]]] = {}
     for name in sorted(query.declaration.parameters.keys() - {"q"} - BESIDES[collection] - links):
         field, _, suffix = name.partition("__")

@@ -24,8 +24,9 @@ from app.main import create_app
 from app.utils.exceptions import ConnectionLost, OutcomeUnknown
 from tests.api.conftest import assert_problem, openapi, responses_of
 from tests.builders import admin_session, make, make_department, make_user
+from tests.catalogue import every_collection, required
 from tests.conftest import Committed, Statements, client_of, connected, settings_for, until_lock_wait
-from tests.test_contract import CALLER, every_collection, required
+from tests.test_contract import CALLER
 from tests.test_races import without_log
 from tests.utils.conftest import configured_log
 from tests.waiting import until_closed

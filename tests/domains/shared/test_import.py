@@ -17,12 +17,12 @@ from app.domains.shared.bulk import fault_budget
 from app.domains.shared.imports import requests as import_requests
 from app.domains.shared.imports.columns import members_of
 from tests.builders import make, make_department, make_user, token_with
+from tests.catalogue import COLLECTIONS, IN_ORDER_OF_REFERENCES, every_collection, required
 from tests.conftest import Committed, Statements, register_like
 from tests.domains.auth.conftest import call, make_account, sign_in
 
 CSV = {"Content-Type": "text/csv"}
 NDJSON = {"Content-Type": "application/x-ndjson"}
-COLLECTIONS = ("departments", "locations", "processes", "resources", "roles", "users")
 
 
 async def send(client: httpx.AsyncClient, collection: str, content: str | bytes, **parameters: Any) -> httpx.Response:
@@ -724,14 +724,16 @@ async def test_flags_are_true_or_false(client: httpx.AsyncClient) -> None:
             assert [error["code"] for error in response.json()["errors"]] == ["bad_cell"]
 
 
-@pytest.mark.parametrize("collection", COLLECTIONS)
+@every_collection
 async def test_number_of_statements_is_fixed(
     client: httpx.AsyncClient, statements: Statements, collection: str
 ) -> None:
     def table(number: int, name: str) -> str:
-        email = ",email" if collection == "users" else ""
-        rows = [f"T-{n},x/{n},{name}{f',{n}@x.example' if email else ''}" for n in range(number)]
-        return "\r\n".join([f"code,external_id,name{email}", *rows])
+        things = [
+            required(collection, f"n{n}") | {"code": f"T-{n}", "external_id": f"x/{n}", "name": name}
+            for n in range(number)
+        ]
+        return "\r\n".join([",".join(things[0]), *(",".join(map(str, each.values())) for each in things)])
 
     await send(client, collection, table(1, "Warm"))
     counts: dict[str, set[int]] = {"plan": set(), "create": set(), "change": set(), "same": set()}
@@ -844,8 +846,9 @@ async def test_round_trip_into_an_empty_register_is_identical(
     plain = (await committed.client.get("/users?id__not=1&fields=code,external_id,name,email")).json()["items"]
     files = {name: await exported(committed.client, name, form) for name in COLLECTIONS}
     await send_lines(other.client, "users", *plain)
-    for collection in ("departments", "locations", "resources", "roles", "processes"):
-        await send_file(other, collection, form, files[collection])
+    for collection in IN_ORDER_OF_REFERENCES:
+        if collection != "users":
+            await send_file(other, collection, form, files[collection])
     await send_file(other, "users", form, await exported(committed.client, "users?id__not=1", form), match_ids="true")
     for collection in COLLECTIONS:
         ours, theirs = [without_ids(await listed(register.client, collection)) for register in (committed, other)]

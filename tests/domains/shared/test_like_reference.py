@@ -20,20 +20,21 @@ from sqlalchemy import URL, event
 from app.core.caller import Caller
 from app.core.http.authorisation import authorise
 from app.core.permissions import scopes_of
-from app.domains.department.schemas import DepartmentPatch, DepartmentRead, DepartmentReplace
-from app.domains.location.schemas import LocationPatch, LocationRead, LocationReplace
-from app.domains.process.schemas import ProcessPatch, ProcessRead, ProcessReplace
 from app.domains.process.service import DEPARTMENTS, LOCATIONS, RESOURCES, ROLES
-from app.domains.resource.schemas import ResourcePatch, ResourceRead, ResourceReplace
-from app.domains.role.schemas import RolePatch, RoleRead, RoleReplace
 from app.domains.role.service import HOLDERS
-from app.domains.user.schemas import UserPatch, UserRead, UserReplace
-from app.models import Department, Location, Process, Resource, Role, User
 from app.utils.exceptions import RegisterError
 from app.utils.validation import invalid_content
+from tests.catalogue import (
+    COLLECTIONS,
+    DECLARATIONS,
+    IN_ORDER_OF_REFERENCES,
+    REFERENCES,
+    TABLES,
+    TREES,
+    body_of,
+)
 from tests.conftest import Committed, connected, register_like
 from tests.reference_writer import ReferenceWriter
-from tests.test_contract import COLLECTIONS, TREES
 
 CALLER = Caller(1, "First administrator", "admin", scopes_of("admin"), request_id="request", message="As decided")
 LINKS = {links.field: links for links in (DEPARTMENTS, LOCATIONS, RESOURCES, ROLES, HOLDERS)}
@@ -48,14 +49,7 @@ class Types(NamedTuple):
     read: type[BaseModel]
 
 
-TYPES = {
-    "departments": Types(Department, DepartmentReplace, DepartmentPatch, DepartmentRead),
-    "locations": Types(Location, LocationReplace, LocationPatch, LocationRead),
-    "processes": Types(Process, ProcessReplace, ProcessPatch, ProcessRead),
-    "resources": Types(Resource, ResourceReplace, ResourcePatch, ResourceRead),
-    "roles": Types(Role, RoleReplace, RolePatch, RoleRead),
-    "users": Types(User, UserReplace, UserPatch, UserRead),
-}
+TYPES = {name: Types(each.model, each.body, body_of(name, "PATCH"), each.read) for name, each in DECLARATIONS.items()}
 
 # --- Sequences, drawn from small pools so that steps conflict ---
 
@@ -78,10 +72,10 @@ class Step:
 
 
 IDS = st.sampled_from([1, 2, 3, 4])
-REFERENCES = st.sampled_from(["1", "2", "3", "code:a", "code:B", "4"])
+PATH_REFERENCES = st.sampled_from(["1", "2", "3", "code:a", "code:B", "4"])
 VERSIONS = st.sampled_from([None, None, None, 1, 2, 3])
 HELD: st.SearchStrategy[Held] = st.sampled_from(["", "", "", "locked", "changed"])
-TO_ONE: dict[str, st.SearchStrategy[Any]] = {"reference": REFERENCES, "version": VERSIONS, "held": HELD}
+TO_ONE: dict[str, st.SearchStrategy[Any]] = {"reference": PATH_REFERENCES, "version": VERSIONS, "held": HELD}
 CRITICALITIES = st.sampled_from(["low", "high"])
 DETAILS = {
     "departments": ["owner", "participant", "customer"],
@@ -101,23 +95,21 @@ def listed(name: str) -> st.SearchStrategy[Any]:
 REQUIRED: dict[str, dict[str, st.SearchStrategy[Any]]] = {name: {} for name in COLLECTIONS} | {
     "users": {"email": st.sampled_from(["a@register.example", "A@register.example", "b@register.example"])}
 }
-WITH_DEFAULT: dict[str, dict[str, st.SearchStrategy[Any]]] = {
-    "departments": {},
+WITH_DEFAULT: dict[str, dict[str, st.SearchStrategy[Any]]] = {name: {} for name in COLLECTIONS} | {
     "locations": {"kind": st.sampled_from(["site", "room"])},
     "processes": {"kind": st.sampled_from(["core", "support"]), "status": st.sampled_from(["draft", "active"])}
     | {name: listed(name) for name in LINKS if name != "holders"}
     | {LINKS[name].short: st.lists(IDS, max_size=3) for name in LINKS if name != "holders"},
     "resources": {"kind": st.sampled_from(["application", "supplier"])},
-    "roles": {},
     "users": {"access_level": st.sampled_from(["viewer", "admin"]), "is_active": st.booleans()},
 }
+OWN_NULLABLE: dict[str, dict[str, st.SearchStrategy[Any]]] = {
+    "locations": {"latitude": st.sampled_from([0, 1.5]), "longitude": st.sampled_from([-2.0, 8.25])},
+    "processes": {"criticality": CRITICALITIES},
+    "resources": {"criticality": CRITICALITIES},
+}
 NULLABLE: dict[str, dict[str, st.SearchStrategy[Any]]] = {
-    "departments": {"parent_id": IDS, "head_id": IDS},
-    "locations": {"parent_id": IDS, "latitude": st.sampled_from([0, 1.5]), "longitude": st.sampled_from([-2.0, 8.25])},
-    "processes": {"parent_id": IDS, "criticality": CRITICALITIES, "owner_id": IDS},
-    "resources": {"owner_department_id": IDS, "location_id": IDS, "criticality": CRITICALITIES},
-    "roles": {"department_id": IDS},
-    "users": {"department_id": IDS, "manager_id": IDS},
+    name: dict.fromkeys(REFERENCES[name], IDS) | OWN_NULLABLE.get(name, {}) for name in COLLECTIONS
 }
 NAMES = st.sampled_from(["One", "Two"])
 KEYS = {
@@ -163,7 +155,9 @@ def writes_of(collection: str) -> st.SearchStrategy[Step]:
 
 def moves_of(collection: str) -> st.SearchStrategy[Step]:
     body = st.fixed_dictionaries({"parent_id": IDS})
-    return steps(action=st.just("patch"), collection=st.just(collection), body=body, reference=REFERENCES, held=HELD)
+    return steps(
+        action=st.just("patch"), collection=st.just(collection), body=body, reference=PATH_REFERENCES, held=HELD
+    )
 
 
 def links_of(name: str) -> st.SearchStrategy[Step]:
@@ -171,8 +165,8 @@ def links_of(name: str) -> st.SearchStrategy[Step]:
     details = st.sampled_from(DETAILS.get(name, [None]))
     removed = st.none() | details if name == "roles" else st.none()
     return st.one_of(
-        steps(action=st.just("link"), target=REFERENCES, detail=details, **ends),
-        steps(action=st.just("unlink"), target=REFERENCES, detail=removed, **ends),
+        steps(action=st.just("link"), target=PATH_REFERENCES, detail=details, **ends),
+        steps(action=st.just("unlink"), target=PATH_REFERENCES, detail=removed, **ends),
     )
 
 
@@ -184,15 +178,20 @@ STEPS = st.one_of(
 
 # --- Two equal registers ---
 
-EMPTY = """
-UPDATE departments SET head_id = NULL;
-UPDATE users SET department_id = NULL, manager_id = NULL;
-DELETE FROM processes; DELETE FROM roles; DELETE FROM resources; DELETE FROM locations; DELETE FROM departments;
+WITHOUT_REFERENCES = "".join(
+    f"UPDATE {table} SET {', '.join(f'{column} = NULL' for column in REFERENCES[table])};"
+    for table in COLLECTIONS
+    if REFERENCES[table]
+)
+WITHOUT_OBJECTS = "".join(f"DELETE FROM {table};" for table in reversed(IN_ORDER_OF_REFERENCES) if table != "users")
+EMPTY = f"""
+{WITHOUT_REFERENCES}
+{WITHOUT_OBJECTS}
 DELETE FROM users WHERE id > 1; DELETE FROM sessions; DELETE FROM changes;
 UPDATE users SET (code, external_id, name, description, email, access_level, is_active, version, updated_by_id)
     = (NULL, NULL, 'First administrator', NULL, 'admin@register.example', 'admin', true, 1, NULL);
 SELECT setval(pg_get_serial_sequence(name, 'id'), 1, name = 'users')
-  FROM unnest('{departments,locations,processes,resources,roles,users}'::text[]) AS name;
+  FROM unnest('{{{",".join(COLLECTIONS)}}}'::text[]) AS name;
 """
 # Two of each, and one user more. `created_by_id` is set below.
 WORLD = """
@@ -211,18 +210,13 @@ INSERT INTO process_roles VALUES (1, 1, 'accountable'), (1, 1, 'informed');
 INSERT INTO role_holders VALUES (1, 2);
 INSERT INTO sessions (user_id, address, expires_at) SELECT id, 'tests', now() + interval '1 day' FROM users ORDER BY id;
 """
-TABLES = (
-    *COLLECTIONS,
-    *("process_departments", "process_locations", "process_resources", "process_roles", "role_holders"),
-    *("sessions", "changes"),
-)
 OMITTED = "'{created_at,updated_at,at,expires_at,last_used_at,transaction_id}'::text[]"
 
 
 async def stored(connection: asyncpg.Connection) -> dict[str, list[Any]]:
     """Return all rows without instants and transaction numbers, the history in its order."""
     found = {}
-    for table in TABLES:
+    for table in (*TABLES, "sessions", "changes"):
         omitted, order = OMITTED, "t"
         # Failed statements may draw ids of the history, too.
         if table in {"changes", "sessions"}:

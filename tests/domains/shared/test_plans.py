@@ -10,23 +10,14 @@ from pydantic import ValidationError
 from sqlalchemy import URL
 
 from app.core.prepared import Prepared
-from app.domains.department.lists import DepartmentListQuery
-from app.domains.department.service import DepartmentService
-from app.domains.location.lists import LocationListQuery
-from app.domains.location.service import LocationService
 from app.domains.process.lists import ProcessListQuery
 from app.domains.process.service import DEPARTMENTS, RESOURCES, ROLES, ProcessService
-from app.domains.resource.lists import ResourceListQuery
-from app.domains.resource.service import ResourceService
-from app.domains.role.lists import RoleListQuery
-from app.domains.role.service import RoleService
-from app.domains.shared.collection import LinkSet
+from app.domains.shared.collection import LinkSet, writable_columns
 from app.domains.shared.query.link_filters import fixed_link
 from app.domains.shared.query.orders import Order, Start
 from app.domains.shared.query.pages import ListQuery, Position
-from app.domains.shared.reading.documents import Documents, by_id, documents_of
-from app.domains.user.lists import UserListQuery
-from app.domains.user.service import UserService
+from app.domains.shared.reading.documents import by_id, documents_of
+from tests.catalogue import COLLECTIONS, DOCUMENTS, LINK_TABLES, LISTS, MODELS, REFERENCES, every_collection
 from tests.conftest import connected, new_database
 from tests.plans import SAMPLE_ALL, nodes
 
@@ -34,15 +25,6 @@ ROWS = 100_000
 # What a page may look at, however it is found. Of the rows that are walked in order, some are passed over.
 MOST = ROWS // 4
 LIMIT = 50
-
-LISTS: dict[str, tuple[type[ListQuery], Documents]] = {
-    "departments": (DepartmentListQuery, documents_of(DepartmentService.collection)),
-    "locations": (LocationListQuery, documents_of(LocationService.collection)),
-    "processes": (ProcessListQuery, documents_of(ProcessService.collection)),
-    "resources": (ResourceListQuery, documents_of(ResourceService.collection)),
-    "roles": (RoleListQuery, documents_of(RoleService.collection)),
-    "users": (UserListQuery, documents_of(UserService.collection)),
-}
 
 # Of every value there are some rows, and one that few have: one row in a hundred and one in ten thousand.
 OBJECTS = """
@@ -56,38 +38,35 @@ OBJECTS = """
     CASE WHEN n % 10000 = 4 THEN 1 + n / 10000 WHEN n % 10000 <> 5 THEN 50 END AS updated_by_id,
     CASE WHEN n % 10000 = 6 THEN 9 ELSE 1 + n % 3 END AS version
 """
-TREE = "CASE WHEN n > 10 THEN n / 10 END AS parent_id"
-REFERENCE = "CASE WHEN n % 10000 = 7 THEN NULL ELSE 1 + n % 5000 END AS {}"
+TREE = "CASE WHEN n > 10 THEN n / 10 END"
+REFERENCE = "CASE WHEN n % 10000 = 7 THEN NULL ELSE 1 + n % 5000 END"
+# The columns that only one collection has.
 OTHERS = {
-    "departments": (TREE, REFERENCE.format("head_id")),
-    "locations": (
-        *(TREE, "CASE WHEN n % 10000 = 8 THEN 'virtual' WHEN n % 2 = 0 THEN 'room' ELSE 'floor' END AS kind"),
-        *("CASE WHEN n % 10000 <> 9 THEN 'Street ' || n END AS address",),
-        *("CASE WHEN n % 10000 = 9 THEN 'CH' WHEN n % 10000 <> 8 THEN 'DE' END AS country",),
-        *("CASE WHEN n % 10000 = 9 THEN 'Asia/Tokyo' WHEN n % 10000 <> 8 THEN 'UTC' END AS timezone",),
-        *("CASE WHEN n % 10000 <> 8 THEN n % 90 + n / 100000.0 END AS latitude",),
-        *("CASE WHEN n % 10000 <> 8 THEN n % 180 + n / 100000.0 END AS longitude",),
-    ),
-    "processes": (
-        *(TREE, REFERENCE.format("owner_id")),
-        *("CASE WHEN n % 10000 = 8 THEN 'core' ELSE 'support' END AS kind",),
-        *("CASE WHEN n % 10000 = 8 THEN 'draft' ELSE 'active' END AS status",),
-        *("CASE WHEN n % 10000 = 8 THEN 'low' WHEN n % 10000 <> 9 THEN 'high' END AS criticality",),
-    ),
-    "resources": (
-        *(REFERENCE.format("owner_department_id"), REFERENCE.format("location_id")),
-        *("CASE WHEN n % 10000 = 8 THEN 'supplier' ELSE 'application' END AS kind",),
-        *("CASE WHEN n % 10000 = 8 THEN 'low' WHEN n % 10000 <> 9 THEN 'high' END AS criticality",),
-        *("CASE WHEN n % 10000 <> 9 THEN 'https://register.example/' || n END AS url",),
-    ),
-    "roles": (REFERENCE.format("department_id"),),
-    "users": (
-        *(REFERENCE.format("department_id"), REFERENCE.format("manager_id")),
-        *("'u' || n || '@register.example' AS email", "n % 10000 <> 8 AS is_active"),
-        *("CASE WHEN n % 10000 = 8 THEN 'admin' ELSE 'viewer' END AS access_level",),
-    ),
+    "locations": {
+        "kind": "CASE WHEN n % 10000 = 8 THEN 'virtual' WHEN n % 2 = 0 THEN 'room' ELSE 'floor' END",
+        "address": "CASE WHEN n % 10000 <> 9 THEN 'Street ' || n END",
+        "country": "CASE WHEN n % 10000 = 9 THEN 'CH' WHEN n % 10000 <> 8 THEN 'DE' END",
+        "timezone": "CASE WHEN n % 10000 = 9 THEN 'Asia/Tokyo' WHEN n % 10000 <> 8 THEN 'UTC' END",
+        "latitude": "CASE WHEN n % 10000 <> 8 THEN n % 90 + n / 100000.0 END",
+        "longitude": "CASE WHEN n % 10000 <> 8 THEN n % 180 + n / 100000.0 END",
+    },
+    "processes": {
+        "kind": "CASE WHEN n % 10000 = 8 THEN 'core' ELSE 'support' END",
+        "status": "CASE WHEN n % 10000 = 8 THEN 'draft' ELSE 'active' END",
+        "criticality": "CASE WHEN n % 10000 = 8 THEN 'low' WHEN n % 10000 <> 9 THEN 'high' END",
+    },
+    "resources": {
+        "kind": "CASE WHEN n % 10000 = 8 THEN 'supplier' ELSE 'application' END",
+        "criticality": "CASE WHEN n % 10000 = 8 THEN 'low' WHEN n % 10000 <> 9 THEN 'high' END",
+        "url": "CASE WHEN n % 10000 <> 9 THEN 'https://register.example/' || n END",
+    },
+    "users": {
+        "email": "'u' || n || '@register.example'",
+        "is_active": "n % 10000 <> 8",
+        "access_level": "CASE WHEN n % 10000 = 8 THEN 'admin' ELSE 'viewer' END",
+    },
 }
-LINKS = {
+LINK_ROWS = {
     "process_departments": "process_id, department_id, relation) SELECT n, 1 + n % 5000, "
     "CASE WHEN n % 10000 = 8 THEN 'owner' ELSE 'participant' END",
     "process_locations": "process_id, location_id) SELECT n, 1 + n % 5000",
@@ -200,9 +179,9 @@ async def large(server_url: URL, template: URL) -> AsyncIterator[asyncpg.Connect
     """A database with many objects of all collections, which these tests only read."""
     async with new_database(server_url, template.database) as url, connected(url) as connection:
         await connection.execute(f"SET session_replication_role = replica; SET work_mem = '256MB'; {WITHOUT_WORDS}")
-        for table, columns in OTHERS.items():
-            await fill(connection, table, ", ".join(columns))
-        for table, links in LINKS.items():
+        for collection in COLLECTIONS:
+            await fill(connection, collection)
+        for table, links in LINK_ROWS.items():
             await connection.execute(f"INSERT INTO {table} ({links} FROM generate_series(1, {ROWS}) AS n")
         await connection.execute("RESET work_mem")
         await connection.execute(SAMPLE_ALL)
@@ -210,14 +189,31 @@ async def large(server_url: URL, template: URL) -> AsyncIterator[asyncpg.Connect
         yield connection
 
 
-async def fill(connection: asyncpg.Connection, table: str, others: str) -> None:
+def columns_of(collection: str) -> dict[str, str]:
+    """Return the SQL of the columns besides those that every collection has."""
+    references = {name: TREE if name == "parent_id" else REFERENCE for name in REFERENCES[collection]}
+    return references | OTHERS.get(collection, {})
+
+
+@every_collection
+def test_every_column_has_values(collection: str) -> None:
+    common = {"code", "external_id", "name", "description"}
+    assert columns_of(collection).keys() == set(writable_columns(MODELS[collection])) - common
+
+
+def test_every_kind_of_link_has_rows() -> None:
+    assert LINK_ROWS.keys() == {table for tables in LINK_TABLES.values() for table in tables}
+
+
+async def fill(connection: asyncpg.Connection, table: str) -> None:
     # Indexes are made faster than they are kept.
     kept = await connection.fetch(
         "SELECT indexname, indexdef FROM pg_indexes WHERE tablename = $1 AND indexname LIKE 'ix%'", table
     )
     for index in kept:
         await connection.execute(f"DROP INDEX {index['indexname']}")
-    objects = f"SELECT n AS id, {OBJECTS.format(rows=ROWS)}, {others} FROM generate_series(1, {ROWS}) AS n"
+    columns = "".join(f", {sql} AS {name}" for name, sql in columns_of(table).items())
+    objects = f"SELECT n AS id, {OBJECTS.format(rows=ROWS)}{columns} FROM generate_series(1, {ROWS}) AS n"
     names = ", ".join(attribute.name for attribute in (await connection.prepare(objects)).get_attributes())
     await connection.execute(f"INSERT INTO {table} ({names}) OVERRIDING SYSTEM VALUE {objects} ON CONFLICT DO NOTHING")
     for index in kept:
@@ -229,9 +225,9 @@ def orders(declaration_of: type[ListQuery]) -> list[str]:
     return [*names, *(f"-{name}" for name in names), "-updated_at,name", "name,-created_at"]
 
 
-@pytest.mark.parametrize("collection", LISTS)
+@every_collection
 async def test_no_page_sorts_or_scans_the_table(large: asyncpg.Connection, collection: str) -> None:
-    query, documents = LISTS[collection]
+    query, documents = LISTS[collection], DOCUMENTS[collection]
     for sort in orders(query):
         plan = await plan_of(large, documents.page(Order(sort, query.declaration)))
         kinds = {node["Node Type"] for node in plan}
@@ -240,9 +236,9 @@ async def test_no_page_sorts_or_scans_the_table(large: asyncpg.Connection, colle
 
 
 @pytest.mark.parametrize("start", ["after", "before"])
-@pytest.mark.parametrize("collection", LISTS)
+@every_collection
 async def test_deep_page_begins_in_the_index(large: asyncpg.Connection, collection: str, start: Start) -> None:
-    query, documents = LISTS[collection]
+    query, documents = LISTS[collection], DOCUMENTS[collection]
     for sort in orders(query):
         order = Order(sort, query.declaration)
         first = documents.page(order)
@@ -255,9 +251,9 @@ async def test_deep_page_begins_in_the_index(large: asyncpg.Connection, collecti
         assert all(looked_at(node) < 4 * LIMIT for node in scans), (sort, scans)
 
 
-@pytest.mark.parametrize("collection", LISTS)
+@every_collection
 async def test_no_filter_scans_the_table(large: asyncpg.Connection, collection: str) -> None:
-    query, documents = LISTS[collection]
+    query, documents = LISTS[collection], DOCUMENTS[collection]
     faults, tried = [], 0
     # What `q` finds is found in another way (test_search_plans.py).
     names = query.declaration.parameters.keys() - {"q"}

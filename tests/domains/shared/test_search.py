@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from tests.builders import make, make_department, make_process, make_role
+from tests.catalogue import every_collection
 from tests.conftest import Committed, Statements, connected
-from tests.test_contract import every_collection
 
 
 async def search(client: httpx.AsyncClient, q: str, collection: str = "departments", more: str = "") -> list[str]:

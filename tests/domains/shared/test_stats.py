@@ -1,6 +1,6 @@
 """How many objects of a list are in which group."""
 
-from typing import Any
+from typing import Any, Literal, get_origin
 
 import httpx
 import pytest
@@ -8,17 +8,29 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tests.builders import make, make_department, make_location, make_process, make_role, make_user
+from tests.catalogue import COLLECTIONS, LINKS, LISTS, REFERENCES, every_collection
 from tests.conftest import Statements
-from tests.test_contract import CALLER, COLLECTIONS, every_collection
+from tests.domains.shared.test_declarations import bare
+from tests.test_contract import CALLER
 
-QUERIES = {
-    "departments": ("parent", "head"),
-    "locations": ("kind", "country", "parent"),
-    "processes": ("status", "kind", "criticality", "owner", "parent", "department", "location", "resource", "role"),
-    "resources": ("kind", "criticality", "owner_department", "location"),
-    "roles": ("department",),
-    "users": ("access_level", "is_active", "department", "manager"),
-}
+# Groups of texts that have few values.
+OF_TEXTS = {"locations": ("country",)}
+
+
+def groups_of(collection: str) -> tuple[str, ...]:
+    """Return the groups that a collection is to have: its references, links, enumerations and flags."""
+    members = LISTS[collection].shown.model_fields
+    references = [name.removesuffix("_id") for name in REFERENCES[collection]]
+    links = [each.target.removesuffix("_id") for each in LINKS[collection]]
+    few = [
+        name
+        for name, member in members.items()
+        if bare(member.annotation) is bool or get_origin(bare(member.annotation)) is Literal
+    ]
+    return (*references, *links, *few, *OF_TEXTS.get(collection, ()))
+
+
+QUERIES = {collection: groups_of(collection) for collection in COLLECTIONS}
 EVERY_GROUP = [(collection, name) for collection, names in QUERIES.items() for name in names]
 
 
@@ -193,5 +205,6 @@ async def test_filter_that_says_nothing_alone_is_refused(client: httpx.AsyncClie
     assert [fault["pointer"] for fault in response.json()["errors"]] == ["/role_match"]
 
 
-def test_every_collection_is_counted() -> None:
-    assert QUERIES.keys() == set(COLLECTIONS)
+@every_collection
+def test_lists_declare_these_groups_and_no_others(collection: str) -> None:
+    assert sorted(LISTS[collection].declaration.groups) == sorted(QUERIES[collection])

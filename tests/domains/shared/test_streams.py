@@ -23,6 +23,7 @@ from app.main import create_app
 from app.utils.exceptions import DatabaseBusy
 from tests.api.conftest import assert_problem
 from tests.builders import admin_session, make
+from tests.catalogue import COLLECTIONS
 from tests.conftest import (
     ADMIN_TOKEN,
     Committed,
@@ -36,7 +37,6 @@ from tests.conftest import (
 )
 from tests.waiting import HANG_TIMEOUT
 
-COLLECTIONS = ("departments", "locations", "processes", "resources", "roles", "users")
 NDJSON = {"Accept": "application/x-ndjson"}
 CSV = {"Accept": "text/csv"}
 # More than all buffers between PostgreSQL and the reader hold.

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.builders import make
+from tests.catalogue import every_tree
 from tests.domains.shared.properties import drawn
-from tests.test_contract import every_tree
 
 NODES = 7
 moves = st.lists(st.tuples(st.integers(0, NODES - 1), st.none() | st.integers(0, NODES - 1)), min_size=1, max_size=12)

@@ -1,0 +1,112 @@
+"""The facts about each collection that tests need, derived from the one list in `app/domains/collections.py`.
+
+A collection that joins the list joins every test that is parametrised with the constants of this module.
+"""
+
+from importlib import import_module
+from typing import Any, get_type_hints
+
+import pytest
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+
+from app.domains import collections
+from app.domains.collections import Entry, in_order_of_references
+from app.domains.shared.collection import Collection, LinkSet, foreign_keys
+from app.domains.shared.models import RegisterObject
+from app.domains.shared.query.pages import ListQuery
+from app.domains.shared.reading.documents import Documents, documents_of
+from app.domains.shared.service import CollectionService
+from app.domains.shared.trees import TreeService
+from app.domains.shared.writing.unique_keys import unique_keys
+from app.models import Base
+
+ENTRIES: dict[str, Entry] = {entry.name: entry for entry in collections.COLLECTIONS}
+# The names, in the order of the documentation.
+COLLECTIONS: tuple[str, ...] = tuple(ENTRIES)
+# The names, in the order of the files of an export.
+IN_ORDER_OF_REFERENCES: tuple[str, ...] = tuple(entry.name for entry in in_order_of_references())
+
+SERVICES: dict[str, type[CollectionService]] = {name: entry.service for name, entry in ENTRIES.items()}
+DECLARATIONS: dict[str, Collection] = {name: entry.collection for name, entry in ENTRIES.items()}
+MODELS: dict[str, type[RegisterObject]] = {name: each.model for name, each in DECLARATIONS.items()}
+NOUNS: dict[str, str] = {name: each.noun for name, each in DECLARATIONS.items()}
+DOCUMENTS: dict[str, Documents] = {name: documents_of(each) for name, each in DECLARATIONS.items()}
+# The kinds of links that bodies list.
+LINKS: dict[str, tuple[LinkSet, ...]] = {name: each.links for name, each in DECLARATIONS.items()}
+# The members of processes that list links, which are named like the collections on the other side.
+LINKED: tuple[str, ...] = tuple(links.field for links in LINKS["processes"])
+
+TREES: tuple[str, ...] = tuple(name for name, service in SERVICES.items() if issubclass(service, TreeService))
+# The collection that each reference of an object leads to, by the member of bodies.
+REFERENCE_TARGETS: dict[str, dict[str, str]] = {
+    name: {member: target.__tablename__ for member, target in foreign_keys(model).items()}
+    for name, model in MODELS.items()
+}
+# The members of bodies that refer to other objects.
+REFERENCES: dict[str, tuple[str, ...]] = {name: tuple(targets) for name, targets in REFERENCE_TARGETS.items()}
+
+every_collection = pytest.mark.parametrize("collection", COLLECTIONS)
+every_tree = pytest.mark.parametrize("collection", TREES)
+
+
+def _list_query(service: type[CollectionService]) -> type[ListQuery]:
+    lists = import_module(f"{service.__module__.rpartition('.')[0]}.lists")
+    declared = [each for each in vars(lists).values() if isinstance(each, type) and issubclass(each, ListQuery)]
+    (query,) = (each for each in declared if each is not ListQuery)
+    return query
+
+
+# The query of each collection's list.
+LISTS: dict[str, type[ListQuery]] = {name: _list_query(service) for name, service in SERVICES.items()}
+
+
+def route_of(collection: str, method: str, path: str) -> APIRoute:
+    """Return the route of a collection; `path` is relative to its address."""
+    router = ENTRIES[collection].router
+    routes = (each for each in router.routes if isinstance(each, APIRoute) and method in (each.methods or ()))
+    (route,) = (each for each in routes if each.path == f"{router.prefix}{path}")
+    return route
+
+
+def body_of(collection: str, method: str, path: str = "/{reference}") -> type[BaseModel]:
+    """Return the schema of the body that a route takes."""
+    body: type[BaseModel] = get_type_hints(route_of(collection, method, path).endpoint)["body"]
+    return body
+
+
+def unique_members(collection: str, label: str) -> dict[str, str]:
+    """Return values, made of a label, for the members besides `code` and `external_id` that no two objects share."""
+    others = unique_keys(MODELS[collection]).keys() - {"code", "external_id"}
+    return {name: f"{label}@register.example" if name == "email" else label for name in sorted(others)}
+
+
+def _example(body: type[BaseModel]) -> dict[str, Any]:
+    extra: Any = body.model_config["json_schema_extra"]
+    example: dict[str, Any] = extra["examples"][0]
+    return example
+
+
+def required(collection: str, label: str = "thing") -> dict[str, Any]:
+    """Return the smallest body that creates an object, with the name "Thing".
+
+    Values come from the example of the body, those of unique members from the label: two objects have two labels.
+    """
+    body = DECLARATIONS[collection].body
+    values: dict[str, Any] = _example(body) | {"name": "Thing"} | unique_members(collection, label)
+    return {name: values[name] for name, field in body.model_fields.items() if field.is_required()}
+
+
+def _link_tables() -> dict[str, tuple[str, ...]]:
+    found: dict[str, list[str]] = {name: [] for name in COLLECTIONS}
+    for table in Base.metadata.sorted_tables:
+        ends = [key.column.table.name for column in table.primary_key for key in column.foreign_keys]
+        if len(ends) == 2 and set(ends) <= found.keys():
+            found[ends[0]].append(table.name)
+    return {name: tuple(sorted(tables)) for name, tables in found.items()}
+
+
+# The tables of links by the collection whose objects own them: those whose primary key refers to two collections.
+LINK_TABLES: dict[str, tuple[str, ...]] = _link_tables()
+# All tables of objects and links.
+TABLES: tuple[str, ...] = (*COLLECTIONS, *(table for tables in LINK_TABLES.values() for table in tables))
