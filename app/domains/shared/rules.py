@@ -87,7 +87,10 @@ class Rule:
     # Whether it also holds for what is restored from an export of a whole register.
     applies_to_restores: bool = False
 
-    def concerns(self, values: Values, caller: Caller) -> bool:  # noqa: ARG002 - for rules to use
+    def __init__(self, caller: Caller) -> None:
+        self.caller = caller
+
+    def concerns(self, values: Values) -> bool:  # noqa: ARG002 - for rules to use, as below
         """Return whether the rule can refuse an object with these values although no watched column changes."""
         return False
 
@@ -101,7 +104,7 @@ class Rule:
     async def load(self, session: RegisterSession, writes: Sequence[Write]) -> None:
         """Read what `check` needs to know. The objects are locked."""
 
-    def check(self, write: Write, caller: Caller) -> Iterator[Refusal]:  # noqa: ARG002
+    def check(self, write: Write) -> Iterator[Refusal]:  # noqa: ARG002
         """Yield why a write is refused, whatever else is written with it."""
         yield from ()
 
@@ -121,8 +124,7 @@ class Rules:
     """The rules of a collection at work on one unit of writes: one write, or a batch."""
 
     def __init__(self, rules: Sequence[type[Rule]], caller: Caller, *, restoring: bool = False) -> None:
-        self._caller = caller
-        self._rules = [rule() for rule in rules if rule.applies_to_restores or not restoring]
+        self._rules = [rule(caller) for rule in rules if rule.applies_to_restores or not restoring]
 
     @property
     def watched(self) -> tuple[str, ...]:
@@ -131,7 +133,7 @@ class Rules:
 
     def concern(self, values: Values) -> bool:
         """Return whether a rule can refuse an object with these values."""
-        return any(rule.concerns(values, self._caller) for rule in self._rules)
+        return any(rule.concerns(values) for rule in self._rules)
 
     def locks(self, writes: Sequence[Write]) -> set[str]:
         """Return the names of the advisory locks that the writes need."""
@@ -147,7 +149,7 @@ class Rules:
         """Yield the refusals of each write by itself."""
         for rule in self._rules:
             for write in writes:
-                for refusal in rule.check(write, self._caller):
+                for refusal in rule.check(write):
                     yield write, refusal
 
     def check_together(self, writes: Sequence[Write]) -> Iterator[tuple[Write, Refusal]]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import ARRAY, BigInteger, Executable, any_, bindparam, select
 
+from app.core.caller import Caller
 from app.core.database import RegisterSession
 from app.domains.shared.models import RegisterObject, table_of
 from app.domains.shared.reading.keys import not_found, parse_key
@@ -45,7 +46,8 @@ class NoCycle(Rule):
     watches = ("parent_id",)
     applies_to_restores = True
 
-    def __init__(self) -> None:
+    def __init__(self, caller: Caller) -> None:
+        super().__init__(caller)
         # The parent of each object that a new cycle could lead through: as it is, and if all writes are done that are
         # not refused.
         self._known: dict[Any, Any] = {}

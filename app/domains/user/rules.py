@@ -22,11 +22,12 @@ class Administrators(Rule):
     watches = ("access_level", "is_active")
     applies_to_restores = True
 
-    def __init__(self) -> None:
+    def __init__(self, caller: Caller) -> None:
+        super().__init__(caller)
         self._has_others = True
 
-    def concerns(self, values: Values, caller: Caller) -> bool:
-        return values["access_level"] == "admin" and "admin" not in caller.scopes
+    def concerns(self, values: Values) -> bool:
+        return values["access_level"] == "admin" and "admin" not in self.caller.scopes
 
     def lock(self, write: Write) -> str | None:
         # Two administrators who each leave at the same time would leave nobody, so one waits for the other.
@@ -38,7 +39,7 @@ class Administrators(Rule):
             others = exists().where(User.access_level == "admin", User.is_active, User.id.not_in(known))
             self._has_others = bool(await session.scalar(select(others)))
 
-    def check(self, write: Write, caller: Caller) -> Iterator[Refusal]:
+    def check(self, write: Write) -> Iterator[Refusal]:
         before, after = write.before, write.after
         if after is None:
             assert before is not None
@@ -46,17 +47,17 @@ class Administrators(Rule):
                 detail = "The first administrator cannot be deleted: the command line acts on its behalf."
                 yield Refusal(FirstAdministrator, detail)
             if before["access_level"] == "admin":
-                yield from missing_scope(caller, "admin")
+                yield from missing_scope(self.caller, "admin")
         elif before is None:
             if after["access_level"] == "admin":
-                yield from missing_scope(caller, "admin", "/access_level")
+                yield from missing_scope(self.caller, "admin", "/access_level")
         else:
             if "admin" in {before["access_level"], after["access_level"]}:
-                yield from missing_scope(caller, "admin")
+                yield from missing_scope(self.caller, "admin")
             if write.changes("access_level"):
                 # Nobody gives to others what the own token was not given.
                 for scope in sorted(scopes_of(after["access_level"])):
-                    yield from missing_scope(caller, scope, "/access_level")
+                    yield from missing_scope(self.caller, scope, "/access_level")
 
     def check_together(self, writes: Sequence[Write]) -> Iterator[tuple[Write, Refusal]]:
         if not self._has_others and not any(_is_administrator(write.result) for write in writes):

@@ -10,7 +10,6 @@ import httpx
 import pytest
 from sqlalchemy import URL, text
 
-from app.core.caller import Caller
 from app.core.database import RegisterSession, advisory_key
 from app.domains.process.service import ProcessService
 from app.domains.register.export import export_register
@@ -33,12 +32,10 @@ class RetiredTakesNoLinks(Rule):
 
     applies_to_restores = True
 
-    def concerns(self, values: Values, caller: Caller) -> bool:
-        del caller
+    def concerns(self, values: Values) -> bool:
         return bool(values["status"] == "retired")
 
-    def check(self, write: Write, caller: Caller) -> Iterator[Refusal]:
-        del caller
+    def check(self, write: Write) -> Iterator[Refusal]:
         if write.after is not None and write.after["status"] == "retired" and any(write.added.values()):
             field = next(name for name, links in write.added.items() if links)
             yield Refusal(Retired, "A retired process takes no new links.", f"/{field}")
@@ -51,12 +48,11 @@ class Witness(Rule):
     asked: ClassVar[list[Write]] = []
     applied: ClassVar[list[Write]] = []
 
-    def concerns(self, values: Values, caller: Caller) -> bool:
-        del values, caller
+    def concerns(self, values: Values) -> bool:
+        del values
         return True
 
-    def check(self, write: Write, caller: Caller) -> Iterator[Refusal]:
-        del caller
+    def check(self, write: Write) -> Iterator[Refusal]:
         Witness.asked.append(write)
         yield from ()
 
@@ -303,8 +299,8 @@ async def test_failure_of_what_goes_with_a_write_undoes_it(
 class Locking(Rule):
     """Wants a lock for whatever changes a name."""
 
-    def concerns(self, values: Values, caller: Caller) -> bool:
-        del values, caller
+    def concerns(self, values: Values) -> bool:
+        del values
         return True
 
     def lock(self, write: Write) -> str | None:
