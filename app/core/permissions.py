@@ -1,7 +1,7 @@
 """Who may do what: the one table of scopes, and how a route declares the one it needs.
 
 A caller has a scope when the access level of the user includes it and the token was not narrowed to others. Each route
-declares what it needs as its `openapi_extra`; the same declaration is enforced (`core/routing.py`) and documented.
+declares what it needs as its `openapi_extra`; the same declaration is enforced (`core/http/routing.py`) and documented.
 """
 
 from typing import TYPE_CHECKING, Any, Literal, get_args

@@ -114,7 +114,7 @@ class StrictRoute(APIRoute):
                     detail = "Send the body as it is: none is decompressed here."
                     raise UnsupportedMediaType(detail, headers={"Accept-Encoding": _AS_IT_IS})
             if has_body and len(body := await request.body()) > settings.max_body_bytes:
-                if not file_types:
+                if "json" in request.headers.get("content-type", ""):
                     refuse_too_many_values(body)
                 room: Room = plain.app.state.room
                 with room.taken():

@@ -1,1 +1,4 @@
-"""Signing in, sessions, API tokens, and the callers of tokens. `app.api`, `app.main` and the command line import it."""
+"""Signing in, sessions, API tokens, and the callers of tokens.
+
+`app.api`, `app.main`, `app.models`, the command line and `domains.register` import it.
+"""

@@ -1,4 +1,4 @@
-"""Reads what `register_export` wrote into another register, or into the one that it came from.
+"""Reads what `export` wrote into another register, or into the one that it came from.
 
 Objects are written in batches, each with its history in a transaction of its own, which also keeps which object became
 of which: so an import that was interrupted goes on, and one that is repeated finds everything as it should be. What an

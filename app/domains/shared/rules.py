@@ -25,7 +25,7 @@ class Write:
     """One write of one object. `before` is None when it is created, `after` when it is deleted.
 
     `added` and `removed` have the links that come and go, by the member that lists them; a link whose own field changes
-    is in both. They are filled in when a rule concerns the object, and not for a delete, which takes all links along.
+    is in both. They are filled in when a rule's `concerns` holds, and not for a delete, which takes all links along.
     `id` is None for an object that a single write creates, until it exists. `refused` is set once a rule, or anything
     else, refuses the write: the object then stays as it was before.
     """
@@ -78,11 +78,11 @@ def missing_scope(caller: Caller, scope: Scope, pointer: str = "") -> Iterator[R
 class Rule:
     """What must hold of the writes of one collection. There is one instance for each unit of writes.
 
-    The methods are called in the order in which they stand here. A write that no rule watches and none concerns takes
-    the fast path, and no other method is called for it.
+    A rule is asked of every delete, of an update that changes a column it watches, and of what it concerns. A single
+    write of which no rule is asked takes the fast path. The methods are called in the order in which they stand here.
     """
 
-    # The single statement of a replacement writes nothing when one of these columns would change: the rule is asked.
+    # Columns whose change the rule is asked of. Creations change none: a rule about new objects says so in `concerns`.
     watches: tuple[str, ...] = ()
     # Whether it also holds for what is restored from an export of a whole register.
     applies_to_restores: bool = False
@@ -91,7 +91,10 @@ class Rule:
         self.caller = caller
 
     def concerns(self, values: Values) -> bool:  # noqa: ARG002 - for rules to use, as below
-        """Return whether the rule can refuse an object with these values although no watched column changes."""
+        """Return whether the rule can refuse an object with these values although no watched column changes.
+
+        They are the values after the write. With them a link is set or removed, too.
+        """
         return False
 
     def lock(self, write: Write) -> str | None:  # noqa: ARG002
@@ -102,14 +105,17 @@ class Rule:
         return None
 
     async def load(self, session: RegisterSession, writes: Sequence[Write]) -> None:
-        """Read what `check` needs to know. The objects are locked."""
+        """Read what the checks need to know of all writes of the unit. The objects and the advisory locks are held.
+
+        Writes that were refused before may refer to ids that no object has.
+        """
 
     def check(self, write: Write) -> Iterator[Refusal]:  # noqa: ARG002
-        """Yield why a write is refused, whatever else is written with it."""
+        """Yield why a write that the rule is asked of is refused, whatever else is written with it."""
         yield from ()
 
     def check_together(self, writes: Sequence[Write]) -> Iterator[tuple[Write, Refusal]]:  # noqa: ARG002
-        """Yield which writes are refused because of what the others do.
+        """Yield which writes of the unit are refused because of what the others do.
 
         It is called again whenever writes were refused, until it refuses nothing more. A write is marked as refused
         before the next one is asked for.
@@ -117,7 +123,14 @@ class Rule:
         yield from ()
 
     async def apply(self, session: RegisterSession, writes: Sequence[Write]) -> None:
-        """Do what goes with the writes, which are done by now, in the same transaction."""
+        """Do what goes with the writes that the rule is asked of, in the same transaction, after they are done.
+
+        Some may have changed nothing, and those of a dry run are undone with what is done here.
+        """
+
+    def is_asked_of(self, write: Write) -> bool:
+        """Return whether the rule has a say in a write."""
+        return write.after is None or write.changes(*self.watches) or self.concerns(write.after)
 
 
 class Rules:
@@ -148,7 +161,7 @@ class Rules:
     def check(self, writes: Sequence[Write]) -> Iterator[tuple[Write, Refusal]]:
         """Yield the refusals of each write by itself."""
         for rule in self._rules:
-            for write in writes:
+            for write in filter(rule.is_asked_of, writes):
                 for refusal in rule.check(write):
                     yield write, refusal
 
@@ -160,4 +173,6 @@ class Rules:
     async def apply(self, session: RegisterSession, writes: Sequence[Write]) -> None:
         """Let all rules do what goes with the writes."""
         for rule in self._rules:
-            await rule.apply(session, writes)
+            asked = [write for write in writes if rule.is_asked_of(write)]
+            if asked:
+                await rule.apply(session, asked)

@@ -14,9 +14,9 @@ from app.utils.exceptions import FirstAdministrator, LastAdministrator
 
 
 class Administrators(Rule):
-    """An active administrator is left, and the first one is not deleted; nobody gives away what they may not do.
+    """An active administrator is left, the first one is not deleted, and a caller grants no scope that the token lacks.
 
-    Whoever is deactivated is signed out everywhere.
+    Deactivated users are signed out everywhere.
     """
 
     watches = ("access_level", "is_active")
@@ -55,12 +55,14 @@ class Administrators(Rule):
             if "admin" in {before["access_level"], after["access_level"]}:
                 yield from missing_scope(self.caller, "admin")
             if write.changes("access_level"):
-                # Nobody gives to others what the own token was not given.
+                # A caller grants no scope that the token lacks.
                 for scope in sorted(scopes_of(after["access_level"])):
                     yield from missing_scope(self.caller, scope, "/access_level")
 
     def check_together(self, writes: Sequence[Write]) -> Iterator[tuple[Write, Refusal]]:
-        if not self._has_others and not any(_is_administrator(write.result) for write in writes):
+        # Of several writes of one user the others were refused.
+        results = {write.id: write.result for write in sorted(writes, key=lambda write: not write.refused)}
+        if not self._has_others and not any(map(_is_administrator, results.values())):
             # Of several who leave together the last one stays.
             last = [write for write in writes if _leaves(write) and not write.refused][-1]
             after = last.after

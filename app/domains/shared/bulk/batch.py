@@ -29,7 +29,7 @@ from app.domains.shared.bulk.statements import (
     lock_named,
 )
 from app.domains.shared.bulk.writer import write
-from app.domains.shared.collection import foreign_keys, wanted_links, writable_columns
+from app.domains.shared.collection import wanted_links, writable_columns
 from app.domains.shared.reading.reader import CollectionReader
 from app.domains.shared.rules import Rules, Write
 from app.domains.shared.writing.constraints import explain
@@ -125,7 +125,6 @@ class _Bulk:
         self.session = service.session
         self.collection = service.collection
         self.model = service.model
-        self.columns = foreign_keys(service.model)
         self.locks = locks
         self.raw = raw
         self.called = called

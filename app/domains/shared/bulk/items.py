@@ -81,7 +81,7 @@ class Item:
     keys: dict[str, str] = field(default_factory=dict)
     # The first item about the same object, if that is another one.
     repeats: "Item | None" = None
-    # What it is about to do, once that is known to be good by itself; the rules are asked of that.
+    # What it is about to do, once that is known; the rules are asked of that.
     write: Write | None = None
     # Other items that it refers to, and where.
     needs: list[tuple[str, "Item"]] = field(default_factory=list)

@@ -1,4 +1,4 @@
 """Requests with an `Idempotency-Key`: the first answer is kept in the same transaction, and given again.
 
-For `shared.router`, whose routes honour the header, and for `app.api`.
+Only what stands above it in `shared` imports it, and what stands on all collections: no file of a collection.
 """

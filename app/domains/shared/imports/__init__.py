@@ -1,4 +1,4 @@
 """Files of rows that become one batch, at once or as planned before.
 
-For `shared.service` and `router`, and for `domains.register`, which imports files at the command line.
+Only what stands above it in `shared` imports it, and what stands on all collections: no file of a collection.
 """

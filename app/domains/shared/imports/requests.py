@@ -14,6 +14,7 @@ from app.core.http.query_models import query_of
 from app.core.http.routing import LARGE_BODY
 from app.domains.shared.answers import BODY, JSON, Responses, compact, problems
 from app.domains.shared.bulk.answers import refusal, result_json
+from app.domains.shared.bulk.batch import STATEMENT_SECONDS
 from app.domains.shared.imports.files import FILE_TYPES, MOST_ROWS
 from app.domains.shared.imports.importing import Action, Imported, ImportFile, RowOutcome, import_file
 from app.domains.shared.imports.plans import MINUTES_KEPT, Plan, import_planned, plan_import
@@ -23,8 +24,6 @@ from app.utils.exceptions import Conflict, Fault, InvalidContent, NotFound
 from app.utils.problems import ProblemError
 
 MOST_MAPPINGS = 200
-# Thousands of rows, and the words to find them by, take longer than the statements of other requests may.
-STATEMENT_SECONDS = 60.0
 
 
 class ImportQuery(BaseModel):

@@ -1,6 +1,7 @@
-"""Writes of one object under a lock, which its rules are asked about."""
+"""Writes of one object under a row lock, after its rules were asked."""
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
 from functools import cache
 from typing import Any, Literal
 
@@ -24,6 +25,10 @@ from app.utils.exceptions import PreconditionFailed, RegisterError
 Lock = Literal["change", "delete"]
 # Makes of an object's columns what is to be done with it.
 Describe = Callable[[Values], Awaitable[Write]]
+
+
+class _LocksTakenError(Exception):
+    """Another transaction holds an advisory lock that a rule wants."""
 
 
 class LockedWriter:
@@ -57,21 +62,32 @@ class LockedWriter:
         """
         held: set[str] = set()
         while True:
-            write = await describe(await self.columns(read_columns(self.model, key.condition, lock), key, if_match))
-            wanted = self.rules.locks([write])
-            if await self._try_locks(wanted - held):
-                return write
+            with suppress(_LocksTakenError):
+                async with self._attempt():
+                    current = await self.columns(read_columns(self.model, key.condition, lock), key, if_match)
+                    write = await describe(current)
+                    wanted = self.rules.locks([write])
+                    for name in sorted(wanted - held):
+                        if not await self.session.try_lock(name):
+                            raise _LocksTakenError
+                    return write
             # Two writers that each hold a row could wait for each other, so these locks are waited for without one.
-            await self.session.undo()
             held |= wanted
             for name in sorted(held):
                 await self.session.lock(name)
 
-    async def _try_locks(self, names: set[str]) -> bool:
-        for name in sorted(names):
-            if not await self.session.try_lock(name):
-                return False
-        return True
+    @asynccontextmanager
+    async def _attempt(self) -> AsyncIterator[None]:
+        """Undo what a block has locked when it raises `_LocksTakenError`, and nothing that was done before."""
+        if self.collection.rules and self.session.in_transaction():
+            async with self.session.begin_nested():
+                yield
+            return
+        try:
+            yield
+        except _LocksTakenError:
+            await self.session.undo()
+            raise
 
     async def describe_links(
         self, write: Write, link_sets: Iterable[LinkSet], wanted: Callable[[LinkSet, set[Link]], set[Link]]
@@ -88,8 +104,11 @@ class LockedWriter:
     async def ask(self, write: Write) -> None:
         """Let the rules judge the write. Raises what the first refusal says, with the faults of all."""
         await self.rules.load(self.session, [write])
-        refusals = (*self.rules.check([write]), *self.rules.check_together([write]))
-        errors: list[RegisterError] = [refusal.as_error() for _, refusal in refusals]
+        errors: list[RegisterError] = []
+        for check in (self.rules.check, self.rules.check_together):
+            for _, refusal in check([write]):
+                write.refused = True
+                errors.append(refusal.as_error())
         if errors:
             errors[0].errors = tuple(fault for error in errors for fault in error.errors)
             raise errors[0]

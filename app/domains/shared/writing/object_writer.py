@@ -34,6 +34,8 @@ class ObjectWriter(LockedWriter):
         is_concerned = self.rules.concern(values)
         if is_concerned:
             await self.session.connection()  # begins the transaction that the rules and the write share
+            for name in sorted(self.rules.locks([write])):
+                await self.session.lock(name)
             await self._ask(write, body, None)
         row = await self._run(insert_object(self.documents, self.collection.links), body, wanted)
         assert row is not None  # what is not refused is there

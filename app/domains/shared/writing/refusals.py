@@ -1,4 +1,4 @@
-"""All that a body is refused for: the database, and whoever checks a change before it, name the first fault only."""
+"""All faults of a body: the database, or a rule before it, names the first one only."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,11 @@
-"""The statements that write a collection's objects, together with their links."""
+"""Fast path, part 4: the statement that writes an object with all that goes with it.
+
+An ordinary unit of work takes a round trip each for the row, for every list of links, for the row of the history and
+for reading the new document. Here one statement does all of it in CTEs, and returns the document as bytes. PostgreSQL
+sees the tables as they were when the statement began, so the document is made of the rows that the CTEs return.
+`RegisterSession.write_alone` runs it, outside a transaction as its own transaction. The locked path runs the same
+statement, so there is one way to write; it must equal `tests/reference_writer.py`.
+"""
 
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -74,8 +81,8 @@ def update_object(
     allowed = and_(free, or_(versions.is_(None), source.c.version == any_(versions))).label("allowed")
     columns = (source.c[name] for name in ("id", "version", "brief_json", *new))
     seen = select(*columns, allowed).where(condition(source)).cte("seen").prefix_with("MATERIALIZED")
-    # Whoever else changes it has to wait. As long as its version is the one that was seen, so are its links. Nobody is
-    # waited for here: what is seen would be as old as the beginning of the wait.
+    # Later writers wait for this lock. As long as the version is the one that was seen, so are the links. The statement
+    # itself waits for no other writer: what it has seen would be as old as the beginning of the wait.
     is_same = and_(table.c.id == seen.c.id, table.c.version == seen.c.version)
     found = select(table.c.id).where(is_same, seen.c.allowed)
     same = found.with_for_update(key_share=True, of=table, skip_locked=True).cte("same")
