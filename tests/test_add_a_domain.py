@@ -1,0 +1,150 @@
+"""`docs/08-add-a-domain.md`, followed on a copy of the project: the page is enough to add a collection and a field."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from sqlalchemy import URL
+
+from app.core.migrations import head_revision
+from tests.conftest import new_database, text_of
+from tests.waiting import HANG_TIMEOUT
+
+COPIED = ("app", "alembic", "docs", "tests", "alembic.ini", "pyproject.toml")
+NOT_COPIED = shutil.ignore_patterns("__pycache__", "node_modules", ".*")
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PATH = re.compile(r"`([\w./]+/[\w./]+\.py)`")
+LINT_IMPORTS = "from importlinter.cli import lint_imports_command; lint_imports_command()"
+
+
+@dataclass(frozen=True)
+class Step:
+    """A block of code of the page: a new file, differences, or commands."""
+
+    language: str
+    code: str
+    # The first path that the paragraph above names.
+    path: str | None
+
+
+def steps_of(page: str) -> list[Step]:
+    steps = []
+    for block in BLOCK.finditer(page):
+        above = page[: block.start()].rstrip().rpartition("\n\n")[2]
+        named = PATH.search(above)
+        steps.append(Step(block[1], block[2], named and named[1]))
+    return steps
+
+
+def edit(project: Path, differences: str) -> None:
+    """Carry out differences: `+++` names a file, `@@` stands between two places of it."""
+    for part in differences.split("+++ ")[1:]:
+        path, _, places = part.partition("\n")
+        file = project / path
+        for place in places.split("@@\n"):
+            lines = place.splitlines(keepends=True)
+            assert {line[0] for line in lines} <= set(" +-"), place
+            old = "".join(line[1:] for line in lines if line[0] in " -")
+            new = "".join(line[1:] for line in lines if line[0] in " +")
+            text = file.read_text("utf-8")
+            assert ("\n" + text).count("\n" + old) == 1, f"{path} has these lines not exactly once:\n{old}"
+            file.write_text(("\n" + text).replace("\n" + old, "\n" + new)[1:], "utf-8")
+
+
+class Project:
+    """A copy of this project, and a database at its last revision."""
+
+    def __init__(self, path: Path, database: URL, server: URL) -> None:
+        self.path = path
+        self.last = head_revision()
+        # Neither the coverage nor the options of this test run are meant for the copy.
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("COV", "PYTEST"))}
+        binaries = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        self._environment = inherited | {"ENV": "test", "PATH": binaries}
+        self._database, self._server = text_of(database), text_of(server)
+
+    def run(self, *command: str, server: bool = False) -> subprocess.CompletedProcess[str]:
+        """Run a command on the database, or on the server with all databases."""
+        environment = self._environment | {"DATABASE_URL": self._server if server else self._database}
+        return subprocess.run(
+            command,
+            cwd=self.path,
+            env=environment,
+            check=False,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=HANG_TIMEOUT,
+        )
+
+    def succeed(self, *command: str, server: bool = False) -> str:
+        done = self.run(*command, server=server)
+        assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}"
+        return done.stdout
+
+    def follow(self, step: Step) -> None:
+        """Do what a block says; `LAST` and `NEXT` are numbers of revisions."""
+        following = f"{int(self.last) + 1:04}"
+        code = step.code.replace("NEXT", following).replace("LAST", self.last)
+        if step.language == "diff":
+            edit(self.path, code)
+        elif step.language == "sh":
+            self.succeed("bash", "-ec", code)
+        else:
+            assert step.language == "python"
+            assert step.path is not None
+            file = self.path / step.path.replace("NEXT", following)
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(code, "utf-8")
+        if "NEXT" in step.code:
+            self.last = following
+            self.succeed(sys.executable, "-m", "app", "migrate")
+
+
+@pytest.fixture(scope="module")
+def steps(root: Path) -> list[Step]:
+    return steps_of((root / "docs/08-add-a-domain.md").read_text("utf-8"))
+
+
+@pytest.fixture
+async def project(root: Path, tmp_path: Path, server_url: URL) -> AsyncIterator[Project]:
+    for name in COPIED:
+        if (root / name).is_dir():
+            shutil.copytree(root / name, tmp_path / name, ignore=NOT_COPIED)
+        else:
+            shutil.copy(root / name, tmp_path / name)
+    async with new_database(server_url) as database:
+        project = Project(tmp_path, database, server_url)
+        project.succeed(sys.executable, "-m", "app", "migrate")
+        yield project
+
+
+async def test_page_adds_a_collection_and_a_field(project: Project, steps: list[Step]) -> None:
+    for step in steps:
+        project.follow(step)
+    project.succeed(sys.executable, "-c", LINT_IMPORTS)
+    project.succeed(sys.executable, "-m", "ruff", "check", "app/domains/contract", "app/core", "app/domains/location")
+    project.succeed(sys.executable, "-m", "tests.schema_check", server=True)
+    document = json.loads(project.succeed(sys.executable, "-m", "app", "openapi"))
+    assert {method for path, methods in document["paths"].items() if "/contracts" in path for method in methods} == {
+        *("get", "post", "put", "patch", "delete")
+    }
+    contract = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/test_contract.py", "-k", "contracts")
+    assert " passed" in project.succeed(*contract, server=True)
+
+
+async def test_collection_without_its_migration_would_be_noticed(project: Project, steps: list[Step]) -> None:
+    registration = next(number for number, step in enumerate(steps) if step.language == "diff")
+    for step in steps[: registration + 1]:
+        if "create_collection" not in step.code:
+            project.follow(step)
+    checked = project.run(sys.executable, "-m", "tests.schema_check", server=True)
+    assert checked.returncode == 1
+    assert "contracts" in checked.stdout
