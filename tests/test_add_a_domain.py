@@ -44,7 +44,10 @@ def steps_of(page: str) -> list[Step]:
 
 
 def edit(project: Path, differences: str) -> None:
-    """Carry out differences: `+++` names a file, `@@` stands between two places of it."""
+    """Apply differences: `+++` names a file, `@@` separates two places of it.
+
+    The unmarked and removed lines of a place must stand in the file exactly once.
+    """
     for part in differences.split("+++ ")[1:]:
         path, _, places = part.partition("\n")
         file = project / path
@@ -90,7 +93,7 @@ class Project:
         return done.stdout
 
     def follow(self, step: Step) -> None:
-        """Do what a block says; `LAST` and `NEXT` are numbers of revisions."""
+        """Apply a step; `LAST` and `NEXT` stand for numbers of revisions."""
         following = f"{int(self.last) + 1:04}"
         code = step.code.replace("NEXT", following).replace("LAST", self.last)
         if step.language == "diff":
@@ -130,14 +133,23 @@ async def test_page_adds_a_collection_and_a_field(project: Project, steps: list[
     for step in steps:
         project.follow(step)
     project.succeed(sys.executable, "-c", LINT_IMPORTS)
-    project.succeed(sys.executable, "-m", "ruff", "check", "app/domains/contract", "app/core", "app/domains/location")
+    for command in (("check",), ("format", "--check")):
+        project.succeed(sys.executable, "-m", "ruff", *command, *("app/domains/contract", "app/domains/location"))
     project.succeed(sys.executable, "-m", "tests.schema_check", server=True)
+    # The service finds the revision by the text of the file.
+    head = "from app.core.migrations import head_revision; print(head_revision())"
+    assert project.succeed(sys.executable, "-c", head).strip() == project.last
     document = json.loads(project.succeed(sys.executable, "-m", "app", "openapi"))
     assert {method for path, methods in document["paths"].items() if "/contracts" in path for method in methods} == {
         *("get", "post", "put", "patch", "delete")
     }
-    contract = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/test_contract.py", "-k", "contracts")
-    assert " passed" in project.succeed(*contract, server=True)
+    pytest_ = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-vv", "-k")
+    files = ("tests/test_contract.py", "tests/test_registration.py", "tests/domains/shared/test_collections.py")
+    held = project.succeed(
+        *pytest_, "contracts or locations or test_registration or test_collections", *files, server=True
+    )
+    for name in (r"\[contracts\]", r"\[locations\]", "every_collection_has_its_layer"):
+        assert re.search(rf"{name} PASSED", held), held
 
 
 async def test_collection_without_its_migration_would_be_noticed(project: Project, steps: list[Step]) -> None:

@@ -59,7 +59,7 @@ def test_text_is_filtered_as_a_whole_unless_declared_partial() -> None:
 @pytest.mark.parametrize("collection", LISTS)
 def test_every_filter_by_text_has_its_index(collection: str) -> None:
     declared = set(LISTS[collection].declaration.parameters)
-    # The rank of an enumeration is what its index is over.
+    # The index of this enumeration is over its rank.
     ranked = {"criticality", "criticality__not", "criticality__null"}
     assert unindexed(Base.metadata.tables[collection], declared - ranked) == set()
 
@@ -81,7 +81,7 @@ async def test_text_as_a_whole_is_looked_up_in_its_indexes(connection: AsyncConn
     given: dict[str, Any] = {"note": literal(["a", "b"], postgresql.ARRAY(String)), "note__null": True}
     for filter_ in text("note"):
         (parameter,) = filter_.parameters
-        if parameter.name != "note__not":  # nearly all rows are different
+        if parameter.name != "note__not":  # matches nearly all rows
             index = f"ix_things_{parameter.name.replace('__', '_')}"
             plan = await plan_of(connection, table, filter_.condition(table, given))
             assert re.search(rf"\b{index}\b", plan), plan
