@@ -22,6 +22,13 @@ NOT_COPIED = shutil.ignore_patterns("__pycache__", "node_modules", ".*")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PATH = re.compile(r"`([\w./]+/[\w./]+\.py)`")
 LINT_IMPORTS = "from importlinter.cli import lint_imports_command; lint_imports_command()"
+# The tests of what the page adds: verbose, so that their names are shown.
+RUN_TESTS = (
+    *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-vv"),
+    *("-k", "contracts or locations or test_registration or test_collections"),
+    *("tests/test_contract.py", "tests/test_registration.py", "tests/domains/shared/test_collections.py"),
+    *("tests/domains/shared/test_declarations.py", "tests/domains/shared/test_text_filters.py"),
+)
 
 
 @dataclass(frozen=True)
@@ -143,11 +150,7 @@ async def test_page_adds_a_collection_and_a_field(project: Project, steps: list[
     assert {method for path, methods in document["paths"].items() if "/contracts" in path for method in methods} == {
         *("get", "post", "put", "patch", "delete")
     }
-    pytest_ = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-vv", "-k")
-    files = ("tests/test_contract.py", "tests/test_registration.py", "tests/domains/shared/test_collections.py")
-    held = project.succeed(
-        *pytest_, "contracts or locations or test_registration or test_collections", *files, server=True
-    )
+    held = project.succeed(*RUN_TESTS, server=True)
     for name in (r"\[contracts\]", r"\[locations\]", "every_collection_has_its_layer"):
         assert re.search(rf"{name} PASSED", held), held
 
