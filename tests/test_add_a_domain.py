@@ -22,6 +22,8 @@ NOT_COPIED = shutil.ignore_patterns("__pycache__", "node_modules", ".*")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PATH = re.compile(r"`([\w./]+/[\w./]+\.py)`")
 LINT_IMPORTS = "from importlinter.cli import lint_imports_command; lint_imports_command()"
+# What the page writes, as far as it is not to be formatted afterwards.
+WRITTEN = ("app/domains/contract", "app/domains/location", "app/domains/collections.py", "app/core", "app/models")
 # The tests of what the page adds: verbose, so that their names are shown.
 RUN_TESTS = (
     *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-vv"),
@@ -141,7 +143,7 @@ async def test_page_adds_a_collection_and_a_field(project: Project, steps: list[
         project.follow(step)
     project.succeed(sys.executable, "-c", LINT_IMPORTS)
     for command in (("check",), ("format", "--check")):
-        project.succeed(sys.executable, "-m", "ruff", *command, *("app/domains/contract", "app/domains/location"))
+        project.succeed(sys.executable, "-m", "ruff", *command, *WRITTEN)
     project.succeed(sys.executable, "-m", "tests.schema_check", server=True)
     # The service finds the revision by the text of the file.
     head = "from app.core.migrations import head_revision; print(head_revision())"
