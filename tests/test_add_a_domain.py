@@ -152,6 +152,10 @@ async def test_page_adds_a_collection_and_a_field(project: Project, steps: list[
     assert {method for path, methods in document["paths"].items() if "/contracts" in path for method in methods} == {
         *("get", "post", "put", "patch", "delete")
     }
+    filters = {each["name"] for each in document["paths"]["/api/v1/locations"]["get"]["parameters"]}
+    assert {name for name in filters if name.startswith("cost_center")} == {
+        *("cost_center", "cost_center__not", "cost_center__null")
+    }
     held = project.succeed(*RUN_TESTS, server=True)
     for name in (r"\[contracts\]", r"\[locations\]", "every_collection_has_its_layer"):
         assert re.search(rf"{name} PASSED", held), held
