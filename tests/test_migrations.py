@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import shutil
 import sys
 from datetime import datetime
@@ -31,6 +32,10 @@ LANDED = {
     "0007_import_plans.py": "c8fd1372f17341bfe3f98de987c4f5b86408cf01b033d1a6ee989623501f358a",
     "0008_briefs.py": "10b15b40a476bc9d4a342a016668b423114d21c2820ab688a1b9abd2faff6a1a",
 }
+
+# What revisions run besides themselves. While no landed revision imports it, its digest may be changed.
+HELPER = "app/core/collection_migrations.py"
+HELPER_DIGEST = "3c6528c50be1ab3bebddf83ef9c62a98a68122c356028af81f92327432ce6153"
 
 
 def faults_of(versions: Path) -> list[str]:
@@ -71,12 +76,19 @@ def test_change_of_a_landed_revision_is_found(root: Path, tmp_path: Path) -> Non
     ]
 
 
+def test_helper_of_revisions_is_unchanged(root: Path) -> None:
+    digest = sha256((root / HELPER).read_bytes()).hexdigest()
+    assert digest == HELPER_DIGEST, f"{HELPER} runs in landed revisions: undo the change and add a function"
+
+
 async def schema_of(url: URL) -> list[tuple[str, str]]:
     """Return every column, constraint and index with its definition."""
     async with connected(url) as connection:
         rows = await connection.fetch(
             """
-            SELECT table_name || '.' || column_name AS name, data_type || is_nullable AS definition
+            SELECT table_name || '.' || column_name AS name,
+                   concat_ws(' ', data_type, character_maximum_length, is_nullable, column_default,
+                             identity_generation, generation_expression) AS definition
               FROM information_schema.columns WHERE table_schema = 'public'
             UNION ALL
             SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE connamespace = 'public'::regnamespace
@@ -131,6 +143,76 @@ async def test_revisions_make_exactly_what_the_models_say(empty: URL, server_url
         await engine.dispose()
         of_models = await schema_of(url)
     assert [row for row in await schema_of(empty) if "alembic_version" not in row[0]] == of_models
+
+
+# Makes a landed collection anew; of the models, locations have the most kinds of columns and indexes.
+MADE_ANEW = """
+import sqlalchemy as sa
+
+from alembic import op
+from app.core.collection_migrations import create_collection, drop_collection
+
+revision = "anew"
+down_revision = "{head}"
+
+REFERRING = {{"process_locations": "fk_process_locations_location_id", "resources": "fk_resources_location_id"}}
+
+
+def upgrade():
+    op.execute("DROP TABLE locations CASCADE")
+    create_collection(
+        "locations",
+        sa.Column("kind", sa.String(), nullable=False),
+        sa.Column("address", sa.String(1000)),
+        sa.Column("country", sa.String(2)),
+        sa.Column("timezone", sa.String(64)),
+        sa.Column("latitude", sa.Double()),
+        sa.Column("longitude", sa.Double()),
+        sa.CheckConstraint(
+            "kind IN ('region', 'country', 'city', 'site', 'building', 'floor', 'room', 'virtual')", name="kind"
+        ),
+        sa.CheckConstraint("(latitude IS NULL) = (longitude IS NULL)", name="coordinates"),
+        sa.CheckConstraint("latitude BETWEEN -90 AND 90", name="latitude"),
+        sa.CheckConstraint("longitude BETWEEN -180 AND 180", name="longitude"),
+        sa.Index("ix_locations_kind", "kind", "id"),
+        sa.Index("ix_locations_latitude", "latitude", "id"),
+        sa.Index("ix_locations_longitude", "longitude", "id"),
+        tree=True,
+        texts=("address", "country", "timezone"),
+    )
+    for table, name in REFERRING.items():
+        op.create_foreign_key(name, table, "locations", ["location_id"], ["id"], ondelete="RESTRICT")
+
+
+def downgrade():
+    for table, name in REFERRING.items():
+        op.drop_constraint(name, table)
+    drop_collection("locations")
+"""
+
+
+async def test_helper_makes_a_collection_as_landed_revisions_do(empty: URL, root: Path, tmp_path: Path) -> None:
+    await asyncio.to_thread(upgrade, empty)
+    schema, triggers = await schema_of(empty), await triggers_of(empty)
+    shutil.copytree(root / "alembic", tmp_path / "alembic", ignore=shutil.ignore_patterns("__pycache__"))
+    revision = MADE_ANEW.format(head=head_revision())
+    (tmp_path / "alembic/versions/anew.py").write_text(revision, "utf-8")
+    config = alembic_config(empty)
+    config.set_main_option("script_location", str(tmp_path / "alembic"))
+    await asyncio.to_thread(command.upgrade, config, "anew")
+    assert await schema_of(empty) == schema
+    assert await triggers_of(empty) == triggers
+    await asyncio.to_thread(command.check, config)
+    await asyncio.to_thread(command.downgrade, config, "-1")
+    assert [row for row in await schema_of(empty) if re.match(r"(\w\w_)?locations", row[0])] == []
+    assert await triggers_of(empty) == [row for row in triggers if " ON public.locations " not in row]
+
+
+async def triggers_of(url: URL) -> list[str]:
+    """Return the definition of every trigger."""
+    query = "SELECT pg_get_triggerdef(oid) AS definition FROM pg_trigger WHERE NOT tgisinternal ORDER BY 1"
+    async with connected(url) as connection:
+        return [row["definition"] for row in await connection.fetch(query)]
 
 
 async def test_three_migrations_at_once_all_succeed(empty: URL, root: Path) -> None:

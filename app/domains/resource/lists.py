@@ -19,7 +19,7 @@ ResourceListQuery = lists.list_query(
             *lists.identifier("location_id"),
             *lists.below("location_id", Resource),
             *lists.ranked_choice("criticality", lists.Criticality),
-            *lists.text("url", length=lists.URL_LENGTH),
+            *lists.text("url", partial=True, length=lists.URL_LENGTH),
         ),
         sorts=lists.OBJECT_SORTS | lists.sorted_by("kind") | lists.sorted_by_rank("criticality", lists.Criticality),
         groups=lists.grouped("kind", "criticality") | lists.grouped_by_reference("owner_department", "location"),

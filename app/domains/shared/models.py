@@ -126,13 +126,16 @@ def ranked(name: str, values: tuple[str, ...]) -> str:
     return f"coalesce(array_position(ARRAY[{array}]::text[], {name}::text), {len(values) + 1})"
 
 
-def register_table(table: str, *extra: Any, tree: bool = False, texts: tuple[str, ...] = ()) -> tuple[Any, ...]:
+def register_table(
+    table: str, *extra: Any, tree: bool = False, texts: tuple[str, ...] = (), exact_texts: tuple[str, ...] = ()
+) -> tuple[Any, ...]:
     """Return the keys and indexes of a collection's table: for each list order, each filter and each foreign key.
 
-    A foreign key without an index would make every DELETE on its other side scan this table. `texts` are the columns of
-    text besides those that every collection has.
+    A foreign key without an index would make every DELETE on its other side scan this table. Of the columns of text
+    besides those that every collection has, `texts` are filtered by parts of them, too, and `exact_texts` as a whole:
+    an index of its own costs a new column of text less than building the trigram index anew.
     """
-    nullable = ("external_id", "description", *(name for name in texts if name != "email"))
+    nullable = ("external_id", "description", *(name for name in texts if name != "email"), *exact_texts)
     # One for all: what is searched for anywhere in a text is looked up by its trigrams.
     trigrams: dict[str, Any] = {
         f"lower_{name}": literal_column(f"lower({name})").label(f"lower_{name}")
@@ -161,6 +164,7 @@ def register_table(table: str, *extra: Any, tree: bool = False, texts: tuple[str
             Index(f"ix_{table}_{name}", name, postgresql_using="gin", postgresql_with={"gin_pending_list_limit": "64"})
             for name in ("search_name", "search_text")
         ),
+        *(Index(f"ix_{table}_{name}", text(f"lower({name})"), "id") for name in exact_texts),
         *(Index(f"ix_{table}_{name}_null", text(f"num_nulls({name})"), "id") for name in nullable),
         *(Index(f"ix_{table}_{column}", column) for column in foreign_keys),
         # The reference alone is kept by a new object, too, that guesses its own id.

@@ -18,7 +18,7 @@ from app.domains.shared.writing.link_writer import LinkWriter
 from app.domains.shared.writing.object_writer import ObjectWriter
 from app.utils.validation import invalid_content
 
-__all__ = ["Collection", "CollectionService", "LinkSet"]
+__all__ = ["Collection", "CollectionService", "LinkSet", "parse_key"]
 
 
 class CollectionService(CollectionReader):

@@ -14,7 +14,7 @@ UserListQuery = lists.list_query(
     lists.ListDeclaration(
         filters=(
             *lists.OBJECT_FILTERS,
-            *lists.text("email", nullable=False, ignoring_case=True),
+            *lists.text("email", partial=True, nullable=False, ignoring_case=True),
             *lists.identifier("department_id"),
             *lists.below("department_id", User),
             *lists.identifier("manager_id"),

@@ -389,6 +389,24 @@ async def test_last_administrator_and_the_first_one_stay(client: httpx.AsyncClie
     assert (await client.get("/users")).status_code == 401
 
 
+async def test_last_administrator_who_is_named_twice_stays(client: httpx.AsyncClient) -> None:
+    (only,) = (await client.get("/users", params={"access_level": "admin"})).json()["items"]
+    items = [update(only["id"], is_active=False), update(only["id"], name="Renamed")]
+    response = await client.post("/users/bulk?atomic=false", json={"items": items})
+    assert faults_of_items(response) == {
+        ("/items/0/data/is_active", "last_administrator"),
+        ("/items/1/id", "same_object"),
+    }
+    assert (await client.get(f"/users/{only['id']}")).json() == only
+
+
+async def test_who_may_not_change_administrators_learns_nothing_of_them(client: httpx.AsyncClient) -> None:
+    (only,) = (await client.get("/users", params={"access_level": "admin"})).json()["items"]
+    narrow = await token_with(client, "users:read", "users:write")
+    response = await client.patch(f"/users/{only['id']}", json={"is_active": False}, headers=narrow)
+    assert (response.status_code, response.json()["scope"], response.json()["errors"]) == (403, "admin", [])
+
+
 # --- How much ---
 
 
@@ -501,6 +519,8 @@ async def test_values_of_a_large_body_have_their_limit(client: httpx.AsyncClient
     assert (response.status_code, response.json()["code"]) == (413, "content_too_large")
     detail = "A body of JSON may have at most 1000000 opening brackets and commas, also within text."
     assert response.json()["detail"] == detail
+    lines = await client.post("/roles/import", content=body, headers={"Content-Type": "application/x-ndjson"})
+    assert (lines.status_code, lines.json()["detail"]) == (413, detail)
 
 
 @pytest.mark.parametrize("member", ["locations", "location_ids"])

@@ -5,9 +5,10 @@ from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel
+from sqlalchemy import Table
 
 from app.domains.shared.collection import LinkSet
-from app.domains.shared.models import Criticality
+from app.domains.shared.models import Base, Criticality
 from app.domains.shared.query.representations import nested
 from tests.catalogue import COLLECTIONS, LINKS, LISTS, REFERENCE_TARGETS, TREES, every_collection
 
@@ -58,8 +59,14 @@ def is_nullable(annotation: Any) -> bool:
     return type(None) in get_args(annotation)
 
 
-def suffixes(name: str, annotation: Any) -> tuple[str, ...]:
-    """Return the suffixes that suit the type of a field."""
+def partial_texts(table: Table) -> set[str]:
+    """Return the texts that are in the trigram index, which also serves what they contain and start with."""
+    (trigrams,) = (index for index in table.indexes if index.name == f"ix_{table.name}_text")
+    return {label.name.removeprefix("lower_") for label in trigrams.expressions}  # type: ignore[union-attr]
+
+
+def suffixes(name: str, annotation: Any, partial: set[str]) -> tuple[str, ...]:
+    """Return the suffixes that suit the type of a field; `partial` are the texts in the trigram index."""
     kind = bare(annotation)
     absent = ("__null",) if is_nullable(annotation) else ()
     if kind is bool:
@@ -71,16 +78,16 @@ def suffixes(name: str, annotation: Any) -> tuple[str, ...]:
     if kind in {int, float, datetime}:
         return EQUALITY + COMPARISONS + absent
     assert kind is str, f"no filters are known for {name}: {kind}"
-    return EQUALITY + PATTERNS + absent
+    return EQUALITY + (PATTERNS if name in partial else ()) + absent
 
 
 def expected(collection: str, schema: type[BaseModel]) -> set[str]:
     """Return the parameters that the fields of what a list shows ask for."""
-    names = set(BESIDES[collection])
+    names, partial = set(BESIDES[collection]), partial_texts(Base.metadata.tables[collection])
     for name, field in schema.model_fields.items():
         annotation = get_type_hints(schema, include_extras=True)[name]
         if nested(field.annotation) is None:
-            names |= {name + suffix for suffix in suffixes(name, annotation)}
+            names |= {name + suffix for suffix in suffixes(name, annotation, partial)}
         elif get_origin(bare(annotation)) is list:
             names |= LINK_FILTERS[name]
         elif f"{name}_id" not in schema.model_fields:  # it is shown as a brief only
@@ -100,10 +107,14 @@ def test_field_without_filters_would_be_noticed() -> None:
     class Grown(LISTS["roles"].shown):  # type: ignore[misc]
         budget: float | None
         level: Criticality
+        cost_center: str | None
 
     missing = expected("roles", Grown) - LISTS["roles"].declaration.parameters.keys()
     budget = {"", "__not", "__gt", "__gte", "__lt", "__lte", "__null"}
-    assert missing == {f"budget{suffix}" for suffix in budget} | {"level", "level__not"}
+    assert missing == {f"budget{suffix}" for suffix in budget} | {
+        *("level", "level__not"),
+        *("cost_center", "cost_center__not", "cost_center__null"),
+    }
 
 
 @every_collection

@@ -10,7 +10,9 @@ import httpx
 import pytest
 from sqlalchemy import URL, text
 
+from app.core.caller import REGISTER
 from app.core.database import RegisterSession, advisory_key
+from app.domains.process.schemas import ProcessPatch
 from app.domains.process.service import ProcessService
 from app.domains.register.export import export_register
 from app.domains.register.restore import import_register
@@ -304,20 +306,24 @@ class Locking(Rule):
         return True
 
     def lock(self, write: Write) -> str | None:
-        return "names" if write.after is None or write.changes("name") else None
+        return "names" if write.before is None or write.after is None or write.changes("name") or write.added else None
 
 
-@pytest.mark.parametrize("kind", ["PUT", "PATCH", "DELETE", "bulk"])
+@pytest.mark.parametrize("kind", ["POST", "PUT", "PATCH", "DELETE", "link", "bulk"])
 async def test_lock_of_a_rule_is_waited_for_without_a_lock_of_the_row(
     committed: Committed, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     add_rule(monkeypatch, Locking)
     process = await make_process(committed.client, code="P-1")
+    path = f"/processes/{process['id']}"
     if kind == "bulk":
         request = committed.client.post("/processes/bulk", json={"items": [changing("P-1", name="New")]})
+    elif kind == "link":
+        department = await make_department(committed.client)
+        request = committed.client.put(f"{path}/departments/{department['id']}")
     else:
         body = None if kind == "DELETE" else {"name": "New"}
-        request = committed.client.request(kind, f"/processes/{process['id']}", json=body)
+        request = committed.client.request(kind, "/processes" if kind == "POST" else path, json=body)
     async with connected(committed.url) as holder, connected(committed.url) as other:
         await holder.execute("SELECT pg_advisory_lock($1)", advisory_key("names"))
         waiting = asyncio.create_task(request)
@@ -326,3 +332,83 @@ async def test_lock_of_a_rule_is_waited_for_without_a_lock_of_the_row(
             assert await other.fetchval("SELECT count(*) FROM (SELECT FROM processes FOR UPDATE NOWAIT) AS p") == 1
         await holder.execute("SELECT pg_advisory_unlock($1)", advisory_key("names"))
         assert (await waiting).is_success
+
+
+async def test_waiting_for_a_lock_undoes_nothing_that_was_done_before(
+    committed: Committed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_rule(monkeypatch, Locking)
+    process = await make_process(committed.client, code="P-1")
+    database = committed.app.state.database
+
+    async def write_twice() -> None:
+        async with database.transaction() as session:
+            service = ProcessService(session, REGISTER)
+            for reference in ("code:P-2", "code:P-1"):
+                async with session.begin_nested():
+                    if reference == "code:P-2":
+                        await session.execute(text("INSERT INTO roles (name) VALUES ('Kept')"))
+                    else:
+                        await service.patch(reference, ProcessPatch.model_validate({"name": "New"}), None)
+
+    async with connected(committed.url) as holder:
+        await holder.execute("SELECT pg_advisory_lock($1)", advisory_key("names"))
+        waiting = asyncio.create_task(write_twice())
+        await until_lock_wait(committed.url)
+        await holder.execute("SELECT pg_advisory_unlock($1)", advisory_key("names"))
+        await waiting
+        assert await holder.fetchval("SELECT count(*) FROM roles WHERE name = 'Kept'") == 1
+    assert (await committed.client.get(f"/processes/{process['id']}")).json()["name"] == "New"
+
+
+async def test_key_of_a_request_is_held_while_it_waits_for_a_lock(
+    committed: Committed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_rule(monkeypatch, Locking)
+    process = await make_process(committed.client)
+    path, body, key = f"/processes/{process['id']}", {"name": "New"}, {"Idempotency-Key": "once"}
+    async with connected(committed.url) as holder:
+        await holder.execute("SELECT pg_advisory_lock($1)", advisory_key("names"))
+        waiting = asyncio.create_task(committed.client.patch(path, json=body, headers=key))
+        await until_lock_wait(committed.url)
+        twin = await committed.client.patch(path, json=body, headers=key)
+        assert (twin.status_code, twin.json()["code"]) == (409, "request_in_flight")
+        await holder.execute("SELECT pg_advisory_unlock($1)", advisory_key("names"))
+        assert (await waiting).status_code == 200
+
+
+class Watching(Rule):
+    """Is asked of changes of the status alone."""
+
+    watches = ("status",)
+
+    def check(self, write: Write) -> Iterator[Refusal]:
+        del write
+        yield Refusal(Retired, "The status stays.", "/status")
+
+
+async def test_rule_that_watches_is_asked_of_changes_alone(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = await make_process(client, code="P-1", status="active")
+    role = await make_role(client)
+    add_rule(monkeypatch, Watching)
+    path, csv = f"/processes/{process['id']}", {"Content-Type": "text/csv"}
+    for allowed in (
+        await client.post("/processes", json={"name": "P", "status": "retired"}),
+        await client.patch(path, json={"name": "Q"}),
+        await client.put(path, json={"name": "R", "code": "P-1", "status": "active"}),
+        await client.put(f"{path}/roles/{role['id']}"),
+        await client.post("/processes/bulk", json={"items": [create(name="P", status="retired")]}),
+        await client.post("/processes/bulk", json={"items": [changing("P-1", name="S")]}),
+        await client.post("/processes/import", content="code,name\nP-1,T\nP-9,U\n", headers=csv),
+    ):
+        assert allowed.is_success, allowed.text
+    for refused in (
+        await client.patch(path, json={"status": "retired"}),
+        await client.put(path, json={"name": "R", "status": "draft"}),
+        await client.post("/processes/bulk", json={"items": [changing("P-1", status="retired")]}),
+        await client.post("/processes/import", content="code,status\nP-1,retired\n", headers=csv),
+        await client.delete(path),
+    ):
+        assert (refused.status_code, refused.json()["code"]) == (409, "retired"), refused.text

@@ -29,6 +29,7 @@ from sqlalchemy import (
     column,
     delete,
     exists,
+    false,
     func,
     insert,
     literal_column,
@@ -108,7 +109,8 @@ def find_referrers(model: type[RegisterObject]) -> Executable:
     table = table_of(model)
     targets = func.unnest(_ids()).table_valued(column("id", BigInteger)).render_derived(name="target")
     others = bindparam("others", type_=ARRAY(BigInteger))
-    queries = []
+    # Of a collection that nothing can refer to, this query alone is left.
+    queries = [select(targets.c.id, constant(table.name).label("type")).where(false())]
     for foreign_key, owner in restricting(table):
         source = foreign_key.table.alias("source")
         refers = [source.c[foreign_key.name] == targets.c.id]

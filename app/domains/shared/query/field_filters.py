@@ -6,8 +6,8 @@ the parameters that suit its type:
     name            equal to one of the values given
     name__not       equal to none of them; what has no value is among these
     name__null      whether there is no value
-    name__ic        contains, ignoring case
-    name__sw        starts with, ignoring case
+    name__ic        contains, ignoring case      only where text is declared with `partial`
+    name__sw        starts with, ignoring case   likewise
     name__gt __gte __lt __lte
 """
 
@@ -126,22 +126,26 @@ def instant(name: str) -> Iterable[Filter]:
 def text(
     name: str,
     *,
+    partial: bool = False,
     nullable: bool = True,
     ignoring_case: bool = False,
     length: int = EXTERNAL_ID_LENGTH,
     several_lines: bool = False,
 ) -> Iterable[Filter]:
-    """Filter by text. With `ignoring_case` equality does not look at case, either.
+    """Filter by text. With `partial` also by what it contains and starts with.
 
-    `length` is at least that of the longest text the field may have, and `several_lines` whether it may have those.
+    `register_table` takes the name of a partial text in `texts`, which is the trigram index, and that of any other in
+    `exact_texts`. With `ignoring_case` equality does not look at case, either. `length` is at least that of the longest
+    text the field may have, and `several_lines` whether it may have those.
     """
     whole = _text_parameter(length, MultipleLines if several_lines else SingleLine)
-    part = _text_parameter(length, PartOfLines if several_lines else PartOfLine)
     for suffix, negated in (("", False), ("__not", True)):
         yield _text_equality(name, suffix, whole, ignoring_case=ignoring_case, negated=negated)
-    patterns = (("__ic", "Contains, ignoring case.", "%{}%"), ("__sw", "Starts with, ignoring case.", "{}%"))
-    for suffix, description, pattern in patterns:
-        yield _pattern(name, suffix, part, description, pattern)
+    if partial:
+        part = _text_parameter(length, PartOfLines if several_lines else PartOfLine)
+        patterns = (("__ic", "Contains, ignoring case.", "%{}%"), ("__sw", "Starts with, ignoring case.", "{}%"))
+        for suffix, description, pattern in patterns:
+            yield _pattern(name, suffix, part, description, pattern)
     if nullable:
         yield _absence(name, counted=True)
 

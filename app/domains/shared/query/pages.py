@@ -36,10 +36,10 @@ MOST_SORTS = 4
 # What every collection can be filtered by.
 OBJECT_FILTERS: tuple[Filter, ...] = (
     *own_id(),
-    *text("code", ignoring_case=True),
-    *text("external_id"),
-    *text("name", nullable=False),
-    *text("description", length=DESCRIPTION_LENGTH, several_lines=True),
+    *text("code", partial=True, ignoring_case=True),
+    *text("external_id", partial=True),
+    *text("name", partial=True, nullable=False),
+    *text("description", partial=True, length=DESCRIPTION_LENGTH, several_lines=True),
     *instant("created_at"),
     *instant("updated_at"),
     *identifier("created_by_id"),

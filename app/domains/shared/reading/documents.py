@@ -2,10 +2,10 @@
 
 Loading objects through the ORM and serialising them by Pydantic takes several times as long as the query itself. So the
 statements of this module return bytes that go to the client as they are; `RegisterSession.fetch` runs those for one
-object and for a page. They are derived from the `Read` schema and the mapping: a field is a column; a field named like a
-many-to-one relationship is a brief that follows the foreign key; one named like a one-to-many relationship is the list
-of its link rows, each with the columns its own schema names, taken from the link or else from the object on its other
-side. A test over every collection holds that the result equals what Pydantic would have made.
+object and for a page. They are derived from the `Read` schema and the mapping: a field is a column; a field named like
+a many-to-one relationship is a brief that follows the foreign key; one named like a one-to-many relationship is the
+list of its link rows, each with the columns its own schema names, taken from the link or else from the object on its
+other side. A test over every collection holds that the result equals what Pydantic would have made.
 """
 
 from collections.abc import Iterator, Mapping

@@ -14,6 +14,7 @@ from sqlalchemy import (
     Table,
     and_,
     bindparam,
+    false,
     func,
     literal_column,
     not_,
@@ -61,7 +62,9 @@ def _dependants(model: type[RegisterObject]) -> Executable:
 
 def _references_to(table: Table) -> list[Select[Any]]:
     """Return a query of type, id, code and name for each foreign key to the table that restricts its deletes."""
-    return [_objects_with(column, owner, table) for column, owner in restricting(table)]
+    found = [_objects_with(column, owner, table) for column, owner in restricting(table)]
+    # Of a collection that nothing can refer to, no object has dependants.
+    return found or [select(_type_of(table), table.c.id, table.c.code, table.c.name).where(false())]
 
 
 def restricting(table: Table) -> Iterator[tuple[Column[Any], Table]]:
@@ -80,9 +83,12 @@ def _owner(link: Table) -> Table:
     return next(key.column.table for key in link.foreign_keys if key.ondelete == "CASCADE")
 
 
+def _type_of(table: Table) -> Label[str]:
+    return literal_column(f"'{table.name}'").label("type")
+
+
 def _objects_with(column: Column[Any], owner: Table, target: Table) -> Select[Any]:
-    kind: Label[str] = literal_column(f"'{owner.name}'").label("type")
-    query = select(kind, owner.c.id, owner.c.code, owner.c.name)
+    query = select(_type_of(owner), owner.c.id, owner.c.code, owner.c.name)
     parameter = bindparam("key", type_=BigInteger)
     if column.table is not owner:
         (end,) = (other for other in column.table.c if any(key.column.table is owner for key in other.foreign_keys))

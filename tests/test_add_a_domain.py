@@ -1,0 +1,171 @@
+"""`docs/08-add-a-domain.md`, followed on a copy of the project: the page is enough to add a collection and a field."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from sqlalchemy import URL
+
+from app.core.migrations import head_revision
+from tests.conftest import new_database, text_of
+from tests.waiting import HANG_TIMEOUT
+
+COPIED = ("app", "alembic", "docs", "tests", "alembic.ini", "pyproject.toml")
+NOT_COPIED = shutil.ignore_patterns("__pycache__", "node_modules", ".*")
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PATH = re.compile(r"`([\w./]+/[\w./]+\.py)`")
+LINT_IMPORTS = "from importlinter.cli import lint_imports_command; lint_imports_command()"
+# What the page writes, as far as it is not to be formatted afterwards.
+WRITTEN = ("app/domains/contract", "app/domains/location", "app/domains/collections.py", "app/core", "app/models")
+# The tests of what the page adds: verbose, so that their names are shown.
+RUN_TESTS = (
+    *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-vv"),
+    *("-k", "contracts or locations or test_registration or test_collections"),
+    *("tests/test_contract.py", "tests/test_registration.py", "tests/domains/shared/test_collections.py"),
+    *("tests/domains/shared/test_declarations.py", "tests/domains/shared/test_text_filters.py"),
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A block of code of the page: a new file, differences, or commands."""
+
+    language: str
+    code: str
+    # The first path that the paragraph above names.
+    path: str | None
+
+
+def steps_of(page: str) -> list[Step]:
+    steps = []
+    for block in BLOCK.finditer(page):
+        above = page[: block.start()].rstrip().rpartition("\n\n")[2]
+        named = PATH.search(above)
+        steps.append(Step(block[1], block[2], named and named[1]))
+    return steps
+
+
+def edit(project: Path, differences: str) -> None:
+    """Apply differences: `+++` names a file, `@@` separates two places of it.
+
+    The unmarked and removed lines of a place must stand in the file exactly once.
+    """
+    for part in differences.split("+++ ")[1:]:
+        path, _, places = part.partition("\n")
+        file = project / path
+        for place in places.split("@@\n"):
+            lines = place.splitlines(keepends=True)
+            assert {line[0] for line in lines} <= set(" +-"), place
+            old = "".join(line[1:] for line in lines if line[0] in " -")
+            new = "".join(line[1:] for line in lines if line[0] in " +")
+            text = file.read_text("utf-8")
+            assert ("\n" + text).count("\n" + old) == 1, f"{path} has these lines not exactly once:\n{old}"
+            file.write_text(("\n" + text).replace("\n" + old, "\n" + new)[1:], "utf-8")
+
+
+class Project:
+    """A copy of this project, and a database at its last revision."""
+
+    def __init__(self, path: Path, database: URL, server: URL) -> None:
+        self.path = path
+        self.last = head_revision()
+        # Neither the coverage nor the options of this test run are meant for the copy.
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("COV", "PYTEST"))}
+        binaries = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        self._environment = inherited | {"ENV": "test", "PATH": binaries}
+        self._database, self._server = text_of(database), text_of(server)
+
+    def run(self, *command: str, server: bool = False) -> subprocess.CompletedProcess[str]:
+        """Run a command on the database, or on the server with all databases."""
+        environment = self._environment | {"DATABASE_URL": self._server if server else self._database}
+        return subprocess.run(
+            command,
+            cwd=self.path,
+            env=environment,
+            check=False,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=HANG_TIMEOUT,
+        )
+
+    def succeed(self, *command: str, server: bool = False) -> str:
+        done = self.run(*command, server=server)
+        assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}"
+        return done.stdout
+
+    def follow(self, step: Step) -> None:
+        """Apply a step; `LAST` and `NEXT` stand for numbers of revisions."""
+        following = f"{int(self.last) + 1:04}"
+        code = step.code.replace("NEXT", following).replace("LAST", self.last)
+        if step.language == "diff":
+            edit(self.path, code)
+        elif step.language == "sh":
+            self.succeed("bash", "-ec", code)
+        else:
+            assert step.language == "python"
+            assert step.path is not None
+            file = self.path / step.path.replace("NEXT", following)
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(code, "utf-8")
+        if "NEXT" in step.code:
+            self.last = following
+            self.succeed(sys.executable, "-m", "app", "migrate")
+
+
+@pytest.fixture(scope="module")
+def steps(root: Path) -> list[Step]:
+    return steps_of((root / "docs/08-add-a-domain.md").read_text("utf-8"))
+
+
+@pytest.fixture
+async def project(root: Path, tmp_path: Path, server_url: URL) -> AsyncIterator[Project]:
+    for name in COPIED:
+        if (root / name).is_dir():
+            shutil.copytree(root / name, tmp_path / name, ignore=NOT_COPIED)
+        else:
+            shutil.copy(root / name, tmp_path / name)
+    async with new_database(server_url) as database:
+        project = Project(tmp_path, database, server_url)
+        project.succeed(sys.executable, "-m", "app", "migrate")
+        yield project
+
+
+async def test_page_adds_a_collection_and_a_field(project: Project, steps: list[Step]) -> None:
+    for step in steps:
+        project.follow(step)
+    project.succeed(sys.executable, "-c", LINT_IMPORTS)
+    for command in (("check",), ("format", "--check")):
+        project.succeed(sys.executable, "-m", "ruff", *command, *WRITTEN)
+    project.succeed(sys.executable, "-m", "tests.schema_check", server=True)
+    # The service finds the revision by the text of the file.
+    head = "from app.core.migrations import head_revision; print(head_revision())"
+    assert project.succeed(sys.executable, "-c", head).strip() == project.last
+    document = json.loads(project.succeed(sys.executable, "-m", "app", "openapi"))
+    assert {method for path, methods in document["paths"].items() if "/contracts" in path for method in methods} == {
+        *("get", "post", "put", "patch", "delete")
+    }
+    filters = {each["name"] for each in document["paths"]["/api/v1/locations"]["get"]["parameters"]}
+    assert {name for name in filters if name.startswith("cost_center")} == {
+        *("cost_center", "cost_center__not", "cost_center__null")
+    }
+    held = project.succeed(*RUN_TESTS, server=True)
+    for name in (r"\[contracts\]", r"\[locations\]", "every_collection_has_its_layer"):
+        assert re.search(rf"{name} PASSED", held), held
+
+
+async def test_collection_without_its_migration_would_be_noticed(project: Project, steps: list[Step]) -> None:
+    registration = next(number for number, step in enumerate(steps) if step.language == "diff")
+    for step in steps[: registration + 1]:
+        if "create_collection" not in step.code:
+            project.follow(step)
+    checked = project.run(sys.executable, "-m", "tests.schema_check", server=True)
+    assert checked.returncode == 1
+    assert "contracts" in checked.stdout
