@@ -400,7 +400,7 @@ async def test_last_administrator_who_is_named_twice_stays(client: httpx.AsyncCl
     assert (await client.get(f"/users/{only['id']}")).json() == only
 
 
-async def test_who_may_not_change_administrators_learns_nothing_of_them(client: httpx.AsyncClient) -> None:
+async def test_token_without_admin_learns_nothing_of_administrators(client: httpx.AsyncClient) -> None:
     (only,) = (await client.get("/users", params={"access_level": "admin"})).json()["items"]
     narrow = await token_with(client, "users:read", "users:write")
     response = await client.patch(f"/users/{only['id']}", json={"is_active": False}, headers=narrow)
