@@ -42,7 +42,7 @@ migrate: $(VENV)/.local ## Bring the schema of DATABASE_URL up to date
 	@$(BIN)/python -m app migrate
 
 test: $(VENV)/.dev $(NODE_TOOLS)/.installed ## Run the test suite on a throwaway PostgreSQL
-	@$(BIN)/pytest -m "not browser" --cov --numprocesses auto --maxprocesses 4
+	@$(BIN)/pytest -m "not browser" --cov --numprocesses auto --maxprocesses 4 --dist worksteal
 
 test-browser: $(VENV)/.dev ## Try /docs and /redoc in a real browser
 	@$(BIN)/pytest -m browser
