@@ -41,6 +41,9 @@ run: $(VENV)/.local ## Start everything: database, schema, demo data, service
 migrate: $(VENV)/.local ## Bring the schema of DATABASE_URL up to date
 	@$(BIN)/python -m app migrate
 
+migration: $(VENV)/.dev ## Write the next revision from the models: make migration NAME="Cost centers"
+	@$(BIN)/python -m tests.new_revision $(if $(NAME),"$(NAME)")
+
 test: $(VENV)/.dev $(NODE_TOOLS)/.installed ## Run the test suite on a throwaway PostgreSQL
 	@$(BIN)/pytest -m "not browser" --cov --numprocesses auto --maxprocesses 4 --dist worksteal
 
@@ -99,4 +102,4 @@ lock: $(VENV)/.dev ## Resolve the dependencies anew into requirements/*.txt
 clean: ## Remove caches and the environment; keeps the data
 	@rm -rf $(VENV) $(NODE_TOOLS) .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .schemathesis
 
-.PHONY: help run migrate test test-browser test-clients check lint-openapi lint-alerts format openapi break-openapi load sign-in-rush lock clean
+.PHONY: help run migrate migration test test-browser test-clients check lint-openapi lint-alerts format openapi break-openapi load sign-in-rush lock clean

@@ -7,11 +7,12 @@ import asyncio
 import os
 import sys
 import tempfile
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from alembic.util import CommandError
-from sqlalchemy import make_url
+from sqlalchemy import URL, make_url
 
 from alembic import command
 from app.core.local_postgres import EmbeddedPostgres
@@ -19,7 +20,9 @@ from app.core.migrations import alembic_config, upgrade
 from tests.conftest import FAST, new_database
 
 
-def main() -> int:
+@contextmanager
+def migrated_database() -> Iterator[URL]:
+    """Make a database at the head revision, on the server of `DATABASE_URL` or on one that is stopped afterwards."""
     with ExitStack() as stack:
         server = os.environ.get("DATABASE_URL") or stack.enter_context(
             EmbeddedPostgres(
@@ -31,12 +34,18 @@ def main() -> int:
         url = runner.run(database.__aenter__())
         try:
             upgrade(url)
+            yield url
+        finally:
+            runner.run(database.__aexit__(None, None, None))
+
+
+def main() -> int:
+    with migrated_database() as url:
+        try:
             command.check(alembic_config(url))
         except CommandError as error:
             print(error, file=sys.stderr)  # noqa: T201
             return 1
-        finally:
-            runner.run(database.__aexit__(None, None, None))
     return 0
 
 

@@ -135,7 +135,7 @@ class _Demo:
         return self._ids[collection, code] if code else None
 
     def _links(self, row: dict[str, str], collection: str, target: str, detail: str | None = None) -> list[Any]:
-        entries = (entry.partition(":") for entry in row[collection].split())
+        entries = (entry.partition(":") for entry in row.get(collection, "").split())
         return [
             {target: self._ids[collection, code]} | ({detail: value} if detail else {}) for code, _, value in entries
         ]

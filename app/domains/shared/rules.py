@@ -43,6 +43,15 @@ class Write:
         before, after = self.before, self.after
         return before is not None and after is not None and any(before[name] != after[name] for name in columns)
 
+    def new_links(self) -> dict[str, set[Link]]:
+        """Return the links to objects that had none, by the member that lists them: no link whose own field changes."""
+        replaced = {field: {target for target, _ in links} for field, links in self.removed.items()}
+        found = {
+            field: {link for link in links if link[0] not in replaced.get(field, ())}
+            for field, links in self.added.items()
+        }
+        return {field: links for field, links in found.items() if links}
+
     @property
     def result(self) -> Values | None:
         """The object as it is when all is written: as before when the write is refused."""
@@ -51,7 +60,10 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a rule refuses a write: the error, with a pointer into the body, "" for the write as a whole."""
+    """Why a rule refuses a write: the error, with a pointer into the body, "" for the write as a whole.
+
+    A rule that clients should know by a code of its own has a subclass of `Conflict` in `utils/exceptions.py`.
+    """
 
     error: type[RegisterError]
     detail: str
@@ -84,7 +96,7 @@ class Rule:
 
     # Columns whose change the rule is asked of. Creations change none: a rule about new objects says so in `concerns`.
     watches: tuple[str, ...] = ()
-    # Whether it also holds for what is restored from an export of a whole register.
+    # Whether it also holds for what is restored from an export of a whole register, which may be older than the rule.
     applies_to_restores: bool = False
 
     def __init__(self, caller: Caller) -> None:

@@ -38,9 +38,9 @@ class RetiredTakesNoLinks(Rule):
         return bool(values["status"] == "retired")
 
     def check(self, write: Write) -> Iterator[Refusal]:
-        if write.after is not None and write.after["status"] == "retired" and any(write.added.values()):
-            field = next(name for name, links in write.added.items() if links)
-            yield Refusal(Retired, "A retired process takes no new links.", f"/{field}")
+        if write.after is not None and write.after["status"] == "retired":
+            for field in write.new_links():
+                yield Refusal(Retired, "A retired process takes no new links.", f"/{field}")
 
 
 class Witness(Rule):
@@ -201,10 +201,11 @@ async def test_every_new_link_is_refused(client: httpx.AsyncClient, retired: dic
             await client.post("/processes", json={"name": "P", **RETIRED, member: ids}),
             await client.put(path, json={"name": "P", **RETIRED, member: ids}),
             await client.patch(path, json={member: ids}),
-            await client.put(f"{path}/{field}/{new['id']}"),
         ):
             assert (response.status_code, response.json()["code"]) == (409, "retired"), response.text
             assert response.json()["errors"][0]["pointer"] == f"/{field}"
+        response = await client.put(f"{path}/{field}/{new['id']}")
+        assert (response.status_code, response.json()["code"], response.json()["errors"]) == (409, "retired", [])
         items = [
             create(name="P", **RETIRED, **{member: ids}),
             changing("OLD", **{member: ids}),
@@ -229,6 +230,8 @@ async def test_all_else_is_allowed(client: httpx.AsyncClient, retired: dict[str,
     }
     assert (await client.patch(path, json={"name": "Renamed", **ids})).status_code == 200
     assert (await client.put(f"{path}/departments/{ids['department_ids'][0]}")).status_code == 204
+    link = {"department_id": ids["department_ids"][0], "relation": "supplier"}
+    assert (await client.patch(path, json={"departments": [link]})).status_code == 200
     assert (await client.delete(f"{path}/locations/{ids['location_ids'][0]}")).status_code == 204
     role = await make_role(client)
     # What is active from now on may have new links at once.

@@ -13,6 +13,7 @@ from app.domains.shared.rules import Link, Values, Write
 from app.domains.shared.writing.constraints import explain
 from app.domains.shared.writing.locked import LockedWriter
 from app.domains.shared.writing.single_link import add_link, remove_link
+from app.utils.exceptions import RegisterError
 
 
 class LinkWriter(LockedWriter):
@@ -55,7 +56,11 @@ class LinkWriter(LockedWriter):
             return write
 
         write = await self.lock(owner, if_match, describe)
-        await self.ask(write)
+        try:
+            await self.ask(write)
+        except RegisterError as error:
+            error.errors = ()  # they point into the body of an object, which this request does not have
+            raise
         await self._run(statement, write)
         await self.rules.apply(self.session, [write])
 
