@@ -44,7 +44,7 @@ class Write:
         return before is not None and after is not None and any(before[name] != after[name] for name in columns)
 
     def new_links(self) -> dict[str, set[Link]]:
-        """Return the links to objects that had none, by the member that lists them: no link whose own field changes."""
+        """Return the links that come, by the member that lists them, but for those whose own field alone changes."""
         replaced = {field: {target for target, _ in links} for field, links in self.removed.items()}
         found = {
             field: {link for link in links if link[0] not in replaced.get(field, ())}
