@@ -10,6 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import URL, text
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -35,7 +36,7 @@ LANDED = {
 
 # What revisions run besides themselves. While no landed revision imports it, its digest may be changed.
 HELPER = "app/core/collection_migrations.py"
-HELPER_DIGEST = "3c6528c50be1ab3bebddf83ef9c62a98a68122c356028af81f92327432ce6153"
+HELPER_DIGEST = "320e186333e26a74fe303e2290138452c50655c7120f2fa7b90246b8184c2112"
 
 
 def faults_of(versions: Path) -> list[str]:
@@ -191,14 +192,19 @@ def downgrade():
 """
 
 
+def config_with(revision: str, database: URL, root: Path, directory: Path) -> Config:
+    """Return the configuration of a copy of the revisions that has one more, `anew`."""
+    shutil.copytree(root / "alembic", directory / "alembic", ignore=shutil.ignore_patterns("__pycache__"))
+    (directory / "alembic/versions/anew.py").write_text(revision.format(head=head_revision()), "utf-8")
+    config = alembic_config(database)
+    config.set_main_option("script_location", str(directory / "alembic"))
+    return config
+
+
 async def test_helper_makes_a_collection_as_landed_revisions_do(empty: URL, root: Path, tmp_path: Path) -> None:
     await asyncio.to_thread(upgrade, empty)
     schema, triggers = await schema_of(empty), await triggers_of(empty)
-    shutil.copytree(root / "alembic", tmp_path / "alembic", ignore=shutil.ignore_patterns("__pycache__"))
-    revision = MADE_ANEW.format(head=head_revision())
-    (tmp_path / "alembic/versions/anew.py").write_text(revision, "utf-8")
-    config = alembic_config(empty)
-    config.set_main_option("script_location", str(tmp_path / "alembic"))
+    config = config_with(MADE_ANEW, empty, root, tmp_path)
     await asyncio.to_thread(command.upgrade, config, "anew")
     assert await schema_of(empty) == schema
     assert await triggers_of(empty) == triggers
@@ -206,6 +212,54 @@ async def test_helper_makes_a_collection_as_landed_revisions_do(empty: URL, root
     await asyncio.to_thread(command.downgrade, config, "-1")
     assert [row for row in await schema_of(empty) if re.match(r"(\w\w_)?locations", row[0])] == []
     assert await triggers_of(empty) == [row for row in triggers if " ON public.locations " not in row]
+
+
+# Makes landed tables of links anew: links without a field of their own, and those whose key has one.
+LINKS_MADE_ANEW = """
+import sqlalchemy as sa
+
+from app.core.collection_migrations import create_link_table, drop_link_table
+
+revision = "anew"
+down_revision = "{head}"
+
+
+def upgrade():
+    drop_link_table("process_locations")
+    create_link_table("process_locations", owner=("process_id", "processes"), target=("location_id", "locations"))
+    drop_link_table("process_roles")
+    create_link_table(
+        "process_roles",
+        sa.Column("responsibility", sa.String(), primary_key=True),
+        sa.CheckConstraint(
+            "responsibility IN ('responsible', 'accountable', 'consulted', 'informed')", name="responsibility"
+        ),
+        sa.Index(
+            "uq_process_roles_accountable",
+            "process_id",
+            unique=True,
+            postgresql_where=sa.text("responsibility = 'accountable'"),
+        ),
+        owner=("process_id", "processes"),
+        target=("role_id", "roles"),
+    )
+
+
+def downgrade():
+    drop_link_table("process_locations")
+    drop_link_table("process_roles")
+"""
+
+
+async def test_helper_makes_links_as_landed_revisions_do(empty: URL, root: Path, tmp_path: Path) -> None:
+    await asyncio.to_thread(upgrade, empty)
+    schema = await schema_of(empty)
+    config = config_with(LINKS_MADE_ANEW, empty, root, tmp_path)
+    await asyncio.to_thread(command.upgrade, config, "anew")
+    assert await schema_of(empty) == schema
+    await asyncio.to_thread(command.downgrade, config, "-1")
+    made = re.compile(r"(\w\w_)?process_(locations|roles)")
+    assert await schema_of(empty) == [row for row in schema if not made.match(row[0])]
 
 
 async def triggers_of(url: URL) -> list[str]:

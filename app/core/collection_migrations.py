@@ -1,9 +1,9 @@
-"""Makes and drops the table of a collection, for the revisions in `alembic/versions`.
+"""Makes and drops the tables of collections and links, for the revisions in `alembic/versions`.
 
 `create_collection` makes what `RegisterObject` and `register_table` declare, and the triggers of search, which Alembic
-does not see. A landed revision runs this code in every new database, so the functions here are as frozen as the
-revision (`tests/test_migrations.py` has the digest): when collections get something more, add a function for the
-revisions to come.
+does not see; `create_link_table` makes what `link_end` declares. A landed revision runs this code in every new
+database, so the functions here are as frozen as the revision (`tests/test_migrations.py` has the digest): when
+collections get something more, add a function for the revisions to come.
 """
 
 from typing import Any
@@ -48,11 +48,7 @@ def create_collection(
     if tree:
         table.append_constraint(sa.CheckConstraint("parent_id <> id", name="parent_id"))
     _add_indexes(table, tree=tree, texts=texts, exact_texts=exact_texts)
-    for key in table.foreign_keys:
-        target = key.target_fullname.partition(".")[0]
-        if target not in metadata.tables:
-            sa.Table(target, metadata, sa.Column("id", sa.BigInteger(), primary_key=True))
-    table.create(op.get_bind())
+    _create(table)
     for trigger, when in _TRIGGERS.items():
         op.execute(f"CREATE TRIGGER {trigger} {when.format(table=name)} EXECUTE FUNCTION note_search_words()")
 
@@ -62,9 +58,39 @@ def drop_collection(name: str) -> None:
     op.drop_table(name)
 
 
+def create_link_table(name: str, *items: sa.schema.SchemaItem, owner: tuple[str, str], target: tuple[str, str]) -> None:
+    """Make a table of links; `owner` and `target` each name the column and the collection of a side.
+
+    `items` are what the links have of their own, as in `create_collection`. A link is deleted with its owner, and keeps
+    its target from being deleted.
+    """
+    ends = (_link_end(*owner, "CASCADE"), _link_end(*target, "RESTRICT"))
+    table = sa.Table(name, sa.MetaData(naming_convention=_NAMING_CONVENTION), *ends, *items)
+    sa.Index(f"ix_{name}_{target[0]}", table.c[target[0]], table.c[owner[0]])
+    _create(table)
+
+
+def drop_link_table(name: str) -> None:
+    """Drop a table of links."""
+    op.drop_table(name)
+
+
 def reference(name: str, target: str) -> sa.Column[Any]:
     """Return the column of an optional reference to an object of the collection `target`; index it, too."""
     return sa.Column(name, sa.BigInteger(), sa.ForeignKey(f"{target}.id", ondelete="RESTRICT"))
+
+
+def _link_end(name: str, target: str, ondelete: str) -> sa.Column[Any]:
+    return sa.Column(name, sa.BigInteger(), sa.ForeignKey(f"{target}.id", ondelete=ondelete), primary_key=True)
+
+
+def _create(table: sa.Table) -> None:
+    """Create a table; its metadata gets what the foreign keys refer to."""
+    for key in table.foreign_keys:
+        target = key.target_fullname.partition(".")[0]
+        if target not in table.metadata.tables:
+            sa.Table(target, table.metadata, sa.Column("id", sa.BigInteger(), primary_key=True))
+    table.create(op.get_bind())
 
 
 def _first_columns() -> list[sa.Column[Any]]:

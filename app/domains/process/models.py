@@ -1,4 +1,4 @@
-"""Processes: what the organisation does, a tree, and the four kinds of links to what takes part."""
+"""Processes: what the organisation does, a tree, and the links to what takes part."""
 
 from typing import Any, Literal, get_args
 

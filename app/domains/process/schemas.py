@@ -110,9 +110,10 @@ class ProcessFields(TreeFields):
 
     @model_validator(mode="after")
     def _one_form(self) -> Self:
-        for name in ("department", "location", "resource", "role"):
-            if {f"{name}s", f"{name}_ids"} <= self.model_fields_set:
-                context = {"name": name, "member": f"{name}_ids"}
+        for member in type(self).model_fields:
+            name = member.removesuffix("_ids")
+            if name != member and {f"{name}s", member} <= self.model_fields_set:
+                context = {"name": name, "member": member}
                 raise PydanticCustomError("both_forms", "Give {name}s or {name}_ids, not both", context)
         return self
 
