@@ -1,4 +1,4 @@
-"""`docs/08-add-a-domain.md`, followed on a copy of the project: the page is enough to add what it says."""
+"""The pages that add a domain and extend one, followed on a copy of the project: they are enough for what they add."""
 
 import json
 import os
@@ -19,6 +19,9 @@ from tests.waiting import HANG_TIMEOUT
 
 COPIED = ("app", "alembic", "docs", "tests", "alembic.ini", "pyproject.toml")
 NOT_COPIED = shutil.ignore_patterns("__pycache__", "node_modules", ".*")
+PAGES = ("docs/08-add-a-domain.md", "docs/11-extend-a-domain.md")
+# What the Makefile, which is not copied, runs as `tests/new_revision.py`.
+DRAFT = re.compile(r'make migration NAME="(.+)"\n')
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PATH = re.compile(r"`([\w./]+/[\w./]+\.py)`")
 LINT_IMPORTS = "from importlinter.cli import lint_imports_command; lint_imports_command()"
@@ -111,6 +114,8 @@ class Project:
         code = step.code.replace("NEXT", following).replace("LAST", self.last)
         if step.language == "diff":
             edit(self.path, code)
+        elif drafted := DRAFT.fullmatch(code):
+            self.succeed(sys.executable, "-m", "tests.new_revision", drafted[1], server=True)
         elif step.language == "sh":
             self.succeed("bash", "-ec", code)
         else:
@@ -119,7 +124,7 @@ class Project:
             file = self.path / step.path.replace("NEXT", following)
             file.parent.mkdir(exist_ok=True)
             file.write_text(code, "utf-8")
-        if "NEXT" in step.code:
+        if "NEXT" in step.code or DRAFT.fullmatch(code):
             self.last = following
             self.succeed(sys.executable, "-m", "app", "migrate")
 
@@ -128,7 +133,7 @@ class Project:
 def steps(root: Path) -> list[Step]:
     if (root / "app/domains/contract/models.py").exists():
         pytest.skip("The page has been followed here: app/domains/contract exists.")
-    return steps_of((root / "docs/08-add-a-domain.md").read_text("utf-8"))
+    return [step for page in PAGES for step in steps_of((root / page).read_text("utf-8"))]
 
 
 @pytest.fixture
