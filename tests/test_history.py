@@ -249,7 +249,7 @@ async def sample(client: httpx.AsyncClient, collection: str) -> Sample:
     return Sample(body, own | shown | entries, needed)
 
 
-# A value of each link's own field that is not its default, and that several links may have.
+# A value of each link's own field that is not its default.
 LINK_DETAILS: dict[str, dict[str, str]] = {
     each.field: {each.detail: details_of("processes", each)[-1]} if each.detail else {} for each in LINKS["processes"]
 }

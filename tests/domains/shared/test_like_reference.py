@@ -217,16 +217,15 @@ INSERT INTO role_holders VALUES (1, 2);
 def default_rows() -> str:
     """Return the SQL of the objects and links of the tables without rows of their own above."""
     missing = [table for table in TABLES if f"INSERT INTO {table} " not in OWN_OBJECTS + OWN_LINKS]
-    objects = [
+    rows = [
         f"INSERT INTO {table} (code, name) VALUES ('A', 'One'), ('B', 'Two');"
         for table in missing
         if table in COLLECTIONS
     ]
-    links = [each for each in LINKS.values() if each.table.name in missing]
-    for each in links:
+    for each in (links for links in LINKS.values() if links.table.name in missing):
         values = "1, 1" if each.detail is None else f"1, 1, '{each.default}'"
-        objects.append(f"INSERT INTO {each.table.name} ({', '.join((each.owner, *each.columns))}) VALUES ({values});")
-    return "\n".join(objects)
+        rows.append(f"INSERT INTO {each.table.name} ({', '.join((each.owner, *each.columns))}) VALUES ({values});")
+    return "\n".join(rows)
 
 
 SESSIONS = """

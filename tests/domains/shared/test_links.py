@@ -105,7 +105,7 @@ async def test_any_sequence_of_link_calls_ends_where_a_model_does(
     version = 1
     for sets, number, which in sequence:
         target, value = targets[number], VALUES[kind][which % len(VALUES[kind])]
-        # A role keeps its other responsibilities; any other link changes its field.
+        # A repeatable link keeps the other values of its field; any other link changes its field.
         others = links if kind in REPEATABLE and sets else {link for link in links if link[0] != target}
         wanted = others | {(target, value)} if sets else others
         url = f"{path}/{kind}/{target}"

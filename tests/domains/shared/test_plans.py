@@ -77,6 +77,7 @@ OTHERS = {
         "access_level": "CASE WHEN n % 10000 = 8 THEN 'admin' ELSE 'viewer' END",
     },
 }
+# The rows of links without a field of their own are derived.
 LINK_ROWS = {
     links.table.name: f"{links.owner}, {links.target}) SELECT n, 1 + n % 5000"
     for declaration in DECLARATIONS.values()
@@ -98,8 +99,8 @@ WITHOUT_WORDS = """
     CREATE OR REPLACE FUNCTION search_text_words(code text, name text, description text) RETURNS tsvector
       LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN CAST('' AS tsvector)
 """
-# Values of each parameter: what many rows have, what few have, and what none has.
 PLAIN_VALUES = ["Text 77", "none"]
+# Values of each parameter: what many rows have, what few have, and what none has.
 INSTANTS = ["2000-01-01T00:00:00Z", "2999-01-01T00:00:00Z"]
 VALUES: dict[str, list[Any]] = {name: PLAIN_VALUES for names in PLAIN_TEXTS.values() for name in names} | {
     "id": [77, 99_950],
