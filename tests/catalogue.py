@@ -4,7 +4,7 @@ A collection that joins the list joins every test that is parametrised with the 
 """
 
 from importlib import import_module
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import pytest
 from fastapi.routing import APIRoute
@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from app.domains import collections
 from app.domains.collections import Entry, in_order_of_references
-from app.domains.shared.collection import Collection, LinkSet, foreign_keys
+from app.domains.shared.collection import Collection, LinkSet, foreign_keys, writable_columns
 from app.domains.shared.models import RegisterObject
 from app.domains.shared.query.pages import ListQuery
 from app.domains.shared.reading.documents import Documents, documents_of
@@ -46,6 +46,28 @@ REFERENCE_TARGETS: dict[str, dict[str, str]] = {
 # The members of bodies that refer to other objects.
 REFERENCES: dict[str, tuple[str, ...]] = {name: tuple(targets) for name, targets in REFERENCE_TARGETS.items()}
 
+# The writable columns that every collection has.
+COMMON_COLUMNS = frozenset({"code", "external_id", "name", "description"})
+
+
+def _is_plain(schema: dict[str, Any]) -> bool:
+    """Return whether a member takes null and any text of a suitable length: no enumeration, format or pattern."""
+    kinds: list[dict[str, Any]] = schema.get("anyOf", [])
+    texts = [kind for kind in kinds if kind.get("type") == "string"]
+    restricted = any(kind.keys() & {"enum", "const", "format", "pattern"} for kind in texts)
+    return {"type": "null"} in kinds and len(kinds) == 2 and len(texts) == 1 and not restricted
+
+
+def _plain_texts(declaration: Collection) -> tuple[str, ...]:
+    columns = declaration.model.__table__.c
+    members = declaration.body.model_json_schema()["properties"]
+    own = (name for name in writable_columns(declaration.model) if name not in COMMON_COLUMNS)
+    return tuple(name for name in own if columns[name].nullable and _is_plain(members[name]))
+
+
+# The nullable columns of plain text that not every collection has. Tests have default values for them.
+PLAIN_TEXTS: dict[str, tuple[str, ...]] = {name: _plain_texts(each) for name, each in DECLARATIONS.items()}
+
 every_collection = pytest.mark.parametrize("collection", COLLECTIONS)
 every_tree = pytest.mark.parametrize("collection", TREES)
 
@@ -73,6 +95,15 @@ def body_of(collection: str, method: str, path: str = "/{reference}") -> type[Ba
     """Return the schema of the body that a route takes."""
     body: type[BaseModel] = get_type_hints(route_of(collection, method, path).endpoint)["body"]
     return body
+
+
+def details_of(collection: str, links: LinkSet) -> tuple[str, ...]:
+    """Return the values of the own field of a kind of links, the default first; none if it has no such field."""
+    if links.detail is None:
+        return ()
+    (entry,) = get_args(DECLARATIONS[collection].body.model_fields[links.field].annotation)
+    values: tuple[str, ...] = get_args(entry.model_fields[links.detail].annotation)
+    return tuple(sorted(values, key=lambda value: value != links.default))
 
 
 def unique_members(collection: str, label: str) -> dict[str, str]:

@@ -10,11 +10,11 @@ from sqlalchemy import func, inspect, select
 from app.core.caller import Caller
 from app.core.database import RegisterSession
 from app.core.database_errors import IntegrityViolation
-from app.domains.process.service import DEPARTMENTS, LOCATIONS, RESOURCES, ROLES
 from app.domains.shared.collection import LinkSet, named_targets, wanted_links
 from app.domains.shared.rules import Link
-from app.models import Change, Process, Session, User
+from app.models import Change, Session, User
 from app.utils import exceptions as errors
+from tests.catalogue import LINKS
 
 Document = dict[str, Any]
 BOOKKEEPING = {"id", "version", "created_at", "updated_at", "created_by", "updated_by"}
@@ -25,7 +25,7 @@ class ReferenceWriter:
 
     def __init__(self, session: RegisterSession, caller: Caller, model: Any, whole: Any, read: Any) -> None:
         self.session, self.caller, self.model, self.whole, self.read = session, caller, model, whole, read
-        self.links = (DEPARTMENTS, LOCATIONS, RESOURCES, ROLES) if model is Process else ()
+        self.links = LINKS[model.__tablename__]
         self.columns = [name for name in whole.model_fields if name in inspect(model).columns]
         self.related = {name: relation.mapper.class_ for name, relation in inspect(model).relationships.items()}
 
@@ -76,8 +76,8 @@ class ReferenceWriter:
 
     async def link(self, links: LinkSet, owner: str, target: str, detail: str | None, version: int | None) -> None:
         row, other = await self._find(self.model, owner, version), await self._find(links.target_model, target)
-        kept = {pair for pair in await self._linked(row, links) if links is ROLES or pair[0] != other.id}
-        await self._change_links(row, links, "linked", kept | {(other.id, detail)})  # a role may have several
+        kept = {pair for pair in await self._linked(row, links) if links.is_repeatable or pair[0] != other.id}
+        await self._change_links(row, links, "linked", kept | {(other.id, detail)})
 
     async def unlink(self, links: LinkSet, owner: str, target: str, detail: str | None, version: int | None) -> None:
         row, other = await self._find(self.model, owner, version), await self._find(links.target_model, target)

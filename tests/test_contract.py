@@ -3,8 +3,8 @@
 import httpx
 import pytest
 
-from tests.builders import make, make_department, make_location, make_resource, make_role, make_user
-from tests.catalogue import REFERENCES, every_collection, every_tree, required, unique_members
+from tests.builders import make, make_department, make_location, make_role, make_user
+from tests.catalogue import LINKS, REFERENCES, every_collection, every_tree, required, unique_members
 from tests.conftest import Statements
 
 
@@ -422,17 +422,12 @@ async def test_number_of_statements_of_trees_is_fixed(
 async def test_number_of_statements_does_not_grow_with_links(
     client: httpx.AsyncClient, statements: Statements, links: int
 ) -> None:
-    makers = {
-        "department_ids": make_department,
-        "location_ids": make_location,
-        "resource_ids": make_resource,
-        "role_ids": make_role,
-    }
-    ids = {name: [(await maker(client))["id"] for _ in range(links)] for name, maker in makers.items()}
+    fields = {each.short: each.field for each in LINKS["processes"]}
+    ids = {name: [(await make(client, field))["id"] for _ in range(links)] for name, field in fields.items()}
     with statements.counted() as seen:
         made = (await client.post("/processes", json={"name": "Linked"} | ids)).json()
     assert len(seen) == 1 + CALLER, seen
-    assert all(len(made[name.removesuffix("_ids") + "s"]) == links for name in ids)
+    assert all(len(made[field]) == links for field in fields.values())
     path = f"/processes/{made['id']}"
     department = f"/departments/{ids['department_ids'][0]}"
     for expected, method, url, content in (

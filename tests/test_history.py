@@ -25,6 +25,7 @@ from app.domains.change.service import NEEDED
 from app.domains.department.models import Department
 from app.domains.register.demo_data import DEMO_USERS
 from app.domains.shared.bulk import writer as bulk_writes
+from app.domains.shared.collection import writable_columns
 from app.domains.shared.reading.documents import by_code, by_id
 from app.domains.shared.reading.history_pages import _page, changes_of, changes_where, leading_of
 from app.domains.shared.schemas import ChangeRead
@@ -41,7 +42,18 @@ from tests.builders import (
     make_role,
     make_user,
 )
-from tests.catalogue import COLLECTIONS, LINKS, NOUNS, REFERENCE_TARGETS, every_collection, every_tree, required
+from tests.catalogue import (
+    COLLECTIONS,
+    LINKS,
+    MODELS,
+    NOUNS,
+    PLAIN_TEXTS,
+    REFERENCE_TARGETS,
+    details_of,
+    every_collection,
+    every_tree,
+    required,
+)
 from tests.conftest import (
     ADMIN_PASSWORD,
     Committed,
@@ -195,9 +207,9 @@ DEFAULTS: dict[str, Any] = {
     "users": {"access_level": "viewer", "is_active": True},
 }
 
-# Values of the other members that only one collection has.
+# Values of the other members that only one collection has, besides nullable columns of plain text.
 OWN: dict[str, dict[str, Any]] = {
-    "locations": {"kind": "floor", "address": "1 Lane", "country": "GB", "timezone": "Europe/London"}
+    "locations": {"kind": "floor", "country": "GB", "timezone": "Europe/London"}
     | {"latitude": 51.5, "longitude": -0.25},
     "resources": {"kind": "equipment", "criticality": "high", "url": "https://register.example/"},
     "users": {"access_level": "editor", "is_active": False},
@@ -222,7 +234,8 @@ async def sample(client: httpx.AsyncClient, collection: str) -> Sample:
     ids, shown = await refer(
         **{member.removesuffix("_id"): target for member, target in REFERENCE_TARGETS[collection].items()}
     )
-    own = required(collection, f"sample{number}") | common | OWN.get(collection, {})
+    plain = dict.fromkeys(PLAIN_TEXTS[collection], "1 Lane")
+    own = required(collection, f"sample{number}") | common | plain | OWN.get(collection, {})
     lists: dict[str, Any] = {}
     entries: dict[str, Any] = {}
     for each in LINKS[collection]:
@@ -231,14 +244,14 @@ async def sample(client: httpx.AsyncClient, collection: str) -> Sample:
         lists[each.field] = [{each.target: target["id"]} | detail]
         entries[each.field] = [brief(target) | detail]
     needed = {name: value for name, value in required(collection, f"now{number}").items() if name != "name"}
-    return Sample(own | ids | lists, own | shown | entries, needed)
+    body = own | ids | lists
+    assert body.keys() == {*writable_columns(MODELS[collection]), *lists}
+    return Sample(body, own | shown | entries, needed)
 
 
-LINK_DETAILS = {
-    "departments": {"relation": "supplier"},
-    "locations": {},
-    "resources": {"usage": "writes"},
-    "roles": {"responsibility": "consulted"},
+# A value of each link's own field that is not its default.
+LINK_DETAILS: dict[str, dict[str, str]] = {
+    each.field: {each.detail: details_of("processes", each)[-1]} if each.detail else {} for each in LINKS["processes"]
 }
 
 

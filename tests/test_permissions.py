@@ -137,7 +137,7 @@ class Scene:
         method, template = OPERATIONS[operation]
         collection = template.split("/")[3] if template.startswith("/api") else ""
         path = template.replace("{reference}", str(self.objects.get(collection)))
-        for name in ("department", "location", "resource", "role", "user"):
+        for name in (*(target.removesuffix("s") for target in LINKED), "user"):
             path = path.replace(f"{{{name}}}", str(self.objects[f"{name} {method}"]) if f"{{{name}}}" in path else "")
         for name in ("session", "token"):
             path = path.replace(f"{{{name}}}", str(self.objects[name]))

@@ -15,7 +15,7 @@ from app.core.http.bodies import MOST_ANONYMOUS_BYTES
 from app.utils.validation import MOST_FAULTS
 from tests.api.conftest import CANARY, Server, assert_problem, openapi
 from tests.builders import make, make_department, make_process, make_resource, make_user
-from tests.catalogue import COLLECTIONS, LINKS, REFERENCES, every_collection, required
+from tests.catalogue import COLLECTIONS, LINKS, PLAIN_TEXTS, REFERENCES, every_collection, required
 from tests.conftest import ADMIN_PASSWORD, ADMIN_TOKEN, client_of
 from tests.domains.auth.conftest import ADMIN_EMAIL, sign_in
 from tests.waiting import wait_until
@@ -25,9 +25,9 @@ LARGEST = 2**63 - 1
 
 # Every member of every body and the kind of value it takes; `!` where null is none.
 COMMON = {"code": "text", "external_id": "text", "name": "text!", "description": "text"}
-# Those that only one collection has.
+# Those that only one collection has, besides nullable columns of plain text.
 OWN: dict[str, dict[str, str]] = {
-    "locations": {"kind": "choice!", "address": "text", "country": "choice", "timezone": "choice"}
+    "locations": {"kind": "choice!", "country": "choice", "timezone": "choice"}
     | {"latitude": "degrees", "longitude": "degrees"},
     "processes": {"kind": "choice!", "status": "choice!", "criticality": "choice"},
     "resources": {"url": "choice", "kind": "choice!", "criticality": "choice"},
@@ -37,6 +37,7 @@ MEMBERS: dict[str, dict[str, str]] = {
     collection: COMMON
     | dict.fromkeys(REFERENCES[collection], "reference")
     | {member: "links!" for links in LINKS[collection] for member in (links.field, links.short)}
+    | dict.fromkeys(PLAIN_TEXTS[collection], "text")
     | OWN.get(collection, {})
     for collection in COLLECTIONS
 }

@@ -1,4 +1,4 @@
-"""What is particular to processes: their own fields, and the four kinds of links."""
+"""What is particular to processes: their own fields, and the kinds of links."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,10 +7,12 @@ import httpx
 import pytest
 
 from tests.builders import make, make_department, make_location, make_process, make_resource, make_role, make_user
-from tests.catalogue import LINKED
+from tests.catalogue import LINKED, LINKS, details_of
 
 # The link's own field, all that it can be, the default first.
-DETAILS = {
+DETAILS = {links.field: (links.detail, details_of("processes", links)) for links in LINKS["processes"] if links.detail}
+# What clients rely on, whatever else is declared.
+RELIED_ON = {
     "departments": ("relation", ("participant", "owner", "supplier", "customer")),
     "resources": ("usage", ("uses", "reads", "writes", "produces")),
     "roles": ("responsibility", ("responsible", "accountable", "consulted", "informed")),
@@ -72,10 +74,15 @@ async def linked(client: httpx.AsyncClient) -> Linked:
     return Linked(await make_process(client, **body), targets)
 
 
+def test_details_of_links_are_those_that_clients_rely_on() -> None:
+    assert {kind: DETAILS[kind] for kind in RELIED_ON} == RELIED_ON
+    assert "locations" in set(LINKED) - DETAILS.keys()
+
+
 async def test_fields_left_out_take_their_defaults(client: httpx.AsyncClient) -> None:
     made = await make_process(client)
     names = ("parent_id", "parent", "kind", "status", "criticality", "owner_id", "owner", *LINKED)
-    assert [made[name] for name in names] == [None, None, "core", "draft", None, None, None, [], [], [], []]
+    assert [made[name] for name in names] == [None, None, "core", "draft", None, None, None, *([] for _ in LINKED)]
 
 
 @pytest.mark.parametrize(

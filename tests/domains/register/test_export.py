@@ -23,8 +23,8 @@ from app.core.migrations import head_revision
 from app.domains.register import export as register_export
 from app.domains.register.export import Manifest, export_register
 from app.utils.exceptions import RegisterError, ServiceUnavailable
-from tests.builders import make_department, make_location, make_process, make_resource, make_role, make_user
-from tests.catalogue import COLLECTIONS, IN_ORDER_OF_REFERENCES
+from tests.builders import make, make_department, make_process, make_user
+from tests.catalogue import COLLECTIONS, IN_ORDER_OF_REFERENCES, LINKS
 from tests.conftest import ADMIN_TOKEN, LONG_TIMEOUT_ENV, Committed, connected, settings_for, text_of
 
 # In the order of their files.
@@ -67,12 +67,15 @@ def once_it_has_begun(monkeypatch: pytest.MonkeyPatch, url: URL, sql: str) -> It
 async def test_files_have_what_the_api_shows(committed: Committed, tmp_path: Path) -> None:
     client = committed.client
     department = await make_department(client, code="D-1", name="Zürich\n", description="a\nb\u2028c")
-    location, resource_, role = await make_location(client), await make_resource(client), await make_role(client)
+    others = [name for name in COLLECTIONS if name not in {"departments", "processes", "users"}]
+    made = {name: await make(client, name) for name in others}
+    role = made["roles"]
     user = await make_user(client, department_id=department["id"])
     await client.patch(f"/departments/{department['id']}", json={"head_id": user["id"]})
     await client.put(f"/roles/{role['id']}/holders/{user['id']}")
     parent = await make_process(client, owner_id=user["id"], department_ids=[department["id"]])
-    links = {"location_ids": [location["id"]], "resource_ids": [resource_["id"]], "role_ids": [role["id"]]}
+    links = {each.short: [made[each.field]["id"]] for each in LINKS["processes"] if each.field in made}
+    assert links.keys() >= {"location_ids", "resource_ids", "role_ids"}
     await make_process(client, parent_id=parent["id"], **links)
     directory = tmp_path / "new" / "export"
     manifest = await export(committed.url, directory, with_history=True)

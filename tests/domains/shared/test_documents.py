@@ -24,7 +24,10 @@ from tests.catalogue import (
     DECLARATIONS,
     IN_ORDER_OF_REFERENCES,
     LINKED,
+    LINKS,
+    PLAIN_TEXTS,
     REFERENCE_TARGETS,
+    details_of,
     every_collection,
     required,
 )
@@ -61,7 +64,8 @@ class Generator:
         number = sum(map(len, self._made.values()))
         references = {member: self.one(target) for member, target in REFERENCE_TARGETS[collection].items()}
         own: dict[str, Any] = getattr(self, f"_{collection}", lambda _number: {})(number)
-        values = required(collection, f"n{number}") | references | own
+        plain = {name: self.maybe(self.text(10)) for name in PLAIN_TEXTS[collection]}
+        values = required(collection, f"n{number}") | references | plain | own
         return values | {
             "name": self.text(500),
             "code": self.maybe(f"Code-{number}.x_Y"),
@@ -86,6 +90,9 @@ class Generator:
         }
 
     def _processes(self, _number: int) -> dict[str, Any]:
+        links = {
+            each.field: self.some(each.field, each.detail, details_of("processes", each)) for each in LINKS["processes"]
+        }
         # At most one department may own, at most one role be accountable.
         departments = self.some("departments", "relation", ("participant", "supplier", "customer"))
         roles = self.some("roles", "responsibility", ("responsible", "consulted"))
@@ -97,9 +104,8 @@ class Generator:
             "kind": self._random.choice(["core", "management", "support"]),
             "status": self._random.choice(["draft", "retired"]),
             "criticality": self.maybe("high"),
+            **links,
             "departments": departments,
-            "locations": self.some("locations"),
-            "resources": self.some("resources", "usage", ("uses", "reads", "writes", "produces")),
             "roles": roles,
         }
 

@@ -13,7 +13,7 @@ import pytest
 
 from app.core.http.streaming import FIRST_ROWS, MOST_ROWS
 from tests.api.conftest import openapi
-from tests.builders import make, make_department, make_location, make_process, make_resource, make_role, make_user
+from tests.builders import make, make_department, make_location, make_process, make_role, make_user
 from tests.catalogue import COLLECTIONS, DECLARATIONS, LINKED, LINKS, every_collection
 from tests.conftest import Committed, connected
 
@@ -56,13 +56,14 @@ async def fill(committed: Committed, number: int) -> None:
 async def fill_all(client: httpx.AsyncClient) -> None:
     """Register three objects in each collection, which refer to each other."""
     for number in range(3):
-        one = {
-            "departments": await make_department(client, code=f"D-{number}", name="Finance" if number else "Sales"),
-            "locations": await make_location(client, latitude=-1.5, longitude=number),
-            "resources": await make_resource(client, name=f"Finance {3 - number}"),
-            "roles": await make_role(client, code=f"R-{number}"),
-            "users": await make_user(client),
+        fields: dict[str, dict[str, Any]] = {
+            "departments": {"code": f"D-{number}", "name": "Finance" if number else "Sales"},
+            "locations": {"latitude": -1.5, "longitude": number},
+            "resources": {"name": f"Finance {3 - number}"},
+            "roles": {"code": f"R-{number}"},
         }
+        others = [name for name in COLLECTIONS if name != "processes"]
+        one = {name: await make(client, name, **fields.get(name, {})) for name in others}
         links = {each.short: [one[each.field]["id"]] for each in LINKS["processes"]}
         await make_process(client, owner_id=one["users"]["id"], **links)
 

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domains.shared.query.pages import ListQuery
 from tests.builders import make
-from tests.catalogue import LISTS, REFERENCE_TARGETS, every_collection
+from tests.catalogue import LISTS, PLAIN_TEXTS, REFERENCE_TARGETS, every_collection
 from tests.domains.shared.test_declarations import BESIDES, LINK_FILTERS, bare
 
 Object = dict[str, Any]
@@ -25,10 +25,12 @@ WRITTEN: dict[str, tuple[Any, ...]] = {
     "name": ("Mid 100 % a_b", "mid 100 % a_b", "All \\ Äpfel", "Zzz äpfel", "axb", "mid"),
     "description": ("Mid 100 % a_b", "MID", "", None, "Zz mid", None),
 }
+# Nullable columns of plain text.
+PLAIN = ("Mid % a_b", "mid % A_B", "Zz äp", None)
+# The other members that only one collection has.
 OWN: dict[str, dict[str, tuple[Any, ...]]] = {
     "locations": {
         "kind": ("building", "site", "room"),
-        "address": ("Mid road 1", "mid ROAD 1", None),
         "country": ("DE", "CH", None),
         "timezone": ("Europe/Berlin", "Europe/Zurich", None),
         "latitude": (0.5, -10.25, 47, None),
@@ -67,7 +69,8 @@ async def prepare(client: httpx.AsyncClient, connection: AsyncConnection, collec
     # Two more objects of the collection itself have default values.
     others = {collection, "users", *targets.values()}
     ids = {name: [(await make(client, name))["id"] for _ in range(2)] for name in sorted(others)}
-    values = WRITTEN | OWN.get(collection, {}) | {name: (*ids[target], None) for name, target in targets.items()}
+    values = WRITTEN | dict.fromkeys(PLAIN_TEXTS[collection], PLAIN) | OWN.get(collection, {})
+    values |= {name: (*ids[target], None) for name, target in targets.items()}
     turns = {name: cycle(each) for name, each in values.items()}
     parent = None
     for number in range(NUMBER):

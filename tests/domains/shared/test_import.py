@@ -17,7 +17,7 @@ from app.domains.shared.bulk import fault_budget
 from app.domains.shared.imports import requests as import_requests
 from app.domains.shared.imports.columns import members_of
 from tests.builders import make, make_department, make_user, token_with
-from tests.catalogue import COLLECTIONS, IN_ORDER_OF_REFERENCES, every_collection, required
+from tests.catalogue import COLLECTIONS, IN_ORDER_OF_REFERENCES, LINKS, PLAIN_TEXTS, every_collection, required
 from tests.conftest import Committed, Statements, register_like
 from tests.domains.auth.conftest import call, make_account, sign_in
 
@@ -785,15 +785,17 @@ async def fill(client: httpx.AsyncClient) -> None:
             "resources": {"kind": "equipment", "location_id": last("locations"), "url": "http://x.example/?=,;|"},
             "roles": {"department_id": last("departments")},
         }
+        fields |= {name: {} for name in COLLECTIONS if name not in fields and name != "processes"}
         for collection, members in fields.items():
-            made[collection].append(await make(client, collection, **text, **keys, **members))
-        links = {
+            plain = dict.fromkeys(PLAIN_TEXTS[collection], "=S|:")
+            made[collection].append(await make(client, collection, **text, **keys, **plain, **members))
+        links = {each.short: [it["id"] for it in made[each.field]] for each in LINKS["processes"] if not each.detail}
+        links |= {
             "departments": [
                 {"department_id": each["id"], "relation": "owner" if place == 0 else "customer"}
                 for place, each in enumerate(made["departments"])
             ],
             "resources": [{"resource_id": each["id"], "usage": "writes"} for each in made["resources"]],
-            "location_ids": [each["id"] for each in made["locations"]],
             "roles": [
                 {"role_id": made["roles"][-1]["id"], "responsibility": responsibility}
                 for responsibility in ("accountable", "informed")

@@ -20,7 +20,6 @@ from sqlalchemy import URL, event
 from app.core.caller import Caller
 from app.core.http.authorisation import authorise
 from app.core.permissions import scopes_of
-from app.domains.process.service import DEPARTMENTS, LOCATIONS, RESOURCES, ROLES
 from app.domains.role.service import HOLDERS
 from app.utils.exceptions import RegisterError
 from app.utils.validation import invalid_content
@@ -28,16 +27,18 @@ from tests.catalogue import (
     COLLECTIONS,
     DECLARATIONS,
     IN_ORDER_OF_REFERENCES,
+    LINKED,
     REFERENCES,
     TABLES,
     TREES,
     body_of,
+    details_of,
 )
 from tests.conftest import Committed, connected, register_like
 from tests.reference_writer import ReferenceWriter
 
 CALLER = Caller(1, "First administrator", "admin", scopes_of("admin"), request_id="request", message="As decided")
-LINKS = {links.field: links for links in (DEPARTMENTS, LOCATIONS, RESOURCES, ROLES, HOLDERS)}
+LINKS = {links.field: links for links in (*DECLARATIONS["processes"].links, HOLDERS)}
 
 
 class Types(NamedTuple):
@@ -77,7 +78,8 @@ VERSIONS = st.sampled_from([None, None, None, 1, 2, 3])
 HELD: st.SearchStrategy[Held] = st.sampled_from(["", "", "", "locked", "changed"])
 TO_ONE: dict[str, st.SearchStrategy[Any]] = {"reference": PATH_REFERENCES, "version": VERSIONS, "held": HELD}
 CRITICALITIES = st.sampled_from(["low", "high"])
-DETAILS = {
+# All values of each link's own field, or those by which steps conflict more often.
+DETAILS = {name: details_of("processes", LINKS[name]) for name in LINKED if LINKS[name].detail} | {
     "departments": ["owner", "participant", "customer"],
     "resources": ["uses", "reads"],
     "roles": ["accountable", "responsible", "informed"],
@@ -98,8 +100,8 @@ REQUIRED: dict[str, dict[str, st.SearchStrategy[Any]]] = {name: {} for name in C
 WITH_DEFAULT: dict[str, dict[str, st.SearchStrategy[Any]]] = {name: {} for name in COLLECTIONS} | {
     "locations": {"kind": st.sampled_from(["site", "room"])},
     "processes": {"kind": st.sampled_from(["core", "support"]), "status": st.sampled_from(["draft", "active"])}
-    | {name: listed(name) for name in LINKS if name != "holders"}
-    | {LINKS[name].short: st.lists(IDS, max_size=3) for name in LINKS if name != "holders"},
+    | {name: listed(name) for name in LINKED}
+    | {LINKS[name].short: st.lists(IDS, max_size=3) for name in LINKED},
     "resources": {"kind": st.sampled_from(["application", "supplier"])},
     "users": {"access_level": st.sampled_from(["viewer", "admin"]), "is_active": st.booleans()},
 }
@@ -163,7 +165,7 @@ def moves_of(collection: str) -> st.SearchStrategy[Step]:
 def links_of(name: str) -> st.SearchStrategy[Step]:
     ends = {"collection": st.just(LINKS[name].owner_model.__tablename__), "links": st.just(name), **TO_ONE}
     details = st.sampled_from(DETAILS.get(name, [None]))
-    removed = st.none() | details if name == "roles" else st.none()
+    removed = st.none() | details if LINKS[name].is_repeatable else st.none()
     return st.one_of(
         steps(action=st.just("link"), target=PATH_REFERENCES, detail=details, **ends),
         steps(action=st.just("unlink"), target=PATH_REFERENCES, detail=removed, **ends),
@@ -194,7 +196,7 @@ SELECT setval(pg_get_serial_sequence(name, 'id'), 1, name = 'users')
   FROM unnest('{{{",".join(COLLECTIONS)}}}'::text[]) AS name;
 """
 # Two of each, and one user more. `created_by_id` is set below.
-WORLD = """
+OWN_OBJECTS = """
 INSERT INTO departments (code, name, parent_id) VALUES ('A', 'One', NULL), ('B', 'Two', 1);
 INSERT INTO locations (code, name, parent_id, kind) VALUES ('A', 'One', NULL, 'site'), ('B', 'Two', 1, 'room');
 INSERT INTO resources (code, name, kind) VALUES ('A', 'One', 'supplier'), ('B', 'Two', 'supplier');
@@ -203,13 +205,33 @@ INSERT INTO users (code, name, email, created_by_id)
 VALUES ('A', 'One', 'a@register.example', 1), ('B', 'Two', 'c@register.example', 1);
 INSERT INTO processes (code, name, parent_id, kind, status)
 VALUES ('A', 'One', NULL, 'core', 'draft'), ('B', 'Two', 1, 'core', 'draft');
+"""
+OWN_LINKS = """
 INSERT INTO process_departments VALUES (1, 1, 'owner'), (1, 2, 'participant');
-INSERT INTO process_locations VALUES (1, 1);
 INSERT INTO process_resources VALUES (1, 1, 'reads');
 INSERT INTO process_roles VALUES (1, 1, 'accountable'), (1, 1, 'informed');
 INSERT INTO role_holders VALUES (1, 2);
+"""
+
+
+def default_rows() -> str:
+    """Return the SQL of the objects and links of the tables without rows of their own above."""
+    missing = [table for table in TABLES if f"INSERT INTO {table} " not in OWN_OBJECTS + OWN_LINKS]
+    rows = [
+        f"INSERT INTO {table} (code, name) VALUES ('A', 'One'), ('B', 'Two');"
+        for table in missing
+        if table in COLLECTIONS
+    ]
+    for each in (links for links in LINKS.values() if links.table.name in missing):
+        values = "1, 1" if each.detail is None else f"1, 1, '{each.default}'"
+        rows.append(f"INSERT INTO {each.table.name} ({', '.join((each.owner, *each.columns))}) VALUES ({values});")
+    return "\n".join(rows)
+
+
+SESSIONS = """
 INSERT INTO sessions (user_id, address, expires_at) SELECT id, 'tests', now() + interval '1 day' FROM users ORDER BY id;
 """
+WORLD = OWN_OBJECTS + OWN_LINKS + default_rows() + SESSIONS
 OMITTED = "'{created_at,updated_at,at,expires_at,last_used_at,transaction_id}'::text[]"
 
 

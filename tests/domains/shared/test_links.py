@@ -7,8 +7,10 @@ import httpx
 import pytest
 from hypothesis import strategies as st
 
-from app.domains.process.models import DepartmentRelation, ResourceUsage, RoleResponsibility
+from app.domains.process.models import DepartmentRelation, RoleResponsibility
+from app.domains.shared.collection import LinkSet
 from tests.builders import make, make_process
+from tests.catalogue import LINKS, details_of
 from tests.domains.shared.properties import drawn
 
 TARGETS = 4
@@ -23,15 +25,22 @@ def values(literal: Any, but: str | None = None) -> st.SearchStrategy[str]:
 departments = st.tuples(st.dictionaries(numbers, values(DepartmentRelation, but="owner")), st.none() | numbers).map(
     lambda pair: set((pair[0] | ({} if pair[1] is None else {pair[1]: "owner"})).items())
 )
-resources = st.dictionaries(numbers, values(ResourceUsage)).map(lambda links: set(links.items()))
 roles = st.tuples(st.sets(st.tuples(numbers, values(RoleResponsibility, but="accountable"))), st.none() | numbers).map(
     lambda pair: pair[0] | (set() if pair[1] is None else {(pair[1], "accountable")})
 )
-locations = st.sets(numbers).map(lambda links: {(number, "") for number in links})
-all_links = st.fixed_dictionaries(
-    {"departments": departments, "locations": locations, "resources": resources, "roles": roles}
-)
-DETAILS = {"departments": "relation", "locations": None, "resources": "usage", "roles": "responsibility"}
+OWN = {"departments": departments, "roles": roles}
+DETAILS = {links.field: links.detail for links in LINKS["processes"]}
+
+
+def any_links(link_set: LinkSet) -> st.SearchStrategy[set[tuple[int, str]]]:
+    """Return sets of links that no rule restricts: one to each target, or several that differ in their own field."""
+    details = st.sampled_from(details_of("processes", link_set) or ("",))
+    if link_set.is_repeatable:
+        return st.sets(st.tuples(numbers, details))
+    return st.dictionaries(numbers, details).map(lambda links: set(links.items()))
+
+
+all_links = st.fixed_dictionaries({each.field: OWN.get(each.field, any_links(each)) for each in LINKS["processes"]})
 
 Links = dict[str, set[tuple[int, str]]]
 
@@ -79,11 +88,8 @@ async def test_patch_replaces_only_the_list_it_names(client: httpx.AsyncClient, 
         assert links_of(process, ids) == expected
 
 
-VALUES: dict[str, tuple[str, ...]] = {
-    "departments": DepartmentRelation.__args__,  # type: ignore[attr-defined]
-    "resources": ResourceUsage.__args__,  # type: ignore[attr-defined]
-    "roles": RoleResponsibility.__args__,  # type: ignore[attr-defined]
-}
+VALUES = {links.field: details_of("processes", links) for links in LINKS["processes"] if links.detail}
+REPEATABLE = {links.field for links in LINKS["processes"] if links.is_repeatable}
 # Whether to set or to remove, which target, and which value of the link's own field.
 calls = st.lists(st.tuples(st.booleans(), numbers, st.integers(0, 3)), min_size=3, max_size=10)
 
@@ -98,9 +104,9 @@ async def test_any_sequence_of_link_calls_ends_where_a_model_does(
     links: set[tuple[int, str]] = set()
     version = 1
     for sets, number, which in sequence:
-        target, value = targets[number], VALUES[kind][which]
-        # A role keeps its other responsibilities; any other link changes its field.
-        others = links if kind == "roles" and sets else {link for link in links if link[0] != target}
+        target, value = targets[number], VALUES[kind][which % len(VALUES[kind])]
+        # A repeatable link keeps the other values of its field; any other link changes its field.
+        others = links if kind in REPEATABLE and sets else {link for link in links if link[0] != target}
         wanted = others | {(target, value)} if sets else others
         url = f"{path}/{kind}/{target}"
         response = await client.put(url, json={DETAILS[kind]: value}) if sets else await client.delete(url)

@@ -17,7 +17,18 @@ from app.domains.shared.query.link_filters import fixed_link
 from app.domains.shared.query.orders import Order, Start
 from app.domains.shared.query.pages import ListQuery, Position
 from app.domains.shared.reading.documents import by_id, documents_of
-from tests.catalogue import COLLECTIONS, DOCUMENTS, LINK_TABLES, LISTS, MODELS, REFERENCES, every_collection
+from tests.catalogue import (
+    COLLECTIONS,
+    COMMON_COLUMNS,
+    DECLARATIONS,
+    DOCUMENTS,
+    LINK_TABLES,
+    LISTS,
+    MODELS,
+    PLAIN_TEXTS,
+    REFERENCES,
+    every_collection,
+)
 from tests.conftest import connected, new_database
 from tests.plans import SAMPLE_ALL, nodes
 
@@ -40,11 +51,11 @@ OBJECTS = """
 """
 TREE = "CASE WHEN n > 10 THEN n / 10 END"
 REFERENCE = "CASE WHEN n % 10000 = 7 THEN NULL ELSE 1 + n % 5000 END"
-# The columns that only one collection has.
+PLAIN = "CASE WHEN n % 10000 <> 9 THEN 'Text ' || n END"
+# The columns that only one collection has, besides references and nullable columns of plain text.
 OTHERS = {
     "locations": {
         "kind": "CASE WHEN n % 10000 = 8 THEN 'virtual' WHEN n % 2 = 0 THEN 'room' ELSE 'floor' END",
-        "address": "CASE WHEN n % 10000 <> 9 THEN 'Street ' || n END",
         "country": "CASE WHEN n % 10000 = 9 THEN 'CH' WHEN n % 10000 <> 8 THEN 'DE' END",
         "timezone": "CASE WHEN n % 10000 = 9 THEN 'Asia/Tokyo' WHEN n % 10000 <> 8 THEN 'UTC' END",
         "latitude": "CASE WHEN n % 10000 <> 8 THEN n % 90 + n / 100000.0 END",
@@ -66,10 +77,15 @@ OTHERS = {
         "access_level": "CASE WHEN n % 10000 = 8 THEN 'admin' ELSE 'viewer' END",
     },
 }
+# The rows of links without a field of their own are derived.
 LINK_ROWS = {
+    links.table.name: f"{links.owner}, {links.target}) SELECT n, 1 + n % 5000"
+    for declaration in DECLARATIONS.values()
+    for links in declaration.links
+    if links.detail is None
+} | {
     "process_departments": "process_id, department_id, relation) SELECT n, 1 + n % 5000, "
     "CASE WHEN n % 10000 = 8 THEN 'owner' ELSE 'participant' END",
-    "process_locations": "process_id, location_id) SELECT n, 1 + n % 5000",
     "process_resources": "process_id, resource_id, usage) SELECT n, 1 + n % 5000, "
     "CASE WHEN n % 10000 = 8 THEN 'writes' ELSE 'uses' END",
     "process_roles": "process_id, role_id, responsibility) SELECT n, 1 + n % 5000, "
@@ -83,9 +99,10 @@ WITHOUT_WORDS = """
     CREATE OR REPLACE FUNCTION search_text_words(code text, name text, description text) RETURNS tsvector
       LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN CAST('' AS tsvector)
 """
+PLAIN_VALUES = ["Text 77", "none"]
 # Values of each parameter: what many rows have, what few have, and what none has.
 INSTANTS = ["2000-01-01T00:00:00Z", "2999-01-01T00:00:00Z"]
-VALUES: dict[str, list[Any]] = {
+VALUES: dict[str, list[Any]] = {name: PLAIN_VALUES for names in PLAIN_TEXTS.values() for name in names} | {
     "id": [77, 99_950],
     "code": ["c-77", "none"],
     "external_id": ["X-10002", "none"],
@@ -93,7 +110,6 @@ VALUES: dict[str, list[Any]] = {
     "description": ["often 2", "none"],
     "email": ["u77@register.example"],
     "url": ["https://register.example/77"],
-    "address": ["Street 77"],
     "country": ["CH", "DE", "FR"],
     "timezone": ["Asia/Tokyo", "UTC", "none"],
     "ic": ["seldom", "often", "nowhere"],
@@ -192,13 +208,12 @@ async def large(server_url: URL, template: URL) -> AsyncIterator[asyncpg.Connect
 def columns_of(collection: str) -> dict[str, str]:
     """Return the SQL of the columns besides those that every collection has."""
     references = {name: TREE if name == "parent_id" else REFERENCE for name in REFERENCES[collection]}
-    return references | OTHERS.get(collection, {})
+    return references | dict.fromkeys(PLAIN_TEXTS[collection], PLAIN) | OTHERS.get(collection, {})
 
 
 @every_collection
 def test_every_column_has_values(collection: str) -> None:
-    common = {"code", "external_id", "name", "description"}
-    assert columns_of(collection).keys() == set(writable_columns(MODELS[collection])) - common
+    assert columns_of(collection).keys() == set(writable_columns(MODELS[collection])) - COMMON_COLUMNS
 
 
 def test_every_kind_of_link_has_rows() -> None:
