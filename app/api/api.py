@@ -31,6 +31,8 @@ ROUTERS = (
     health.router,
 )
 
+_ROUTES = tuple(refuse_other_methods([route for router in ROUTERS for route in router.routes]))
+
 TAGS = [
     *({"name": entry.name, "description": entry.description} for entry in COLLECTIONS),
     {"name": "search", "description": "All collections at once."},
@@ -45,8 +47,7 @@ TAGS = [
 
 def include_routers(app: FastAPI, settings: Settings) -> None:
     """Add all routes. Raises `UndeclaredPermissionError` when one does not say who may use it."""
-    routes = [route for router in ROUTERS for route in router.routes]
-    app.router.routes.extend(_bound(route, app) for route in refuse_other_methods(routes))
+    app.router.routes.extend(_bound(route, app) for route in _ROUTES)
     if settings.metrics_access != "off":
         metrics = health.metrics_router(settings.metrics_access)
         app.router.routes.extend(_bound(route, app) for route in metrics.routes)

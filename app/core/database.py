@@ -135,9 +135,10 @@ class RegisterSession(AsyncSession):
         await self.execute(_set_for_transaction("statement_timeout", seconds))
         self._statement_seconds = seconds + _TIMEOUT_MARGIN
 
-    async def lock(self, name: str) -> None:
-        """Wait for the advisory lock with this name, which is held until the transaction ends."""
-        await self.execute(select(func.pg_advisory_xact_lock(advisory_key(name))))
+    async def lock(self, *names: str) -> None:
+        """Wait for the advisory locks with these names, in one order; they are held until the transaction ends."""
+        for name in sorted(names):
+            await self.execute(select(func.pg_advisory_xact_lock(advisory_key(name))))
 
     async def try_lock(self, name: str) -> bool:
         """Take the advisory lock with this name if it is free, until the transaction ends; return whether it was."""

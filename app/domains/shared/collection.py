@@ -101,6 +101,11 @@ def writable_columns(model: type[Base]) -> tuple[str, ...]:
     return tuple(column.name for column in columns if column.name not in _OWN_COLUMNS and column.computed is None)
 
 
+def values_of(model: type[Base], body: Any) -> dict[str, Any]:
+    """Return the values that a whole body has for the writable columns."""
+    return {name: getattr(body, name) for name in writable_columns(model)}
+
+
 @cache
 def foreign_keys(model: type[RegisterObject]) -> dict[str, type[RegisterObject]]:
     """Return the writable columns that refer to other objects, and the models they refer to."""

@@ -43,6 +43,10 @@ class Write:
         before, after = self.before, self.after
         return before is not None and after is not None and any(before[name] != after[name] for name in columns)
 
+    def replace_links(self, field: str, before: set[Link], after: set[Link]) -> None:
+        """Note which links of a list come and go."""
+        self.added[field], self.removed[field] = after - before, before - after
+
     def new_links(self) -> dict[str, set[Link]]:
         """Return the links that come, by the member that lists them, but for those whose own field alone changes."""
         replaced = {field: {target for target, _ in links} for field, links in self.removed.items()}
@@ -145,6 +149,17 @@ class Rule:
         return write.after is None or write.changes(*self.watches) or self.concerns(write.after)
 
 
+class LocksTakenError(Exception):
+    """Another transaction holds one of the advisory locks that rules want.
+
+    Its rows must be given up before the locks are waited for, or two writers could wait for each other.
+    """
+
+    def __init__(self, names: set[str]) -> None:
+        super().__init__()
+        self.names = names
+
+
 class Rules:
     """The rules of a collection at work on one unit of writes: one write, or a batch."""
 
@@ -165,6 +180,16 @@ class Rules:
         found = (rule.lock(write) for rule in self._rules for write in writes)
         return {name for name in found if name is not None}
 
+    async def take_locks(self, session: RegisterSession, writes: Sequence[Write], held: set[str]) -> None:
+        """Take the advisory locks that the writes need besides those that are `held`, without waiting.
+
+        Raises `LocksTakenError` with the names of all that are needed.
+        """
+        names = self.locks(writes)
+        for name in sorted(names - held):
+            if not await session.try_lock(name):
+                raise LocksTakenError(names)
+
     async def load(self, session: RegisterSession, writes: Sequence[Write]) -> None:
         """Let all rules read what they need."""
         for rule in self._rules:
@@ -175,12 +200,15 @@ class Rules:
         for rule in self._rules:
             for write in filter(rule.is_asked_of, writes):
                 for refusal in rule.check(write):
+                    write.refused = True
                     yield write, refusal
 
     def check_together(self, writes: Sequence[Write]) -> Iterator[tuple[Write, Refusal]]:
         """Yield the refusals that come from what the writes do together."""
         for rule in self._rules:
-            yield from rule.check_together(writes)
+            for write, refusal in rule.check_together(writes):
+                write.refused = True
+                yield write, refusal
 
     async def apply(self, session: RegisterSession, writes: Sequence[Write]) -> None:
         """Let all rules do what goes with the writes."""

@@ -29,9 +29,9 @@ from app.domains.shared.bulk.statements import (
     lock_named,
 )
 from app.domains.shared.bulk.writer import write
-from app.domains.shared.collection import wanted_links, writable_columns
+from app.domains.shared.collection import values_of, wanted_links, writable_columns
 from app.domains.shared.reading.reader import CollectionReader
-from app.domains.shared.rules import Rules, Write
+from app.domains.shared.rules import LocksTakenError, Rules, Write
 from app.domains.shared.writing.constraints import explain
 from app.domains.shared.writing.links import present_links
 from app.domains.shared.writing.unique_keys import find_holders, unique_keys
@@ -47,14 +47,6 @@ _ENTRIES_OF_ITEM = 40
 
 class _UndoneError(Exception):
     """Nothing of the batch is to stay."""
-
-
-class _LocksTakenError(Exception):
-    """Others hold advisory locks that rules want: the batch waits for them without the locks of its objects."""
-
-    def __init__(self, names: set[str]) -> None:
-        super().__init__()
-        self.names = names
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +82,7 @@ async def write_all(
             with suppress(_UndoneError):
                 async with service.session.begin_nested():
                     await bulk.run(atomic=atomic)
-        except _LocksTakenError as taken:
+        except LocksTakenError as taken:
             locks |= taken.names
         except (IntegrityViolation, Deadlock) as error:
             failures += 1
@@ -139,8 +131,7 @@ class _Bulk:
     async def run(self, *, atomic: bool) -> None:
         """Check everything and write what may be written. Raises `_UndoneError` when nothing of it is to stay."""
         await self._read_items()
-        for name in sorted(self.locks):
-            await self.session.lock(name)
+        await self.session.lock(*self.locks)
         await self._lock()
         await References(self.session, self.collection, self.batch, self._yield_to_event_loop).resolve()
         await self._validate()
@@ -261,10 +252,7 @@ class _Bulk:
             for key, kind in sorted(map(tuple, rows)):
                 self.batch.referrers.setdefault(key, []).append(kind)
         writes = await self._describe_writes()
-        wanted = self.rules.locks(writes)
-        for name in sorted(wanted - self.locks):
-            if not await self.session.try_lock(name):
-                raise _LocksTakenError(wanted)
+        await self.rules.take_locks(self.session, writes, self.locks)
         await self.rules.load(self.session, writes)
 
     async def _describe_writes(self) -> list[Write]:
@@ -273,7 +261,7 @@ class _Bulk:
         for item in self.batch.items:
             after = None
             if item.body is not None:
-                after = {name: getattr(item.body, name) for name in writable_columns(self.model)}
+                after = values_of(self.model, item.body)
             elif not item.deletes or item.current is None:
                 continue
             item.write = Write(self.model, item.id, item.current, after, refused=not item.ok)
@@ -283,8 +271,7 @@ class _Bulk:
         present = await present_links(self.session, self.collection.links, owners)
         for item, planned in concerned:
             for link, links in item.wanted.items():
-                before, wanted = present.get((link.field, item.id or 0), set()), set(links)
-                planned.added[link.field], planned.removed[link.field] = wanted - before, before - wanted
+                planned.replace_links(link.field, present.get((link.field, item.id or 0), set()), set(links))
         return self.batch.writes
 
     async def _find_holders(self) -> None:

@@ -108,6 +108,7 @@ class _Consequences:
     def __init__(self, batch: Batch) -> None:
         self._batch = batch
         self._failed = [item for item in batch.items if not item.ok]
+        self._items = {item.write: item for item in batch.items if item.write is not None}
         # Who refers to an item, and where.
         self._needed: dict[Item, list[tuple[str, Item]]] = {}
         for item in batch.items:
@@ -130,11 +131,10 @@ class _Consequences:
                 return
 
     def _refuse_by_rules(self, refusals: Iterator[tuple[Write, Refusal]]) -> None:
-        items = {item.write: item for item in self._batch.items}
         for write, refusal in refusals:
             self._batch.missing_scope = self._batch.missing_scope or refusal.scope
             pointer = f"/data{refusal.pointer}" if refusal.pointer else ""
-            self._refuse(items[write], pointer, refusal.error.code, refusal.detail)
+            self._refuse(self._items[write], pointer, refusal.error.code, refusal.detail)
 
     def _refuse(self, item: Item, pointer: str, code: str, detail: str) -> None:
         if item.ok:

@@ -19,7 +19,7 @@ from app.domains.shared.bulk.statements import (
     remove_links,
     update_objects,
 )
-from app.domains.shared.collection import LinkSet, writable_columns
+from app.domains.shared.collection import LinkSet, values_of
 from app.domains.shared.reading.reader import CollectionReader
 from app.domains.shared.rules import Rules
 
@@ -87,8 +87,8 @@ class _Writer:
             await self._execute(release_keys(self.batch.model), ids=sorted(released))
 
     def _rows(self, items: list[Item]) -> str:
-        columns = writable_columns(self.batch.model)
-        return json.dumps([{"id": item.id} | {name: getattr(item.body, name) for name in columns} for item in items])
+        model = self.batch.model
+        return json.dumps([{"id": item.id} | values_of(model, item.body) for item in items])
 
     async def _write_links(self, made: list[Item], kept: list[Item]) -> set[int]:
         """Bring the links to what is wanted. Returns which of the objects that there were got or lost one."""

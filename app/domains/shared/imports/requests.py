@@ -2,7 +2,6 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from email.message import Message
 from typing import Annotated, Any, Literal, Self, get_args
 from uuid import UUID
 
@@ -10,6 +9,7 @@ from fastapi import Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from app.core.http.bodies import media_type
 from app.core.http.query_models import query_of
 from app.core.http.routing import LARGE_BODY
 from app.domains.shared.answers import BODY, JSON, Responses, compact, problems
@@ -180,9 +180,7 @@ def _unfit(code: str, detail: str) -> InvalidContent:
 
 
 def _file(request: Request, content: bytes, query: ImportQuery) -> ImportFile:
-    header = Message()
-    header["content-type"] = request.headers["content-type"]
-    form = FILE_TYPES[header.get_content_type()]
+    form = FILE_TYPES[media_type(request.headers["content-type"]) or ""]  # the route takes no other types
     return ImportFile(content, form, query.csv == "raw", query.match_ids, tuple(query.map))
 
 

@@ -1,7 +1,7 @@
 """Writes of one object under a row lock, after its rules were asked."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import cache
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from app.domains.shared.reading.documents import Documents, by_id
 from app.domains.shared.reading.etags import versions_named
 from app.domains.shared.reading.keys import Key, not_found
 from app.domains.shared.reading.reader import CollectionReader, read_object
-from app.domains.shared.rules import Link, Rules, Values, Write
+from app.domains.shared.rules import Link, LocksTakenError, Rules, Values, Write
 from app.domains.shared.writing.links import present_links
 from app.utils.exceptions import PreconditionFailed, RegisterError
 
@@ -25,10 +25,6 @@ from app.utils.exceptions import PreconditionFailed, RegisterError
 Lock = Literal["change", "delete"]
 # Makes of an object's columns what is to be done with it.
 Describe = Callable[[Values], Awaitable[Write]]
-
-
-class _LocksTakenError(Exception):
-    """Another transaction holds an advisory lock that a rule wants."""
 
 
 class LockedWriter:
@@ -62,30 +58,26 @@ class LockedWriter:
         """
         held: set[str] = set()
         while True:
-            with suppress(_LocksTakenError):
+            try:
                 async with self._attempt():
                     current = await self.columns(read_columns(self.model, key.condition, lock), key, if_match)
                     write = await describe(current)
-                    wanted = self.rules.locks([write])
-                    for name in sorted(wanted - held):
-                        if not await self.session.try_lock(name):
-                            raise _LocksTakenError
+                    await self.rules.take_locks(self.session, [write], held)
                     return write
-            # Two writers that each hold a row could wait for each other, so these locks are waited for without one.
-            held |= wanted
-            for name in sorted(held):
-                await self.session.lock(name)
+            except LocksTakenError as taken:
+                held |= taken.names
+            await self.session.lock(*held)
 
     @asynccontextmanager
     async def _attempt(self) -> AsyncIterator[None]:
-        """Undo what a block has locked when it raises `_LocksTakenError`, and nothing that was done before."""
+        """Undo what a block has locked when it raises `LocksTakenError`, and nothing that was done before."""
         if self.collection.rules and self.session.in_transaction():
             async with self.session.begin_nested():
                 yield
             return
         try:
             yield
-        except _LocksTakenError:
+        except LocksTakenError:
             await self.session.undo()
             raise
 
@@ -98,17 +90,14 @@ class LockedWriter:
         known = await present_links(self.session, sets, [write.id])
         for link_set in sets:
             before = known[link_set.field, write.id]
-            after = wanted(link_set, before)
-            write.added[link_set.field], write.removed[link_set.field] = after - before, before - after
+            write.replace_links(link_set.field, before, wanted(link_set, before))
 
     async def ask(self, write: Write) -> None:
         """Let the rules judge the write. Raises what the first refusal says, with the faults of all."""
         await self.rules.load(self.session, [write])
         errors: list[RegisterError] = []
         for check in (self.rules.check, self.rules.check_together):
-            for _, refusal in check([write]):
-                write.refused = True
-                errors.append(refusal.as_error())
+            errors += [refusal.as_error() for _, refusal in check([write])]
         if errors:
             errors[0].errors = tuple(fault for error in errors for fault in error.errors)
             raise errors[0]

@@ -6,7 +6,7 @@ from typing import Any
 from app.core.database_errors import IntegrityViolation
 from app.core.engine import Row
 from app.core.prepared import Prepared
-from app.domains.shared.collection import LinkSet, wanted_links, writable_columns
+from app.domains.shared.collection import LinkSet, values_of, wanted_links
 from app.domains.shared.reading.documents import Document, by_id
 from app.domains.shared.reading.etags import versions_named
 from app.domains.shared.reading.keys import Key, not_found
@@ -29,13 +29,12 @@ class ObjectWriter(LockedWriter):
 
     async def insert(self, body: ObjectFields) -> Document:
         """Add an object."""
-        wanted, values = self._wanted(body), self._values(body)
+        wanted, values = self._wanted(body), values_of(self.model, body)
         write = Write(self.model, None, None, values, {each.field: set(links) for each, links in wanted.items()})
         is_concerned = self.rules.concern(values)
         if is_concerned:
             await self.session.connection()  # begins the transaction that the rules and the write share
-            for name in sorted(self.rules.locks([write])):
-                await self.session.lock(name)
+            await self.session.lock(*self.rules.locks([write]))
             await self._ask(write, body, None)
         row = await self._run(insert_object(self.documents, self.collection.links), body, wanted)
         assert row is not None  # what is not refused is there
@@ -47,7 +46,7 @@ class ObjectWriter(LockedWriter):
     async def replace(self, key: Key, body: ObjectFields, if_match: str | None) -> Document:
         """Give an object all new values."""
         wanted = self._wanted(body)
-        if not self.rules.concern(self._values(body)):
+        if not self.rules.concern(values_of(self.model, body)):
             row = await self._update(key, body, wanted, versions_named(if_match))
             document = await self._document_of(row)
             if document is not None:
@@ -61,7 +60,7 @@ class ObjectWriter(LockedWriter):
         wanted = self._wanted(patch)
         current = await self.columns(read_columns(self.model, key.condition), key, if_match)
         body = merged(current)
-        values = self._values(body)
+        values = values_of(self.model, body)
         write = Write(self.model, current["id"], current, values)
         if not write.changes(*self.rules.watched) and not self.rules.concern(values):
             row = await self._update(Key(by_id, current["id"]), body, wanted, [current["version"]])
@@ -117,7 +116,7 @@ class ObjectWriter(LockedWriter):
         """Give an object the values that `whole` makes of its present ones, and the links that are wanted."""
 
         async def describe(current: Values) -> Write:
-            values = self._values(whole(current))
+            values = values_of(self.model, whole(current))
             write = Write(self.model, current["id"], current, values)
             if self.rules.concern(values):
                 await self.describe_links(write, wanted, lambda link_set, _: set(wanted[link_set]))
@@ -144,7 +143,7 @@ class ObjectWriter(LockedWriter):
     ) -> Row | None:
         if key is not None:
             values["key"] = key.value
-        values |= {f"new_{name}": value for name, value in self._values(body).items()}
+        values |= {f"new_{name}": value for name, value in values_of(self.model, body).items()}
         for link_set, links in wanted.items():
             values |= link_set.arguments(links)
         try:
@@ -157,9 +156,6 @@ class ObjectWriter(LockedWriter):
 
     async def _with_all_faults(self, error: RegisterError, body: ObjectFields, key: Key | None) -> RegisterError:
         return await with_all_faults(self.session, self.model, self.collection.links, error, body, key)
-
-    def _values(self, body: ObjectFields) -> dict[str, Any]:
-        return {name: getattr(body, name) for name in writable_columns(self.model)}
 
     def _wanted(self, body: ObjectFields) -> Wanted:
         wanted = {link_set: wanted_links(body, link_set) for link_set in self.collection.links}
