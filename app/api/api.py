@@ -31,8 +31,6 @@ ROUTERS = (
     health.router,
 )
 
-_ROUTES = tuple(refuse_other_methods([route for router in ROUTERS for route in router.routes]))
-
 TAGS = [
     *({"name": entry.name, "description": entry.description} for entry in COLLECTIONS),
     {"name": "search", "description": "All collections at once."},
@@ -47,7 +45,8 @@ TAGS = [
 
 def include_routers(app: FastAPI, settings: Settings) -> None:
     """Add all routes. Raises `UndeclaredPermissionError` when one does not say who may use it."""
-    app.router.routes.extend(_bound(route, app) for route in _ROUTES)
+    routes = [route for router in ROUTERS for route in router.routes]
+    app.router.routes.extend(_bound(route, app) for route in refuse_other_methods(routes))
     if settings.metrics_access != "off":
         metrics = health.metrics_router(settings.metrics_access)
         app.router.routes.extend(_bound(route, app) for route in metrics.routes)
