@@ -39,7 +39,7 @@ def run() -> None:
     from app.utils.db_init import initialise
 
     settings = get_settings()
-    _refuse_taken_port(settings)
+    _reject_port_in_use(settings)
     with _database_url(settings) as url:
         demo_data = settings.demo_data and settings.env != "production"
         administrator = asyncio.run(initialise(settings, url, _report, demo_data=demo_data))
@@ -193,9 +193,9 @@ def main() -> None:
             _report(f"Bad setting: {name + ': ' if name else ''}{fault['msg'].removeprefix('Value error, ')}")
         sys.exit(2)
     except IntegrityViolation as violation:
-        from app.domains.shared.writing.constraints import explain
+        from app.domains.shared.writing.constraints import error_for
 
-        _report(str(explain(violation) or violation.constraint))
+        _report(str(error_for(violation) or violation.constraint))
         sys.exit(1)
     except (EmbeddedPostgresError, RegisterError) as error:
         _report(str(error))
@@ -231,7 +231,7 @@ def _database_url(settings: Settings) -> Iterator[str]:
         yield url
 
 
-def _refuse_taken_port(settings: Settings) -> None:
+def _reject_port_in_use(settings: Settings) -> None:
     """Find out now, not after a minute of installing and seeding."""
     try:
         with socket.create_server((settings.host, settings.port)):

@@ -18,17 +18,17 @@ from app.api.problems import add_problem_handlers
 from app.core.config import VERSION, Settings, get_settings
 from app.core.database import Database
 from app.core.http.authorisation import Authenticator
-from app.core.http.bodies import Room
+from app.core.http.bodies import LargeBodyLimiter
 from app.core.http.middleware import (
     HeaderLimitMiddleware,
     HeadMiddleware,
     TrailingSlashMiddleware,
     TrustedHostsMiddleware,
 )
-from app.core.http.routing import learn_parameters
+from app.core.http.routing import collect_known_parameters
 from app.core.http.security_headers import SecurityHeadersMiddleware
 from app.core.http.streaming import Streams
-from app.core.memory import settled
+from app.core.memory import freeze_startup_objects
 from app.core.migrations import head_revision
 from app.core.passwords import Passwords
 from app.core.readiness import Readiness
@@ -85,7 +85,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.metrics = Metrics()
     app.state.database = Database(settings.database_url or "postgresql://", settings)
     app.state.streams = Streams(app.state.database, settings)
-    app.state.room = Room()
+    app.state.large_bodies = LargeBodyLimiter()
     app.state.metrics.watch_pool(app.state.database.engine, settings.pool_size)
     app.state.readiness = Readiness(app.state.database, head_revision())
     app.state.passwords = Passwords(settings.hashing_concurrency)
@@ -123,10 +123,10 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    _drain_when_told_to_stop(app.state.readiness)
-    learn_parameters(app.routes)
+    _drain_on_sigterm(app.state.readiness)
+    collect_known_parameters(app.routes)
     lag = asyncio.create_task(_measure_lag(app.state.metrics))
-    with settled():
+    with freeze_startup_objects():
         yield
     lag.cancel()
     with suppress(asyncio.CancelledError):
@@ -134,7 +134,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     await app.state.database.dispose()
 
 
-def _drain_when_told_to_stop(readiness: Readiness) -> None:
+def _drain_on_sigterm(readiness: Readiness) -> None:
     """Make the service not ready at SIGTERM, before the server does what it has to do."""
     if threading.current_thread() is not threading.main_thread():
         return  # only the main thread may set handlers; elsewhere we are embedded in somebody's tests

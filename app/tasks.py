@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 from app.core.caller import Caller
 from app.core.config import Settings
 from app.core.database import Database, RegisterSession
-from app.domains.auth.credentials import make_link
+from app.domains.auth.credentials import create_password_link
 from app.domains.auth.schemas import PasswordLink
 from app.domains.register.demo_data import load_demo_data
 from app.domains.register.housekeeping import clean_up
@@ -30,7 +30,7 @@ async def link_for(settings: Settings, url: str, email: str) -> PasswordLink:
         user_id = await session.scalar(select(User.id).where(func.lower(User.email) == email.lower()))
         if user_id is None:
             raise click.ClickException(f"There is no user {email}.")
-        return await make_link(session, caller, user_id)
+        return await create_password_link(session, caller, user_id)
 
 
 async def clean_up_all(settings: Settings, url: str) -> dict[str, int]:
@@ -49,7 +49,7 @@ async def create_administrator(settings: Settings, url: str, email: str, name: s
             faults = (f"{fault['loc'][0]}: {fault['msg']}" for fault in error.errors())
             raise click.UsageError("; ".join(faults)) from error
         made = await UserService(session, caller).create(body)
-        return await make_link(session, caller, made.id)
+        return await create_password_link(session, caller, made.id)
 
 
 @asynccontextmanager

@@ -11,7 +11,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
 from app.domains import collections
-from app.domains.collections import Entry, in_order_of_references
+from app.domains.collections import Entry, in_reference_order
 from app.domains.shared.collection import Collection, LinkSet, foreign_keys, writable_columns
 from app.domains.shared.models import RegisterObject
 from app.domains.shared.query.pages import ListQuery
@@ -25,7 +25,7 @@ ENTRIES: dict[str, Entry] = {entry.name: entry for entry in collections.COLLECTI
 # The names, in the order of the documentation.
 COLLECTIONS: tuple[str, ...] = tuple(ENTRIES)
 # The names, in the order of the files of an export.
-IN_ORDER_OF_REFERENCES: tuple[str, ...] = tuple(entry.name for entry in in_order_of_references())
+IN_ORDER_OF_REFERENCES: tuple[str, ...] = tuple(entry.name for entry in in_reference_order())
 
 SERVICES: dict[str, type[CollectionService]] = {name: entry.service for name, entry in ENTRIES.items()}
 DECLARATIONS: dict[str, Collection] = {name: entry.collection for name, entry in ENTRIES.items()}

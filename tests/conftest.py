@@ -66,7 +66,10 @@ LONG_TIMEOUTS = dict.fromkeys(
 LONG_TIMEOUT_ENV = {name.upper(): str(seconds) for name, seconds in LONG_TIMEOUTS.items()}
 LONG_TIMEOUT_APP = (
     *(sys.executable, "-c"),
-    f"from app.cli import main; from app.core import readiness; readiness.PATIENCE_SECONDS = {HANG_TIMEOUT}; main()",
+    (
+        f"from app.cli import main; from app.core import readiness; readiness.PROBE_TIMEOUT_SECONDS = {HANG_TIMEOUT}; "
+        "main()"
+    ),
 )
 TRANSACTION_CONTROL = ("BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE")
 
@@ -75,7 +78,7 @@ TRANSACTION_CONTROL = ("BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE")
 def long_timeouts() -> Iterator[None]:
     """Lift the time limits that are constants."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(readiness, "PATIENCE_SECONDS", HANG_TIMEOUT)
+        patch.setattr(readiness, "PROBE_TIMEOUT_SECONDS", HANG_TIMEOUT)
         patch.setattr(database, "_TIMEOUT_MARGIN", HANG_TIMEOUT)
         patch.setattr(local_postgres, "START_SECONDS", HANG_TIMEOUT)
         steps = [(number, HANG_TIMEOUT) for number, _ in local_postgres.STOP_STEPS]

@@ -21,13 +21,13 @@ from sqlalchemy import URL
 
 from app.core.permissions import SCOPES, scopes_of
 from app.core.prepared import Prepared, prepare
-from app.domains.change.service import NEEDED
+from app.domains.change.service import READ_SCOPES
 from app.domains.department.models import Department
 from app.domains.register.demo_data import DEMO_USERS
 from app.domains.shared.bulk import writer as bulk_writes
 from app.domains.shared.collection import writable_columns
 from app.domains.shared.reading.documents import by_code, by_id
-from app.domains.shared.reading.history_pages import _page, changes_of, changes_where, leading_of
+from app.domains.shared.reading.history_pages import _page, changes_of, changes_where, leading_column
 from app.domains.shared.schemas import ChangeRead
 from app.domains.user.schemas import UserReplace
 from app.main import create_app
@@ -1312,14 +1312,14 @@ async def large(server_url: URL, template: URL) -> AsyncIterator[asyncpg.Connect
 
 def listing(**filters: Any) -> tuple[Prepared, dict[str, Any]]:
     names = frozenset(filters)
-    return prepare(_page(changes_where(names, frozenset(NEEDED)), leading_of(names))), filters
+    return prepare(_page(changes_where(names, frozenset(READ_SCOPES)), leading_column(names))), filters
 
 
 NOW = datetime.now(UTC)
 LISTS: dict[str, tuple[Prepared, dict[str, Any]]] = {
     "all": listing(),
     "all that everybody sees": (
-        prepare(_page(changes_where(frozenset(), frozenset(NEEDED) - {"users", "api_tokens"}), None)),
+        prepare(_page(changes_where(frozenset(), frozenset(READ_SCOPES) - {"users", "api_tokens"}), None)),
         {},
     ),
     "of an object": listing(type="roles", object_id=2000),

@@ -357,8 +357,8 @@ async def test_transaction_whose_answer_cannot_be_made_stores_nothing(
 
     made = await make_department(client)
     before = await query(crowd, EVERYTHING)
-    monkeypatch.setattr(shared_router, "created", fail)
-    monkeypatch.setattr(shared_router, "written", fail)
+    monkeypatch.setattr(shared_router, "created_response", fail)
+    monkeypatch.setattr(shared_router, "updated_response", fail)
     monkeypatch.setattr(shared_router, "no_content", fail)
     path = f"/departments/{made['id']}"
     with without_log():

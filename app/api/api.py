@@ -8,7 +8,7 @@ from starlette.routing import BaseRoute
 
 from app.api import health, problems
 from app.core.config import Settings
-from app.core.http.routing import StrictRoute, UndeclaredPermissionError, declared_permission, refuse_other_methods
+from app.core.http.routing import StrictRoute, UndeclaredPermissionError, declared_permission, reject_other_methods
 from app.core.permissions import PUBLIC
 from app.domains.auth import router as auth
 from app.domains.change import router as change
@@ -22,7 +22,7 @@ ROUTERS = (
     auth.me,  # before the users: `me` would be taken for one of them
     user.router,
     auth.users,
-    process.lists_of_one,
+    process.related_processes,
     search.router,
     change.router,
     auth.router,
@@ -46,7 +46,7 @@ TAGS = [
 def include_routers(app: FastAPI, settings: Settings) -> None:
     """Add all routes. Raises `UndeclaredPermissionError` when one does not say who may use it."""
     routes = [route for router in ROUTERS for route in router.routes]
-    app.router.routes.extend(_bound(route, app) for route in refuse_other_methods(routes))
+    app.router.routes.extend(_bound(route, app) for route in reject_other_methods(routes))
     if settings.metrics_access != "off":
         metrics = health.metrics_router(settings.metrics_access)
         app.router.routes.extend(_bound(route, app) for route in metrics.routes)

@@ -19,7 +19,7 @@ from starlette.responses import HTMLResponse, Response
 
 from app.core.config import PageAccess, Settings
 from app.core.http.authorisation import Authenticator
-from app.domains.shared.reading.etags import names_representation
+from app.domains.shared.reading.etags import matches_etag
 
 ASSETS = "/docs/assets"
 OPENAPI = "/openapi.json"
@@ -95,7 +95,7 @@ def _made_once(make: Callable[[], bytes], media_type: str) -> Page:
 
     async def page(request: Request) -> Response:
         body, headers = made()
-        if names_representation(request.headers.get("If-None-Match", ""), headers["ETag"]):
+        if matches_etag(request.headers.get("If-None-Match", ""), headers["ETag"]):
             return Response(status_code=304, headers=headers)
         return Response(body, headers=headers, media_type=media_type)
 

@@ -13,7 +13,7 @@ from app.utils.exceptions import ServiceUnavailable
 
 router = APIRouter(tags=["operations"], generate_unique_id_function=lambda route: route.name, responses=ANYWHERE)
 
-PUBLICLY = requires(PUBLIC)
+IS_PUBLIC = requires(PUBLIC)
 
 
 class Health(BaseModel):
@@ -22,20 +22,20 @@ class Health(BaseModel):
     status: Literal["ok"]
 
 
-@router.get("/health/live", openapi_extra=PUBLICLY)
+@router.get("/health/live", openapi_extra=IS_PUBLIC)
 async def check_live() -> Health:
     """Tell that the process answers, and nothing else: a restart would not bring back a database."""
     return Health(status="ok")
 
 
-@router.get("/health/ready", responses=problems(ServiceUnavailable), openapi_extra=PUBLICLY)
+@router.get("/health/ready", responses=problems(ServiceUnavailable), openapi_extra=IS_PUBLIC)
 async def check_ready(request: Request) -> Health:
     """Tell whether requests can be served: the database answers, its schema is ours, and we are not stopping."""
     await request.app.state.readiness.check()
     return Health(status="ok")
 
 
-@router.get("/health", responses=problems(ServiceUnavailable), openapi_extra=PUBLICLY)
+@router.get("/health", responses=problems(ServiceUnavailable), openapi_extra=IS_PUBLIC)
 async def check_health(request: Request) -> Health:
     """Tell whether requests can be served; the short form of `/health/ready`."""
     await request.app.state.readiness.check()

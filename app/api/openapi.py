@@ -7,14 +7,14 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
 from app.api.shapes import simplify
-from app.core.http.authorisation import CHANGE_MESSAGE, LONGEST_MESSAGE
+from app.core.http.authorisation import CHANGE_MESSAGE, MAX_MESSAGE_LENGTH
 from app.core.http.query_models import openapi_parameters, query_models
 from app.core.permissions import AUTHENTICATED, DECLARATION, PASSWORD_SCHEME, PUBLIC, SCOPES, TOKEN_SCHEME
 from app.domains.shared.answers import problems
-from app.domains.shared.idempotency.route import KEY_PATTERN, takes_key
-from app.domains.shared.idempotency.store import HOURS_KEPT, IDEMPOTENCY_KEY, REPLAYED
+from app.domains.shared.idempotency.route import KEY_PATTERN, accepts_idempotency_key
+from app.domains.shared.idempotency.store import IDEMPOTENCY_KEY, REPLAYED, RETENTION_HOURS
 from app.domains.shared.router import API
-from app.domains.shared.schemas import LARGEST_ID
+from app.domains.shared.schemas import MAX_ID
 from app.utils.exceptions import Conflict, Forbidden, InvalidContent, Unauthorized
 from app.utils.logging_middleware import REQUEST_ID
 from app.utils.problems import Problem
@@ -31,14 +31,14 @@ _CHANGE_MESSAGE = {
     "in": "header",
     "required": False,
     "description": "Why the change is made, for the history.",
-    "schema": {"type": "string", "maxLength": LONGEST_MESSAGE},
+    "schema": {"type": "string", "maxLength": MAX_MESSAGE_LENGTH},
 }
 _IDEMPOTENCY_KEY = {
     "name": IDEMPOTENCY_KEY,
     "in": "header",
     "required": False,
     "description": "Of your choice, new for each request. The request may then be sent again: "
-    f"for {HOURS_KEPT} hours a repeat gets the first answer, and does nothing.",
+    f"for {RETENTION_HOURS} hours a repeat gets the first answer, and does nothing.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": KEY_PATTERN},
 }
 _CONFLICT = {str(status): answer for status, answer in problems(Conflict).items()}
@@ -164,7 +164,7 @@ def _add_idempotency_key(document: dict[str, Any]) -> None:
     }
     for path in document["paths"].values():
         for method, operation in path.items():
-            if takes_key(method, operation[DECLARATION]):
+            if accepts_idempotency_key(method, operation[DECLARATION]):
                 operation.setdefault("parameters", []).append(_IDEMPOTENCY_KEY)
                 responses = operation["responses"]
                 responses["409"] = _with_header(responses.get("409", _CONFLICT["409"]), "Retry-After", _RETRY_AFTER)
@@ -196,8 +196,8 @@ def _add_merge_patch(document: dict[str, Any]) -> None:
 def _restore_large_integers(node: Any) -> None:
     """Make the largest id exact again: FastAPI passes limits on as floating-point numbers, which cannot hold it."""
     if isinstance(node, dict):
-        if node.get("type") == "integer" and node.get("maximum") == float(LARGEST_ID):
-            node["maximum"] = LARGEST_ID
+        if node.get("type") == "integer" and node.get("maximum") == float(MAX_ID):
+            node["maximum"] = MAX_ID
         for inner in node.values():
             _restore_large_integers(inner)
     elif isinstance(node, list):

@@ -12,7 +12,7 @@ from app.core.database_errors import IntegrityViolation
 from app.core.permissions import PUBLIC, requires
 from app.domains.shared.answers import ANYWHERE, problems
 from app.domains.shared.idempotency.route import Replayed, replay
-from app.domains.shared.writing.constraints import explain
+from app.domains.shared.writing.constraints import error_for
 from app.utils.exceptions import (
     BadRequest,
     ContentTooLarge,
@@ -73,7 +73,7 @@ async def _on_register_error(request: Request, error: RegisterError) -> Response
 
 
 async def _on_integrity_violation(request: Request, violation: IntegrityViolation) -> Response:
-    error = explain(violation)
+    error = error_for(violation)
     if error is None:
         raise violation  # a constraint that no input should reach: our fault
     return answer_with_problem(request, error)

@@ -43,7 +43,7 @@ class Caller:
             "message": self.message,
         }
 
-    def demand(self, scope: Scope) -> None:
+    def require(self, scope: Scope) -> None:
         """Raise `Forbidden` unless the caller has the scope."""
         if scope not in self.scopes:
             if scope not in scopes_of(self.access_level):
@@ -53,7 +53,7 @@ class Caller:
             raise Forbidden(detail, scope=scope)
 
 
-REGISTER = Caller(None, None, "admin", scopes_of("admin"))
+SYSTEM_CALLER = Caller(None, None, "admin", scopes_of("admin"))
 
 
 async def get_caller(request: Request) -> Caller:

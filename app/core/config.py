@@ -9,7 +9,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
-from app.core.passwords import LONGEST, SHORTEST, is_common
+from app.core.passwords import MAX_LENGTH, MIN_LENGTH, is_common
 
 VERSION = "0.1.0"
 DEFAULT_SECRET_KEY = "development-only-secret-key-never-use-in-production"  # noqa: S105 - refused in production
@@ -129,8 +129,8 @@ class Settings(BaseSettings):
     @field_validator("first_admin_password")
     @classmethod
     def _check_length(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and not SHORTEST <= len(value.get_secret_value()) <= LONGEST:
-            raise ValueError(f"it must have {SHORTEST} to {LONGEST} characters")
+        if value is not None and not MIN_LENGTH <= len(value.get_secret_value()) <= MAX_LENGTH:
+            raise ValueError(f"it must have {MIN_LENGTH} to {MAX_LENGTH} characters")
         return value
 
     @field_validator("database_url")

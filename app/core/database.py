@@ -29,17 +29,17 @@ T = TypeVar("T")
 # PostgreSQL ends a statement first; we wait this much longer for a server that no longer answers at all.
 _TIMEOUT_MARGIN = 1.0
 # The most that `allow_seconds` can allow.
-MOST_STATEMENT_SECONDS = 60.0
-_READS = ("GET", "HEAD")
-_ATTEMPTS = 3
-_LONGEST_PAUSE_SECONDS = 0.05
+MAX_STATEMENT_SECONDS = 60.0
+_SAFE_METHODS = ("GET", "HEAD")
+_MAX_ATTEMPTS = 3
+_MAX_RETRY_PAUSE_SECONDS = 0.05
 
 
 class Database:
     """The engine and the sessions of one process. Nothing connects before the first statement."""
 
     def __init__(self, url: str | URL, settings: Settings) -> None:
-        most = max(settings.statement_timeout, MOST_STATEMENT_SECONDS) + _TIMEOUT_MARGIN
+        most = max(settings.statement_timeout, MAX_STATEMENT_SECONDS) + _TIMEOUT_MARGIN
         self.engine = make_engine(url, settings, settings.pool_size, most)
         # Probes ask how the database is, however busy the requests' connections are.
         self.probe_engine = make_engine(url, settings, 1, most)
@@ -130,8 +130,8 @@ class RegisterSession(AsyncSession):
         return await self._in_time(super().scalar(statement, params, **options))
 
     async def allow_seconds(self, seconds: float) -> None:
-        """Let the statements of this transaction take longer than the settings say, up to `MOST_STATEMENT_SECONDS`."""
-        assert seconds <= MOST_STATEMENT_SECONDS
+        """Let the statements of this transaction take longer than the settings say, up to `MAX_STATEMENT_SECONDS`."""
+        assert seconds <= MAX_STATEMENT_SECONDS
         await self.execute(_set_for_transaction("statement_timeout", seconds))
         self._statement_seconds = seconds + _TIMEOUT_MARGIN
 
@@ -194,7 +194,7 @@ class RegisterSession(AsyncSession):
                 raise
             raise OutcomeUnknown from error
         finally:
-            _return(pooled)
+            _return_connection(pooled)
 
     async def _driver(self) -> asyncpg.Connection:
         """Return the driver's connection of the session's transaction."""
@@ -250,7 +250,7 @@ async def get_session(request: Request) -> AsyncIterator[RegisterSession]:
         if session.in_transaction():
             await session.commit()
     except OutcomeUnknown as error:
-        if request.method in _READS:
+        if request.method in _SAFE_METHODS:
             raise ConnectionLost from error  # there was nothing to save
         raise
     finally:
@@ -262,13 +262,13 @@ async def get_session(request: Request) -> AsyncIterator[RegisterSession]:
 SessionDep = Annotated[RegisterSession, Depends(get_session, scope="function")]
 
 
-async def run_again_if_aborted(request: Request, handler: Callable[[Request], Awaitable[Response]]) -> Response:
+async def retry_if_aborted(request: Request, handler: Callable[[Request], Awaitable[Response]]) -> Response:
     """Run a handler; again, up to three times in all, when the database aborts its transaction in favour of another.
 
     FastAPI solves the dependencies anew each time, so that each run has a session of its own; all sessions end with the
     request, and only the last one has anything to commit.
     """
-    for attempt in range(1, _ATTEMPTS):
+    for attempt in range(1, _MAX_ATTEMPTS):
         try:
             return await handler(request)
         except TransactionAborted:
@@ -277,11 +277,11 @@ async def run_again_if_aborted(request: Request, handler: Callable[[Request], Aw
                 raise  # the session of an override is its owner's to undo
             await session.undo()
             # A random pause, so that the same transactions do not meet again.
-            await asyncio.sleep(random.uniform(0, _LONGEST_PAUSE_SECONDS * attempt))  # noqa: S311 - no secret
+            await asyncio.sleep(random.uniform(0, _MAX_RETRY_PAUSE_SECONDS * attempt))  # noqa: S311 - no secret
     return await handler(request)
 
 
-def _return(pooled: PoolProxiedConnection) -> None:
+def _return_connection(pooled: PoolProxiedConnection) -> None:
     driver: asyncpg.Connection = pooled.driver_connection
     if not driver.is_closed() and driver.is_in_transaction():
         driver.terminate()  # the pool replaces closed connections

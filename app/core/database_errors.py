@@ -92,7 +92,7 @@ def _is_closed(error: BaseException) -> bool:
     return isinstance(error, asyncpg.InterfaceError) and "connection is closed" in str(error)
 
 
-async def translating(step: Awaitable[T]) -> T:
+async def with_translated_errors(step: Awaitable[T]) -> T:
     """Return what a step of the driver returns, and raise our own error for what it raises."""
     try:
         return await step

@@ -29,7 +29,7 @@ DATABASE = "process_register"
 SERVER_USER = "process-register"
 PORT = "5432"  # Only part of the socket's name; the server has no TCP port.
 SOCKET = f".s.PGSQL.{PORT}"
-LONGEST_SOCKET_PATH = 103  # Bytes, where the system's limit is lowest (macOS).
+MAX_SOCKET_PATH_BYTES = 103  # Bytes, where the system's limit is lowest (macOS).
 START_SECONDS = 60.0
 # Fast shutdown, immediate shutdown, and the last resort, each with the seconds it gets.
 STOP_STEPS = ((signal.SIGINT, 30.0), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0))
@@ -146,7 +146,7 @@ class EmbeddedPostgres:
     def _choose_socket_directory(self, cleanup: ExitStack, account: tuple[int, int] | None) -> Path:
         # Commas and colons would be taken for separators, in the server's setting or in the URL.
         is_plain = re.fullmatch(r"[\w./ -]+", str(self._home)) is not None
-        if is_plain and len(os.fsencode(self._home / SOCKET)) <= LONGEST_SOCKET_PATH:
+        if is_plain and len(os.fsencode(self._home / SOCKET)) <= MAX_SOCKET_PATH_BYTES:
             return self._home
         directory = cleanup.enter_context(tempfile.TemporaryDirectory(prefix="process-register-"))
         if account is not None:

@@ -13,17 +13,17 @@ _LARGE = 16 * 1024 * 1024
 
 
 @contextmanager
-def settled() -> Iterator[None]:
+def freeze_startup_objects() -> Iterator[None]:
     """Arrange memory for a process that has made what it keeps, and from now on answers requests."""
     # What start-up made lives as long as the process: the collector need not look at it again and again.
     gc.collect()
     gc.freeze()
-    _give_back_large_blocks()
+    _release_large_blocks()
     yield
     gc.unfreeze()
 
 
-def _give_back_large_blocks() -> None:
+def _release_large_blocks() -> None:
     """Have the C library give large blocks back to the system when they are freed.
 
     Once glibc has seen one, it takes others of its size from a heap that stays as large as it ever was: whoever signed

@@ -19,11 +19,11 @@ from argon2.exceptions import InvalidHashError, VerificationError
 
 from app.utils.exceptions import HashingBusy
 
-SHORTEST = 12
-LONGEST = 256
+MIN_LENGTH = 12
+MAX_LENGTH = 256
 
 # Hashes that wait longer than this many others would be answered too late to be of use.
-_MOST_WAITING = 100
+_MAX_WAITING = 100
 _NICENESS = 10
 _NOT_LETTERS_AROUND = re.compile(r"^[\W\d_]+|[\W\d_]+$")
 
@@ -31,10 +31,10 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class PasswordCheck:
     """Whether a password is right, and the hash to store instead when the old one has weaker parameters."""
 
-    right: bool
+    is_valid: bool
     new_hash: str | None = None
 
 
@@ -53,19 +53,19 @@ class Passwords:
         """Return the hash to store."""
         return await self._in_thread(lambda: self._hasher.hash(_normalised(password)))
 
-    async def verify(self, known: str | None, password: str) -> Verdict:
+    async def verify(self, known: str | None, password: str) -> PasswordCheck:
         """Check a password. Without a known hash this takes as long as with one, and the password is wrong."""
         return await self._in_thread(lambda: self._verify(known, _normalised(password)))
 
-    def _verify(self, known: str | None, password: str) -> Verdict:
+    def _verify(self, known: str | None, password: str) -> PasswordCheck:
         nobodys = self._nobodys  # made by the first who comes, whether known or not: only making it would take longer
         try:
             self._hasher.verify(known or nobodys, password)
         except (VerificationError, InvalidHashError):
-            return Verdict(right=False)
+            return PasswordCheck(is_valid=False)
         if known is None:
-            return Verdict(right=False)
-        return Verdict(True, self._hasher.hash(password) if self._hasher.check_needs_rehash(known) else None)
+            return PasswordCheck(is_valid=False)
+        return PasswordCheck(True, self._hasher.hash(password) if self._hasher.check_needs_rehash(known) else None)
 
     @cached_property
     def _nobodys(self) -> str:
@@ -77,16 +77,16 @@ class Passwords:
 
     @cached_property
     def _threads(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(self._concurrency, "password", initializer=_step_back)
+        return ThreadPoolExecutor(self._concurrency, "password", initializer=_lower_priority)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
-        if self._limiter.statistics().tasks_waiting >= _MOST_WAITING:
+        if self._limiter.statistics().tasks_waiting >= _MAX_WAITING:
             raise HashingBusy
         async with self._limiter:
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
 
-def _step_back() -> None:
+def _lower_priority() -> None:
     """Let the event loop's thread, and with it all other requests, go before this one."""
     if sys.platform == "linux":  # elsewhere priorities are those of whole processes
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)

@@ -12,8 +12,8 @@ from app.utils.exceptions import ServiceUnavailable
 
 logger = structlog.get_logger("app.readiness")
 
-PATIENCE_SECONDS = 1.0
-REMEMBERED_SECONDS = 1.0
+PROBE_TIMEOUT_SECONDS = 1.0
+CACHE_SECONDS = 1.0
 
 
 class Readiness:
@@ -33,7 +33,7 @@ class Readiness:
             raise ServiceUnavailable("The service is stopping.")
         # One after the other: those who ask meanwhile are told what the first one finds out.
         async with self._checking:
-            if time.monotonic() - self._checked_at > REMEMBERED_SECONDS:
+            if time.monotonic() - self._checked_at > CACHE_SECONDS:
                 self._fault = await self._find_fault()
                 self._checked_at = time.monotonic()
         if self._fault is not None:
@@ -42,7 +42,7 @@ class Readiness:
     async def _find_fault(self) -> str | None:
         try:
             # On a connection of its own: requests that wait for connections do not mean that the database is away.
-            async with asyncio.timeout(PATIENCE_SECONDS), self._database.probe_engine.connect() as connection:
+            async with asyncio.timeout(PROBE_TIMEOUT_SECONDS), self._database.probe_engine.connect() as connection:
                 if not await connection.scalar(text("SELECT to_regclass('alembic_version') IS NOT NULL")):
                     return "The database has no schema yet: run `python -m app migrate`."
                 revision = await connection.scalar(text("SELECT version_num FROM alembic_version"))

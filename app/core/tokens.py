@@ -38,7 +38,7 @@ LINK_TOKEN = "prl_"  # noqa: S105
 _REQUIRED = ["exp", "iat", "sub", "aud", "iss", "jti", "typ", "sid"]
 _DIGITS = string.digits + string.ascii_letters
 _NUMBER = re.compile("[1-9][0-9]{0,18}")
-_LARGEST_ID = 2**63 - 1
+_MAX_ID = 2**63 - 1
 # 256 bits and a CRC-32 in base 62.
 _SECRET_LENGTH, _CHECKSUM_LENGTH = 43, 6
 _SEAL_LENGTH = 16
@@ -96,7 +96,7 @@ class Tokens:
     def successor(self, refresh_token: str) -> str:
         """Return the refresh token that follows one, the same at every call: a lost answer can be given again."""
         key = _derive(self._secrets[0], "refresh token")
-        return _spell(REFRESH_TOKEN, hmac.digest(key, refresh_token.encode(), "sha256"))
+        return _with_checksum(REFRESH_TOKEN, hmac.digest(key, refresh_token.encode(), "sha256"))
 
     def seal(self, text: str, context: str) -> str:
         """Return a text as a token that clients hand back but can't alter, nor use in another context."""
@@ -126,7 +126,7 @@ class Tokens:
 
 def new_token(prefix: str) -> str:
     """Return a random token: the prefix, 256 bits, and a checksum by which a scanner knows it from other text."""
-    return _spell(prefix, secrets.token_bytes(32))
+    return _with_checksum(prefix, secrets.token_bytes(32))
 
 
 def is_well_formed(prefix: str, token: str) -> bool:
@@ -148,10 +148,10 @@ def _encoded(sealed: bytes) -> str:
 
 
 def _is_id(claim: object) -> bool:
-    return isinstance(claim, str) and _NUMBER.fullmatch(claim) is not None and int(claim) <= _LARGEST_ID
+    return isinstance(claim, str) and _NUMBER.fullmatch(claim) is not None and int(claim) <= _MAX_ID
 
 
-def _spell(prefix: str, secret: bytes) -> str:
+def _with_checksum(prefix: str, secret: bytes) -> str:
     body = prefix + _base62(int.from_bytes(secret), _SECRET_LENGTH)
     return body + _checksum(body)
 

@@ -60,7 +60,7 @@ COLLECTIONS = (
 NAMES = tuple(entry.name for entry in COLLECTIONS)
 
 
-def in_order_of_references() -> list[Entry]:
+def in_reference_order() -> list[Entry]:
     """Return the collections so that each comes after what its objects refer or link to, as far as there is no circle.
 
     An export has its files in this order, and an import reads them so: what is linked to is there already.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import URL, select
 
-from app.core.caller import REGISTER, Caller
+from app.core.caller import SYSTEM_CALLER, Caller
 from app.core.config import Settings
 from app.core.database import Database, RegisterSession
 from app.core.migrations import upgrade
@@ -27,7 +27,7 @@ from app.domains.user.service import UserService
 Report = Callable[[str], None]
 
 # Start-up may wait for another replica that does the same.
-_PATIENCE_SECONDS = 120.0
+_STATEMENT_TIMEOUT_SECONDS = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,11 @@ async def initialise(settings: Settings, url: str | URL, report: Report, *, demo
     report("Bringing the schema up to date …")
     await asyncio.to_thread(upgrade, url)
     patient = settings.model_copy(
-        update={"statement_timeout": _PATIENCE_SECONDS, "lock_timeout": _PATIENCE_SECONDS, "pool_size": 1}
+        update={
+            "statement_timeout": _STATEMENT_TIMEOUT_SECONDS,
+            "lock_timeout": _STATEMENT_TIMEOUT_SECONDS,
+            "pool_size": 1,
+        }
     )
     database = Database(url, patient)
     try:
@@ -56,7 +60,7 @@ async def initialise(settings: Settings, url: str | URL, report: Report, *, demo
                 body = UserCreate(
                     name=settings.first_admin_name, email=settings.first_admin_email, access_level="admin"
                 )
-                await UserService(session, REGISTER).create(body)
+                await UserService(session, SYSTEM_CALLER).create(body)
                 caller = await first_administrator(session)
                 assert caller is not None
             new_password = await _give_password(session, caller, settings)

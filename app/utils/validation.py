@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from app.utils.exceptions import Fault, InvalidContent
 
 # An answer that lists every fault of a hostile body would be larger than the body.
-MOST_FAULTS = 100
+MAX_FAULTS = 100
 
 # Of these Pydantic's words are about Python, with the name of one of our classes.
 _NO_OBJECT = {"model_type", "model_attributes_type"}
@@ -30,13 +30,13 @@ _SOURCES: dict[Any, Literal["body", "query", "path", "header"]] = {
 def invalid_content(error: ValidationError) -> InvalidContent:
     """Return the 422 for a body that was checked by a service."""
     details = error.errors(include_url=False, include_input=False)
-    faults = [_fault("body", each["loc"], each) for each in details[:MOST_FAULTS]]
+    faults = [_fault("body", each["loc"], each) for each in details[:MAX_FAULTS]]
     return InvalidContent(summary(len(details)), errors=faults)
 
 
 def invalid_request(details: Sequence[Mapping[str, Any]]) -> InvalidContent:
     """Return the 422 for a request; the locations begin with `body`, `query`, `path` or `header`."""
-    faults = [_fault(_SOURCES[each["loc"][0]], each["loc"][1:], each) for each in details[:MOST_FAULTS]]
+    faults = [_fault(_SOURCES[each["loc"][0]], each["loc"][1:], each) for each in details[:MAX_FAULTS]]
     return InvalidContent(summary(len(details)), errors=faults)
 
 
@@ -58,7 +58,7 @@ def _fault(
     return Fault(json_pointer([*location, member] if member else location), error["type"], detail, source)
 
 
-def summary(count: int, most: int = MOST_FAULTS) -> str:
+def summary(count: int, most: int = MAX_FAULTS) -> str:
     """Return how many faults a request has, of which `most` are told."""
     if count > most:
         return f"The request has {count} faults, of which these are the first {most}."

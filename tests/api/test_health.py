@@ -16,7 +16,7 @@ from sqlalchemy import URL, event, make_url
 
 from app.core import passwords, readiness
 from app.core.database import Database
-from app.core.http.bodies import Room
+from app.core.http.bodies import LargeBodyLimiter
 from app.core.http.streaming import Streams
 from app.core.prepared import Prepared
 from app.main import create_app
@@ -224,7 +224,7 @@ async def ready_problem(service: Committed) -> str:
 async def test_database_too_slow_for_a_probe_is_not_ready(
     committed: Committed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readiness, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(readiness, "PROBE_TIMEOUT_SECONDS", 0.1)
     async with connected(committed.url) as connection, connection.transaction():
         await connection.execute("LOCK TABLE alembic_version")
         assert await ready_problem(committed) == "The database cannot be reached at the moment."
@@ -324,7 +324,7 @@ async def test_more_passwords_than_can_be_checked_are_unavailable(
     committed: Committed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     form = {"username": ADMIN_EMAIL, "password": ADMIN_PASSWORD}
-    monkeypatch.setattr(passwords, "_MOST_WAITING", 0)
+    monkeypatch.setattr(passwords, "_MAX_WAITING", 0)
     response = await committed.client.post("/auth/token", data=form)
     problem = assert_problem(response, "hashing_busy")
     assert problem["detail"] == "Too many people sign in at this moment."
@@ -483,8 +483,8 @@ async def test_database_that_only_reads_refuses_writes(committed: Committed) -> 
 
 async def test_more_large_bodies_than_there_is_room_for_are_unavailable(committed: Committed) -> None:
     items = [{"op": "create", "data": {"name": "", "description": "x" * 19_000}} for _ in range(60)]
-    room: Room = committed.app.state.room
-    with room.taken(), room.taken():
+    large_bodies: LargeBodyLimiter = committed.app.state.large_bodies
+    with large_bodies.slot(), large_bodies.slot():
         response = await committed.client.post("/roles/bulk", json={"items": items})
         problem = assert_problem(response, "large_bodies_busy")
         assert (problem["status"], response.headers["retry-after"]) == (503, "5")

@@ -11,8 +11,8 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from app.core.http.bodies import MOST_ANONYMOUS_BYTES
-from app.utils.validation import MOST_FAULTS
+from app.core.http.bodies import MAX_ANONYMOUS_BYTES
+from app.utils.validation import MAX_FAULTS
 from tests.api.conftest import CANARY, Server, assert_problem, openapi
 from tests.builders import make, make_department, make_process, make_resource, make_user
 from tests.catalogue import COLLECTIONS, LINKS, PLAIN_TEXTS, REFERENCES, every_collection, required
@@ -378,7 +378,7 @@ async def test_who_is_not_known_sends_no_more_than_signing_in_needs(
     client: httpx.AsyncClient, path: str, body: bytes, media_type: str
 ) -> None:
     headers = {"Content-Type": media_type, "Authorization": ""}
-    largest = body + b" " * (MOST_ANONYMOUS_BYTES - len(body))
+    largest = body + b" " * (MAX_ANONYMOUS_BYTES - len(body))
     assert (await client.post(path, content=largest, headers=headers)).status_code in {401, 422}
     assert_problem(await client.post(path, content=largest + b" ", headers=headers), "content_too_large")
 
@@ -389,7 +389,7 @@ async def test_longest_form_to_sign_in_is_read(client: httpx.AsyncClient) -> Non
     form = {"username": user["email"], "password": "\U0001f511" * 256, "scope": "users:read " * 90}
     response = await client.post("/auth/token", data=form)
     assert_problem(response, "wrong_credentials")
-    assert 4_000 < len(response.request.content) < MOST_ANONYMOUS_BYTES
+    assert 4_000 < len(response.request.content) < MAX_ANONYMOUS_BYTES
 
 
 async def test_body_of_a_call_that_takes_none_is_ignored(client: httpx.AsyncClient) -> None:
@@ -669,7 +669,7 @@ async def test_of_thousands_of_unknown_parameters_only_those_told_are_looked_at(
     names = [f"k{number}" for number in range(3_000)]
     response = await client.post(f"/auth/token?{'=&'.join(names)}", headers={"Authorization": ""})
     problem = assert_problem(response, "bad_request", *pointers(response))
-    assert [error["pointer"] for error in problem["errors"]] == [f"/{name}" for name in names[:MOST_FAULTS]]
+    assert [error["pointer"] for error in problem["errors"]] == [f"/{name}" for name in names[:MAX_FAULTS]]
     assert compared == names[:10]
 
 

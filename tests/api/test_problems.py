@@ -17,7 +17,7 @@ from app.core.database_errors import IntegrityViolation, translate
 from app.domains.department.service import DepartmentService
 from app.domains.shared.idempotency import store as idempotency
 from app.domains.shared.idempotency.store import Attempt
-from app.domains.shared.writing.constraints import explain
+from app.domains.shared.writing.constraints import error_for
 from app.models import Base
 from app.utils.exceptions import Conflict, InternalError, RegisterError, UnknownReference, explanation, problem_types
 from tests.api.conftest import CANARY, CODES, Server, assert_problem, openapi, receive
@@ -129,7 +129,7 @@ async def request_in_flight(client: Client) -> httpx.Response:
 
 async def answer_too_large(client: Client) -> httpx.Response:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(idempotency, "LARGEST_KEPT", 10)
+        patch.setattr(idempotency, "MAX_STORED_BYTES", 10)
         headers = {"Idempotency-Key": "large"}
         await client.post("/departments", json={"name": CANARY}, headers=headers)
         return await client.post("/departments", json={"name": CANARY}, headers=headers)
@@ -464,7 +464,7 @@ def test_every_constraint_that_input_can_break_is_explained() -> None:
     for table in Base.metadata.tables.values():
         for index in table.indexes:
             if index.unique:
-                error = explain(IntegrityViolation("23505", str(index.name)))
+                error = error_for(IntegrityViolation("23505", str(index.name)))
                 if index.name in OURS:
                     assert error is None
                     continue
@@ -473,7 +473,7 @@ def test_every_constraint_that_input_can_break_is_explained() -> None:
                 unique.add(str(index.name))
         for constraint in table.constraints:
             if isinstance(constraint, ForeignKeyConstraint):
-                error = explain(IntegrityViolation("23503", str(constraint.name)))
+                error = error_for(IntegrityViolation("23503", str(constraint.name)))
                 assert isinstance(error, UnknownReference)
                 assert [fault.pointer for fault in error.errors] == [f"/{constraint.column_keys[0]}"]
                 foreign.add(str(constraint.name))

@@ -3,7 +3,7 @@
 import httpx
 import pytest
 
-from app.core.http.hints import nearest
+from app.core.http.hints import nearest_name
 from app.domains.process.lists import ProcessListQuery
 from tests.builders import make_department
 
@@ -70,20 +70,20 @@ total                count
 
 @pytest.mark.parametrize(("name", "meant"), [line.split() for line in MISSPELT.splitlines() if line])
 def test_misspelt_parameter_of_a_list_is_recognised(name: str, meant: str) -> None:
-    assert nearest(name, OF_PROCESSES) == meant
+    assert nearest_name(name, OF_PROCESSES) == meant
 
 
 @pytest.mark.parametrize("name", ["xyzzy", "", "_", "__ic", "%", "[]", "größe", "type", "limit" * 20, "\ud800"])
 def test_nothing_is_proposed_that_only_shares_letters(name: str) -> None:
-    assert nearest(name, OF_PROCESSES) is None
+    assert nearest_name(name, OF_PROCESSES) is None
 
 
 def test_only_what_the_address_knows_is_proposed() -> None:
-    assert nearest("page", ("limit", "offset")) == "offset"
-    assert nearest("order_by", ("limit", "offset")) is None
-    assert nearest("search", ("name__ic", "q")) == "q"
-    assert nearest("groupby", ("group_by",)) == "group_by"
-    assert nearest("anything", ()) is None
+    assert nearest_name("page", ("limit", "offset")) == "offset"
+    assert nearest_name("order_by", ("limit", "offset")) is None
+    assert nearest_name("search", ("name__ic", "q")) == "q"
+    assert nearest_name("groupby", ("group_by",)) == "group_by"
+    assert nearest_name("anything", ()) is None
 
 
 async def test_every_kind_of_list_proposes_what_was_meant(client: httpx.AsyncClient) -> None:

@@ -14,7 +14,7 @@ HASHING = """
 import asyncio
 from contextlib import nullcontext
 from pathlib import Path
-from app.core.memory import settled
+from app.core.memory import freeze_startup_objects
 from app.core.passwords import Passwords
 
 def resident():
@@ -37,10 +37,10 @@ def test_memory_of_a_hash_is_given_back(root: Path) -> None:
     kept = _grown(root, "nullcontext")
     if kept < 15 * 1024 * 1024:
         pytest.skip("this C library gives it back by itself")
-    assert _grown(root, "settled") < 5 * 1024 * 1024
+    assert _grown(root, "freeze_startup_objects") < 5 * 1024 * 1024
 
 
-async def test_memory_is_settled_while_the_service_runs(app: FastAPI) -> None:
+async def test_startup_objects_are_frozen_while_the_service_runs(app: FastAPI) -> None:
     async with app.router.lifespan_context(app):
         assert gc.get_freeze_count() > 0
     assert gc.get_freeze_count() == 0

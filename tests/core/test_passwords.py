@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from argon2 import PasswordHasher
 
-from app.core.passwords import Passwords, Verdict, is_common
+from app.core.passwords import PasswordCheck, Passwords, is_common
 from app.utils.exceptions import HashingBusy
 from tests.waiting import until
 
@@ -24,46 +24,46 @@ async def test_hash_is_argon2id_with_the_recommended_parameters_and_a_salt() -> 
     assert first.startswith(PARAMETERS)
     assert second.startswith(PARAMETERS)
     assert first != second
-    assert await passwords.verify(first, PASSWORD) == Verdict(right=True)
-    assert await passwords.verify(second, PASSWORD) == Verdict(right=True)
+    assert await passwords.verify(first, PASSWORD) == PasswordCheck(is_valid=True)
+    assert await passwords.verify(second, PASSWORD) == PasswordCheck(is_valid=True)
 
 
 @pytest.mark.parametrize("wrong", ["", PASSWORD[:-1], PASSWORD.upper(), f"{PASSWORD} ", f"{PASSWORD}\0", "é" * 256])
 async def test_other_password_is_wrong(wrong: str) -> None:
     passwords = Passwords(2)
-    assert await passwords.verify(await passwords.hash(PASSWORD), wrong) == Verdict(right=False)
+    assert await passwords.verify(await passwords.hash(PASSWORD), wrong) == PasswordCheck(is_valid=False)
 
 
 @pytest.mark.parametrize("password", ["é" * 256, "\U0001f511" * 64, "nul\0 in the middle", "e\u0301 is not \u00e9"])
 async def test_any_text_can_be_a_password_as_it_is(password: str) -> None:
     passwords = Passwords(2)
     known = await passwords.hash(password)
-    assert await passwords.verify(known, password) == Verdict(right=True)
-    assert await passwords.verify(known, password[:3]) == Verdict(right=False)
-    assert await passwords.verify(known, f"{password}\0") == Verdict(right=False)
+    assert await passwords.verify(known, password) == PasswordCheck(is_valid=True)
+    assert await passwords.verify(known, password[:3]) == PasswordCheck(is_valid=False)
+    assert await passwords.verify(known, f"{password}\0") == PasswordCheck(is_valid=False)
 
 
 async def test_password_is_the_same_however_a_keyboard_spells_it() -> None:
     passwords = Passwords(2)
     known = await passwords.hash("Zürich am See")
-    assert await passwords.verify(known, "Zu\u0308rich am See") == Verdict(right=True)
+    assert await passwords.verify(known, "Zu\u0308rich am See") == PasswordCheck(is_valid=True)
 
 
 @pytest.mark.parametrize("known", ["", "$argon2id$", "plain", PARAMETERS, "$2b$12$" + "a" * 53])
 async def test_hash_that_is_none_of_ours_accepts_nothing(known: str) -> None:
     passwords = Passwords(2)
-    assert await passwords.verify(known, PASSWORD) == Verdict(right=False)
-    assert await passwords.verify(known, known) == Verdict(right=False)
+    assert await passwords.verify(known, PASSWORD) == PasswordCheck(is_valid=False)
+    assert await passwords.verify(known, known) == PasswordCheck(is_valid=False)
 
 
 async def test_weaker_hash_is_replaced_when_the_password_is_right() -> None:
     passwords, weaker = Passwords(2), WEAKER.hash(PASSWORD)
     verdict = await passwords.verify(weaker, PASSWORD)
-    assert verdict.right
+    assert verdict.is_valid
     assert verdict.new_hash is not None
     assert verdict.new_hash.startswith(PARAMETERS)
-    assert await passwords.verify(verdict.new_hash, PASSWORD) == Verdict(right=True)
-    assert await passwords.verify(weaker, "wrong password") == Verdict(right=False)
+    assert await passwords.verify(verdict.new_hash, PASSWORD) == PasswordCheck(is_valid=True)
+    assert await passwords.verify(weaker, "wrong password") == PasswordCheck(is_valid=False)
 
 
 class Counting:
@@ -92,7 +92,7 @@ async def test_unknown_user_costs_as_much_as_a_known_one() -> None:
     for hashed, password in ((known, PASSWORD), (known, "wrong"), (None, PASSWORD), (None, "")):
         counting.verified.clear()
         verdict = await passwords.verify(hashed, password)
-        assert verdict == Verdict(right=hashed is not None and password == PASSWORD)
+        assert verdict == PasswordCheck(is_valid=hashed is not None and password == PASSWORD)
         assert len(counting.verified) == 1
         assert counting.verified[0].startswith(PARAMETERS)
 

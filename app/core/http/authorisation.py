@@ -22,11 +22,11 @@ from app.utils.exceptions import (
 )
 
 CHANGE_MESSAGE = "X-Change-Message"
-LONGEST_MESSAGE = 500
+MAX_MESSAGE_LENGTH = 500
 
 _BASIC = 'Basic realm="process-register", charset="UTF-8"'
 REFUSED = f'{BEARER}, error="invalid_token"'
-_MOST_CACHED = 10_000
+_MAX_CACHED_CALLERS = 10_000
 # Unicode's control characters, surrogates and separators of lines and paragraphs.
 _CONTROL = frozenset({"Cc", "Cs", "Zl", "Zp"})
 UNKNOWN_ADDRESS = "unknown"
@@ -43,7 +43,7 @@ class Authenticator:
         self._find = find
         # With the instant at which we asked: what the answer took belongs to the second, too.
         self._known: TLRUCache[str, tuple[Caller, float]] = TLRUCache(
-            _MOST_CACHED, lambda _token, known, _now: known[1] + cache_seconds, time.monotonic
+            _MAX_CACHED_CALLERS, lambda _token, known, _now: known[1] + cache_seconds, time.monotonic
         )
 
     async def authorise(self, request: Request, permission: str) -> None:
@@ -58,9 +58,9 @@ class Authenticator:
         if permission in {SESSION, ADMIN_SESSION} and known.session_id is None:
             raise Forbidden("Credentials are managed by a user who signed in, not by an API token.", scope=SESSION)
         if permission == ADMIN_SESSION:
-            known.demand("admin")
+            known.require("admin")
         elif permission in SCOPES:
-            known.demand(permission)
+            known.require(permission)
         # Reading changes nothing, so that there is nothing to be said of it.
         message = None if request.method == "GET" else _message(request.headers.getlist(CHANGE_MESSAGE))
         request.state.caller = replace(known, request_id=request.state.request_id, message=message)
@@ -129,8 +129,8 @@ def _message(given: list[str]) -> str | None:
         header = header.encode("latin-1").decode()
     message = unicodedata.normalize("NFC", header.strip())
     is_text = all(unicodedata.category(character) not in _CONTROL for character in message)
-    if len(given) > 1 or len(message) > LONGEST_MESSAGE or not is_text:
-        detail = f"A change message is one line of at most {LONGEST_MESSAGE} characters."
+    if len(given) > 1 or len(message) > MAX_MESSAGE_LENGTH or not is_text:
+        detail = f"A change message is one line of at most {MAX_MESSAGE_LENGTH} characters."
         raise InvalidContent(detail, errors=[Fault(f"/{CHANGE_MESSAGE}", "change_message", detail, "header")])
     return message or None
 

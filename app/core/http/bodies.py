@@ -14,14 +14,14 @@ from starlette.types import Receive, Scope
 from app.core.http.strict_json import parse_json
 from app.utils.exceptions import BadRequest, ContentTooLarge, LargeBodiesBusy
 
-_PARSED_AT_ONCE = 256 * 1024
+_INLINE_PARSE_BYTES = 256 * 1024
 # All that signing in needs. To find every fault of a whole mebibyte takes a second, in which nobody else is answered.
-MOST_ANONYMOUS_BYTES = 16 * 1024
+MAX_ANONYMOUS_BYTES = 16 * 1024
 
 # What JSON of so many signs becomes takes up to 200 MB.
-MOST_SIGNS = 1_000_000
-_COUNTED_AT_ONCE = 1024 * 1024
-MOST_LARGE_BODIES = 2
+MAX_JSON_TOKENS = 1_000_000
+_COUNT_CHUNK_BYTES = 1024 * 1024
+MAX_LARGE_BODIES = 2
 
 
 class StrictRequest(Request):
@@ -43,7 +43,7 @@ class StrictRequest(Request):
         if not hasattr(self, "_body"):
             limit = self._limit
             if not hasattr(self.state, "caller"):
-                limit = min(limit, MOST_ANONYMOUS_BYTES)
+                limit = min(limit, MAX_ANONYMOUS_BYTES)
             declared = self.headers.get("content-length", "")
             if declared.isdecimal() and int(declared) > limit:
                 raise ContentTooLarge(_too_large(limit))
@@ -68,17 +68,17 @@ class StrictRequest(Request):
         """
         body = await self.body()
         # What takes long is read in a thread, where others have their turn meanwhile.
-        return parse_json(body) if len(body) <= _PARSED_AT_ONCE else await to_thread.run_sync(parse_json, body)
+        return parse_json(body) if len(body) <= _INLINE_PARSE_BYTES else await to_thread.run_sync(parse_json, body)
 
 
-class Room:
+class LargeBodyLimiter:
     """The large bodies that a process works at. What is parsed takes many times the memory of its text."""
 
     def __init__(self) -> None:
-        self._free = MOST_LARGE_BODIES
+        self._free = MAX_LARGE_BODIES
 
     @contextmanager
-    def taken(self) -> Iterator[None]:
+    def slot(self) -> Iterator[None]:
         """Hold a place. Raises `LargeBodiesBusy` when there is none."""
         if not self._free:
             raise LargeBodiesBusy
@@ -89,13 +89,13 @@ class Room:
             self._free += 1
 
 
-def refuse_too_many_values(body: bytes) -> None:
+def reject_too_many_tokens(body: bytes) -> None:
     """Raise `ContentTooLarge` for JSON of so many values that they would not find room: `{}` takes a hundred bytes."""
     count = 0
-    for start in range(0, len(body), _COUNTED_AT_ONCE):
-        count += sum(body.count(sign, start, start + _COUNTED_AT_ONCE) for sign in (b"{", b"[", b","))
-        if count > MOST_SIGNS:
-            detail = f"A body of JSON may have at most {MOST_SIGNS} opening brackets and commas, also within text."
+    for start in range(0, len(body), _COUNT_CHUNK_BYTES):
+        count += sum(body.count(sign, start, start + _COUNT_CHUNK_BYTES) for sign in (b"{", b"[", b","))
+        if count > MAX_JSON_TOKENS:
+            detail = f"A body of JSON may have at most {MAX_JSON_TOKENS} opening brackets and commas, also within text."
             raise ContentTooLarge(detail)
 
 

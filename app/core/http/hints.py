@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 # Longer ones are no typing errors, and take long to compare.
-_LONGEST = 64
+_MAX_COMPARED_LENGTH = 64
 # Below this two names have only letters in common.
 _NEAR = 0.6
 
@@ -39,26 +39,26 @@ _SUFFIXES: dict[str, str] = {
 _SUFFIXED = re.compile(rf"(.+?)_{{1,2}}({'|'.join(_SUFFIXES)})")
 
 
-def nearest(name: str, known: Sequence[str]) -> str | None:
+def nearest_name(name: str, known: Sequence[str]) -> str | None:
     """Return the one of the known names that is meant, or None if none comes near."""
-    if len(name) > _LONGEST:
+    if len(name) > _MAX_COMPARED_LENGTH:
         return None
-    spelt = _in_our_spelling(name)
+    spelt = _normalised_spelling(name)
     for candidate in _meanings(spelt):
         if candidate in known:
             return candidate
     return _closest(spelt, known)
 
 
-def hint(name: str, known: Sequence[str]) -> str:
+def name_hint(name: str, known: Sequence[str]) -> str:
     """Return the sentence that tells the nearest known name, or else all of them; empty when none is known."""
-    near = nearest(name, known)
+    near = nearest_name(name, known)
     if near:
         return f"Did you mean {near}?"
     return f"Known are {', '.join(known)}." if known else ""
 
 
-def _in_our_spelling(name: str) -> str:
+def _normalised_spelling(name: str) -> str:
     """Return a name such as `createdAt`, `created-at[gte]` or `Status[]` in the way in which ours are spelt."""
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)
     return re.sub(r"[^a-z0-9_]+", "_", words.lower()).strip("_")

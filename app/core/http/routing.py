@@ -12,10 +12,10 @@ from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
-from app.core.database import run_again_if_aborted
+from app.core.database import retry_if_aborted
 from app.core.http.authorisation import authorise
-from app.core.http.bodies import Room, StrictRequest, media_type, refuse_too_many_values
-from app.core.http.hints import hint
+from app.core.http.bodies import LargeBodyLimiter, StrictRequest, media_type, reject_too_many_tokens
+from app.core.http.hints import name_hint
 from app.core.http.query_models import query_models
 from app.core.permissions import DECLARATION
 from app.utils.exceptions import (
@@ -24,16 +24,16 @@ from app.utils.exceptions import (
     MethodNotAllowed,
     UnsupportedMediaType,
 )
-from app.utils.validation import MOST_FAULTS, json_pointer
+from app.utils.validation import MAX_FAULTS, json_pointer
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
-_MOST_HINTS = 10
+_MAX_HINTS = 10
 # The declaration of a route whose body may be as large as a setting says, beside its permission in `openapi_extra`.
 BODY_LIMIT = "x-body-limit"
 LARGE_BODY = {BODY_LIMIT: "MAX_BULK_BYTES"}
 # Of a body that is not compressed (RFC 9110, section 12.5.3).
-_AS_IT_IS = "identity"
+_IDENTITY = "identity"
 
 
 class UndeclaredPermissionError(RuntimeError):
@@ -53,7 +53,7 @@ class KnownParameters:
         return dict(_query_parameters(self._route, paths))
 
 
-def learn_parameters(routes: Iterable[BaseRoute]) -> None:
+def collect_known_parameters(routes: Iterable[BaseRoute]) -> None:
     """Read the parameters of all strict routes at once: a request that is the first to need them takes 10 ms longer."""
     strict = [route for route in routes if isinstance(route, StrictRoute)]
     paths = get_openapi(title="", version="", routes=strict)["paths"]
@@ -98,11 +98,11 @@ class StrictRoute(APIRoute):
             # First: a caller without permission learns nothing about the request, and its body is not read.
             await plain.app.dependency_overrides.get(authorise, authorise)(plain, permission)
             if plain.scope["query_string"]:
-                _refuse_unreadable(plain.scope["query_string"])
-                _refuse_unknown(plain, self.parameters.takes_several)
-                _refuse_repeated(plain, self.parameters.takes_several)
+                _reject_undecodable(plain.scope["query_string"])
+                _reject_unknown(plain, self.parameters.takes_several)
+                _reject_repeated(plain, self.parameters.takes_several)
             if not has_body and plain.method == "GET":
-                return await run_again_if_aborted(plain, handler)
+                return await retry_if_aborted(plain, handler)
             settings = plain.app.state.settings
             limit = settings.max_bulk_bytes if is_large else settings.max_body_bytes
             request = StrictRequest(plain.scope, plain.receive, limit)
@@ -110,21 +110,21 @@ class StrictRoute(APIRoute):
             if has_body and await request.body():
                 if media_type(request.headers.get("content-type")) not in media_types:
                     raise UnsupportedMediaType(f"Send the body as {named} in UTF-8.")
-                if request.headers.get("content-encoding", _AS_IT_IS).lower() != _AS_IT_IS:
+                if request.headers.get("content-encoding", _IDENTITY).lower() != _IDENTITY:
                     detail = "Send the body as it is: none is decompressed here."
-                    raise UnsupportedMediaType(detail, headers={"Accept-Encoding": _AS_IT_IS})
+                    raise UnsupportedMediaType(detail, headers={"Accept-Encoding": _IDENTITY})
             if has_body and len(body := await request.body()) > settings.max_body_bytes:
                 if "json" in request.headers.get("content-type", ""):
-                    refuse_too_many_values(body)
-                room: Room = plain.app.state.room
-                with room.taken():
-                    return await run_again_if_aborted(request, handler)
-            return await run_again_if_aborted(request, handler)
+                    reject_too_many_tokens(body)
+                large_bodies: LargeBodyLimiter = plain.app.state.large_bodies
+                with large_bodies.slot():
+                    return await retry_if_aborted(request, handler)
+            return await retry_if_aborted(request, handler)
 
         return strict_handler
 
 
-class _Refusal:
+class _MethodNotAllowedEndpoint:
     """Refuses all methods but those that stand before it."""
 
     def __init__(self, allowed: str) -> None:
@@ -134,7 +134,7 @@ class _Refusal:
         raise MethodNotAllowed(f"This address knows only {self._allowed}.", headers={"Allow": self._allowed})
 
 
-def refuse_other_methods(routes: Sequence[BaseRoute]) -> Iterator[BaseRoute]:
+def reject_other_methods(routes: Sequence[BaseRoute]) -> Iterator[BaseRoute]:
     """Yield the routes, and behind those of a fixed address that is like an object's one that refuses other methods.
 
     Otherwise `DELETE /processes/bulk` would be taken for the deletion of an object called `bulk`.
@@ -152,7 +152,7 @@ def refuse_other_methods(routes: Sequence[BaseRoute]) -> Iterator[BaseRoute]:
         if route is same[-1] and is_like_an_object:
             methods = {method for other in same for method in other.methods or ()}
             allowed = sorted(methods | ({"HEAD"} if "GET" in methods else set()))
-            yield Route(route.path, _Refusal(", ".join(allowed)))
+            yield Route(route.path, _MethodNotAllowedEndpoint(", ".join(allowed)))
 
 
 def declared_permission(route: APIRoute) -> str:
@@ -176,7 +176,7 @@ def _media_types(route: APIRoute) -> tuple[str, ...]:
     return ("application/json",)
 
 
-def _refuse_unreadable(query_string: bytes) -> None:
+def _reject_undecodable(query_string: bytes) -> None:
     """Raise `BadRequest` for bytes that are not UTF-8, or not escaped: what they become would find something else."""
     try:
         unquote_to_bytes(query_string.decode("ascii")).decode()
@@ -184,13 +184,13 @@ def _refuse_unreadable(query_string: bytes) -> None:
         raise BadRequest("What follows the question mark must be UTF-8 with percent-encoding (RFC 3986).") from error
 
 
-def _refuse_unknown(request: Request, known: Mapping[str, bool]) -> None:
+def _reject_unknown(request: Request, known: Mapping[str, bool]) -> None:
     """Raise `BadRequest` for parameters that the route does not know: a typo must not do more than was asked for."""
     unknown = [name for name in request.query_params if name not in known]
     if unknown:
         # To find the nearest of a hundred takes milliseconds, so it is not done of each of many.
-        hints = dict.fromkeys(unknown[:MOST_FAULTS], "")
-        hints |= {name: hint(name, tuple(known)) for name in unknown[:_MOST_HINTS]}
+        hints = dict.fromkeys(unknown[:MAX_FAULTS], "")
+        hints |= {name: name_hint(name, tuple(known)) for name in unknown[:_MAX_HINTS]}
         faults = [
             Fault(json_pointer([name]), "unknown_parameter", f"There is no such parameter. {told}".strip(), "query")
             for name, told in hints.items()
@@ -199,7 +199,7 @@ def _refuse_unknown(request: Request, known: Mapping[str, bool]) -> None:
         raise BadRequest(detail, errors=faults)
 
 
-def _refuse_repeated(request: Request, takes_several: Mapping[str, bool]) -> None:
+def _reject_repeated(request: Request, takes_several: Mapping[str, bool]) -> None:
     """Raise `BadRequest` for parameters of one value that have more: none of those may be dropped in silence."""
     given = request.query_params
     if len(given.multi_items()) == len(given):

@@ -17,14 +17,14 @@ from starlette.types import Message, Send
 
 from app.core.config import Settings
 from app.core.database import Database
-from app.core.database_errors import translating
+from app.core.database_errors import with_translated_errors
 from app.core.engine import Row
 from app.core.prepared import Prepared
 from app.utils.exceptions import ExportsBusy
 
 # A round trip for each batch of so many rows costs nothing any more. But an object may have thousands of links, so that
 # rows are large: then a batch has as many as fill so many bytes, as far as those of the last batch tell.
-FIRST_ROWS, MOST_ROWS = 20, 500
+FIRST_BATCH_ROWS, MAX_BATCH_ROWS = 20, 500
 BATCH_BYTES = 1024 * 1024
 # PostgreSQL must not end the transaction of a reader whom we still wait for.
 _GRACE = 5
@@ -41,20 +41,20 @@ async def read_in_batches(
     `ServiceUnavailable` as every statement does, also when the server does not answer for `seconds`.
     """
     driver: Any = (await connection.get_raw_connection()).driver_connection
-    cursor = await translating(driver.cursor(statement.sql, *statement.arguments(values), timeout=seconds))
-    size = FIRST_ROWS
-    rows: Rows = await translating(cursor.fetch(size, timeout=seconds))
+    cursor = await with_translated_errors(driver.cursor(statement.sql, *statement.arguments(values), timeout=seconds))
+    size = FIRST_BATCH_ROWS
+    rows: Rows = await with_translated_errors(cursor.fetch(size, timeout=seconds))
     yield rows
     while len(rows) == size:
-        size = _rows_of_next(rows)
-        rows = await translating(cursor.fetch(size, timeout=seconds))
+        size = _next_batch_rows(rows)
+        rows = await with_translated_errors(cursor.fetch(size, timeout=seconds))
         if rows:
             yield rows
 
 
-def _rows_of_next(rows: Rows) -> int:
+def _next_batch_rows(rows: Rows) -> int:
     length = sum(len(cell) for row in rows for cell in row if isinstance(cell, (bytes, str)))
-    return max(1, min(MOST_ROWS, len(rows) * BATCH_BYTES // (length or 1)))
+    return max(1, min(MAX_BATCH_ROWS, len(rows) * BATCH_BYTES // (length or 1)))
 
 
 class Streams:
@@ -84,11 +84,11 @@ class Streams:
             self._free += 1
 
 
-class Streamed(StreamingResponse):
+class StreamedResponse(StreamingResponse):
     """An answer whose end is the end of its reader: whoever stops reading frees what it holds."""
 
     def __init__(self, chunks: AsyncGenerator[bytes], stall_seconds: float, **options: Any) -> None:
-        super().__init__(_undisturbed(chunks), **options)
+        super().__init__(_shielded_from_cancellation(chunks), **options)
         self._chunks = chunks
         self._stall_seconds = stall_seconds
 
@@ -105,7 +105,7 @@ class Streamed(StreamingResponse):
                 await self._chunks.aclose()
 
 
-async def _undisturbed(chunks: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+async def _shielded_from_cancellation(chunks: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
     """Yield the chunks, so that a reader who goes away stops us between two of them.
 
     In the middle of one, what must be put in order then could not wait for PostgreSQL.

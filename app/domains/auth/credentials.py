@@ -37,7 +37,7 @@ class CredentialService:
         return (await self.session.execute(statement, values)).one_or_none()
 
 
-async def make_link(session: RegisterSession, caller: Caller, user_id: int) -> PasswordLink:
+async def create_password_link(session: RegisterSession, caller: Caller, user_id: int) -> PasswordLink:
     """Make the token of a link for a user. Raises `Conflict` when the user is not active."""
     token = new_token(LINK_TOKEN)
     values = {"user_id": user_id, "token_hash": token_hash(token), "lifetime": LINK_LIFETIME, **caller.signature()}
@@ -73,7 +73,7 @@ async def count_attempt(session: RegisterSession, settings: Settings, email: str
     return row
 
 
-def refuse_common(password: SecretStr, pointer: str, *own: str | None) -> None:
+def reject_common_password(password: SecretStr, pointer: str, *own: str | None) -> None:
     """Raise `CommonPassword` for one that others would try first."""
     if is_common(password.get_secret_value(), *own):
         detail = "Everybody would try this password first: choose another."

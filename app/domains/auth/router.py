@@ -28,8 +28,8 @@ from app.domains.shared.router import (
     PageParameters,
     Reference,
     api_router,
-    listed,
     no_content,
+    page_response,
     problems,
 )
 from app.utils.exceptions import Conflict, NotFound, TooManyRequests, Unauthorized
@@ -40,52 +40,52 @@ me = api_router("/users/me", ["me"])
 api_tokens = api_router("/api-tokens", ["api tokens"])
 users = api_router("/users", ["users"])
 
-PUBLICLY, SIGNED_IN, AS_ADMIN = requires(PUBLIC), requires(SESSION), requires("admin")
-AS_ADMIN_HERE = requires(ADMIN_SESSION)
+IS_PUBLIC, REQUIRES_SESSION, REQUIRES_ADMIN = requires(PUBLIC), requires(SESSION), requires("admin")
+REQUIRES_ADMIN_SESSION = requires(ADMIN_SESSION)
 
 SignInServiceDep = Annotated[SignInService, Depends(SignInService.provide)]
 Service = Annotated[AccountService, Depends(AccountService.provide)]
 
 
-@router.post("/token", responses=problems(Unauthorized, TooManyRequests, *BODY), openapi_extra=PUBLICLY)
+@router.post("/token", responses=problems(Unauthorized, TooManyRequests, *BODY), openapi_extra=IS_PUBLIC)
 async def sign_in(service: SignInServiceDep, form: Annotated[SignIn, Form()]) -> TokenPair:
     """Sign in with e-mail address and password (OAuth 2's password grant)."""
     return await service.sign_in(form)
 
 
-@router.post("/refresh", responses=problems(Unauthorized, *BODY), openapi_extra=PUBLICLY)
+@router.post("/refresh", responses=problems(Unauthorized, *BODY), openapi_extra=IS_PUBLIC)
 async def refresh_token(service: SignInServiceDep, body: Refresh) -> TokenPair:
     """Exchange a refresh token for a new pair; used twice, it ends the session."""
     return await service.refresh(body)
 
 
-@router.post("/set-password", responses=problems(*BODY), openapi_extra=PUBLICLY)
+@router.post("/set-password", responses=problems(*BODY), openapi_extra=IS_PUBLIC)
 async def set_password(service: SignInServiceDep, body: SetPassword) -> TokenPair:
     """Set a password by the token of a link, sign out everywhere else, and sign in."""
     return await service.set_password(body)
 
 
-@router.post("/logout", status_code=204, openapi_extra=SIGNED_IN)
+@router.post("/logout", status_code=204, openapi_extra=REQUIRES_SESSION)
 async def sign_out(service: Service) -> Response:
     """Sign out here."""
     await service.end_own_session()
     return no_content()
 
 
-@router.post("/logout-all", status_code=204, openapi_extra=SIGNED_IN)
+@router.post("/logout-all", status_code=204, openapi_extra=REQUIRES_SESSION)
 async def sign_out_everywhere(service: Service) -> Response:
     """Sign out everywhere, here included."""
     await service.end_all_sessions()
     return no_content()
 
 
-@router.get("/sessions", response_model=Page[SessionRead], responses=LIST, openapi_extra=SIGNED_IN)
+@router.get("/sessions", response_model=Page[SessionRead], responses=LIST, openapi_extra=REQUIRES_SESSION)
 async def list_sessions(service: Service, query: PageParameters) -> Response:
     """List where the caller is signed in, the newest first."""
-    return listed(await service.sessions(query), query)
+    return page_response(await service.sessions(query), query)
 
 
-@router.delete("/sessions/{session}", status_code=204, responses=problems(NotFound), openapi_extra=SIGNED_IN)
+@router.delete("/sessions/{session}", status_code=204, responses=problems(NotFound), openapi_extra=REQUIRES_SESSION)
 async def end_session(service: Service, session: Number) -> Response:
     """Sign the caller out in one place."""
     await service.end_session(session)
@@ -98,39 +98,39 @@ async def get_me(service: Service) -> Me:
     return await service.me()
 
 
-@me.post("/password", status_code=204, responses=problems(TooManyRequests, *BODY), openapi_extra=SIGNED_IN)
+@me.post("/password", status_code=204, responses=problems(TooManyRequests, *BODY), openapi_extra=REQUIRES_SESSION)
 async def change_own_password(service: Service, body: ChangePassword) -> Response:
     """Change the caller's password, and sign out everywhere else."""
     await service.change_password(body)
     return no_content()
 
 
-@me.get("/tokens", response_model=Page[ApiTokenRead], responses=LIST, openapi_extra=SIGNED_IN)
+@me.get("/tokens", response_model=Page[ApiTokenRead], responses=LIST, openapi_extra=REQUIRES_SESSION)
 async def list_own_api_tokens(service: Service, query: PageParameters) -> Response:
     """List the caller's API tokens, the newest first."""
-    return listed(await service.own_api_tokens(query), query)
+    return page_response(await service.own_api_tokens(query), query)
 
 
-@me.post("/tokens", status_code=201, responses=problems(*BODY), openapi_extra=SIGNED_IN)
+@me.post("/tokens", status_code=201, responses=problems(*BODY), openapi_extra=REQUIRES_SESSION)
 async def create_own_api_token(service: Service, body: ApiTokenCreate) -> ApiTokenMade:
     """Make an API token for a program; the answer is the only one to show it."""
     return await service.make_api_token(body)
 
 
-@me.delete("/tokens/{token}", status_code=204, responses=problems(NotFound), openapi_extra=SIGNED_IN)
+@me.delete("/tokens/{token}", status_code=204, responses=problems(NotFound), openapi_extra=REQUIRES_SESSION)
 async def revoke_own_api_token(service: Service, token: Number) -> Response:
     """Revoke one of the caller's API tokens."""
     await service.revoke_api_token(token, own=True)
     return no_content()
 
 
-@api_tokens.get("", response_model=Page[ApiTokenRead], responses=LIST, openapi_extra=AS_ADMIN)
+@api_tokens.get("", response_model=Page[ApiTokenRead], responses=LIST, openapi_extra=REQUIRES_ADMIN)
 async def list_api_tokens(service: Service, query: PageParameters) -> Response:
     """List everybody's API tokens, the newest first."""
-    return listed(await service.all_api_tokens(query), query)
+    return page_response(await service.all_api_tokens(query), query)
 
 
-@api_tokens.delete("/{token}", status_code=204, responses=problems(NotFound), openapi_extra=AS_ADMIN)
+@api_tokens.delete("/{token}", status_code=204, responses=problems(NotFound), openapi_extra=REQUIRES_ADMIN)
 async def revoke_api_token(service: Service, token: Number) -> Response:
     """Revoke anybody's API token."""
     await service.revoke_api_token(token, own=False)
@@ -138,8 +138,11 @@ async def revoke_api_token(service: Service, token: Number) -> Response:
 
 
 @users.post(
-    "/{reference}/password-links", status_code=201, responses=problems(NotFound, Conflict), openapi_extra=AS_ADMIN_HERE
+    "/{reference}/password-links",
+    status_code=201,
+    responses=problems(NotFound, Conflict),
+    openapi_extra=REQUIRES_ADMIN_SESSION,
 )
 async def create_password_link(service: Service, reference: Reference) -> PasswordLink:
     """Make a link token by which a user sets a first or a new password, within 24 hours."""
-    return await service.make_link(reference)
+    return await service.create_password_link(reference)

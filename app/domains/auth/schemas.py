@@ -7,14 +7,14 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 from pydantic_core import PydanticCustomError
 
-from app.core.passwords import LONGEST, SHORTEST
+from app.core.passwords import MAX_LENGTH, MIN_LENGTH
 from app.core.permissions import SCOPES, AccessLevel, Scope
 from app.domains.shared.schemas import NO_TEXT, Brief, Instant, Name, Schema, example
 from app.domains.user.models import EMAIL_LENGTH
 
-LONGEST_API_TOKEN_DAYS = 365
+MAX_API_TOKEN_DAYS = 365
 DEFAULT_API_TOKEN_DAYS = 90
-LONGEST_TOKEN = 128
+MAX_TOKEN_LENGTH = 128
 
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
@@ -32,15 +32,18 @@ def _storable(value: str) -> str:
 
 
 # At any length a password may be checked; a new one must be long enough.
-Password = Annotated[SecretStr, Field(max_length=LONGEST), AfterValidator(_encodable)]
+Password = Annotated[SecretStr, Field(max_length=MAX_LENGTH), AfterValidator(_encodable)]
 NewPassword = Annotated[
     SecretStr,
     Field(
-        min_length=SHORTEST, max_length=LONGEST, description="No common one.", examples=["correct-horse-battery-staple"]
+        min_length=MIN_LENGTH,
+        max_length=MAX_LENGTH,
+        description="No common one.",
+        examples=["correct-horse-battery-staple"],
     ),
     AfterValidator(_encodable),
 ]
-OpaqueToken = Annotated[SecretStr, Field(max_length=LONGEST_TOKEN), AfterValidator(_encodable)]
+OpaqueToken = Annotated[SecretStr, Field(max_length=MAX_TOKEN_LENGTH), AfterValidator(_encodable)]
 
 
 def _known_scopes(value: str) -> str:
@@ -130,7 +133,7 @@ class ApiTokenCreate(Schema):
 
     name: Name
     scopes: Annotated[list[Scope], Field(min_length=1, max_length=len(SCOPES), description="What it may do.")]
-    expires_in_days: Annotated[int, Field(ge=1, le=LONGEST_API_TOKEN_DAYS)] = DEFAULT_API_TOKEN_DAYS
+    expires_in_days: Annotated[int, Field(ge=1, le=MAX_API_TOKEN_DAYS)] = DEFAULT_API_TOKEN_DAYS
 
 
 class ApiTokenRead(Schema):

@@ -18,7 +18,7 @@ from app.core.tokens import (
     new_token,
 )
 from app.domains.auth import statements
-from app.domains.auth.credentials import CredentialService, count_attempt, make_link, refuse_common
+from app.domains.auth.credentials import CredentialService, count_attempt, create_password_link, reject_common_password
 from app.domains.auth.models import ApiToken
 from app.domains.auth.schemas import (
     ApiTokenCreate,
@@ -108,12 +108,12 @@ class AccountService(CredentialService):
         user = await self._row(statements.PASSWORD_OF, user_id=user_id)
         if user is None:
             raise not_found(User)
-        refuse_common(body.new_password, "/new_password", user.name, user.email)
+        reject_common_password(body.new_password, "/new_password", user.name, user.email)
         account = await count_attempt(self.session, self.settings, user.email, self.address)
         await self.session.release()  # as in `SignInService.sign_in`
         verdict = await self.passwords.verify(user.password_hash, body.old_password.get_secret_value())
-        new_hash = await self.passwords.hash(body.new_password.get_secret_value()) if verdict.right else ""
-        changed = verdict.right and await self._row(
+        new_hash = await self.passwords.hash(body.new_password.get_secret_value()) if verdict.is_valid else ""
+        changed = verdict.is_valid and await self._row(
             statements.CHANGE_PASSWORD,
             user_id=user_id,
             old_hash=user.password_hash,
@@ -127,7 +127,7 @@ class AccountService(CredentialService):
         await self.session.execute(statements.END_OTHER_SESSIONS, own)
         await self.session.execute(statements.FORGIVE_ATTEMPT, {"keys": account.keys})
 
-    async def make_link(self, reference: str) -> PasswordLink:
+    async def create_password_link(self, reference: str) -> PasswordLink:
         """Make the token of a link by which a user sets a password; an earlier one is no longer valid.
 
         Raises `NotFound`, `Conflict` when the user is not active, and `Forbidden` when the user could do more than this
@@ -138,15 +138,15 @@ class AccountService(CredentialService):
         if user is None:
             raise not_found(User)
         for scope in sorted(scopes_of(user.access_level)):
-            self.caller.demand(scope)
-        await self._be_signed_in()
-        return await make_link(self.session, self.caller, user.id)
+            self.caller.require(scope)
+        await self._require_live_session()
+        return await create_password_link(self.session, self.caller, user.id)
 
     async def make_api_token(self, body: ApiTokenCreate) -> ApiTokenMade:
         """Make an API token for the caller. Raises `Forbidden` for a scope that the caller does not have."""
         for scope in body.scopes:
-            self.caller.demand(scope)
-        await self._be_signed_in()
+            self.caller.require(scope)
+        await self._require_live_session()
         token = new_token(API_TOKEN)
         row = await self._row(
             statements.MAKE_API_TOKEN,
@@ -168,7 +168,7 @@ class AccountService(CredentialService):
             token=token,
         )
 
-    async def _be_signed_in(self) -> None:
+    async def _require_live_session(self) -> None:
         own = {"user_id": self.caller.user_id, "session_id": self.caller.session_id}
         if await self._row(statements.LOCK_SESSION, **own) is None:
             raise Unauthorized("The session was ended.", challenge=REFUSED)

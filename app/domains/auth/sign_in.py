@@ -22,7 +22,7 @@ from app.core.tokens import (
     token_hash,
 )
 from app.domains.auth import statements
-from app.domains.auth.credentials import CredentialService, count_attempt, refuse_common
+from app.domains.auth.credentials import CredentialService, count_attempt, reject_common_password
 from app.domains.auth.schemas import (
     Refresh,
     SetPassword,
@@ -37,7 +37,7 @@ from app.utils.exceptions import (
     WrongCredentials,
 )
 
-LONGEST_USER_AGENT = 200
+MAX_USER_AGENT_LENGTH = 200
 
 
 class SignInService(CredentialService):
@@ -49,7 +49,7 @@ class SignInService(CredentialService):
         self.passwords: Passwords = request.app.state.passwords
         self.tokens: Tokens = request.app.state.tokens
         self.address = client_address(request)
-        agent = request.headers.get("user-agent", "")[:LONGEST_USER_AGENT]
+        agent = request.headers.get("user-agent", "")[:MAX_USER_AGENT_LENGTH]
         self.user_agent = "".join(character for character in agent if character.isprintable()) or None
         self.request_id: str = request.state.request_id
 
@@ -67,21 +67,21 @@ class SignInService(CredentialService):
         # The attempt counts whatever comes of it, and hashing needs no connection.
         await self.session.release()
         scopes, keys = form.scope.split() or None, account.keys
-        pair = await self._open_if_right(form.password, account.id, account.password_hash, scopes, keys)
+        pair = await self._open_if_valid(form.password, account.id, account.password_hash, scopes, keys)
         if pair is None:
             # Another hash was stored since: of another password, or of this one with stronger parameters.
             now = await self._row(statements.PASSWORD_OF, user_id=account.id)
             await self.session.release()
-            pair = now and await self._open_if_right(form.password, account.id, now.password_hash, scopes, keys)
+            pair = now and await self._open_if_valid(form.password, account.id, now.password_hash, scopes, keys)
         if pair is None:
             raise WrongCredentials
         return pair
 
-    async def _open_if_right(
+    async def _open_if_valid(
         self, password: SecretStr, user_id: int, known: str | None, scopes: list[str] | None, keys: list[str]
     ) -> TokenPair | None:
         verdict = await self.passwords.verify(known, password.get_secret_value())
-        if not verdict.right or known is None:
+        if not verdict.is_valid or known is None:
             raise WrongCredentials
         return await self._open_session(user_id, known, scopes=scopes, new_hash=verdict.new_hash, keys=keys)
 
@@ -119,7 +119,7 @@ class SignInService(CredentialService):
         user = await self._row(statements.USER_OF_LINK, token_hash=hashed)
         if user is None:
             raise _spent_link()
-        refuse_common(body.password, "/password", user.name, user.email)
+        reject_common_password(body.password, "/password", user.name, user.email)
         await self.session.release()  # hashing needs no connection
         new_hash = await self.passwords.hash(body.password.get_secret_value())
         author = Caller(user.id, user.name, "viewer", frozenset(), request_id=self.request_id)

@@ -8,7 +8,7 @@ from app.core.permissions import requires
 from app.domains.change.schemas import ChangeQuery
 from app.domains.change.service import ChangeService
 from app.domains.shared.query.parameters import list_parameters
-from app.domains.shared.router import LIST, ChangeRead, Page, collection_router, listed
+from app.domains.shared.router import LIST, ChangeRead, Page, collection_router, page_response
 
 router = collection_router("changes")
 
@@ -20,4 +20,4 @@ async def list_changes(
     service: Service, query: Annotated[ChangeQuery, Depends(list_parameters(ChangeQuery))]
 ) -> Response:
     """List what was changed, by whom and when, the newest first."""
-    return listed(await service.page(query), query)
+    return page_response(await service.page(query), query)

@@ -5,10 +5,10 @@ from app.core.request_service import RequestService
 from app.domains.change.schemas import ChangeQuery, ChangeType
 from app.domains.collections import COLLECTIONS
 from app.domains.shared.query.pages import Listing
-from app.domains.shared.reading.history_pages import changes_where, leading_of, page_of_changes
+from app.domains.shared.reading.history_pages import changes_where, leading_column, page_of_changes
 
 # What one must be able to read to see how it changed.
-NEEDED: dict[ChangeType, Scope] = {
+READ_SCOPES: dict[ChangeType, Scope] = {
     **{entry.name: entry.history_scope or entry.scope_to_read for entry in COLLECTIONS},
     "api_tokens": "admin",
 }
@@ -23,10 +23,10 @@ class ChangeService(RequestService):
         Raises `Forbidden` when the query asks for a type that the caller may not see.
         """
         if query.type is not None:
-            self.caller.demand(NEEDED[query.type])
+            self.caller.require(READ_SCOPES[query.type])
         names = ("type", "object_id", "actor_id", "since", "before_id")
         given = {name: value for name in names if (value := getattr(query, name)) is not None}
         filters = frozenset(given)
-        types = frozenset(name for name, scope in NEEDED.items() if scope in self.caller.scopes)
+        types = frozenset(name for name, scope in READ_SCOPES.items() if scope in self.caller.scopes)
         condition = changes_where(filters, types)
-        return await page_of_changes(self.session, condition, query, leading_of(filters), **given)
+        return await page_of_changes(self.session, condition, query, leading_column(filters), **given)

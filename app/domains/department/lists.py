@@ -14,11 +14,11 @@ DepartmentListQuery = lists.list_query(
         filters=(
             *lists.OBJECT_FILTERS,
             *lists.identifier("parent_id"),
-            *lists.below("id", Department, "within"),
+            *lists.subtree("id", Department, "within"),
             *lists.identifier("head_id"),
         ),
         sorts=lists.OBJECT_SORTS,
-        groups=lists.grouped_by_reference("parent", "head"),
+        groups=lists.reference_groups("parent", "head"),
     ),
     DepartmentRead,
 )

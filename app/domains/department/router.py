@@ -10,49 +10,51 @@ from app.domains.shared import router as shared
 
 router = shared.collection_router("departments")
 
-READING, WRITING = requires("departments:read"), requires("departments:write")
-FILES = shared.takes_files()
+REQUIRES_READ, REQUIRES_WRITE = requires("departments:read"), requires("departments:write")
+FILES = shared.accepts_files()
 
 
 class BulkDepartments(shared.Bulk[DepartmentCreate]):
     """Up to 1,000 objects to write at once."""
 
 
-@router.get("", response_model=shared.Page[DepartmentRead], responses=shared.EXPORT, openapi_extra=READING)
+@router.get("", response_model=shared.Page[DepartmentRead], responses=shared.EXPORT, openapi_extra=REQUIRES_READ)
 async def list_departments(service: DepartmentServiceDep, query: DepartmentListParameters) -> Response:
     """List the departments."""
-    return await shared.sent(await service.page(query), query)
+    return await shared.list_response(await service.page(query), query)
 
 
-@router.post("", status_code=201, response_model=DepartmentRead, responses=shared.CREATE, openapi_extra=WRITING)
+@router.post("", status_code=201, response_model=DepartmentRead, responses=shared.CREATE, openapi_extra=REQUIRES_WRITE)
 async def create_department(service: DepartmentServiceDep, body: DepartmentCreate) -> Response:
     """Register a department."""
-    return shared.created(await service.create(body), router)
+    return shared.created_response(await service.create(body), router)
 
 
 @router.post(
-    "/bulk", response_model=shared.BulkAnswer, responses=shared.BULK, openapi_extra=WRITING | shared.LARGE_BODY
+    "/bulk", response_model=shared.BulkAnswer, responses=shared.BULK, openapi_extra=REQUIRES_WRITE | shared.LARGE_BODY
 )
 async def bulk_departments(
     service: DepartmentServiceDep, body: BulkDepartments, atomic: shared.Atomic = True, dry_run: shared.DryRun = False
 ) -> Response:
     """Create, update, upsert and delete up to 1,000 departments at once."""
-    return shared.bulk_answer(await service.bulk(body.items, atomic=atomic, dry_run=dry_run), dry_run=dry_run)
+    return shared.bulk_response(await service.bulk(body.items, atomic=atomic, dry_run=dry_run), dry_run=dry_run)
 
 
-@router.get("/stats", response_model=shared.Stats, responses=shared.INVALID, openapi_extra=READING)
+@router.get("/stats", response_model=shared.Stats, responses=shared.INVALID, openapi_extra=REQUIRES_READ)
 async def count_departments(service: DepartmentServiceDep, query: DepartmentStatsParameters) -> Response:
     """Count the departments that the filters select, by group."""
-    return shared.counted(await service.stats(query))
+    return shared.stats_response(await service.stats(query))
 
 
-@router.post("/import", response_model=shared.ImportAnswer, responses=shared.IMPORT, openapi_extra=WRITING | FILES)
+@router.post(
+    "/import", response_model=shared.ImportAnswer, responses=shared.IMPORT, openapi_extra=REQUIRES_WRITE | FILES
+)
 async def import_departments(service: DepartmentServiceDep, request: shared.ImportRequestDep) -> Response:
     """Create and change departments from a file, or plan that."""
-    return shared.import_answer(await service.import_file(request))
+    return shared.import_response(await service.import_file(request))
 
 
-@router.get("/{reference}", response_model=DepartmentRead, responses=shared.READ, openapi_extra=READING)
+@router.get("/{reference}", response_model=DepartmentRead, responses=shared.READ, openapi_extra=REQUIRES_READ)
 async def get_department(
     service: DepartmentServiceDep,
     reference: shared.Reference,
@@ -60,26 +62,26 @@ async def get_department(
     if_none_match: shared.IfNoneMatch = None,
 ) -> Response:
     """Return a department."""
-    return shared.found(await service.get(reference, shown.members), if_none_match)
+    return shared.document_response(await service.get(reference, shown.members), if_none_match)
 
 
-@router.put("/{reference}", response_model=DepartmentRead, responses=shared.WRITE, openapi_extra=WRITING)
+@router.put("/{reference}", response_model=DepartmentRead, responses=shared.WRITE, openapi_extra=REQUIRES_WRITE)
 async def replace_department(
     service: DepartmentServiceDep, reference: shared.Reference, body: DepartmentReplace, if_match: shared.IfMatch = None
 ) -> Response:
     """Give a department all new values."""
-    return shared.written(await service.replace(reference, body, if_match))
+    return shared.updated_response(await service.replace(reference, body, if_match))
 
 
-@router.patch("/{reference}", response_model=DepartmentRead, responses=shared.WRITE, openapi_extra=WRITING)
+@router.patch("/{reference}", response_model=DepartmentRead, responses=shared.WRITE, openapi_extra=REQUIRES_WRITE)
 async def update_department(
     service: DepartmentServiceDep, reference: shared.Reference, body: DepartmentPatch, if_match: shared.IfMatch = None
 ) -> Response:
     """Change some values of a department (RFC 7396 merge patch)."""
-    return shared.written(await service.patch(reference, body, if_match))
+    return shared.updated_response(await service.patch(reference, body, if_match))
 
 
-@router.delete("/{reference}", status_code=204, responses=shared.DELETE, openapi_extra=WRITING)
+@router.delete("/{reference}", status_code=204, responses=shared.DELETE, openapi_extra=REQUIRES_WRITE)
 async def delete_department(
     service: DepartmentServiceDep, reference: shared.Reference, if_match: shared.IfMatch = None
 ) -> Response:
@@ -91,27 +93,29 @@ async def delete_department(
 @router.get(
     "/{reference}/changes",
     response_model=shared.Page[shared.ChangeRead],
-    responses=shared.LIST_OF_ONE,
-    openapi_extra=READING,
+    responses=shared.SUBLIST,
+    openapi_extra=REQUIRES_READ,
 )
 async def list_department_changes(
     service: DepartmentServiceDep, reference: shared.Reference, query: shared.PageParameters
 ) -> Response:
     """List the changes of a department, the newest first."""
-    return shared.listed(await service.changes(reference, query), query)
+    return shared.page_response(await service.changes(reference, query), query)
 
 
 @router.get(
-    "/{reference}/tree", response_model=shared.Tree, responses=shared.WALK | shared.INVALID, openapi_extra=READING
+    "/{reference}/tree", response_model=shared.Tree, responses=shared.TREE | shared.INVALID, openapi_extra=REQUIRES_READ
 )
 async def get_department_tree(
-    service: DepartmentServiceDep, reference: shared.Reference, depth: shared.Depth = shared.DEEPEST
+    service: DepartmentServiceDep, reference: shared.Reference, depth: shared.Depth = shared.MAX_DEPTH
 ) -> Response:
     """Return a department and what stands below it, depth first."""
-    return shared.walked(await service.tree(reference, depth))
+    return shared.tree_response(await service.tree(reference, depth))
 
 
-@router.get("/{reference}/ancestors", response_model=shared.Ancestors, responses=shared.WALK, openapi_extra=READING)
+@router.get(
+    "/{reference}/ancestors", response_model=shared.Ancestors, responses=shared.TREE, openapi_extra=REQUIRES_READ
+)
 async def list_department_ancestors(service: DepartmentServiceDep, reference: shared.Reference) -> Response:
     """List what a department stands below, the root first."""
-    return shared.ancestors(await service.ancestors(reference))
+    return shared.ancestors_response(await service.ancestors(reference))

@@ -14,7 +14,7 @@ LocationListQuery = lists.list_query(
         filters=(
             *lists.OBJECT_FILTERS,
             *lists.identifier("parent_id"),
-            *lists.below("id", Location, "within"),
+            *lists.subtree("id", Location, "within"),
             *lists.choice("kind", LocationKind),
             *lists.text("address", partial=True, length=ADDRESS_LENGTH, several_lines=True),
             *lists.text("country", partial=True),
@@ -22,8 +22,8 @@ LocationListQuery = lists.list_query(
             *lists.number("latitude", nullable=True),
             *lists.number("longitude", nullable=True),
         ),
-        sorts=lists.OBJECT_SORTS | lists.sorted_by("kind"),
-        groups=lists.grouped("kind", "country") | lists.grouped_by_reference("parent"),
+        sorts=lists.OBJECT_SORTS | lists.text_sort("kind"),
+        groups=lists.field_groups("kind", "country") | lists.reference_groups("parent"),
     ),
     LocationRead,
 )

@@ -25,35 +25,35 @@ ProcessListQuery = lists.list_query(
         filters=(
             *lists.OBJECT_FILTERS,
             *lists.identifier("parent_id"),
-            *lists.below("id", Process, "within"),
+            *lists.subtree("id", Process, "within"),
             *lists.choice("kind", ProcessKind),
             *lists.choice("status", ProcessStatus),
             *lists.ranked_choice("criticality", lists.Criticality),
             *lists.identifier("owner_id"),
-            *lists.linked(
+            *lists.links(
                 *(ProcessDepartment, "process_id", "department_id"),
                 detail=("relation", DepartmentRelation),
                 in_tree=True,
             ),
-            *lists.linked(ProcessLocation, "process_id", "location_id", in_tree=True),
-            *lists.linked(ProcessResource, "process_id", "resource_id", detail=("usage", ResourceUsage)),
-            *lists.linked(
+            *lists.links(ProcessLocation, "process_id", "location_id", in_tree=True),
+            *lists.links(ProcessResource, "process_id", "resource_id", detail=("usage", ResourceUsage)),
+            *lists.links(
                 *(ProcessRole, "process_id", "role_id"),
                 detail=("responsibility", RoleResponsibility),
                 match="role_match",
             ),
         ),
         sorts=lists.OBJECT_SORTS
-        | lists.sorted_by("kind")
-        | lists.sorted_by("status")
-        | lists.sorted_by_rank("criticality", lists.Criticality),
+        | lists.text_sort("kind")
+        | lists.text_sort("status")
+        | lists.rank_sort("criticality", lists.Criticality),
         groups=(
-            lists.grouped("status", "kind", "criticality")
-            | lists.grouped_by_reference("owner", "parent")
-            | lists.grouped_by_link(ProcessDepartment, "process_id", "department_id", detail="relation")
-            | lists.grouped_by_link(ProcessLocation, "process_id", "location_id")
-            | lists.grouped_by_link(ProcessResource, "process_id", "resource_id", detail="usage")
-            | lists.grouped_by_link(ProcessRole, "process_id", "role_id", detail="responsibility")
+            lists.field_groups("status", "kind", "criticality")
+            | lists.reference_groups("owner", "parent")
+            | lists.link_groups(ProcessDepartment, "process_id", "department_id", detail="relation")
+            | lists.link_groups(ProcessLocation, "process_id", "location_id")
+            | lists.link_groups(ProcessResource, "process_id", "resource_id", detail="usage")
+            | lists.link_groups(ProcessRole, "process_id", "role_id", detail="responsibility")
         ),
     ),
     ProcessRead,

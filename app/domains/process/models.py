@@ -12,7 +12,7 @@ from app.domains.shared.models import (
     conflict,
     enumeration,
     link_end,
-    ranked,
+    rank_sql,
     reference,
     register_table,
 )
@@ -101,7 +101,7 @@ class Process(RegisterObject):
         Index(f"ix_{__tablename__}_owner_id", "owner_id"),
         Index(f"ix_{__tablename__}_kind", "kind", "id"),
         Index(f"ix_{__tablename__}_status", "status", "id"),
-        Index(f"ix_{__tablename__}_criticality", text(ranked("criticality", get_args(Criticality))), "id"),
+        Index(f"ix_{__tablename__}_criticality", text(rank_sql("criticality", get_args(Criticality))), "id"),
         tree=True,
     )
     noun = "process"

@@ -19,10 +19,10 @@ from app.domains.shared import router as shared
 
 router = shared.collection_router("processes")
 
-READING, WRITING = requires("processes:read"), requires("processes:write")
-FILES = shared.takes_files()
+REQUIRES_READ, REQUIRES_WRITE = requires("processes:read"), requires("processes:write")
+FILES = shared.accepts_files()
 # They read processes, so they stand here: the other domains know nothing of processes.
-lists_of_one = shared.api_router()
+related_processes = shared.api_router()
 
 # A link without a body has the defaults.
 DEPARTMENT_LINK_DEFAULTS = DepartmentLinkFields()
@@ -34,41 +34,43 @@ class BulkProcesses(shared.Bulk[ProcessCreate]):
     """Up to 1,000 objects to write at once."""
 
 
-@router.get("", response_model=shared.Page[ProcessRead], responses=shared.EXPORT, openapi_extra=READING)
+@router.get("", response_model=shared.Page[ProcessRead], responses=shared.EXPORT, openapi_extra=REQUIRES_READ)
 async def list_processes(service: ProcessServiceDep, query: ProcessListParameters) -> Response:
     """List the processes."""
-    return await shared.sent(await service.page(query), query)
+    return await shared.list_response(await service.page(query), query)
 
 
-@router.post("", status_code=201, response_model=ProcessRead, responses=shared.CREATE, openapi_extra=WRITING)
+@router.post("", status_code=201, response_model=ProcessRead, responses=shared.CREATE, openapi_extra=REQUIRES_WRITE)
 async def create_process(service: ProcessServiceDep, body: ProcessCreate) -> Response:
     """Register a process."""
-    return shared.created(await service.create(body), router)
+    return shared.created_response(await service.create(body), router)
 
 
 @router.post(
-    "/bulk", response_model=shared.BulkAnswer, responses=shared.BULK, openapi_extra=WRITING | shared.LARGE_BODY
+    "/bulk", response_model=shared.BulkAnswer, responses=shared.BULK, openapi_extra=REQUIRES_WRITE | shared.LARGE_BODY
 )
 async def bulk_processes(
     service: ProcessServiceDep, body: BulkProcesses, atomic: shared.Atomic = True, dry_run: shared.DryRun = False
 ) -> Response:
     """Create, update, upsert and delete up to 1,000 processes at once."""
-    return shared.bulk_answer(await service.bulk(body.items, atomic=atomic, dry_run=dry_run), dry_run=dry_run)
+    return shared.bulk_response(await service.bulk(body.items, atomic=atomic, dry_run=dry_run), dry_run=dry_run)
 
 
-@router.get("/stats", response_model=shared.Stats, responses=shared.INVALID, openapi_extra=READING)
+@router.get("/stats", response_model=shared.Stats, responses=shared.INVALID, openapi_extra=REQUIRES_READ)
 async def count_processes(service: ProcessServiceDep, query: ProcessStatsParameters) -> Response:
     """Count the processes that the filters select, by group."""
-    return shared.counted(await service.stats(query))
+    return shared.stats_response(await service.stats(query))
 
 
-@router.post("/import", response_model=shared.ImportAnswer, responses=shared.IMPORT, openapi_extra=WRITING | FILES)
+@router.post(
+    "/import", response_model=shared.ImportAnswer, responses=shared.IMPORT, openapi_extra=REQUIRES_WRITE | FILES
+)
 async def import_processes(service: ProcessServiceDep, request: shared.ImportRequestDep) -> Response:
     """Create and change processes from a file, or plan that."""
-    return shared.import_answer(await service.import_file(request))
+    return shared.import_response(await service.import_file(request))
 
 
-@router.get("/{reference}", response_model=ProcessRead, responses=shared.READ, openapi_extra=READING)
+@router.get("/{reference}", response_model=ProcessRead, responses=shared.READ, openapi_extra=REQUIRES_READ)
 async def get_process(
     service: ProcessServiceDep,
     reference: shared.Reference,
@@ -76,26 +78,26 @@ async def get_process(
     if_none_match: shared.IfNoneMatch = None,
 ) -> Response:
     """Return a process with all its links."""
-    return shared.found(await service.get(reference, shown.members), if_none_match)
+    return shared.document_response(await service.get(reference, shown.members), if_none_match)
 
 
-@router.put("/{reference}", response_model=ProcessRead, responses=shared.WRITE, openapi_extra=WRITING)
+@router.put("/{reference}", response_model=ProcessRead, responses=shared.WRITE, openapi_extra=REQUIRES_WRITE)
 async def replace_process(
     service: ProcessServiceDep, reference: shared.Reference, body: ProcessReplace, if_match: shared.IfMatch = None
 ) -> Response:
     """Give a process all new values."""
-    return shared.written(await service.replace(reference, body, if_match))
+    return shared.updated_response(await service.replace(reference, body, if_match))
 
 
-@router.patch("/{reference}", response_model=ProcessRead, responses=shared.WRITE, openapi_extra=WRITING)
+@router.patch("/{reference}", response_model=ProcessRead, responses=shared.WRITE, openapi_extra=REQUIRES_WRITE)
 async def update_process(
     service: ProcessServiceDep, reference: shared.Reference, body: ProcessPatch, if_match: shared.IfMatch = None
 ) -> Response:
     """Change some values of a process (RFC 7396 merge patch)."""
-    return shared.written(await service.patch(reference, body, if_match))
+    return shared.updated_response(await service.patch(reference, body, if_match))
 
 
-@router.delete("/{reference}", status_code=204, responses=shared.DELETE, openapi_extra=WRITING)
+@router.delete("/{reference}", status_code=204, responses=shared.DELETE, openapi_extra=REQUIRES_WRITE)
 async def delete_process(
     service: ProcessServiceDep, reference: shared.Reference, if_match: shared.IfMatch = None
 ) -> Response:
@@ -107,33 +109,37 @@ async def delete_process(
 @router.get(
     "/{reference}/changes",
     response_model=shared.Page[shared.ChangeRead],
-    responses=shared.LIST_OF_ONE,
-    openapi_extra=READING,
+    responses=shared.SUBLIST,
+    openapi_extra=REQUIRES_READ,
 )
 async def list_process_changes(
     service: ProcessServiceDep, reference: shared.Reference, query: shared.PageParameters
 ) -> Response:
     """List the changes of a process, the newest first."""
-    return shared.listed(await service.changes(reference, query), query)
+    return shared.page_response(await service.changes(reference, query), query)
 
 
 @router.get(
-    "/{reference}/tree", response_model=shared.Tree, responses=shared.WALK | shared.INVALID, openapi_extra=READING
+    "/{reference}/tree", response_model=shared.Tree, responses=shared.TREE | shared.INVALID, openapi_extra=REQUIRES_READ
 )
 async def get_process_tree(
-    service: ProcessServiceDep, reference: shared.Reference, depth: shared.Depth = shared.DEEPEST
+    service: ProcessServiceDep, reference: shared.Reference, depth: shared.Depth = shared.MAX_DEPTH
 ) -> Response:
     """Return a process and what stands below it, depth first."""
-    return shared.walked(await service.tree(reference, depth))
+    return shared.tree_response(await service.tree(reference, depth))
 
 
-@router.get("/{reference}/ancestors", response_model=shared.Ancestors, responses=shared.WALK, openapi_extra=READING)
+@router.get(
+    "/{reference}/ancestors", response_model=shared.Ancestors, responses=shared.TREE, openapi_extra=REQUIRES_READ
+)
 async def list_process_ancestors(service: ProcessServiceDep, reference: shared.Reference) -> Response:
     """List what a process stands below, the root first."""
-    return shared.ancestors(await service.ancestors(reference))
+    return shared.ancestors_response(await service.ancestors(reference))
 
 
-@router.put("/{reference}/departments/{department}", status_code=204, responses=shared.LINK, openapi_extra=WRITING)
+@router.put(
+    "/{reference}/departments/{department}", status_code=204, responses=shared.LINK, openapi_extra=REQUIRES_WRITE
+)
 async def link_process_department(
     service: ProcessServiceDep,
     reference: shared.Reference,
@@ -146,7 +152,9 @@ async def link_process_department(
     return shared.no_content()
 
 
-@router.delete("/{reference}/departments/{department}", status_code=204, responses=shared.UNLINK, openapi_extra=WRITING)
+@router.delete(
+    "/{reference}/departments/{department}", status_code=204, responses=shared.UNLINK, openapi_extra=REQUIRES_WRITE
+)
 async def unlink_process_department(
     service: ProcessServiceDep,
     reference: shared.Reference,
@@ -158,7 +166,7 @@ async def unlink_process_department(
     return shared.no_content()
 
 
-@router.put("/{reference}/locations/{location}", status_code=204, responses=shared.LINK, openapi_extra=WRITING)
+@router.put("/{reference}/locations/{location}", status_code=204, responses=shared.LINK, openapi_extra=REQUIRES_WRITE)
 async def link_process_location(
     service: ProcessServiceDep,
     reference: shared.Reference,
@@ -171,7 +179,9 @@ async def link_process_location(
     return shared.no_content()
 
 
-@router.delete("/{reference}/locations/{location}", status_code=204, responses=shared.UNLINK, openapi_extra=WRITING)
+@router.delete(
+    "/{reference}/locations/{location}", status_code=204, responses=shared.UNLINK, openapi_extra=REQUIRES_WRITE
+)
 async def unlink_process_location(
     service: ProcessServiceDep,
     reference: shared.Reference,
@@ -183,7 +193,7 @@ async def unlink_process_location(
     return shared.no_content()
 
 
-@router.put("/{reference}/resources/{resource}", status_code=204, responses=shared.LINK, openapi_extra=WRITING)
+@router.put("/{reference}/resources/{resource}", status_code=204, responses=shared.LINK, openapi_extra=REQUIRES_WRITE)
 async def link_process_resource(
     service: ProcessServiceDep,
     reference: shared.Reference,
@@ -196,7 +206,9 @@ async def link_process_resource(
     return shared.no_content()
 
 
-@router.delete("/{reference}/resources/{resource}", status_code=204, responses=shared.UNLINK, openapi_extra=WRITING)
+@router.delete(
+    "/{reference}/resources/{resource}", status_code=204, responses=shared.UNLINK, openapi_extra=REQUIRES_WRITE
+)
 async def unlink_process_resource(
     service: ProcessServiceDep,
     reference: shared.Reference,
@@ -208,7 +220,7 @@ async def unlink_process_resource(
     return shared.no_content()
 
 
-@router.put("/{reference}/roles/{role}", status_code=204, responses=shared.LINK, openapi_extra=WRITING)
+@router.put("/{reference}/roles/{role}", status_code=204, responses=shared.LINK, openapi_extra=REQUIRES_WRITE)
 async def link_process_role(
     service: ProcessServiceDep,
     reference: shared.Reference,
@@ -222,7 +234,7 @@ async def link_process_role(
 
 
 @router.delete(
-    "/{reference}/roles/{role}", status_code=204, responses=shared.UNLINK | shared.INVALID, openapi_extra=WRITING
+    "/{reference}/roles/{role}", status_code=204, responses=shared.UNLINK | shared.INVALID, openapi_extra=REQUIRES_WRITE
 )
 async def unlink_process_role(
     service: ProcessServiceDep,
@@ -236,57 +248,57 @@ async def unlink_process_role(
     return shared.no_content()
 
 
-@lists_of_one.get(
+@related_processes.get(
     "/departments/{reference}/processes",
     tags=["departments"],
     response_model=shared.Page[ProcessRead],
-    responses=shared.EXPORT_OF_ONE,
-    openapi_extra=READING,
+    responses=shared.SUBLIST_EXPORT,
+    openapi_extra=REQUIRES_READ,
 )
 async def list_department_processes(
     service: ProcessServiceDep, reference: shared.Reference, query: ProcessListParameters
 ) -> Response:
     """List the processes that a department takes part in."""
-    return await shared.sent(await service.page_linked(DEPARTMENTS, OWNER, reference, query), query)
+    return await shared.list_response(await service.page_linked(DEPARTMENTS, OWNER, reference, query), query)
 
 
-@lists_of_one.get(
+@related_processes.get(
     "/locations/{reference}/processes",
     tags=["locations"],
     response_model=shared.Page[ProcessRead],
-    responses=shared.EXPORT_OF_ONE,
-    openapi_extra=READING,
+    responses=shared.SUBLIST_EXPORT,
+    openapi_extra=REQUIRES_READ,
 )
 async def list_location_processes(
     service: ProcessServiceDep, reference: shared.Reference, query: ProcessListParameters
 ) -> Response:
     """List the processes that a location takes part in."""
-    return await shared.sent(await service.page_linked(LOCATIONS, OWNER, reference, query), query)
+    return await shared.list_response(await service.page_linked(LOCATIONS, OWNER, reference, query), query)
 
 
-@lists_of_one.get(
+@related_processes.get(
     "/resources/{reference}/processes",
     tags=["resources"],
     response_model=shared.Page[ProcessRead],
-    responses=shared.EXPORT_OF_ONE,
-    openapi_extra=READING,
+    responses=shared.SUBLIST_EXPORT,
+    openapi_extra=REQUIRES_READ,
 )
 async def list_resource_processes(
     service: ProcessServiceDep, reference: shared.Reference, query: ProcessListParameters
 ) -> Response:
     """List the processes that a resource takes part in."""
-    return await shared.sent(await service.page_linked(RESOURCES, OWNER, reference, query), query)
+    return await shared.list_response(await service.page_linked(RESOURCES, OWNER, reference, query), query)
 
 
-@lists_of_one.get(
+@related_processes.get(
     "/roles/{reference}/processes",
     tags=["roles"],
     response_model=shared.Page[ProcessRead],
-    responses=shared.EXPORT_OF_ONE,
-    openapi_extra=READING,
+    responses=shared.SUBLIST_EXPORT,
+    openapi_extra=REQUIRES_READ,
 )
 async def list_role_processes(
     service: ProcessServiceDep, reference: shared.Reference, query: ProcessListParameters
 ) -> Response:
     """List the processes that a role takes part in."""
-    return await shared.sent(await service.page_linked(ROLES, OWNER, reference, query), query)
+    return await shared.list_response(await service.page_linked(ROLES, OWNER, reference, query), query)

@@ -14,7 +14,7 @@ from app.domains.process.models import (
     RoleResponsibility,
 )
 from app.domains.shared.schemas import (
-    MOST_LINKS,
+    MAX_LINKS,
     Brief,
     Criticality,
     ObjectRead,
@@ -25,12 +25,12 @@ from app.domains.shared.schemas import (
     merge_patch,
 )
 
-_Most = Field(max_length=MOST_LINKS)
+_Most = Field(max_length=MAX_LINKS)
 
 
 def _short_form(of: str, default: str | None) -> Any:
     relation = f" with `{default}`" if default else ""
-    return Field(max_length=MOST_LINKS, description=f"Short form of `{of}`: just the ids{relation}.")
+    return Field(max_length=MAX_LINKS, description=f"Short form of `{of}`: just the ids{relation}.")
 
 
 def _once(links: list[Any], key: Callable[[Any], Any], what: str) -> None:

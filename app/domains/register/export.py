@@ -26,7 +26,7 @@ from app.core.database_errors import NO_PRIVILEGE, NO_TABLE, STATEMENT_ERRORS, s
 from app.core.http.streaming import read_in_batches
 from app.core.migrations import head_revision
 from app.core.prepared import Prepared, prepare
-from app.domains.collections import in_order_of_references
+from app.domains.collections import in_reference_order
 from app.domains.role.models import RoleHolder
 from app.domains.shared.history.models import Change
 from app.domains.shared.models import Base, table_of
@@ -41,7 +41,7 @@ from app.utils.exceptions import RegisterError
 FORMAT = 1
 MANIFEST = "manifest.json"
 # A file may be written to a slow disk, and nobody waits for this transaction.
-_PATIENCE_SECONDS = 600.0
+_STATEMENT_TIMEOUT_SECONDS = 600.0
 _BY_ID = Order("id", ListDeclaration((), OBJECT_SORTS))
 
 
@@ -85,7 +85,7 @@ async def export_register(
     """
     _make_ready(directory, force=force)
     parts = _parts(with_history=with_history)
-    with _made_beside(directory) as temporary:
+    with _temporary_directory(directory) as temporary:
         async with _snapshot(settings, url) as snapshot:
             revision, instant = await _identity(snapshot)
             files = await _write_all(snapshot, parts, temporary)
@@ -100,7 +100,7 @@ async def export_register(
 
 def _parts(*, with_history: bool) -> list[_Part]:
     parts = []
-    for entry in in_order_of_references():
+    for entry in in_reference_order():
         documents = documents_of(entry.collection)
         # Where all lines are together, ids tell what is meant.
         rows = documents.export(_BY_ID, None, None, after=False, table=False, keyed=False)
@@ -123,10 +123,10 @@ def _count(model: type[Base]) -> Executable:
 
 @asynccontextmanager
 async def _snapshot(settings: Settings, url: str) -> AsyncIterator[AsyncConnection]:
-    patient = settings.model_copy(update={"statement_timeout": _PATIENCE_SECONDS, "pool_size": 1})
+    patient = settings.model_copy(update={"statement_timeout": _STATEMENT_TIMEOUT_SECONDS, "pool_size": 1})
     database = Database(url, patient)
     try:
-        async with database.snapshot(_PATIENCE_SECONDS) as snapshot:
+        async with database.snapshot(_STATEMENT_TIMEOUT_SECONDS) as snapshot:
             yield snapshot
     except STATEMENT_ERRORS as error:
         if sqlstate_of(error) != NO_PRIVILEGE:
@@ -182,17 +182,17 @@ class _File:
         self._rows = self._bytes = 0
 
     def __enter__(self) -> Self:
-        with _told(self._path):
+        with _os_errors_as_messages(self._path):
             self._file = os.fdopen(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
         return self
 
     def __exit__(self, *_error: object) -> None:
-        with _told(self._path), self._file as file:
+        with _os_errors_as_messages(self._path), self._file as file:
             file.flush()
             os.fsync(file.fileno())
 
     def write(self, lines: bytes, rows: int = 0) -> None:
-        with _told(self._path):
+        with _os_errors_as_messages(self._path):
             self._file.write(lines)
         self._digest.update(lines)
         self._rows += rows
@@ -204,23 +204,23 @@ class _File:
 
 
 def _make_ready(directory: Path, *, force: bool) -> None:
-    with _told(directory):
+    with _os_errors_as_messages(directory):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not force and any(directory.iterdir()):
             raise RegisterError(f"{directory} is not empty. With --force, an earlier export in it is replaced.")
 
 
 @contextmanager
-def _made_beside(directory: Path) -> Iterator[Path]:
+def _temporary_directory(directory: Path) -> Iterator[Path]:
     """Yield a directory inside for what is not complete yet; what is left in it goes away."""
-    with _told(directory):
+    with _os_errors_as_messages(directory):
         made = TemporaryDirectory(prefix=".export-", dir=directory)
     with made as name:
         yield Path(name)
 
 
 def _publish(temporary: Path, directory: Path, manifest: Manifest) -> None:
-    with _told(directory):
+    with _os_errors_as_messages(directory):
         # The manifest goes first and comes last: at no time does it stand beside files that are not its own.
         (directory / MANIFEST).unlink(missing_ok=True)
         for part in _parts(with_history=True):
@@ -233,7 +233,7 @@ def _publish(temporary: Path, directory: Path, manifest: Manifest) -> None:
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _os_errors_as_messages(path: Path) -> Iterator[None]:
     """Tell in words what the file system refuses. A snapshot would take it for a fault of the connection."""
     try:
         yield

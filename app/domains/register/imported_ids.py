@@ -41,7 +41,7 @@ _RECORD = text(
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class ImportedId:
     """The object here that an exported one is, None if there is none yet, and whether this run has written it."""
 
     id: int | None
@@ -72,7 +72,7 @@ class ImportedIds:
         table: str,
         documents: Sequence[Mapping[str, Any]],
         moments: Sequence[str | None],
-    ) -> dict[int, Known]:
+    ) -> dict[int, ImportedId]:
         """Return which objects here these are, which were made at these moments.
 
         As recorded; or else, where the export came from, the one with the same id that was made at the same moment; or
@@ -85,7 +85,7 @@ class ImportedIds:
         old_ids = [document["id"] for document in documents]
         values = {"import_id": self._import_id, "old_ids": old_ids, "created_ats": moments, **keys}
         rows = await session.execute(_find(table), values)
-        return {row.old_id: Known(row.id, row.run == self._run and row.is_there) for row in rows}
+        return {row.old_id: ImportedId(row.id, row.run == self._run and row.is_there) for row in rows}
 
     async def look_up(self, session: RegisterSession, wanted: Iterable[Old]) -> dict[Old, int]:
         """Return what became of these objects, as far as they have been imported."""

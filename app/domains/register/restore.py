@@ -23,13 +23,13 @@ from app.core.config import Settings
 from app.core.database import Database, RegisterSession
 from app.core.database_errors import NO_TABLE, sqlstate_of
 from app.core.migrations import head_revision
-from app.domains.collections import in_order_of_references
+from app.domains.collections import in_reference_order
 from app.domains.register.export_files import Line, checked_manifest, digest_of, fault, lines_of
 from app.domains.register.exported_objects import data_of, fields_of, moment_of, new_id, targets_of
-from app.domains.register.imported_ids import ImportedIds, Known, Old
+from app.domains.register.imported_ids import ImportedId, ImportedIds, Old
 from app.domains.role.models import RoleHolder
 from app.domains.role.service import HOLDERS, RoleService
-from app.domains.shared.bulk.batch import BulkOutcome, write_all
+from app.domains.shared.bulk.batch import BulkOutcome, write_batch
 from app.domains.shared.bulk.items import ITEM, ItemResult
 from app.domains.shared.collection import foreign_keys
 from app.domains.shared.models import RegisterObject
@@ -41,19 +41,19 @@ from app.utils.exceptions import RegisterError
 # So many lines are one transaction.
 BATCH = 1000
 # Nobody waits for these statements, and they may wait for others.
-_PATIENCE_SECONDS = 600.0
-_MOST_FAULTS = 20
+_STATEMENT_TIMEOUT_SECONDS = 600.0
+_MAX_FAULTS = 20
 _HOLDERS = RoleHolder.__tablename__
 _REVISION = text("SELECT version_num FROM alembic_version")
 # What comes later in the files: collections come in this order, and lines in that of their ids.
-_ENTRIES = in_order_of_references()
+_ENTRIES = in_reference_order()
 _ORDER = {entry.name: place for place, entry in enumerate(_ENTRIES)}
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class _Later:
+class _DeferredReference:
     """A reference to what comes later in the files."""
 
     line: Line
@@ -70,7 +70,7 @@ async def import_register(settings: Settings, url: str, directory: Path) -> Coun
     """
     names = [f"{table}.ndjson" for table in (*_ORDER, _HOLDERS)]
     manifest = checked_manifest(directory, names)
-    async with patient_database(settings, url) as (database, administrator):
+    async with database_with_long_timeouts(settings, url) as (database, administrator):
         caller = replace(
             administrator, message=f"Import of what was exported at {manifest.exported_at:%Y-%m-%d %H:%M:%S} UTC"
         )
@@ -89,12 +89,14 @@ async def import_register(settings: Settings, url: str, directory: Path) -> Coun
 
 
 @asynccontextmanager
-async def patient_database(settings: Settings, url: str) -> AsyncIterator[tuple[Database, Caller]]:
+async def database_with_long_timeouts(settings: Settings, url: str) -> AsyncIterator[tuple[Database, Caller]]:
     """Yield a database whose statements may take long, and the first administrator.
 
     Raises `RegisterError` when the schema is not ours, or there is no administrator.
     """
-    timeouts = dict.fromkeys(("statement_timeout", "lock_timeout", "idle_in_transaction_timeout"), _PATIENCE_SECONDS)
+    timeouts = dict.fromkeys(
+        ("statement_timeout", "lock_timeout", "idle_in_transaction_timeout"), _STATEMENT_TIMEOUT_SECONDS
+    )
     database = Database(url, settings.model_copy(update=timeouts | {"pool_size": 1}))
     try:
         async with database.transaction() as session:
@@ -127,7 +129,7 @@ class _Run:
         self._ids = ids
         self._directory = directory
         self._advance = advance
-        self._later: dict[str, list[_Later]] = defaultdict(list)
+        self._later: dict[str, list[_DeferredReference]] = defaultdict(list)
         self.counts: Counter[str] = Counter()
 
     async def write_collection(self, service: type[CollectionService]) -> None:
@@ -154,7 +156,7 @@ class _Run:
         service: type[CollectionService],
         session: RegisterSession,
         lines: list[Line],
-        known: Mapping[int, Known],
+        known: Mapping[int, ImportedId],
         later: set[tuple[int, str]],
     ) -> None:
         table = service.collection.name
@@ -199,14 +201,14 @@ class _Run:
     async def _write_items(
         self, service: type[CollectionService], session: RegisterSession, lines: Sequence[Line], items: Sequence[Any]
     ) -> BulkOutcome:
-        def called(index: int) -> str:
+        def label(index: int) -> str:
             return f"line {lines[index].number}"
 
-        outcome = await write_all(
-            service(session, self._caller, restoring=True), items, atomic=True, dry_run=False, called=called
+        outcome = await write_batch(
+            service(session, self._caller, restoring=True), items, atomic=True, dry_run=False, label=label
         )
         if outcome.refused:
-            _refuse(service.collection.name, lines, outcome.items)
+            _reject(service.collection.name, lines, outcome.items)
         return outcome
 
     async def write_holders(self) -> None:
@@ -239,14 +241,14 @@ def _ascending(lines: Iterable[Line], table: str) -> Iterator[Line]:
         yield line
 
 
-def _later(model: type[RegisterObject], line: Line, last: int) -> Iterator[_Later]:
+def _later(model: type[RegisterObject], line: Line, last: int) -> Iterator[_DeferredReference]:
     """Yield the references of a line to what comes after its batch, which ends with the id `last`."""
     place = _ORDER[model.__tablename__]
     for field, target in foreign_keys(model).items():
         key = line.document.get(field)
         other = _ORDER[target.__tablename__]
         if is_id(key) and (other > place or (other == place and key > last)):
-            yield _Later(line, field, (target.__tablename__, key))
+            yield _DeferredReference(line, field, (target.__tablename__, key))
 
 
 def _holder(line: Line) -> list[tuple[str, Any]]:
@@ -254,12 +256,12 @@ def _holder(line: Line) -> list[tuple[str, Any]]:
     return [("roles", line.document.get("role_id")), ("users", line.document.get("user_id"))]
 
 
-def _refuse(table: str, lines: Sequence[Line], items: Sequence[ItemResult]) -> NoReturn:
+def _reject(table: str, lines: Sequence[Line], items: Sequence[ItemResult]) -> NoReturn:
     """Raise an error that tells the faults of a batch."""
     told = [
         str(fault(f"{table}.ndjson", line.number, each.pointer.removeprefix("/data").removeprefix("/"), each.detail))
         for line, item in zip(lines, items, strict=True)
         for each in item.faults
     ]
-    more = [f"… and {len(told) - _MOST_FAULTS} more."] if len(told) > _MOST_FAULTS else []
-    raise RegisterError("\n".join([*told[:_MOST_FAULTS], *more, "What came before these lines is imported."]))
+    more = [f"… and {len(told) - _MAX_FAULTS} more."] if len(told) > _MAX_FAULTS else []
+    raise RegisterError("\n".join([*told[:_MAX_FAULTS], *more, "What came before these lines is imported."]))

@@ -7,13 +7,13 @@ import click
 
 from app.core.config import Settings
 from app.domains.collections import COLLECTIONS
-from app.domains.register.restore import patient_database
+from app.domains.register.restore import database_with_long_timeouts
 from app.domains.shared.imports.files import FILE_TYPES, FileFormat
 from app.domains.shared.imports.importing import ImportFile, import_file
 from app.domains.shared.service import CollectionService
 from app.utils.exceptions import RegisterError
 
-_MOST_FAULTS = 20
+_MAX_FAULTS = 20
 _SERVICES = {entry.name: entry.service for entry in COLLECTIONS}
 
 
@@ -35,13 +35,13 @@ async def import_table(
     service = _service_of(path, collection)
     form = _form_of(path)
     file = ImportFile(_content_of(path, settings.max_bulk_bytes), form, raw, match_ids, mapping)
-    async with patient_database(settings, url) as (database, caller), database.transaction() as session:
+    async with database_with_long_timeouts(settings, url) as (database, caller), database.transaction() as session:
         try:
             imported = await import_file(service(session, caller), file, dry_run=dry_run)
         except RegisterError as error:
-            raise _told(path, error) from error
+            raise _with_faults(path, error) from error
         if imported.faults:
-            raise _told(path, RegisterError("Nothing was imported.", errors=imported.faults))
+            raise _with_faults(path, RegisterError("Nothing was imported.", errors=imported.faults))
     return Counter(row.action for row in imported.rows)
 
 
@@ -72,8 +72,8 @@ def _form_of(path: Path) -> FileFormat:
     raise click.UsageError(f"{path.name} is neither .csv nor .ndjson.")
 
 
-def _told(path: Path, error: RegisterError) -> RegisterError:
+def _with_faults(path: Path, error: RegisterError) -> RegisterError:
     """Return the error with its first faults: there is nobody else to tell them."""
-    told = [f"{path.name}{each.pointer}: {each.detail}" for each in error.errors[:_MOST_FAULTS]]
-    more = [f"… and {len(error.errors) - _MOST_FAULTS} more."] if len(error.errors) > _MOST_FAULTS else []
+    told = [f"{path.name}{each.pointer}: {each.detail}" for each in error.errors[:_MAX_FAULTS]]
+    more = [f"… and {len(error.errors) - _MAX_FAULTS} more."] if len(error.errors) > _MAX_FAULTS else []
     return RegisterError("\n".join([str(error), *told, *more]))

@@ -10,7 +10,7 @@ from app.domains.shared.models import (
     Criticality,
     RegisterObject,
     enumeration,
-    ranked,
+    rank_sql,
     reference,
     register_table,
 )
@@ -27,7 +27,7 @@ class Resource(RegisterObject):
         Index(f"ix_{__tablename__}_owner_department_id", "owner_department_id"),
         Index(f"ix_{__tablename__}_location_id", "location_id"),
         Index(f"ix_{__tablename__}_kind", "kind", "id"),
-        Index(f"ix_{__tablename__}_criticality", text(ranked("criticality", get_args(Criticality))), "id"),
+        Index(f"ix_{__tablename__}_criticality", text(rank_sql("criticality", get_args(Criticality))), "id"),
         texts=("url",),
     )
     noun = "resource"

@@ -10,49 +10,51 @@ from app.domains.shared import router as shared
 
 router = shared.collection_router("resources")
 
-READING, WRITING = requires("resources:read"), requires("resources:write")
-FILES = shared.takes_files()
+REQUIRES_READ, REQUIRES_WRITE = requires("resources:read"), requires("resources:write")
+FILES = shared.accepts_files()
 
 
 class BulkResources(shared.Bulk[ResourceCreate]):
     """Up to 1,000 objects to write at once."""
 
 
-@router.get("", response_model=shared.Page[ResourceRead], responses=shared.EXPORT, openapi_extra=READING)
+@router.get("", response_model=shared.Page[ResourceRead], responses=shared.EXPORT, openapi_extra=REQUIRES_READ)
 async def list_resources(service: ResourceServiceDep, query: ResourceListParameters) -> Response:
     """List the resources."""
-    return await shared.sent(await service.page(query), query)
+    return await shared.list_response(await service.page(query), query)
 
 
-@router.post("", status_code=201, response_model=ResourceRead, responses=shared.CREATE, openapi_extra=WRITING)
+@router.post("", status_code=201, response_model=ResourceRead, responses=shared.CREATE, openapi_extra=REQUIRES_WRITE)
 async def create_resource(service: ResourceServiceDep, body: ResourceCreate) -> Response:
     """Register a resource."""
-    return shared.created(await service.create(body), router)
+    return shared.created_response(await service.create(body), router)
 
 
 @router.post(
-    "/bulk", response_model=shared.BulkAnswer, responses=shared.BULK, openapi_extra=WRITING | shared.LARGE_BODY
+    "/bulk", response_model=shared.BulkAnswer, responses=shared.BULK, openapi_extra=REQUIRES_WRITE | shared.LARGE_BODY
 )
 async def bulk_resources(
     service: ResourceServiceDep, body: BulkResources, atomic: shared.Atomic = True, dry_run: shared.DryRun = False
 ) -> Response:
     """Create, update, upsert and delete up to 1,000 resources at once."""
-    return shared.bulk_answer(await service.bulk(body.items, atomic=atomic, dry_run=dry_run), dry_run=dry_run)
+    return shared.bulk_response(await service.bulk(body.items, atomic=atomic, dry_run=dry_run), dry_run=dry_run)
 
 
-@router.get("/stats", response_model=shared.Stats, responses=shared.INVALID, openapi_extra=READING)
+@router.get("/stats", response_model=shared.Stats, responses=shared.INVALID, openapi_extra=REQUIRES_READ)
 async def count_resources(service: ResourceServiceDep, query: ResourceStatsParameters) -> Response:
     """Count the resources that the filters select, by group."""
-    return shared.counted(await service.stats(query))
+    return shared.stats_response(await service.stats(query))
 
 
-@router.post("/import", response_model=shared.ImportAnswer, responses=shared.IMPORT, openapi_extra=WRITING | FILES)
+@router.post(
+    "/import", response_model=shared.ImportAnswer, responses=shared.IMPORT, openapi_extra=REQUIRES_WRITE | FILES
+)
 async def import_resources(service: ResourceServiceDep, request: shared.ImportRequestDep) -> Response:
     """Create and change resources from a file, or plan that."""
-    return shared.import_answer(await service.import_file(request))
+    return shared.import_response(await service.import_file(request))
 
 
-@router.get("/{reference}", response_model=ResourceRead, responses=shared.READ, openapi_extra=READING)
+@router.get("/{reference}", response_model=ResourceRead, responses=shared.READ, openapi_extra=REQUIRES_READ)
 async def get_resource(
     service: ResourceServiceDep,
     reference: shared.Reference,
@@ -60,26 +62,26 @@ async def get_resource(
     if_none_match: shared.IfNoneMatch = None,
 ) -> Response:
     """Return a resource."""
-    return shared.found(await service.get(reference, shown.members), if_none_match)
+    return shared.document_response(await service.get(reference, shown.members), if_none_match)
 
 
-@router.put("/{reference}", response_model=ResourceRead, responses=shared.WRITE, openapi_extra=WRITING)
+@router.put("/{reference}", response_model=ResourceRead, responses=shared.WRITE, openapi_extra=REQUIRES_WRITE)
 async def replace_resource(
     service: ResourceServiceDep, reference: shared.Reference, body: ResourceReplace, if_match: shared.IfMatch = None
 ) -> Response:
     """Give a resource all new values."""
-    return shared.written(await service.replace(reference, body, if_match))
+    return shared.updated_response(await service.replace(reference, body, if_match))
 
 
-@router.patch("/{reference}", response_model=ResourceRead, responses=shared.WRITE, openapi_extra=WRITING)
+@router.patch("/{reference}", response_model=ResourceRead, responses=shared.WRITE, openapi_extra=REQUIRES_WRITE)
 async def update_resource(
     service: ResourceServiceDep, reference: shared.Reference, body: ResourcePatch, if_match: shared.IfMatch = None
 ) -> Response:
     """Change some values of a resource (RFC 7396 merge patch)."""
-    return shared.written(await service.patch(reference, body, if_match))
+    return shared.updated_response(await service.patch(reference, body, if_match))
 
 
-@router.delete("/{reference}", status_code=204, responses=shared.DELETE, openapi_extra=WRITING)
+@router.delete("/{reference}", status_code=204, responses=shared.DELETE, openapi_extra=REQUIRES_WRITE)
 async def delete_resource(
     service: ResourceServiceDep, reference: shared.Reference, if_match: shared.IfMatch = None
 ) -> Response:
@@ -91,11 +93,11 @@ async def delete_resource(
 @router.get(
     "/{reference}/changes",
     response_model=shared.Page[shared.ChangeRead],
-    responses=shared.LIST_OF_ONE,
-    openapi_extra=READING,
+    responses=shared.SUBLIST,
+    openapi_extra=REQUIRES_READ,
 )
 async def list_resource_changes(
     service: ResourceServiceDep, reference: shared.Reference, query: shared.PageParameters
 ) -> Response:
     """List the changes of a resource, the newest first."""
-    return shared.listed(await service.changes(reference, query), query)
+    return shared.page_response(await service.changes(reference, query), query)

@@ -14,11 +14,11 @@ RoleListQuery = lists.list_query(
         filters=(
             *lists.OBJECT_FILTERS,
             *lists.identifier("department_id"),
-            *lists.below("department_id", Role),
-            *lists.linked(RoleHolder, "role_id", "user_id"),
+            *lists.subtree("department_id", Role),
+            *lists.links(RoleHolder, "role_id", "user_id"),
         ),
         sorts=lists.OBJECT_SORTS,
-        groups=lists.grouped_by_reference("department"),
+        groups=lists.reference_groups("department"),
     ),
     RoleRead,
 )

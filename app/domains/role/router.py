@@ -13,51 +13,53 @@ from app.domains.user.service import UserServiceDep
 
 router = shared.collection_router("roles")
 
-READING, WRITING = requires("roles:read"), requires("roles:write")
-FILES = shared.takes_files()
+REQUIRES_READ, REQUIRES_WRITE = requires("roles:read"), requires("roles:write")
+FILES = shared.accepts_files()
 # Holders are users, with all that is known of them.
-READING_USERS = requires("users:read")
+REQUIRES_USERS_READ = requires("users:read")
 
 
 class BulkRoles(shared.Bulk[RoleCreate]):
     """Up to 1,000 objects to write at once."""
 
 
-@router.get("", response_model=shared.Page[RoleRead], responses=shared.EXPORT, openapi_extra=READING)
+@router.get("", response_model=shared.Page[RoleRead], responses=shared.EXPORT, openapi_extra=REQUIRES_READ)
 async def list_roles(service: RoleServiceDep, query: RoleListParameters) -> Response:
     """List the roles."""
-    return await shared.sent(await service.page(query), query)
+    return await shared.list_response(await service.page(query), query)
 
 
-@router.post("", status_code=201, response_model=RoleRead, responses=shared.CREATE, openapi_extra=WRITING)
+@router.post("", status_code=201, response_model=RoleRead, responses=shared.CREATE, openapi_extra=REQUIRES_WRITE)
 async def create_role(service: RoleServiceDep, body: RoleCreate) -> Response:
     """Register a role."""
-    return shared.created(await service.create(body), router)
+    return shared.created_response(await service.create(body), router)
 
 
 @router.post(
-    "/bulk", response_model=shared.BulkAnswer, responses=shared.BULK, openapi_extra=WRITING | shared.LARGE_BODY
+    "/bulk", response_model=shared.BulkAnswer, responses=shared.BULK, openapi_extra=REQUIRES_WRITE | shared.LARGE_BODY
 )
 async def bulk_roles(
     service: RoleServiceDep, body: BulkRoles, atomic: shared.Atomic = True, dry_run: shared.DryRun = False
 ) -> Response:
     """Create, update, upsert and delete up to 1,000 roles at once."""
-    return shared.bulk_answer(await service.bulk(body.items, atomic=atomic, dry_run=dry_run), dry_run=dry_run)
+    return shared.bulk_response(await service.bulk(body.items, atomic=atomic, dry_run=dry_run), dry_run=dry_run)
 
 
-@router.get("/stats", response_model=shared.Stats, responses=shared.INVALID, openapi_extra=READING)
+@router.get("/stats", response_model=shared.Stats, responses=shared.INVALID, openapi_extra=REQUIRES_READ)
 async def count_roles(service: RoleServiceDep, query: RoleStatsParameters) -> Response:
     """Count the roles that the filters select, by group."""
-    return shared.counted(await service.stats(query))
+    return shared.stats_response(await service.stats(query))
 
 
-@router.post("/import", response_model=shared.ImportAnswer, responses=shared.IMPORT, openapi_extra=WRITING | FILES)
+@router.post(
+    "/import", response_model=shared.ImportAnswer, responses=shared.IMPORT, openapi_extra=REQUIRES_WRITE | FILES
+)
 async def import_roles(service: RoleServiceDep, request: shared.ImportRequestDep) -> Response:
     """Create and change roles from a file, or plan that."""
-    return shared.import_answer(await service.import_file(request))
+    return shared.import_response(await service.import_file(request))
 
 
-@router.get("/{reference}", response_model=RoleRead, responses=shared.READ, openapi_extra=READING)
+@router.get("/{reference}", response_model=RoleRead, responses=shared.READ, openapi_extra=REQUIRES_READ)
 async def get_role(
     service: RoleServiceDep,
     reference: shared.Reference,
@@ -65,26 +67,26 @@ async def get_role(
     if_none_match: shared.IfNoneMatch = None,
 ) -> Response:
     """Return a role."""
-    return shared.found(await service.get(reference, shown.members), if_none_match)
+    return shared.document_response(await service.get(reference, shown.members), if_none_match)
 
 
-@router.put("/{reference}", response_model=RoleRead, responses=shared.WRITE, openapi_extra=WRITING)
+@router.put("/{reference}", response_model=RoleRead, responses=shared.WRITE, openapi_extra=REQUIRES_WRITE)
 async def replace_role(
     service: RoleServiceDep, reference: shared.Reference, body: RoleReplace, if_match: shared.IfMatch = None
 ) -> Response:
     """Give a role all new values."""
-    return shared.written(await service.replace(reference, body, if_match))
+    return shared.updated_response(await service.replace(reference, body, if_match))
 
 
-@router.patch("/{reference}", response_model=RoleRead, responses=shared.WRITE, openapi_extra=WRITING)
+@router.patch("/{reference}", response_model=RoleRead, responses=shared.WRITE, openapi_extra=REQUIRES_WRITE)
 async def update_role(
     service: RoleServiceDep, reference: shared.Reference, body: RolePatch, if_match: shared.IfMatch = None
 ) -> Response:
     """Change some values of a role (RFC 7396 merge patch)."""
-    return shared.written(await service.patch(reference, body, if_match))
+    return shared.updated_response(await service.patch(reference, body, if_match))
 
 
-@router.delete("/{reference}", status_code=204, responses=shared.DELETE, openapi_extra=WRITING)
+@router.delete("/{reference}", status_code=204, responses=shared.DELETE, openapi_extra=REQUIRES_WRITE)
 async def delete_role(
     service: RoleServiceDep, reference: shared.Reference, if_match: shared.IfMatch = None
 ) -> Response:
@@ -96,28 +98,28 @@ async def delete_role(
 @router.get(
     "/{reference}/changes",
     response_model=shared.Page[shared.ChangeRead],
-    responses=shared.LIST_OF_ONE,
-    openapi_extra=READING,
+    responses=shared.SUBLIST,
+    openapi_extra=REQUIRES_READ,
 )
 async def list_role_changes(
     service: RoleServiceDep, reference: shared.Reference, query: shared.PageParameters
 ) -> Response:
     """List the changes of a role, the newest first."""
-    return shared.listed(await service.changes(reference, query), query)
+    return shared.page_response(await service.changes(reference, query), query)
 
 
 @router.get(
     "/{reference}/holders",
     response_model=shared.Page[UserRead],
-    responses=shared.EXPORT_OF_ONE,
-    openapi_extra=READING_USERS,
+    responses=shared.SUBLIST_EXPORT,
+    openapi_extra=REQUIRES_USERS_READ,
 )
 async def list_role_holders(users: UserServiceDep, reference: shared.Reference, query: UserListParameters) -> Response:
     """List the users who hold a role."""
-    return await shared.sent(await users.page_linked(HOLDERS, HOLDERS.target, reference, query), query)
+    return await shared.list_response(await users.page_linked(HOLDERS, HOLDERS.target, reference, query), query)
 
 
-@router.put("/{reference}/holders/{user}", status_code=204, responses=shared.LINK, openapi_extra=WRITING)
+@router.put("/{reference}/holders/{user}", status_code=204, responses=shared.LINK, openapi_extra=REQUIRES_WRITE)
 async def add_role_holder(
     service: RoleServiceDep,
     reference: shared.Reference,
@@ -130,7 +132,7 @@ async def add_role_holder(
     return shared.no_content()
 
 
-@router.delete("/{reference}/holders/{user}", status_code=204, responses=shared.UNLINK, openapi_extra=WRITING)
+@router.delete("/{reference}/holders/{user}", status_code=204, responses=shared.UNLINK, openapi_extra=REQUIRES_WRITE)
 async def remove_role_holder(
     service: RoleServiceDep, reference: shared.Reference, user: shared.Reference, if_match: shared.IfMatch = None
 ) -> Response:

@@ -8,7 +8,7 @@ from app.core.permissions import AUTHENTICATED, requires
 from app.domains.search.schemas import Found, SearchQuery
 from app.domains.search.service import SearchService
 from app.domains.shared.query.parameters import list_parameters
-from app.domains.shared.router import LIST, Page, api_router, listed, problems
+from app.domains.shared.router import LIST, Page, api_router, page_response, problems
 from app.utils.exceptions import Forbidden
 
 router = api_router(tags=["search"])
@@ -26,4 +26,4 @@ async def search_objects(
     service: Service, query: Annotated[SearchQuery, Depends(list_parameters(SearchQuery))]
 ) -> Response:
     """Search all collections that the caller may read, the best first."""
-    return listed(await service.page(query), query)
+    return page_response(await service.page(query), query)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     SearchType = str
 else:
     SearchType = Literal[TYPES]
-MOST_FOUND = 50
+MAX_RESULTS = 50
 
 
 class SearchQuery(CursorQuery):
@@ -25,7 +25,7 @@ class SearchQuery(CursorQuery):
     type: Annotated[list[SearchType], Field(max_length=len(TYPES))] | None = Field(
         None, description="Only of these collections; without it, of all that the caller may read."
     )
-    limit: Annotated[int, Digits] = Field(20, ge=1, le=MOST_FOUND, description="Most objects to return.")
+    limit: Annotated[int, Digits] = Field(20, ge=1, le=MAX_RESULTS, description="Most objects to return.")
 
 
 class SnippetPart(Schema):

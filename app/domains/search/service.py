@@ -24,12 +24,12 @@ from app.domains.collections import COLLECTIONS
 from app.domains.search.schemas import TYPES, SearchQuery, SearchType
 from app.domains.search.snippets import snippet
 from app.domains.shared.models import Base
-from app.domains.shared.query.orders import Start, hidden
+from app.domains.shared.query.orders import Start, opaque_parameter
 from app.domains.shared.query.pages import Listing, Position, execute_page
-from app.domains.shared.query.ranking import ranked, row_by_row
-from app.domains.shared.query.search import LEAST, is_found, words_asked
+from app.domains.shared.query.ranking import ranked_ids, rows_by_id
+from app.domains.shared.query.search import LEAST, matches_search, query_words
 
-NEEDED: dict[SearchType, Scope] = {entry.name: entry.scope_to_read for entry in COLLECTIONS}
+READ_SCOPES: dict[SearchType, Scope] = {entry.name: entry.scope_to_read for entry in COLLECTIONS}
 
 # Of a description: where something is found further on, the snippet is its beginning.
 _MOST_LETTERS = 4000
@@ -43,9 +43,9 @@ class SearchService(RequestService):
     async def page(self, query: SearchQuery) -> Listing:
         """Return one page of what is found, the best first. Raises `Forbidden` for a type that may not be read."""
         for name in query.type or ():
-            self.caller.demand(NEEDED[name])
+            self.caller.require(READ_SCOPES[name])
         wanted = query.type or TYPES
-        types = tuple(name for name in TYPES if name in wanted and NEEDED[name] in self.caller.scopes)
+        types = tuple(name for name in TYPES if name in wanted and READ_SCOPES[name] in self.caller.scopes)
         if not types:
             return Listing(b"[]", 0 if query.count else None, more=False)
         start: Start = query.position.start if query.position else "first"
@@ -93,7 +93,7 @@ def _snippet(row: dict[str, Any], words: str) -> list[dict[str, str | bool]]:
 def _page(types: tuple[SearchType, ...], start: Start) -> Executable:
     """Return the statement of a page: `rows`, `items` with the words that were looked for, and `edges`."""
     backwards = start == "before"
-    limit, offset = hidden("limit"), hidden("offset")
+    limit, offset = opaque_parameter("limit"), opaque_parameter("offset")
     parts = union_all(*(_found(name, start) for name in types)).subquery("parts")
     order = [parts.c.rank, parts.c.type, parts.c.id]
     query = select(*parts.c).order_by(*(key.desc() if backwards else key for key in order))
@@ -106,7 +106,7 @@ def _page(types: tuple[SearchType, ...], start: Start) -> Executable:
     items = func.coalesce(func.json_agg(rows.table_valued()), literal_column("'[]'::json"))
     similar = exists(select(page.c.id).where(page.c.rank == literal_column(str(LEAST))))
     answer = func.json_build_object(
-        *(literal_column("'words'"), words_asked(tolerant=similar)),
+        *(literal_column("'words'"), query_words(tolerant=similar)),
         *(literal_column("'rows'"), select(items).select_from(rows).scalar_subquery()),
     )
     first, last = (
@@ -125,7 +125,7 @@ def _page(types: tuple[SearchType, ...], start: Start) -> Executable:
 
 def _found(name: SearchType, start: Start) -> Any:
     source = _table(name)
-    rows = row_by_row(source, ranked(source, None, start, f"_{name}"))
+    rows = rows_by_id(source, ranked_ids(source, None, start, f"_{name}"))
     by_description = rows.c.rank >= literal_column(str(_BY_DESCRIPTION))
     description = func.left(rows.c.description, literal_column(str(_MOST_LETTERS)))
     return select(
@@ -143,7 +143,7 @@ def _count(types: tuple[SearchType, ...]) -> Executable:
     counts = []
     for name in types:
         source = _table(name)
-        counts.append(select(func.count()).select_from(source).where(is_found(source)).scalar_subquery())
+        counts.append(select(func.count()).select_from(source).where(matches_search(source)).scalar_subquery())
     return select(sum(counts[1:], start=counts[0]).label("total"))
 
 

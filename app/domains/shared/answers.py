@@ -7,11 +7,11 @@ from fastapi import APIRouter, Response
 
 from app.domains.shared.query.formats import MEDIA_TYPES
 from app.domains.shared.query.pages import Listing, ListQuery, PageQuery
-from app.domains.shared.query.parameters import neighbours
+from app.domains.shared.query.parameters import page_urls
 from app.domains.shared.reading.documents import Document
-from app.domains.shared.reading.etags import names_representation
+from app.domains.shared.reading.etags import matches_etag
 from app.domains.shared.reading.stats import Counts
-from app.domains.shared.reading.streams import Export, exported
+from app.domains.shared.reading.streams import Export, export_response
 from app.domains.shared.reading.tree_walks import Subtree
 from app.utils.exceptions import (
     BadRequest,
@@ -34,7 +34,7 @@ from app.utils.exceptions import (
 from app.utils.problems import MEDIA_TYPE, example_problem
 
 JSON = "application/json"
-LONGEST_LINK = 8192
+MAX_LINK_HEADER_LENGTH = 8192
 
 # `json.dumps` with separators makes an encoder at each call.
 compact = json.JSONEncoder(separators=(",", ":")).encode
@@ -77,7 +77,7 @@ READ: Responses = {
     **problems(NotFound, InvalidContent),
 }
 LIST: Responses = {200: {"headers": _LINK}, **problems(BadRequest, InvalidContent)}
-LIST_OF_ONE: Responses = LIST | problems(NotFound)
+SUBLIST: Responses = LIST | problems(NotFound)
 # Lists that also come as a stream.
 EXPORT: Responses = LIST | {
     200: {
@@ -89,8 +89,8 @@ EXPORT: Responses = LIST | {
     },
     **problems(NotAcceptable),
 }
-EXPORT_OF_ONE: Responses = EXPORT | problems(NotFound)
-WALK: Responses = problems(NotFound)
+SUBLIST_EXPORT: Responses = EXPORT | problems(NotFound)
+TREE: Responses = problems(NotFound)
 CREATE: Responses = {
     201: {"headers": _ETAG | _header("Location", "Path of the new object.", always=True)},
     **problems(Conflict, *BODY),
@@ -102,21 +102,21 @@ UNLINK: Responses = problems(NotFound, PreconditionFailed)
 INVALID: Responses = problems(InvalidContent)
 
 
-def found(document: Document, if_none_match: str | None) -> Response:
+def document_response(document: Document, if_none_match: str | None) -> Response:
     """Answer a GET with the document, or 304 when the client has these very bytes."""
     headers = {"ETag": document.etag}
-    if if_none_match is not None and names_representation(if_none_match, document.etag):
+    if if_none_match is not None and matches_etag(if_none_match, document.etag):
         return Response(status_code=304, headers=headers)
     return Response(document.body, headers=headers, media_type=JSON)
 
 
-def created(document: Document, router: APIRouter) -> Response:
+def created_response(document: Document, router: APIRouter) -> Response:
     """Answer a POST with the new document, and its address below that of the router."""
     headers = {"ETag": document.etag, "Location": f"{router.prefix}/{document.id}"}
     return Response(document.body, 201, headers, JSON)
 
 
-def written(document: Document) -> Response:
+def updated_response(document: Document) -> Response:
     """Answer a PUT or PATCH with the document as it is now."""
     return Response(document.body, headers={"ETag": document.etag}, media_type=JSON)
 
@@ -126,40 +126,40 @@ def no_content() -> Response:
     return Response(status_code=204)
 
 
-def listed(listing: Listing, query: PageQuery) -> Response:
+def page_response(listing: Listing, query: PageQuery) -> Response:
     """Answer a list with its envelope and its `Link` header."""
-    urls = neighbours(listing, query)
+    urls = page_urls(listing, query)
     links = [f'<{url}>; rel="{name}"' for name, url in urls.items() if url]
     # Each repeats the filters of the address, and clients and proxies do not take headers of any length.
-    while len(link := ", ".join(links)) > LONGEST_LINK:
+    while len(link := ", ".join(links)) > MAX_LINK_HEADER_LENGTH:
         links.pop()
     tail = compact({**urls, "total": listing.total}).encode()
     body = b'{"items":' + listing.items + b"," + tail[1:]
     return Response(body, headers={"Link": link} if link else None, media_type=JSON)
 
 
-async def sent(found: Listing | Export, query: ListQuery) -> Response:
+async def list_response(result: Listing | Export, query: ListQuery) -> Response:
     """Answer a list in the form that the client accepts."""
-    if isinstance(found, Export):
-        return await exported(found, query.origin)
-    response = listed(found, query)
+    if isinstance(result, Export):
+        return await export_response(result, query.origin)
+    response = page_response(result, query)
     response.headers["Vary"] = "Accept"
     return response
 
 
-def counted(counts: Counts) -> Response:
+def stats_response(counts: Counts) -> Response:
     """Answer with the objects of each group."""
     truncated = b"true" if counts.truncated else b"false"
     head = f'{{"group_by":"{counts.group_by}","total":{counts.total},"groups":'.encode()
     return Response(head + counts.groups + b',"truncated":' + truncated + b"}", media_type=JSON)
 
 
-def walked(subtree: Subtree) -> Response:
+def tree_response(subtree: Subtree) -> Response:
     """Answer with the nodes of a tree."""
     truncated = b"true" if subtree.truncated else b"false"
     return Response(b'{"items":' + subtree.items + b',"truncated":' + truncated + b"}", media_type=JSON)
 
 
-def ancestors(items: bytes) -> Response:
+def ancestors_response(items: bytes) -> Response:
     """Answer with the objects above one."""
     return Response(b'{"items":' + items + b"}", media_type=JSON)

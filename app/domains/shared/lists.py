@@ -5,9 +5,9 @@ A declaration names filters, sorts and groups; the functions here make them, a f
 
 from app.domains.shared.models import URL_LENGTH, Criticality
 from app.domains.shared.query.field_filters import choice, flag, identifier, instant, number, ranked_choice, text
-from app.domains.shared.query.groups import grouped, grouped_by_link, grouped_by_reference
-from app.domains.shared.query.link_filters import below, linked
-from app.domains.shared.query.orders import OBJECT_SORTS, sorted_by, sorted_by_rank
+from app.domains.shared.query.groups import field_groups, link_groups, reference_groups
+from app.domains.shared.query.link_filters import links, subtree
+from app.domains.shared.query.orders import OBJECT_SORTS, rank_sort, text_sort
 from app.domains.shared.query.pages import OBJECT_FILTERS, ListDeclaration, ListQuery, list_query
 from app.domains.shared.query.parameters import list_parameters, representation_parameters
 from app.domains.shared.query.representations import RepresentationQuery
@@ -22,22 +22,22 @@ __all__ = [
     "ListQuery",
     "RepresentationQuery",
     "StatsQuery",
-    "below",
     "choice",
+    "field_groups",
     "flag",
-    "grouped",
-    "grouped_by_link",
-    "grouped_by_reference",
     "identifier",
     "instant",
-    "linked",
+    "link_groups",
+    "links",
     "list_parameters",
     "list_query",
     "number",
+    "rank_sort",
     "ranked_choice",
+    "reference_groups",
     "representation_parameters",
-    "sorted_by",
-    "sorted_by_rank",
     "stats_parameters",
+    "subtree",
     "text",
+    "text_sort",
 ]

@@ -120,7 +120,7 @@ class RegisterObject(Base):
         return relationship("User", foreign_keys=[cls.updated_by_id], remote_side="User.id", lazy="raise")
 
 
-def ranked(name: str, values: tuple[str, ...]) -> str:
+def rank_sql(name: str, values: tuple[str, ...]) -> str:
     """Return the SQL of the place of a column's value among `values`, which is after the last for none at all."""
     array = ", ".join(repr(value) for value in values)
     return f"coalesce(array_position(ARRAY[{array}]::text[], {name}::text), {len(values) + 1})"

@@ -14,35 +14,35 @@ from app.domains.shared.answers import (
     CREATE,
     DELETE,
     EXPORT,
-    EXPORT_OF_ONE,
     INVALID,
     LINK,
     LIST,
-    LIST_OF_ONE,
     READ,
+    SUBLIST,
+    SUBLIST_EXPORT,
+    TREE,
     UNLINK,
-    WALK,
     WRITE,
-    ancestors,
-    counted,
-    created,
-    found,
-    listed,
+    ancestors_response,
+    created_response,
+    document_response,
+    list_response,
     no_content,
+    page_response,
     problems,
-    sent,
-    walked,
-    written,
+    stats_response,
+    tree_response,
+    updated_response,
 )
-from app.domains.shared.bulk.answers import BULK, Atomic, DryRun, bulk_answer
+from app.domains.shared.bulk.answers import BULK, Atomic, DryRun, bulk_response
 from app.domains.shared.bulk.schemas import Bulk, BulkAnswer
-from app.domains.shared.idempotency.route import RepeatableRoute
-from app.domains.shared.imports.requests import IMPORT, ImportAnswer, ImportRequestDep, import_answer, takes_files
+from app.domains.shared.idempotency.route import IdempotentRoute
+from app.domains.shared.imports.requests import IMPORT, ImportAnswer, ImportRequestDep, accepts_files, import_response
 from app.domains.shared.query.filters import Digits
 from app.domains.shared.query.parameters import PageParameters
 from app.domains.shared.reading.keys import REFERENCE_PATTERN
-from app.domains.shared.schemas import LARGEST_ID, NO_FIELDS, Ancestors, ChangeRead, NoFields, Page, Stats, Tree
-from app.domains.shared.trees import DEEPEST
+from app.domains.shared.schemas import MAX_ID, NO_FIELDS, Ancestors, ChangeRead, NoFields, Page, Stats, Tree
+from app.domains.shared.trees import MAX_DEPTH
 from app.utils.exceptions import (
     BadRequest,
     NotFound,
@@ -53,20 +53,20 @@ __all__ = [
     "API",
     "BULK",
     "CREATE",
-    "DEEPEST",
     "DELETE",
     "EXPORT",
-    "EXPORT_OF_ONE",
     "IMPORT",
     "INVALID",
     "LARGE_BODY",
     "LINK",
     "LIST",
-    "LIST_OF_ONE",
+    "MAX_DEPTH",
     "NO_FIELDS",
     "READ",
+    "SUBLIST",
+    "SUBLIST_EXPORT",
+    "TREE",
     "UNLINK",
-    "WALK",
     "WRITE",
     "Ancestors",
     "Atomic",
@@ -86,21 +86,21 @@ __all__ = [
     "Reference",
     "Stats",
     "Tree",
-    "ancestors",
+    "accepts_files",
+    "ancestors_response",
     "api_router",
-    "bulk_answer",
+    "bulk_response",
     "collection_router",
-    "counted",
-    "created",
-    "found",
-    "import_answer",
-    "listed",
+    "created_response",
+    "document_response",
+    "import_response",
+    "list_response",
     "no_content",
+    "page_response",
     "problems",
-    "sent",
-    "takes_files",
-    "walked",
-    "written",
+    "stats_response",
+    "tree_response",
+    "updated_response",
 ]
 
 API = "/api/v1"
@@ -118,7 +118,7 @@ Reference = Annotated[
 
 def _number(text: str) -> int:
     """Return the `id` in a path. Raises `NotFound` for what can be none, so also for numbers beyond 64 bits."""
-    if re.fullmatch("[0-9]{1,19}", text) and 1 <= int(text) <= LARGEST_ID:
+    if re.fullmatch("[0-9]{1,19}", text) and 1 <= int(text) <= MAX_ID:
         return int(text)
     raise NotFound("There is nothing with such an id.")
 
@@ -127,7 +127,7 @@ def _number(text: str) -> int:
 Number = Annotated[
     int,
     BeforeValidator(_number),
-    Path(ge=1, le=LARGEST_ID, description="`id`.", openapi_examples={"id": {"summary": "By id", "value": 1}}),
+    Path(ge=1, le=MAX_ID, description="`id`.", openapi_examples={"id": {"summary": "By id", "value": 1}}),
 ]
 IfMatch = Annotated[
     str | None,
@@ -136,7 +136,7 @@ IfMatch = Annotated[
 IfNoneMatch = Annotated[
     str | None, Header(alias="If-None-Match", description="An `ETag` you have: 304 if nothing has changed since.")
 ]
-Depth = Annotated[int, Query(ge=0, le=DEEPEST, description="Levels to go down."), Digits]
+Depth = Annotated[int, Query(ge=0, le=MAX_DEPTH, description="Levels to go down."), Digits]
 
 
 def api_router(prefix: str = "", tags: list[str | Enum] | None = None) -> APIRouter:
@@ -144,7 +144,7 @@ def api_router(prefix: str = "", tags: list[str | Enum] | None = None) -> APIRou
     return APIRouter(
         prefix=API + prefix,
         tags=tags,
-        route_class=RepeatableRoute,
+        route_class=IdempotentRoute,
         generate_unique_id_function=_operation_id,
         responses=ANYWHERE | problems(BadRequest, ServiceUnavailable),
     )

@@ -26,8 +26,8 @@ class Write:
 
     `added` and `removed` have the links that come and go, by the member that lists them; a link whose own field changes
     is in both. They are filled in when a rule's `concerns` holds, and not for a delete, which takes all links along.
-    `id` is None for an object that a single write creates, until it exists. `refused` is set once a rule, or anything
-    else, refuses the write: the object then stays as it was before.
+    `id` is None for an object that a single write creates, until it exists. `is_rejected` is set once a rule, or
+    anything else, rejects the write: the object then stays as it was before.
     """
 
     model: type[RegisterObject]
@@ -36,7 +36,7 @@ class Write:
     after: Values | None
     added: dict[str, set[Link]] = field(default_factory=dict)
     removed: dict[str, set[Link]] = field(default_factory=dict)
-    refused: bool = False
+    is_rejected: bool = False
 
     def changes(self, *columns: str) -> bool:
         """Return whether it gives one of these columns of an existing object another value."""
@@ -59,11 +59,11 @@ class Write:
     @property
     def result(self) -> Values | None:
         """The object as it is when all is written: as before when the write is refused."""
-        return self.before if self.refused else self.after
+        return self.before if self.is_rejected else self.after
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class RuleViolation:
     """Why a rule refuses a write: the error, with a pointer into the body, "" for the write as a whole.
 
     A rule that clients should know by a code of its own has a subclass of `Conflict` in `utils/exceptions.py`.
@@ -83,12 +83,12 @@ class Refusal:
         return self.error(self.detail, errors=faults)
 
 
-def missing_scope(caller: Caller, scope: Scope, pointer: str = "") -> Iterator[Refusal]:
+def missing_scope(caller: Caller, scope: Scope, pointer: str = "") -> Iterator[RuleViolation]:
     """Yield the refusal of a caller who does not have a scope."""
     try:
-        caller.demand(scope)
+        caller.require(scope)
     except Forbidden as error:
-        yield Refusal(Forbidden, error.detail, pointer, scope)
+        yield RuleViolation(Forbidden, error.detail, pointer, scope)
 
 
 class Rule:
@@ -126,11 +126,11 @@ class Rule:
         Writes that were refused before may refer to ids that no object has.
         """
 
-    def check(self, write: Write) -> Iterator[Refusal]:  # noqa: ARG002
+    def check(self, write: Write) -> Iterator[RuleViolation]:  # noqa: ARG002
         """Yield why a write that the rule is asked of is refused, whatever else is written with it."""
         yield from ()
 
-    def check_together(self, writes: Sequence[Write]) -> Iterator[tuple[Write, Refusal]]:  # noqa: ARG002
+    def check_together(self, writes: Sequence[Write]) -> Iterator[tuple[Write, RuleViolation]]:  # noqa: ARG002
         """Yield which writes of the unit are refused because of what the others do.
 
         It is called again whenever writes were refused, until it refuses nothing more. A write is marked as refused
@@ -144,12 +144,12 @@ class Rule:
         Some may have changed nothing, and those of a dry run are undone with what is done here.
         """
 
-    def is_asked_of(self, write: Write) -> bool:
+    def applies_to(self, write: Write) -> bool:
         """Return whether the rule has a say in a write."""
         return write.after is None or write.changes(*self.watches) or self.concerns(write.after)
 
 
-class LocksTakenError(Exception):
+class LocksUnavailableError(Exception):
     """Another transaction holds one of the advisory locks that rules want.
 
     Its rows must be given up before the locks are waited for, or two writers could wait for each other.
@@ -183,36 +183,36 @@ class Rules:
     async def take_locks(self, session: RegisterSession, writes: Sequence[Write], held: set[str]) -> None:
         """Take the advisory locks that the writes need besides those that are `held`, without waiting.
 
-        Raises `LocksTakenError` with the names of all that are needed.
+        Raises `LocksUnavailableError` with the names of all that are needed.
         """
         names = self.locks(writes)
         for name in sorted(names - held):
             if not await session.try_lock(name):
-                raise LocksTakenError(names)
+                raise LocksUnavailableError(names)
 
     async def load(self, session: RegisterSession, writes: Sequence[Write]) -> None:
         """Let all rules read what they need."""
         for rule in self._rules:
             await rule.load(session, writes)
 
-    def check(self, writes: Sequence[Write]) -> Iterator[tuple[Write, Refusal]]:
+    def check(self, writes: Sequence[Write]) -> Iterator[tuple[Write, RuleViolation]]:
         """Yield the refusals of each write by itself."""
         for rule in self._rules:
-            for write in filter(rule.is_asked_of, writes):
+            for write in filter(rule.applies_to, writes):
                 for refusal in rule.check(write):
-                    write.refused = True
+                    write.is_rejected = True
                     yield write, refusal
 
-    def check_together(self, writes: Sequence[Write]) -> Iterator[tuple[Write, Refusal]]:
+    def check_together(self, writes: Sequence[Write]) -> Iterator[tuple[Write, RuleViolation]]:
         """Yield the refusals that come from what the writes do together."""
         for rule in self._rules:
             for write, refusal in rule.check_together(writes):
-                write.refused = True
+                write.is_rejected = True
                 yield write, refusal
 
     async def apply(self, session: RegisterSession, writes: Sequence[Write]) -> None:
         """Let all rules do what goes with the writes."""
         for rule in self._rules:
-            asked = [write for write in writes if rule.is_asked_of(write)]
+            asked = [write for write in writes if rule.applies_to(write)]
             if asked:
                 await rule.apply(session, asked)

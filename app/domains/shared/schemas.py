@@ -36,12 +36,12 @@ from app.domains.shared.models import (
     Criticality as Criticality,  # noqa: PLC0414 - for the schemas of domains
 )
 
-LARGEST_ID = 2**63 - 1
+MAX_ID = 2**63 - 1
 # Parsers of URLs pass over white space and control characters, which we would then store.
 URL_PATTERN = r"^[Hh][Tt][Tt][Pp][Ss]?://[^\s\x00-\x1f\x7f-\x9f]+$"
 DESCRIPTION_LENGTH = 20_000
 # Of one kind, of one object.
-MOST_LINKS = 1000
+MAX_LINKS = 1000
 CODE_PATTERN = rf"^[A-Za-z0-9][A-Za-z0-9._-]{{0,{CODE_LENGTH - 1}}}$"
 
 # Unicode general categories that leave nothing to see: a name needs at least one character of another.
@@ -55,7 +55,7 @@ NO_TEXT = re.compile(r"[\x00\ud800-\udfff]")
 
 def is_id(value: Any) -> TypeGuard[int]:
     """Return whether an object can have this id."""
-    return type(value) is int and 1 <= value <= LARGEST_ID
+    return type(value) is int and 1 <= value <= MAX_ID
 
 
 def _compose(value: object) -> object:
@@ -130,7 +130,7 @@ MultipleLines = (BeforeValidator(_normalise), AfterValidator(_multiple_lines))
 # A part of such a text: here blanks at the ends count, and there need be nothing else.
 PartOfLine = (BeforeValidator(_compose), AfterValidator(_in_one_line))
 PartOfLines = (BeforeValidator(_compose), AfterValidator(_multiple_lines))
-Reference = Annotated[int, Field(ge=1, le=LARGEST_ID, description="`id` of an object.", examples=[1])]
+Reference = Annotated[int, Field(ge=1, le=MAX_ID, description="`id` of an object.", examples=[1])]
 HttpAddress = Annotated[
     str,
     Field(max_length=URL_LENGTH),
@@ -142,7 +142,7 @@ HttpAddress = Annotated[
 ]
 
 
-def _written_as_by_postgresql(instant: datetime) -> str:
+def _format_as_postgresql(instant: datetime) -> str:
     text = instant.isoformat()
     return text[:-6].rstrip("0") + text[-6:] if instant.microsecond else text
 
@@ -150,7 +150,7 @@ def _written_as_by_postgresql(instant: datetime) -> str:
 # Outside documents, which PostgreSQL writes itself.
 Instant = Annotated[
     datetime,
-    PlainSerializer(_written_as_by_postgresql, return_type=str, when_used="json"),
+    PlainSerializer(_format_as_postgresql, return_type=str, when_used="json"),
     WithJsonSchema({"type": "string", "format": "date-time"}),
 ]
 

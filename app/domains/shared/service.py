@@ -5,10 +5,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from app.domains.shared.bulk.batch import STATEMENT_SECONDS, BulkOutcome, write_all
-from app.domains.shared.bulk.items import refuse_too_many_links
+from app.domains.shared.bulk.batch import STATEMENT_SECONDS, BulkOutcome, write_batch
+from app.domains.shared.bulk.items import reject_too_many_links
 from app.domains.shared.collection import Collection, LinkSet, writable_columns
-from app.domains.shared.imports.requests import ImportOutcome, ImportRequest, carry_out
+from app.domains.shared.imports.requests import ImportOutcome, ImportRequest, execute_import
 from app.domains.shared.reading.documents import Document
 from app.domains.shared.reading.keys import parse_key
 from app.domains.shared.reading.reader import CollectionReader
@@ -88,14 +88,14 @@ class CollectionService(CollectionReader):
         await writer.remove(parse_key(reference, self.model), if_match)
 
     async def bulk(self, items: Sequence[Any], *, atomic: bool = True, dry_run: bool = False) -> BulkOutcome:
-        """Create, update, upsert and delete many objects at once, as a client asks; see `write_all`.
+        """Create, update, upsert and delete many objects at once, as a client asks; see `write_batch`.
 
         Raises `ContentTooLarge` for more links than a request may have; imports have limits of their own.
         """
-        refuse_too_many_links(items)
+        reject_too_many_links(items)
         await self.session.allow_seconds(STATEMENT_SECONDS)
-        return await write_all(self, items, atomic=atomic, dry_run=dry_run)
+        return await write_batch(self, items, atomic=atomic, dry_run=dry_run)
 
     async def import_file(self, request: ImportRequest) -> ImportOutcome:
-        """Import a file, plan that, or carry out a plan; see `carry_out`."""
-        return await carry_out(self, request)
+        """Import a file, plan that, or carry out a plan; see `execute_import`."""
+        return await execute_import(self, request)

@@ -10,12 +10,12 @@ from app.core.caller import Caller
 from app.core.database import RegisterSession
 from app.domains.shared.models import RegisterObject, table_of
 from app.domains.shared.reading.keys import not_found, parse_key
-from app.domains.shared.reading.tree_walks import DEEPEST, MOST_NODES, Subtree, select_ancestors, select_tree
-from app.domains.shared.rules import Refusal, Rule, Write
+from app.domains.shared.reading.tree_walks import MAX_DEPTH, MAX_NODES, Subtree, select_ancestors, select_tree
+from app.domains.shared.rules import Rule, RuleViolation, Write
 from app.domains.shared.service import Collection, CollectionService, LinkSet
 from app.utils.exceptions import Cycle
 
-__all__ = ["DEEPEST", "MOST_NODES", "Collection", "LinkSet", "NoCycle", "Subtree", "TreeService"]
+__all__ = ["MAX_DEPTH", "MAX_NODES", "Collection", "LinkSet", "NoCycle", "Subtree", "TreeService"]
 
 
 class TreeService(CollectionService):
@@ -28,7 +28,7 @@ class TreeService(CollectionService):
         row = (await self.session.execute(select_tree(self.model, key.condition), values)).one()
         if not row.rows:
             raise not_found(self.model)
-        return Subtree(row.items, truncated=row.rows > MOST_NODES)
+        return Subtree(row.items, truncated=row.rows > MAX_NODES)
 
     async def ancestors(self, reference: str) -> bytes:
         """Return what the object stands below, the root first, as briefs in a JSON array."""
@@ -62,25 +62,25 @@ class NoCycle(Rule):
         return f"tree of {write.model.__tablename__}" if is_move else None
 
     async def load(self, session: RegisterSession, writes: Sequence[Write]) -> None:
-        writes = [write for write in writes if not write.refused]
+        writes = [write for write in writes if not write.is_rejected]
         self._moved = {write.id: write for write in writes if _parent(write) is not None and _moves(write)}
         if any(write.before is not None for write in self._moved.values()):
             model = next(iter(self._moved.values())).model
             ids = list({_parent(write) for write in self._moved.values()})
-            rows = await session.execute(_ancestors_of(model), {"ids": ids})
+            rows = await session.execute(_select_ancestors(model), {"ids": ids})
             self._known = {row.id: row.parent_id for row in rows}
         self._parents = self._known | {write.id: _parent(write) for write in writes if write.after is not None}
         self._unchecked = list(self._moved)
 
-    def check_together(self, writes: Sequence[Write]) -> Iterator[tuple[Write, Refusal]]:
+    def check_together(self, writes: Sequence[Write]) -> Iterator[tuple[Write, RuleViolation]]:
         del writes  # `load` has chosen those that matter
-        self._put_back([key for key, write in self._moved.items() if write.refused])
+        self._put_back([key for key, write in self._moved.items() if write.is_rejected])
         while self._unchecked:
             starts, self._unchecked = self._unchecked, []
             for key in self._cycles(starts):
                 write = self._moved.get(key)
-                if write is not None and not write.refused:
-                    yield write, Refusal(Cycle, f"A {write.model.noun} cannot stand below itself.", "/parent_id")
+                if write is not None and not write.is_rejected:
+                    yield write, RuleViolation(Cycle, f"A {write.model.noun} cannot stand below itself.", "/parent_id")
                     self._put_back([key])
 
     def _put_back(self, keys: Sequence[Any]) -> None:
@@ -116,7 +116,7 @@ def _moves(write: Write) -> bool:
 
 
 @cache
-def _ancestors_of(model: type[RegisterObject]) -> Executable:
+def _select_ancestors(model: type[RegisterObject]) -> Executable:
     """Return the statement of `id` and `parent_id` of the objects with `ids`, and of all that they stand below."""
     table = table_of(model)
     start = select(table.c.id, table.c.parent_id).where(table.c.id == any_(bindparam("ids", type_=ARRAY(BigInteger))))

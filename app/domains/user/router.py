@@ -10,50 +10,52 @@ from app.domains.user.service import UserServiceDep
 
 router = shared.collection_router("users")
 
-READING, WRITING = requires("users:read"), requires("users:write")
+REQUIRES_READ, REQUIRES_WRITE = requires("users:read"), requires("users:write")
 # Users sign in with their address, which other objects do not have.
-FILES = shared.takes_files("code,name,email\r\nE-1,Ada Example,ada@register.example\r\n")
+FILES = shared.accepts_files("code,name,email\r\nE-1,Ada Example,ada@register.example\r\n")
 
 
 class BulkUsers(shared.Bulk[UserCreate]):
     """Up to 1,000 objects to write at once."""
 
 
-@router.get("", response_model=shared.Page[UserRead], responses=shared.EXPORT, openapi_extra=READING)
+@router.get("", response_model=shared.Page[UserRead], responses=shared.EXPORT, openapi_extra=REQUIRES_READ)
 async def list_users(service: UserServiceDep, query: UserListParameters) -> Response:
     """List the users."""
-    return await shared.sent(await service.page(query), query)
+    return await shared.list_response(await service.page(query), query)
 
 
-@router.post("", status_code=201, response_model=UserRead, responses=shared.CREATE, openapi_extra=WRITING)
+@router.post("", status_code=201, response_model=UserRead, responses=shared.CREATE, openapi_extra=REQUIRES_WRITE)
 async def create_user(service: UserServiceDep, body: UserCreate) -> Response:
     """Register a user."""
-    return shared.created(await service.create(body), router)
+    return shared.created_response(await service.create(body), router)
 
 
 @router.post(
-    "/bulk", response_model=shared.BulkAnswer, responses=shared.BULK, openapi_extra=WRITING | shared.LARGE_BODY
+    "/bulk", response_model=shared.BulkAnswer, responses=shared.BULK, openapi_extra=REQUIRES_WRITE | shared.LARGE_BODY
 )
 async def bulk_users(
     service: UserServiceDep, body: BulkUsers, atomic: shared.Atomic = True, dry_run: shared.DryRun = False
 ) -> Response:
     """Create, update, upsert and delete up to 1,000 users at once."""
-    return shared.bulk_answer(await service.bulk(body.items, atomic=atomic, dry_run=dry_run), dry_run=dry_run)
+    return shared.bulk_response(await service.bulk(body.items, atomic=atomic, dry_run=dry_run), dry_run=dry_run)
 
 
-@router.get("/stats", response_model=shared.Stats, responses=shared.INVALID, openapi_extra=READING)
+@router.get("/stats", response_model=shared.Stats, responses=shared.INVALID, openapi_extra=REQUIRES_READ)
 async def count_users(service: UserServiceDep, query: UserStatsParameters) -> Response:
     """Count the users that the filters select, by group."""
-    return shared.counted(await service.stats(query))
+    return shared.stats_response(await service.stats(query))
 
 
-@router.post("/import", response_model=shared.ImportAnswer, responses=shared.IMPORT, openapi_extra=WRITING | FILES)
+@router.post(
+    "/import", response_model=shared.ImportAnswer, responses=shared.IMPORT, openapi_extra=REQUIRES_WRITE | FILES
+)
 async def import_users(service: UserServiceDep, request: shared.ImportRequestDep) -> Response:
     """Create and change users from a file, or plan that."""
-    return shared.import_answer(await service.import_file(request))
+    return shared.import_response(await service.import_file(request))
 
 
-@router.get("/{reference}", response_model=UserRead, responses=shared.READ, openapi_extra=READING)
+@router.get("/{reference}", response_model=UserRead, responses=shared.READ, openapi_extra=REQUIRES_READ)
 async def get_user(
     service: UserServiceDep,
     reference: shared.Reference,
@@ -61,26 +63,26 @@ async def get_user(
     if_none_match: shared.IfNoneMatch = None,
 ) -> Response:
     """Return a user."""
-    return shared.found(await service.get(reference, shown.members), if_none_match)
+    return shared.document_response(await service.get(reference, shown.members), if_none_match)
 
 
-@router.put("/{reference}", response_model=UserRead, responses=shared.WRITE, openapi_extra=WRITING)
+@router.put("/{reference}", response_model=UserRead, responses=shared.WRITE, openapi_extra=REQUIRES_WRITE)
 async def replace_user(
     service: UserServiceDep, reference: shared.Reference, body: UserReplace, if_match: shared.IfMatch = None
 ) -> Response:
     """Give a user all new values."""
-    return shared.written(await service.replace(reference, body, if_match))
+    return shared.updated_response(await service.replace(reference, body, if_match))
 
 
-@router.patch("/{reference}", response_model=UserRead, responses=shared.WRITE, openapi_extra=WRITING)
+@router.patch("/{reference}", response_model=UserRead, responses=shared.WRITE, openapi_extra=REQUIRES_WRITE)
 async def update_user(
     service: UserServiceDep, reference: shared.Reference, body: UserPatch, if_match: shared.IfMatch = None
 ) -> Response:
     """Change some values of a user (RFC 7396 merge patch)."""
-    return shared.written(await service.patch(reference, body, if_match))
+    return shared.updated_response(await service.patch(reference, body, if_match))
 
 
-@router.delete("/{reference}", status_code=204, responses=shared.DELETE, openapi_extra=WRITING)
+@router.delete("/{reference}", status_code=204, responses=shared.DELETE, openapi_extra=REQUIRES_WRITE)
 async def delete_user(
     service: UserServiceDep, reference: shared.Reference, if_match: shared.IfMatch = None
 ) -> Response:
@@ -92,11 +94,11 @@ async def delete_user(
 @router.get(
     "/{reference}/changes",
     response_model=shared.Page[shared.ChangeRead],
-    responses=shared.LIST_OF_ONE,
+    responses=shared.SUBLIST,
     openapi_extra=requires("admin"),
 )
 async def list_user_changes(
     service: UserServiceDep, reference: shared.Reference, query: shared.PageParameters
 ) -> Response:
     """List the changes of a user, the newest first."""
-    return shared.listed(await service.changes(reference, query), query)
+    return shared.page_response(await service.changes(reference, query), query)

@@ -7,7 +7,7 @@ from sqlalchemy import exists, select
 from app.core.caller import Caller
 from app.core.database import RegisterSession
 from app.core.permissions import scopes_of
-from app.domains.shared.rules import Refusal, Rule, Values, Write, missing_scope
+from app.domains.shared.rules import Rule, RuleViolation, Values, Write, missing_scope
 from app.domains.user.models import User
 from app.domains.user.sessions import end_sessions
 from app.utils.exceptions import FirstAdministrator, LastAdministrator
@@ -39,13 +39,13 @@ class Administrators(Rule):
             others = exists().where(User.access_level == "admin", User.is_active, User.id.not_in(known))
             self._has_others = bool(await session.scalar(select(others)))
 
-    def check(self, write: Write) -> Iterator[Refusal]:
+    def check(self, write: Write) -> Iterator[RuleViolation]:
         before, after = write.before, write.after
         if after is None:
             assert before is not None
             if before["created_by_id"] is None:
                 detail = "The first administrator cannot be deleted: the command line acts on its behalf."
-                yield Refusal(FirstAdministrator, detail)
+                yield RuleViolation(FirstAdministrator, detail)
             if before["access_level"] == "admin":
                 yield from missing_scope(self.caller, "admin")
         elif before is None:
@@ -59,15 +59,15 @@ class Administrators(Rule):
                 for scope in sorted(scopes_of(after["access_level"])):
                     yield from missing_scope(self.caller, scope, "/access_level")
 
-    def check_together(self, writes: Sequence[Write]) -> Iterator[tuple[Write, Refusal]]:
+    def check_together(self, writes: Sequence[Write]) -> Iterator[tuple[Write, RuleViolation]]:
         # Of several writes of one user the others were refused.
-        results = {write.id: write.result for write in sorted(writes, key=lambda write: not write.refused)}
+        results = {write.id: write.result for write in sorted(writes, key=lambda write: not write.is_rejected)}
         if not self._has_others and not any(map(_is_administrator, results.values())):
             # Of several who leave together the last one stays.
-            last = [write for write in writes if _leaves(write) and not write.refused][-1]
+            last = [write for write in writes if _leaves(write) and not write.is_rejected][-1]
             after = last.after
             pointer = "" if after is None else "/access_level" if after["is_active"] else "/is_active"
-            yield last, Refusal(LastAdministrator, "This is the last active administrator.", pointer)
+            yield last, RuleViolation(LastAdministrator, "This is the last active administrator.", pointer)
 
     async def apply(self, session: RegisterSession, writes: Sequence[Write]) -> None:
         ended = [

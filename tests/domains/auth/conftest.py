@@ -10,7 +10,7 @@ from argon2 import PasswordHasher
 from fastapi import FastAPI
 from sqlalchemy import Row, text
 
-from app.core.caller import REGISTER
+from app.core.caller import SYSTEM_CALLER
 from app.domains.auth import sign_in as sign_in_module
 from app.domains.auth.credentials import store_password
 from tests.builders import make_password_link, make_user
@@ -39,7 +39,7 @@ async def make_account(app: FastAPI, level: str = "viewer", **fields: Any) -> di
     async with client_of(app) as administrator:
         user = await make_user(administrator, access_level=level, **fields)
     async with app.state.database.transaction() as session:
-        await store_password(session, REGISTER, user["id"], password_hash())
+        await store_password(session, SYSTEM_CALLER, user["id"], password_hash())
     return user
 
 

@@ -29,7 +29,7 @@ from app.domains.register.restore import import_register
 from app.domains.register.table_files import import_table
 from app.domains.role.service import RoleService
 from app.domains.shared.imports.columns import members_of
-from app.domains.shared.imports.importing import Imported, import_file
+from app.domains.shared.imports.importing import ImportResult, import_file
 from app.domains.user.administrators import first_administrator
 from app.main import create_app
 from app.utils.exceptions import RegisterError
@@ -383,9 +383,9 @@ from app.domains.register import restore as register_import
 async def write_or_die(*arguments, batches=iter(range(2)), **options):
     if next(batches, None) is None:
         os.kill(os.getpid(), signal.SIGKILL)
-    return await write_all(*arguments, **options)
+    return await write_batch(*arguments, **options)
 
-write_all, register_import.write_all = register_import.write_all, write_or_die
+write_batch, register_import.write_batch = register_import.write_batch, write_or_die
 register_import.BATCH = 20
 main()
 """
@@ -459,7 +459,7 @@ async def test_command_has_more_patience_than_requests(
     file.write_text("name\nx\n", "utf-8")
     seen = []
 
-    async def import_and_look(service: RoleService, *arguments: Any, **options: Any) -> Imported:
+    async def import_and_look(service: RoleService, *arguments: Any, **options: Any) -> ImportResult:
         imported = await import_file(service, *arguments, **options)
         seen.append(await service.session.scalar(text("SHOW statement_timeout")))
         return imported

@@ -7,13 +7,13 @@ from typing import Any, ClassVar, cast
 
 import pytest
 
-from app.core.caller import REGISTER
+from app.core.caller import SYSTEM_CALLER
 from app.core.database import RegisterSession
 from app.domains.department.models import Department
 from app.domains.department.schemas import DepartmentCreate
-from app.domains.shared.bulk.conflicts import Batch, settle
+from app.domains.shared.bulk.conflicts import Batch, find_conflicts
 from app.domains.shared.bulk.items import Item
-from app.domains.shared.rules import Refusal, Rule, Rules, Write
+from app.domains.shared.rules import Rule, Rules, RuleViolation, Write
 from app.domains.shared.trees import NoCycle
 
 ITEMS = 2000
@@ -25,7 +25,7 @@ class Asked(Rule):
 
     times: ClassVar[int] = 0
 
-    def check_together(self, writes: Sequence[Write]) -> Iterator[tuple[Write, Refusal]]:
+    def check_together(self, writes: Sequence[Write]) -> Iterator[tuple[Write, RuleViolation]]:
         del writes
         Asked.times += 1
         yield from ()
@@ -53,7 +53,7 @@ def department(index: int, parent: int | None, new_parent: int | None) -> Item:
 async def settled(batch: Batch, parents: dict[int, int | None] | None = None) -> tuple[int, int]:
     """Settle a batch; return how many calls that took, and how often the rules were asked."""
     batch.named = {item.index: item for item in batch.items}
-    rules, calls = Rules((NoCycle, Asked), REGISTER), 0
+    rules, calls = Rules((NoCycle, Asked), SYSTEM_CALLER), 0
     Asked.times = 0
 
     def count(_frame: FrameType, event: str, _argument: Any) -> None:
@@ -64,7 +64,7 @@ async def settled(batch: Batch, parents: dict[int, int | None] | None = None) ->
     sys.setprofile(count)
     try:
         await rules.load(cast("RegisterSession", TreeSession(parents or {})), batch.writes)
-        await settle(batch, rules)
+        await find_conflicts(batch, rules)
     finally:
         sys.setprofile(before)
     return calls, Asked.times
@@ -81,9 +81,9 @@ async def test_codes_that_are_handed_on(holder: int | None) -> None:
     for index, item in enumerate(items):
         # Each takes the code of the next one; that of the last one is free, or somebody else's.
         item.keys = {"code": f"c{index + 1}"}
-        batch.holders["code", f"c{index}"] = index
+        batch.key_owners["code", f"c{index}"] = index
     if holder is not None:
-        batch.holders["code", f"c{ITEMS}"] = holder
+        batch.key_owners["code", f"c{ITEMS}"] = holder
     calls, asked = await settled(batch)
     assert codes(batch) == [[] if holder is None else ["duplicate"]] * ITEMS
     assert (calls < MOST_CALLS, asked <= 2) == (True, True)
@@ -97,7 +97,7 @@ async def test_tree_that_is_turned_upside_down(fails: bool) -> None:
     ]
     batch = Batch(Department, items, None)
     if fails:
-        items[-1].refuse("/data/name", "too_long", "It is too long.")
+        items[-1].add_fault("/data/name", "too_long", "It is too long.")
     calls, asked = await settled(batch, {index: index - 1 or None for index in range(1, ITEMS + 1)})
     assert codes(batch) == ([["cycle"]] * (ITEMS - 1) + [["too_long"]] if fails else [[]] * ITEMS)
     assert (calls < MOST_CALLS, asked <= 2) == (True, True)

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domains.process.service import ProcessService
 from app.domains.shared.bulk import batch as bulk
-from app.domains.shared.bulk.batch import write_all
+from app.domains.shared.bulk.batch import write_batch
 from app.domains.user.administrators import first_administrator
 from tests.builders import make, make_department, make_process, make_role, make_user, token_with
 from tests.catalogue import COLLECTIONS, TABLES, every_collection, every_tree, required
@@ -565,7 +565,7 @@ async def test_imports_have_no_limit_of_requests(app: FastAPI, client: httpx.Asy
         caller = await first_administrator(session)
         assert caller is not None
         service = ProcessService(session, caller)
-        outcome = await write_all(service, [create(**data) for _ in range(201)], atomic=True, dry_run=True)
+        outcome = await write_batch(service, [create(**data) for _ in range(201)], atomic=True, dry_run=True)
     assert {item.status for item in outcome.items} == {"created"}
 
 

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.core.permissions import DECLARATION, SCOPES
 from app.domains.change.schemas import ChangeType
-from app.domains.collections import in_order_of_references
+from app.domains.collections import in_reference_order
 from app.domains.search.schemas import TYPES
 from app.domains.shared.trees import NoCycle
 from app.models import RegisterObject
@@ -33,7 +33,7 @@ MAPPED = {model.__tablename__ for model in RegisterObject.__subclasses__()}
 
 def test_every_collection_is_searched_exported_and_recorded() -> None:
     assert set(TYPES) == MAPPED
-    assert {entry.name for entry in in_order_of_references()} == MAPPED
+    assert {entry.name for entry in in_reference_order()} == MAPPED
     assert set(get_args(ChangeType)) == MAPPED | {"api_tokens"}
 
 

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.core.tokens import Tokens
 from app.domains.shared.query.orders import OBJECT_SORTS
-from app.domains.shared.query.pages import LARGEST_OFFSET
+from app.domains.shared.query.pages import MAX_OFFSET
 from tests.builders import make, make_department, make_process, make_role
 from tests.catalogue import every_collection
 from tests.conftest import Committed, settings_for
@@ -178,14 +178,14 @@ async def test_longest_names_have_cursors(client: httpx.AsyncClient, letter: str
 
 async def test_cursor_goes_on_beyond_the_largest_offset(client: httpx.AsyncClient, connection: AsyncConnection) -> None:
     await connection.execute(
-        text("INSERT INTO roles (name) SELECT 'R' FROM generate_series(1, :number)"), {"number": LARGEST_OFFSET + 5}
+        text("INSERT INTO roles (name) SELECT 'R' FROM generate_series(1, :number)"), {"number": MAX_OFFSET + 5}
     )
-    assert (await client.get(f"/roles?offset={LARGEST_OFFSET + 1}")).status_code == 422
+    assert (await client.get(f"/roles?offset={MAX_OFFSET + 1}")).status_code == 422
     ids = [row.id for row in await connection.execute(text("SELECT id FROM roles ORDER BY id"))]
-    assert await walk(client, f"/roles?limit=2&offset={LARGEST_OFFSET}") == [
-        ids[LARGEST_OFFSET : LARGEST_OFFSET + 2],
-        ids[LARGEST_OFFSET + 2 : LARGEST_OFFSET + 4],
-        ids[LARGEST_OFFSET + 4 :],
+    assert await walk(client, f"/roles?limit=2&offset={MAX_OFFSET}") == [
+        ids[MAX_OFFSET : MAX_OFFSET + 2],
+        ids[MAX_OFFSET + 2 : MAX_OFFSET + 4],
+        ids[MAX_OFFSET + 4 :],
     ]
 
 

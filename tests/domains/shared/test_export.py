@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.core.http.streaming import FIRST_ROWS, MOST_ROWS
+from app.core.http.streaming import FIRST_BATCH_ROWS, MAX_BATCH_ROWS
 from tests.api.conftest import openapi
 from tests.builders import make, make_department, make_location, make_process, make_role, make_user
 from tests.catalogue import COLLECTIONS, DECLARATIONS, LINKED, LINKS, every_collection
@@ -226,8 +226,8 @@ async def test_table_is_as_the_standard_has_it(committed: Committed) -> None:
 
 async def test_all_is_exported_whatever_the_size(committed: Committed) -> None:
     there = 0
-    two = FIRST_ROWS + MOST_ROWS
-    for number in (0, 1, FIRST_ROWS - 1, FIRST_ROWS, FIRST_ROWS + 1, two - 1, two, two + 1):
+    two = FIRST_BATCH_ROWS + MAX_BATCH_ROWS
+    for number in (0, 1, FIRST_BATCH_ROWS - 1, FIRST_BATCH_ROWS, FIRST_BATCH_ROWS + 1, two - 1, two, two + 1):
         await fill(committed, number - there)
         there = number
         assert len(lines(await committed.client.get("/departments?fields=id", headers=NDJSON))) == number

@@ -350,7 +350,7 @@ async def test_answer_that_is_too_large_is_told_of_and_not_repeated(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     request = once({"name": "Large", "description": "d" * 1000})
-    monkeypatch.setattr(idempotency, "LARGEST_KEPT", 1000)
+    monkeypatch.setattr(idempotency, "MAX_STORED_BYTES", 1000)
     assert (await client.post("/departments", **request)).status_code == 201
     for _ in range(2):
         problem = assert_problem(await client.post("/departments", **request), "answer_too_large")
@@ -359,7 +359,7 @@ async def test_answer_that_is_too_large_is_told_of_and_not_repeated(
 
 
 async def test_large_answer_is_kept_whole(committed: Committed) -> None:
-    size = idempotency.LARGEST_KEPT
+    size = idempotency.MAX_STORED_BYTES
     router = api_router("/trials", ["trials"])
 
     @router.post("", openapi_extra=requires("departments:write"))

@@ -170,7 +170,7 @@ async def test_every_fault_is_told_with_its_row_and_column(client: httpx.AsyncCl
 async def test_file_tells_some_faults_and_the_first_of_each_further_row(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fault_budget, "MOST_FAULTS_IN_ALL", 30)
+    monkeypatch.setattr(fault_budget, "MAX_TOTAL_FAULTS", 30)
     objects = [{"name": "x", **{f"nme{row}_{n}": 1 for n in range(25)}} for row in range(4)]
     # What the batch finds counts, too.
     objects += [{"external_id": "a" * 300, "code": "bad code", "name": ""}] * 2

@@ -10,13 +10,13 @@ import httpx
 import pytest
 from sqlalchemy import URL, text
 
-from app.core.caller import REGISTER
+from app.core.caller import SYSTEM_CALLER
 from app.core.database import RegisterSession, advisory_key
 from app.domains.process.schemas import ProcessPatch
 from app.domains.process.service import ProcessService
 from app.domains.register.export import export_register
 from app.domains.register.restore import import_register
-from app.domains.shared.rules import Refusal, Rule, Values, Write
+from app.domains.shared.rules import Rule, RuleViolation, Values, Write
 from app.utils.exceptions import Conflict, RegisterError
 from tests.builders import make, make_department, make_location, make_process, make_resource, make_role
 from tests.conftest import Committed, Statements, connected, new_database, settings_for, text_of, until_lock_wait
@@ -37,10 +37,10 @@ class RetiredTakesNoLinks(Rule):
     def concerns(self, values: Values) -> bool:
         return bool(values["status"] == "retired")
 
-    def check(self, write: Write) -> Iterator[Refusal]:
+    def check(self, write: Write) -> Iterator[RuleViolation]:
         if write.after is not None and write.after["status"] == "retired":
             for field in write.new_links():
-                yield Refusal(Retired, "A retired process takes no new links.", f"/{field}")
+                yield RuleViolation(Retired, "A retired process takes no new links.", f"/{field}")
 
 
 class Witness(Rule):
@@ -54,7 +54,7 @@ class Witness(Rule):
         del values
         return True
 
-    def check(self, write: Write) -> Iterator[Refusal]:
+    def check(self, write: Write) -> Iterator[RuleViolation]:
         Witness.asked.append(write)
         yield from ()
 
@@ -96,7 +96,7 @@ async def test_each_kind_of_write_asks_once(client: httpx.AsyncClient, witness: 
         assert response.is_success, response.text
         (write,) = witness.asked
         assert witness.applied == [write]
-        assert (kind_of(write), write.refused, write.id is None) == (kind, False, False)
+        assert (kind_of(write), write.is_rejected, write.id is None) == (kind, False, False)
         changed = {
             f"{name}_{field}": len(found)
             for name in ("added", "removed")
@@ -346,7 +346,7 @@ async def test_waiting_for_a_lock_undoes_nothing_that_was_done_before(
 
     async def write_twice() -> None:
         async with database.transaction() as session:
-            service = ProcessService(session, REGISTER)
+            service = ProcessService(session, SYSTEM_CALLER)
             for reference in ("code:P-2", "code:P-1"):
                 async with session.begin_nested():
                     if reference == "code:P-2":
@@ -385,9 +385,9 @@ class Watching(Rule):
 
     watches = ("status",)
 
-    def check(self, write: Write) -> Iterator[Refusal]:
+    def check(self, write: Write) -> Iterator[RuleViolation]:
         del write
-        yield Refusal(Retired, "The status stays.", "/status")
+        yield RuleViolation(Retired, "The status stays.", "/status")
 
 
 async def test_rule_that_watches_is_asked_of_changes_alone(

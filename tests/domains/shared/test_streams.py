@@ -17,7 +17,7 @@ from asyncpg.prepared_stmt import PreparedStatement
 from fastapi import FastAPI
 from sqlalchemy import URL
 
-from app.core.http.streaming import BATCH_BYTES, FIRST_ROWS, MOST_ROWS, Streams
+from app.core.http.streaming import BATCH_BYTES, FIRST_BATCH_ROWS, MAX_BATCH_ROWS, Streams
 from app.core.prepared import Prepared
 from app.main import create_app
 from app.utils.exceptions import DatabaseBusy
@@ -223,7 +223,7 @@ async def test_stream_is_one_statement_whatever_it_shows(committed: Committed, a
 
 async def test_number_of_batches_is_all_that_grows(committed: Committed, asked: list[str]) -> None:
     await make(committed.client, "departments")  # the first connection of a pool asks for more
-    for number, batches in ((FIRST_ROWS - 2, 1), (2, 2), (MOST_ROWS, 3)):
+    for number, batches in ((FIRST_BATCH_ROWS - 2, 1), (2, 2), (MAX_BATCH_ROWS, 3)):
         await fill(committed.url, number)
         del asked[:]
         response = await committed.client.get("/departments?fields=id", headers=CSV)
@@ -238,5 +238,5 @@ async def test_large_rows_come_in_small_batches(app: FastAPI, cell: str) -> None
     streams: Streams = app.state.streams
     batches = [len(rows) async for rows in streams.read(Prepared(query, ()), {})]
     # A batch is as large as the rows of the one before it allow: five of 205 KiB, one of 3 MiB, 500 of none.
-    assert batches == [FIRST_ROWS, 5, 5, 5, 5, 5, 1, MOST_ROWS, 154]
+    assert batches == [FIRST_BATCH_ROWS, 5, 5, 5, 5, 5, 1, MAX_BATCH_ROWS, 154]
     assert sum(batches) == 700

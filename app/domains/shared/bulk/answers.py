@@ -10,7 +10,7 @@ from fastapi import Query, Response
 from app.core.permissions import Scope
 from app.domains.shared.answers import BODY, JSON, Responses, compact, problems
 from app.domains.shared.bulk.batch import BulkOutcome
-from app.domains.shared.bulk.fault_budget import MOST_FAULTS_IN_ALL
+from app.domains.shared.bulk.fault_budget import MAX_TOTAL_FAULTS
 from app.domains.shared.bulk.items import ItemResult, Status
 from app.domains.shared.bulk.schemas import BulkAnswer
 from app.utils.exceptions import (
@@ -33,11 +33,11 @@ Atomic = Annotated[bool, Query(description="Write all items or none. Without it 
 DryRun = Annotated[bool, Query(description="Check everything, tell what would be done, and do nothing.")]
 
 
-def bulk_answer(outcome: BulkOutcome, *, dry_run: bool) -> Response:
+def bulk_response(outcome: BulkOutcome, *, dry_run: bool) -> Response:
     """Answer with what became of the items. Raises the error of a batch that faults kept from being written."""
     if outcome.refused:
         faults = [_in_body(fault, item) for item in outcome.items for fault in item.faults]
-        raise refusal(faults, outcome.missing_scope, cut=outcome.batch.budget.cut)
+        raise batch_error(faults, outcome.missing_scope, cut=outcome.batch.budget.cut)
     counted = Counter(item.status for item in outcome.items)
     head = {"dry_run": dry_run, "counts": {status: counted[status] for status in get_args(Status)}}
     listed = ",".join(_result(item, dry_run=dry_run) for item in outcome.items)
@@ -45,14 +45,14 @@ def bulk_answer(outcome: BulkOutcome, *, dry_run: bool) -> Response:
     return Response(body.encode("utf-8", "replace"), 207 if counted["failed"] else 200, media_type=JSON)
 
 
-def refusal(faults: Sequence[Fault], missing_scope: Scope | None, *, cut: bool) -> RegisterError:
+def batch_error(faults: Sequence[Fault], missing_scope: Scope | None, *, cut: bool) -> RegisterError:
     """Return the error of a batch of which nothing was written: its own kind, if all faults are of one.
 
     `missing_scope` is what the caller lacks for an item with the fault `forbidden`. Of faults that are `cut` there are
     more than these.
     """
-    shown = faults[:MOST_FAULTS_IN_ALL]
-    detail = summary(len(shown), MOST_FAULTS_IN_ALL)
+    shown = faults[:MAX_TOTAL_FAULTS]
+    detail = summary(len(shown), MAX_TOTAL_FAULTS)
     if cut or len(shown) < len(faults):
         detail = f"The request has more than {len(shown)} faults, of which these are the first."
     if missing_scope is not None:

@@ -14,27 +14,27 @@ from pydantic import ValidationError
 
 from app.core.database_errors import IntegrityViolation
 from app.core.permissions import Scope
-from app.domains.shared.bulk.conflicts import Batch, settle
+from app.domains.shared.bulk.conflicts import Batch, find_conflicts
 from app.domains.shared.bulk.items import (
     Item,
     ItemResult,
-    folded,
-    key_in,
+    folded_key,
     read_item,
-    refuse_long_lists,
+    read_key,
+    reject_long_lists,
 )
 from app.domains.shared.bulk.references import References
 from app.domains.shared.bulk.statements import (
     find_referrers,
-    lock_named,
+    lock_objects,
 )
-from app.domains.shared.bulk.writer import write
+from app.domains.shared.bulk.writer import write_items
 from app.domains.shared.collection import values_of, wanted_links, writable_columns
 from app.domains.shared.reading.reader import CollectionReader
-from app.domains.shared.rules import LocksTakenError, Rules, Write
-from app.domains.shared.writing.constraints import explain
-from app.domains.shared.writing.links import present_links
-from app.domains.shared.writing.unique_keys import find_holders, unique_keys
+from app.domains.shared.rules import LocksUnavailableError, Rules, Write
+from app.domains.shared.writing.constraints import error_for
+from app.domains.shared.writing.links import read_links
+from app.domains.shared.writing.unique_keys import find_key_owners, unique_keys
 from app.utils.exceptions import Deadlock, RegisterError
 
 ATTEMPTS = 3
@@ -45,7 +45,7 @@ _AT_ONCE = 2000
 _ENTRIES_OF_ITEM = 40
 
 
-class _UndoneError(Exception):
+class _RollBackError(Exception):
     """Nothing of the batch is to stay."""
 
 
@@ -61,13 +61,13 @@ class BulkOutcome:
     batch: Batch
 
 
-async def write_all(
+async def write_batch(
     service: CollectionReader,
     raw: Sequence[Any],
     *,
     atomic: bool,
     dry_run: bool,
-    called: Callable[[int], str] = "item {}".format,
+    label: Callable[[int], str] = "item {}".format,
 ) -> BulkOutcome:
     """Write a batch; each of `raw` is an item as in a request, which faults of others call as `called` has it.
 
@@ -77,12 +77,12 @@ async def write_all(
     failures = 0
     locks: set[str] = set()
     while True:
-        bulk = _Bulk(service, raw, called, locks, dry_run=dry_run)
+        bulk = _Bulk(service, raw, label, locks, dry_run=dry_run)
         try:
-            with suppress(_UndoneError):
+            with suppress(_RollBackError):
                 async with service.session.begin_nested():
                     await bulk.run(atomic=atomic)
-        except LocksTakenError as taken:
+        except LocksUnavailableError as taken:
             locks |= taken.names
         except (IntegrityViolation, Deadlock) as error:
             failures += 1
@@ -94,7 +94,7 @@ async def write_all(
 
 
 def _without_pointers(error: RegisterError) -> RegisterError:
-    explained = explain(error) if isinstance(error, IntegrityViolation) else error
+    explained = error_for(error) if isinstance(error, IntegrityViolation) else error
     if explained is not None:
         # The constraint tells the member, but not the item.
         explained.errors = ()
@@ -108,7 +108,7 @@ class _Bulk:
         self,
         service: CollectionReader,
         raw: Sequence[Any],
-        called: Callable[[int], str],
+        label: Callable[[int], str],
         locks: set[str],
         *,
         dry_run: bool,
@@ -119,7 +119,7 @@ class _Bulk:
         self.model = service.model
         self.locks = locks
         self.raw = raw
-        self.called = called
+        self.label = label
         self.dry_run = dry_run
         # How much was done since other requests could run.
         self.done = 0
@@ -129,22 +129,22 @@ class _Bulk:
         self.batch = Batch(service.model, [], service.caller.id)
 
     async def run(self, *, atomic: bool) -> None:
-        """Check everything and write what may be written. Raises `_UndoneError` when nothing of it is to stay."""
+        """Check everything and write what may be written. Raises `_RollBackError` when nothing of it is to stay."""
         await self._read_items()
         await self.session.lock(*self.locks)
         await self._lock()
         await References(self.session, self.collection, self.batch, self._yield_to_event_loop).resolve()
         await self._validate()
-        await self._look_around()
-        await settle(self.batch, self.rules)
+        await self._load_conflicts()
+        await find_conflicts(self.batch, self.rules)
         for item in self.batch.items:
-            if not item.ok:
+            if not item.is_valid:
                 item.status = "failed"
         self.refused = atomic and self.batch.failed > 0
         if not self.refused:
-            await write(self.service, self.batch, self.rules, shown=self.dry_run)
+            await write_items(self.service, self.batch, self.rules, shown=self.dry_run)
         if self.refused or self.dry_run:
-            raise _UndoneError
+            raise _RollBackError
 
     def result(self, item: Item) -> ItemResult:
         # Ids are drawn before it is known what is made, and what a dry run made is gone again.
@@ -154,8 +154,8 @@ class _Bulk:
 
     async def _read_items(self) -> None:
         for index, raw in enumerate(self.raw):
-            item = read_item(index, self.called(index), self.batch.budget, raw)
-            refuse_long_lists(item, self.collection.links)
+            item = read_item(index, self.label(index), self.batch.budget, raw)
+            reject_long_lists(item, self.collection.links)
             self.batch.items.append(item)
             await self._yield_to_event_loop(item)
 
@@ -170,19 +170,21 @@ class _Bulk:
         keys: dict[str, list[Any]] = {"id": [], "code": [], "external_id": []}
         for item in self.batch.items:
             if item.key is not None:
-                column, value = folded(*item.key)
+                column, value = folded_key(*item.key)
                 keys[column].append(value)
         found: dict[tuple[str, Any], dict[str, Any]] = {}
         if any(keys.values()):
-            statement = lock_named(self.model, deleting=any(item.deletes for item in self.batch.items))
+            statement = lock_objects(self.model, deleting=any(item.deletes for item in self.batch.items))
             arrays = {"ids": keys["id"], "codes": keys["code"], "external_ids": keys["external_id"]}
             for row in (await self.session.execute(statement, arrays)).mappings():
                 current = dict(row)
-                found |= {folded(column, current[column]): current for column in keys if current[column] is not None}
+                found |= {
+                    folded_key(column, current[column]): current for column in keys if current[column] is not None
+                }
         new: dict[Any, Item] = {}
         for item in self.batch.items:
             if item.key is not None:
-                self._match(item, found.get(folded(*item.key)), new)
+                self._match(item, found.get(folded_key(*item.key)), new)
 
     def _match(self, item: Item, current: dict[str, Any] | None, new: dict[Any, Item]) -> None:
         """Tell an item which object it is about."""
@@ -191,23 +193,23 @@ class _Bulk:
         if current is not None:
             item.current, item.id, item.version = current, current["id"], current["version"]
             other = self.batch.named.setdefault(current["id"], item)
-            if item.expected is not None and item.expected != current["version"]:
+            if item.expected_version is not None and item.expected_version != current["version"]:
                 detail = f"The {self.model.noun} was changed in the meantime: its version is {current['version']}."
-                item.refuse("/version", "precondition_failed", detail)
+                item.add_fault("/version", "precondition_failed", detail)
         elif item.op == "upsert":
-            other = new.setdefault(folded(column, value), item)
+            other = new.setdefault(folded_key(column, value), item)
         else:
-            item.refuse(f"/{column}", "not_found", f"There is no such {self.model.noun}.")
+            item.add_fault(f"/{column}", "not_found", f"There is no such {self.model.noun}.")
             return
         if other is not item:
-            item.repeats = other
-            detail = f"{other.called.capitalize()} of this request is about the same {self.model.noun}."
-            item.refuse(f"/{column}", "same_object", detail)
+            item.duplicate_of = other
+            detail = f"{other.label.capitalize()} of this request is about the same {self.model.noun}."
+            item.add_fault(f"/{column}", "same_object", detail)
         if item.op == "upsert":
             given = item.data.setdefault(column, value if current is None else current[column])
-            if key_in(column, given) not in {None, folded(column, value)} or given is None:
+            if read_key(column, given) not in {None, folded_key(column, value)} or given is None:
                 detail = "An object that is found or made by a key keeps it: say the same, or nothing."
-                item.refuse(f"/data/{column}", "other_key", detail)
+                item.add_fault(f"/data/{column}", "other_key", detail)
 
     async def _validate(self) -> None:
         for item in self.batch.items:
@@ -231,7 +233,7 @@ class _Bulk:
         try:
             item.body = schema.model_validate(values)
         except ValidationError as error:
-            item.refuse_invalid(error, "/data")
+            item.add_validation_faults(error, "/data")
             return
         for link in self.collection.links:
             if item.creates or {link.field, link.short} & item.data.keys():
@@ -242,9 +244,9 @@ class _Bulk:
         if current is not None:
             item.changed = any(getattr(item.body, name) != current[name] for name in columns)
 
-    async def _look_around(self) -> None:
+    async def _load_conflicts(self) -> None:
         """Read what the checks need to know of the register."""
-        await self._find_holders()
+        await self._load_key_owners()
         gone = [item.id for item in self.batch.items if item.deletes and item.id is not None]
         if gone:
             values = {"ids": gone, "others": list(self.batch.named)}
@@ -264,17 +266,17 @@ class _Bulk:
                 after = values_of(self.model, item.body)
             elif not item.deletes or item.current is None:
                 continue
-            item.write = Write(self.model, item.id, item.current, after, refused=not item.ok)
+            item.write = Write(self.model, item.id, item.current, after, is_rejected=not item.is_valid)
             if after is not None and item.wanted and self.rules.concern(after):
                 concerned.append((item, item.write))
         owners = [item.id for item, _ in concerned if item.current is not None and item.id is not None]
-        present = await present_links(self.session, self.collection.links, owners)
+        present = await read_links(self.session, self.collection.links, owners)
         for item, planned in concerned:
             for link, links in item.wanted.items():
                 planned.replace_links(link.field, present.get((link.field, item.id or 0), set()), set(links))
         return self.batch.writes
 
-    async def _find_holders(self) -> None:
+    async def _load_key_owners(self) -> None:
         columns = unique_keys(self.model)
         wanted: dict[str, list[tuple[Item, str]]] = {column: [] for column in columns}
         for item in self.batch.items:
@@ -284,16 +286,16 @@ class _Bulk:
         if not any(wanted.values()):
             return
         arrays = {f"{column}_values": [value for _, value in pairs] for column, pairs in wanted.items()}
-        for column, place, value, holder in await self.session.execute(find_holders(self.model), arrays):
+        for column, place, value, holder in await self.session.execute(find_key_owners(self.model), arrays):
             wanted[column][place - 1][0].keys[column] = value
             if holder is not None:
-                self.batch.holders[column, value] = holder
+                self.batch.key_owners[column, value] = holder
         self._notice_overtaken_upserts()
 
     def _notice_overtaken_upserts(self) -> None:
         """Raise what the insert would, if somebody has registered by now what an upsert did not find."""
         for item in self.batch.items:
             if item.op == "upsert" and item.creates and item.key is not None:
-                column, value = folded(*item.key)
-                if item.keys.get(column) == value and (column, value) in self.batch.holders:
+                column, value = folded_key(*item.key)
+                if item.keys.get(column) == value and (column, value) in self.batch.key_owners:
                     raise IntegrityViolation("23505", f"uq_{self.model.__tablename__}_{column}")

@@ -2,9 +2,9 @@
 
 from collections.abc import Sized
 
-from app.utils.validation import MOST_FAULTS
+from app.utils.validation import MAX_FAULTS
 
-MOST_FAULTS_IN_ALL = 1000
+MAX_TOTAL_FAULTS = 1000
 
 
 class FaultBudget:
@@ -15,13 +15,13 @@ class FaultBudget:
     """
 
     def __init__(self) -> None:
-        self._left = MOST_FAULTS_IN_ALL
+        self._left = MAX_TOTAL_FAULTS
         self.cut = False
 
     def allows(self, faults: Sized) -> bool:
         """Return whether one that has these faults may have one more, and count that."""
         count = len(faults)
-        if count >= MOST_FAULTS or (count and self._left <= 0):
+        if count >= MAX_FAULTS or (count and self._left <= 0):
             self.cut = True
             return False
         self._left -= 1

@@ -10,7 +10,7 @@ from app.domains.shared.bulk.fault_budget import FaultBudget
 from app.domains.shared.collection import LinkSet
 from app.domains.shared.models import RegisterObject
 from app.domains.shared.rules import Link, Write
-from app.domains.shared.schemas import LARGEST_ID, MOST_LINKS, Code, ExternalId, ObjectFields, Reference, Schema, is_id
+from app.domains.shared.schemas import MAX_ID, MAX_LINKS, Code, ExternalId, ObjectFields, Reference, Schema, is_id
 from app.utils.exceptions import ContentTooLarge, Fault
 from app.utils.validation import invalid_content
 
@@ -18,7 +18,7 @@ Operation = Literal["create", "update", "upsert", "delete"]
 Status = Literal["created", "updated", "unchanged", "deleted", "failed"]
 
 # Of all items together: each takes many times its text in memory.
-MOST_LINKS_OF_BATCH = 200_000
+MAX_BATCH_LINKS = 200_000
 KEYS = ("id", "code", "external_id")
 # What refers to the object of another item by that one's index, `{ITEM: 3}`. No client can say so: it is no text.
 ITEM = object()
@@ -60,31 +60,31 @@ class Item:
 
     index: int
     # What a client calls it.
-    called: str
+    label: str
     budget: FaultBudget = field(default_factory=FaultBudget)
     op: Operation = "create"
     key: Key | None = None
     data: dict[str, Any] = field(default_factory=dict)
     # Whether it can be told what the data is for.
     readable: bool = False
-    expected: int | None = None
+    expected_version: int | None = None
 
     current: Mapping[str, Any] | None = None
     id: int | None = None
     references: list[NamedReference] = field(default_factory=list)
     # Ids that no object has, each in the place of a reference by key until that is found.
-    stand_ins: set[int] = field(default_factory=set)
+    placeholder_ids: set[int] = field(default_factory=set)
     body: ObjectFields | None = None
     changed: bool = False
     wanted: dict[LinkSet, list[Link]] = field(default_factory=dict)
     # What its object is to have in the unique columns, as their indexes compare it.
     keys: dict[str, str] = field(default_factory=dict)
     # The first item about the same object, if that is another one.
-    repeats: "Item | None" = None
+    duplicate_of: "Item | None" = None
     # What it is about to do, once that is known; the rules are asked of that.
     write: Write | None = None
     # Other items that it refers to, and where.
-    needs: list[tuple[str, "Item"]] = field(default_factory=list)
+    depends_on: list[tuple[str, "Item"]] = field(default_factory=list)
 
     faults: list[Fault] = field(default_factory=list)
     status: Status | None = None
@@ -93,7 +93,7 @@ class Item:
     after: str | None = None
 
     @property
-    def ok(self) -> bool:
+    def is_valid(self) -> bool:
         return not self.faults
 
     @property
@@ -108,15 +108,15 @@ class Item:
     def deletes(self) -> bool:
         return self.op == "delete"
 
-    def refuse(self, pointer: str, code: str, detail: str) -> None:
+    def add_fault(self, pointer: str, code: str, detail: str) -> None:
         """Add a fault, once."""
         known = any(fault.pointer == pointer and fault.code == code for fault in self.faults)
         if not known and self.budget.allows(self.faults):
             self.faults.append(Fault(pointer, code, detail))
         if self.write is not None:
-            self.write.refused = True
+            self.write.is_rejected = True
 
-    def refuse_invalid(self, error: ValidationError, below: str = "") -> None:
+    def add_validation_faults(self, error: ValidationError, below: str = "") -> None:
         """Add the faults that a schema found."""
         for fault in invalid_content(error).errors:
             if self.budget.allows(self.faults):
@@ -140,41 +140,41 @@ class ItemResult:
     after: str | None = None
 
 
-def folded(column: str, value: Any) -> Key:
+def folded_key(column: str, value: Any) -> Key:
     """Return a key as its index compares it."""
     return column, value.lower() if column == "code" else value
 
 
-def refuse_too_many_links(items: Sequence[Any]) -> None:
+def reject_too_many_links(items: Sequence[Any]) -> None:
     """Raise `ContentTooLarge` if a client sends more links than one batch may have."""
     given = (item.get("data") for item in items if isinstance(item, dict))
     members = (value for data in given if isinstance(data, dict) for value in data.values())
-    if sum(len(value) for value in members if isinstance(value, list)) > MOST_LINKS_OF_BATCH:
-        raise ContentTooLarge(f"A batch may have at most {MOST_LINKS_OF_BATCH} links.")
+    if sum(len(value) for value in members if isinstance(value, list)) > MAX_BATCH_LINKS:
+        raise ContentTooLarge(f"A batch may have at most {MAX_BATCH_LINKS} links.")
 
 
-def read_item(index: int, called: str, budget: FaultBudget, raw: Any) -> Item:
+def read_item(index: int, label: str, budget: FaultBudget, raw: Any) -> Item:
     """Return the item that a client describes, with its faults."""
-    item = Item(index, called, budget)
+    item = Item(index, label, budget)
     try:
         envelope = Envelope.model_validate(raw)
     except ValidationError as error:
-        item.refuse_invalid(error)
+        item.add_validation_faults(error)
         return item
-    item.op, item.expected = envelope.op, envelope.version
+    item.op, item.expected_version = envelope.op, envelope.version
     _read_key(item, envelope)
     item.readable = item.op == "create" or item.key is not None
     if envelope.op == "delete":
         if envelope.data is not None:
-            item.refuse("/data", "unexpected_data", "An object that is deleted takes no data.")
+            item.add_fault("/data", "unexpected_data", "An object that is deleted takes no data.")
     elif envelope.data is None:
         item.readable = False
-        item.refuse("/data", "missing", "Field required")
+        item.add_fault("/data", "missing", "Field required")
     else:
         # Shallow: what references by key are replaced in is copied when there are any.
         item.data = dict(envelope.data)
     if envelope.version is not None and envelope.op not in {"update", "delete"}:
-        item.refuse("/version", "unexpected_version", "Only `update` and `delete` take a version.")
+        item.add_fault("/version", "unexpected_version", "Only `update` and `delete` take a version.")
     return item
 
 
@@ -184,37 +184,37 @@ def _read_key(item: Item, envelope: Envelope) -> None:
     allowed = {"create": (), "upsert": ("code", "external_id")}.get(item.op, KEYS)
     for name, _ in given:
         if name not in allowed:
-            item.refuse(f"/{name}", "unexpected_key", f"`{item.op}` does not take this member.")
+            item.add_fault(f"/{name}", "unexpected_key", f"`{item.op}` does not take this member.")
     if allowed and not given:
-        item.refuse("", "missing_key", f"Name the object by one of {', '.join(allowed)}.")
+        item.add_fault("", "missing_key", f"Name the object by one of {', '.join(allowed)}.")
     if len(given) > 1:
-        item.refuse("", "several_keys", "Name the object by one of its keys only.")
-    if given and item.ok:
+        item.add_fault("", "several_keys", "Name the object by one of its keys only.")
+    if given and item.is_valid:
         item.key = given[0]
 
 
 _KEY_TYPES: dict[str, TypeAdapter[Any]] = {"code": TypeAdapter(Code), "external_id": TypeAdapter(ExternalId)}
 
 
-def key_in(column: str, value: Any) -> Key | None:
+def read_key(column: str, value: Any) -> Key | None:
     """Return the key that a member of data gives, or None when it gives none, or no valid one."""
     try:
-        return folded(column, _KEY_TYPES[column].validate_python(value, strict=True))
+        return folded_key(column, _KEY_TYPES[column].validate_python(value, strict=True))
     except ValidationError:
         return None
 
 
-def refuse_long_lists(item: Item, links: tuple[LinkSet, ...]) -> None:
+def reject_long_lists(item: Item, links: tuple[LinkSet, ...]) -> None:
     """Refuse more links than an object may have, before anything is done for each of them."""
     for name in (name for link in links for name in (link.field, link.short)):
         count = len(_list(item.data.get(name)))
-        if count > MOST_LINKS:
-            detail = f"List should have at most {MOST_LINKS} items after validation, not {count}"
-            item.refuse(f"/data/{name}", "too_long", detail)
+        if count > MAX_LINKS:
+            detail = f"List should have at most {MAX_LINKS} items after validation, not {count}"
+            item.add_fault(f"/data/{name}", "too_long", detail)
             del item.data[name]
 
 
-def name_references(item: Item, columns: Mapping[str, type[RegisterObject]], links: tuple[LinkSet, ...]) -> None:
+def collect_key_references(item: Item, columns: Mapping[str, type[RegisterObject]], links: tuple[LinkSet, ...]) -> None:
     """Find the references by key in an item's data; what they stand in is the item's own from then on."""
     data = item.data
     for name, model in columns.items():
@@ -241,28 +241,30 @@ def _target(entry: Any, link: LinkSet) -> Any:
 def _name(item: Item, pointer: str, model: type[RegisterObject], container: Any, place: Any) -> None:
     value = container[place]
     # Each time another one, so that all else can be checked.
-    container[place] = stand_in = LARGEST_ID - len(item.stand_ins)
-    item.stand_ins.add(stand_in)
+    container[place] = stand_in = MAX_ID - len(item.placeholder_ids)
+    item.placeholder_ids.add(stand_in)
     name = next(iter(value), None) if len(value) == 1 else None
     if name is ITEM:
         item.references.append(NamedReference(pointer, model, ("item", value[ITEM]), container, place))
         return
     if name is NAMED:
-        key, called = value[NAMED]
-        item.references.append(NamedReference(pointer, model, ("id", key), container, place, called))
+        key, label = value[NAMED]
+        item.references.append(NamedReference(pointer, model, ("id", key), container, place, label))
         return
     if name not in _KEY_TYPES:
-        item.refuse(pointer, "bad_reference", 'Refer by an id, {"code": …} or {"external_id": …}.')
+        item.add_fault(pointer, "bad_reference", 'Refer by an id, {"code": …} or {"external_id": …}.')
         return
     try:
-        key = folded(name, _KEY_TYPES[name].validate_python(value[name], strict=True))
+        key = folded_key(name, _KEY_TYPES[name].validate_python(value[name], strict=True))
     except ValidationError as error:
-        item.refuse_invalid(error, f"{pointer}/{name}")
+        item.add_validation_faults(error, f"{pointer}/{name}")
     else:
         item.references.append(NamedReference(pointer, model, key, container, place))
 
 
-def add_ids(item: Item, columns: Mapping[str, set[Any]], links: Sequence[tuple[LinkSet, set[Any]]]) -> None:
+def collect_referenced_ids(
+    item: Item, columns: Mapping[str, set[Any]], links: Sequence[tuple[LinkSet, set[Any]]]
+) -> None:
     """Add each reference by id in an item's data to the set of its column, or of its links."""
     data = item.data
     for name, ids in columns.items():
@@ -274,12 +276,14 @@ def add_ids(item: Item, columns: Mapping[str, set[Any]], links: Sequence[tuple[L
         ids |= {
             value
             for entry in _list(data.get(link.field))
-            if isinstance(entry, dict) and type(value := entry.get(target)) is int and 1 <= value <= LARGEST_ID
+            if isinstance(entry, dict) and type(value := entry.get(target)) is int and 1 <= value <= MAX_ID
         }
         ids |= {value for value in _list(data.get(link.short)) if is_id(value)}
 
 
-def ids_in(item: Item, columns: Mapping[str, type[RegisterObject]], links: tuple[LinkSet, ...]) -> Iterator[Place]:
+def referenced_ids(
+    item: Item, columns: Mapping[str, type[RegisterObject]], links: tuple[LinkSet, ...]
+) -> Iterator[Place]:
     """Yield model and id of each reference by id in an item's data, and the parts of its pointer."""
     data = item.data
     for name, model in columns.items():

@@ -8,15 +8,15 @@ from app.domains.shared.bulk.conflicts import Batch
 from app.domains.shared.bulk.items import (
     Item,
     Key,
-    add_ids,
-    folded,
-    ids_in,
-    key_in,
-    name_references,
+    collect_key_references,
+    collect_referenced_ids,
+    folded_key,
+    read_key,
+    referenced_ids,
 )
 from app.domains.shared.bulk.statements import (
     find_references,
-    referred_models,
+    referenced_models,
 )
 from app.domains.shared.collection import Collection, foreign_keys
 from app.domains.shared.models import RegisterObject
@@ -45,13 +45,13 @@ class References:
         items = self._batch.items
         wanted: dict[type[RegisterObject], dict[str, set[Any]]] = {
             model: {"id": set(), "code": set(), "external_id": set()}
-            for model in referred_models(self._model, self._collection.links)
+            for model in referenced_models(self._model, self._collection.links)
         }
         columns = {name: wanted[model]["id"] for name, model in self._columns.items()}
         links = [(link, wanted[link.target_model]["id"]) for link in self._collection.links]
         for item in items:
-            add_ids(item, columns, links)
-            name_references(item, self._columns, self._collection.links)
+            collect_referenced_ids(item, columns, links)
+            collect_key_references(item, self._columns, self._collection.links)
             await self._pause(item)
             for reference in item.references:
                 column, value = reference.key
@@ -89,16 +89,16 @@ class References:
             if (ids := {key for key in named["id"] if (model.__tablename__, "id", key) not in known})
         }
         if unknown:
-            await self._refuse_unknown(unknown)
+            await self._reject_unknown(unknown)
 
-    async def _refuse_unknown(self, unknown: dict[type[RegisterObject], set[int]]) -> None:
+    async def _reject_unknown(self, unknown: dict[type[RegisterObject], set[int]]) -> None:
         for item in self._batch.items:
             ours = {reference.container[reference.place] for reference in item.references}
-            for model, key, place in ids_in(item, self._columns, self._collection.links):
+            for model, key, place in referenced_ids(item, self._columns, self._collection.links):
                 # What references by key became is not what the client sent.
-                if key in unknown.get(model, ()) and key not in item.stand_ins and key not in ours:
+                if key in unknown.get(model, ()) and key not in item.placeholder_ids and key not in ours:
                     pointer = "/data" + json_pointer(place)
-                    item.refuse(pointer, "unknown_reference", "No such object is registered.")
+                    item.add_fault(pointer, "unknown_reference", "No such object is registered.")
             await self._pause(item)
 
     def _fill_in(self, known: dict[tuple[str, str, Any], int], names: dict[tuple[str, int], str]) -> None:
@@ -107,7 +107,7 @@ class References:
         for item in self._batch.items:
             ours["item", item.index] = item
             for column in ("code", "external_id"):
-                named = key_in(column, item.data.get(column))
+                named = read_key(column, item.data.get(column))
                 if named is not None and item.id is not None and not item.deletes:
                     ours.setdefault(named, item)
         for item in self._batch.items:
@@ -115,18 +115,18 @@ class References:
                 other = ours.get(reference.key) if reference.model is self._model else None
                 found = other.id if other is not None else known.get((reference.model.__tablename__, *reference.key))
                 if found is None:
-                    item.refuse(reference.pointer, "unknown_reference", "No such object is registered.")
+                    item.add_fault(reference.pointer, "unknown_reference", "No such object is registered.")
                     continue
                 reference.container[reference.place] = found
                 if reference.name is not None and reference.name != names[reference.model.__tablename__, found]:
                     detail = "The object with this id has another name here: refer to it by a key, or by the id alone."
-                    item.refuse(reference.pointer, "other_name", detail)
-                if other is not None and not _has_now(other, reference.key):
-                    item.needs.append((reference.pointer, other))
+                    item.add_fault(reference.pointer, "other_name", detail)
+                if other is not None and not _already_has_key(other, reference.key):
+                    item.depends_on.append((reference.pointer, other))
 
 
-def _has_now(item: Item, key: Key) -> bool:
+def _already_has_key(item: Item, key: Key) -> bool:
     """Whether an item's object is called so whatever becomes of the item."""
     column, value = key
     current = item.current.get(column) if item.current is not None else None
-    return current is not None and folded(column, current) == (column, value)
+    return current is not None and folded_key(column, current) == (column, value)

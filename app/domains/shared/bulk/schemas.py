@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar, Uni
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation, create_model
 
 from app.domains.shared.bulk.items import Status
-from app.domains.shared.schemas import LARGEST_ID, Code, ExternalId, ObjectFields, Reference, Schema, merge_patch
+from app.domains.shared.schemas import MAX_ID, Code, ExternalId, ObjectFields, Reference, Schema, merge_patch
 from app.utils.problems import ProblemError
 
-MOST_ITEMS = 1000
+MAX_BULK_ITEMS = 1000
 
 CreateT = TypeVar("CreateT", bound=ObjectFields)
 
@@ -30,11 +30,11 @@ class ExternalIdReference(Schema):
     external_id: ExternalId
 
 
-Version = Annotated[int, Field(ge=1, le=LARGEST_ID, description="Only if the object still has this version.")]
+Version = Annotated[int, Field(ge=1, le=MAX_ID, description="Only if the object still has this version.")]
 _UPSERT = "Change the object that the key names, or register it with this key if there is none."
 
 # As `Reference`, whose words would not stand beside the union, where generators of clients look for them.
-BulkReference = Annotated[int, Field(ge=1, le=LARGEST_ID)] | CodeReference | ExternalIdReference
+BulkReference = Annotated[int, Field(ge=1, le=MAX_ID)] | CodeReference | ExternalIdReference
 
 
 class BulkDelete(Schema):
@@ -110,7 +110,7 @@ def _body_of(create: type[ObjectFields]) -> type[BaseModel]:
     )
     either = _item(f"BulkUpsert{noun}", _UPSERT, Literal["upsert"], key, patch)
     item: Any = Annotated[making | changing | either | BulkDelete, Field(discriminator="op")]
-    limits = Field(min_length=1, max_length=MOST_ITEMS)
+    limits = Field(min_length=1, max_length=MAX_BULK_ITEMS)
     # Of an object that is there: what makes one could be sent once only.
     example: Any = {"items": [{"op": "update", "id": 1, "data": {"description": "Reviewed in spring."}}]}
     return create_model(

@@ -43,24 +43,24 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSON, JSONB
 
 from app.domains.shared.collection import LinkSet, foreign_keys, writable_columns
-from app.domains.shared.history.diff import differences, present
-from app.domains.shared.history.record import constant, recorded
+from app.domains.shared.history.diff import differences, nonempty_members
+from app.domains.shared.history.record import change_cte, constant
 from app.domains.shared.models import RegisterObject, table_of
 from app.domains.shared.reading.documents import Documents
 from app.domains.shared.writing.dependants import restricting
-from app.domains.shared.writing.single_statement import touched
+from app.domains.shared.writing.single_statement import touch_values
 from app.domains.shared.writing.unique_keys import unique_keys
 
 
 @cache
-def referred_models(model: type[RegisterObject], links: Sequence[LinkSet]) -> tuple[type[RegisterObject], ...]:
+def referenced_models(model: type[RegisterObject], links: Sequence[LinkSet]) -> tuple[type[RegisterObject], ...]:
     """Return the collections that objects of this one can refer to, in the order of their names."""
     models = {*foreign_keys(model).values(), *(link.target_model for link in links)}
     return tuple(sorted(models, key=lambda model: model.__tablename__))
 
 
 @cache
-def lock_named(model: type[RegisterObject], *, deleting: bool) -> Executable:
+def lock_objects(model: type[RegisterObject], *, deleting: bool) -> Executable:
     """Return the statement that locks the objects with `ids`, `codes` or `external_ids`, and reads them as they are.
 
     The codes are in small letters. See `read_columns` for what the lock keeps away.
@@ -79,7 +79,7 @@ def find_references(model: type[RegisterObject], links: Sequence[LinkSet]) -> Ex
     ids, which begin with its name. Drawn ids are rows without a `type`. There are names only if `with_names`.
     """
     queries: list[Select[Any]] = []
-    for target in referred_models(model, links):
+    for target in referenced_models(model, links):
         table = table_of(target)
         kind, code = constant(table.name).label("type"), func.lower(table.c.code)
         name = case((bindparam("with_names", type_=Boolean), table.c.name))
@@ -168,7 +168,7 @@ def update_objects(model: type[RegisterObject]) -> Executable:
     """Return the statement that gives objects their new values; its parameters are those of `insert_objects`."""
     table, rows = table_of(model), _rows(model)
     values = {name: rows.c[name] for name in writable_columns(model)}
-    statement = update(table).where(table.c.id == rows.c.id).values(values | touched(table))
+    statement = update(table).where(table.c.id == rows.c.id).values(values | touch_values(table))
     return statement.returning(table.c.id, table.c.version)
 
 
@@ -205,8 +205,8 @@ def add_links(links: Sequence[LinkSet]) -> Executable:
     for link in links:
         wanted, columns = _wanted_of_many(link), (link.owner, *link.columns)
         table = link.table.alias("present")
-        present = exists().where(*(wanted.c[name] == table.c[name] for name in columns))
-        missing = or_(wanted.c[link.owner] != all_(_owners(link)), ~present)
+        is_wanted = exists().where(*(wanted.c[name] == table.c[name] for name in columns))
+        missing = or_(wanted.c[link.owner] != all_(_owners(link)), ~is_wanted)
         rows = select(*(wanted.c[name] for name in columns)).where(missing)
         added = insert(link.table).from_select(columns, rows).returning(link.table.c[link.owner].label("id"))
         ctes.append(added.cte(f"added_{link.field}"))
@@ -251,11 +251,15 @@ def record_changes(documents: Documents, *, shown: bool) -> Executable:
         func.jsonb_extract_path_text(named, constant("code")).label("code"),
         func.jsonb_extract_path_text(named, constant("name")).label("name"),
         found.c.action,
-        case((is_new, null()), (is_gone, present(found.c.before, documents.briefs)), else_=before).label("before"),
-        case((is_gone, null()), (is_new, present(found.c.after, documents.briefs)), else_=after).label("after"),
+        case((is_new, null()), (is_gone, nonempty_members(found.c.before, documents.briefs)), else_=before).label(
+            "before"
+        ),
+        case((is_gone, null()), (is_new, nonempty_members(found.c.after, documents.briefs)), else_=after).label(
+            "after"
+        ),
     )
     change = said.order_by(found.c.n).cte("change").prefix_with("MATERIALIZED")
-    record = recorded(documents.model, change.c.action, change, before=change.c.before, after=change.c.after)
+    record = change_cte(documents.model, change.c.action, change, before=change.c.before, after=change.c.after)
     columns = [change.c.id]
     if shown:
         columns += [cast(change.c[name], Text).label(name) for name in ("before", "after")]

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Executable
 from sqlalchemy.engine import Result
 
-from app.domains.shared.bulk.conflicts import Batch, gives_up
+from app.domains.shared.bulk.conflicts import Batch, releases_key
 from app.domains.shared.bulk.items import Item
 from app.domains.shared.bulk.statements import (
     add_links,
@@ -24,13 +24,13 @@ from app.domains.shared.reading.reader import CollectionReader
 from app.domains.shared.rules import Rules
 
 
-async def write(service: CollectionReader, batch: Batch, rules: Rules, *, shown: bool) -> None:
+async def write_items(service: CollectionReader, batch: Batch, rules: Rules, *, shown: bool) -> None:
     """Write the good items of a batch and their history, and tell each what became of it.
 
     If `shown`, each learns what the history says of it, too.
     """
     await _Writer(service, batch, shown).run()
-    await rules.apply(service.session, [item.write for item in batch.good() if item.write is not None])
+    await rules.apply(service.session, [item.write for item in batch.valid_items() if item.write is not None])
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class _Writer:
     shown: bool
 
     async def run(self) -> None:
-        good = list(self.batch.good())
+        good = list(self.batch.valid_items())
         made = [item for item in good if item.creates]
         kept = [item for item in good if item.updates]
         gone = [item for item in good if item.deletes]
@@ -78,10 +78,10 @@ class _Writer:
     async def _release_keys(self) -> None:
         """Take keys from objects of the batch that others of it are to have."""
         released = set()
-        for item in self.batch.good():
+        for item in self.batch.valid_items():
             for key in item.keys.items():
-                holder = self.batch.holders.get(key)
-                if holder is not None and holder != item.id and gives_up(self.batch.named[holder], *key):
+                holder = self.batch.key_owners.get(key)
+                if holder is not None and holder != item.id and releases_key(self.batch.named[holder], *key):
                     released.add(holder)
         if released:
             await self._execute(release_keys(self.batch.model), ids=sorted(released))

@@ -35,7 +35,7 @@ _NOTHING = literal_column("'{}'::jsonb", JSONB)
 _EMPTY_LIST = literal_column("'[]'::jsonb", JSONB)
 
 
-def compared(rows: FromClause, members: Mapping[str, tuple[ColumnElement[Any], ...]]) -> CTE:
+def changed_members(rows: FromClause, members: Mapping[str, tuple[ColumnElement[Any], ...]]) -> CTE:
     """Return the members that differ, as one row: `before` and `after`.
 
     Each member has two values in JSONB, of the columns of `rows`: as it was and as it is. SQL's NULL says that there is
@@ -53,17 +53,17 @@ def compared(rows: FromClause, members: Mapping[str, tuple[ColumnElement[Any], .
     return found.where(each.c.before.is_distinct_from(each.c.after)).cte("compared")
 
 
-def told(value: ColumnElement[Any]) -> ColumnElement[Any]:
+def jsonb_or_null(value: ColumnElement[Any]) -> ColumnElement[Any]:
     """Return a value of a document as JSONB; that there is none, too, is told."""
     return func.coalesce(func.to_jsonb(value), _NULL)
 
 
-def listed(entries: ColumnElement[Any]) -> ColumnElement[Any]:
+def nonempty_or_null(entries: ColumnElement[Any]) -> ColumnElement[Any]:
     """Return the JSON list of the links that went or came; none are not worth telling."""
     return func.nullif(cast(entries, JSONB), _EMPTY_LIST)
 
 
-def present(document: ColumnElement[Any], briefs: Sequence[str]) -> ColumnElement[Any]:
+def nonempty_members(document: ColumnElement[Any], briefs: Sequence[str]) -> ColumnElement[Any]:
     """Return the members of a document that say something: of a new object, or of one that goes."""
     return _members(document, _NOTHING, briefs)
 

@@ -24,7 +24,7 @@ def constant(value: str) -> ColumnElement[str]:
     return literal_column("'" + value.replace("'", "''") + "'", String)
 
 
-def recorded(
+def change_cte(
     model: type[Base],
     action: ChangeAction | ColumnElement[str],
     source: FromClause,

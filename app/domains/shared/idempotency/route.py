@@ -18,8 +18,8 @@ from app.core.database import SessionDep
 from app.core.database_errors import IntegrityViolation
 from app.core.http.routing import Handler, StrictRoute
 from app.core.permissions import DECLARATION, SCOPES
-from app.domains.shared.idempotency.store import IDEMPOTENCY_KEY, REPLAYED, Attempt, claim, keep
-from app.domains.shared.writing.constraints import explain
+from app.domains.shared.idempotency.store import IDEMPOTENCY_KEY, REPLAYED, Attempt, claim, store_response
+from app.domains.shared.writing.constraints import error_for
 from app.utils.exceptions import (
     AnswerTooLarge,
     BadRequest,
@@ -45,7 +45,7 @@ _DECISIVE = ("content-type", "if-match")
 _NEVER_KEPT = frozenset({Unauthorized.status, Forbidden.status, TooManyRequests.status})
 
 
-def takes_key(method: str, permission: str) -> bool:
+def accepts_idempotency_key(method: str, permission: str) -> bool:
     """Whether a route answers a repeat with what it answered first.
 
     Not those of credentials, which nobody may use by a scope: their answers are kept nowhere.
@@ -73,13 +73,13 @@ async def claim_key(request: Request, session: SessionDep) -> None:
     attempt = Attempt(session, caller.user_id, _key(request), await _fingerprint(request), caller.scopes)
     kept = await claim(attempt)
     if kept is not None:
-        response = _again(kept, attempt)
+        response = _replayed_response(kept, attempt)
         request.state.replayed = True  # for the log
         raise Replayed(response)
     request.state.attempt = attempt
 
 
-async def refuse_key(request: Request) -> None:
+async def reject_idempotency_key(request: Request) -> None:
     """Raise `BadRequest` for an `Idempotency-Key` where answers carry credentials, which are not kept."""
     if IDEMPOTENCY_KEY in request.headers:
         detail = f"An {IDEMPOTENCY_KEY} means nothing here: answers that carry credentials are not kept."
@@ -92,7 +92,7 @@ async def replay(_request: Request, replayed: Exception) -> Response:
     return replayed.response
 
 
-class _KeepsAnswers(APIRoute):
+class _ResponseStoringRoute(APIRoute):
     """Claims the `Idempotency-Key` of POST and PATCH requests, and keeps the answer in the same transaction.
 
     It stands behind `StrictRoute`, which has authorised the caller and read the body. The other methods are idempotent
@@ -104,8 +104,8 @@ class _KeepsAnswers(APIRoute):
         self._keeps = False
         if methods:
             permission = (options.get("openapi_extra") or {}).get(DECLARATION, "")
-            self._keeps = all(takes_key(method, permission) for method in methods)
-            claim = Depends(claim_key if self._keeps else refuse_key)
+            self._keeps = all(accepts_idempotency_key(method, permission) for method in methods)
+            claim = Depends(claim_key if self._keeps else reject_idempotency_key)
             options["dependencies"] = [claim, *(options.get("dependencies") or ())]
         super().__init__(path, endpoint, **options)
 
@@ -119,15 +119,15 @@ class _KeepsAnswers(APIRoute):
             try:
                 response = await handler(request)
             except RegisterError as error:
-                return await _keep_refusal(request, error)
+                return await _store_error_response(request, error)
             if request.state.attempt is not None:
-                await keep(request.state.attempt, response)
+                await store_response(request.state.attempt, response)
             return response
 
         return keep_answer
 
 
-class RepeatableRoute(StrictRoute, _KeepsAnswers):
+class IdempotentRoute(StrictRoute, _ResponseStoringRoute):
     """A strict route that honours `Idempotency-Key`."""
 
 
@@ -151,14 +151,14 @@ async def _fingerprint(request: Request) -> bytes:
     return digest.digest()
 
 
-async def _keep_refusal(request: Request, error: RegisterError) -> Response:
+async def _store_error_response(request: Request, error: RegisterError) -> Response:
     """Return the problem document of an error, kept for the key of the request; what was written before it is undone.
 
     The document is returned and not raised, so that the session dependency commits it. Raises the error again when the
     request has no key, or when the same request is not to meet the same refusal.
     """
     attempt: Attempt | None = request.state.attempt
-    refusal = explain(error) if isinstance(error, IntegrityViolation) else error
+    refusal = error_for(error) if isinstance(error, IntegrityViolation) else error
     if attempt is None or refusal is None or refusal.status >= InternalError.status or refusal.status in _NEVER_KEPT:
         raise error
     await attempt.session.undo()
@@ -166,11 +166,11 @@ async def _keep_refusal(request: Request, error: RegisterError) -> Response:
     if await claim(attempt) is not None:
         raise RequestInFlight from error
     response = answer_with_problem(request, refusal)
-    await keep(attempt, response)
+    await store_response(attempt, response)
     return response
 
 
-def _again(kept: Any, attempt: Attempt) -> Response:
+def _replayed_response(kept: Any, attempt: Attempt) -> Response:
     """Return the first answer once more."""
     if kept.fingerprint != attempt.fingerprint:
         detail = f"This {IDEMPOTENCY_KEY} was sent with another request before."

@@ -26,8 +26,8 @@ from app.utils.exceptions import (
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
 REPLAYED = "Idempotency-Replayed"
-HOURS_KEPT = 24
-LARGEST_KEPT = 16 * 1024 * 1024
+RETENTION_HOURS = 24
+MAX_STORED_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ async def claim(attempt: Attempt) -> Any | None:
     return None
 
 
-async def keep(attempt: Attempt, response: Response) -> None:
+async def store_response(attempt: Attempt, response: Response) -> None:
     """Keep the answer, which is final when the transaction is committed."""
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in response.raw_headers}
     headers.pop("content-length", None)
@@ -72,7 +72,7 @@ async def keep(attempt: Attempt, response: Response) -> None:
         "scopes": sorted(attempt.scopes),
         "status": response.status_code,
         "headers": headers,
-        "body": body if len(body) <= LARGEST_KEPT else None,
+        "body": body if len(body) <= MAX_STORED_BYTES else None,
     }
     if (await attempt.session.execute(_KEEP, values)).first() is None:
         raise RequestInFlight  # and what this one wrote is undone
@@ -102,7 +102,7 @@ def _keep_statement() -> Executable:
     """Return the statement that keeps an answer, in the place of an expired one; no row when one is kept already."""
     table = table_of(IdempotencyKey)
     # The parameters are the other columns.
-    adding = insert(table).values(expires_at=func.now() + literal_column(f"interval '{HOURS_KEPT} hours'"))
+    adding = insert(table).values(expires_at=func.now() + literal_column(f"interval '{RETENTION_HOURS} hours'"))
     new = {column.name: adding.excluded[column.name] for column in table.c if not column.primary_key}
     keys = list(table.primary_key.columns)
     replacing = adding.on_conflict_do_update(index_elements=keys, set_=new, where=table.c.expires_at <= func.now())

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, get_args
 
-from app.core.http.hints import hint
+from app.core.http.hints import name_hint
 from app.domains.shared.collection import Collection, LinkSet, foreign_keys
 from app.domains.shared.models import RegisterObject
 from app.domains.shared.reading.documents import documents_of
@@ -19,8 +19,8 @@ from app.utils.exceptions import Fault, InvalidContent
 from app.utils.validation import json_pointer
 
 # Of one file.
-MOST_HINTS = 10
-MOST_NAMES = 50
+MAX_HINTS = 10
+MAX_COMPARED_NAMES = 50
 
 Kind = Literal["text", "number", "boolean", "id", "brief", "external_id", "ids", "links", "own"]
 
@@ -74,8 +74,8 @@ class Hints:
     def after(self, sentence: str, name: str, known: Iterable[str]) -> str:
         """Return the sentence, with what may have been meant behind it."""
         key = (name, tuple(filter(None, known)))
-        if key not in self._told and len(self._told) < MOST_HINTS:
-            self._told[key] = hint(*key)
+        if key not in self._told and len(self._told) < MAX_HINTS:
+            self._told[key] = name_hint(*key)
         return f"{sentence} {self._told.get(key, '')}".rstrip()
 
 
@@ -136,7 +136,7 @@ def _chosen(mapping: Sequence[str], names: Sequence[str], hints: Hints, faults: 
             chosen[name] = member
             if name not in names:
                 # Nobody reads more names than that.
-                known = names if len(names) <= MOST_NAMES else ()
+                known = names if len(names) <= MAX_COMPARED_NAMES else ()
                 detail = hints.after("There is no such column in the file.", name, known)
                 faults.append(wrong("unknown_column", detail))
     return chosen

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from app.core.http.strict_json import parse_json
-from app.domains.shared.reading.cells import unsafe
+from app.domains.shared.reading.cells import unescape_formula
 from app.utils.exceptions import BadRequest, ContentTooLarge, Fault, InvalidContent
 from app.utils.validation import json_pointer
 
@@ -18,13 +18,13 @@ FileFormat = Literal["csv", "ndjson"]
 Choose = Callable[[list[str], int], Container[str]]
 FILE_TYPES: dict[str, FileFormat] = {"text/csv": "csv", "application/x-ndjson": "ndjson"}
 
-MOST_ROWS = 10_000
+MAX_ROWS = 10_000
 # With those that are blank.
-MOST_LINES = 50_000
-MOST_COLUMNS = 1000
-LONGEST_NAME = 200
+MAX_LINES = 50_000
+MAX_COLUMNS = 1000
+MAX_NAME_LENGTH = 200
 # In one row. More than these none has, with all its links and texts; as cells they would be a list of any length.
-MOST_DELIMITERS = 300_000
+MAX_DELIMITERS = 300_000
 _DELIMITERS = ",;\t"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -41,7 +41,7 @@ class FileRow:
     values: dict[str, Any] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
 
-    def refuse(self, name: str | None, code: str, detail: str) -> None:
+    def add_fault(self, name: str | None, code: str, detail: str) -> None:
         self.faults.append(_fault(self.number, name, code, detail))
 
 
@@ -64,8 +64,8 @@ def _counted(found: Iterable[FileRow]) -> list[FileRow]:
     rows: list[FileRow] = []
     for row in found:
         rows.append(row)
-        if len(rows) > MOST_ROWS:
-            raise ContentTooLarge(f"A file may have at most {MOST_ROWS} rows.")
+        if len(rows) > MAX_ROWS:
+            raise ContentTooLarge(f"A file may have at most {MAX_ROWS} rows.")
     if not rows:
         detail = "The file has no rows."
         raise InvalidContent(detail, errors=[Fault("", "empty_file", detail)])
@@ -74,15 +74,15 @@ def _counted(found: Iterable[FileRow]) -> list[FileRow]:
 
 def check_names(names: Sequence[str]) -> None:
     """Raise `ContentTooLarge` for more names of columns, or longer ones, than anybody needs: each is looked up."""
-    if len(names) > MOST_COLUMNS:
-        raise ContentTooLarge(f"A file may have at most {MOST_COLUMNS} columns.")
-    if any(len(name) > LONGEST_NAME for name in names):
-        raise ContentTooLarge(f"The name of a column may have at most {LONGEST_NAME} characters.")
+    if len(names) > MAX_COLUMNS:
+        raise ContentTooLarge(f"A file may have at most {MAX_COLUMNS} columns.")
+    if any(len(name) > MAX_NAME_LENGTH for name in names):
+        raise ContentTooLarge(f"The name of a column may have at most {MAX_NAME_LENGTH} characters.")
 
 
 def _read_lines(content: bytes) -> Iterator[FileRow]:
     # Not `splitlines`: a carriage return alone ends no line.
-    if content.count(b"\n") > MOST_LINES:
+    if content.count(b"\n") > MAX_LINES:
         raise _too_many_lines()
     for number, line in enumerate(content.removeprefix(_BYTE_ORDER_MARK).split(b"\n"), 1):
         if not line.strip():
@@ -91,12 +91,12 @@ def _read_lines(content: bytes) -> Iterator[FileRow]:
         try:
             values = parse_json(line)
         except json.JSONDecodeError as error:
-            row.refuse(None, "json_invalid", f"The line is not JSON: {error.msg}.")
+            row.add_fault(None, "json_invalid", f"The line is not JSON: {error.msg}.")
         else:
             if isinstance(values, dict):
                 row.values = values
             else:
-                row.refuse(None, "not_an_object", "The line is not a JSON object.")
+                row.add_fault(None, "not_an_object", "The line is not a JSON object.")
         yield row
 
 
@@ -115,10 +115,12 @@ def _read_table(content: bytes, choose: Choose, *, raw: bool) -> Iterator[FileRo
             continue
         row = FileRow(number)
         if len(cells) == len(header):
-            row.values = {name: (cells[place] or None) if raw else unsafe(cells[place]) for place, name in kept}
+            row.values = {
+                name: (cells[place] or None) if raw else unescape_formula(cells[place]) for place, name in kept
+            }
         else:
             detail = f"The row has {len(cells)} cells, and the header {len(header)}."
-            row.refuse(None, "wrong_number_of_cells", detail)
+            row.add_fault(None, "wrong_number_of_cells", detail)
         yield row
 
 
@@ -133,7 +135,7 @@ def _records(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
             header = header or (cells if any(cells) else [])
             read.begin_row()
             yield number, cells
-            if number == MOST_LINES:
+            if number == MAX_LINES:
                 raise _too_many_lines()
     except csv.Error as error:
         column = _broken_column("".join(read.begun), delimiter)
@@ -162,8 +164,8 @@ class _Lines:
     def __next__(self) -> str:
         line = next(self._lines)
         self._delimiters += line.count(self._delimiter)
-        if self._delimiters > MOST_DELIMITERS:
-            raise ContentTooLarge(f"A row may have at most {MOST_DELIMITERS} delimiters, those in texts included.")
+        if self._delimiters > MAX_DELIMITERS:
+            raise ContentTooLarge(f"A row may have at most {MAX_DELIMITERS} delimiters, those in texts included.")
         self.begun.append(line)
         return line
 
@@ -178,7 +180,7 @@ def _broken_column(record: str, delimiter: str) -> int:
 
 
 def _name_of(column: int, header: Sequence[str]) -> str | None:
-    return header[column - 1][:LONGEST_NAME] if column <= len(header) else None
+    return header[column - 1][:MAX_NAME_LENGTH] if column <= len(header) else None
 
 
 def _text(content: bytes) -> str:
@@ -200,7 +202,7 @@ def _end_of(text: str) -> tuple[int, int, str | None]:
     read = _Lines(text, delimiter)
     for number, cells in enumerate(csv.reader(read, delimiter=delimiter), 1):
         read.begin_row()
-        if number > MOST_LINES:
+        if number > MAX_LINES:
             raise _too_many_lines()
         if not any(header):
             header = cells
@@ -216,7 +218,7 @@ def _delimiter(text: str) -> str:
 
 def _header(cells: list[str]) -> list[str]:
     check_names(cells)
-    return [(unsafe(cell.strip()) or "").strip() for cell in cells]
+    return [(unescape_formula(cell.strip()) or "").strip() for cell in cells]
 
 
 def _fault(number: int, name: str | None, code: str, detail: str) -> Fault:
@@ -224,4 +226,4 @@ def _fault(number: int, name: str | None, code: str, detail: str) -> Fault:
 
 
 def _too_many_lines() -> ContentTooLarge:
-    return ContentTooLarge(f"A file may have at most {MOST_LINES} lines, blank ones included.")
+    return ContentTooLarge(f"A file may have at most {MAX_LINES} lines, blank ones included.")

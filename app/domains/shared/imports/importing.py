@@ -8,9 +8,9 @@ from typing import Literal
 from anyio import to_thread
 from sqlalchemy import ARRAY, Executable, Text, any_, bindparam, func, or_, select
 
-from app.domains.shared.bulk.batch import BulkOutcome, write_all
+from app.domains.shared.bulk.batch import BulkOutcome, write_batch
 from app.domains.shared.bulk.fault_budget import FaultBudget
-from app.domains.shared.bulk.items import key_in
+from app.domains.shared.bulk.items import read_key
 from app.domains.shared.collection import Collection
 from app.domains.shared.imports.columns import Hints, Member, members_of, name_columns
 from app.domains.shared.imports.files import FileFormat, check_names, read_lines, read_table
@@ -51,7 +51,7 @@ class RowOutcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Imported:
+class ImportResult:
     """What became of all rows, in their order."""
 
     rows: list[RowOutcome]
@@ -65,10 +65,10 @@ class Imported:
         return [fault for row in self.rows for fault in row.faults]
 
 
-async def import_file(service: CollectionReader, file: ImportFile, *, dry_run: bool) -> Imported:
+async def import_file(service: CollectionReader, file: ImportFile, *, dry_run: bool) -> ImportResult:
     """Write all rows of a file, or none of them if one has a fault.
 
-    Raises what `read_table`, `read_lines`, `name_columns` and `write_all` raise.
+    Raises what `read_table`, `read_lines`, `name_columns` and `write_batch` raise.
     """
     budget = FaultBudget()
     if len(file.content) <= _READ_AT_ONCE:
@@ -78,19 +78,19 @@ async def import_file(service: CollectionReader, file: ImportFile, *, dry_run: b
     await _choose_keys(service, rows)
     sent = [row for row in rows if row.item is not None]
     faulty = any(row.faults for row in rows)
-    outcome = await write_all(
+    outcome = await write_batch(
         service,
         [row.item for row in sent],
         # A plan tells what would become of the good rows, too.
         atomic=not dry_run,
         # What is wrong with other rows is found nevertheless, but nothing is written.
         dry_run=dry_run or faulty,
-        called=partial(_called, sent),
+        label=partial(_label, sent),
     )
     # What is wrong with the items counts, too.
     told = FaultBudget()
     outcomes = _outcomes(rows, outcome, told)
-    return Imported(outcomes, outcome, cut=budget.cut or outcome.batch.budget.cut or told.cut)
+    return ImportResult(outcomes, outcome, cut=budget.cut or outcome.batch.budget.cut or told.cut)
 
 
 def _read(collection: Collection, file: ImportFile, budget: FaultBudget) -> list[ImportRow]:
@@ -110,7 +110,7 @@ def _read(collection: Collection, file: ImportFile, budget: FaultBudget) -> list
     return RowReader(collection, columns, hints, budget, table=table, match_ids=file.match_ids).read(found)
 
 
-def _called(sent: Sequence[ImportRow], index: int) -> str:
+def _label(sent: Sequence[ImportRow], index: int) -> str:
     return f"row {sent[index].number}"
 
 
@@ -122,7 +122,7 @@ async def _choose_keys(service: CollectionReader, rows: Sequence[ImportRow]) -> 
     both = []
     for row in rows:
         if row.item is not None and "external_id" in row.item:
-            external_id, code = (key_in(name, row.item["data"].get(name)) for name in ("external_id", "code"))
+            external_id, code = (read_key(name, row.item["data"].get(name)) for name in ("external_id", "code"))
             if external_id is not None and code is not None:
                 both.append((row.item, external_id[1], code[1]))
     if not both:

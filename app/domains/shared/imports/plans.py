@@ -27,16 +27,16 @@ from sqlalchemy import (
 )
 
 from app.domains.shared.bulk.conflicts import Batch
-from app.domains.shared.imports.importing import Imported, ImportFile, import_file
+from app.domains.shared.imports.importing import ImportFile, ImportResult, import_file
 from app.domains.shared.imports.models import ImportPlan
 from app.domains.shared.models import table_of
 from app.domains.shared.reading.reader import CollectionReader
 from app.utils.exceptions import Forbidden, NotFound, PlanOutdated
-from app.utils.validation import MOST_FAULTS
+from app.utils.validation import MAX_FAULTS
 
 # A caller's oldest plan goes when there is one more.
-MOST_PLANS = 5
-MINUTES_KEPT = 60
+MAX_PLANS = 5
+RETENTION_MINUTES = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Plan:
     expires_at: datetime
 
 
-async def plan_import(service: CollectionReader, file: ImportFile) -> tuple[Imported, Plan | None]:
+async def plan_import(service: CollectionReader, file: ImportFile) -> tuple[ImportResult, Plan | None]:
     """Find out what importing a file would do. With faults there is nothing to carry out, and no plan.
 
     Raises what `import_file` raises.
@@ -68,7 +68,7 @@ async def plan_import(service: CollectionReader, file: ImportFile) -> tuple[Impo
     return imported, Plan(row.id, row.expires_at)
 
 
-async def import_planned(service: CollectionReader, key: UUID) -> Imported:
+async def execute_plan(service: CollectionReader, key: UUID) -> ImportResult:
     """Carry out a plan, once.
 
     Raises `NotFound` for one that the caller has not made of this collection, or that is gone, `Forbidden` for what
@@ -85,9 +85,9 @@ async def import_planned(service: CollectionReader, key: UUID) -> Imported:
     if missing is not None:
         # The plan was made with another token: nothing is wrong with it.
         detail = f"The scope {missing} is missing."
-        raise Forbidden(detail, scope=missing, errors=imported.faults[:MOST_FAULTS])
+        raise Forbidden(detail, scope=missing, errors=imported.faults[:MAX_FAULTS])
     if imported.faults or _basis(imported.outcome.batch) != plan.basis:
-        raise PlanOutdated(errors=imported.faults[:MOST_FAULTS])
+        raise PlanOutdated(errors=imported.faults[:MAX_FAULTS])
     return imported
 
 
@@ -112,10 +112,10 @@ def _keep_statement() -> Executable:
         .order_by(table.c.expires_at.desc())
     )
     # What others are removing at the same time need not be waited for.
-    old = old.offset(literal_column(str(MOST_PLANS - 1))).with_for_update(skip_locked=True)
+    old = old.offset(literal_column(str(MAX_PLANS - 1))).with_for_update(skip_locked=True)
     removed = delete(table).where(table.c.id.in_(old)).returning(table.c.id).cte("removed")
     # The other parameters are the columns.
-    adding = insert(table).values(expires_at=func.now() + literal_column(f"interval '{MINUTES_KEPT} minutes'"))
+    adding = insert(table).values(expires_at=func.now() + literal_column(f"interval '{RETENTION_MINUTES} minutes'"))
     return adding.returning(table.c.id, table.c.expires_at).add_cte(removed)
 
 

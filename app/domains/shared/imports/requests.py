@@ -13,17 +13,17 @@ from app.core.http.bodies import media_type
 from app.core.http.query_models import query_of
 from app.core.http.routing import LARGE_BODY
 from app.domains.shared.answers import BODY, JSON, Responses, compact, problems
-from app.domains.shared.bulk.answers import refusal, result_json
+from app.domains.shared.bulk.answers import batch_error, result_json
 from app.domains.shared.bulk.batch import STATEMENT_SECONDS
-from app.domains.shared.imports.files import FILE_TYPES, MOST_ROWS
-from app.domains.shared.imports.importing import Action, Imported, ImportFile, RowOutcome, import_file
-from app.domains.shared.imports.plans import MINUTES_KEPT, Plan, import_planned, plan_import
+from app.domains.shared.imports.files import FILE_TYPES, MAX_ROWS
+from app.domains.shared.imports.importing import Action, ImportFile, ImportResult, RowOutcome, import_file
+from app.domains.shared.imports.plans import RETENTION_MINUTES, Plan, execute_plan, plan_import
 from app.domains.shared.reading.reader import CollectionReader
 from app.domains.shared.schemas import Instant, Schema
 from app.utils.exceptions import Conflict, Fault, InvalidContent, NotFound
 from app.utils.problems import ProblemError
 
-MOST_MAPPINGS = 200
+MAX_MAPPINGS = 200
 
 
 class ImportQuery(BaseModel):
@@ -40,7 +40,7 @@ class ImportQuery(BaseModel):
     )
     map: list[str] = Field(
         [],
-        max_length=MOST_MAPPINGS,
+        max_length=MAX_MAPPINGS,
         description="What a column is, as `column:member`; `column:` passes over it. "
         "Without it a column is the member that its name says, whatever case and separators it has.",
         examples=[["Kürzel:code"]],
@@ -108,14 +108,14 @@ IMPORT: Responses = problems(NotFound, Conflict, *BODY)
 _EXAMPLE = "code,name,description\r\nT-1,Thing,The first thing\r\n"
 
 
-def takes_files(example: str = _EXAMPLE) -> dict[str, Any]:
+def accepts_files(example: str = _EXAMPLE) -> dict[str, Any]:
     """Return the declaration of a route that takes a table or NDJSON, for its `openapi_extra`."""
     table = {"schema": {"type": "string", "description": "A header, and one object a row."}, "example": example}
     lines = {"schema": {"type": "string", "description": "One object a line."}}
     body = {
-        "description": f"Up to {MOST_ROWS} rows, each about the object with its code or external id, or else a new "
+        "description": f"Up to {MAX_ROWS} rows, each about the object with its code or external id, or else a new "
         "one. A table has a header; commas, semicolons or tabs separate its cells. "
-        f"A plan is kept for {MINUTES_KEPT} minutes.",
+        f"A plan is kept for {RETENTION_MINUTES} minutes.",
         "required": False,
         "content": {"text/csv": table, "application/x-ndjson": lines},
     }
@@ -135,7 +135,7 @@ class ImportRequest:
 class ImportOutcome:
     """What became of the rows of a file; of a dry run what would, and the plan, unless there are faults."""
 
-    imported: Imported
+    imported: ImportResult
     plan: Plan | None
     dry_run: bool
 
@@ -147,35 +147,35 @@ async def read_request(
     content = await request.body()
     if query.plan_id is not None:
         if content:
-            raise _unfit("unexpected_file", "A plan has its file already: send none.")
+            raise _request_error("unexpected_file", "A plan has its file already: send none.")
         return ImportRequest(None, query.plan_id, dry_run=False)
     if not content:
-        raise _unfit("missing_file", "Send a file, or the id of a plan.")
+        raise _request_error("missing_file", "Send a file, or the id of a plan.")
     return ImportRequest(_file(request, content, query), None, query.dry_run)
 
 
 ImportRequestDep = Annotated[ImportRequest, Depends(read_request)]
 
 
-async def carry_out(service: CollectionReader, request: ImportRequest) -> ImportOutcome:
+async def execute_import(service: CollectionReader, request: ImportRequest) -> ImportOutcome:
     """Import a file, plan that, or carry out a plan.
 
-    Raises what `import_file`, `plan_import` and `import_planned` raise, and `InvalidContent`, `Conflict` or `Forbidden`
+    Raises what `import_file`, `plan_import` and `execute_plan` raise, and `InvalidContent`, `Conflict` or `Forbidden`
     with the faults of a file that is not imported because of them.
     """
     await service.session.allow_seconds(STATEMENT_SECONDS)
     if request.plan_id is not None:
-        return ImportOutcome(await import_planned(service, request.plan_id), None, dry_run=False)
+        return ImportOutcome(await execute_plan(service, request.plan_id), None, dry_run=False)
     assert request.file is not None
     if request.dry_run:
         return ImportOutcome(*await plan_import(service, request.file), dry_run=True)
     imported = await import_file(service, request.file, dry_run=False)
     if imported.faults:
-        raise refusal(imported.faults, imported.outcome.missing_scope, cut=imported.cut)
+        raise batch_error(imported.faults, imported.outcome.missing_scope, cut=imported.cut)
     return ImportOutcome(imported, None, dry_run=False)
 
 
-def _unfit(code: str, detail: str) -> InvalidContent:
+def _request_error(code: str, detail: str) -> InvalidContent:
     return InvalidContent(detail, errors=[Fault("", code, detail)])
 
 
@@ -184,7 +184,7 @@ def _file(request: Request, content: bytes, query: ImportQuery) -> ImportFile:
     return ImportFile(content, form, query.csv == "raw", query.match_ids, tuple(query.map))
 
 
-def import_answer(outcome: ImportOutcome) -> Response:
+def import_response(outcome: ImportOutcome) -> Response:
     """Answer with what became of the rows."""
     plan, rows = outcome.plan, outcome.imported.rows
     counted = Counter(row.action for row in rows)

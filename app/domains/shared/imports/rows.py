@@ -12,7 +12,7 @@ from itertools import takewhile
 from typing import Any
 
 from app.domains.shared.bulk.fault_budget import FaultBudget
-from app.domains.shared.bulk.items import ITEM, NAMED, key_in
+from app.domains.shared.bulk.items import ITEM, NAMED, read_key
 from app.domains.shared.collection import Collection, LinkSet
 from app.domains.shared.imports.columns import Columns, Hints, Kind, Member, members_of
 from app.domains.shared.imports.files import FileRow
@@ -22,7 +22,7 @@ from app.domains.shared.schemas import is_id
 from app.utils.exceptions import ContentTooLarge, Fault
 from app.utils.validation import json_pointer
 
-MOST_LINKS_OF_FILE = 200_000
+MAX_FILE_LINKS = 200_000
 # Of several members for one reference the first of these counts.
 _REFERENCES: tuple[Kind, ...] = ("brief", "external_id", "id")
 _NUMBER = re.compile(r"[+-]?[0-9]{1,30}(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,3})?", re.ASCII)
@@ -74,7 +74,7 @@ class RowReader:
         self._match_ids = match_ids
         # Where in the batch the object is that has an id in the file; None if several have it.
         self._indexes: dict[int, int | None] = {}
-        self._links_left = MOST_LINKS_OF_FILE
+        self._links_left = MAX_FILE_LINKS
         self._hints = hints
         self._budget = budget
         # What the file calls the ids of its rows.
@@ -112,11 +112,11 @@ class RowReader:
                 data[member.field] = self._cell(member, value) if self._table else self._value(member, value)
             except BadCellError as error:
                 if self._budget.allows(row.faults):
-                    row.refuse(name, "bad_cell", str(error))
+                    row.add_fault(name, "bad_cell", str(error))
         for name in row.values:
             # Of a fault that nobody is told no name is looked up.
             if name not in self._columns and self._budget.allows(row.faults):
-                row.refuse(name, "unknown_member", self._hints.after("There is no such member.", name, self._known))
+                row.add_fault(name, "unknown_member", self._hints.after("There is no such member.", name, self._known))
         made.item = self._item(row, data)
         return made
 
@@ -139,13 +139,13 @@ class RowReader:
                 key = self._own_id(row)
             except BadCellError as error:
                 if self._budget.allows(row.faults):
-                    row.refuse(self._own_name, "bad_cell", str(error))
+                    row.add_fault(self._own_name, "bad_cell", str(error))
                 return None
             if key is not None:
                 return {"op": "update", "id": key, "data": data}
         for name in ("external_id", "code"):
             # One that can be none is a fault of the data like others.
-            if data.get(name) is not None and key_in(name, data[name]) is not None:
+            if data.get(name) is not None and read_key(name, data[name]) is not None:
                 return {"op": "upsert", name: data[name], "data": data}
         # Where there is nothing yet, nothing can be cleared.
         return {"op": "create", "data": {name: value for name, value in data.items() if value is not None}}
@@ -199,17 +199,17 @@ class RowReader:
         """Raise `ContentTooLarge` for more links than there is memory for: each takes many times its text."""
         self._links_left -= links
         if self._links_left < 0:
-            raise ContentTooLarge(f"A file may have at most {MOST_LINKS_OF_FILE} links.")
+            raise ContentTooLarge(f"A file may have at most {MAX_FILE_LINKS} links.")
 
     def _refer_to(self, brief: Any, target: type[RegisterObject] | None) -> Any:
         """Return the reference to the object that a brief shows. Raises `BadCellError`."""
         reference = _named(brief)
         found = self._refer(reference, target)
-        called = brief.get("name")
-        if reference != ("id", found) or called is None or self._match_ids or not is_id(found):
+        label = brief.get("name")
+        if reference != ("id", found) or label is None or self._match_ids or not is_id(found):
             return found
         # If the id is one of another register, the object that has it here is some other one.
-        return {NAMED: (found, called)}
+        return {NAMED: (found, label)}
 
     def _refer(self, reference: CellReference, target: type[RegisterObject] | None) -> Any:
         column, value = reference

@@ -70,7 +70,7 @@ def ranked_choice(name: str, values: Any) -> Iterable[Filter]:
         return [rank for rank in range(1, len(ranks) + 2) if rank not in convert(given)]
 
     def rank(source: FromClause) -> ColumnElement[int]:
-        return rank_of(source, name, ranks)
+        return rank_column(source, name, ranks)
 
     # The index is over the rank, for the order.
     yield from _choice(name, values, Integer(), rank, convert, others)
@@ -82,7 +82,7 @@ def ranked_choice(name: str, values: Any) -> Iterable[Filter]:
     )
 
 
-def rank_of(source: FromClause, name: str, values: Sequence[str]) -> ColumnElement[int]:
+def rank_column(source: FromClause, name: str, values: Sequence[str]) -> ColumnElement[int]:
     """Return the place of a field's value among `values`, as `models.ranked` has it in an index."""
     array = literal_column(f"ARRAY[{', '.join(repr(value) for value in values)}]::text[]", ARRAY(Text))
     place = func.array_position(array, cast(source.c[name], Text), type_=Integer)

@@ -21,9 +21,9 @@ from sqlalchemy import (
 from sqlalchemy.types import TypeEngine
 
 from app.domains.shared.models import EXTERNAL_ID_LENGTH
-from app.domains.shared.schemas import LARGEST_ID, SingleLine
+from app.domains.shared.schemas import MAX_ID, SingleLine
 
-MOST_VALUES = 100
+MAX_VALUES = 100
 
 # By the names of parameters: what each of those given is compared with.
 Given = Mapping[str, Any]
@@ -72,8 +72,8 @@ def _decimal(value: object) -> object:
 # Lets an integer of an address be written in digits only.
 Digits = BeforeValidator(_digits)
 InstantParameter = Annotated[AwareDatetime, BeforeValidator(_rfc_3339), AfterValidator(_in_utc)]
-IdParameter = Annotated[int, Field(ge=1, le=LARGEST_ID), Digits]
-IntegerParameter = Annotated[int, Field(ge=-LARGEST_ID, le=LARGEST_ID), Digits]
+IdParameter = Annotated[int, Field(ge=1, le=MAX_ID), Digits]
+IntegerParameter = Annotated[int, Field(ge=-MAX_ID, le=MAX_ID), Digits]
 NumberParameter = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_decimal)]
 TextParameter = Annotated[str, Field(min_length=1, max_length=EXTERNAL_ID_LENGTH), *SingleLine]
 
@@ -100,7 +100,7 @@ class Parameter:
         """The annotation and the field of the model of all parameters."""
         annotation: Any = self.annotation
         if self.many:
-            annotation = Annotated[list[annotation], Field(max_length=MOST_VALUES)]
+            annotation = Annotated[list[annotation], Field(max_length=MAX_VALUES)]
         return annotation | None, Field(None, description=self.description)
 
     def bound(self) -> ColumnElement[Any]:
@@ -136,7 +136,7 @@ class FixedLink:
 
 
 @dataclass(frozen=True, slots=True)
-class Selected:
+class Selection:
     """The condition that the parameters and the path of one request stand for.
 
     `given` has the names of the parameters, with the value of those that are part of the statement. Equal requests
@@ -170,9 +170,9 @@ class Selected:
         return and_(*conditions)
 
 
-def select_by(
+def build_selection(
     filters: Sequence[Filter], values: Mapping[str, Any], fixed: FixedLink | None = None
-) -> tuple[Selected | None, dict[str, Any]]:
+) -> tuple[Selection | None, dict[str, Any]]:
     """Return the condition for the values given and the fixed link, and the parameters of its statement.
 
     Without any values and without a link it is None; the parameters of the link are not among those returned.
@@ -188,4 +188,4 @@ def select_by(
             else:
                 given.append((parameter.name, None))
                 arguments[f"filter_{parameter.name}"] = parameter.convert(value) if parameter.convert else value
-    return (Selected(filters, tuple(given), fixed) if given or fixed else None), arguments
+    return (Selection(filters, tuple(given), fixed) if given or fixed else None), arguments

@@ -14,11 +14,11 @@ MEDIA_TYPES: dict[Format, str] = {"json": "application/json", "ndjson": "applica
 
 def wanted_format(request: Request) -> Format:
     """Return what suits the client best (RFC 9110, section 12.5.1). Raises `NotAcceptable` when nothing does."""
-    return _wanted(",".join(request.headers.getlist("accept")) or "*/*")
+    return _preferred(",".join(request.headers.getlist("accept")) or "*/*")
 
 
 @lru_cache(maxsize=32)
-def _wanted(accept: str) -> Format:
+def _preferred(accept: str) -> Format:
     welcome: dict[Format, float] = {name: _quality(media_type, accept) for name, media_type in MEDIA_TYPES.items()}
     best = max(welcome, key=lambda name: welcome[name])
     if not welcome[best]:

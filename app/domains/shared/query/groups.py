@@ -30,16 +30,16 @@ class Grouping:
     links: LinkTable | None = None
 
 
-def grouped(*names: str) -> dict[str, Grouping]:
+def field_groups(*names: str) -> dict[str, Grouping]:
     """Count by fields of the objects."""
     return {name: Grouping(name) for name in names}
 
 
-def grouped_by_reference(*names: str) -> dict[str, Grouping]:
+def reference_groups(*names: str) -> dict[str, Grouping]:
     """Count by what the objects refer to."""
     return {name: Grouping(f"{name}_id", refers=True) for name in names}
 
 
-def grouped_by_link(model: type[Base], owner: str, target: str, *, detail: str | None = None) -> dict[str, Grouping]:
+def link_groups(model: type[Base], owner: str, target: str, *, detail: str | None = None) -> dict[str, Grouping]:
     """Count by what the objects are linked to: `owner` and `target` are the columns of the two ends."""
     return {target.removesuffix("_id"): Grouping(target, refers=True, links=LinkTable(model, owner, detail))}

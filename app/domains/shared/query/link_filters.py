@@ -29,7 +29,7 @@ from app.domains.shared.query.orders import Condition
 Match = Literal["any", "all", "none"]
 
 
-def below(field: str, model: type[Base], name: str | None = None) -> Iterable[Filter]:
+def subtree(field: str, model: type[Base], name: str | None = None) -> Iterable[Filter]:
     """Filter by where `field` of a model's rows, an id, stands in a tree: at an object or anywhere below it.
 
     The parameter is `name`, or else that of the field with `_within` for `_id`.
@@ -45,7 +45,7 @@ def below(field: str, model: type[Base], name: str | None = None) -> Iterable[Fi
     yield Filter((parameter,), condition)
 
 
-def linked(
+def links(
     model: type[Base],
     owner: str,
     target: str,

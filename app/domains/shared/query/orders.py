@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-from app.domains.shared.query.field_filters import rank_of
+from app.domains.shared.query.field_filters import rank_column
 
 Start = Literal["first", "after", "before"]
 Condition = Callable[[FromClause], ColumnElement[bool]]
@@ -53,15 +53,15 @@ OBJECT_SORTS: dict[str, SortKey] = {
 }
 
 
-def sorted_by(name: str, *, ignoring_case: bool = False) -> dict[str, SortKey]:
+def text_sort(name: str, *, ignoring_case: bool = False) -> dict[str, SortKey]:
     """Sort by a text that is always there."""
     return {name: SortKey(lambda source: (func.lower(source.c[name]) if ignoring_case else source.c[name],), (Text(),))}
 
 
-def sorted_by_rank(name: str, values: Any) -> dict[str, SortKey]:
+def rank_sort(name: str, values: Any) -> dict[str, SortKey]:
     """Sort by a field that may have one of a few values, in their order; what has none comes last."""
     ranks = get_args(values)
-    return {name: SortKey(lambda source: (rank_of(source, name, ranks),), (Integer(),))}
+    return {name: SortKey(lambda source: (rank_column(source, name, ranks),), (Integer(),))}
 
 
 class Sortable(Protocol):
@@ -71,7 +71,7 @@ class Sortable(Protocol):
     def sorts(self) -> Mapping[str, SortKey]: ...
 
 
-def hidden(name: str, kind: TypeEngine[Any] | None = None) -> ColumnElement[Any]:
+def opaque_parameter(name: str, kind: TypeEngine[Any] | None = None) -> ColumnElement[Any]:
     """Return a parameter whose value PostgreSQL's planner does not see, a number unless of another `kind`.
 
     What it sees makes a plan for these very values look cheaper than one for all, so that it would plan anew each time.
@@ -124,16 +124,18 @@ class Order:
 
         Its parameters are `limit`, `offset`, those of the condition and of the position.
         """
-        return self.cut(self.matching(source, condition, start), source, start, planned_anew=condition is not None)
+        return self.limit_to_page(self.matching(source, condition, start), source, start, replan=condition is not None)
 
-    def cut(self, rows: Select[Any], source: FromClause, start: Start, *, planned_anew: bool = False) -> Select[Any]:
+    def limit_to_page(
+        self, rows: Select[Any], source: FromClause, start: Start, *, replan: bool = False
+    ) -> Select[Any]:
         """Order rows, and leave what is on the page and one more.
 
         Which index is best depends on what is filtered by. Where the planner sees the limit, no plan for all values
-        looks better to it than one for these, so that the page is `planned_anew` each time.
+        looks better to it than one for these, so that the page is `replan` each time.
         """
         limit, offset = (
-            bindparam(name, type_=BigInteger) if planned_anew else hidden(name) for name in ("limit", "offset")
+            bindparam(name, type_=BigInteger) if replan else opaque_parameter(name) for name in ("limit", "offset")
         )
         ordered = rows.order_by(*self.clauses(source, backwards=start == "before"))
         return ordered.limit(limit + literal_column("1")).offset(offset)
@@ -148,7 +150,7 @@ class Order:
     def beyond(self, source: FromClause, start: Start) -> ColumnElement[bool]:
         """Select what comes after, or before, the position in the parameters `key_0`, `key_1`, …"""
         keys = self.keys(source)
-        values = [cast(hidden(f"key_{n}", Text()), kind) for n, kind in enumerate(self._types)]
+        values = [cast(opaque_parameter(f"key_{n}", Text()), kind) for n, kind in enumerate(self._types)]
         greater = [descending == (start == "before") for descending in self._descending]
         if len(set(greater)) == 1:  # one comparison of rows, which an index can answer
             ours, theirs = tuple_(*keys), tuple_(*values)

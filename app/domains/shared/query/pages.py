@@ -15,12 +15,20 @@ from pydantic_core import PydanticCustomError
 from sqlalchemy import Executable
 
 from app.core.database import RegisterSession
-from app.core.http.hints import hint
+from app.core.http.hints import name_hint
 from app.core.http.streaming import Streams
 from app.core.prepared import Prepared
 from app.core.tokens import Tokens
 from app.domains.shared.query.field_filters import identifier, instant, number, own_id, text
-from app.domains.shared.query.filters import Digits, Filter, FixedLink, IntegerParameter, Parameter, Selected, select_by
+from app.domains.shared.query.filters import (
+    Digits,
+    Filter,
+    FixedLink,
+    IntegerParameter,
+    Parameter,
+    Selection,
+    build_selection,
+)
 from app.domains.shared.query.formats import Format
 from app.domains.shared.query.groups import Grouping
 from app.domains.shared.query.orders import OBJECT_SORTS, Order, SortKey
@@ -29,9 +37,9 @@ from app.domains.shared.query.search import SEARCH
 from app.domains.shared.schemas import DESCRIPTION_LENGTH
 
 DEFAULT_LIMIT = 50
-LARGEST_LIMIT = 200
-LARGEST_OFFSET = 10_000
-MOST_SORTS = 4
+MAX_LIMIT = 200
+MAX_OFFSET = 10_000
+MAX_SORT_FIELDS = 4
 
 # What every collection can be filtered by.
 OBJECT_FILTERS: tuple[Filter, ...] = (
@@ -101,8 +109,8 @@ class PageQuery(BaseModel):
     # Not `strict`: what stands in an address is text. Built when first needed, see `FilterQuery`.
     model_config = ConfigDict(defer_build=True, extra="forbid")
 
-    limit: Annotated[int, Digits] = Field(DEFAULT_LIMIT, ge=1, le=LARGEST_LIMIT, description="Most objects to return.")
-    offset: Annotated[int, Digits] = Field(0, ge=0, le=LARGEST_OFFSET, description="Objects to pass over first.")
+    limit: Annotated[int, Digits] = Field(DEFAULT_LIMIT, ge=1, le=MAX_LIMIT, description="Most objects to return.")
+    offset: Annotated[int, Digits] = Field(0, ge=0, le=MAX_OFFSET, description="Objects to pass over first.")
     count: Literal["exact"] | None = Field(None, description="`exact` counts the whole list into `total`.")
     _origin: Origin | None = PrivateAttr(default=None)
 
@@ -150,7 +158,7 @@ class FilterQuery(BaseModel):
 
     def selected(
         self, fixed: FixedLink | None = None, *, searching: bool = True
-    ) -> tuple[Selected | None, dict[str, Any]]:
+    ) -> tuple[Selection | None, dict[str, Any]]:
         """Return the condition that the filters stand for, if there are any, and the parameters of its statement.
 
         A `fixed` link must be there, too. Not `searching`, it is that of the others than `q`.
@@ -158,7 +166,7 @@ class FilterQuery(BaseModel):
         names = self.model_fields_set & self.declaration.parameters.keys()
         given = {name: getattr(self, name) for name in names if searching or name != "q"}
         # Most lists are not filtered, and have a hundred parameters that are not there.
-        return select_by(self.declaration.filters, given, fixed) if given or fixed else (None, {})
+        return build_selection(self.declaration.filters, given, fixed) if given or fixed else (None, {})
 
     @model_validator(mode="after")
     def _nothing_alone(self) -> Self:
@@ -201,12 +209,12 @@ class ListQuery(FilterQuery, CursorQuery, RepresentationQuery):
         if value is None:
             return None
         names = [name.removeprefix("-") for name in value.split(",")]
-        if len(names) > MOST_SORTS:
-            raise PydanticCustomError("too_many_sorts", f"A list can be sorted by at most {MOST_SORTS} names")
+        if len(names) > MAX_SORT_FIELDS:
+            raise PydanticCustomError("too_many_sorts", f"A list can be sorted by at most {MAX_SORT_FIELDS} names")
         known = tuple(cls.declaration.sorts)
         for place, name in enumerate(names, 1):
             if name not in known:
-                context = {"place": place, "hint": hint(name, known)}
+                context = {"place": place, "hint": name_hint(name, known)}
                 raise PydanticCustomError("unknown_sort", "Name {place} is none to sort by here. {hint}", context)
         if len(set(names)) < len(names):
             raise PydanticCustomError("repeated_sort", "A list can be sorted by each name only once")
@@ -218,12 +226,12 @@ def list_query(name: str, declaration: ListDeclaration, shown: type[BaseModel]) 
     names = "|".join(declaration.sorts)
     sort = Field(
         None,
-        description=f"Names of what to sort by, the first first, at most {MOST_SORTS}; `-` turns one round. Ties are "
-        "ordered by `id`, downwards if the last name has a `-`. Without it, lists are ordered by `id`, and with `q` by "
-        "how well that is matched.",
+        description=f"Names of what to sort by, the first first, at most {MAX_SORT_FIELDS}; `-` turns one round. Ties "
+        "are ordered by `id`, downwards if the last name has a `-`. Without it, lists are ordered by `id`, and with "
+        "`q` by how well that is matched.",
         examples=["name", "-updated_at,name"],
         # Checked by the query, which names the nearest; a pattern of the field itself would answer first.
-        json_schema_extra={"pattern": f"^-?({names})(,-?({names})){{0,{MOST_SORTS - 1}}}$"},
+        json_schema_extra={"pattern": f"^-?({names})(,-?({names})){{0,{MAX_SORT_FIELDS - 1}}}$"},
     )
     fields: dict[str, Any] = declaration.fields | {"sort": (str | None, sort)} | representation(shown)
     model = create_model(name, __base__=ListQuery, **fields)

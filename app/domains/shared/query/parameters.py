@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from app.core.http.query_models import QueryModel, query_of
 from app.domains.shared.query.formats import wanted_format
 from app.domains.shared.query.pages import (
-    LARGEST_OFFSET,
+    MAX_OFFSET,
     CursorQuery,
     Listing,
     ListQuery,
@@ -55,7 +55,7 @@ def representation_parameters(schema: type[BaseModel]) -> QueryModel[Representat
 PageParameters = Annotated[PageQuery, Depends(list_parameters(PageQuery))]
 
 
-def neighbours(listing: Listing, query: PageQuery) -> dict[str, str | None]:
+def page_urls(listing: Listing, query: PageQuery) -> dict[str, str | None]:
     """Return the addresses of the `next` and the `prev` page, None where there is none."""
     if isinstance(query, CursorQuery):
         return {"next": _cursor_url(listing, query, "after"), "prev": _cursor_url(listing, query, "before")}
@@ -101,7 +101,7 @@ def _bound_to(query: CursorQuery) -> str:
 
 def _next_url(listing: Listing, query: PageQuery) -> str | None:
     offset = query.offset + query.limit
-    return _url(query, offset=offset) if listing.more and offset <= LARGEST_OFFSET else None
+    return _url(query, offset=offset) if listing.more and offset <= MAX_OFFSET else None
 
 
 def _prev_url(query: PageQuery) -> str | None:

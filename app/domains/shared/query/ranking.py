@@ -31,9 +31,18 @@ from sqlalchemy import (
     union_all,
 )
 
-from app.domains.shared.query.orders import Condition, Order, SortKey, Start, hidden
+from app.domains.shared.query.orders import Condition, Order, SortKey, Start, opaque_parameter
 from app.domains.shared.query.pages import ListDeclaration
-from app.domains.shared.query.search import EQUAL, LEAST, MATCHING, has_code, has_name, is_equal, is_found, rank_of
+from app.domains.shared.query.search import (
+    EQUAL,
+    LEAST,
+    MATCHING,
+    has_code,
+    has_name,
+    is_equal,
+    matches_search,
+    search_rank,
+)
 
 BY_RANK = "rank"
 
@@ -41,7 +50,7 @@ BY_RANK = "rank"
 _PLACES, _ROWS, _MANY = 32, 16, 3
 _ZERO: ColumnElement[int] = literal_column("0")
 _BELOW_ALL, _ABOVE_ALL = literal_column("0", BigInteger), literal_column(str(2**63 - 1), BigInteger)
-_RANK = SortKey(lambda source: (rank_of(source),), (SmallInteger(),))
+_RANK = SortKey(lambda source: (search_rank(source),), (SmallInteger(),))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +59,17 @@ class SearchOrder(Order):
 
     def page(self, source: FromClause, condition: Condition | None, start: Start) -> Select[Any]:
         if self.sort == BY_RANK:
-            rows = row_by_row(source, ranked(source, condition, start))
+            rows = rows_by_id(source, ranked_ids(source, condition, start))
         else:
             rows = self._sorted(source, condition, start)
-        return self.cut(select(*rows.c), rows, start)
+        return self.limit_to_page(select(*rows.c), rows, start)
 
     def _sorted(self, source: FromClause, condition: Condition | None, start: Start) -> FromClause:
         matching = self.matching(source, condition, start)
         sample = _Sample(source, condition)
-        walked = matching.where(sample.walks(LEAST), is_found(source, walking=True))
+        walked = matching.where(sample.walks(LEAST), matches_search(source, walking=True))
         looked_up = (
-            _apart(matching.where(chosen, is_found(source, walking=walking)), f"looked_up_{number}")
+            _optimizer_fence(matching.where(chosen, matches_search(source, walking=walking)), f"looked_up_{number}")
             for number, (chosen, walking) in enumerate(sample.looks_up(LEAST))
         )
         parts = [self._first(walked, source, start)]
@@ -68,7 +77,7 @@ class SearchOrder(Order):
         return union_all(*(select(*part.subquery().c) for part in parts)).subquery("s")
 
     def _first(self, rows: Select[Any], source: FromClause, start: Start) -> Select[Any]:
-        return rows.order_by(*self.clauses(source, backwards=start == "before")).limit(_needed())
+        return rows.order_by(*self.clauses(source, backwards=start == "before")).limit(_page_end())
 
 
 @cache
@@ -79,7 +88,7 @@ def search_order(sort: str | None, declaration: ListDeclaration) -> SearchOrder:
     return SearchOrder(BY_RANK, replace(declaration, sorts={**declaration.sorts, BY_RANK: _RANK}))
 
 
-def ranked(source: FromClause, condition: Condition | None, start: Start, name: str = "") -> FromClause:
+def ranked_ids(source: FromClause, condition: Condition | None, start: Start, name: str = "") -> FromClause:
     """Return `id` and `rank` of what is found first, of each rank at least as many as the page needs.
 
     The position is in the parameters `key_0`, a rank, and `key_1`, an id, followed by `name`, which tells several of
@@ -92,20 +101,20 @@ def ranked(source: FromClause, condition: Condition | None, start: Start, name: 
         if condition is not None:
             conditions.append(condition(source))
         if tiers:
-            conditions.append(_rows_of(tiers) < _needed())
+            conditions.append(_rows_of(tiers) < _page_end())
         rows = select(source.c.id, literal_column(str(rank), SmallInteger).label("rank")).where(*conditions)
-        walked, *looked_up = _equal(rows, source) if rank == EQUAL else _alike(rows, source, rank, sample)
+        walked, *looked_up = _equal_parts(rows, source) if rank == EQUAL else _tier_parts(rows, source, rank, sample)
         if start != "first":
             # Along the index of the ids only where they are walked along: elsewhere it would lead through all of them.
             walked = walked.where(_beyond(source.c.id, rank, start, name))
             looked_up = [part.where(_beyond(source.c.id + _ZERO, rank, start, name)) for part in looked_up]
-        apart = (_apart(part, f"looked_up_{number}") for number, part in enumerate(looked_up))
+        apart = (_optimizer_fence(part, f"looked_up_{number}") for number, part in enumerate(looked_up))
         parts = [walked, *(select(*each.c) for each in apart)]
         tiers.append(_tier(f"rank_{rank}{name}", parts, backwards=start == "before"))
     return union_all(*(select(*tier.c) for tier in tiers)).subquery(f"found_ids{name}")
 
 
-def row_by_row(source: FromClause, found: FromClause) -> FromClause:
+def rows_by_id(source: FromClause, found: FromClause) -> FromClause:
     """Return the rows of what was found, and their ranks."""
     # One by one: the planner, which expects more of them, would read the whole table.
     row = select(*source.c).where(source.c.id == found.c.id).offset(_ZERO).lateral("row")
@@ -153,12 +162,12 @@ class _Sample:
         return select(matching, selected).where(MATCHING[rank](rows, walking=True))
 
 
-def _equal(rows: Select[Any], source: FromClause) -> Sequence[Select[Any]]:
+def _equal_parts(rows: Select[Any], source: FromClause) -> Sequence[Select[Any]]:
     by_name = rows.where(has_name(source), not_(func.coalesce(has_code(source), literal_column("false"))))
     return rows.where(has_code(source)), by_name
 
 
-def _alike(rows: Select[Any], source: FromClause, rank: int, sample: _Sample) -> Sequence[Select[Any]]:
+def _tier_parts(rows: Select[Any], source: FromClause, rank: int, sample: _Sample) -> Sequence[Select[Any]]:
     matching = MATCHING[rank]
     rows = rows.where(not_(is_equal(source)))
     for better in range(EQUAL + 1, rank):
@@ -168,7 +177,7 @@ def _alike(rows: Select[Any], source: FromClause, rank: int, sample: _Sample) ->
     return walked, *looked_up
 
 
-def _apart(rows: Select[Any], name: str) -> FromClause:
+def _optimizer_fence(rows: Select[Any], name: str) -> FromClause:
     """Return rows with no order for whose sake the planner might walk: the OFFSET keeps it out."""
     return rows.offset(_ZERO).subquery(name)
 
@@ -178,14 +187,14 @@ def _tier(name: str, parts: Sequence[Select[Any]], *, backwards: bool) -> CTE:
     firsts = []
     for part in parts:
         key = part.selected_columns.id
-        firsts.append(part.order_by(key.desc() if backwards else key).limit(_needed()).subquery())
+        firsts.append(part.order_by(key.desc() if backwards else key).limit(_page_end()).subquery())
     return union_all(*(select(*first.c) for first in firsts)).cte(name).prefix_with("MATERIALIZED")
 
 
 def _beyond(id_: ColumnElement[int], rank: int, start: Start, name: str) -> ColumnElement[bool]:
     """Select the rows of one rank that come after, or before, the position."""
-    at = cast(hidden(f"key_0{name}", Text()), SmallInteger)
-    edge = cast(hidden(f"key_1{name}", Text()), BigInteger)
+    at = cast(opaque_parameter(f"key_0{name}", Text()), SmallInteger)
+    edge = cast(opaque_parameter(f"key_1{name}", Text()), BigInteger)
     this: ColumnElement[int] = literal_column(str(rank))
     if start == "after":
         return id_ > case((at == this, edge), (at < this, _BELOW_ALL), else_=_ABOVE_ALL)
@@ -197,5 +206,5 @@ def _rows_of(tiers: Sequence[CTE]) -> ColumnElement[int]:
     return sum(counts[1:], start=counts[0])
 
 
-def _needed() -> ColumnElement[int]:
-    return hidden("limit") + hidden("offset") + literal_column("1")
+def _page_end() -> ColumnElement[int]:
+    return opaque_parameter("limit") + opaque_parameter("offset") + literal_column("1")

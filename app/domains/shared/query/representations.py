@@ -10,11 +10,11 @@ from typing import Any, ClassVar, get_args
 from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
 from pydantic_core import PydanticCustomError
 
-from app.core.http.hints import hint
+from app.core.http.hints import name_hint
 from app.domains.shared.schemas import ObjectRead
 
 # More than all members of any collection together need.
-LONGEST_NAMES = 1000
+MAX_NAMES_LENGTH = 1000
 
 # The members to show; None stands for all.
 Members = frozenset[str] | None
@@ -107,7 +107,7 @@ def _names(known: tuple[str, ...], alone: str, description: str, examples: list[
     pattern = f"^({alone}({names})(,({names}))*)$"
     return Field(
         None,
-        max_length=LONGEST_NAMES,
+        max_length=MAX_NAMES_LENGTH,
         description=description,
         examples=examples,
         json_schema_extra={"pattern": pattern},
@@ -117,5 +117,7 @@ def _names(known: tuple[str, ...], alone: str, description: str, examples: list[
 def _known(value: str, known: tuple[str, ...]) -> str:
     for name in value.split(","):
         if name not in known:
-            raise PydanticCustomError("unknown_member", "There is no such member. {hint}", {"hint": hint(name, known)})
+            raise PydanticCustomError(
+                "unknown_member", "There is no such member. {hint}", {"hint": name_hint(name, known)}
+            )
     return value

@@ -106,15 +106,15 @@ _PARTS = {
 }
 
 
-def _asked(name: str) -> ColumnElement[Any]:
+def _query_column(name: str) -> ColumnElement[Any]:
     """Return a column of the one row that all of `q` makes."""
     part = next(part for part in _PARTS.values() if name in part.c)
     return select(part.c[name]).scalar_subquery()
 
 
-def words_asked(*, tolerant: ColumnElement[bool]) -> ColumnElement[str]:
+def query_words(*, tolerant: ColumnElement[bool]) -> ColumnElement[str]:
     """Return the words of `q` between blanks, and if `tolerant` those similar to them."""
-    return case((tolerant, _asked("words")), else_=_asked("asked"))
+    return case((tolerant, _query_column("words")), else_=_query_column("asked"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,9 @@ class Matching:
     def __call__(self, source: FromClause, *, walking: bool = False) -> ColumnElement[bool]:
         words = source.c[self.words]
         # The function behind the operator: it has no index.
-        return func.ts_match_vq(words, _asked(self.query)) if walking else words.op("@@")(_asked(self.query))
+        return (
+            func.ts_match_vq(words, _query_column(self.query)) if walking else words.op("@@")(_query_column(self.query))
+        )
 
 
 # What makes out each rank after the first.
@@ -141,12 +143,12 @@ MATCHING = {
 
 def has_code(source: FromClause) -> ColumnElement[bool]:
     """Select the object whose code is `q`."""
-    return func.lower(source.c.code) == _asked("whole")
+    return func.lower(source.c.code) == _query_column("whole")
 
 
 def has_name(source: FromClause) -> ColumnElement[bool]:
     """Select the objects whose name is `q`."""
-    return func.lower(source.c.name) == _asked("whole")
+    return func.lower(source.c.name) == _query_column("whole")
 
 
 def is_equal(source: FromClause) -> ColumnElement[bool]:
@@ -154,12 +156,12 @@ def is_equal(source: FromClause) -> ColumnElement[bool]:
     return func.coalesce(or_(has_code(source), has_name(source)), literal_column("false"))
 
 
-def is_found(source: FromClause, *, walking: bool = False) -> ColumnElement[bool]:
+def matches_search(source: FromClause, *, walking: bool = False) -> ColumnElement[bool]:
     """Select what `q` finds."""
     return or_(MATCHING[LEAST](source, walking=walking), has_code(source), has_name(source))
 
 
-def rank_of(source: FromClause) -> ColumnElement[int]:
+def search_rank(source: FromClause) -> ColumnElement[int]:
     """Return the rank of an object that is found."""
     if "rank" in source.c:
         return source.c.rank
@@ -171,7 +173,7 @@ def rank_of(source: FromClause) -> ColumnElement[int]:
 
 def _condition(source: FromClause, given: Given) -> ColumnElement[bool]:
     del given  # it is in what was asked
-    return is_found(source)
+    return matches_search(source)
 
 
 SEARCH = Filter((Q,), _condition)

@@ -60,7 +60,7 @@ def links_cell(
     return query.where(link.c[owner.name] == source.c.id).correlate(source).scalar_subquery()
 
 
-def safe(cell: str | None) -> str:
+def escape_formula(cell: str | None) -> str:
     """Return a cell that no spreadsheet runs. One apostrophe in front is not part of the value.
 
     So an empty text is told from nothing, too.
@@ -70,7 +70,7 @@ def safe(cell: str | None) -> str:
     return _MARK + cell if not cell or cell[0] == _MARK or cell[0] in _RUN else cell
 
 
-def unsafe(cell: str) -> str | None:
+def unescape_formula(cell: str) -> str | None:
     """Return the value that `safe` made the cell of: also of one that somebody wrote who knows nothing of marks."""
     if not cell:
         return None

@@ -38,21 +38,21 @@ from sqlalchemy.orm import Mapper, RelationshipDirection, RelationshipProperty
 
 from app.core.prepared import Prepared, prepare
 from app.domains.shared.collection import Collection
-from app.domains.shared.history.diff import compared, listed, told
+from app.domains.shared.history.diff import changed_members, jsonb_or_null, nonempty_or_null
 from app.domains.shared.models import Base, table_of
-from app.domains.shared.query.orders import Condition, Order, Start, hidden
+from app.domains.shared.query.orders import Condition, Order, Start, opaque_parameter
 from app.domains.shared.query.representations import Members
 from app.domains.shared.reading.cells import links_cell, plain_cell, reference_cell
 from app.domains.shared.reading.json_text import (
-    OfPage,
+    PageBriefs,
     brief_of_one,
     briefs_of_page,
     json_array,
     json_object,
     json_value,
+    links_after_write,
     links_of_one,
     links_of_page,
-    links_written,
     nested_schema,
     utf8,
 )
@@ -135,7 +135,7 @@ class Documents:
         """
         backwards = start == "before"
         table = self._mapper.local_table.alias("o")
-        limit = hidden("limit")
+        limit = opaque_parameter("limit")
         found = order.page(table, condition, start).cte("found").prefix_with("MATERIALIZED")
         shown = select(found).order_by(*order.clauses(found, backwards=backwards)).limit(limit)
         page = shown.cte("page").prefix_with("MATERIALIZED")
@@ -191,7 +191,7 @@ class Documents:
         made = select(row.c.id, row.c.code, row.c.name, row.c.version, document).cte("made")
         return made.prefix_with("MATERIALIZED")
 
-    def compared(
+    def changed_members(
         self, before: CTE, after: CTE, removed: Mapping[str, FromClause], added: Mapping[str, FromClause]
     ) -> CTE:
         """Return how an object differs from what it was, as `changes.compared` does.
@@ -203,7 +203,9 @@ class Documents:
         for name, field in self._schema.model_fields.items():
             if name in removed:
                 shown = relationships[name], nested_schema(field.annotation)
-                members[name] = tuple(listed(links_written(*shown, links[name])) for links in (removed, added))
+                members[name] = tuple(
+                    nonempty_or_null(links_after_write(*shown, links[name])) for links in (removed, added)
+                )
             elif name in self.briefs:
                 (key,) = relationships[name].local_columns
                 if key.name in before.c:
@@ -212,8 +214,8 @@ class Documents:
                     briefs = (cast(brief_of_one(relationships[name], row), JSONB) for row in (before, after))
                     members[name] = tuple(case((differs, brief)) for brief in briefs)
             elif name in before.c and name not in ("id", "version"):
-                members[name] = tuple(told(row.c[name]) for row in (before, after))
-        return compared(before.join(after, literal_column("true")), members)
+                members[name] = tuple(jsonb_or_null(row.c[name]) for row in (before, after))
+        return changed_members(before.join(after, literal_column("true")), members)
 
     def snapshot(self, condition: Condition) -> Subquery:
         """Return the object that the condition selects as one row: `id`, `code`, `name` and its JSON in `document`."""
@@ -247,7 +249,7 @@ class Documents:
         joined: FromClause = page
         shown: list[tuple[str, ColumnElement[str]]] = []
         for name, member in self._members_of_page(page, members):
-            if isinstance(member, OfPage):
+            if isinstance(member, PageBriefs):
                 joined = joined.outerjoin(member.rows, member.rows.c.key == member.joined_on)
                 shown.append((name, member.shown))
             else:
@@ -289,11 +291,11 @@ class Documents:
             elif relationship.direction is RelationshipDirection.MANYTOONE:
                 yield name, brief_of_one(relationship, source, keyed=keyed)
             elif name in links:
-                yield name, links_written(relationship, nested_schema(annotation), links[name])
+                yield name, links_after_write(relationship, nested_schema(annotation), links[name])
             else:
                 yield name, links_of_one(relationship, nested_schema(annotation), source, keyed=keyed)
 
-    def _members_of_page(self, page: CTE, members: Members) -> Iterator[tuple[str, ColumnElement[str] | OfPage]]:
+    def _members_of_page(self, page: CTE, members: Members) -> Iterator[tuple[str, ColumnElement[str] | PageBriefs]]:
         for name, relationship, annotation in self._chosen(members):
             if relationship is None:
                 yield name, self._plain(name, page)

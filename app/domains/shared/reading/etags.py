@@ -7,13 +7,13 @@ _TAG = re.compile(r'(?:W/)?"([^"]*)"')
 _VERSION = re.compile(r"([1-9][0-9]{0,17})(?:\.|$)", re.ASCII)
 
 
-def versions_named(if_match: str | None) -> list[int] | None:
+def versions_in(if_match: str | None) -> list[int] | None:
     """Return the versions of which `If-Match` allows a write, None for any: a tag names that of its representation."""
     if if_match is None or if_match.strip() == "*":
         return None
     return [int(tag[1]) for tag in map(_VERSION.match, _TAG.findall(if_match)) if tag is not None]
 
 
-def names_representation(if_none_match: str, etag: str) -> bool:
+def matches_etag(if_none_match: str, etag: str) -> bool:
     """Return whether `If-None-Match` already has these very bytes."""
     return if_none_match.strip() == "*" or etag.strip('"') in _TAG.findall(if_none_match)

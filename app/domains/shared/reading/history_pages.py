@@ -74,7 +74,7 @@ def changes_of(model: type[RegisterObject], condition: Condition) -> Condition:
     return is_of_object
 
 
-def leading_of(filters: frozenset[str]) -> str | None:
+def leading_column(filters: frozenset[str]) -> str | None:
     """Return the column that leads the list with these filters."""
     if "object_id" in filters:
         return None  # few changes, which have an index of their own
@@ -87,7 +87,7 @@ def changes_where(filters: frozenset[str], types: frozenset[str]) -> Condition:
 
     The values of the filters are its parameters.
     """
-    leading = leading_of(filters)
+    leading = leading_column(filters)
 
     def holds(source: FromClause) -> ColumnElement[bool]:
         known: dict[str, ColumnElement[Any]] = {

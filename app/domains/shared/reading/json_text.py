@@ -97,7 +97,7 @@ def brief_of_one(
 
 
 @dataclass(frozen=True, slots=True)
-class OfPage:
+class PageBriefs:
     """What a page shows of other objects: made once for all of the page, and joined with it by `key`."""
 
     rows: CTE
@@ -105,7 +105,7 @@ class OfPage:
     shown: ColumnElement[str]
 
 
-def briefs_of_page(relationship: RelationshipProperty[Any], page: FromClause) -> OfPage:
+def briefs_of_page(relationship: RelationshipProperty[Any], page: FromClause) -> PageBriefs:
     # One brief serves all objects that refer to it; correlated, PostgreSQL looked for it once an object.
     (foreign_key,) = relationship.local_columns
     target = relationship.mapper.local_table.alias("t")
@@ -113,7 +113,7 @@ def briefs_of_page(relationship: RelationshipProperty[Any], page: FromClause) ->
     brief = target.c.brief_json.concat(_constant("}"))
     query = select(target.c.id.label("key"), brief.label("brief")).where(target.c.id == any_(ids))
     rows = query.cte(f"{relationship.key}_of_page").prefix_with("MATERIALIZED")
-    return OfPage(rows, page.c[foreign_key.name], func.coalesce(rows.c.brief, _constant("null")))
+    return PageBriefs(rows, page.c[foreign_key.name], func.coalesce(rows.c.brief, _constant("null")))
 
 
 def _links(
@@ -145,14 +145,14 @@ def links_of_one(
     return query.where(link.c[owner.name] == source.c.id).correlate(source).scalar_subquery()
 
 
-def links_written(
+def links_after_write(
     relationship: RelationshipProperty[Any], schema: type[BaseModel], links: FromClause
 ) -> ColumnElement[str]:
     """Return the links that a statement gives to an object, which it does not see in the table yet."""
     return _links(relationship, schema, links).scalar_subquery()
 
 
-def links_of_page(relationship: RelationshipProperty[Any], schema: type[BaseModel], page: FromClause) -> OfPage:
+def links_of_page(relationship: RelationshipProperty[Any], schema: type[BaseModel], page: FromClause) -> PageBriefs:
     # Aggregated once for all objects of the page: correlated, it costs more than twice as much.
     link = relationship.mapper.local_table.alias("l")
     (owner,) = relationship.remote_side
@@ -160,4 +160,4 @@ def links_of_page(relationship: RelationshipProperty[Any], schema: type[BaseMode
     query = _links(relationship, schema, link)
     query = query.add_columns(link.c[owner.name].label("key")).where(link.c[owner.name] == any_(ids))
     rows = query.group_by(link.c[owner.name]).cte(f"{relationship.key}_of_page")
-    return OfPage(rows, page.c.id, func.coalesce(rows.c["items"], _constant("[]")))
+    return PageBriefs(rows, page.c.id, func.coalesce(rows.c["items"], _constant("[]")))

@@ -13,7 +13,7 @@ from sqlalchemy import (
 from app.domains.shared.models import RegisterObject, table_of
 from app.domains.shared.query.orders import Condition
 from app.domains.shared.reading.documents import by_code, by_id
-from app.domains.shared.schemas import CODE_PATTERN, LARGEST_ID
+from app.domains.shared.schemas import CODE_PATTERN, MAX_ID
 from app.utils.exceptions import NotFound
 
 _CODE = re.compile(CODE_PATTERN.removesuffix("$"))
@@ -38,7 +38,7 @@ def parse_key(reference: str, model: type[RegisterObject]) -> Key:
 
     Raises `NotFound` for what can't be either, so also for numbers beyond 64 bits.
     """
-    if _ID.fullmatch(reference) and int(reference) <= LARGEST_ID:
+    if _ID.fullmatch(reference) and int(reference) <= MAX_ID:
         return Key(by_id, int(reference))
     if reference.startswith("code:") and _CODE.fullmatch(code := reference.removeprefix("code:")):
         return Key(by_code, code)

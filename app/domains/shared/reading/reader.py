@@ -16,7 +16,7 @@ from app.domains.shared.query.representations import Members
 from app.domains.shared.reading.documents import Document, Documents, documents_of
 from app.domains.shared.reading.history_pages import changes_of, has_changes, page_of_changes
 from app.domains.shared.reading.keys import Key, not_found, object_exists, parse_key
-from app.domains.shared.reading.stats import MOST_GROUPS, Counts, StatsQuery
+from app.domains.shared.reading.stats import MAX_GROUPS, Counts, StatsQuery
 from app.domains.shared.reading.streams import Export
 from app.utils.exceptions import BadRequest
 
@@ -55,7 +55,7 @@ class CollectionReader(RequestService):
         """Return how many of the objects that the filters select are in which group."""
         statement, values = query.statement(self.model)
         row = (await self.session.execute(statement, values)).one()
-        return Counts(query.group_by, row.groups, row.total, truncated=row.found > MOST_GROUPS)
+        return Counts(query.group_by, row.groups, row.total, truncated=row.found > MAX_GROUPS)
 
     async def page_linked(self, link_set: LinkSet, end: str, reference: str, query: ListQuery) -> Listing | Export:
         """Return one page, or all, of the objects at `end` of the links to one object at the other end."""

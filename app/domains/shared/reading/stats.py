@@ -26,13 +26,13 @@ from sqlalchemy import literal_column as constant
 
 from app.core.http.query_models import QueryModel, query_of
 from app.domains.shared.models import RegisterObject, model_of, table_of
-from app.domains.shared.query.filters import Parameter, Selected
+from app.domains.shared.query.filters import Parameter, Selection
 from app.domains.shared.query.groups import Grouping, LinkTable
 from app.domains.shared.query.pages import FilterQuery, ListQuery
 from app.domains.shared.reading.json_text import json_list
 from app.domains.shared.schemas import Brief
 
-MOST_GROUPS = 1000
+MAX_GROUPS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def stats_query(listed: type[ListQuery]) -> type[StatsQuery]:
 
 @lru_cache(maxsize=256)
 def _counts(
-    model: type[RegisterObject], grouping: Grouping, selected: Selected | None, detail: Parameter | None
+    model: type[RegisterObject], grouping: Grouping, selected: Selection | None, detail: Parameter | None
 ) -> Executable:
     """Return the statement of the counts: `total`, `found` groups and `groups`, of which there may be fewer.
 
@@ -103,7 +103,7 @@ def _counts(
     return select(total_query.label("total"), found.label("found"), groups.label("groups"))
 
 
-def _where(query: Select[Any], table: FromClause, selected: Selected | None) -> Select[Any]:
+def _where(query: Select[Any], table: FromClause, selected: Selection | None) -> Select[Any]:
     query = query.select_from(table)
     return query if selected is None else query.where(selected(table))
 
@@ -143,7 +143,7 @@ def _target(model: type[RegisterObject], grouping: Grouping) -> FromClause | Non
 
 def _groups(counted: FromClause, target: FromClause | None) -> Select[Any]:
     """Select the largest groups, each with the brief of the object that it stands for."""
-    largest = select(counted).order_by(counted.c.count.desc(), counted.c.key).limit(constant(str(MOST_GROUPS)))
+    largest = select(counted).order_by(counted.c.count.desc(), counted.c.key).limit(constant(str(MAX_GROUPS)))
     group = largest.subquery("largest")
     shown: ColumnElement[Any] = constant("NULL")
     if target is not None:

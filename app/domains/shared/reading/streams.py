@@ -9,11 +9,11 @@ from typing import Any
 
 from fastapi import Response
 
-from app.core.http.streaming import Rows, Streamed
+from app.core.http.streaming import Rows, StreamedResponse
 from app.core.prepared import Prepared
 from app.domains.shared.query.formats import MEDIA_TYPES, Format
 from app.domains.shared.query.pages import Origin
-from app.domains.shared.reading.cells import safe
+from app.domains.shared.reading.cells import escape_formula
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Export:
         return "ndjson" if self.header is None else "csv"
 
 
-async def exported(export: Export, origin: Origin) -> Response:
+async def export_response(export: Export, origin: Origin) -> Response:
     """Answer with a whole list. What goes wrong before the first byte is raised; later it cuts the answer short."""
     batches = origin.streams.read(export.statement, export.values)
     first = await anext(batches)
@@ -49,7 +49,7 @@ async def exported(export: Export, origin: Origin) -> Response:
         "Content-Disposition": f'attachment; filename="{name}"',
         "Vary": "Accept",
     }
-    return Streamed(chunks, origin.streams.stall_seconds, headers=headers)
+    return StreamedResponse(chunks, origin.streams.stall_seconds, headers=headers)
 
 
 async def _nothing() -> AsyncGenerator[bytes]:
@@ -75,7 +75,7 @@ def lines_of(rows: Rows) -> bytes:
 
 
 def _write_cells(rows: Rows) -> bytes:
-    return _table([[safe(cell) for cell in row] for row in rows])
+    return _table([[escape_formula(cell) for cell in row] for row in rows])
 
 
 def _write_raw_cells(rows: Rows) -> bytes:

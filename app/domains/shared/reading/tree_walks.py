@@ -25,8 +25,8 @@ from app.domains.shared.models import RegisterObject, table_of
 from app.domains.shared.query.orders import Condition
 from app.domains.shared.reading.json_text import json_list
 
-DEEPEST = 100
-MOST_NODES = 10_000
+MAX_DEPTH = 100
+MAX_NODES = 10_000
 
 _ZERO, _ONE = literal_column("0", Integer), literal_column("1", Integer)
 
@@ -72,7 +72,7 @@ def select_tree(model: type[RegisterObject], condition: Condition) -> Executable
     nodes = select(
         table.c.id, table.c.code, table.c.name, table.c.parent_id, chain.c.depth, children.label("children")
     ).join(chain, chain.c.id == table.c.id)
-    return _nodes(chain, nodes.order_by(chain.c.place).limit(literal_column(str(MOST_NODES))))
+    return _nodes(chain, nodes.order_by(chain.c.place).limit(literal_column(str(MAX_NODES))))
 
 
 def _not_seen(table: FromClause, chain: CTE) -> Any:

@@ -9,7 +9,7 @@ from app.domains.shared.models import Base, RegisterObject
 from app.utils.exceptions import Conflict, Duplicate, Fault, RegisterError, UnknownReference
 
 
-def explain(violation: IntegrityViolation) -> RegisterError | None:
+def error_for(violation: IntegrityViolation) -> RegisterError | None:
     """Return the error a client can act on, or None when the constraint guards against our own mistakes only."""
     name = violation.constraint
     if violation.is_reference:
@@ -22,12 +22,12 @@ def explain(violation: IntegrityViolation) -> RegisterError | None:
         pointer, detail = _declared_conflicts()[name]
         return Conflict(detail, errors=[Fault(pointer, "conflict", detail)])
     if key := _unique_keys().get(name):
-        fault = taken_key(*key)
+        fault = duplicate_key_fault(*key)
         return Duplicate(fault.detail, errors=[fault])
     return None
 
 
-def taken_key(noun: str, column: str) -> Fault:
+def duplicate_key_fault(noun: str, column: str) -> Fault:
     """Return the fault of a key that another object has."""
     return Fault(f"/{column}", Duplicate.code, f"A {noun} with this {column} exists already.")
 

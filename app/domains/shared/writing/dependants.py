@@ -25,7 +25,7 @@ from sqlalchemy import (
 from app.core.database import RegisterSession
 from app.domains.shared.models import Base, RegisterObject, table_of
 
-MOST_SHOWN = 20
+MAX_LISTED = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def _dependants(model: type[RegisterObject]) -> Executable:
     found = union(*_references_to(table)).cte("dependants").prefix_with("MATERIALIZED")
     counted = select(found.c.type, func.count().label("n")).group_by(found.c.type).order_by(found.c.type).subquery()
     counts = select(func.json_object_agg(counted.c.type, counted.c.n)).scalar_subquery()
-    briefs = select(*found.c).order_by(found.c.type, found.c.id).limit(literal_column(str(MOST_SHOWN))).subquery("b")
+    briefs = select(*found.c).order_by(found.c.type, found.c.id).limit(literal_column(str(MAX_LISTED))).subquery("b")
     first = select(func.json_agg(briefs.table_valued())).scalar_subquery()
     return select(counts.label("counts"), first.label("first"))
 

@@ -10,7 +10,7 @@ from app.domains.shared.collection import LinkSet
 from app.domains.shared.reading.keys import Key, not_found, object_exists
 from app.domains.shared.reading.reader import CollectionReader
 from app.domains.shared.rules import Link, Values, Write
-from app.domains.shared.writing.constraints import explain
+from app.domains.shared.writing.constraints import error_for
 from app.domains.shared.writing.locked import LockedWriter
 from app.domains.shared.writing.single_link import add_link, remove_link
 from app.utils.exceptions import RegisterError
@@ -57,7 +57,7 @@ class LinkWriter(LockedWriter):
 
         write = await self.lock(owner, if_match, describe)
         try:
-            await self.ask(write)
+            await self.check_rules(write)
         except RegisterError as error:
             error.errors = ()  # they point into the body of an object, which this request does not have
             raise
@@ -71,7 +71,7 @@ class LinkWriter(LockedWriter):
         except IntegrityViolation as violation:
             if violation.is_reference:  # the target was deleted since the statement found it
                 raise not_found(self._link_set.target_model) from violation
-            error = explain(violation)
+            error = error_for(violation)
             if error is None:
                 raise
             # The body of this request has only the link's own field.

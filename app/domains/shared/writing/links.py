@@ -31,7 +31,7 @@ from sqlalchemy.dialects.postgresql import insert
 from app.core.database import RegisterSession
 from app.domains.shared.collection import LinkSet
 from app.domains.shared.history.record import constant
-from app.domains.shared.query.orders import hidden
+from app.domains.shared.query.orders import opaque_parameter
 from app.domains.shared.rules import Link
 
 
@@ -60,7 +60,7 @@ def remove_unwanted(link_set: LinkSet, owner: ColumnElement[int]) -> CTE:
 def wanted_rows(link_set: LinkSet) -> Any:
     """Return the wanted links as rows, with the columns of the link table besides the owner."""
     types: dict[str, Any] = {name: BigInteger() if name == link_set.target else String() for name in link_set.columns}
-    arrays = [hidden(f"{link_set.field}_{name}", ARRAY(kind)) for name, kind in types.items()]
+    arrays = [opaque_parameter(f"{link_set.field}_{name}", ARRAY(kind)) for name, kind in types.items()]
     columns: list[Any] = [column(name, kind) for name, kind in types.items()]
     return func.unnest(*arrays).table_valued(*columns).render_derived(name=f"wanted_{link_set.field}")
 
@@ -79,7 +79,7 @@ def links_of(links: Sequence[LinkSet]) -> Executable:
     return union_all(*queries)
 
 
-async def present_links(
+async def read_links(
     session: RegisterSession, links: Sequence[LinkSet], ids: Sequence[int]
 ) -> dict[tuple[str, int], set[Link]]:
     """Return the links of the objects with these ids, by field and object."""

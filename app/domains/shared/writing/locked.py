@@ -9,16 +9,16 @@ from sqlalchemy import BigInteger, Executable, Select, bindparam, cast, delete, 
 from sqlalchemy.dialects.postgresql import JSONB
 
 from app.domains.shared.collection import LinkSet, writable_columns
-from app.domains.shared.history.diff import present
-from app.domains.shared.history.record import recorded
+from app.domains.shared.history.diff import nonempty_members
+from app.domains.shared.history.record import change_cte
 from app.domains.shared.models import RegisterObject, table_of
 from app.domains.shared.query.orders import Condition
 from app.domains.shared.reading.documents import Documents, by_id
-from app.domains.shared.reading.etags import versions_named
+from app.domains.shared.reading.etags import versions_in
 from app.domains.shared.reading.keys import Key, not_found
 from app.domains.shared.reading.reader import CollectionReader, read_object
-from app.domains.shared.rules import Link, LocksTakenError, Rules, Values, Write
-from app.domains.shared.writing.links import present_links
+from app.domains.shared.rules import Link, LocksUnavailableError, Rules, Values, Write
+from app.domains.shared.writing.links import read_links
 from app.utils.exceptions import PreconditionFailed, RegisterError
 
 # What an object is locked for.
@@ -43,7 +43,7 @@ class LockedWriter:
         row = (await self.session.execute(statement, {"key": key.value})).mappings().one_or_none()
         if row is None:
             raise not_found(self.model)
-        versions = versions_named(if_match)
+        versions = versions_in(if_match)
         if versions is not None and row["version"] not in versions:
             document = await read_object(self.session, self.collection, Key(by_id, row["id"]))
             raise PreconditionFailed(
@@ -64,20 +64,20 @@ class LockedWriter:
                     write = await describe(current)
                     await self.rules.take_locks(self.session, [write], held)
                     return write
-            except LocksTakenError as taken:
+            except LocksUnavailableError as taken:
                 held |= taken.names
             await self.session.lock(*held)
 
     @asynccontextmanager
     async def _attempt(self) -> AsyncIterator[None]:
-        """Undo what a block has locked when it raises `LocksTakenError`, and nothing that was done before."""
+        """Undo what a block has locked when it raises `LocksUnavailableError`, and nothing that was done before."""
         if self.collection.rules and self.session.in_transaction():
             async with self.session.begin_nested():
                 yield
             return
         try:
             yield
-        except LocksTakenError:
+        except LocksUnavailableError:
             await self.session.undo()
             raise
 
@@ -87,12 +87,12 @@ class LockedWriter:
         """Fill in which links a write adds and removes; `wanted` returns those of a list, given the present ones."""
         assert write.id is not None
         sets = tuple(link_sets)
-        known = await present_links(self.session, sets, [write.id])
+        known = await read_links(self.session, sets, [write.id])
         for link_set in sets:
             before = known[link_set.field, write.id]
             write.replace_links(link_set.field, before, wanted(link_set, before))
 
-    async def ask(self, write: Write) -> None:
+    async def check_rules(self, write: Write) -> None:
         """Let the rules judge the write. Raises what the first refusal says, with the faults of all."""
         await self.rules.load(self.session, [write])
         errors: list[RegisterError] = []
@@ -123,6 +123,6 @@ def delete_object(documents: Documents) -> Select[Any]:
     was = select(row.c.id, row.c.code, row.c.name, cast(row.c.document, JSONB).label("before")).cte("was")
     was = was.prefix_with("MATERIALIZED")
     gone = delete(table).where(table.c.id == bindparam("key", type_=BigInteger)).returning(table.c.id).cte("gone")
-    members = present(was.c.before, documents.briefs)
-    record = recorded(documents.model, "deleted", was, before=members, after=None)
+    members = nonempty_members(was.c.before, documents.briefs)
+    record = change_cte(documents.model, "deleted", was, before=members, after=None)
     return select(gone.c.id).add_cte(record)

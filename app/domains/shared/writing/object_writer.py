@@ -8,12 +8,12 @@ from app.core.engine import Row
 from app.core.prepared import Prepared
 from app.domains.shared.collection import LinkSet, values_of, wanted_links
 from app.domains.shared.reading.documents import Document, by_id
-from app.domains.shared.reading.etags import versions_named
+from app.domains.shared.reading.etags import versions_in
 from app.domains.shared.reading.keys import Key, not_found
 from app.domains.shared.reading.reader import read_object
 from app.domains.shared.rules import Link, Values, Write
 from app.domains.shared.schemas import ObjectFields
-from app.domains.shared.writing.constraints import explain
+from app.domains.shared.writing.constraints import error_for
 from app.domains.shared.writing.dependants import find_dependants
 from app.domains.shared.writing.locked import LockedWriter, delete_object, read_columns
 from app.domains.shared.writing.refusals import with_all_faults
@@ -47,7 +47,7 @@ class ObjectWriter(LockedWriter):
         """Give an object all new values."""
         wanted = self._wanted(body)
         if not self.rules.concern(values_of(self.model, body)):
-            row = await self._update(key, body, wanted, versions_named(if_match))
+            row = await self._update(key, body, wanted, versions_in(if_match))
             document = await self._document_of(row)
             if document is not None:
                 return document
@@ -77,7 +77,7 @@ class ObjectWriter(LockedWriter):
 
         write = await self.lock(key, if_match, describe, lock="delete")
         assert write.id is not None
-        await self.ask(write)
+        await self.check_rules(write)
         dependants = await find_dependants(self.session, self.model, write.id)
         if dependants.counts:
             raise StillReferenced(
@@ -134,7 +134,7 @@ class ObjectWriter(LockedWriter):
     async def _ask(self, write: Write, body: ObjectFields, key: Key | None) -> None:
         """Let the rules judge the write. Raises what `ask` raises, a conflict with all other faults of the body."""
         try:
-            await self.ask(write)
+            await self.check_rules(write)
         except Conflict as error:
             raise await self._with_all_faults(error, body, key) from error.__cause__
 
@@ -149,7 +149,7 @@ class ObjectWriter(LockedWriter):
         try:
             return await self.session.write_alone(statement, **values, **self.caller.signature())
         except IntegrityViolation as violation:
-            error = explain(violation)
+            error = error_for(violation)
             if error is None:
                 raise
             raise await self._with_all_faults(error, body, key) from violation

@@ -9,10 +9,10 @@ from app.core.database import RegisterSession
 from app.domains.shared.collection import LinkSet, foreign_keys, named_targets
 from app.domains.shared.models import RegisterObject, table_of
 from app.domains.shared.reading.keys import Key, object_exists
-from app.domains.shared.writing.constraints import taken_key
-from app.domains.shared.writing.unique_keys import find_holders, unique_keys
+from app.domains.shared.writing.constraints import duplicate_key_fault
+from app.domains.shared.writing.unique_keys import find_key_owners, unique_keys
 from app.utils.exceptions import Conflict, Duplicate, Fault, InvalidContent, RegisterError, UnknownReference
-from app.utils.validation import MOST_FAULTS, summary
+from app.utils.validation import MAX_FAULTS, summary
 
 
 async def with_all_faults(
@@ -35,15 +35,15 @@ async def with_all_faults(
         return error
     faults = (*told, *taken, *unknown)
     if len(faults) == len(unknown):
-        return UnknownReference(_summary_of_unknown(len(faults)), errors=faults[:MOST_FAULTS])
+        return UnknownReference(_summary_of_unknown(len(faults)), errors=faults[:MAX_FAULTS])
     detail = faults[0].detail if len(faults) == 1 else summary(len(faults))
     kind = InvalidContent if unknown else Conflict if told else Duplicate
-    return kind(detail, errors=faults[:MOST_FAULTS])
+    return kind(detail, errors=faults[:MAX_FAULTS])
 
 
 def _summary_of_unknown(count: int) -> str:
-    if count > MOST_FAULTS:
-        return f"The request names {count} objects that do not exist, of which these are the first {MOST_FAULTS}."
+    if count > MAX_FAULTS:
+        return f"The request names {count} objects that do not exist, of which these are the first {MAX_FAULTS}."
     return "The request names objects that do not exist."
 
 
@@ -54,8 +54,8 @@ async def _taken_keys(
     wanted = {name: getattr(body, name) for name in unique_keys(model)}
     arrays = {f"{name}_values": [] if value is None else [value] for name, value in wanted.items()}
     return tuple(
-        taken_key(model.noun, row.key)
-        for row in await session.execute(find_holders(model), arrays)
+        duplicate_key_fault(model.noun, row.key)
+        for row in await session.execute(find_key_owners(model), arrays)
         if row.id is not None and row.id != own
     )
 

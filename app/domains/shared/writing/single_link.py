@@ -22,10 +22,10 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
 
 from app.domains.shared.collection import LinkSet
-from app.domains.shared.history.record import constant, recorded
+from app.domains.shared.history.record import change_cte, constant
 from app.domains.shared.models import ChangeAction, table_of
 from app.domains.shared.query.orders import Condition
-from app.domains.shared.writing.single_statement import touched
+from app.domains.shared.writing.single_statement import touch_values
 
 
 @cache
@@ -104,6 +104,6 @@ def _with_history(
     touch = update(owner).where(
         owner.c.id == bindparam("object_id", type_=BigInteger), exists(select(changed.c[link_set.target]))
     )
-    touched_owner = touch.values(touched(owner)).returning(owner.c.id, owner.c.code, owner.c.name).cte("touched")
-    record = recorded(link_set.owner_model, action, touched_owner, before=before, after=after)
+    touched_owner = touch.values(touch_values(owner)).returning(owner.c.id, owner.c.code, owner.c.name).cte("touched")
+    record = change_cte(link_set.owner_model, action, touched_owner, before=before, after=after)
     return select(found.c.id).add_cte(record)

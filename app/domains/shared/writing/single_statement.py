@@ -33,8 +33,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from app.core.prepared import Prepared, prepare
 from app.domains.shared.collection import LinkSet, writable_columns
-from app.domains.shared.history.diff import present
-from app.domains.shared.history.record import recorded
+from app.domains.shared.history.diff import nonempty_members
+from app.domains.shared.history.record import change_cte
 from app.domains.shared.models import Base, table_of
 from app.domains.shared.query.orders import Condition
 from app.domains.shared.reading.documents import Documents
@@ -56,7 +56,7 @@ def insert_object(documents: Documents, links: Sequence[LinkSet]) -> Prepared:
     wanted = {link.field: wanted_rows(link) for link in links}
     made = documents.written(written, wanted)
     now = select(*made.c, cast(made.c.document, JSONB).label("after")).cte("now").prefix_with("MATERIALIZED")
-    record = recorded(model, "created", now, before=None, after=present(now.c.after, documents.briefs))
+    record = change_cte(model, "created", now, before=None, after=nonempty_members(now.c.after, documents.briefs))
     answer = select(now.c.id, now.c.version, utf8(now.c.document).label("body"))
     return prepare(answer.add_cte(*(add_wanted(link, written.c.id) for link in links), record))
 
@@ -90,20 +90,20 @@ def update_object(
     added = {link.field: add_wanted(link, same.c.id, after=removed[link.field]) for link in links}
     differs = [table.c[name].is_distinct_from(value) for name, value in new.items()]
     differs += [exists(select(literal_column("1")).select_from(cte)) for cte in (*removed.values(), *added.values())]
-    writing = update(table).where(table.c.id == same.c.id, or_(*differs)).values(new | touched(table))
+    writing = update(table).where(table.c.id == same.c.id, or_(*differs)).values(new | touch_values(table))
     written = writing.returning(*_shown(model)).cte("written")
     made = documents.written(written, {link.field: wanted_rows(link) for link in links})
-    how = documents.compared(seen, written, removed, added)
+    how = documents.changed_members(seen, written, removed, added)
     change = select(made.c.id, made.c.code, made.c.name, how.c.before, how.c.after)
     changed = change.select_from(made.join(how, literal_column("true"))).subquery("changed")
-    record = recorded(model, "updated", changed, before=changed.c.before, after=changed.c.after)
+    record = change_cte(model, "updated", changed, before=changed.c.before, after=changed.c.after)
     held = exists(select(literal_column("1")).select_from(same)).label("held")
     answer = select(seen.c.id, seen.c.allowed, held, made.c.version, utf8(made.c.document).label("body"))
     answer = answer.select_from(seen.outerjoin(made, literal_column("true")))
     return prepare(answer.add_cte(record))
 
 
-def touched(table: Table) -> dict[str, Any]:
+def touch_values(table: Table) -> dict[str, Any]:
     """Return what every change of an object sets; its parameter is `caller_id`."""
     return {
         "version": table.c.version + literal_column("1"),

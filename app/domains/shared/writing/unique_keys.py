@@ -33,7 +33,7 @@ def unique_keys(model: type[RegisterObject]) -> dict[str, bool]:
 
 
 @cache
-def find_holders(model: type[RegisterObject]) -> Executable:
+def find_key_owners(model: type[RegisterObject]) -> Executable:
     """Return the statement that folds wanted keys as their indexes do, and finds who has them.
 
     Each unique column has an array of values. The rows are `key`, the column; `n`, the place in its array from one on;
