@@ -1,4 +1,4 @@
-"""What the README tells people to type does what it says."""
+"""The commands of the README work as written, and the pages agree with the code."""
 
 import json
 import re
@@ -14,18 +14,20 @@ from tests.waiting import HANG_TIMEOUT
 
 def answers_to_calls_of(section: str, live_server: str, root: Path) -> list[str]:
     text = (root / "README.md").read_text("utf-8").replace("http://127.0.0.1:8000", live_server)
-    (sign_in,) = re.findall(r"^TOKEN=\$\(curl .*$", text, re.MULTILINE)
-    calls = re.findall(r"^curl .*$", text.partition(f"\n## {section}\n")[2].partition("\n## ")[0], re.MULTILINE)
+    blocks = re.compile(r"^```bash\n(.+?)\n```$", re.MULTILINE | re.DOTALL)
+    (sign_in,) = (block for block in blocks.findall(text) if block.startswith("TOKEN="))
+    of_section = blocks.findall(text.partition(f"\n## {section}\n")[2].partition("\n## ")[0])
+    calls = [block for block in of_section if block.startswith("curl ")]
     # In one shell, as a person types them; a NUL, which no answer has, stands between the answers.
     script = "\n".join((sign_in, *(f"{call}; printf '\\0'" for call in calls)))
     done = subprocess.run(["bash", "-ec", script], capture_output=True, check=True, timeout=HANG_TIMEOUT)
     return done.stdout.decode().split("\0")[:-1]
 
 
-def test_five_calls_work_as_written(live_server: str, root: Path) -> None:
-    answers = answers_to_calls_of("Five calls", live_server, root)
-    assert len(answers) == 5
-    process, page, created, changed, refusal = map(json.loads, answers)
+def test_first_calls_work_as_written(live_server: str, root: Path) -> None:
+    answers = answers_to_calls_of("First calls", live_server, root)
+    assert len(answers) == 6
+    process, page, created, changed, refusal, history = map(json.loads, answers)
     assert (process["code"], process["name"]) == ("P-3.2.1", process["name"])
     assert all(process[links] for links in ("departments", "locations", "resources", "roles"))
     assert page["total"] >= len(page["items"]) > 0
@@ -33,10 +35,11 @@ def test_five_calls_work_as_written(live_server: str, root: Path) -> None:
     assert (created["code"], created["version"], created["departments"][0]["relation"]) == ("P-99", 1, "owner")
     assert (changed["status"], changed["criticality"], changed["version"]) == ("active", "critical", 2)
     assert (refusal["status"], refusal["code"]) == (409, "still_referenced")
+    assert [change["action"] for change in history["items"]] == ["updated", "created"]
 
 
 def test_calls_for_many_objects_work_as_written(live_server: str, root: Path) -> None:
-    found, table, batch, plan = answers_to_calls_of("Find, take along, bring in", live_server, root)
+    found, table, batch, plan = answers_to_calls_of("Search, export and import", live_server, root)
     ranks = [(item["type"], item["rank"]) for item in json.loads(found)["items"]]
     assert ("processes", 5) in ranks
     header, *rows = table.split("\r\n")

@@ -120,7 +120,7 @@ def test_operators_are_told_all_that_goes(root: Path) -> None:
     page = (root / "docs" / "07-operations.md").read_text("utf-8")
     section = page.partition("\n## Housekeeping\n")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| ([^|]+) \| [^|]+ \| [^|]+ \|$", section, re.MULTILINE)
-    assert rows == ["it tells", "---", *KINDS, "changes"]
+    assert rows == ["reported as", "---", *KINDS, "changes"]
 
 
 async def test_expired_things_go_in_batches(
