@@ -53,10 +53,11 @@ test-browser: $(VENV)/.dev ## Try /docs and /redoc in a real browser
 test-clients: $(VENV)/.dev $(NODE_TOOLS)/.installed ## Only the tests that generate clients and call a server with them
 	@$(BIN)/pytest tests/clients -m clients
 
-check: $(VENV)/.dev ## Format, lint, types, import contracts, schema drift, OpenAPI document, alerts
+check: $(VENV)/.dev ## Format, lint, types, plain English, import contracts, schema drift, OpenAPI document, alerts
 	@$(BIN)/ruff format --check --quiet . || { echo "Run 'make format'." >&2; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
+	@$(BIN)/python -m tests.plain_english
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m tests.schema_check
 	@$(BIN)/python -m app openapi | diff -u docs/openapi.json - || { echo "Run 'make openapi'." >&2; exit 1; }

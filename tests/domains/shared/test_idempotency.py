@@ -578,9 +578,9 @@ async def test_failure_of_ours_is_not_kept_and_undoes_the_write(
 
     client, request = committed.client, once({"name": "D"})
     for target, name, value in (
-        (shared_router, "created", fail_to_answer),  # after the write
+        (shared_router, "created_response", fail_to_answer),  # after the write
         (DepartmentService, "create", fail),  # before it
-        (idempotency_route, "keep", fail),
+        (idempotency_route, "store_response", fail),
     ):
         with monkeypatch.context() as patch, without_log():
             patch.setattr(target, name, value)
