@@ -1,1 +1,1 @@
-"""The domains, each a folder of the same files; `collections` has the list of those that are collections."""
+"""The domains, as folders with the same files; `collections` lists those that are collections."""

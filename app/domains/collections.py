@@ -1,7 +1,7 @@
-"""The one list of collections.
+"""The list of collections.
 
-Routers, tags, the types of search and history, the order of exports and the tables of the tests are made of it; the
-scopes in `core/permissions.py` are compared with it.
+It determines the routers, tags, types of search and history, the order of exports and the collections of the tests. A
+test compares it with the scopes in `core/permissions.py`.
 """
 
 from dataclasses import dataclass
@@ -27,12 +27,12 @@ from app.domains.user.service import UserService
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A collection in the list. `description` is that of its tag in the documentation."""
+    """A collection in the list. `description` is the description of its OpenAPI tag."""
 
     service: type[CollectionService]
     router: APIRouter
     description: str
-    # What it takes to read the history of its objects, where reading these is not enough.
+    # The scope that is required to read the history, if it is not the scope to read the objects.
     history_scope: Scope | None = None
 
     @property
@@ -48,7 +48,7 @@ class Entry:
         return f"{self.name}:read"
 
 
-# In the order of the documentation, in which also search lists what it finds equally well.
+# In the order of the documentation, which is also the order of search results of equal rank.
 COLLECTIONS = (
     Entry(ProcessService, process.router, "What the organisation does: a tree, linked to all that takes part."),
     Entry(DepartmentService, department.router, "The units of the organisation: a tree."),
@@ -61,18 +61,18 @@ NAMES = tuple(entry.name for entry in COLLECTIONS)
 
 
 def in_reference_order() -> list[Entry]:
-    """Return the collections so that each comes after what its objects refer or link to, as far as there is no circle.
+    """Return the collections in topological order: each after those that it refers or links to, except in cycles.
 
-    An export has its files in this order, and an import reads them so: what is linked to is there already.
+    Exports write and imports read their files in this order, so that the targets of links exist already.
     """
     entries = {entry.collection.model: entry for entry in COLLECTIONS}
     ordered: list[Entry] = []
-    begun: set[str] = set()
+    visited: set[str] = set()
 
     def visit(entry: Entry) -> None:
-        if entry.name in begun:
+        if entry.name in visited:
             return
-        begun.add(entry.name)
+        visited.add(entry.name)
         links = (link.target_model for link in entry.collection.links)
         for model in (*foreign_keys(entry.collection.model).values(), *links):
             visit(entries[model])

@@ -1,4 +1,4 @@
-"""Signing in, sessions, API tokens, and the callers of tokens.
+"""Sign-in, sessions, API tokens, and the callers that tokens authenticate.
 
-`app.api`, `app.main`, `app.models`, the command line and `domains.register` import it.
+Imported by `app.api`, `app.main`, `app.models`, the command line and `domains.register`.
 """

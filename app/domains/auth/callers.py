@@ -1,4 +1,4 @@
-"""The callers that tokens stand for."""
+"""Authenticates access tokens and API tokens."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ _BY_SESSION = text(
      WHERE s.id = :session_id AND u.id = :user_id AND s.expires_at > now() AND u.is_active
     """
 )
-_LOOK_UP = """
+_SELECT_CALLER = """
         SELECT u.id, u.name, u.access_level, t.scopes, t.id AS token_id,
                extract(epoch FROM t.expires_at)::float8 AS expires_at,
                t.last_used_at IS NULL OR t.last_used_at < now() - interval '1 minute'
@@ -25,47 +25,47 @@ _LOOK_UP = """
           FROM api_tokens t JOIN users u ON u.id = t.user_id
          WHERE t.token_hash = ANY(:hashes) AND t.expires_at > now() AND u.is_active
 """
-_BY_API_TOKEN_UNTOUCHED = text(_LOOK_UP)
-# That it was used is written in the same statement, at most once a minute.
+_BY_API_TOKEN_READ_ONLY = text(_SELECT_CALLER)
+# The same statement updates `last_used_at`, at most once a minute, and the hash after a change of `SECRET_KEY`.
 _BY_API_TOKEN = text(
     f"""
-        WITH found AS ({_LOOK_UP}
+        WITH found AS ({_SELECT_CALLER}
         ), used AS (
             UPDATE api_tokens t SET last_used_at = now(), token_hash = :current_hash
               FROM found WHERE t.id = found.token_id AND found.is_stale
-               -- Of several at once one writes: the others wait for it, and look again.
+               -- Repeated: of concurrent requests one writes; the others wait for its row lock and recheck.
                AND (t.last_used_at IS NULL OR t.last_used_at < now() - interval '1 minute'
                     OR t.token_hash <> :current_hash)
         )
         SELECT id, name, access_level, scopes, expires_at FROM found
-    """  # noqa: S608 - made of our own text
+    """  # noqa: S608 - constant text only
 )
 
 
 class Callers:
-    """Looks up the callers of tokens, each in a transaction of its own: the request has no session yet."""
+    """Finds the caller of a token, in a separate transaction because the request has no session yet."""
 
     def __init__(self, database: Database, tokens: Tokens) -> None:
         self._database = database
         self._tokens = tokens
 
     async def find(self, token: str) -> Caller | None:
-        """Return the caller of an access token or an API token, or None when the token is not valid (any more).
+        """Return the caller of an access token or an API token, or None if the token is invalid or expired.
 
-        Raises `ServiceUnavailable` as every statement does.
+        Raises `ServiceUnavailable` like every statement.
         """
         if token.startswith(API_TOKEN):
-            return await self._find_api_token(token)
-        said = self._tokens.read_access_token(token)
-        if said is None:
+            return await self._find_by_api_token(token)
+        claims = self._tokens.read_access_token(token)
+        if claims is None:
             return None
-        row = await self._row(_BY_SESSION, session_id=said.session_id, user_id=said.user_id)
+        row = await self._row(_BY_SESSION, session_id=claims.session_id, user_id=claims.user_id)
         if row is None:
             return None
-        scopes = _narrowed(row.access_level, row.scopes)
-        return Caller(row.id, row.name, row.access_level, scopes, row.session_id, said.expires_at)
+        scopes = _granted_scopes(row.access_level, row.scopes)
+        return Caller(row.id, row.name, row.access_level, scopes, row.session_id, claims.expires_at)
 
-    async def _find_api_token(self, token: str) -> Caller | None:
+    async def _find_by_api_token(self, token: str) -> Caller | None:
         if not is_well_formed(API_TOKEN, token):
             return None
         hashes = self._tokens.api_token_hashes(token)
@@ -73,20 +73,20 @@ class Callers:
         try:
             row = await self._row(_BY_API_TOKEN, **values)
         except DatabaseReadOnly:
-            row = await self._row(_BY_API_TOKEN_UNTOUCHED, **values)
+            row = await self._row(_BY_API_TOKEN_READ_ONLY, **values)
         if row is None:
             return None
-        scopes = _narrowed(row.access_level, row.scopes)
+        scopes = _granted_scopes(row.access_level, row.scopes)
         return Caller(row.id, row.name, row.access_level, scopes, expires_at=row.expires_at)
 
     async def _row(self, statement: Executable, **values: Any) -> Any:
-        """Return the only row of a statement in a transaction of its own, or None: the request has no session yet."""
+        """Run a statement in a separate transaction and return its only row, or None."""
         try:
             async with self._database.transaction() as session:
                 return (await session.execute(statement, values)).one_or_none()
         except OutcomeUnknown as error:
-            raise ConnectionLost from error  # the use of a token is at most written once more
+            raise ConnectionLost from error  # safe to repeat: at most `last_used_at` is written twice
 
 
-def _narrowed(level: AccessLevel, scopes: list[Scope] | None) -> frozenset[Scope]:
+def _granted_scopes(level: AccessLevel, scopes: list[Scope] | None) -> frozenset[Scope]:
     return scopes_of(level) if scopes is None else scopes_of(level) & frozenset(scopes)

@@ -1,4 +1,4 @@
-"""What the services of credentials have in common, and what the command line does with credentials."""
+"""Base class and functions shared by the services of credentials and the command line."""
 
 from typing import Any
 
@@ -28,53 +28,53 @@ from app.utils.exceptions import (
 
 
 class CredentialService:
-    """Runs the statements of a service that deals with credentials."""
+    """Base of the services that read and write credentials."""
 
     session: RegisterSession
 
     async def _row(self, statement: Executable, **values: Any) -> Any:
-        """Run a statement and return its row, or None."""
+        """Run a statement and return its only row, or None."""
         return (await self.session.execute(statement, values)).one_or_none()
 
 
 async def create_password_link(session: RegisterSession, caller: Caller, user_id: int) -> PasswordLink:
-    """Make the token of a link for a user. Raises `Conflict` when the user is not active."""
+    """Create the token of a password link for a user. Raises `Conflict` if the user is not active."""
     token = new_token(LINK_TOKEN)
     values = {"user_id": user_id, "token_hash": token_hash(token), "lifetime": LINK_LIFETIME, **caller.signature()}
-    link = (await session.execute(statements.MAKE_LINK, values)).one_or_none()
+    link = (await session.execute(statements.CREATE_LINK, values)).one_or_none()
     if link is None:
         raise Conflict("The user is not active.")
     return PasswordLink(token=token, expires_at=link.expires_at)
 
 
 async def store_password(session: RegisterSession, caller: Caller, user_id: int, password_hash: str) -> None:
-    """Give a user a password, on behalf of the command line."""
+    """Store the password hash of a user and record the change. Used by the command line."""
     values = {"user_id": user_id, "new_hash": password_hash, **caller.signature()}
     await session.execute(statements.STORE_PASSWORD, values)
 
 
 async def count_attempt(session: RegisterSession, settings: Settings, email: str, address: str) -> Any:
-    """Count an attempt to sign in; return `id` and `password_hash` of the account, if there is one, and the `keys`.
+    """Count a sign-in attempt; return `id` and `password_hash` of the account, and the `keys` of the counters.
 
-    Raises `TooManyRequests` when there were too many already.
+    `id` and `password_hash` are None if there is no active account. Raises `TooManyRequests` if a limit is exceeded.
     """
     values = {
         "email": email,
         "address": address,
         "window": float(settings.sign_in_window_seconds),
-        "most": settings.sign_in_attempts,
-        "most_per_address": settings.sign_in_attempts_per_address,
-        "most_per_account": settings.sign_in_attempts_per_account,
+        "max_attempts": settings.sign_in_attempts,
+        "max_per_address": settings.sign_in_attempts_per_address,
+        "max_per_account": settings.sign_in_attempts_per_account,
     }
     row = (await session.execute(statements.COUNT_ATTEMPT, values)).one()
     if row.blocked_seconds is not None:
-        await session.release()  # the refusal must not undo the count
+        await session.release()  # commits the count, which the error would roll back
         raise TooManyRequests(retry_after=max(1, row.blocked_seconds))
     return row
 
 
-def reject_common_password(password: SecretStr, pointer: str, *own: str | None) -> None:
-    """Raise `CommonPassword` for one that others would try first."""
-    if is_common(password.get_secret_value(), *own):
+def reject_common_password(password: SecretStr, pointer: str, *personal: str | None) -> None:
+    """Raise `CommonPassword` if a password is common or is derived from the `personal` texts."""
+    if is_common(password.get_secret_value(), *personal):
         detail = "Everybody would try this password first: choose another."
         raise CommonPassword(detail, errors=[Fault(pointer, "common_password", detail)])

@@ -1,6 +1,6 @@
-"""What signing in needs: passwords, sessions with their refresh tokens, link tokens, API tokens, and attempts.
+"""Tables of credentials: passwords, refresh tokens, link tokens, API tokens, familiar addresses and sign-in attempts.
 
-None of these are objects of the register: they have no version, no history of their own, and go with their user.
+Their rows are not objects of the register: they have no version and no own history, and are deleted with their user.
 """
 
 from datetime import datetime
@@ -22,7 +22,7 @@ def _instant(**options: Any) -> Any:
 
 
 class Credential(Base):
-    """A user's password; who has none can't sign in."""
+    """The password hash of a user. A user without one cannot sign in."""
 
     __tablename__ = "credentials"
 
@@ -31,7 +31,7 @@ class Credential(Base):
 
 
 class RefreshToken(Base):
-    """A refresh token, also after it was spent: its second use betrays a thief."""
+    """A refresh token, kept after it is spent because reuse means that the token was stolen."""
 
     __tablename__ = "refresh_tokens"
     __table_args__ = (
@@ -46,7 +46,7 @@ class RefreshToken(Base):
 
 
 class PasswordLink(Base):
-    """The one link by which a user may set a password; a newer one replaces it."""
+    """The link with which a user sets a password. A user has at most one; a new link replaces it."""
 
     __tablename__ = "password_links"
     __table_args__ = (
@@ -60,7 +60,7 @@ class PasswordLink(Base):
 
 
 class ApiToken(Base):
-    """A token that a program uses on behalf of a user."""
+    """A token with which a program acts on behalf of a user."""
 
     __tablename__ = "api_tokens"
     __table_args__ = (
@@ -82,7 +82,7 @@ class ApiToken(Base):
 
 
 class FamiliarAddress(Base):
-    """Where a user has signed in: attempts of strangers elsewhere do not lock the user out there."""
+    """An address from which a user has signed in; attempts from other addresses do not block the user there."""
 
     __tablename__ = "familiar_addresses"
     __table_args__ = (Index(f"ix_{__tablename__}_last_used_at", "last_used_at"),)
@@ -93,7 +93,7 @@ class FamiliarAddress(Base):
 
 
 class SignInAttempts(Base):
-    """How often something was tried within a window that ends at `ends_at`."""
+    """The number of sign-in attempts of a key within the window that ends at `ends_at`."""
 
     __tablename__ = "sign_in_attempts"
     __table_args__ = (Index(f"ix_{__tablename__}_ends_at", "ends_at"),)

@@ -1,4 +1,4 @@
-"""The routes of signing in, of the caller, and of credentials."""
+"""Routes of sign-in, of the caller, and of credentials."""
 
 from typing import Annotated
 
@@ -35,7 +35,7 @@ from app.domains.shared.router import (
 from app.utils.exceptions import Conflict, NotFound, TooManyRequests, Unauthorized
 
 router = api_router("/auth", ["auth"])
-# The caller; it stands before the users, of whom `me` is none.
+# Registered before `/users/{reference}`, which would match `me`.
 me = api_router("/users/me", ["me"])
 api_tokens = api_router("/api-tokens", ["api tokens"])
 users = api_router("/users", ["users"])
@@ -114,7 +114,7 @@ async def list_own_api_tokens(service: Service, query: PageParameters) -> Respon
 @me.post("/tokens", status_code=201, responses=problems(*BODY), openapi_extra=REQUIRES_SESSION)
 async def create_own_api_token(service: Service, body: ApiTokenCreate) -> ApiTokenMade:
     """Make an API token for a program; the answer is the only one to show it."""
-    return await service.make_api_token(body)
+    return await service.create_api_token(body)
 
 
 @me.delete("/tokens/{token}", status_code=204, responses=problems(NotFound), openapi_extra=REQUIRES_SESSION)

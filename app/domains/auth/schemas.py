@@ -1,4 +1,4 @@
-"""What clients send and get when they sign in and manage credentials."""
+"""Schemas of sign-in and credential requests and responses."""
 
 import re
 import unicodedata
@@ -19,20 +19,20 @@ MAX_TOKEN_LENGTH = 128
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
-def _encodable(secret: SecretStr) -> SecretStr:
+def _reject_surrogates(secret: SecretStr) -> SecretStr:
     if _SURROGATE.search(secret.get_secret_value()):
         raise PydanticCustomError("surrogate", "Text may not contain surrogates")
     return secret
 
 
-def _storable(value: str) -> str:
+def _clean_text(value: str) -> str:
     if NO_TEXT.search(value):
         raise PydanticCustomError("control_character", "Text may not contain NUL or surrogates")
     return unicodedata.normalize("NFC", value.strip())
 
 
-# At any length a password may be checked; a new one must be long enough.
-Password = Annotated[SecretStr, Field(max_length=MAX_LENGTH), AfterValidator(_encodable)]
+# Only a new password must have the minimum length.
+Password = Annotated[SecretStr, Field(max_length=MAX_LENGTH), AfterValidator(_reject_surrogates)]
 NewPassword = Annotated[
     SecretStr,
     Field(
@@ -41,12 +41,12 @@ NewPassword = Annotated[
         description="No common one.",
         examples=["correct-horse-battery-staple"],
     ),
-    AfterValidator(_encodable),
+    AfterValidator(_reject_surrogates),
 ]
-OpaqueToken = Annotated[SecretStr, Field(max_length=MAX_TOKEN_LENGTH), AfterValidator(_encodable)]
+OpaqueToken = Annotated[SecretStr, Field(max_length=MAX_TOKEN_LENGTH), AfterValidator(_reject_surrogates)]
 
 
-def _known_scopes(value: str) -> str:
+def _check_scopes(value: str) -> str:
     if not SCOPES.keys() >= set(value.split()):
         raise PydanticCustomError("unknown_scope", "Scopes must be known ones, separated by spaces")
     return value
@@ -57,23 +57,23 @@ class SignIn(BaseModel):
 
     model_config = example(
         username="owen.tarrant@tarnbeck.example",
-        password="try-the-register",  # noqa: S106 - the demo data's
+        password="try-the-register",  # noqa: S106 - the password of the demo data
     ) | ConfigDict(extra="ignore")
 
     grant_type: Literal["password"] = "password"
-    username: Annotated[str, Field(max_length=EMAIL_LENGTH, description="E-mail address."), AfterValidator(_storable)]
+    username: Annotated[str, Field(max_length=EMAIL_LENGTH, description="E-mail address."), AfterValidator(_clean_text)]
     password: Password
     scope: Annotated[
         str,
         Field(max_length=1000, description="Scopes to narrow the session to, separated by spaces."),
-        AfterValidator(_known_scopes),
+        AfterValidator(_check_scopes),
     ] = ""
 
 
 class Refresh(Schema):
     """A refresh token, to be exchanged."""
 
-    model_config = example(refresh_token="prr_…")  # noqa: S106 - as all of these it is for everybody to read
+    model_config = example(refresh_token="prr_…")  # noqa: S106 - a public example, like those below
 
     refresh_token: OpaqueToken
 

@@ -1,4 +1,4 @@
-"""What a signed-in user does with credentials."""
+"""The service of credentials for signed-in users."""
 
 from functools import cache
 from typing import Any, Self
@@ -48,7 +48,7 @@ _NEWEST_FIRST = ListQuery(sort="-id").order
 
 
 class AccountService(CredentialService):
-    """What a signed-in user does with credentials: the own ones, and as an administrator with those of others."""
+    """Manages the caller's own credentials and, for administrators, those of other users."""
 
     def __init__(self, session: RegisterSession, caller: Caller, request: Request) -> None:
         self.session = session
@@ -60,14 +60,14 @@ class AccountService(CredentialService):
 
     @classmethod
     async def provide(cls, session: SessionDep, caller: CallerDep, request: Request) -> Self:
-        """Make the service of one request."""
+        """Create the service of a request."""
         return cls(session, caller, request)
 
     async def me(self) -> Me:
-        """Return the caller, with what this token may do."""
-        row = await self._row(statements.ME, user_id=self.caller.user_id)
+        """Return the caller with the scopes of this token. Raises `NotFound` if the user was deleted meanwhile."""
+        row = await self._row(statements.SELECT_ME, user_id=self.caller.user_id)
         if row is None:
-            raise not_found(User)  # deleted since the token was checked
+            raise not_found(User)  # deleted after the token was checked
         department = None
         if row.department_id is not None:
             department = Brief(id=row.department_id, code=row.department_code, name=row.department_name)
@@ -84,28 +84,28 @@ class AccountService(CredentialService):
     async def sessions(self, query: PageQuery) -> Listing:
         """Return one page of the caller's sessions, the newest first."""
         own = {"user_id": self.caller.user_id, "session_id": self.caller.session_id}
-        return await execute_page(self.session, statements.SESSIONS, statements.COUNT_SESSIONS, query, own)
+        return await execute_page(self.session, statements.SELECT_SESSIONS, statements.COUNT_SESSIONS, query, own)
 
     async def end_session(self, session_id: int) -> None:
-        """Sign the caller out in one place. Raises `NotFound` when it is not the caller's."""
+        """End one of the caller's sessions. Raises `NotFound` if it is not the caller's."""
         if await self._row(statements.END_SESSION, session_id=session_id, user_id=self.caller.user_id) is None:
             raise NotFound("There is no such session.")
 
     async def end_own_session(self) -> None:
-        """Sign the caller out here."""
+        """End the caller's current session."""
         await self._row(statements.END_SESSION, session_id=self.caller.session_id, user_id=self.caller.user_id)
 
     async def end_all_sessions(self) -> None:
-        """Sign the caller out everywhere."""
+        """End all sessions of the caller."""
         await end_sessions(self.session, self.caller.user_id)
 
     async def change_password(self, body: ChangePassword) -> None:
-        """Give the caller another password, and end the other sessions.
+        """Change the caller's password and end the caller's other sessions.
 
-        Raises `InvalidContent` when the old one is wrong, `CommonPassword`, and `TooManyRequests`.
+        Raises `InvalidContent` if the old password is wrong, `CommonPassword`, and `TooManyRequests`.
         """
         user_id = self.caller.user_id
-        user = await self._row(statements.PASSWORD_OF, user_id=user_id)
+        user = await self._row(statements.SELECT_PASSWORD, user_id=user_id)
         if user is None:
             raise not_found(User)
         reject_common_password(body.new_password, "/new_password", user.name, user.email)
@@ -113,25 +113,25 @@ class AccountService(CredentialService):
         await self.session.release()  # as in `SignInService.sign_in`
         verdict = await self.passwords.verify(user.password_hash, body.old_password.get_secret_value())
         new_hash = await self.passwords.hash(body.new_password.get_secret_value()) if verdict.is_valid else ""
-        changed = verdict.is_valid and await self._row(
+        is_changed = verdict.is_valid and await self._row(
             statements.CHANGE_PASSWORD,
             user_id=user_id,
             old_hash=user.password_hash,
             new_hash=new_hash,
             **self.caller.signature(),
         )
-        if not changed:
+        if not is_changed:
             fault = Fault("/old_password", "wrong_password", "This is not the password.")
             raise InvalidContent("The old password is wrong.", errors=[fault])
         own = {"user_id": user_id, "session_id": self.caller.session_id}
         await self.session.execute(statements.END_OTHER_SESSIONS, own)
-        await self.session.execute(statements.FORGIVE_ATTEMPT, {"keys": account.keys})
+        await self.session.execute(statements.RESET_COUNTERS, {"keys": account.keys})
 
     async def create_password_link(self, reference: str) -> PasswordLink:
-        """Make the token of a link by which a user sets a password; an earlier one is no longer valid.
+        """Create the token of a link with which a user sets a password; an earlier link becomes invalid.
 
-        Raises `NotFound`, `Conflict` when the user is not active, and `Forbidden` when the user could do more than this
-        session: whoever holds the link is that user.
+        Raises `NotFound`, `Conflict` if the user is not active, and `Forbidden` if the user has scopes that this
+        session lacks, because the holder of the link can act as that user.
         """
         key = parse_key(reference, User)
         user = await self._row(_access_level(key.condition), key=key.value)
@@ -142,14 +142,14 @@ class AccountService(CredentialService):
         await self._require_live_session()
         return await create_password_link(self.session, self.caller, user.id)
 
-    async def make_api_token(self, body: ApiTokenCreate) -> ApiTokenMade:
-        """Make an API token for the caller. Raises `Forbidden` for a scope that the caller does not have."""
+    async def create_api_token(self, body: ApiTokenCreate) -> ApiTokenMade:
+        """Create an API token for the caller. Raises `Forbidden` for a scope that the caller does not have."""
         for scope in body.scopes:
             self.caller.require(scope)
         await self._require_live_session()
         token = new_token(API_TOKEN)
         row = await self._row(
-            statements.MAKE_API_TOKEN,
+            statements.CREATE_API_TOKEN,
             user_id=self.caller.user_id,
             name=body.name,
             token_hash=self.tokens.api_token_hashes(token)[0],
@@ -169,20 +169,21 @@ class AccountService(CredentialService):
         )
 
     async def _require_live_session(self) -> None:
+        """Lock the caller's session; raise `Unauthorized` if it has ended, since the caller may come from the cache."""
         own = {"user_id": self.caller.user_id, "session_id": self.caller.session_id}
         if await self._row(statements.LOCK_SESSION, **own) is None:
             raise Unauthorized("The session was ended.", challenge=REFUSED)
 
     async def own_api_tokens(self, query: PageQuery) -> Listing:
         """Return one page of the caller's API tokens, the newest first."""
-        return await self._api_tokens(_of_user, query, user_id=self.caller.user_id)
+        return await self._api_tokens(_by_user, query, user_id=self.caller.user_id)
 
     async def all_api_tokens(self, query: PageQuery) -> Listing:
-        """Return one page of everybody's API tokens, the newest first."""
-        return await self._api_tokens(_of_anybody, query)
+        """Return one page of the API tokens of all users, the newest first."""
+        return await self._api_tokens(_any_user, query)
 
     async def revoke_api_token(self, token_id: int, *, own: bool) -> None:
-        """Revoke an API token; only one of the caller's when it is to be an `own` one. Raises `NotFound`."""
+        """Revoke an API token: with `own` only one of the caller's. Raises `NotFound` if there is no such token."""
         revoked = await self._row(
             statements.REVOKE_API_TOKEN,
             token_id=token_id,
@@ -203,9 +204,9 @@ def _access_level(condition: Condition) -> Executable:
     return select(table.c.id, table.c.access_level).where(condition(table))
 
 
-def _of_user(source: FromClause) -> ColumnElement[bool]:
+def _by_user(source: FromClause) -> ColumnElement[bool]:
     return source.c.user_id == bindparam("user_id", type_=BigInteger)
 
 
-def _of_anybody(_source: FromClause) -> ColumnElement[bool]:
+def _any_user(_source: FromClause) -> ColumnElement[bool]:
     return literal_column("true")

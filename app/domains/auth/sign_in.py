@@ -1,4 +1,4 @@
-"""What can be done without being signed in."""
+"""The service of sign-in, refresh and password links."""
 
 from typing import Self
 
@@ -41,7 +41,7 @@ MAX_USER_AGENT_LENGTH = 200
 
 
 class SignInService(CredentialService):
-    """What can be done without being signed in."""
+    """Opens and refreshes sessions for callers who are not signed in."""
 
     def __init__(self, session: RegisterSession, request: Request) -> None:
         self.session = session
@@ -55,75 +55,79 @@ class SignInService(CredentialService):
 
     @classmethod
     async def provide(cls, session: SessionDep, request: Request) -> Self:
-        """Make the service of one request."""
+        """Create the service of a request."""
         return cls(session, request)
 
     async def sign_in(self, form: SignIn) -> TokenPair:
         """Open a session for an e-mail address and its password.
 
-        Raises `WrongCredentials`, in the same way and time whatever is wrong, and `TooManyRequests`.
+        Raises `TooManyRequests`, and `WrongCredentials` with the same response and timing for every cause.
         """
         account = await count_attempt(self.session, self.settings, form.username, self.address)
-        # The attempt counts whatever comes of it, and hashing needs no connection.
+        # Commits the count even if the request fails, and hashing needs no connection.
         await self.session.release()
         scopes, keys = form.scope.split() or None, account.keys
         pair = await self._open_if_valid(form.password, account.id, account.password_hash, scopes, keys)
         if pair is None:
-            # Another hash was stored since: of another password, or of this one with stronger parameters.
-            now = await self._row(statements.PASSWORD_OF, user_id=account.id)
+            # Another hash was stored meanwhile: of a new password, or of this one with stronger parameters.
+            row = await self._row(statements.SELECT_PASSWORD, user_id=account.id)
             await self.session.release()
-            pair = now and await self._open_if_valid(form.password, account.id, now.password_hash, scopes, keys)
+            pair = row and await self._open_if_valid(form.password, account.id, row.password_hash, scopes, keys)
         if pair is None:
             raise WrongCredentials
         return pair
 
     async def _open_if_valid(
-        self, password: SecretStr, user_id: int, known: str | None, scopes: list[str] | None, keys: list[str]
+        self, password: SecretStr, user_id: int, stored_hash: str | None, scopes: list[str] | None, keys: list[str]
     ) -> TokenPair | None:
-        verdict = await self.passwords.verify(known, password.get_secret_value())
-        if not verdict.is_valid or known is None:
+        """Open a session if the password matches; return None if `stored_hash` was replaced or the user deactivated.
+
+        Raises `WrongCredentials` if the password does not match.
+        """
+        verdict = await self.passwords.verify(stored_hash, password.get_secret_value())
+        if not verdict.is_valid or stored_hash is None:
             raise WrongCredentials
-        return await self._open_session(user_id, known, scopes=scopes, new_hash=verdict.new_hash, keys=keys)
+        return await self._open_session(user_id, stored_hash, scopes=scopes, new_hash=verdict.new_hash, keys=keys)
 
     async def refresh(self, body: Refresh) -> TokenPair:
-        """Exchange a refresh token for the next one.
+        """Exchange a refresh token for a new token pair.
 
-        Within `REFRESH_GRACE` of its use the answer is the same again; later, its second use ends the session, since
-        one of the two users is a thief. Raises `Unauthorized`.
+        A repetition within `REFRESH_GRACE` returns the same refresh token. Later reuse ends the session, because reuse
+        means that the token was stolen. Raises `Unauthorized` if the token is invalid, expired or reused.
         """
         token = body.refresh_token.get_secret_value()
-        refused = Unauthorized("The refresh token is not valid, or not any more.", challenge=REFUSED)
+        error = Unauthorized("The refresh token is not valid, or not any more.", challenge=REFUSED)
         if not is_well_formed(REFRESH_TOKEN, token):
-            raise refused
+            raise error
         successor = self.tokens.successor(token)
         row = await self._row(
-            statements.ROTATE,
+            statements.ROTATE_REFRESH_TOKEN,
             token_hash=token_hash(token),
             successor_hash=token_hash(successor),
             lifetime=REFRESH_LIFETIME,
             grace=REFRESH_GRACE,
         )
         if row is None:
-            raise refused
+            raise error
         if row.is_reused:
-            await self.session.release()  # the refusal must not undo that the session was ended
-            raise refused
-        return self._pair(row.user_id, row.session_id, successor, row.access_level, row.scopes)
+            await self.session.release()  # commits the end of the session, which the error would roll back
+            raise error
+        return self._token_pair(row.user_id, row.session_id, successor, row.access_level, row.scopes)
 
     async def set_password(self, body: SetPassword) -> TokenPair:
-        """Give a user a password by the token of a link, end all other sessions, and open one.
+        """Set the password of the user of a link, end all sessions of the user, and open a new one.
 
-        Raises `SpentLink` for a token that is not valid, or not any more, and `CommonPassword`.
+        Raises `SpentLink` if the token is invalid, expired or spent, and `CommonPassword`.
         """
-        hashed = token_hash(body.token.get_secret_value())
-        user = await self._row(statements.USER_OF_LINK, token_hash=hashed)
+        digest = token_hash(body.token.get_secret_value())
+        user = await self._row(statements.SELECT_LINK_USER, token_hash=digest)
         if user is None:
             raise _spent_link()
         reject_common_password(body.password, "/password", user.name, user.email)
         await self.session.release()  # hashing needs no connection
         new_hash = await self.passwords.hash(body.password.get_secret_value())
         author = Caller(user.id, user.name, "viewer", frozenset(), request_id=self.request_id)
-        redeemed = await self._row(statements.REDEEM_LINK, token_hash=hashed, new_hash=new_hash, **author.signature())
+        redeemed = await self._row(statements.REDEEM_LINK, token_hash=digest, new_hash=new_hash, **author.signature())
         if redeemed is None:
             raise _spent_link()
         await end_sessions(self.session, user.id)
@@ -141,7 +145,7 @@ class SignInService(CredentialService):
         keys: list[str] | None = None,
     ) -> TokenPair | None:
         refresh_token = new_token(REFRESH_TOKEN)
-        opened = await self._row(
+        row = await self._row(
             statements.OPEN_SESSION,
             user_id=user_id,
             password_hash=password_hash,
@@ -153,17 +157,17 @@ class SignInService(CredentialService):
             new_hash=new_hash,
             keys=keys or [],
         )
-        if opened is None:
-            return None  # deactivated, or given another password, since it was checked
-        return self._pair(user_id, opened.id, refresh_token, opened.access_level, scopes)
+        if row is None:
+            return None  # deactivated, or another hash stored, since the check
+        return self._token_pair(user_id, row.id, refresh_token, row.access_level, scopes)
 
-    def _pair(
+    def _token_pair(
         self, user_id: int, session_id: int, refresh_token: str, access_level: AccessLevel, scopes: list[str] | None
     ) -> TokenPair:
         granted = scopes_of(access_level) if scopes is None else scopes_of(access_level) & set(scopes)
         return TokenPair(
             access_token=self.tokens.access_token(user_id, session_id),
-            token_type="bearer",  # noqa: S106 - what RFC 6750 calls it
+            token_type="bearer",  # noqa: S106 - the name in RFC 6750
             expires_in=ACCESS_SECONDS,
             refresh_token=refresh_token,
             scope=" ".join(sorted(granted)),

@@ -1,6 +1,6 @@
-"""The statements of signing in. Each is one step that succeeds or fails as a whole, also when many run at once.
+"""SQL statements of sign-in and credentials, each atomic and safe to run concurrently.
 
-All lock in one order: the user, the password, links, sessions, tokens.
+Lock order of all statements: user, password, links, sessions, tokens.
 """
 
 from sqlalchemy import text
@@ -8,8 +8,8 @@ from sqlalchemy import text
 from app.core.http.authorisation import UNKNOWN_ADDRESS
 
 
-def _counting(key: str, source: str) -> str:
-    """Return the SQL that counts an attempt under a key, if the source has a row."""
+def _upsert_counter(key: str, source: str) -> str:
+    """Return the SQL that increments the counter of a key if `source` has a row. An expired window starts again."""
     return f"""
             INSERT INTO sign_in_attempts AS a (key, attempts, ends_at)
             SELECT {key}, 1, clock_timestamp() + make_interval(secs => :window) FROM {source}
@@ -17,24 +17,28 @@ def _counting(key: str, source: str) -> str:
                    attempts = CASE WHEN a.ends_at > clock_timestamp() THEN a.attempts + 1 ELSE 1 END,
                    ends_at = CASE WHEN a.ends_at > clock_timestamp() THEN a.ends_at ELSE excluded.ends_at END
             RETURNING key, attempts, ends_at
-    """  # noqa: S608 - made of our own text, as all below
+    """  # noqa: S608 - constant text only, as below
 
 
-_PAIR = _counting("'1 ' || account || ' ' || :address", "digest WHERE NOT EXISTS (SELECT FROM closed)")
-_ADDRESS = _counting("'2 ' || :address", f"pair WHERE attempts <= :most AND :address <> '{UNKNOWN_ADDRESS}'")
-_ACCOUNT = _counting(
+_COUNT_BY_PAIR = _upsert_counter(
+    "'1 ' || account || ' ' || :address", "digest WHERE NOT EXISTS (SELECT FROM blocked_address)"
+)
+_COUNT_BY_ADDRESS = _upsert_counter(
+    "'2 ' || :address", f"by_pair WHERE attempts <= :max_attempts AND :address <> '{UNKNOWN_ADDRESS}'"
+)
+_COUNT_BY_ACCOUNT = _upsert_counter(
     "'3 ' || account",
     """digest
-             WHERE EXISTS (SELECT FROM pair WHERE attempts <= :most)
-               AND NOT EXISTS (SELECT FROM address WHERE attempts > :most_per_address)
+             WHERE EXISTS (SELECT FROM by_pair WHERE attempts <= :max_attempts)
+               AND NOT EXISTS (SELECT FROM by_address WHERE attempts > :max_per_address)
                AND NOT EXISTS (SELECT FROM familiar_addresses f JOIN account a ON a.id = f.user_id
                                 WHERE f.address = :address AND f.last_used_at > now() - interval '90 days')""",
 )
 
-# Counts an attempt before the password is looked at, so that attempts at the same time count, too. What is refused at
-# one step does not count at the next: who has used up the attempts on one account uses up nobody else's, and who has
-# used up those of an address leaves no more rows. Where the user has signed in before, what strangers do elsewhere does
-# not count. All who count and forgive lock the keys in the same order, that of their text.
+# Counts an attempt before the password is verified, so that concurrent attempts count, too. There are three counters:
+# account and address (1), address (2), account (3). An attempt that exceeds one counter does not increment the next:
+# exhausted attempts on one account do not count for other accounts, and a blocked address adds no rows. The account
+# counter does not apply to addresses that are familiar to the user. Lock order of counters: by key, here and below.
 COUNT_ATTEMPT = text(
     f"""
     WITH account AS (
@@ -43,39 +47,39 @@ COUNT_ATTEMPT = text(
          WHERE lower(u.email) = lower(:email)
     ), digest AS (
         SELECT encode(sha256(convert_to(lower(:email), 'UTF8')), 'hex') AS account
-    ), closed AS (
+    ), blocked_address AS (
         SELECT key, ends_at FROM sign_in_attempts
-         WHERE key = '2 ' || :address AND attempts > :most_per_address AND ends_at > clock_timestamp()
-    ), pair AS ({_PAIR}
-    ), address AS ({_ADDRESS}
-    ), everywhere AS ({_ACCOUNT}
-    ), counted AS (
-        SELECT key, ends_at, attempts > :most AS is_refused FROM pair
-        UNION ALL SELECT key, ends_at, attempts > :most_per_address FROM address
-        UNION ALL SELECT key, ends_at, attempts > :most_per_account FROM everywhere
-        UNION ALL SELECT key, ends_at, true FROM closed
+         WHERE key = '2 ' || :address AND attempts > :max_per_address AND ends_at > clock_timestamp()
+    ), by_pair AS ({_COUNT_BY_PAIR}
+    ), by_address AS ({_COUNT_BY_ADDRESS}
+    ), by_account AS ({_COUNT_BY_ACCOUNT}
+    ), counters AS (
+        SELECT key, ends_at, attempts > :max_attempts AS is_exceeded FROM by_pair
+        UNION ALL SELECT key, ends_at, attempts > :max_per_address FROM by_address
+        UNION ALL SELECT key, ends_at, attempts > :max_per_account FROM by_account
+        UNION ALL SELECT key, ends_at, true FROM blocked_address
     )
-    SELECT (SELECT array_agg(key ORDER BY key) FROM counted) AS keys,
+    SELECT (SELECT array_agg(key ORDER BY key) FROM counters) AS keys,
            (SELECT ceil(extract(epoch FROM max(ends_at) - clock_timestamp()))::int
-              FROM counted WHERE is_refused) AS blocked_seconds,
+              FROM counters WHERE is_exceeded) AS blocked_seconds,
            a.id, a.password_hash
-      FROM (SELECT) AS once LEFT JOIN account a ON a.is_active
+      FROM (SELECT) AS one_row LEFT JOIN account a ON a.is_active
     """  # noqa: S608
 )
 
-# Of the attempts on this account from this address nothing is left; of the others this one is taken back.
-_FORGIVE = """
+# Resets the counter of this account and address, and takes this attempt off the other counters.
+_RESET_COUNTERS_CTES = """
         locked AS (
             SELECT key FROM sign_in_attempts WHERE key = ANY(:keys) ORDER BY key FOR UPDATE
-        ), forgiven AS (
+        ), reset AS (
             UPDATE sign_in_attempts a
                SET attempts = CASE WHEN a.key LIKE '1 %' THEN 0 ELSE greatest(a.attempts - 1, 0) END
               FROM locked WHERE a.key = locked.key AND EXISTS (SELECT FROM account)
         )
 """
 
-# Only if the password is still the one that was checked, and the user active: whoever changes either waits for us, or
-# we for them, and then look again.
+# Opens a session only if the verified password is still stored and the user is active. The row locks serialise this
+# with changes of either, and PostgreSQL rechecks the conditions after a wait.
 OPEN_SESSION = text(
     f"""
     WITH account AS (
@@ -95,16 +99,16 @@ OPEN_SESSION = text(
     ), rehashed AS (
         UPDATE credentials SET password_hash = :new_hash FROM account
          WHERE user_id = account.id AND CAST(:new_hash AS text) IS NOT NULL
-    ), {_FORGIVE}
+    ), {_RESET_COUNTERS_CTES}
     SELECT opened.id, account.access_level FROM opened, account
     """  # noqa: S608 - made of our own text
 )
 
-FORGIVE_ATTEMPT = text(f"WITH account AS (SELECT), {_FORGIVE} SELECT 1 AS done")
+RESET_COUNTERS = text(f"WITH account AS (SELECT), {_RESET_COUNTERS_CTES} SELECT 1 AS done")
 
-# Of several at once the first spends the token; the others wait for it at the session, which signing out locks first,
-# too, and find it spent a moment ago.
-ROTATE = text(
+# The first of concurrent rotations spends the token. The others wait for the row lock of the session, which sign-out
+# takes first, too, and then find the token spent within the grace period.
+ROTATE_REFRESH_TOKEN = text(
     """
     WITH presented AS (
         SELECT t.session_id, t.spent_at, u.id AS user_id, u.access_level, s.scopes,
@@ -119,7 +123,7 @@ ROTATE = text(
     ), successor AS (
         INSERT INTO refresh_tokens (token_hash, session_id, expires_at)
         SELECT :successor_hash, session_id, now() + CAST(:lifetime AS interval) FROM spent
-    ), prolonged AS (
+    ), extended AS (
         UPDATE sessions s SET last_used_at = now(), expires_at = now() + CAST(:lifetime AS interval) FROM spent
          WHERE s.id = spent.session_id
     ), ended AS (
@@ -129,7 +133,7 @@ ROTATE = text(
     """
 )
 
-# Who makes credentials must not be remembered only, but signed in to this moment, and until they are made.
+# Creating credentials requires a session that is live now and until the commit; the caller may come from the cache.
 LOCK_SESSION = text(
     """
     SELECT s.id FROM users u JOIN sessions s ON s.user_id = u.id
@@ -137,32 +141,32 @@ LOCK_SESSION = text(
        FOR SHARE OF u FOR KEY SHARE OF s
     """
 )
-# A statement of its own after the one that stored a password: it sees what that one waited for.
+# Runs after the statement that stores a password: its newer snapshot includes sessions for which that one waited.
 END_OTHER_SESSIONS = text("DELETE FROM sessions WHERE user_id = :user_id AND id <> :session_id RETURNING id")
 END_SESSION = text("DELETE FROM sessions WHERE id = :session_id AND user_id = :user_id RETURNING id")
 
-PASSWORD_OF = text(
+SELECT_PASSWORD = text(
     """
     SELECT c.password_hash, u.name, u.email FROM users u LEFT JOIN credentials c ON c.user_id = u.id
      WHERE u.id = :user_id AND u.is_active
     """
 )
-USER_OF_LINK = text(
+SELECT_LINK_USER = text(
     """
     SELECT u.id, u.name, u.email FROM password_links l JOIN users u ON u.id = l.user_id
      WHERE l.token_hash = :token_hash AND l.expires_at > now() AND u.is_active
     """
 )
 
-# What a caller did to a user's credentials; the secrets themselves never stand here.
+# Records a change of a user's credentials in the history, without the secrets.
 _RECORD = """
         INSERT INTO changes (actor_id, actor_name, request_id, message, type, object_id, object_code, object_name,
                              action, before, after)
         SELECT CAST(:caller_id AS bigint), :caller_name, :request_id, :message,
 """
 
-# Gives the user in `account` a password.
-_STORED = f"""
+# Stores the password hash of the user in `account` and records the change.
+_STORE_PASSWORD_CTES = f"""
         stored AS (
             INSERT INTO credentials (user_id, password_hash) SELECT id, :new_hash FROM account
                 ON CONFLICT (user_id) DO UPDATE SET password_hash = excluded.password_hash
@@ -172,11 +176,11 @@ _STORED = f"""
         SELECT id FROM account
 """  # noqa: S608 - likewise
 
-MAKE_LINK = text(
+CREATE_LINK = text(
     f"""
     WITH target AS (
         SELECT id, code, name FROM users WHERE id = :user_id AND is_active
-    ), made AS (
+    ), created AS (
         INSERT INTO password_links (user_id, token_hash, expires_at)
         SELECT id, :token_hash, now() + CAST(:lifetime AS interval) FROM target
             ON CONFLICT (user_id) DO UPDATE SET token_hash = excluded.token_hash, expires_at = excluded.expires_at
@@ -185,37 +189,37 @@ MAKE_LINK = text(
         {_RECORD} 'users', id, code, name, 'updated', '{{}}'::jsonb, '{{"password_link": "made"}}'::jsonb
           FROM target
     )
-    SELECT expires_at FROM made
+    SELECT expires_at FROM created
     """  # noqa: S608 - likewise
 )
 
-# Both the user who does it and, at the command line, the first administrator may be the actor.
+# Used by the command line, which acts on behalf of the first administrator.
 STORE_PASSWORD = text(
     f"""
     WITH account AS (
         SELECT id, code, name FROM users WHERE id = :user_id
-    ), {_STORED}
+    ), {_STORE_PASSWORD_CTES}
     """  # noqa: S608 - likewise
 )
 
-# Of two at once, one finds the link spent.
+# Serialised by the row lock of the user: the second of two concurrent uses finds the link spent.
 REDEEM_LINK = text(
     f"""
-    WITH named AS (
+    WITH target AS (
         SELECT u.id, u.code, u.name FROM password_links l JOIN users u ON u.id = l.user_id
          WHERE l.token_hash = :token_hash AND l.expires_at > now() AND u.is_active
            FOR NO KEY UPDATE OF u
     ), spent AS (
-        DELETE FROM password_links l USING named n
-         WHERE l.user_id = n.id AND l.token_hash = :token_hash AND l.expires_at > now()
+        DELETE FROM password_links l USING target t
+         WHERE l.user_id = t.id AND l.token_hash = :token_hash AND l.expires_at > now()
         RETURNING l.user_id
     ), account AS (
-        SELECT n.id, n.code, n.name FROM named n JOIN spent ON spent.user_id = n.id
-    ), {_STORED}
+        SELECT t.id, t.code, t.name FROM target t JOIN spent ON spent.user_id = t.id
+    ), {_STORE_PASSWORD_CTES}
     """  # noqa: S608 - likewise
 )
 
-# Only if the password is still the one that was checked.
+# Changes the password only if the verified one is still stored.
 CHANGE_PASSWORD = text(
     f"""
     WITH account AS (
@@ -234,42 +238,43 @@ CHANGE_PASSWORD = text(
     """  # noqa: S608 - likewise
 )
 
-_GRANT = """
+# An API token as the history records it.
+_HISTORY_DOCUMENT = """
     jsonb_build_object('name', t.name, 'scopes', t.scopes, 'expires_at', t.expires_at,
                        'user', jsonb_build_object('id', u.id, 'code', u.code, 'name', u.name))
 """
 
-MAKE_API_TOKEN = text(
+CREATE_API_TOKEN = text(
     f"""
-    WITH made AS (
+    WITH created AS (
         INSERT INTO api_tokens (user_id, name, token_hash, scopes, expires_at)
         VALUES (:user_id, :name, :token_hash, :scopes, now() + make_interval(days => :days))
         RETURNING id, user_id, name, scopes, created_at, expires_at
     ), recorded AS (
-        {_RECORD} 'api_tokens', t.id, NULL, t.name, 'created', NULL, {_GRANT}
-          FROM made t JOIN users u ON u.id = t.user_id
+        {_RECORD} 'api_tokens', t.id, NULL, t.name, 'created', NULL, {_HISTORY_DOCUMENT}
+          FROM created t JOIN users u ON u.id = t.user_id
     )
     SELECT t.id, t.name, t.scopes, t.created_at, t.expires_at, u.id AS user_id, u.code AS user_code,
            u.name AS user_name
-      FROM made t JOIN users u ON u.id = t.user_id
+      FROM created t JOIN users u ON u.id = t.user_id
     """  # noqa: S608 - likewise
 )
 
-# Without a user, anybody's.
+# `user_id` restricts it to a token of that user; NULL allows any token.
 REVOKE_API_TOKEN = text(
     f"""
-    WITH gone AS (
+    WITH deleted AS (
         DELETE FROM api_tokens WHERE id = :token_id AND (CAST(:user_id AS bigint) IS NULL OR user_id = :user_id)
         RETURNING id, user_id, name, scopes, expires_at
     ), recorded AS (
-        {_RECORD} 'api_tokens', t.id, NULL, t.name, 'deleted', {_GRANT}, NULL
-          FROM gone t JOIN users u ON u.id = t.user_id
+        {_RECORD} 'api_tokens', t.id, NULL, t.name, 'deleted', {_HISTORY_DOCUMENT}, NULL
+          FROM deleted t JOIN users u ON u.id = t.user_id
     )
-    SELECT id FROM gone
+    SELECT id FROM deleted
     """  # noqa: S608 - likewise
 )
 
-SESSIONS = text(
+SELECT_SESSIONS = text(
     """
     WITH page AS MATERIALIZED (
         SELECT id, created_at, last_used_at, expires_at, address, user_agent, scopes, id = :session_id AS current
@@ -284,7 +289,7 @@ SESSIONS = text(
 )
 COUNT_SESSIONS = text("SELECT count(*) AS total FROM sessions WHERE user_id = :user_id AND expires_at > now()")
 
-ME = text(
+SELECT_ME = text(
     """
     SELECT u.id, u.code, u.name, u.email, d.id AS department_id, d.code AS department_code,
            d.name AS department_name

@@ -1,1 +1,1 @@
-"""The history of all collections. Only `app.api` imports it."""
+"""The history of all collections. Imported only by `app.api`."""

@@ -1,4 +1,4 @@
-"""The route of the history."""
+"""History routes."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""What clients ask of the history."""
+"""Query parameters of the history."""
 
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
@@ -10,14 +10,14 @@ from app.domains.shared.query.filters import Digits, InstantParameter
 from app.domains.shared.query.pages import PageQuery
 from app.domains.shared.schemas import Reference
 
-# Of credentials, which are no collection, only API tokens have a type of their own.
+# API tokens are the only credentials with their own type; the others are recorded as changes of users.
 CHANGE_TYPES = (*NAMES, "api_tokens")
 if TYPE_CHECKING:
     ChangeType = str
 else:
     ChangeType = Literal[CHANGE_TYPES]
 
-# Of an object, in an address.
+# The id of an object in a query string.
 Id = Annotated[Reference, Digits]
 
 
@@ -34,7 +34,7 @@ class ChangeQuery(PageQuery):
     )
 
     @model_validator(mode="after")
-    def _object_of_a_type(self) -> Self:
+    def _require_type(self) -> Self:
         if self.object_id is not None and self.type is None:
             raise PydanticCustomError("type_missing", "Give the type of the object, too", {"member": "type"})
         return self

@@ -1,4 +1,4 @@
-"""What can be asked of the history."""
+"""The service of the history."""
 
 from app.core.permissions import Scope
 from app.core.request_service import RequestService
@@ -7,7 +7,7 @@ from app.domains.collections import COLLECTIONS
 from app.domains.shared.query.pages import Listing
 from app.domains.shared.reading.history_pages import changes_where, leading_column, page_of_changes
 
-# What one must be able to read to see how it changed.
+# The scope that is required to read the changes of each type.
 READ_SCOPES: dict[ChangeType, Scope] = {
     **{entry.name: entry.history_scope or entry.scope_to_read for entry in COLLECTIONS},
     "api_tokens": "admin",
@@ -20,13 +20,13 @@ class ChangeService(RequestService):
     async def page(self, query: ChangeQuery) -> Listing:
         """Return one page of the changes that the caller may see, the newest first.
 
-        Raises `Forbidden` when the query asks for a type that the caller may not see.
+        Raises `Forbidden` if the query asks for a type that the caller may not see.
         """
         if query.type is not None:
             self.caller.require(READ_SCOPES[query.type])
         names = ("type", "object_id", "actor_id", "since", "before_id")
-        given = {name: value for name in names if (value := getattr(query, name)) is not None}
-        filters = frozenset(given)
+        values = {name: value for name in names if (value := getattr(query, name)) is not None}
+        filters = frozenset(values)
         types = frozenset(name for name, scope in READ_SCOPES.items() if scope in self.caller.scopes)
         condition = changes_where(filters, types)
-        return await page_of_changes(self.session, condition, query, leading_column(filters), **given)
+        return await page_of_changes(self.session, condition, query, leading_column(filters), **values)

@@ -1,1 +1,1 @@
-"""Departments: the organisation's units, a tree."""
+"""Departments: the units of the organisation, a tree."""

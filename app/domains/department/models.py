@@ -1,4 +1,4 @@
-"""Departments: the organisation's units, a tree."""
+"""The table of departments."""
 
 from typing import Any
 

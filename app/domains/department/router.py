@@ -1,4 +1,4 @@
-"""The routes of departments."""
+"""Department routes."""
 
 from fastapi import Response
 
@@ -58,11 +58,11 @@ async def import_departments(service: DepartmentServiceDep, request: shared.Impo
 async def get_department(
     service: DepartmentServiceDep,
     reference: shared.Reference,
-    shown: DepartmentRepresentation,
+    representation: DepartmentRepresentation,
     if_none_match: shared.IfNoneMatch = None,
 ) -> Response:
     """Return a department."""
-    return shared.document_response(await service.get(reference, shown.members), if_none_match)
+    return shared.document_response(await service.get(reference, representation.members), if_none_match)
 
 
 @router.put("/{reference}", response_model=DepartmentRead, responses=shared.WRITE, openapi_extra=REQUIRES_WRITE)

@@ -1,4 +1,4 @@
-"""What clients send and get of departments."""
+"""Schemas of department requests and responses."""
 
 from app.domains.shared.schemas import Brief, ObjectRead, Reference, TreeFields, example, merge_patch
 

@@ -1,4 +1,4 @@
-"""What can be done with departments."""
+"""The service of departments."""
 
 from typing import Annotated
 

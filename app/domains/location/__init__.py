@@ -1,1 +1,1 @@
-"""Locations: where work is done, a tree from regions down to rooms."""
+"""Locations of work: a tree from regions down to rooms."""

@@ -1,4 +1,4 @@
-"""Locations: where work is done, a tree from regions down to rooms."""
+"""The table of locations."""
 
 from typing import Any, Literal, get_args
 

@@ -1,4 +1,4 @@
-"""The routes of locations."""
+"""Location routes."""
 
 from fastapi import Response
 
@@ -58,11 +58,11 @@ async def import_locations(service: LocationServiceDep, request: shared.ImportRe
 async def get_location(
     service: LocationServiceDep,
     reference: shared.Reference,
-    shown: LocationRepresentation,
+    representation: LocationRepresentation,
     if_none_match: shared.IfNoneMatch = None,
 ) -> Response:
     """Return a location."""
-    return shared.document_response(await service.get(reference, shown.members), if_none_match)
+    return shared.document_response(await service.get(reference, representation.members), if_none_match)
 
 
 @router.put("/{reference}", response_model=LocationRead, responses=shared.WRITE, openapi_extra=REQUIRES_WRITE)

@@ -1,4 +1,4 @@
-"""What clients send and get of locations."""
+"""Schemas of location requests and responses."""
 
 from functools import cache
 from importlib.resources import files
@@ -13,7 +13,7 @@ from app.domains.shared.schemas import Brief, MultipleLines, ObjectRead, TreeFie
 
 @cache
 def countries() -> frozenset[str]:
-    """Return the codes of ISO 3166-1 alpha-2, from the table that comes with the time zone database."""
+    """Return the codes of ISO 3166-1 alpha-2, from the table in the IANA time zone database (tzdata)."""
     lines = (files("tzdata") / "zoneinfo" / "iso3166.tab").read_text("utf-8").splitlines()
     return frozenset(line.split("\t")[0] for line in lines if not line.startswith("#"))
 
@@ -23,13 +23,13 @@ def _timezones() -> frozenset[str]:
     return frozenset((files("tzdata") / "zones").read_text("utf-8").split())
 
 
-def _known_country(value: str) -> str:
+def _check_country(value: str) -> str:
     if value not in countries():
         raise PydanticCustomError("country", "Text must be a country code of ISO 3166-1 alpha-2, in capitals")
     return value
 
 
-def _known_timezone(value: str) -> str:
+def _check_timezone(value: str) -> str:
     if value not in _timezones():
         raise PydanticCustomError("timezone", "Text must be the name of a time zone, such as Europe/Zurich")
     return value
@@ -37,13 +37,13 @@ def _known_timezone(value: str) -> str:
 
 Country = Annotated[
     str,
-    AfterValidator(_known_country),
+    AfterValidator(_check_country),
     WithJsonSchema({"type": "string", "enum": sorted(countries()), "description": "ISO 3166-1 alpha-2."}),
 ]
 Timezone = Annotated[
     str,
-    AfterValidator(_known_timezone),
-    # Not their list: it changes several times a year, and is half of the document.
+    AfterValidator(_check_timezone),
+    # Not an enum: the list changes several times a year and would double the size of the document.
     WithJsonSchema(
         {
             "type": "string",
@@ -69,7 +69,7 @@ class LocationFields(TreeFields):
 
 class WholeLocation(LocationFields):
     @model_validator(mode="after")
-    def _both_or_neither(self) -> Self:
+    def _check_coordinates(self) -> Self:
         if (self.latitude is None) != (self.longitude is None):
             raise PydanticCustomError(
                 "coordinates",

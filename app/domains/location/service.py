@@ -1,4 +1,4 @@
-"""What can be done with locations."""
+"""The service of locations."""
 
 from typing import Annotated
 

@@ -1,1 +1,1 @@
-"""Processes: what the organisation does, a tree, and the links to all that takes part. It may use other collections."""
+"""Processes of the organisation, a tree, and their links. May import the other collections."""

@@ -1,4 +1,4 @@
-"""Processes: what the organisation does, a tree, and the links to what takes part."""
+"""Tables of processes and their links."""
 
 from typing import Any, Literal, get_args
 

@@ -1,4 +1,4 @@
-"""The routes of processes."""
+"""Process routes."""
 
 from fastapi import Response
 
@@ -21,10 +21,10 @@ router = shared.collection_router("processes")
 
 REQUIRES_READ, REQUIRES_WRITE = requires("processes:read"), requires("processes:write")
 FILES = shared.accepts_files()
-# They read processes, so they stand here: the other domains know nothing of processes.
+# Lists of processes below the paths of other collections, whose domains must not import `process`.
 related_processes = shared.api_router()
 
-# A link without a body has the defaults.
+# The defaults of a link that is set without a body.
 DEPARTMENT_LINK_DEFAULTS = DepartmentLinkFields()
 RESOURCE_LINK_DEFAULTS = ResourceLinkFields()
 ROLE_LINK_DEFAULTS = RoleLinkFields()
@@ -74,11 +74,11 @@ async def import_processes(service: ProcessServiceDep, request: shared.ImportReq
 async def get_process(
     service: ProcessServiceDep,
     reference: shared.Reference,
-    shown: ProcessRepresentation,
+    representation: ProcessRepresentation,
     if_none_match: shared.IfNoneMatch = None,
 ) -> Response:
     """Return a process with all its links."""
-    return shared.document_response(await service.get(reference, shown.members), if_none_match)
+    return shared.document_response(await service.get(reference, representation.members), if_none_match)
 
 
 @router.put("/{reference}", response_model=ProcessRead, responses=shared.WRITE, openapi_extra=REQUIRES_WRITE)
@@ -171,7 +171,7 @@ async def link_process_location(
     service: ProcessServiceDep,
     reference: shared.Reference,
     location: shared.Reference,
-    body: shared.NoFields = shared.NO_FIELDS,  # noqa: ARG001 - a body may come, but not with members
+    body: shared.NoFields = shared.NO_FIELDS,  # noqa: ARG001 - the body may be an empty object
     if_match: shared.IfMatch = None,
 ) -> Response:
     """Set the link between a process and a location."""

@@ -1,4 +1,4 @@
-"""What clients send and get of processes."""
+"""Schemas of process requests and responses."""
 
 from collections.abc import Callable
 from typing import Annotated, Any, Self
@@ -25,16 +25,17 @@ from app.domains.shared.schemas import (
     merge_patch,
 )
 
-_Most = Field(max_length=MAX_LINKS)
+_LinkLimit = Field(max_length=MAX_LINKS)
 
 
-def _short_form(of: str, default: str | None) -> Any:
+def _short_form(long_form: str, default: str | None) -> Any:
+    """Return a field that lists ids only; the links' own field, if any, is set to `default`."""
     relation = f" with `{default}`" if default else ""
-    return Field(max_length=MAX_LINKS, description=f"Short form of `{of}`: just the ids{relation}.")
+    return Field(max_length=MAX_LINKS, description=f"Short form of `{long_form}`: just the ids{relation}.")
 
 
-def _once(links: list[Any], key: Callable[[Any], Any], what: str) -> None:
-    """Refuse two entries that disagree; entries that say the same thing twice are one."""
+def _reject_contradictions(links: list[Any], key: Callable[[Any], Any], what: str) -> None:
+    """Raise unless entries with the same key are equal; the writer removes duplicates."""
     seen: dict[Any, Any] = {}
     for link in links:
         other = seen.setdefault(key(link), link)
@@ -42,19 +43,19 @@ def _once(links: list[Any], key: Callable[[Any], Any], what: str) -> None:
             raise PydanticCustomError("contradicting_links", "Each {what} can stand here only once", {"what": what})
 
 
-def _departments(links: list["DepartmentLink"]) -> list["DepartmentLink"]:
-    _once(links, lambda link: link.department_id, "department")
+def _check_departments(links: list["DepartmentLink"]) -> list["DepartmentLink"]:
+    _reject_contradictions(links, lambda link: link.department_id, "department")
     if len({link.department_id for link in links if link.relation == "owner"}) > 1:
         raise PydanticCustomError("several_owners", "A process has at most one owner department")
     return links
 
 
-def _resources(links: list["ResourceLink"]) -> list["ResourceLink"]:
-    _once(links, lambda link: link.resource_id, "resource")
+def _check_resources(links: list["ResourceLink"]) -> list["ResourceLink"]:
+    _reject_contradictions(links, lambda link: link.resource_id, "resource")
     return links
 
 
-def _roles(links: list["RoleLink"]) -> list["RoleLink"]:
+def _check_roles(links: list["RoleLink"]) -> list["RoleLink"]:
     if len({link.role_id for link in links if link.responsibility == "accountable"}) > 1:
         raise PydanticCustomError("several_accountable", "A process has at most one accountable role")
     return links
@@ -99,17 +100,17 @@ class ProcessFields(TreeFields):
     status: ProcessStatus = "draft"
     criticality: Criticality | None = None
     owner_id: Reference | None = None
-    departments: Annotated[list[DepartmentLink], _Most, AfterValidator(_departments)] = []
-    locations: Annotated[list[LocationLink], _Most] = []
-    resources: Annotated[list[ResourceLink], _Most, AfterValidator(_resources)] = []
-    roles: Annotated[list[RoleLink], _Most, AfterValidator(_roles)] = []
+    departments: Annotated[list[DepartmentLink], _LinkLimit, AfterValidator(_check_departments)] = []
+    locations: Annotated[list[LocationLink], _LinkLimit] = []
+    resources: Annotated[list[ResourceLink], _LinkLimit, AfterValidator(_check_resources)] = []
+    roles: Annotated[list[RoleLink], _LinkLimit, AfterValidator(_check_roles)] = []
     department_ids: Annotated[list[Reference], _short_form("departments", "participant")] = []
     location_ids: Annotated[list[Reference], _short_form("locations", None)] = []
     resource_ids: Annotated[list[Reference], _short_form("resources", "uses")] = []
     role_ids: Annotated[list[Reference], _short_form("roles", "responsible")] = []
 
     @model_validator(mode="after")
-    def _one_form(self) -> Self:
+    def _reject_both_forms(self) -> Self:
         for member in type(self).model_fields:
             name = member.removesuffix("_ids")
             if name != member and {f"{name}s", member} <= self.model_fields_set:

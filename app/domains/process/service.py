@@ -1,4 +1,4 @@
-"""What can be done with processes."""
+"""The service of processes."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""The register as a whole: its export and restore, files of one collection, demo data and housekeeping.
+"""Export and import of the whole register, imports of local files, demo data and housekeeping.
 
-It stands on all domains. The command line, `app.models` and `app.utils.db_init` import it; no request uses it.
+It may import all domains. Imported by the command line, `app.models` and `app.utils.db_init`; not used by requests.
 """

@@ -1,4 +1,4 @@
-"""The demo data: an invented organisation, loaded through the services, so that it obeys every rule of clients."""
+"""Loads the demo data, an invented organisation, through the services, so that all rules apply to it."""
 
 import csv
 from collections.abc import Awaitable, Iterator
@@ -26,18 +26,18 @@ from app.domains.user.schemas import UserCreate, UserPatch
 from app.domains.user.service import UserService
 
 DEMO_FILES = Path(__file__).with_name("demo")
-# One of each access level: viewer, editor, admin.
+# One user of each access level: viewer, editor, admin.
 DEMO_USERS = ("helena.marsh@tarnbeck.example", "amara.okafor@tarnbeck.example", "owen.tarrant@tarnbeck.example")
-DEMO_PASSWORD = "try-the-register"  # noqa: S105 - in the documentation for everybody to read
+DEMO_PASSWORD = "try-the-register"  # noqa: S105 - published in the documentation
 
 
 async def load_demo_data(session: RegisterSession, caller: Caller, *, with_passwords: bool) -> None:
-    """Add the organisation in `demo/` through the services, so that it obeys every rule a client must obey.
+    """Create the organisation in `demo/` through the services.
 
-    With passwords, one user of each access level can sign in with `DEMO_PASSWORD`: never in production. Raises what the
-    services raise, such as `Duplicate` when it is there already.
+    With `with_passwords`, which is not for production, one user of each access level can sign in with `DEMO_PASSWORD`.
+    Raises the errors of the services, such as `Duplicate` if the demo data is loaded already.
     """
-    await _Demo(session, caller).load()
+    await _DemoLoader(session, caller).load()
     if with_passwords:
         password_hash = await Passwords(1).hash(DEMO_PASSWORD)
         for email in DEMO_USERS:
@@ -46,8 +46,8 @@ async def load_demo_data(session: RegisterSession, caller: Caller, *, with_passw
             await store_password(session, caller, user_id, password_hash)
 
 
-class _Demo:
-    """Reads the files in an order in which references can be resolved, and remembers ids by code."""
+class _DemoLoader:
+    """Reads the files in an order in which references can be resolved, and keeps the ids by code."""
 
     def __init__(self, session: RegisterSession, caller: Caller) -> None:
         self._ids: dict[tuple[str, str], int] = {}
@@ -60,7 +60,7 @@ class _Demo:
 
     async def load(self) -> None:
         for row in _rows("departments"):
-            body = DepartmentCreate(**_own(row), parent_id=self._id("departments", row["parent"]))
+            body = DepartmentCreate(**_plain_members(row), parent_id=self._id("departments", row["parent"]))
             await self._add("departments", row, self._departments.create(body))
         await self._load_users()
         for row in _rows("departments"):
@@ -76,7 +76,7 @@ class _Demo:
     async def _load_users(self) -> None:
         for row in _rows("users"):
             body = UserCreate(
-                **_own(row, "email", "access_level"),
+                **_plain_members(row, "email", "access_level"),
                 is_active=row["is_active"] == "true",
                 department_id=self._id("departments", row["department"]),
             )
@@ -90,7 +90,7 @@ class _Demo:
     async def _load_locations(self) -> None:
         for row in _rows("locations"):
             body = LocationCreate(
-                **_own(row, "kind", "address", "country", "timezone"),
+                **_plain_members(row, "kind", "address", "country", "timezone"),
                 parent_id=self._id("locations", row["parent"]),
                 latitude=float(row["latitude"]) if row["latitude"] else None,
                 longitude=float(row["longitude"]) if row["longitude"] else None,
@@ -100,7 +100,7 @@ class _Demo:
     async def _load_resources(self) -> None:
         for row in _rows("resources"):
             body = ResourceCreate(
-                **_own(row, "kind", "criticality", "url"),
+                **_plain_members(row, "kind", "criticality", "url"),
                 owner_department_id=self._id("departments", row["owner_department"]),
                 location_id=self._id("locations", row["location"]),
             )
@@ -108,7 +108,7 @@ class _Demo:
 
     async def _load_roles(self) -> None:
         for row in _rows("roles"):
-            body = RoleCreate(**_own(row), department_id=self._id("departments", row["department"]))
+            body = RoleCreate(**_plain_members(row), department_id=self._id("departments", row["department"]))
             await self._add("roles", row, self._roles.create(body))
             for holder in row["holders"].split():
                 await self._roles.link(HOLDERS, f"code:{row['code']}", f"code:{holder}", None)
@@ -122,7 +122,7 @@ class _Demo:
                 "roles": self._links(row, "roles", "role_id", "responsibility"),
             }
             body = ProcessCreate.model_validate(
-                _own(row, "kind", "status", "criticality")
+                _plain_members(row, "kind", "status", "criticality")
                 | {"parent_id": self._id("processes", row["parent"]), "owner_id": self._id("users", row["owner"])}
                 | links
             )
@@ -146,6 +146,6 @@ def _rows(collection: str) -> Iterator[dict[str, str]]:
         yield from csv.DictReader(file)
 
 
-def _own(row: dict[str, str], *names: str) -> dict[str, Any]:
-    """Return the columns that are members of the body as they stand; an empty cell is an absent member."""
+def _plain_members(row: dict[str, str], *names: str) -> dict[str, Any]:
+    """Return the cells that are members of the body without conversion; an empty cell is an omitted member."""
     return {name: row[name] for name in ("code", "name", "description", *names) if row[name]}

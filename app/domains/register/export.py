@@ -1,6 +1,6 @@
-"""Writes the whole register into a directory: one NDJSON file a collection, all of the same moment, and a manifest.
+"""Exports the register into a directory: one NDJSON file per collection, from one snapshot, and a manifest.
 
-A file has one document a line, as the API gives it. Of what people sign in with nothing is written.
+Each line of a file is one document in the API's format. Credentials are not exported.
 """
 
 import os
@@ -40,13 +40,13 @@ from app.utils.exceptions import RegisterError
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-# A file may be written to a slow disk, and nobody waits for this transaction.
+# Disks may be slow, and no request waits for this transaction.
 _STATEMENT_TIMEOUT_SECONDS = 600.0
 _BY_ID = Order("id", ListDeclaration((), OBJECT_SORTS))
 
 
 class FileEntry(BaseModel):
-    """What can be checked of a file."""
+    """Numbers of rows and bytes and the checksum of a file."""
 
     rows: int = Field(ge=0)
     bytes: int = Field(ge=0)
@@ -54,9 +54,9 @@ class FileEntry(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What an export consists of. A directory without one is none."""
+    """The contents of an export. A directory without a manifest is not an export."""
 
-    # Grows when readers of the last one would go wrong with it.
+    # Incremented when earlier versions of the service cannot read the format correctly.
     format: int
     service_version: str
     schema_revision: str
@@ -66,7 +66,7 @@ class Manifest(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """One file: a statement that returns the `body` of each line, and one that returns their number as `total`."""
+    """One file: a statement for the `body` of each line, and one for the number of lines as `total`."""
 
     name: str
     rows: Prepared
@@ -77,20 +77,20 @@ class _Part:
 async def export_register(
     settings: Settings, url: str, directory: Path, *, with_history: bool, force: bool
 ) -> Manifest:
-    """Write everything into a directory, which is made if it is not there, and return what was written.
+    """Export the register into a directory, which is created if necessary, and return the manifest.
 
-    Nothing appears under its own name before all of it is there. Raises `RegisterError` when the directory is not
-    empty, unless `force` allows to replace an earlier export, when a file cannot be written, or when the database has
-    another schema or may not be read; and `ServiceUnavailable`.
+    The files get their final names once all are complete. Raises `RegisterError` if the directory is not empty and
+    `force`, which replaces an earlier export, is not set; if a file cannot be written; if the database has another
+    schema or may not be read. Raises `ServiceUnavailable` if the database is not available.
     """
-    _make_ready(directory, force=force)
+    _prepare_directory(directory, force=force)
     parts = _parts(with_history=with_history)
     with _temporary_directory(directory) as temporary:
         async with _snapshot(settings, url) as snapshot:
-            revision, instant = await _identity(snapshot)
+            revision, exported_at = await _revision_and_time(snapshot)
             files = await _write_all(snapshot, parts, temporary)
         manifest = Manifest(
-            format=FORMAT, service_version=VERSION, schema_revision=revision, exported_at=instant, files=files
+            format=FORMAT, service_version=VERSION, schema_revision=revision, exported_at=exported_at, files=files
         )
         with _File(temporary / MANIFEST) as file:
             file.write(manifest.model_dump_json(indent=2).encode() + b"\n")
@@ -102,7 +102,7 @@ def _parts(*, with_history: bool) -> list[_Part]:
     parts = []
     for entry in in_reference_order():
         documents = documents_of(entry.collection)
-        # Where all lines are together, ids tell what is meant.
+        # `keyed=False`: ids identify the targets of references, since the export has all objects.
         rows = documents.export(_BY_ID, None, None, after=False, table=False, keyed=False)
         parts.append(_Part(entry.name, rows, documents.count(), {"limit": None, "offset": 0}))
     parts.append(_Part(RoleHolder.__tablename__, _holders(), _count(RoleHolder)))
@@ -123,8 +123,8 @@ def _count(model: type[Base]) -> Executable:
 
 @asynccontextmanager
 async def _snapshot(settings: Settings, url: str) -> AsyncIterator[AsyncConnection]:
-    patient = settings.model_copy(update={"statement_timeout": _STATEMENT_TIMEOUT_SECONDS, "pool_size": 1})
-    database = Database(url, patient)
+    export_settings = settings.model_copy(update={"statement_timeout": _STATEMENT_TIMEOUT_SECONDS, "pool_size": 1})
+    database = Database(url, export_settings)
     try:
         async with database.snapshot(_STATEMENT_TIMEOUT_SECONDS) as snapshot:
             yield snapshot
@@ -138,8 +138,8 @@ async def _snapshot(settings: Settings, url: str) -> AsyncIterator[AsyncConnecti
         await database.dispose()
 
 
-async def _identity(snapshot: AsyncConnection) -> tuple[str, datetime]:
-    """Return the schema revision of the database and the moment of the snapshot."""
+async def _revision_and_time(snapshot: AsyncConnection) -> tuple[str, datetime]:
+    """Return the schema revision of the database and the time of the snapshot."""
     try:
         row = (await snapshot.execute(text("SELECT version_num, now() AS at FROM alembic_version"))).one_or_none()
     except DBAPIError as error:
@@ -157,10 +157,10 @@ async def _identity(snapshot: AsyncConnection) -> tuple[str, datetime]:
 
 
 async def _write_all(snapshot: AsyncConnection, parts: list[_Part], temporary: Path) -> dict[str, FileEntry]:
-    length = sum([await snapshot.scalar(part.total) or 0 for part in parts])
+    total = sum([await snapshot.scalar(part.total) or 0 for part in parts])
     files = {}
-    watched = sys.stderr.isatty()
-    with click.progressbar(length=length, label="Exporting", file=sys.stderr, hidden=not watched) as progress:
+    is_terminal = sys.stderr.isatty()
+    with click.progressbar(length=total, label="Exporting", file=sys.stderr, hidden=not is_terminal) as progress:
         for part in parts:
             name = f"{part.name}.ndjson"
             with _File(temporary / name) as file:
@@ -168,13 +168,13 @@ async def _write_all(snapshot: AsyncConnection, parts: list[_Part], temporary: P
                     file.write(lines_of(rows), len(rows))
                     progress.update(len(rows))
             files[name] = file.entry
-            if not watched:
+            if not is_terminal:
                 click.echo(f"{name}: {file.entry.rows} rows", err=True)
     return files
 
 
 class _File:
-    """A new file that only its owner may read: it has people's names and addresses. It is on disk when it is closed."""
+    """A new file with mode 0600, because it has personal data. Closing it syncs it to disk."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -203,7 +203,7 @@ class _File:
         return FileEntry(rows=self._rows, bytes=self._bytes, sha256=self._digest.hexdigest())
 
 
-def _make_ready(directory: Path, *, force: bool) -> None:
+def _prepare_directory(directory: Path, *, force: bool) -> None:
     with _os_errors_as_messages(directory):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not force and any(directory.iterdir()):
@@ -212,16 +212,16 @@ def _make_ready(directory: Path, *, force: bool) -> None:
 
 @contextmanager
 def _temporary_directory(directory: Path) -> Iterator[Path]:
-    """Yield a directory inside for what is not complete yet; what is left in it goes away."""
+    """Yield a temporary directory inside `directory` for incomplete files, and delete it at the end."""
     with _os_errors_as_messages(directory):
-        made = TemporaryDirectory(prefix=".export-", dir=directory)
-    with made as name:
+        temporary = TemporaryDirectory(prefix=".export-", dir=directory)
+    with temporary as name:
         yield Path(name)
 
 
 def _publish(temporary: Path, directory: Path, manifest: Manifest) -> None:
     with _os_errors_as_messages(directory):
-        # The manifest goes first and comes last: at no time does it stand beside files that are not its own.
+        # The old manifest is removed first and the new one added last: a manifest never describes other files.
         (directory / MANIFEST).unlink(missing_ok=True)
         for part in _parts(with_history=True):
             name = f"{part.name}.ndjson"
@@ -234,7 +234,7 @@ def _publish(temporary: Path, directory: Path, manifest: Manifest) -> None:
 
 @contextmanager
 def _os_errors_as_messages(path: Path) -> Iterator[None]:
-    """Tell in words what the file system refuses. A snapshot would take it for a fault of the connection."""
+    """Convert an `OSError` to a `RegisterError`; `Database.snapshot` would treat it as a lost connection."""
     try:
         yield
     except OSError as error:

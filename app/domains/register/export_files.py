@@ -1,4 +1,4 @@
-"""The files of an export, as who imports them reads them: checked before anything is done with them."""
+"""Reads and verifies export files."""
 
 import json
 from collections.abc import Iterator
@@ -14,21 +14,21 @@ from app.core.migrations import known_revisions
 from app.domains.register.export import FORMAT, MANIFEST, FileEntry, Manifest
 from app.utils.exceptions import RegisterError
 
-_AT_ONCE = 1024 * 1024
+_CHUNK_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of a file, and its place in it."""
+    """A line of a file and its number, from 1."""
 
     number: int
     document: dict[str, Any]
 
 
-def checked_manifest(directory: Path, names: list[str]) -> Manifest:
-    """Return the manifest of an export that is complete, unaltered, and of a kind that can be imported.
+def load_verified_manifest(directory: Path, names: list[str]) -> Manifest:
+    """Return the manifest of an export after verifying the format, the schema revision and the named files.
 
-    Raises `RegisterError` otherwise.
+    Raises `RegisterError` if the export cannot be imported, is incomplete, or was altered.
     """
     try:
         content = (directory / MANIFEST).read_bytes()
@@ -36,7 +36,7 @@ def checked_manifest(directory: Path, names: list[str]) -> Manifest:
     except FileNotFoundError as error:
         raise RegisterError(f"{directory} is no export: it has no {MANIFEST}.") from error
     except OSError as error:
-        raise _unreadable(directory / MANIFEST, error) from error
+        raise _read_error(directory / MANIFEST, error) from error
     except ValidationError as error:
         raise RegisterError(f"{directory / MANIFEST} is not the manifest of an export.") from error
     if manifest.format != FORMAT:
@@ -49,48 +49,48 @@ def checked_manifest(directory: Path, names: list[str]) -> Manifest:
     for name in names:
         if name not in manifest.files:
             raise RegisterError(f"The export is not complete: its manifest has no {name}.")
-        _check(directory / name, manifest.files[name])
+        _verify_file(directory / name, manifest.files[name])
     return manifest
 
 
-def digest_of(manifest: Manifest, names: list[str]) -> bytes:
-    """Return what tells one export from another: the same for all with the same content."""
-    # In the order of the manifest: that of the names is another one in another version of the service.
+def export_digest(manifest: Manifest, names: list[str]) -> bytes:
+    """Return the digest that identifies an export by the content of the named files."""
+    # In the order of the manifest, because the order of `names` differs between versions of the service.
     digests = [file.sha256 for name, file in manifest.files.items() if name in names]
     return sha256(json.dumps(digests).encode()).digest()
 
 
-def lines_of(path: Path) -> Iterator[Line]:
-    """Yield the lines of a file. Raises `RegisterError` for what is no JSON object."""
+def read_lines(path: Path) -> Iterator[Line]:
+    """Yield the lines of a file. Raises `RegisterError` for a line that is not a JSON object."""
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
                 document = parse_json(line)
             except json.JSONDecodeError as error:
-                raise fault(path.name, number, "", f"The line is not JSON: {error.msg}.") from error
+                raise line_error(path.name, number, "", f"The line is not JSON: {error.msg}.") from error
             if not isinstance(document, dict):
-                raise fault(path.name, number, "", "The line is not a JSON object.")
+                raise line_error(path.name, number, "", "The line is not a JSON object.")
             yield Line(number, document)
 
 
-def fault(name: str, number: int, member: str, detail: str) -> RegisterError:
-    """Return the error of a line, or of a member of it."""
+def line_error(name: str, number: int, member: str, detail: str) -> RegisterError:
+    """Return the error of a line or, unless `member` is empty, of a member of the line."""
     return RegisterError(f"{name}, line {number}{member and ', '}{member}: {detail}")
 
 
-def _check(path: Path, entry: FileEntry) -> None:
+def _verify_file(path: Path, entry: FileEntry) -> None:
     digest = sha256()
     length = rows = 0
     try:
         with path.open("rb") as file:
-            while content := file.read(_AT_ONCE):
+            while content := file.read(_CHUNK_BYTES):
                 digest.update(content)
                 length += len(content)
                 rows += content.count(b"\n")
     except FileNotFoundError as error:
         raise RegisterError(f"The export is not complete: there is no {path}.") from error
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise _read_error(path, error) from error
     if digest.hexdigest() != entry.sha256:
         detail = (
             f"It has {length} bytes, of {entry.bytes}." if length != entry.bytes else "Its checksum is another one."
@@ -100,5 +100,5 @@ def _check(path: Path, entry: FileEntry) -> None:
         raise RegisterError(f"{path} has {rows} lines, but {entry.rows} according to the manifest.")
 
 
-def _unreadable(path: Path, error: OSError) -> RegisterError:
+def _read_error(path: Path, error: OSError) -> RegisterError:
     return RegisterError(f"Cannot read {path}: {error.strerror}.")

@@ -1,4 +1,4 @@
-"""Removes what has expired, a batch at a time, so that nobody waits for a lock of ours."""
+"""Deletes expired rows in small batches to keep locks short."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -12,20 +12,19 @@ from app.core.database_errors import NO_PRIVILEGE, sqlstate_of
 from app.utils.exceptions import RegisterError
 
 BATCH = 5000
-# Of what may have megabytes beside its row, which go with it.
-_FEWER = {"idempotency keys": 200, "import plans": 20}
+# Tables whose rows may have megabytes of values stored out of line (TOAST).
+_SMALL_BATCHES = {"idempotency keys": 200, "import plans": 20}
 
-# What others are at work on is passed over: waiting for it could end in a deadlock, and it may have been prolonged or
-# replaced by then.
-_EXPIRED = {
-    # Before their sessions, which would take all of theirs along in one statement.
+# Locked rows are skipped: waiting for them could deadlock, and they may be extended or replaced meanwhile.
+_DELETE_EXPIRED = {
+    # Before sessions, whose deletion would cascade to any number of refresh tokens in one statement.
     "refresh tokens": "DELETE FROM refresh_tokens WHERE expires_at < now() AND token_hash IN "
     "(SELECT token_hash FROM refresh_tokens WHERE expires_at < now() LIMIT :batch FOR UPDATE SKIP LOCKED)",
     "sessions": "DELETE FROM sessions WHERE expires_at < now() AND id IN "
     "(SELECT id FROM sessions WHERE expires_at < now() LIMIT :batch FOR UPDATE SKIP LOCKED)",
     "password links": "DELETE FROM password_links WHERE expires_at < now() AND user_id IN "
     "(SELECT user_id FROM password_links WHERE expires_at < now() LIMIT :batch FOR UPDATE SKIP LOCKED)",
-    # Those who wonder why a program stopped still find its token for a month.
+    # Kept for 30 days, so that users can see why a program lost access.
     "API tokens": "DELETE FROM api_tokens WHERE id IN "
     "(SELECT id FROM api_tokens WHERE expires_at < now() - interval '30 days' LIMIT :batch FOR UPDATE SKIP LOCKED)",
     "familiar addresses": "DELETE FROM familiar_addresses WHERE last_used_at < now() - interval '90 days' "
@@ -35,8 +34,7 @@ _EXPIRED = {
     "(SELECT user_id, key FROM idempotency_keys WHERE expires_at < now() LIMIT :batch FOR UPDATE SKIP LOCKED)",
     "import plans": "DELETE FROM import_plans WHERE expires_at < now() AND id IN "
     "(SELECT id FROM import_plans WHERE expires_at < now() LIMIT :batch FOR UPDATE SKIP LOCKED)",
-    # Whoever imports the same again within a month need not make anew what has no keys. Before their imports, by which
-    # it is known how old they are.
+    # Kept for 30 days, so that a repeated import finds objects without keys. Before imports, which have the age.
     "imported ids": "DELETE FROM imported_objects WHERE (import_id, collection, old_id) IN "
     "(SELECT o.import_id, o.collection, o.old_id FROM imported_objects o JOIN register_imports i ON i.id = o.import_id "
     "WHERE i.used_at < now() - interval '30 days' LIMIT :batch FOR UPDATE SKIP LOCKED)",
@@ -46,9 +44,9 @@ _EXPIRED = {
     "attempts to sign in": "DELETE FROM sign_in_attempts WHERE ends_at < now() AND key IN "
     "(SELECT key FROM sign_in_attempts WHERE ends_at < now() LIMIT :batch FOR UPDATE SKIP LOCKED)",
 }
-# What made an object and what it came to be are never removed. Each batch goes on where the last one ended, so that
-# rows which stay are looked at once, not once a batch.
-_HISTORY = """
+# Keeps the first and the last change of each object. Keyset pagination: each batch starts after the last one, so that
+# remaining rows are read once, not once per batch.
+_DELETE_CHANGES = """
     WITH old AS MATERIALIZED (
         SELECT id, at, type, object_id FROM changes
          WHERE at < now() - make_interval(days => :days) AND (at, id) > (:at, :id) ORDER BY at, id LIMIT :batch
@@ -65,17 +63,19 @@ _HISTORY = """
 
 
 async def clean_up(database: Database, history_days: int | None) -> dict[str, int]:
-    """Remove what has expired and, unless it is None, the history older than `history_days`; return the numbers.
+    """Delete expired rows and, unless `history_days` is None, changes older than `history_days` days.
 
-    Raises `RegisterError` when the database role may not do that.
+    Return the number of deleted rows by kind. Raises `RegisterError` if the database role lacks the privilege.
     """
     try:
         removed = {
-            what: await _remove_expired(database, text(f"{sql} RETURNING 1"), min(BATCH, _FEWER.get(what, BATCH)))
-            for what, sql in _EXPIRED.items()
+            kind: await _delete_expired(
+                database, text(f"{sql} RETURNING 1"), min(BATCH, _SMALL_BATCHES.get(kind, BATCH))
+            )
+            for kind, sql in _DELETE_EXPIRED.items()
         }
         if history_days is not None:
-            removed["changes"] = await _thin_history(database, history_days)
+            removed["changes"] = await _delete_changes(database, history_days)
     except DBAPIError as error:
         if sqlstate_of(error) != NO_PRIVILEGE:
             raise
@@ -86,7 +86,7 @@ async def clean_up(database: Database, history_days: int | None) -> dict[str, in
     return removed
 
 
-async def _remove_expired(database: Database, statement: Executable, batch: int) -> int:
+async def _delete_expired(database: Database, statement: Executable, batch: int) -> int:
     removed = 0
     while True:
         rows = await _run(database, statement, batch=batch)
@@ -95,12 +95,12 @@ async def _remove_expired(database: Database, statement: Executable, batch: int)
             return removed
 
 
-async def _thin_history(database: Database, days: int) -> int:
+async def _delete_changes(database: Database, days: int) -> int:
     removed = 0
-    reached: dict[str, Any] = {"at": datetime.min.replace(tzinfo=UTC), "id": 0}
-    while rows := await _run(database, text(_HISTORY), batch=BATCH, days=days, **reached):
+    last_row: dict[str, Any] = {"at": datetime.min.replace(tzinfo=UTC), "id": 0}
+    while rows := await _run(database, text(_DELETE_CHANGES), batch=BATCH, days=days, **last_row):
         removed += rows[0].removed
-        reached = {"at": rows[0].at, "id": rows[0].id}
+        last_row = {"at": rows[0].at, "id": rows[0].id}
     return removed
 
 

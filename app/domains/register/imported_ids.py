@@ -1,4 +1,4 @@
-"""Which objects became of those of an export. It is kept beside what is written, in the same transaction."""
+"""Maps exported ids to local ids. A mapping is stored in the transaction that writes the objects."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ from sqlalchemy import Executable, text
 from app.core.database import Database, RegisterSession
 from app.domains.shared.schemas import NO_TEXT
 
-# A collection and an id of the register that was exported.
-Old = tuple[str, int]
+# The collection and the id of an object in the exported register.
+ExportedId = tuple[str, int]
 
-# One that was finished begins anew, and one that was not goes on.
+# A finished import starts a new run; an unfinished one continues its run.
 _BEGIN = text(
     """
     INSERT INTO register_imports AS i (digest, run, used_at) VALUES (:digest, 1, now())
@@ -23,7 +23,7 @@ _BEGIN = text(
     """
 )
 _FINISH = text("UPDATE register_imports SET finished_at = now(), used_at = now() WHERE id = :import_id")
-_LOOK_UP = text(
+_RESOLVE = text(
     """
     SELECT m.collection, m.old_id, m.new_id
       FROM unnest(CAST(:collections AS text[]), CAST(:old_ids AS bigint[])) AS old (collection, id)
@@ -42,14 +42,14 @@ _RECORD = text(
 
 @dataclass(frozen=True, slots=True)
 class ImportedId:
-    """The object here that an exported one is, None if there is none yet, and whether this run has written it."""
+    """The local id of an exported object, None if there is no such object yet, and whether this run has written it."""
 
     id: int | None
     is_done: bool
 
 
 class ImportedIds:
-    """The ids of one import, in one run of it."""
+    """The ids of one run of an import."""
 
     def __init__(self, import_id: int, run: int) -> None:
         self._import_id = import_id
@@ -57,13 +57,13 @@ class ImportedIds:
 
     @classmethod
     async def begin(cls, database: Database, digest: bytes) -> "ImportedIds":
-        """Begin to import what has this digest, or go on with it."""
+        """Begin or continue the import of the export with this digest."""
         async with database.transaction() as session:
             row = (await session.execute(_BEGIN, {"digest": digest})).one()
         return cls(row.id, row.run)
 
     async def lock(self, session: RegisterSession) -> None:
-        """Wait until nobody else writes a batch of the same import, and tell that it is in use."""
+        """Take the advisory lock that serialises the batches of the import, until the transaction ends."""
         await session.lock(f"import {self._import_id}")
 
     async def find(
@@ -71,34 +71,35 @@ class ImportedIds:
         session: RegisterSession,
         table: str,
         documents: Sequence[Mapping[str, Any]],
-        moments: Sequence[str | None],
+        created_ats: Sequence[str | None],
     ) -> dict[int, ImportedId]:
-        """Return which objects here these are, which were made at these moments.
+        """Return the local ids of exported documents, by exported id.
 
-        As recorded; or else, where the export came from, the one with the same id that was made at the same moment; or
-        else the one with the external id, the code or the e-mail, if none of those before it says that it is another.
+        The local object is the first that exists of: the one recorded by this import; the one with the same id and
+        `created_at`, which is the exported object itself; the one with the same `external_id`; with the same code,
+        unless the external ids differ; with the same e-mail address, unless the external ids or the codes differ.
         """
         keys = {
             f"{name}s": [_key(document.get(name)) for document in documents]
             for name in ("external_id", "code", "email")
         }
         old_ids = [document["id"] for document in documents]
-        values = {"import_id": self._import_id, "old_ids": old_ids, "created_ats": moments, **keys}
+        values = {"import_id": self._import_id, "old_ids": old_ids, "created_ats": created_ats, **keys}
         rows = await session.execute(_find(table), values)
-        return {row.old_id: ImportedId(row.id, row.run == self._run and row.is_there) for row in rows}
+        return {row.old_id: ImportedId(row.id, row.run == self._run and row.exists) for row in rows}
 
-    async def look_up(self, session: RegisterSession, wanted: Iterable[Old]) -> dict[Old, int]:
-        """Return what became of these objects, as far as they have been imported."""
-        pairs = list(wanted)
+    async def resolve(self, session: RegisterSession, exported_ids: Iterable[ExportedId]) -> dict[ExportedId, int]:
+        """Return the local ids of those exported ids that have been imported."""
+        pairs = list(exported_ids)
         if not pairs:
             return {}
         collections, old_ids = [collection for collection, _ in pairs], [key for _, key in pairs]
         values = {"import_id": self._import_id, "collections": collections, "old_ids": old_ids}
-        rows = await session.execute(_LOOK_UP, values)
+        rows = await session.execute(_RESOLVE, values)
         return {(row.collection, row.old_id): row.new_id for row in rows}
 
     async def record(self, session: RegisterSession, table: str, ids: Mapping[int, int]) -> None:
-        """Keep which old ids became which new ones."""
+        """Record the local ids, by exported id, of the objects of a collection."""
         values = {
             "import_id": self._import_id,
             "run": self._run,
@@ -109,25 +110,25 @@ class ImportedIds:
         await session.execute(_RECORD, values)
 
     async def finish(self, database: Database) -> None:
-        """Tell that all is done: whoever imports the same again begins anew."""
+        """Record that the run is finished; importing the same export again starts a new run."""
         async with database.transaction() as session:
             await session.execute(_FINISH, {"import_id": self._import_id})
 
 
 def _key(value: Any) -> str | None:
-    """Return a text that an object can be found by. What else a line says there is for its schema to refuse."""
+    """Return a value if it is a storable text, else None: the schema rejects the line later."""
     return value if isinstance(value, str) and not NO_TEXT.search(value) else None
 
 
 @cache
 def _find(table: str) -> Executable:
-    # The names of tables are ours (S608); only users have an e-mail.
+    # S608: the table name is a constant. Only users have an e-mail address.
     email = "o.email" if table == "users" else "NULL"
     same_id = "coalesce(o.external_id = old.external_id, true)"
     same_code = "coalesce(lower(o.code) = lower(old.code), true)"
     return text(
         f"""
-        SELECT old.id AS old_id, m.run, o.id IS NOT NULL AS is_there,
+        SELECT old.id AS old_id, m.run, o.id IS NOT NULL AS exists,
                coalesce(o.id,
                         (SELECT o.id FROM {table} o
                           WHERE o.id = old.id AND o.created_at = CAST(old.at AS timestamptz)),

@@ -1,4 +1,4 @@
-"""What is kept of imports of whole registers: which objects became of those of an export."""
+"""Tables of imports of whole registers, and of the local ids of the imported objects."""
 
 from datetime import datetime
 
@@ -9,11 +9,11 @@ from app.domains.shared.models import Base
 
 
 class RegisterImport(Base):
-    """An export that is, or was, imported as a whole; known again by what is in it.
+    """An export that is being or was imported, identified by the digest of its content.
 
-    `run` counts how often that was begun, and `finished_at` is null until it was done so often. The row, with those of
-    its `ImportedObject`s, goes a month after the last batch. Neither refers to others by a foreign key, which nobody
-    would need: ids are never given again.
+    `run` counts the imports of the export; `finished_at` is null while the last run is unfinished. Housekeeping deletes
+    the row and its `ImportedObject`s 30 days after a run last began or finished. Neither table needs foreign keys,
+    because ids are never reused.
     """
 
     __tablename__ = "register_imports"
@@ -26,7 +26,7 @@ class RegisterImport(Base):
 
 
 class ImportedObject(Base):
-    """Which object here became of one that has `old_id` in an export, and which run it was last written by."""
+    """Maps an exported id to the local id, with the run that last wrote the object."""
 
     __tablename__ = "imported_objects"
 

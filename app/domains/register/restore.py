@@ -1,8 +1,7 @@
-"""Reads what `export` wrote into another register, or into the one that it came from.
+"""Imports an export into another register, or into the one from which it was exported.
 
-Objects are written in batches, each with its history in a transaction of its own, which also keeps which object became
-of which: so an import that was interrupted goes on, and one that is repeated finds everything as it should be. What an
-object refers to that comes later in the files is set at the end.
+Each batch of objects is written with its history and its `ImportedObject`s in a separate transaction. So an interrupted
+import can be continued, and a repeated import changes nothing. References to later objects are deferred to the end.
 """
 
 import sys
@@ -24,9 +23,9 @@ from app.core.database import Database, RegisterSession
 from app.core.database_errors import NO_TABLE, sqlstate_of
 from app.core.migrations import head_revision
 from app.domains.collections import in_reference_order
-from app.domains.register.export_files import Line, checked_manifest, digest_of, fault, lines_of
-from app.domains.register.exported_objects import data_of, fields_of, moment_of, new_id, targets_of
-from app.domains.register.imported_ids import ImportedId, ImportedIds, Old
+from app.domains.register.export_files import Line, export_digest, line_error, load_verified_manifest, read_lines
+from app.domains.register.exported_objects import body_fields, import_data, parse_created_at, referenced_ids, resolve_id
+from app.domains.register.imported_ids import ExportedId, ImportedId, ImportedIds
 from app.domains.role.models import RoleHolder
 from app.domains.role.service import HOLDERS, RoleService
 from app.domains.shared.bulk.batch import BulkOutcome, write_batch
@@ -38,51 +37,51 @@ from app.domains.shared.service import CollectionService
 from app.domains.user.administrators import first_administrator
 from app.utils.exceptions import RegisterError
 
-# So many lines are one transaction.
+# The number of lines per transaction.
 BATCH = 1000
-# Nobody waits for these statements, and they may wait for others.
+# No request waits for these statements, and they may wait for locks of requests.
 _STATEMENT_TIMEOUT_SECONDS = 600.0
 _MAX_FAULTS = 20
 _HOLDERS = RoleHolder.__tablename__
 _REVISION = text("SELECT version_num FROM alembic_version")
-# What comes later in the files: collections come in this order, and lines in that of their ids.
+# The order of collections in the files; the lines of a collection are in the order of their ids.
 _ENTRIES = in_reference_order()
-_ORDER = {entry.name: place for place, entry in enumerate(_ENTRIES)}
+_ORDER = {entry.name: position for position, entry in enumerate(_ENTRIES)}
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class _DeferredReference:
-    """A reference to what comes later in the files."""
+    """A reference to an object that comes later in the files."""
 
     line: Line
     field: str
-    target: Old
+    target: ExportedId
 
 
 async def import_register(settings: Settings, url: str, directory: Path) -> Counter[str]:
-    """Import an export, or go on with it, and return how many objects were `created`, `updated`, …
+    """Begin or continue the import of an export, and return the number of objects by result (`created`, `updated`, …).
 
-    Those that an interrupted import had written are `done` already. Raises `RegisterError` when the export is not
-    complete or not as it was written, when an object cannot be written (what was written before it stays), or when the
-    database has another schema; and `ServiceUnavailable`.
+    Objects that an interrupted import wrote count as `done`. Raises `RegisterError` if the export is incomplete or was
+    altered, if an object cannot be written (earlier batches stay), or if the database has another schema. Raises
+    `ServiceUnavailable` if the database is not available.
     """
     names = [f"{table}.ndjson" for table in (*_ORDER, _HOLDERS)]
-    manifest = checked_manifest(directory, names)
+    manifest = load_verified_manifest(directory, names)
     async with database_with_long_timeouts(settings, url) as (database, administrator):
         caller = replace(
             administrator, message=f"Import of what was exported at {manifest.exported_at:%Y-%m-%d %H:%M:%S} UTC"
         )
-        ids = await ImportedIds.begin(database, digest_of(manifest, names))
-        length = sum(manifest.files[name].rows for name in names)
-        watched = sys.stderr.isatty()
-        with click.progressbar(length=length, label="Importing", file=sys.stderr, hidden=not watched) as progress:
-            run = _Run(database, caller, ids, directory, progress.update)
+        ids = await ImportedIds.begin(database, export_digest(manifest, names))
+        total = sum(manifest.files[name].rows for name in names)
+        is_terminal = sys.stderr.isatty()
+        with click.progressbar(length=total, label="Importing", file=sys.stderr, hidden=not is_terminal) as progress:
+            run = _ImportRun(database, caller, ids, directory, progress.update)
             for entry in _ENTRIES:
                 await run.write_collection(entry.service)
             for entry in _ENTRIES:
-                await run.write_later(entry.service)
+                await run.write_deferred_references(entry.service)
             await run.write_holders()
         await ids.finish(database)
     return run.counts
@@ -90,9 +89,9 @@ async def import_register(settings: Settings, url: str, directory: Path) -> Coun
 
 @asynccontextmanager
 async def database_with_long_timeouts(settings: Settings, url: str) -> AsyncIterator[tuple[Database, Caller]]:
-    """Yield a database whose statements may take long, and the first administrator.
+    """Yield a database with long timeouts of statements and locks, and the first administrator.
 
-    Raises `RegisterError` when the schema is not ours, or there is no administrator.
+    Raises `RegisterError` if the schema has another revision or does not exist, or if there is no administrator.
     """
     timeouts = dict.fromkeys(
         ("statement_timeout", "lock_timeout", "idle_in_transaction_timeout"), _STATEMENT_TIMEOUT_SECONDS
@@ -118,7 +117,7 @@ async def database_with_long_timeouts(settings: Settings, url: str) -> AsyncIter
         await database.dispose()
 
 
-class _Run:
+class _ImportRun:
     """One run of an import."""
 
     def __init__(
@@ -129,25 +128,25 @@ class _Run:
         self._ids = ids
         self._directory = directory
         self._advance = advance
-        self._later: dict[str, list[_DeferredReference]] = defaultdict(list)
+        self._deferred: dict[str, list[_DeferredReference]] = defaultdict(list)
         self.counts: Counter[str] = Counter()
 
     async def write_collection(self, service: type[CollectionService]) -> None:
-        """Write all objects of a collection."""
+        """Write all objects of a collection, without their deferred references."""
         table = service.collection.name
-        for lines in _batches(_ascending(lines_of(self._directory / f"{table}.ndjson"), table)):
+        for lines in _batches(_check_ascending(read_lines(self._directory / f"{table}.ndjson"), table)):
             last = lines[-1].document["id"]
-            later = [each for line in lines for each in _later(service.collection.model, line, last)]
-            self._later[table] += later
+            deferred = [each for line in lines for each in _deferred_references(service.collection.model, line, last)]
+            self._deferred[table] += deferred
             async with self._database.transaction() as session:
                 await self._ids.lock(session)
-                moments = [moment_of(table, line) for line in lines]
-                known = await self._ids.find(session, table, [line.document for line in lines], moments)
-                if all(each.is_done for each in known.values()):
+                created_ats = [parse_created_at(table, line) for line in lines]
+                imported = await self._ids.find(session, table, [line.document for line in lines], created_ats)
+                if all(each.is_done for each in imported.values()):
                     self.counts["done"] += len(lines)
                 else:
                     await self._write(
-                        service, session, lines, known, {(each.line.number, each.field) for each in later}
+                        service, session, lines, imported, {(each.line.number, each.field) for each in deferred}
                     )
             self._advance(len(lines))
 
@@ -156,21 +155,21 @@ class _Run:
         service: type[CollectionService],
         session: RegisterSession,
         lines: list[Line],
-        known: Mapping[int, ImportedId],
-        later: set[tuple[int, str]],
+        imported: Mapping[int, ImportedId],
+        deferred: set[tuple[int, str]],
     ) -> None:
         table = service.collection.name
-        found: dict[Old, Any] = dict(await self._ids.look_up(session, targets_of(service.collection, lines)))
-        # What is written together may be referred to by its place.
-        found |= {(table, line.document["id"]): {ITEM: index} for index, line in enumerate(lines)}
+        ids: dict[ExportedId, Any] = dict(await self._ids.resolve(session, referenced_ids(service.collection, lines)))
+        # Objects of the same batch are referred to by their position.
+        ids |= {(table, line.document["id"]): {ITEM: index} for index, line in enumerate(lines)}
         items: list[dict[str, Any]] = []
         for line in lines:
-            key = known[line.document["id"]].id
-            data = data_of(
+            key = imported[line.document["id"]].id
+            data = import_data(
                 service.collection,
                 line,
-                found,
-                [field for field in fields_of(service.collection) if (line.number, field) not in later],
+                ids,
+                [field for field in body_fields(service.collection) if (line.number, field) not in deferred],
             )
             if key is None:
                 data = {name: value for name, value in data.items() if value is not None}
@@ -178,23 +177,25 @@ class _Run:
             else:
                 items.append({"op": "update", "id": key, "data": data})
         outcome = await self._write_items(service, session, lines, items)
-        ids = {line.document["id"]: item.id for line, item in zip(lines, outcome.items, strict=True) if item.id}
-        await self._ids.record(session, table, ids)
+        new_ids = {line.document["id"]: item.id for line, item in zip(lines, outcome.items, strict=True) if item.id}
+        await self._ids.record(session, table, new_ids)
         self.counts.update(str(item.status) for item in outcome.items)
 
-    async def write_later(self, service: type[CollectionService]) -> None:
-        """Set the references of a collection to what came later."""
+    async def write_deferred_references(self, service: type[CollectionService]) -> None:
+        """Set the deferred references of a collection, once all objects exist."""
         table = service.collection.name
-        for batch in _batches(self._later[table]):
+        for batch in _batches(self._deferred[table]):
             async with self._database.transaction() as session:
-                wanted = {each.target for each in batch} | {(table, each.line.document["id"]) for each in batch}
-                found = await self._ids.look_up(session, wanted)
+                exported_ids = {each.target for each in batch} | {(table, each.line.document["id"]) for each in batch}
+                ids = await self._ids.resolve(session, exported_ids)
                 data: dict[int, dict[str, Any]] = defaultdict(dict)
                 for each in batch:
-                    data[each.line.document["id"]][each.field] = new_id(
-                        found, *each.target, table, each.line, each.field
+                    data[each.line.document["id"]][each.field] = resolve_id(
+                        ids, *each.target, table, each.line, each.field
                     )
-                items = [{"op": "update", "id": found[table, old], "data": members} for old, members in data.items()]
+                items = [
+                    {"op": "update", "id": ids[table, old_id], "data": members} for old_id, members in data.items()
+                ]
                 lines = {each.line.document["id"]: each.line for each in batch}
                 await self._write_items(service, session, list(lines.values()), items)
 
@@ -208,18 +209,18 @@ class _Run:
             service(session, self._caller, restoring=True), items, atomic=True, dry_run=False, label=label
         )
         if outcome.refused:
-            _reject(service.collection.name, lines, outcome.items)
+            _raise_faults(service.collection.name, lines, outcome.items)
         return outcome
 
     async def write_holders(self) -> None:
-        """Add who holds which role."""
-        for lines in _batches(lines_of(self._directory / f"{_HOLDERS}.ndjson")):
+        """Add the holders of roles."""
+        for lines in _batches(read_lines(self._directory / f"{_HOLDERS}.ndjson")):
             async with self._database.transaction() as session:
-                pairs = [_holder(line) for line in lines]
-                found = await self._ids.look_up(session, {old for pair in pairs for old in pair if is_id(old[1])})
+                pairs = [_holder_ids(line) for line in lines]
+                ids = await self._ids.resolve(session, {each for pair in pairs for each in pair if is_id(each[1])})
                 roles = RoleService(session, self._caller, restoring=True)
                 for line, pair in zip(lines, pairs, strict=True):
-                    role, user = (str(new_id(found, *old, _HOLDERS, line, f"{old[0][:-1]}_id")) for old in pair)
+                    role, user = (str(resolve_id(ids, *each, _HOLDERS, line, f"{each[0][:-1]}_id")) for each in pair)
                     await roles.link(HOLDERS, role, user, None)
             self._advance(len(lines))
 
@@ -230,38 +231,41 @@ def _batches(items: Iterable[T]) -> Iterator[list[T]]:
         yield batch
 
 
-def _ascending(lines: Iterable[Line], table: str) -> Iterator[Line]:
-    """Yield lines whose ids ascend: by that it is known which of them come later."""
+def _check_ascending(lines: Iterable[Line], table: str) -> Iterator[Line]:
+    """Yield the lines; raise `RegisterError` unless their ids ascend, because references are deferred by id."""
     last = 0
     for line in lines:
         key = line.document.get("id")
         if not is_id(key) or key <= last:
-            raise fault(f"{table}.ndjson", line.number, "id", "Ids are whole numbers, and ascend from line to line.")
+            raise line_error(
+                f"{table}.ndjson", line.number, "id", "Ids are whole numbers, and ascend from line to line."
+            )
         last = key
         yield line
 
 
-def _later(model: type[RegisterObject], line: Line, last: int) -> Iterator[_DeferredReference]:
-    """Yield the references of a line to what comes after its batch, which ends with the id `last`."""
-    place = _ORDER[model.__tablename__]
+def _deferred_references(model: type[RegisterObject], line: Line, last: int) -> Iterator[_DeferredReference]:
+    """Yield the references of a line to objects after its batch, whose last id is `last`."""
+    position = _ORDER[model.__tablename__]
     for field, target in foreign_keys(model).items():
         key = line.document.get(field)
-        other = _ORDER[target.__tablename__]
-        if is_id(key) and (other > place or (other == place and key > last)):
+        target_position = _ORDER[target.__tablename__]
+        if is_id(key) and (target_position > position or (target_position == position and key > last)):
             yield _DeferredReference(line, field, (target.__tablename__, key))
 
 
-def _holder(line: Line) -> list[tuple[str, Any]]:
-    """Return what a line names as a role and its holder, whatever that is."""
+def _holder_ids(line: Line) -> list[tuple[str, Any]]:
+    """Return the exported ids of the role and its holder in a line, unchecked."""
     return [("roles", line.document.get("role_id")), ("users", line.document.get("user_id"))]
 
 
-def _reject(table: str, lines: Sequence[Line], items: Sequence[ItemResult]) -> NoReturn:
-    """Raise an error that tells the faults of a batch."""
-    told = [
-        str(fault(f"{table}.ndjson", line.number, each.pointer.removeprefix("/data").removeprefix("/"), each.detail))
+def _raise_faults(table: str, lines: Sequence[Line], items: Sequence[ItemResult]) -> NoReturn:
+    """Raise a `RegisterError` with the first faults of a batch."""
+    file = f"{table}.ndjson"
+    messages = [
+        str(line_error(file, line.number, each.pointer.removeprefix("/data").removeprefix("/"), each.detail))
         for line, item in zip(lines, items, strict=True)
         for each in item.faults
     ]
-    more = [f"… and {len(told) - _MAX_FAULTS} more."] if len(told) > _MAX_FAULTS else []
-    raise RegisterError("\n".join([*told[:_MAX_FAULTS], *more, "What came before these lines is imported."]))
+    more = [f"… and {len(messages) - _MAX_FAULTS} more."] if len(messages) > _MAX_FAULTS else []
+    raise RegisterError("\n".join([*messages[:_MAX_FAULTS], *more, "What came before these lines is imported."]))

@@ -1,4 +1,4 @@
-"""Reads one file of one collection, as the API does, for who has it on this machine."""
+"""Imports a local file."""
 
 from collections import Counter
 from pathlib import Path
@@ -28,13 +28,14 @@ async def import_table(
     raw: bool,
     dry_run: bool,
 ) -> Counter[str]:
-    """Import a file, or see what that would do, and return how many rows there are of each kind.
+    """Import a CSV or NDJSON file of one collection, or plan the import, and return the number of rows by action.
 
-    Raises `RegisterError` when it cannot be read or has faults: then nothing is written.
+    Raises `RegisterError` if the file cannot be read or has faults, and `click.UsageError` if the collection or the
+    format cannot be derived from the file name. Nothing is written in these cases.
     """
     service = _service_of(path, collection)
-    form = _form_of(path)
-    file = ImportFile(_content_of(path, settings.max_bulk_bytes), form, raw, match_ids, mapping)
+    file_format = _format_of(path)
+    file = ImportFile(_read_content(path, settings.max_bulk_bytes), file_format, raw, match_ids, mapping)
     async with database_with_long_timeouts(settings, url) as (database, caller), database.transaction() as session:
         try:
             imported = await import_file(service(session, caller), file, dry_run=dry_run)
@@ -46,7 +47,7 @@ async def import_table(
 
 
 def _service_of(path: Path, collection: str | None) -> type[CollectionService]:
-    # As files are called that lists are downloaded as: departments-2026-11-26.csv.
+    # Downloaded lists have names such as departments-2026-11-26.csv.
     name = collection or path.name.partition(".")[0].partition("-")[0]
     if name not in _SERVICES:
         known = ", ".join(_SERVICES)
@@ -54,26 +55,26 @@ def _service_of(path: Path, collection: str | None) -> type[CollectionService]:
     return _SERVICES[name]
 
 
-def _content_of(path: Path, most: int) -> bytes:
+def _read_content(path: Path, max_bytes: int) -> bytes:
     try:
         with path.open("rb") as file:
-            content = file.read(most + 1)
+            content = file.read(max_bytes + 1)
     except OSError as error:
         raise RegisterError(f"Cannot read {path}: {error.strerror}.") from error
-    if len(content) > most:
-        raise RegisterError(f"{path} has more than {most} bytes (MAX_BULK_BYTES). Split it.")
+    if len(content) > max_bytes:
+        raise RegisterError(f"{path} has more than {max_bytes} bytes (MAX_BULK_BYTES). Split it.")
     return content
 
 
-def _form_of(path: Path) -> FileFormat:
-    for form in FILE_TYPES.values():
-        if path.suffix.lower() == f".{form}":
-            return form
+def _format_of(path: Path) -> FileFormat:
+    for file_format in FILE_TYPES.values():
+        if path.suffix.lower() == f".{file_format}":
+            return file_format
     raise click.UsageError(f"{path.name} is neither .csv nor .ndjson.")
 
 
 def _with_faults(path: Path, error: RegisterError) -> RegisterError:
-    """Return the error with its first faults: there is nobody else to tell them."""
-    told = [f"{path.name}{each.pointer}: {each.detail}" for each in error.errors[:_MAX_FAULTS]]
+    """Return the error with its first faults in the message, because the command line prints only the message."""
+    messages = [f"{path.name}{each.pointer}: {each.detail}" for each in error.errors[:_MAX_FAULTS]]
     more = [f"… and {len(error.errors) - _MAX_FAULTS} more."] if len(error.errors) > _MAX_FAULTS else []
-    return RegisterError("\n".join([str(error), *told, *more]))
+    return RegisterError("\n".join([str(error), *messages, *more]))

@@ -1,1 +1,1 @@
-"""Resources: what processes use, from applications to suppliers."""
+"""Resources of processes, from applications to suppliers."""

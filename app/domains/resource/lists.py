@@ -1,4 +1,4 @@
-"""What the list of resources can be filtered and sorted by, and what it can be counted by."""
+"""Filters, sorts and groups of the list of resources."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""Resources: what processes use, from applications to suppliers."""
+"""The table of resources."""
 
 from typing import Any, Literal, get_args
 

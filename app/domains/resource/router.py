@@ -1,4 +1,4 @@
-"""The routes of resources."""
+"""Resource routes."""
 
 from fastapi import Response
 
@@ -58,11 +58,11 @@ async def import_resources(service: ResourceServiceDep, request: shared.ImportRe
 async def get_resource(
     service: ResourceServiceDep,
     reference: shared.Reference,
-    shown: ResourceRepresentation,
+    representation: ResourceRepresentation,
     if_none_match: shared.IfNoneMatch = None,
 ) -> Response:
     """Return a resource."""
-    return shared.document_response(await service.get(reference, shown.members), if_none_match)
+    return shared.document_response(await service.get(reference, representation.members), if_none_match)
 
 
 @router.put("/{reference}", response_model=ResourceRead, responses=shared.WRITE, openapi_extra=REQUIRES_WRITE)

@@ -1,4 +1,4 @@
-"""What clients send and get of resources."""
+"""Schemas of resource requests and responses."""
 
 from app.domains.resource.models import ResourceKind
 from app.domains.shared.schemas import (

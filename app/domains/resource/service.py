@@ -1,4 +1,4 @@
-"""What can be done with resources."""
+"""The service of resources."""
 
 from typing import Annotated
 

@@ -1,1 +1,1 @@
-"""Roles: job functions, and the users who hold them."""
+"""Roles: job functions (not access rights) and their holders."""

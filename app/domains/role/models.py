@@ -1,4 +1,4 @@
-"""Roles: job functions (not access rights), and the users who hold them."""
+"""Tables of roles and their holders."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The routes of roles."""
+"""Role routes."""
 
 from fastapi import Response
 
@@ -15,7 +15,7 @@ router = shared.collection_router("roles")
 
 REQUIRES_READ, REQUIRES_WRITE = requires("roles:read"), requires("roles:write")
 FILES = shared.accepts_files()
-# Holders are users, with all that is known of them.
+# The list of holders returns whole users.
 REQUIRES_USERS_READ = requires("users:read")
 
 
@@ -63,11 +63,11 @@ async def import_roles(service: RoleServiceDep, request: shared.ImportRequestDep
 async def get_role(
     service: RoleServiceDep,
     reference: shared.Reference,
-    shown: RoleRepresentation,
+    representation: RoleRepresentation,
     if_none_match: shared.IfNoneMatch = None,
 ) -> Response:
     """Return a role."""
-    return shared.document_response(await service.get(reference, shown.members), if_none_match)
+    return shared.document_response(await service.get(reference, representation.members), if_none_match)
 
 
 @router.put("/{reference}", response_model=RoleRead, responses=shared.WRITE, openapi_extra=REQUIRES_WRITE)
@@ -124,7 +124,7 @@ async def add_role_holder(
     service: RoleServiceDep,
     reference: shared.Reference,
     user: shared.Reference,
-    body: shared.NoFields = shared.NO_FIELDS,  # noqa: ARG001 - a body may come, but not with members
+    body: shared.NoFields = shared.NO_FIELDS,  # noqa: ARG001 - the body may be an empty object
     if_match: shared.IfMatch = None,
 ) -> Response:
     """Give a role to a user."""

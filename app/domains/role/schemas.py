@@ -1,4 +1,4 @@
-"""What clients send and get of roles."""
+"""Schemas of role requests and responses."""
 
 from app.domains.shared.schemas import Brief, ObjectFields, ObjectRead, Reference, example, merge_patch
 

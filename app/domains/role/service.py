@@ -1,4 +1,4 @@
-"""What can be done with roles."""
+"""The service of roles."""
 
 from typing import Annotated
 
@@ -8,7 +8,7 @@ from app.domains.role.models import Role, RoleHolder
 from app.domains.role.schemas import RoleRead, RoleReplace
 from app.domains.shared.service import Collection, CollectionService, LinkSet
 
-# Not among the links of the collection: a role's body does not list its holders.
+# Not a link of the collection, because the body of a role does not list holders.
 HOLDERS = LinkSet("holders", RoleHolder, owner="role_id", target="user_id")
 
 

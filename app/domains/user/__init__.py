@@ -1,1 +1,1 @@
-"""Users: the people of the organisation. Every other domain may use them."""
+"""Users: the people of the organisation. All other domains may import it."""

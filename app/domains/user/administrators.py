@@ -11,8 +11,8 @@ from app.domains.user.models import User
 
 
 async def first_administrator(session: RegisterSession) -> Caller | None:
-    """Return the first administrator, on whose behalf the command line acts; None before one is made, or the schema."""
-    # The first administrator is the one user without an author.
+    """Return the first administrator, on whose behalf the command line acts; None if there is no user or no schema."""
+    # Only the first administrator has no creator.
     first = select(User.id, User.name).where(User.created_by_id.is_(None)).order_by(User.id).limit(1)
     try:
         row = (await session.execute(first)).one_or_none()

@@ -1,4 +1,4 @@
-"""Users: the people of the organisation, who hold roles, head departments and use the register."""
+"""The table of users."""
 
 from typing import Any, get_args
 
@@ -27,7 +27,7 @@ class User(RegisterObject):
     noun = "user"
 
     email: Mapped[str] = mapped_column(String(EMAIL_LENGTH))
-    # Departments refer to users in turn: this side of the circle is added once both tables exist.
+    # Departments refer to users: `use_alter` breaks the cycle by adding this foreign key after both tables exist.
     department_id: Mapped[int | None] = reference("departments", use_alter=True)
     manager_id: Mapped[int | None] = reference("users")
     access_level: Mapped[str] = mapped_column(server_default="viewer")

@@ -1,4 +1,4 @@
-"""The routes of users."""
+"""User routes."""
 
 from fastapi import Response
 
@@ -11,7 +11,7 @@ from app.domains.user.service import UserServiceDep
 router = shared.collection_router("users")
 
 REQUIRES_READ, REQUIRES_WRITE = requires("users:read"), requires("users:write")
-# Users sign in with their address, which other objects do not have.
+# The example file has an e-mail address, which only users require.
 FILES = shared.accepts_files("code,name,email\r\nE-1,Ada Example,ada@register.example\r\n")
 
 
@@ -59,11 +59,11 @@ async def import_users(service: UserServiceDep, request: shared.ImportRequestDep
 async def get_user(
     service: UserServiceDep,
     reference: shared.Reference,
-    shown: UserRepresentation,
+    representation: UserRepresentation,
     if_none_match: shared.IfNoneMatch = None,
 ) -> Response:
     """Return a user."""
-    return shared.document_response(await service.get(reference, shown.members), if_none_match)
+    return shared.document_response(await service.get(reference, representation.members), if_none_match)
 
 
 @router.put("/{reference}", response_model=UserRead, responses=shared.WRITE, openapi_extra=REQUIRES_WRITE)

@@ -1,4 +1,4 @@
-"""What must hold of users: an administrator stays, and only administrators make and change administrators."""
+"""Rules of users: at least one active administrator, managed only by administrators."""
 
 from collections.abc import Iterator, Sequence
 
@@ -14,9 +14,9 @@ from app.utils.exceptions import FirstAdministrator, LastAdministrator
 
 
 class Administrators(Rule):
-    """An active administrator is left, the first one is not deleted, and a caller grants no scope that the token lacks.
+    """Keeps an active administrator and the first administrator, and limits grants to the scopes of the token.
 
-    Deactivated users are signed out everywhere.
+    Deactivation ends all sessions of the user.
     """
 
     watches = ("access_level", "is_active")
@@ -24,20 +24,21 @@ class Administrators(Rule):
 
     def __init__(self, caller: Caller) -> None:
         super().__init__(caller)
-        self._has_others = True
+        self._has_other_administrators = True
 
     def concerns(self, values: Values) -> bool:
         return values["access_level"] == "admin" and "admin" not in self.caller.scopes
 
     def lock(self, write: Write) -> str | None:
-        # Two administrators who each leave at the same time would leave nobody, so one waits for the other.
-        return "administrators" if _leaves(write) else None
+        # Two concurrent removals could leave no administrator, so an advisory lock serialises them. Waiting for that
+        # lock while holding the row lock would deadlock with a concurrent update; `Rule.lock` explains the lock order.
+        return "administrators" if _removes_administrator(write) else None
 
     async def load(self, session: RegisterSession, writes: Sequence[Write]) -> None:
-        if any(_leaves(write) for write in writes):
-            known = [write.id for write in writes if write.before is not None]
-            others = exists().where(User.access_level == "admin", User.is_active, User.id.not_in(known))
-            self._has_others = bool(await session.scalar(select(others)))
+        if any(_removes_administrator(write) for write in writes):
+            ids = [write.id for write in writes if write.before is not None]
+            query = exists().where(User.access_level == "admin", User.is_active, User.id.not_in(ids))
+            self._has_other_administrators = bool(await session.scalar(select(query)))
 
     def check(self, write: Write) -> Iterator[RuleViolation]:
         before, after = write.before, write.after
@@ -55,36 +56,35 @@ class Administrators(Rule):
             if "admin" in {before["access_level"], after["access_level"]}:
                 yield from missing_scope(self.caller, "admin")
             if write.changes("access_level"):
-                # A caller grants no scope that the token lacks.
                 for scope in sorted(scopes_of(after["access_level"])):
                     yield from missing_scope(self.caller, scope, "/access_level")
 
     def check_together(self, writes: Sequence[Write]) -> Iterator[tuple[Write, RuleViolation]]:
-        # Of several writes of one user the others were refused.
+        # Of several writes of one user at most one is not rejected: the sort puts that one last.
         results = {write.id: write.result for write in sorted(writes, key=lambda write: not write.is_rejected)}
-        if not self._has_others and not any(map(_is_administrator, results.values())):
-            # Of several who leave together the last one stays.
-            last = [write for write in writes if _leaves(write) and not write.is_rejected][-1]
+        if not self._has_other_administrators and not any(map(_is_administrator, results.values())):
+            # If several writes together remove all administrators, the last of these writes is rejected.
+            last = [write for write in writes if _removes_administrator(write) and not write.is_rejected][-1]
             after = last.after
             pointer = "" if after is None else "/access_level" if after["is_active"] else "/is_active"
             yield last, RuleViolation(LastAdministrator, "This is the last active administrator.", pointer)
 
     async def apply(self, session: RegisterSession, writes: Sequence[Write]) -> None:
-        ended = [
+        deactivated = [
             write.id
             for write in writes
             if write.id is not None and write.changes("is_active") and write.after is not None
             if not write.after["is_active"]
         ]
-        if ended:
-            # They would be refused anyhow, but must not come back to life with the user.
-            await end_sessions(session, *ended)
+        if deactivated:
+            # Inactive users are rejected anyway, but reactivation must not revive their sessions.
+            await end_sessions(session, *deactivated)
 
 
 def _is_administrator(values: Values | None) -> bool:
     return values is not None and values["access_level"] == "admin" and values["is_active"]
 
 
-def _leaves(write: Write) -> bool:
-    """Return whether a write takes an active administrator away."""
+def _removes_administrator(write: Write) -> bool:
+    """Return whether a write removes an active administrator: by deletion, deactivation or demotion."""
     return _is_administrator(write.before) and not _is_administrator(write.after)

@@ -1,4 +1,4 @@
-"""What clients send and get of users."""
+"""Schemas of user requests and responses."""
 
 from typing import Annotated
 
@@ -10,12 +10,12 @@ from app.core.permissions import AccessLevel
 from app.domains.shared.schemas import Brief, ObjectFields, ObjectRead, Reference, example, merge_patch
 from app.domains.user.models import EMAIL_LENGTH
 
-# Inside an organisation names such as corp.local and home.arpa are common, which the world can't deliver to.
+# Organisations use internal domains such as corp.local and home.arpa, which are not globally deliverable.
 for _name in ("arpa", "local", "test"):
     SPECIAL_USE_DOMAIN_NAMES.remove(_name)
 
 
-def _normalised_email(value: str) -> str:
+def _normalise_email(value: str) -> str:
     try:
         email = validate_email(value, check_deliverability=False, globally_deliverable=False)
     except EmailNotValidError as error:
@@ -26,7 +26,7 @@ def _normalised_email(value: str) -> str:
 Email = Annotated[
     str,
     Field(max_length=EMAIL_LENGTH),
-    AfterValidator(_normalised_email),
+    AfterValidator(_normalise_email),
     WithJsonSchema(
         {
             "type": "string",

@@ -1,4 +1,4 @@
-"""What can be done with users."""
+"""The service of users."""
 
 from typing import Annotated
 
@@ -11,7 +11,7 @@ from app.domains.user.schemas import UserRead, UserReplace
 
 
 class UserService(CollectionService):
-    """A new user cannot sign in until there is a password."""
+    """Creates users without a password: a new user signs in with a password link first."""
 
     collection = Collection(User, UserRead, UserReplace, rules=(Administrators,))
 

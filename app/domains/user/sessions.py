@@ -1,4 +1,4 @@
-"""The sessions in which users are signed in."""
+"""The table of sessions in which users are signed in."""
 
 from datetime import datetime
 
@@ -20,7 +20,7 @@ from app.domains.shared.models import Base
 
 
 class Session(Base):
-    """A place where a user is signed in: the family of all refresh tokens that followed one another there."""
+    """A sign-in of a user: the family of successive refresh tokens that it started."""
 
     __tablename__ = "sessions"
     __table_args__ = (
@@ -30,7 +30,7 @@ class Session(Base):
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
     user_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("users.id", ondelete="CASCADE"))
-    # NULL stands for all that the user's access level includes.
+    # NULL: all scopes of the user's access level.
     scopes: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
     address: Mapped[str] = mapped_column(Text)
     user_agent: Mapped[str | None] = mapped_column(Text)
@@ -40,5 +40,5 @@ class Session(Base):
 
 
 async def end_sessions(session: RegisterSession, *user_ids: int) -> None:
-    """Sign users out everywhere."""
+    """End all sessions of users."""
     await session.execute(delete(Session).where(Session.user_id.in_(user_ids)))

@@ -1,4 +1,4 @@
-"""Accounts for tests, and how they sign in."""
+"""Accounts for tests, and functions that sign in."""
 
 from datetime import timedelta
 from functools import cache
@@ -24,18 +24,18 @@ BASE_URL = "http://register.test/api/v1"
 
 @pytest.fixture
 def long_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Extend the grace of spent refresh tokens from ten seconds to an hour."""
+    """Extend the grace period of spent refresh tokens from ten seconds to an hour."""
     monkeypatch.setattr(sign_in_module, "REFRESH_GRACE", timedelta(hours=1))
 
 
 @cache
 def password_hash() -> str:
-    """Return a hash of `PASSWORD`, made once for all tests."""
+    """Return a hash of `PASSWORD`, computed once for all tests."""
     return PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1).hash(PASSWORD)
 
 
 async def make_account(app: FastAPI, level: str = "viewer", **fields: Any) -> dict[str, Any]:
-    """Register a user with `PASSWORD`, who has not signed in anywhere yet."""
+    """Create a user with `PASSWORD` and without sessions."""
     async with client_of(app) as administrator:
         user = await make_user(administrator, access_level=level, **fields)
     async with app.state.database.transaction() as session:
@@ -46,7 +46,7 @@ async def make_account(app: FastAPI, level: str = "viewer", **fields: Any) -> di
 def client_from(
     app: FastAPI, address: str = "127.0.0.1", token: str | None = None, **headers: str
 ) -> httpx.AsyncClient:
-    """Return a client that calls from an address; without a token it is nobody's."""
+    """Return a client that calls from an address; without a token it is anonymous."""
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False, client=(address, 50_000))
     if token is not None:
         headers["Authorization"] = f"Bearer {token}"
@@ -77,7 +77,7 @@ async def call(app: FastAPI, token: str | None, method: str, path: str, **reques
 
 
 async def status_of(app: FastAPI, token: str | None) -> int:
-    """Return how `GET /users/me` answers a token: 200 while it is valid, then 401."""
+    """Return the status of `GET /users/me` with a token: 200 while it is valid, else 401."""
     return (await call(app, token, "GET", "/users/me")).status_code
 
 

@@ -1,7 +1,4 @@
-"""What happens when credentials are used by several at once, on connections of their own.
-
-Everything here is committed for good.
-"""
+"""Concurrent uses of credentials, on separate connections. Everything is committed."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
@@ -54,7 +51,7 @@ async def at_once(*requests: Awaitable[httpx.Response]) -> list[httpx.Response]:
 
 @pytest.fixture
 async def app(committed: Committed) -> FastAPI:
-    # With all connections open, requests that are sent together run together.
+    # Open all connections first, so that concurrent requests do not wait for them.
     await at_once(*(committed.client.get("/departments") for _ in range(10)))
     return committed.app
 
@@ -104,7 +101,7 @@ async def test_reuse_of_a_stolen_token_by_many_ends_the_session_once(app: FastAP
         assert await status_of(app, each) == 401
 
 
-async def test_refreshing_while_signing_out_leaves_nobody_signed_in(app: FastAPI) -> None:
+async def test_refresh_during_sign_out_leaves_no_session(app: FastAPI) -> None:
     user = await make_account(app)
     for path in ("/auth/logout", "/auth/logout-all") * (ROUNDS // 2):
         pair = await sign_in(app, user["email"])
@@ -150,12 +147,12 @@ async def test_signing_in_while_the_user_is_deactivated_leaves_no_valid_token(ap
 
 @asynccontextmanager
 async def signing_in_with(app: FastAPI, user: dict[str, Any]) -> AsyncIterator[None]:
-    """Sign a user in with the password that is stored now, and commit at the end only."""
+    """Sign a user in with the stored password, and commit at the end of the block."""
     async with app.state.database.transaction() as session:
-        known = await session.scalar(text("SELECT password_hash FROM credentials WHERE user_id = :id"), user)
+        password_hash = await session.scalar(text("SELECT password_hash FROM credentials WHERE user_id = :id"), user)
         values = {
             "user_id": user["id"],
-            "password_hash": known,
+            "password_hash": password_hash,
             "scopes": None,
             "address": "192.0.2.66",
             "user_agent": "early",
@@ -201,17 +198,17 @@ async def test_sign_in_does_not_outlive_the_deactivation(app: FastAPI) -> None:
     assert await agents_of(app, user) == []
 
 
-async def test_right_password_is_right_for_all_while_its_hash_is_replaced(app: FastAPI) -> None:
+async def test_concurrent_sign_ins_succeed_while_the_hash_is_replaced(app: FastAPI) -> None:
     user = await make_account(app)
     weak = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash(PASSWORD)
     async with app.state.database.transaction() as session:
         stored = {"hash": weak, "id": user["id"]}
         await session.execute(text("UPDATE credentials SET password_hash = :hash WHERE user_id = :id"), stored)
-    answers = await at_once(*(try_to_sign_in(app, user["email"]) for _ in range(4)))
-    assert [answer.status_code for answer in answers] == [200] * 4
+    responses = await at_once(*(try_to_sign_in(app, user["email"]) for _ in range(4)))
+    assert [response.status_code for response in responses] == [200] * 4
 
 
-async def test_link_and_own_change_and_deactivation_at_once_do_not_lock_each_other_out(app: FastAPI) -> None:
+async def test_concurrent_link_change_and_deactivation_do_not_deadlock(app: FastAPI) -> None:
     admin = (await sign_in(app, ADMIN_EMAIL, ADMIN_PASSWORD))["access_token"]
     for _ in range(ROUNDS):
         user = await make_account(app)
@@ -233,12 +230,12 @@ async def test_one_of_many_uses_of_an_api_token_is_written(app: FastAPI) -> None
     async with app.state.database.transaction() as session:
         for statement in COUNT_USES:
             await session.execute(text(statement))
-    answers = await at_once(*(call(app, program, "GET", "/roles") for _ in range(10)))
-    assert [answer.status_code for answer in answers] == [200] * 10
+    responses = await at_once(*(call(app, program, "GET", "/roles") for _ in range(10)))
+    assert [response.status_code for response in responses] == [200] * 10
     assert len(await sql(app, "SELECT id FROM uses")) == 1
 
 
-async def test_one_of_two_who_use_a_link_wins(app: FastAPI) -> None:
+async def test_one_of_two_concurrent_uses_of_a_link_succeeds(app: FastAPI) -> None:
     user = await make_account(app)
     for number in range(ROUNDS):
         link = await make_link(app, user)
@@ -252,7 +249,7 @@ async def test_one_of_two_who_use_a_link_wins(app: FastAPI) -> None:
         ]
 
 
-async def test_one_of_two_who_change_a_password_wins(app: FastAPI) -> None:
+async def test_one_of_two_concurrent_changes_of_a_password_succeeds(app: FastAPI) -> None:
     user = await make_account(app)
     pairs = [await sign_in(app, user["email"]) for _ in range(2)]
     bodies = [{"old_password": PASSWORD, "new_password": f"the password of {name}"} for name in ("one", "another")]
@@ -270,11 +267,11 @@ async def test_one_of_two_who_change_a_password_wins(app: FastAPI) -> None:
     assert alive == [200 if status == 204 else 401 for status in statuses]
 
 
-async def test_newest_of_links_made_at_once_is_the_only_one(app: FastAPI) -> None:
+async def test_one_of_several_concurrently_created_links_is_valid(app: FastAPI) -> None:
     user = await make_account(app)
     links = await asyncio.gather(*(make_link(app, user) for _ in range(5)))
-    answers = [(await use_link(app, link)).status_code for link in links]
-    assert sorted(answers) == [200] + [422] * 4
+    statuses = [(await use_link(app, link)).status_code for link in links]
+    assert sorted(statuses) == [200] + [422] * 4
 
 
 LIMITS = {"sign_in_attempts": 3, "sign_in_attempts_per_account": 5, "sign_in_attempts_per_address": 8}
@@ -285,7 +282,7 @@ async def test_attempts_at_once_cannot_exceed_the_limit(committed: Committed, em
     async with replicas(committed, **LIMITS) as apps:
         responses = await at_once(*(try_to_sign_in(apps[number % 2], email, "wrong") for number in range(12)))
         assert sorted(response.status_code for response in responses) == [401] * 3 + [429] * 9
-        # From other addresses there are two more, to all replicas together.
+        # Other addresses have two more attempts, counted over all replicas.
         responses = await at_once(
             *(try_to_sign_in(apps[number % 2], email, "wrong", f"198.51.100.{number % 3}") for number in range(9))
         )
@@ -302,7 +299,7 @@ async def test_replicas_share_the_attempts(committed: Committed) -> None:
             assert (await try_to_sign_in(app, user["email"])).status_code == 429
 
 
-async def test_attempts_across_accounts_and_addresses_do_not_lock_each_other_out(app: FastAPI) -> None:
+async def test_concurrent_attempts_of_accounts_and_addresses_do_not_deadlock(app: FastAPI) -> None:
     users = [await make_account(app) for _ in range(4)]
     requests = [
         try_to_sign_in(app, user["email"], password, f"198.51.100.{number}")
@@ -327,7 +324,7 @@ async def test_two_administrators_who_remove_each_other_leave_one(app: FastAPI, 
     for _ in range(ROUNDS):
         pair = [await make_account(app, "admin") for _ in range(2)]
         tokens = [(await sign_in(app, user["email"]))["access_token"] for user in pair]
-        # Only the two are left, and nothing refers to them, so that they could be deleted.
+        # The two are the only administrators, and nothing refers to them, so they can be deleted.
         await sql(app, "UPDATE users SET access_level = 'viewer' WHERE id = :id", id=first.id)
         responses = await at_once(
             *(
@@ -338,8 +335,8 @@ async def test_two_administrators_who_remove_each_other_leave_one(app: FastAPI, 
         succeeded = [response for response in responses if response.is_success]
         assert len(succeeded) == 1, [response.text for response in responses]
         (refused,) = (response for response in responses if not response.is_success)
-        told = refused.json()["code"]
-        assert told in {"last_administrator", "unauthorized", "forbidden", "still_referenced"}
+        code = refused.json()["code"]
+        assert code in {"last_administrator", "unauthorized", "forbidden", "still_referenced"}
         left = await sql(app, active)
         assert len(left) == 1
         await sql(app, "UPDATE users SET access_level = 'admin' WHERE id = :id", id=first.id)

@@ -1,4 +1,4 @@
-"""Signing in, refreshing, signing out, links, passwords, API tokens, and who may be an administrator."""
+"""Sign-in, refresh, sign-out, links, passwords, API tokens, and rules of administrators."""
 
 import json
 import time
@@ -36,7 +36,7 @@ from tests.domains.auth.conftest import (
 
 pytestmark = pytest.mark.usefixtures("connection")
 
-# Three addresses of strangers, and one more.
+# Addresses from which no user has signed in.
 STRANGERS = ("198.51.100.1", "198.51.100.2", "198.51.100.3", "198.51.100.4")
 VIEWER = "changes:read departments:read locations:read processes:read resources:read roles:read users:read"
 
@@ -50,10 +50,10 @@ async def patch_user(app: FastAPI, user: dict[str, Any], token: str = ADMIN_TOKE
     return await call(app, token, "PATCH", f"/users/{user['id']}", json=body)
 
 
-# Signing in
+# Sign-in
 
 
-async def test_signing_in_gives_a_pair_of_tokens(app: FastAPI) -> None:
+async def test_sign_in_returns_a_pair_of_tokens(app: FastAPI) -> None:
     user = await make_account(app)
     response = await try_to_sign_in(app, user["email"])
     pair = response.json()
@@ -98,7 +98,7 @@ async def test_session_is_narrowed_to_the_scopes_it_asks_for(app: FastAPI) -> No
     assert me["scopes"] == ["processes:read"]
     refreshed = (await refresh(app, pair["refresh_token"])).json()
     assert refreshed["scope"] == "processes:read"
-    # Nor can it make a token that may more than it may.
+    # A narrowed session cannot create a token with more scopes.
     body = {"name": "More", "scopes": ["processes:read", "users:read"]}
     refused = await call(app, pair["access_token"], "POST", "/users/me/tokens", json=body)
     assert (refused.status_code, refused.json()["scope"]) == (403, "users:read")
@@ -114,9 +114,7 @@ async def test_session_is_narrowed_to_the_scopes_it_asks_for(app: FastAPI) -> No
         ({"username": "a\0", "password": "b"}, [("/username", "control_character")]),
     ],
 )
-async def test_form_that_makes_no_sense_is_refused(
-    app: FastAPI, form: dict[str, str], expected: list[tuple[str, str]]
-) -> None:
+async def test_invalid_form_is_rejected(app: FastAPI, form: dict[str, str], expected: list[tuple[str, str]]) -> None:
     response = await call(
         app, None, "POST", "/auth/token", data=form, headers={"Content-Type": "application/x-www-form-urlencoded"}
     )
@@ -152,12 +150,12 @@ async def without_password(app: FastAPI) -> str:
         return str((await make_user(client))["email"])
 
 
-# How signing in can fail, with the password that is tried.
+# Causes of failed sign-ins, each with the password that is sent.
 FAILURES = ((nobody, PASSWORD), (with_another_password, "wrong"), (deactivated, PASSWORD), (without_password, PASSWORD))
 
 
 def anonymised(response: httpx.Response) -> tuple[int, dict[str, Any], dict[str, str]]:
-    """Return an answer without what is another one at each request."""
+    """Return a response without the parts that differ between requests."""
     headers = {name: value for name, value in response.headers.items() if name != "x-request-id"}
     return response.status_code, response.json() | {"request_id": ""}, headers
 
@@ -166,7 +164,7 @@ async def test_failures_to_sign_in_cannot_be_told_apart(
     app: FastAPI, statements: Statements, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hasher = app.state.passwords._hasher
-    app.state.passwords._nobodys  # noqa: B018 - made by the first attempt of all, whatever that is
+    app.state.passwords._nobodys  # noqa: B018 - computed by the first attempt of the process
     verified: list[str] = []
 
     class Counting:
@@ -178,17 +176,17 @@ async def test_failures_to_sign_in_cannot_be_told_apart(
             return bool(hasher.verify(known, password))
 
     monkeypatch.setattr(app.state.passwords, "_hasher", Counting)
-    answers, counts = [], []
+    responses, counts = [], []
     for cause, password in FAILURES:
         email = await cause(app)
         verified.clear()
         with statements.counted() as seen:
             response = await try_to_sign_in(app, email, password)
-        answers.append(anonymised(response))
+        responses.append(anonymised(response))
         counts.append((len(seen), len(verified), verified[0][:31]))
     assert counts == [(1, 1, "$argon2id$v=19$m=19456,t=2,p=1$")] * len(FAILURES)
-    assert answers == [answers[0]] * len(FAILURES)
-    status, body, headers = answers[0]
+    assert responses == [responses[0]] * len(FAILURES)
+    status, body, headers = responses[0]
     assert (status, body["code"]) == (401, "wrong_credentials")
     assert headers["www-authenticate"] == 'Bearer realm="process-register"'
 
@@ -201,7 +199,7 @@ async def test_failures_leave_the_same_rows_behind(app: FastAPI) -> None:
         assert [row.attempts for row in await sql(app, "SELECT attempts FROM sign_in_attempts")] == [1, 1, 1]
 
 
-async def test_email_stands_nowhere_in_the_attempts(app: FastAPI) -> None:
+async def test_attempts_do_not_store_the_email(app: FastAPI) -> None:
     await try_to_sign_in(app, "nobody@register.example")
     for row in await sql(app, "SELECT key FROM sign_in_attempts"):
         assert "nobody" not in row.key
@@ -220,15 +218,17 @@ async def test_weaker_hash_is_replaced_at_signing_in(app: FastAPI) -> None:
     assert row.password_hash.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
 
 
-async def test_too_many_at_once_are_asked_to_come_again(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_too_many_concurrent_hashes_are_rejected_with_retry_after(
+    app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def busy(*_: object) -> None:
         raise HashingBusy
 
     monkeypatch.setattr(app.state.passwords, "verify", busy)
-    answers = [await try_to_sign_in(app, email) for email in (ADMIN_EMAIL, "nobody@register.example")]
-    assert [anonymised(answer) for answer in answers] == [anonymised(answers[0])] * 2
-    assert (answers[0].status_code, answers[0].json()["code"]) == (503, "hashing_busy")
-    assert answers[0].headers["retry-after"] == "2"
+    responses = [await try_to_sign_in(app, email) for email in (ADMIN_EMAIL, "nobody@register.example")]
+    assert [anonymised(response) for response in responses] == [anonymised(responses[0])] * 2
+    assert (responses[0].status_code, responses[0].json()["code"]) == (503, "hashing_busy")
+    assert responses[0].headers["retry-after"] == "2"
 
 
 # Throttling
@@ -236,7 +236,7 @@ async def test_too_many_at_once_are_asked_to_come_again(app: FastAPI, monkeypatc
 
 @pytest.fixture
 def throttled(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> FastAPI:
-    """The application with small limits: 3 from one address, 5 to one account, 8 from one address to any."""
+    """The application with low limits: 3 per address and account, 5 per account, 8 per address."""
     limits = {"sign_in_attempts": 3, "sign_in_attempts_per_account": 5, "sign_in_attempts_per_address": 8}
     monkeypatch.setitem(app.state._state, "settings", app.state.settings.model_copy(update=limits))
     return app
@@ -246,17 +246,17 @@ async def fail(app: FastAPI, email: str, times: int, address: str = STRANGERS[0]
     return [(await try_to_sign_in(app, email, "wrong", address)).status_code for _ in range(times)]
 
 
-async def test_too_many_attempts_are_refused_alike_for_known_and_unknown_users(throttled: FastAPI) -> None:
+async def test_too_many_attempts_get_the_same_response_for_known_and_unknown_users(throttled: FastAPI) -> None:
     user = await make_account(throttled)
-    answers: list[httpx.Response] = []
+    responses: list[httpx.Response] = []
     for email, address in ((user["email"], STRANGERS[0]), ("nobody@register.example", STRANGERS[1])):
         assert await fail(throttled, email, 3, address) == [401] * 3
-        answers += [await try_to_sign_in(throttled, email, each, address) for each in ("wrong", PASSWORD)]
-    for answer in answers:
-        assert (answer.status_code, answer.json()["code"]) == (429, "too_many_requests")
-        assert 600 < int(answer.headers["retry-after"]) <= 900
-        answer.headers["retry-after"] = ""
-    assert [anonymised(answer) for answer in answers] == [anonymised(answers[0])] * 4
+        responses += [await try_to_sign_in(throttled, email, each, address) for each in ("wrong", PASSWORD)]
+    for response in responses:
+        assert (response.status_code, response.json()["code"]) == (429, "too_many_requests")
+        assert 600 < int(response.headers["retry-after"]) <= 900
+        response.headers["retry-after"] = ""
+    assert [anonymised(response) for response in responses] == [anonymised(responses[0])] * 4
 
 
 async def test_refused_attempt_hashes_nothing(throttled: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,14 +272,14 @@ async def test_attempts_are_counted_by_address(throttled: FastAPI) -> None:
     assert await fail(throttled, "nobody@register.example", 1, STRANGERS[1]) == [401]
 
 
-async def test_neighbours_in_one_network_share_its_attempts(throttled: FastAPI) -> None:
+async def test_addresses_of_one_network_share_a_counter(throttled: FastAPI) -> None:
     email = "nobody@register.example"
     assert await fail(throttled, email, 2, "2001:db8::1") == [401] * 2
     assert await fail(throttled, email, 2, "2001:db8::2") == [401, 429]
     assert await fail(throttled, email, 1, "2001:db8:0:1::1") == [401]
 
 
-async def test_attempts_are_counted_by_account_whatever_the_case(throttled: FastAPI) -> None:
+async def test_attempts_are_counted_by_account_ignoring_case(throttled: FastAPI) -> None:
     email = "nobody@register.example"
     assert await fail(throttled, email, 2, STRANGERS[0]) == [401] * 2
     assert await fail(throttled, email.upper(), 2, STRANGERS[1]) == [401] * 2
@@ -294,7 +294,7 @@ async def test_strangers_cannot_lock_out_the_owner(throttled: FastAPI) -> None:
     for address in STRANGERS[:2]:
         await fail(throttled, user["email"], 4, address)
     assert (await try_to_sign_in(throttled, user["email"], PASSWORD, STRANGERS[2])).status_code == 429
-    # From where the owner is signed in, they may; from elsewhere by a link, which makes that familiar, too.
+    # A familiar address is not blocked. Another address becomes familiar by a password link.
     assert (await try_to_sign_in(throttled, user["email"], PASSWORD, home)).status_code == 200
     assert (await try_to_sign_in(throttled, user["email"], PASSWORD, away)).status_code == 429
     link = await make_link(throttled, user)
@@ -306,7 +306,7 @@ async def test_strangers_cannot_lock_out_the_owner(throttled: FastAPI) -> None:
 
 async def test_one_stranger_locks_out_nobody_elsewhere(throttled: FastAPI) -> None:
     user = await make_account(throttled)
-    # What is refused at once does not count against the account.
+    # Attempts that are rejected with 429 do not count for the account.
     assert await fail(throttled, user["email"], 20, STRANGERS[0]) == [401] * 3 + [429] * 17
     assert (await try_to_sign_in(throttled, user["email"], PASSWORD, STRANGERS[1])).status_code == 200
 
@@ -321,7 +321,7 @@ async def test_address_stays_familiar_after_signing_out(throttled: FastAPI) -> N
     assert (await try_to_sign_in(throttled, user["email"], PASSWORD, "192.0.2.7")).status_code == 200
 
 
-async def test_closed_address_leaves_no_more_rows(throttled: FastAPI) -> None:
+async def test_blocked_address_adds_no_rows(throttled: FastAPI) -> None:
     most = throttled.state.settings.sign_in_attempts_per_address
     for number in range(3 * most):
         await try_to_sign_in(throttled, f"nobody{number}@register.example", "wrong", STRANGERS[0])
@@ -329,7 +329,7 @@ async def test_closed_address_leaves_no_more_rows(throttled: FastAPI) -> None:
     assert len(rows) == most + 1
 
 
-async def test_familiar_address_does_not_have_attempts_without_end(throttled: FastAPI) -> None:
+async def test_attempts_of_a_familiar_address_are_limited(throttled: FastAPI) -> None:
     user = await make_account(throttled)
     await sign_in(throttled, user["email"], address=STRANGERS[0])
     assert await fail(throttled, user["email"], 4) == [401] * 3 + [429]
@@ -337,7 +337,7 @@ async def test_familiar_address_does_not_have_attempts_without_end(throttled: Fa
     assert await fail(throttled, other["email"], 1) == [401]
 
 
-async def test_signing_in_uses_up_no_attempts(throttled: FastAPI) -> None:
+async def test_successful_sign_in_resets_the_counters(throttled: FastAPI) -> None:
     user = await make_account(throttled)
     for _ in range(10):
         assert (await try_to_sign_in(throttled, user["email"])).status_code == 200
@@ -362,7 +362,7 @@ async def test_throttling_ends_with_its_window(throttled: FastAPI) -> None:
     response = await try_to_sign_in(throttled, user["email"], PASSWORD, STRANGERS[0])
     assert (response.status_code, 400 < int(response.headers["retry-after"]) <= 700) == (429, True)
     await sql(throttled, "UPDATE sign_in_attempts SET ends_at = clock_timestamp()")
-    # What was refused meanwhile counts no longer, either.
+    # Attempts that were rejected in the window do not count any more, either.
     assert await fail(throttled, user["email"], 4) == [401] * 3 + [429]
     await sql(throttled, "UPDATE sign_in_attempts SET ends_at = clock_timestamp()")
     assert (await try_to_sign_in(throttled, user["email"], PASSWORD, STRANGERS[0])).status_code == 200
@@ -375,7 +375,7 @@ async def test_guessing_the_old_password_is_throttled(throttled: FastAPI) -> Non
     assert statuses == [422] * 3 + [429]
     refused = await change_password(throttled, token)
     assert (refused.status_code, refused.headers.get("retry-after") is not None) == (429, True)
-    # It is the same account from the same address, whichever way.
+    # Sign-in and change of password share the counter of account and address.
     assert (await try_to_sign_in(throttled, user["email"])).status_code == 429
     await sql(throttled, "UPDATE sign_in_attempts SET ends_at = clock_timestamp()")
     assert (await change_password(throttled, token)).status_code == 204
@@ -384,7 +384,7 @@ async def test_guessing_the_old_password_is_throttled(throttled: FastAPI) -> Non
 # Sessions
 
 
-async def test_sessions_are_listed_with_where_they_are(app: FastAPI) -> None:
+async def test_sessions_are_listed_with_address_and_user_agent(app: FastAPI) -> None:
     user, other = await make_account(app), await make_account(app)
     await sign_in(app, other["email"])
     async with client_from(app, "2001:db8::7", **{"User-Agent": "Phone\t" + "x" * 300}) as phone:
@@ -506,14 +506,14 @@ async def test_refreshing_gives_a_new_pair_for_the_same_session(app: FastAPI) ->
 @pytest.mark.usefixtures("long_grace")
 async def test_lost_answer_is_given_again_within_the_grace(app: FastAPI) -> None:
     first = await sign_in(app, ADMIN_EMAIL, ADMIN_PASSWORD)
-    answers = [(await refresh(app, first["refresh_token"])).json() for _ in range(3)]
-    assert len({answer["refresh_token"] for answer in answers}) == 1
+    responses = [(await refresh(app, first["refresh_token"])).json() for _ in range(3)]
+    assert len({response["refresh_token"] for response in responses}) == 1
     await sql(
         app, "UPDATE refresh_tokens SET spent_at = clock_timestamp() - interval '30 min' WHERE spent_at IS NOT NULL"
     )
     again = await refresh(app, first["refresh_token"])
-    assert again.json()["refresh_token"] == answers[0]["refresh_token"]
-    # The grace does not begin anew.
+    assert again.json()["refresh_token"] == responses[0]["refresh_token"]
+    # The grace period does not start again.
     await sql(app, "UPDATE refresh_tokens SET spent_at = spent_at - interval '31 min'")
     assert (await refresh(app, first["refresh_token"])).status_code == 401
 
@@ -605,7 +605,7 @@ async def test_newer_link_replaces_the_older(app: FastAPI, client: httpx.AsyncCl
     assert (await use_link(app, newer)).status_code == 200
 
 
-async def test_there_is_no_link_for_who_is_not_active(app: FastAPI, client: httpx.AsyncClient) -> None:
+async def test_no_link_is_created_for_an_inactive_user(app: FastAPI, client: httpx.AsyncClient) -> None:
     user = await make_user(client)
     link = await make_link(app, user)
     await patch_user(app, user, is_active=False)
@@ -640,7 +640,7 @@ async def test_common_password_is_refused_and_does_not_spend_the_link(app: FastA
 
 
 async def test_common_password_of_the_package_is_refused(app: FastAPI, client: httpx.AsyncClient) -> None:
-    from zxcvbn.frequency_lists import FREQUENCY_LISTS  # noqa: PLC0415 - large, and for this test only
+    from zxcvbn.frequency_lists import FREQUENCY_LISTS  # noqa: PLC0415 - large, and needed by this test only
 
     long = [password for password in FREQUENCY_LISTS["passwords"] if len(password) >= 12 and password.isalpha()]
     assert len(long) > 10
@@ -650,7 +650,7 @@ async def test_common_password_of_the_package_is_refused(app: FastAPI, client: h
         assert (await use_link(app, link, password)).json()["code"] == "common_password"
 
 
-# Ten characters in twelve places, so that a length is all that is wrong with it.
+# Not a common password, so that only its length can be rejected.
 def of_length(length: int) -> str:
     return ("violet anvil " * 20)[:length]
 
@@ -708,7 +708,7 @@ async def test_password_has_12_to_256_characters(app: FastAPI, password: str, fa
         ("[]", "string_type"),
     ],
 )
-async def test_secret_that_is_no_text_is_refused(
+async def test_invalid_secret_is_rejected(
     app: FastAPI, path: str, field: str, body: dict[str, str], value: str, fault: str
 ) -> None:
     token = (await sign_in(app, ADMIN_EMAIL, ADMIN_PASSWORD))["access_token"]
@@ -719,7 +719,7 @@ async def test_secret_that_is_no_text_is_refused(
 
 
 @pytest.mark.parametrize("token", ["", "prl_", "x" * 128, "prl_" + "0" * 49, "\u00e9", "\0"])
-async def test_link_or_refresh_token_that_never_was_is_refused(app: FastAPI, token: str) -> None:
+async def test_invented_link_or_refresh_token_is_rejected(app: FastAPI, token: str) -> None:
     assert faults(await use_link(app, token)) == [("/token", "spent_link")]
     assert (await refresh(app, token)).status_code == 401
 
@@ -743,10 +743,10 @@ async def test_api_token_is_shown_once(app: FastAPI) -> None:
     for path, token in (("/users/me/tokens", signed_in), ("/api-tokens?limit=1", ADMIN_TOKEN)):
         listed = await call(app, token, "GET", path)
         (item,) = listed.json()["items"]
-        # An instant may be written with fewer digits.
+        # The formats of instants differ in the number of digits.
         for name in ("created_at", "expires_at"):
             assert item.pop(name) == made[name]
-        assert (made["last_used_at"], item.pop("last_used_at") is None) == (None, False)  # it was used since
+        assert (made["last_used_at"], item.pop("last_used_at") is None) == (None, False)  # used meanwhile
         assert item == {name: made[name] for name in ("id", "name", "scopes", "user")}
         assert made["token"] not in listed.text
 
@@ -762,9 +762,7 @@ async def test_api_token_is_shown_once(app: FastAPI) -> None:
         ({"user_id": 1}, "/user_id", "extra_forbidden"),
     ],
 )
-async def test_api_token_that_cannot_be_is_refused(
-    app: FastAPI, changes: dict[str, Any], pointer: str, fault: str
-) -> None:
+async def test_invalid_api_token_is_rejected(app: FastAPI, changes: dict[str, Any], pointer: str, fault: str) -> None:
     token = (await sign_in(app, ADMIN_EMAIL, ADMIN_PASSWORD))["access_token"]
     body = {"name": "Export", "scopes": ["users:read"]} | changes
     response = await call(app, token, "POST", "/users/me/tokens", json=body)
@@ -797,7 +795,7 @@ async def test_own_api_tokens_are_revoked_by_their_user_and_anybodys_by_administ
 # Administrators
 
 
-async def test_last_administrator_stays_one(app: FastAPI) -> None:
+async def test_last_administrator_cannot_be_demoted_or_deactivated(app: FastAPI) -> None:
     (row,) = await sql(app, "SELECT id, email FROM users WHERE access_level = 'admin'")
     admin = {"id": row.id}
     for body, pointer in (({"access_level": "editor"}, "/access_level"), ({"is_active": False}, "/is_active")):
@@ -807,7 +805,7 @@ async def test_last_administrator_stays_one(app: FastAPI) -> None:
     whole = {"name": "Replaced", "email": row.email}
     refused = await call(app, ADMIN_TOKEN, "PUT", f"/users/{row.id}", json=whole)
     assert (refused.status_code, refused.json()["code"]) == (409, "last_administrator")
-    # Who is not active does not count.
+    # Inactive administrators do not count.
     other = await make_account(app, "admin", is_active=False)
     assert (await patch_user(app, admin, is_active=False)).json()["code"] == "last_administrator"
     await patch_user(app, other, is_active=True)
@@ -821,7 +819,7 @@ async def test_last_administrator_cannot_be_deleted(app: FastAPI) -> None:
     token = (await sign_in(app, other["email"]))["access_token"]
     (first,) = await sql(app, "SELECT id FROM users WHERE created_by_id IS NULL")
     assert (await patch_user(app, {"id": first.id}, token, access_level="viewer")).status_code == 200
-    # Nothing but that it is the last one keeps it: nobody else is an administrator any more.
+    # Without references, only the rule of the last administrator prevents the deletion.
     await sql(app, "UPDATE users SET updated_by_id = NULL")
     refused = await call(app, token, "DELETE", f"/users/{other['id']}")
     assert (refused.status_code, refused.json()["code"]) == (409, "last_administrator")
@@ -863,7 +861,7 @@ async def test_narrowed_administrator_cannot_widen_the_own_scopes_by_a_link(app:
     reader = (await sign_in(app, admin["email"], scope=readers))["access_token"]
     assert (await call(app, reader, "POST", f"/users/{viewer['id']}/password-links")).status_code == 201
     assert (await call(app, reader, "POST", f"/users/{admin['id']}/password-links")).status_code == 403
-    # Nor by giving to somebody else, whose link one has, what one was not given.
+    # The caller cannot grant missing scopes to another user and then use the link of that user.
     writers = f"{readers} users:write"
     writer = (await sign_in(app, admin["email"], scope=writers))["access_token"]
     for level in ("editor", "admin"):
@@ -882,7 +880,7 @@ async def test_nobody_can_raise_their_own_level(app: FastAPI, level: str) -> Non
 
 # Statements
 
-# What each operation takes besides the one for the caller.
+# The statement that authenticates the caller.
 CALLER = 1
 
 
@@ -934,7 +932,7 @@ async def test_number_of_statements_is_fixed(app: FastAPI, statements: Statement
     assert len(seen) == 1 + CALLER
 
 
-async def test_remembered_caller_takes_no_statement(committed: Committed, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_cached_caller_takes_no_statement(committed: Committed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(security, "time", SimpleNamespace(monotonic=lambda: 1000.0, time=time.time))
     app = create_app(settings_for(committed.url, caller_cache_seconds=1))
     token = (await sign_in(app, ADMIN_EMAIL, ADMIN_PASSWORD))["access_token"]

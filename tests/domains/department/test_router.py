@@ -1,4 +1,4 @@
-"""What is particular to departments."""
+"""Routes of departments."""
 
 import httpx
 import pytest
@@ -39,7 +39,7 @@ async def test_unknown_reference_is_refused(client: httpx.AsyncClient, field: st
 
 @pytest.mark.parametrize("field", ["parent_id", "head_id"])
 @pytest.mark.parametrize("value", [0, -1, 2**63, 1.5, "1", True, {"id": 1}])
-async def test_what_is_no_id_is_refused(client: httpx.AsyncClient, field: str, value: object) -> None:
+async def test_invalid_id_is_rejected(client: httpx.AsyncClient, field: str, value: object) -> None:
     response = await client.post("/departments", json={"name": "Department", field: value})
     assert response.status_code == 422
     assert [error["pointer"] for error in response.json()["errors"]] == [f"/{field}"]

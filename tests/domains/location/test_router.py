@@ -1,4 +1,4 @@
-"""What is particular to locations."""
+"""Routes of locations."""
 
 from typing import Any
 
@@ -51,7 +51,7 @@ async def test_country_is_a_code_of_iso_3166(client: httpx.AsyncClient, country:
 
 
 @pytest.mark.parametrize("country", ["ch", "CHE", "C", "", "UK", "EU", "XX", "ZZ", " CH", "CH ", "ÇH"])
-async def test_what_is_no_country_is_refused(client: httpx.AsyncClient, country: str) -> None:
+async def test_invalid_country_is_rejected(client: httpx.AsyncClient, country: str) -> None:
     response = await client.post("/locations", json={"name": "Location", "country": country})
     assert (response.status_code, faults(response)) == (422, [("/country", "country")])
 
@@ -64,7 +64,7 @@ async def test_time_zone_is_a_name_of_the_iana_database(client: httpx.AsyncClien
 @pytest.mark.parametrize(
     "timezone", ["europe/zurich", "Europe", "Europe/Atlantis", "", "+02:00", "../etc/passwd", "zone.tab", "tzdata.zi"]
 )
-async def test_what_is_no_time_zone_is_refused(client: httpx.AsyncClient, timezone: str) -> None:
+async def test_invalid_time_zone_is_rejected(client: httpx.AsyncClient, timezone: str) -> None:
     response = await client.post("/locations", json={"name": "Location", "timezone": timezone})
     assert (response.status_code, faults(response)) == (422, [("/timezone", "timezone")])
 
@@ -94,7 +94,7 @@ async def test_address_is_text_of_several_lines(client: httpx.AsyncClient, addre
         (1, "string_type"),
     ],
 )
-async def test_what_is_no_address_is_refused(client: httpx.AsyncClient, address: Any, code: str) -> None:
+async def test_invalid_address_is_rejected(client: httpx.AsyncClient, address: Any, code: str) -> None:
     response = await client.post("/locations", json={"name": "Location", "address": address})
     assert (response.status_code, faults(response)) == (422, [("/address", code)])
 
@@ -137,7 +137,7 @@ async def test_impossible_coordinates_are_refused(
     assert (await client.get(f"/locations/{made['id']}")).json() == made
 
 
-async def test_infinite_coordinates_are_not_even_json(client: httpx.AsyncClient) -> None:
+async def test_infinite_coordinates_are_not_json(client: httpx.AsyncClient) -> None:
     for value in ("NaN", "Infinity", "-Infinity"):
         content = f'{{"name": "Location", "latitude": {value}, "longitude": 0}}'
         response = await client.post("/locations", content=content, headers={"Content-Type": "application/json"})
@@ -170,7 +170,7 @@ async def test_patch_may_not_leave_one_coordinate_alone(client: httpx.AsyncClien
         assert (await client.get(f"/locations/{made['id']}")).json() == made
 
 
-async def test_patch_may_change_one_coordinate_or_give_and_clear_both(client: httpx.AsyncClient) -> None:
+async def test_patch_may_change_one_coordinate_or_set_and_clear_both(client: httpx.AsyncClient) -> None:
     made = await make_location(client)
     path = f"/locations/{made['id']}"
     for patch, expected in (

@@ -1,4 +1,4 @@
-"""What is particular to processes: their own fields, and the kinds of links."""
+"""Routes of processes: their fields and their kinds of links."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,9 +9,9 @@ import pytest
 from tests.builders import make, make_department, make_location, make_process, make_resource, make_role, make_user
 from tests.catalogue import LINKED, LINKS, details_of
 
-# The link's own field, all that it can be, the default first.
+# The link's own field and its values, the default first.
 DETAILS = {links.field: (links.detail, details_of("processes", links)) for links in LINKS["processes"] if links.detail}
-# What clients rely on, whatever else is declared.
+# The values that clients rely on; the declarations may have more.
 RELIED_ON = {
     "departments": ("relation", ("participant", "owner", "supplier", "customer")),
     "resources": ("usage", ("uses", "reads", "writes", "produces")),
@@ -31,13 +31,13 @@ def short(kind: str) -> str:
 
 
 def entry(kind: str, target: dict[str, Any], detail: str | None = None) -> dict[str, Any]:
-    """Return a link as it stands in a body."""
+    """Return a link in the format of requests."""
     link: dict[str, Any] = {key(kind): target["id"]}
     return link if detail is None else link | {DETAILS[kind][0]: detail}
 
 
 def shown(kind: str, target: dict[str, Any], detail: str | None = None) -> dict[str, Any]:
-    """Return a link as it stands in an answer; without a `detail`, as the short form makes it."""
+    """Return a link in the format of responses; without a `detail`, with the default of the short form."""
     brief = {name: target[name] for name in ("id", "code", "name")}
     if kind not in DETAILS:
         return brief
@@ -119,7 +119,7 @@ async def test_null_in_a_patch_returns_an_enumeration_to_its_default(
 
 
 @pytest.mark.parametrize("field", ["kind", "status", *LINKED, "department_ids", "role_ids"])
-async def test_null_is_no_value_in_a_whole_body(client: httpx.AsyncClient, field: str) -> None:
+async def test_null_is_invalid_in_a_whole_body(client: httpx.AsyncClient, field: str) -> None:
     made = await make_process(client)
     body = {"name": "Process", field: None}
     for response in (
@@ -204,7 +204,7 @@ async def test_unknown_value_of_the_links_own_field_is_refused(
 
 
 @every_kind
-async def test_ids_that_cannot_be_are_refused(client: httpx.AsyncClient, kind: str) -> None:
+async def test_invalid_ids_are_rejected(client: httpx.AsyncClient, kind: str) -> None:
     for value in (0, -1, 2**63, 1.5, "1", True, None):
         response = await client.post("/processes", json={"name": "Process", short(kind): [value]})
         assert response.status_code == 422
@@ -221,7 +221,7 @@ async def test_more_than_a_thousand_links_of_a_kind_are_refused(client: httpx.As
 
 
 @every_kind
-async def test_both_forms_at_once_are_refused(client: httpx.AsyncClient, linked: Linked, kind: str) -> None:
+async def test_both_forms_together_are_rejected(client: httpx.AsyncClient, linked: Linked, kind: str) -> None:
     target = linked.targets[kind][0]
     body = {"name": "Process", kind: [entry(kind, target)], short(kind): [target["id"]]}
     path = f"/processes/{linked.process['id']}"
@@ -262,7 +262,7 @@ async def test_identical_entries_are_one_link(client: httpx.AsyncClient, linked:
     ("kind", "value", "code"),
     [("departments", "owner", "several_owners"), ("roles", "accountable", "several_accountable")],
 )
-async def test_only_one_can_own_or_be_accountable(
+async def test_at_most_one_owner_and_one_accountable_role(
     client: httpx.AsyncClient, linked: Linked, kind: str, value: str, code: str
 ) -> None:
     first, second, _ = linked.targets[kind]
@@ -282,7 +282,7 @@ async def test_only_one_can_own_or_be_accountable(
     assert (refused.status_code, refused.json()["code"]) == (409, "conflict")
     assert faults(refused) == [(f"/{DETAILS[kind][0]}", "conflict")]
     assert await read(client, linked.process) == before
-    # The same one again is no second one.
+    # Setting the same link again is allowed.
     assert (await client.put(linked.path(kind, 0), json=body)).status_code == 204
     assert await read(client, linked.process) == before
 
@@ -318,7 +318,7 @@ async def test_put_replaces_every_link(client: httpx.AsyncClient, linked: Linked
 @pytest.mark.parametrize(
     ("kind", "special", "usual"), [("departments", "owner", "customer"), ("roles", "accountable", "informed")]
 )
-async def test_owner_and_another_change_places_in_one_put(
+async def test_owner_and_participant_are_swapped_in_one_put(
     client: httpx.AsyncClient, linked: Linked, kind: str, special: str, usual: str
 ) -> None:
     first, second, _ = linked.targets[kind]
@@ -371,7 +371,7 @@ async def test_patch_of_a_field_keeps_all_links(client: httpx.AsyncClient, linke
     assert patched == linked.process | {"status": "active", "version": 2, "updated_at": patched["updated_at"]}
 
 
-async def test_request_that_changes_much_makes_one_version(client: httpx.AsyncClient, linked: Linked) -> None:
+async def test_request_with_many_changes_adds_one_version(client: httpx.AsyncClient, linked: Linked) -> None:
     body = {short(kind): [linked.targets[kind][2]["id"]] for kind in LINKED} | {"name": "New", "status": "active"}
     path = f"/processes/{linked.process['id']}"
     assert (await client.put(path, json=body)).json()["version"] == 2
@@ -428,7 +428,7 @@ async def test_link_call_changes_the_links_own_field(client: httpx.AsyncClient, 
         assert (await client.put(linked.path(kind, 0), json={field: value})).status_code == 204
         now = await read(client, linked.process)
         assert (now["version"], now[kind]) == (version, [shown(kind, first, value), shown(kind, second)])
-    # Without a body the link takes its default, whatever it was.
+    # Without a body the link is reset to the default.
     await client.put(linked.path(kind, 0), json={field: values[2]})
     assert (await client.put(linked.path(kind, 0))).status_code == 204
     assert (await read(client, linked.process))[kind] == [shown(kind, first), shown(kind, second)]
@@ -464,7 +464,7 @@ async def test_unknown_responsibility_to_remove_is_refused(client: httpx.AsyncCl
 
 
 @every_kind
-async def test_link_call_on_what_is_not_there_is_not_found(
+async def test_link_call_on_an_unknown_object_is_not_found(
     client: httpx.AsyncClient, linked: Linked, kind: str
 ) -> None:
     target = linked.targets[kind][0]["id"]
@@ -499,9 +499,7 @@ async def test_link_call_with_a_stale_tag_is_refused(client: httpx.AsyncClient, 
 
 
 @every_detailed_kind
-async def test_link_call_refuses_what_is_no_field_of_the_link(
-    client: httpx.AsyncClient, linked: Linked, kind: str
-) -> None:
+async def test_link_call_rejects_unknown_fields(client: httpx.AsyncClient, linked: Linked, kind: str) -> None:
     response = await client.put(linked.path(kind, 0), json={"nonsense": 1})
     assert (response.status_code, faults(response)) == (422, [("/nonsense", "extra_forbidden")])
 
@@ -535,14 +533,14 @@ async def test_processes_of_one_object_are_listed(
     assert (await client.get(f"/{kind}/{first['id']}/processes?limt=1")).status_code == 400
 
 
-async def test_process_is_listed_once_however_many_responsibilities_a_role_has(client: httpx.AsyncClient) -> None:
+async def test_process_is_listed_once_for_a_role_with_several_responsibilities(client: httpx.AsyncClient) -> None:
     role = await make_role(client)
     made = await make_process(client, roles=[entry("roles", role, value) for value in DETAILS["roles"][1]])
     page = (await client.get(f"/roles/{role['id']}/processes?count=exact")).json()
     assert (page["items"], page["total"]) == ([made], 1)
 
 
-async def test_deleted_process_takes_its_links_with_it(client: httpx.AsyncClient, linked: Linked) -> None:
+async def test_deleting_a_process_deletes_its_links(client: httpx.AsyncClient, linked: Linked) -> None:
     assert (await client.delete(f"/processes/{linked.process['id']}")).status_code == 204
     for kind in LINKED:
         for target in linked.targets[kind]:
@@ -551,7 +549,9 @@ async def test_deleted_process_takes_its_links_with_it(client: httpx.AsyncClient
 
 
 @every_kind
-async def test_what_a_process_uses_cannot_be_deleted(client: httpx.AsyncClient, linked: Linked, kind: str) -> None:
+async def test_objects_linked_to_a_process_cannot_be_deleted(
+    client: httpx.AsyncClient, linked: Linked, kind: str
+) -> None:
     first = linked.targets[kind][0]
     await client.patch(f"/processes/{linked.process['id']}", json={"code": "P-1"})
     response = await client.delete(f"/{kind}/{first['id']}")

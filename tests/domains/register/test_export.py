@@ -1,4 +1,4 @@
-"""The whole register in files."""
+"""Exports of the whole register."""
 
 import asyncio
 import json
@@ -50,21 +50,21 @@ def names(directory: Path) -> set[str]:
 
 
 @contextmanager
-def once_it_has_begun(monkeypatch: pytest.MonkeyPatch, url: URL, sql: str) -> Iterator[None]:
-    """Let somebody else do something when the snapshot is taken, and no file is written."""
-    identify = register_export._identity
+def after_the_snapshot(monkeypatch: pytest.MonkeyPatch, url: URL, sql: str) -> Iterator[None]:
+    """Run SQL on another connection after the snapshot is taken and before files are written."""
+    read = register_export._revision_and_time
 
-    async def interrupted(snapshot: Any) -> Any:
-        identity = await identify(snapshot)
+    async def read_and_run_sql(snapshot: Any) -> Any:
+        identity = await read(snapshot)
         await run_sql(url, sql)
         return identity
 
     with monkeypatch.context() as patched:
-        patched.setattr(register_export, "_identity", interrupted)
+        patched.setattr(register_export, "_revision_and_time", read_and_run_sql)
         yield
 
 
-async def test_files_have_what_the_api_shows(committed: Committed, tmp_path: Path) -> None:
+async def test_files_have_the_documents_of_the_api(committed: Committed, tmp_path: Path) -> None:
     client = committed.client
     department = await make_department(client, code="D-1", name="Zürich\n", description="a\nb\u2028c")
     others = [name for name in COLLECTIONS if name not in {"departments", "processes", "users"}]
@@ -81,9 +81,9 @@ async def test_files_have_what_the_api_shows(committed: Committed, tmp_path: Pat
     manifest = await export(committed.url, directory, with_history=True)
 
     for collection in COLLECTIONS:
-        listed = (await client.get(f"/{collection}")).json()["items"]
-        assert lines(directory, collection) == listed
-        assert listed
+        items = (await client.get(f"/{collection}")).json()["items"]
+        assert lines(directory, collection) == items
+        assert items
     assert lines(directory, "role_holders") == [{"role_id": role["id"], "user_id": user["id"]}]
     changes = (await client.get("/changes?limit=200")).json()["items"]
     assert lines(directory, "changes") == changes[::-1]
@@ -114,10 +114,10 @@ async def test_nobody_else_reads_it_and_nothing_to_sign_in_with_is_in_it(committ
         assert not any(secret in path.read_text("utf-8") for secret in (*hashes, ADMIN_TOKEN))
 
 
-async def test_it_is_of_one_moment(committed: Committed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_export_is_one_snapshot(committed: Committed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     await make_department(committed.client, name="first")
     sql = "INSERT INTO departments (name) VALUES ('second'); UPDATE users SET name = 'renamed'"
-    with once_it_has_begun(monkeypatch, committed.url, sql):
+    with after_the_snapshot(monkeypatch, committed.url, sql):
         await export(committed.url, tmp_path)
     (department,) = lines(tmp_path, "departments")
     (user,) = lines(tmp_path, "users")
@@ -126,9 +126,9 @@ async def test_it_is_of_one_moment(committed: Committed, tmp_path: Path, monkeyp
     assert [row["name"] for row in lines(tmp_path, "departments")] == ["first", "second"]
 
 
-async def test_only_with_force_an_earlier_export_is_replaced(committed: Committed, tmp_path: Path) -> None:
+async def test_earlier_export_is_replaced_only_with_force(committed: Committed, tmp_path: Path) -> None:
     await export(committed.url, tmp_path, with_history=True)
-    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "notes.txt").write_text("notes")
     before = (tmp_path / "manifest.json").read_bytes()
     with pytest.raises(RegisterError, match=r"is not empty\. With --force"):
         await export(committed.url, tmp_path)
@@ -136,10 +136,10 @@ async def test_only_with_force_an_earlier_export_is_replaced(committed: Committe
     await make_department(committed.client)
     manifest = await export(committed.url, tmp_path, force=True)
     assert manifest.files["departments.ndjson"].rows == len(lines(tmp_path, "departments")) == 1
-    assert names(tmp_path) == FILES | {"notes.txt"}  # the history, of which the manifest says nothing, is gone
+    assert names(tmp_path) == FILES | {"notes.txt"}  # the history, which the new manifest does not name, is deleted
 
 
-async def test_lost_connection_leaves_what_was_there(
+async def test_lost_connection_keeps_the_earlier_export(
     committed: Committed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kill = (
@@ -151,14 +151,14 @@ async def test_lost_connection_leaves_what_was_there(
     before = {path.name: path.read_bytes() for path in old.iterdir()}
     await make_department(committed.client)
     for directory in (old, new):
-        with once_it_has_begun(monkeypatch, committed.url, kill), pytest.raises(ServiceUnavailable):
+        with after_the_snapshot(monkeypatch, committed.url, kill), pytest.raises(ServiceUnavailable):
             await export(committed.url, directory, force=True)
     assert {path.name: path.read_bytes() for path in old.iterdir()} == before
     assert names(new) == set()
 
 
-async def test_full_disk_is_told_and_leaves_nothing(committed: Committed, tmp_path: Path) -> None:
-    # No file may grow larger; what the system then says differs from a full disk in its words only.
+async def test_full_disk_is_reported_and_leaves_no_files(committed: Committed, tmp_path: Path) -> None:
+    # A limit on file sizes causes the same kind of `OSError` as a full disk, with another text.
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
     try:
@@ -170,8 +170,8 @@ async def test_full_disk_is_told_and_leaves_nothing(committed: Committed, tmp_pa
 
 
 @contextmanager
-def somebody_else() -> Iterator[None]:
-    """Be a user who owns nothing, if we may be anybody."""
+def unprivileged() -> Iterator[None]:
+    """Run a block as an unprivileged user, if the tests run as root."""
     user = os.geteuid()
     if user == 0:
         os.seteuid(65534)
@@ -181,23 +181,23 @@ def somebody_else() -> Iterator[None]:
         os.seteuid(user)
 
 
-async def test_refusals_of_the_file_system_are_told(committed: Committed, tmp_path: Path) -> None:
+async def test_errors_of_the_file_system_are_reported(committed: Committed, tmp_path: Path) -> None:
     forbidden, file = tmp_path / "forbidden", tmp_path / "file"
     forbidden.mkdir(mode=0o500)
     file.touch()
-    with somebody_else(), pytest.raises(RegisterError, match=r"^Cannot write .*/forbidden/\S+: Permission denied\.$"):
+    with unprivileged(), pytest.raises(RegisterError, match=r"^Cannot write .*/forbidden/\S+: Permission denied\.$"):
         await export(committed.url, forbidden / "export")
     with pytest.raises(RegisterError, match=r"^Cannot write .*/file/export: Not a directory\.$"):
         await export(committed.url, file / "export")
 
 
-async def test_database_that_is_away_is_told(tmp_path: Path) -> None:
+async def test_unavailable_database_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ServiceUnavailable, match=r"^The database cannot be reached at the moment\.$"):
         await export(make_url("postgresql://nobody@127.0.0.1:9/none"), tmp_path)
     assert names(tmp_path) == set()
 
 
-async def test_database_without_our_schema_is_told(empty: URL, committed: Committed, tmp_path: Path) -> None:
+async def test_missing_or_other_schema_is_reported(empty: URL, committed: Committed, tmp_path: Path) -> None:
     with pytest.raises(RegisterError, match=r"^Run `python -m app init` first\.$"):
         await export(empty, tmp_path)
     await run_sql(committed.url, "UPDATE alembic_version SET version_num = '0001'")
@@ -206,7 +206,7 @@ async def test_database_without_our_schema_is_told(empty: URL, committed: Commit
     assert names(tmp_path) == set()
 
 
-async def test_database_role_that_may_not_read_is_told(committed: Committed, tmp_path: Path) -> None:
+async def test_missing_privilege_is_reported(committed: Committed, tmp_path: Path) -> None:
     role = f"test_{uuid4().hex}"
     await run_sql(
         committed.url,
@@ -237,35 +237,33 @@ async def command(root: Path, directory: Path, url: str, stderr: int) -> AsyncIt
         await process.wait()
 
 
-async def test_progress_is_a_line_a_file(
+async def test_progress_is_one_line_per_file(
     committed: Committed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await make_department(committed.client)
-    capsys.readouterr()  # what was logged of that
+    capsys.readouterr()  # discards the log
     await export(committed.url, tmp_path)
     numbers = dict.fromkeys(EXPORTED, 0) | {"departments": 1, "users": 1}
-    told = capsys.readouterr()
-    assert told.err == "".join(f"{name}.ndjson: {n} rows\n" for name, n in numbers.items())
-    assert told.out == ""
+    output = capsys.readouterr()
+    assert output.err == "".join(f"{name}.ndjson: {n} rows\n" for name, n in numbers.items())
+    assert output.out == ""
 
 
-async def test_command_shows_how_far_it_is_on_a_terminal(committed: Committed, root: Path, tmp_path: Path) -> None:
-    ours, theirs = pty.openpty()
-    async with command(root, tmp_path, text_of(committed.url), theirs) as process:
-        os.close(theirs)
+async def test_command_shows_a_progress_bar_on_a_terminal(committed: Committed, root: Path, tmp_path: Path) -> None:
+    reader, writer = pty.openpty()
+    async with command(root, tmp_path, text_of(committed.url), writer) as process:
+        os.close(writer)
         assert await process.wait() == 0
-    shown = os.read(ours, 10_000).decode()
-    os.close(ours)
-    assert "Exporting" in shown
-    assert "100%" in shown
-    assert ".ndjson" not in shown
-    assert shown.splitlines()[-1] == f"1 rows are in {tmp_path}."
+    output = os.read(reader, 10_000).decode()
+    os.close(reader)
+    assert "Exporting" in output
+    assert "100%" in output
+    assert ".ndjson" not in output
+    assert output.splitlines()[-1] == f"1 rows are in {tmp_path}."
     assert names(tmp_path) == FILES
 
 
-async def test_command_that_is_stopped_leaves_nothing_and_says_so(
-    committed: Committed, root: Path, tmp_path: Path
-) -> None:
+async def test_terminated_command_leaves_no_files_and_fails(committed: Committed, root: Path, tmp_path: Path) -> None:
     async with connected(committed.url) as connection, connection.transaction():
         await connection.execute("LOCK TABLE processes")
         waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation = 'processes'::regclass)"

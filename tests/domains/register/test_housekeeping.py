@@ -1,4 +1,4 @@
-"""What is of no more use goes, a batch at a time; everything else stays."""
+"""Expired rows are deleted in batches; all other rows stay."""
 
 import asyncio
 import os
@@ -95,7 +95,7 @@ def database(committed: Committed) -> Database:
 @pytest.fixture
 async def connection(committed: Committed) -> AsyncIterator[asyncpg.Connection]:
     async with connected(committed.url) as connection:
-        # What making the database ready recorded would be in the way.
+        # Removes the changes that the initialisation of the database recorded.
         await connection.execute("TRUNCATE changes")
         yield connection
 
@@ -104,11 +104,11 @@ async def column(connection: asyncpg.Connection, query: str) -> list[Any]:
     return [row[0] for row in await connection.fetch(query)]
 
 
-async def test_only_what_has_expired_goes(database: Database, connection: asyncpg.Connection) -> None:
+async def test_only_expired_rows_are_deleted(database: Database, connection: asyncpg.Connection) -> None:
     await connection.execute(CREDENTIALS)
     users = await column(connection, "SELECT name FROM users ORDER BY id")
     removed = await clean_up(database, None)
-    # Of the refresh tokens, one is of the session that expired, too.
+    # One of the two refresh tokens belongs to the expired session.
     assert removed == dict.fromkeys(KINDS, 1) | {"refresh tokens": 2}
     for query, left in LEFT.items():
         assert await column(connection, query) == left
@@ -116,17 +116,17 @@ async def test_only_what_has_expired_goes(database: Database, connection: asyncp
     assert await clean_up(database, None) == NOTHING
 
 
-def test_operators_are_told_all_that_goes(root: Path) -> None:
+def test_documentation_lists_all_kinds_of_rows(root: Path) -> None:
     page = (root / "docs" / "07-operations.md").read_text("utf-8")
     section = page.partition("\n## Housekeeping\n")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| ([^|]+) \| [^|]+ \| [^|]+ \|$", section, re.MULTILINE)
     assert rows == ["reported as", "---", *KINDS, "changes"]
 
 
-async def test_expired_things_go_in_batches(
+async def test_expired_rows_are_deleted_in_batches(
     database: Database, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Only a batch that is not full tells that no more are left.
+    # Only a batch that is not full ends the loop.
     for batch, statements in ((4, 3), (5, 3), (11, 1)):
         await connection.execute(
             "INSERT INTO sign_in_attempts SELECT n, 1, now() - interval '1 day' FROM generate_series(1, 10) AS n"
@@ -137,8 +137,10 @@ async def test_expired_things_go_in_batches(
         assert sum("sign_in_attempts" in statement for statement in seen) == statements
 
 
-async def test_kept_answers_go_in_smaller_batches(database: Database, connection: asyncpg.Connection) -> None:
-    # Megabytes may hang on each.
+async def test_idempotency_keys_are_deleted_in_smaller_batches(
+    database: Database, connection: asyncpg.Connection
+) -> None:
+    # A row may have megabytes out of line.
     await connection.execute(
         """
         INSERT INTO idempotency_keys (user_id, key, fingerprint, scopes, status, headers, body, expires_at)
@@ -151,7 +153,7 @@ async def test_kept_answers_go_in_smaller_batches(database: Database, connection
 
 
 class counted:  # noqa: N801 - it reads as a verb
-    """Collects the statements that a database runs."""
+    """Collects the statements that run on a database."""
 
     def __init__(self, database: Database) -> None:
         self.engine = database.engine.sync_engine
@@ -169,7 +171,7 @@ class counted:  # noqa: N801 - it reads as a verb
 
 
 async def record(connection: asyncpg.Connection, collection: str, object_id: int, *days_ago: float) -> None:
-    """Record changes of an object, the oldest first, that tell their number."""
+    """Record changes of an object, the oldest first, named by their number."""
     await connection.executemany(
         """
         INSERT INTO changes (type, object_id, object_name, action, at)
@@ -201,7 +203,7 @@ async def test_history_is_thinned_between_the_first_and_the_newest_row(
     # The same number in another collection is another object.
     await record(connection, "users", 1, 50, 49, 48, 47)
     await record(connection, "users", 3, 1)
-    # Of one moment, as when a file is loaded, and with one that waited for another which began later.
+    # Changes at the same time, as in a batch; and ids in another order than the times, as after a lock wait.
     await record(connection, "processes", 1, *[80] * 6)
     await record(connection, "processes", 2, 60, 70, 65, 50)
     assert await clean_up(database, 30) == NOTHING | {"changes": 1 + 28 + 2 + 2 + 4 + 2}
@@ -221,13 +223,13 @@ async def test_history_is_thinned_between_the_first_and_the_newest_row(
     assert await clean_up(database, 30) == NOTHING | {"changes": 0}
 
 
-async def test_history_stays_whole_unless_days_are_given(database: Database, connection: asyncpg.Connection) -> None:
+async def test_history_is_complete_unless_days_are_set(database: Database, connection: asyncpg.Connection) -> None:
     await record(connection, "roles", 1, 9999, 5000, 4000, 1)
     assert await clean_up(database, None) == NOTHING
     assert await remaining(connection) == {("roles", 1): [1, 2, 3, 4]}
 
 
-async def test_large_history_takes_one_statement_a_batch(database: Database, connection: asyncpg.Connection) -> None:
+async def test_large_history_takes_one_statement_per_batch(database: Database, connection: asyncpg.Connection) -> None:
     await connection.execute(
         """
         INSERT INTO changes (type, object_id, object_name, action, at)
@@ -240,13 +242,13 @@ async def test_large_history_takes_one_statement_a_batch(database: Database, con
         assert await clean_up(database, 30) == NOTHING | {"changes": 40_000}
     assert sum("changes" in statement for statement in seen) == 50_000 // housekeeping.BATCH + 1
     assert await connection.fetchval("SELECT count(*) FROM changes") == 10_000
-    # Where all may stay, they are looked at once: the work does not grow with the square of their number.
+    # Remaining rows are read once: the work is linear in their number.
     with counted(database) as seen:
         assert await clean_up(database, 30) == NOTHING | {"changes": 0}
     assert sum("changes" in statement for statement in seen) == 10_000 // housekeeping.BATCH + 1
 
 
-async def test_two_at_once_share_the_work(
+async def test_two_concurrent_runs_share_the_work(
     database: Database, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(housekeeping, "BATCH", 50)
@@ -261,21 +263,23 @@ async def test_two_at_once_share_the_work(
     assert await remaining(connection) == {("roles", number): [1, 30] for number in range(20)}
 
 
-async def test_link_that_is_made_anew_meanwhile_stays(database: Database, connection: asyncpg.Connection) -> None:
+async def test_concurrently_replaced_link_stays(database: Database, connection: asyncpg.Connection) -> None:
     await connection.execute(
         "INSERT INTO password_links SELECT id, 'old', now() - interval '1 day' FROM users ORDER BY id LIMIT 1"
     )
     transaction = connection.transaction()
     await transaction.start()
     await connection.execute("UPDATE password_links SET token_hash = 'new', expires_at = now() + interval '1 day'")
-    # Nobody waits for us: what somebody is at work on is left for the next time.
+    # A locked row is skipped until the next run.
     assert await clean_up(database, None) == NOTHING
     await transaction.commit()
     assert await clean_up(database, None) == NOTHING
     assert await column(connection, "SELECT convert_from(token_hash, 'UTF8') FROM password_links") == ["new"]
 
 
-async def test_command_tells_what_it_removed(committed: Committed, connection: asyncpg.Connection, root: Path) -> None:
+async def test_command_prints_the_numbers_of_deleted_rows(
+    committed: Committed, connection: asyncpg.Connection, root: Path
+) -> None:
     await connection.execute(CREDENTIALS)
     await record(connection, "roles", 1, 99, 98, 1)
     environment = os.environ | LONG_TIMEOUT_ENV | {"DATABASE_URL": text_of(committed.url), "HISTORY_DAYS": "30"}

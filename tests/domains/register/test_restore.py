@@ -1,4 +1,4 @@
-"""A register that is read from files is the one that was written into them."""
+"""Imports of exports and of local files."""
 
 import asyncio
 import json
@@ -51,7 +51,7 @@ class Options(TypedDict):
 
 @dataclass
 class Source:
-    """A register with the demo data, and names that are hard to write down, and what was exported of it."""
+    """A register with the demo data and names that are hard to encode, and the directory of its export."""
 
     register: Committed
     directory: Path
@@ -66,7 +66,7 @@ async def source(server_url: URL, template: URL, tmp_path_factory: pytest.TempPa
             assert caller is not None
             await load_demo_data(session, caller, with_passwords=False)
         await fill(register.client)
-        await make_what_comes_in_circles(register)
+        await make_cycles(register)
         directory = tmp_path_factory.mktemp("source")
         await export(url, directory)
         yield Source(register, directory)
@@ -74,8 +74,8 @@ async def source(server_url: URL, template: URL, tmp_path_factory: pytest.TempPa
         await register.app.state.database.dispose()
 
 
-async def make_what_comes_in_circles(register: Committed) -> None:
-    """Make objects that refer to each other across collections, and to later ones; and keyless namesakes."""
+async def make_cycles(register: Committed) -> None:
+    """Create objects that refer to each other across collections and to later objects, and namesakes without keys."""
     client = register.client
     first, second = await make_user(client, name="Twin"), await make_user(client, name="Twin")
     below = await make_department(client, name="Below", head_id=second["id"])
@@ -98,7 +98,7 @@ async def import_(url: URL, directory: Path) -> Counter[str]:
 
 @pytest.fixture
 async def empty_register(server_url: URL, template: URL) -> AsyncIterator[URL]:
-    """A register with nobody but the first administrator, whose ids are not those of the source."""
+    """A register with only the first administrator, in which new ids differ from those of the source."""
     async with new_database(server_url, template.database) as url:
         async with connected(url) as connection:
             for table in COLLECTIONS:
@@ -107,7 +107,7 @@ async def empty_register(server_url: URL, template: URL) -> AsyncIterator[URL]:
 
 
 def content_of(directory: Path) -> dict[str, Any]:
-    """Return what an export says, with the place of each object in its file instead of its id."""
+    """Return the content of an export, with the position of each object in its file instead of its id."""
     files = {name: read(directory, name) for name in (*COLLECTIONS, "role_holders")}
     places = {name: {each["id"]: place for place, each in enumerate(files[name])} for name in COLLECTIONS}
     where = {"parent": None, "head": "users", "owner": "users", "manager": "users", "location": "locations"}
@@ -136,7 +136,7 @@ def read(directory: Path, name: str) -> list[Any]:
 
 
 async def changes_of(url: URL) -> Counter[tuple[str, int, str]]:
-    """Return how often each object was changed, by what was done."""
+    """Return the number of changes by collection, object and action."""
     async with connected(url) as connection:
         rows = await connection.fetch("SELECT type, object_id, action FROM changes")
     return Counter(tuple(row) for row in rows)
@@ -148,8 +148,8 @@ async def number_of_changes(url: URL) -> int:
     return number
 
 
-def number_completed(directory: Path, name: str, batch: int) -> int:
-    """Return how many objects of a file refer to what comes later: a user, or one of the same file in another batch."""
+def number_deferred(directory: Path, name: str, batch: int) -> int:
+    """Return how many objects of a file have deferred references: to a user, or to a later batch of the same file."""
     documents, number = read(directory, name), 0
     for place, each in enumerate(documents):
         last = documents[min(place // batch * batch + batch, len(documents)) - 1]["id"]
@@ -166,7 +166,7 @@ async def test_round_trip_into_an_empty_register_is_identical(
     earlier = await changes_of(empty_register)
     counts = await import_(empty_register, source.directory)
     total = sum(len(read(source.directory, name)) for name in COLLECTIONS)
-    # The first administrator is there already, and the same in both.
+    # The first administrator exists already, and is the same in both registers.
     assert counts == {"created": total - 1, "unchanged": 1}
     numbers = {name: len(read(source.directory, name)) for name in (*COLLECTIONS, "role_holders")}
     changes = await changes_of(empty_register) - earlier
@@ -176,7 +176,7 @@ async def test_round_trip_into_an_empty_register_is_identical(
     assert sum(number for (_, _, action), number in changes.items() if action == "linked") == numbers["role_holders"]
     updated = Counter(name for name, _, action in changes if action == "updated")
     assert updated == {
-        name: number for name in COLLECTIONS if (number := number_completed(source.directory, name, batch))
+        name: number for name in COLLECTIONS if (number := number_deferred(source.directory, name, batch))
     }
     assert changes.total() == sum(numbers.values()) - 1 + updated.total()
     await export(empty_register, tmp_path)
@@ -184,7 +184,7 @@ async def test_round_trip_into_an_empty_register_is_identical(
     assert content_of(tmp_path) == expected
     assert len(expected["processes"]) > 20
     assert len(expected["role_holders"]) > 5
-    # Once more, nothing changes, and the history does not grow.
+    # A repeated import changes nothing and records no changes.
     before = await number_of_changes(empty_register)
     assert await import_(empty_register, source.directory) == {"unchanged": total}
     await export(empty_register, tmp_path)
@@ -192,11 +192,11 @@ async def test_round_trip_into_an_empty_register_is_identical(
     assert await number_of_changes(empty_register) == before
 
 
-async def test_import_where_it_came_from_sets_back_what_was_changed(source: Source, tmp_path: Path) -> None:
+async def test_import_into_the_source_reverts_changes(source: Source, tmp_path: Path) -> None:
     url, client = source.register.url, source.register.client
     before = await number_of_changes(url)
     total = sum(len(read(source.directory, name)) for name in COLLECTIONS)
-    # Also what has neither a code nor an external id is known again.
+    # Objects without a code and an external id are identified, too.
     assert await import_(url, source.directory) == {"unchanged": total}
     assert await number_of_changes(url) == before
     keyless = next(each for each in read(source.directory, "processes") if each["name"] == "Twin")
@@ -212,7 +212,7 @@ async def test_import_where_it_came_from_sets_back_what_was_changed(source: Sour
     assert content_of(tmp_path) == content_of(source.directory)
 
 
-async def test_objects_with_known_keys_are_changed_and_others_stay(source: Source, empty_register: URL) -> None:
+async def test_objects_with_the_same_keys_are_updated_and_others_stay(source: Source, empty_register: URL) -> None:
     register = Committed(create_app(settings_for(empty_register)), empty_register)
     keyed = next(each for each in read(source.directory, "departments") if each["code"])
     other = await make_department(register.client, code=keyed["code"].lower(), name="Other")
@@ -226,7 +226,9 @@ async def test_objects_with_known_keys_are_changed_and_others_stay(source: Sourc
     await register.app.state.database.dispose()
 
 
-async def test_objects_with_other_stronger_keys_are_others(source: Source, empty_register: URL, tmp_path: Path) -> None:
+async def test_different_stronger_keys_make_different_objects(
+    source: Source, empty_register: URL, tmp_path: Path
+) -> None:
     register = Committed(create_app(settings_for(empty_register)), empty_register)
     for code, key in (("C1", "E1"), ("C3", None)):
         await make_department(register.client, code=code, external_id=key)
@@ -236,7 +238,7 @@ async def test_objects_with_other_stronger_keys_are_others(source: Source, empty
 
     def renumber(files: dict[str, list[Any]], _manifest: dict[str, Any]) -> None:
         for name in COLLECTIONS:
-            # Not the first administrator, who is the same in both.
+            # Without the first administrator, which is the same in both registers.
             files[name] = files[name][1:4] if name in before else []
         files["role_holders"] = []
         plain = {"parent_id": None, "head_id": None, "manager_id": None, "department_id": None}
@@ -269,7 +271,7 @@ async def documents(register: Committed, collection: str) -> list[dict[str, Any]
 
 
 def altered(source: Source, directory: Path, change: Callable[[dict[str, list[Any]], dict[str, Any]], None]) -> Path:
-    """Make an export that is like the source but for what is changed of its files and its manifest."""
+    """Write a copy of the source export with changes of its files and its manifest."""
     manifest = json.loads((source.directory / "manifest.json").read_bytes())
     files = {name: read(source.directory, name) for name in (*COLLECTIONS, "role_holders")}
     change(files, manifest)
@@ -292,7 +294,7 @@ def in_line(file: str, place: int, /, **members: Any) -> Callable[[Any, Any], No
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (in_manifest(format=2), "The export has format 2, but this version of the service reads 1."),
         (in_manifest(schema_revision="9999"), "The export has schema revision 9999, which this version of the service"),
@@ -307,16 +309,16 @@ def in_line(file: str, place: int, /, **members: Any) -> Callable[[Any, Any], No
         (in_line("role_holders", 4, user_id=10**6), "role_holders.ndjson, line 5, user_id: It refers to an object"),
     ],
 )
-async def test_what_cannot_be_imported_is_told_with_its_line(
-    source: Source, empty_register: URL, tmp_path: Path, change: Any, told: str
+async def test_error_names_the_line(
+    source: Source, empty_register: URL, tmp_path: Path, change: Any, message: str
 ) -> None:
     with pytest.raises(RegisterError) as raised:
         await import_(empty_register, altered(source, tmp_path, change))
-    assert told in str(raised.value)
+    assert message in str(raised.value)
 
 
 @pytest.mark.parametrize(
-    ("file", "place", "member", "value", "told"),
+    ("file", "place", "member", "value", "message"),
     [
         ("departments", 0, "parent_id", [1], "It refers to an object that"),
         ("departments", 0, "parent_id", 10**30, "It refers to an object that"),
@@ -341,32 +343,30 @@ async def test_what_cannot_be_imported_is_told_with_its_line(
         ("role_holders", 0, "user_id", {}, "It refers to an object that"),
     ],
 )
-async def test_member_that_can_be_none_is_told_and_its_batch_is_not_written(
-    source: Source, empty_register: URL, tmp_path: Path, file: str, place: int, member: str, value: Any, told: str
+async def test_invalid_member_is_reported_and_its_batch_is_not_written(
+    source: Source, empty_register: URL, tmp_path: Path, file: str, place: int, member: str, value: Any, message: str
 ) -> None:
     with pytest.raises(RegisterError) as raised:
         await import_(empty_register, altered(source, tmp_path, in_line(file, place, **{member: value})))
-    assert str(raised.value).startswith(f"{file}.ndjson, line {place + 1}, {member}: {told}")
+    assert str(raised.value).startswith(f"{file}.ndjson, line {place + 1}, {member}: {message}")
     async with connected(empty_register) as connection:
         written = await connection.fetchval("SELECT count(*) FROM imported_objects WHERE collection = $1", file)
         holders = await connection.fetchval("SELECT count(*) FROM role_holders")
     assert (written, holders) == (0, 0)
 
 
-async def test_files_that_are_not_as_exported_are_refused_before_anything_is_written(
-    source: Source, empty_register: URL, tmp_path: Path
-) -> None:
+async def test_altered_files_are_rejected_before_any_write(source: Source, empty_register: URL, tmp_path: Path) -> None:
     before = await number_of_changes(empty_register)
     altered(source, tmp_path, lambda _files, _manifest: None)
     path = tmp_path / "users.ndjson"
     content = path.read_bytes()
-    for changed, told in (
+    for changed, message in (
         (content.replace(b"Twin", b"Twim"), "is not as it was exported. Its checksum is another one."),
         (content[:-10], f"It has {len(content) - 10} bytes, of {len(content)}."),
         (None, "The export is not complete: there is no"),
     ):
         path.unlink() if changed is None else path.write_bytes(changed)
-        with pytest.raises(RegisterError, match=re.escape(told)):
+        with pytest.raises(RegisterError, match=re.escape(message)):
             await import_(empty_register, tmp_path)
     (tmp_path / "manifest.json").unlink()
     with pytest.raises(RegisterError, match=r"is no export: it has no manifest\.json"):
@@ -374,7 +374,7 @@ async def test_files_that_are_not_as_exported_are_refused_before_anything_is_wri
     assert await number_of_changes(empty_register) == before
 
 
-# The command line, which kills itself in its third batch.
+# The command line, killed in its third batch.
 KILLED_IMPORT = """
 import os, signal
 from app.cli import main
@@ -391,7 +391,7 @@ main()
 """
 
 
-async def test_what_was_killed_goes_on(
+async def test_killed_import_can_be_continued(
     source: Source, empty_register: URL, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(register_import, "BATCH", 20)
@@ -435,16 +435,16 @@ async def test_command_imports_a_file_of_one_collection(empty_register: URL, tmp
         await import_table(settings, url, tmp_path / "roles.txt", dry_run=False, **options)
 
 
-async def test_how_far_it_is_is_shown_on_a_terminal(
+async def test_import_shows_a_progress_bar_on_a_terminal(
     source: Source, empty_register: URL, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ours, theirs = pty.openpty()
-    with os.fdopen(theirs, "w", encoding="utf-8") as terminal, monkeypatch.context() as patch:
+    reader, writer = pty.openpty()
+    with os.fdopen(writer, "w", encoding="utf-8") as terminal, monkeypatch.context() as patch:
         patch.setattr(sys, "stderr", terminal)
         await import_(empty_register, source.directory)
         terminal.flush()
-        shown = os.read(ours, 10_000).decode()
-    os.close(ours)
+        shown = os.read(reader, 10_000).decode()
+    os.close(reader)
     assert shown.startswith("\r")
     assert "Importing" in shown
     assert shown.count("100%") == 1
@@ -452,19 +452,19 @@ async def test_how_far_it_is_is_shown_on_a_terminal(
     assert capsys.readouterr() == ("", "")
 
 
-async def test_command_has_more_patience_than_requests(
+async def test_command_has_a_longer_timeout_than_requests(
     empty_register: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "roles.csv"
     file.write_text("name\nx\n", "utf-8")
     seen = []
 
-    async def import_and_look(service: RoleService, *arguments: Any, **options: Any) -> ImportResult:
+    async def import_and_read_timeout(service: RoleService, *arguments: Any, **options: Any) -> ImportResult:
         imported = await import_file(service, *arguments, **options)
         seen.append(await service.session.scalar(text("SHOW statement_timeout")))
         return imported
 
-    monkeypatch.setattr(table_import, "import_file", import_and_look)
+    monkeypatch.setattr(table_import, "import_file", import_and_read_timeout)
     options: Options = {"collection": None, "mapping": (), "match_ids": False, "raw": False}
     await import_table(settings_for(empty_register), text_of(empty_register), file, dry_run=False, **options)
     assert seen == ["10min"]

@@ -1,4 +1,4 @@
-"""What is particular to resources."""
+"""Routes of resources."""
 
 import httpx
 import pytest
@@ -84,7 +84,7 @@ async def test_url_is_trimmed(client: httpx.AsyncClient) -> None:
         ("file:///etc/passwd", "url"),
         ("https://", "url"),
         ("https://register.example:99999/", "url"),
-        # What parsers of URLs pass over would be stored all the same.
+        # URL parsers ignore these characters, but they would be stored.
         ("https://register.example/a b", "url"),
         ("https://register.example/a\u3000b", "url"),
         ("https://register.example/\0", "control_character"),
@@ -94,7 +94,7 @@ async def test_url_is_trimmed(client: httpx.AsyncClient) -> None:
         (" ", "invisible_text"),
     ],
 )
-async def test_what_is_no_url_is_refused(client: httpx.AsyncClient, url: str, code: str) -> None:
+async def test_invalid_url_is_rejected(client: httpx.AsyncClient, url: str, code: str) -> None:
     made = await make_resource(client)
     for response in (
         await client.post("/resources", json={"name": "Resource", "url": url}),
@@ -112,7 +112,7 @@ async def test_what_is_no_url_is_refused(client: httpx.AsyncClient, url: str, co
         ("1", "string_type"),
     ],
 )
-async def test_what_is_no_text_of_a_url_is_refused(client: httpx.AsyncClient, url: str, code: str) -> None:
+async def test_invalid_text_of_a_url_is_rejected(client: httpx.AsyncClient, url: str, code: str) -> None:
     content = f'{{"name": "Resource", "url": {url}}}'
     response = await client.post("/resources", content=content, headers={"Content-Type": "application/json"})
     assert (response.status_code, faults(response)) == (422, [("/url", code)])

@@ -1,4 +1,4 @@
-"""What is particular to roles: their department and their holders."""
+"""Routes of roles: their department and their holders."""
 
 from typing import Any
 
@@ -33,7 +33,7 @@ async def test_unknown_department_is_refused(client: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize("by", ["id", "code"])
-async def test_role_is_given_to_a_user_and_taken_away(client: httpx.AsyncClient, by: str) -> None:
+async def test_holder_is_added_and_removed(client: httpx.AsyncClient, by: str) -> None:
     role, user = await make_role(client, code="Auditor"), await make_user(client, code="Ada")
     path = f"/roles/{role['id']}/holders/{user['id']}" if by == "id" else "/roles/code:AUDITOR/holders/code:ada"
     for _ in range(2):
@@ -46,7 +46,7 @@ async def test_role_is_given_to_a_user_and_taken_away(client: httpx.AsyncClient,
         assert (response.status_code, response.content) == (204, b"")
         assert (await client.get(f"/roles/{role['id']}/holders")).json()["items"] == []
         assert await version(client, role) == 3
-    # The user itself has not changed.
+    # The user is unchanged.
     assert (await client.get(f"/users/{user['id']}")).json() == user
 
 
@@ -70,7 +70,7 @@ async def test_holders_are_listed_like_any_list(client: httpx.AsyncClient) -> No
 
 
 @pytest.mark.parametrize("reference", ["9223372036854775807", "9223372036854775808", "code:absent", "x"])
-async def test_what_is_not_there_is_not_found_at_either_end(client: httpx.AsyncClient, reference: str) -> None:
+async def test_unknown_role_or_user_is_not_found(client: httpx.AsyncClient, reference: str) -> None:
     role, user = await make_role(client), await make_user(client)
     for path, missing in (
         (f"/roles/{reference}/holders/{user['id']}", "role"),
@@ -107,7 +107,7 @@ async def test_writes_of_a_role_keep_its_holders(client: httpx.AsyncClient) -> N
     assert await version(client, role) == 4
 
 
-async def test_deleted_role_takes_its_holders_with_it_but_not_the_users(client: httpx.AsyncClient) -> None:
+async def test_deleting_a_role_removes_its_holders_but_not_the_users(client: httpx.AsyncClient) -> None:
     role, user = await make_role(client), await make_user(client)
     await client.put(f"/roles/{role['id']}/holders/{user['id']}")
     held = await client.delete(f"/users/{user['id']}")

@@ -1,4 +1,4 @@
-"""What is particular to users."""
+"""Routes of users."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ def faults(response: httpx.Response) -> list[tuple[str, str]]:
 
 
 async def first_administrator(client: httpx.AsyncClient) -> dict[str, Any]:
-    """Return the one user whom nobody created."""
+    """Return the only user without a creator."""
     users: list[dict[str, Any]] = (await client.get("/users")).json()["items"]
     (found,) = (user for user in users if user["created_by"] is None)
     return found
@@ -68,13 +68,13 @@ async def test_email_is_required_and_cannot_be_cleared(client: httpx.AsyncClient
     [
         ("ada@register.example", "ada@register.example"),
         ("Ada.Byron+tag@register.example", "Ada.Byron+tag@register.example"),
-        # The domain knows no case, the mailbox may.
+        # The domain ignores case, the mailbox may not.
         ("Ada@REGISTER.Example", "Ada@register.example"),
         ("jose\u0301@register.example", "jos\u00e9@register.example"),
         ("ada@xn--bcher-kva.example", "ada@b\u00fccher.example"),
         ("ada@B\u00dcCHER.example", "ada@b\u00fccher.example"),
         ("x" * 64 + "@register.example", "x" * 64 + "@register.example"),
-        # A network of one's own may have names without a dot.
+        # Names in a private network may have no dot.
         ("ada@register", "ada@register"),
         *((email, email) for email in ("ada@corp.local", "ada@printer.home.arpa", "ada@register.test")),
     ],
@@ -82,7 +82,7 @@ async def test_email_is_required_and_cannot_be_cleared(client: httpx.AsyncClient
 async def test_email_is_normalised(client: httpx.AsyncClient, email: str, stored: str) -> None:
     made = await make_user(client, email=email)
     assert made["email"] == stored
-    # What was stored is a fixed point.
+    # Normalisation is idempotent.
     patched = await client.patch(f"/users/{made['id']}", json={"email": stored})
     assert (patched.status_code, patched.json()) == (200, made)
 
@@ -109,7 +109,7 @@ async def test_email_is_normalised(client: httpx.AsyncClient, email: str, stored
         "x@" + ".".join(["a" * 60] * 5),
     ],
 )
-async def test_what_is_no_email_is_refused(client: httpx.AsyncClient, email: str) -> None:
+async def test_invalid_email_is_rejected(client: httpx.AsyncClient, email: str) -> None:
     made = await make_user(client)
     for response in (
         await client.post("/users", json={"name": "User", "email": email}),
@@ -130,7 +130,7 @@ async def test_what_is_no_email_is_refused(client: httpx.AsyncClient, email: str
         ("ada@b\u00fccher.example", "ada@xn--bcher-kva.example"),
     ],
 )
-async def test_taken_email_is_a_conflict_ignoring_case(client: httpx.AsyncClient, first: str, second: str) -> None:
+async def test_duplicate_email_is_a_conflict_ignoring_case(client: httpx.AsyncClient, first: str, second: str) -> None:
     await make_user(client, email=first)
     other = await make_user(client)
     for response in (
@@ -172,7 +172,7 @@ async def test_user_is_deactivated_and_activated(client: httpx.AsyncClient) -> N
         assert (response.status_code, faults(response)) == (422, [("/is_active", "bool_type")])
 
 
-async def test_user_that_anything_refers_to_cannot_be_deleted(client: httpx.AsyncClient) -> None:
+async def test_referenced_user_cannot_be_deleted(client: httpx.AsyncClient) -> None:
     user = await make_user(client)
     department = await make_department(client, head_id=user["id"])
     process = await make_process(client, owner_id=user["id"])
@@ -209,7 +209,7 @@ async def test_user_who_is_their_own_manager_can_be_deleted(client: httpx.AsyncC
 async def test_first_administrator_cannot_be_deleted(client: httpx.AsyncClient) -> None:
     administrator = await first_administrator(client)
     path = f"/users/{administrator['id']}"
-    # Whether nothing refers to it yet, or much does.
+    # With and without references to the administrator.
     for make_something in (None, make_location, make_resource):
         if make_something is not None:
             await make_something(client)
@@ -222,7 +222,7 @@ async def test_first_administrator_cannot_be_deleted(client: httpx.AsyncClient) 
     assert (await client.get(path)).json() == administrator
 
 
-async def test_stale_tag_comes_before_the_words_about_the_first_administrator(client: httpx.AsyncClient) -> None:
+async def test_stale_tag_precedes_the_rule_of_the_first_administrator(client: httpx.AsyncClient) -> None:
     administrator = await first_administrator(client)
     response = await client.delete(f"/users/{administrator['id']}", headers={"If-Match": '"99.x"'})
     assert response.status_code == 412
