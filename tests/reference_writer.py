@@ -10,7 +10,7 @@ from sqlalchemy import func, inspect, select
 from app.core.caller import Caller
 from app.core.database import RegisterSession
 from app.core.database_errors import IntegrityViolation
-from app.domains.shared.collection import LinkSet, named_targets, wanted_links
+from app.domains.shared.collection import LinkSet, body_link_targets, body_links
 from app.domains.shared.rules import Link
 from app.models import Change, Session, User
 from app.utils import exceptions as errors
@@ -131,7 +131,7 @@ class ReferenceWriter:
                 self.session.add(row)
                 await self.session.flush()
                 for links in self.links:
-                    await self._set_links(row, links, set(wanted_links(whole, links) or ()))
+                    await self._set_links(row, links, set(body_links(whole, links) or ()))
         except IntegrityViolation as violation:
             raise await self._refusal(whole, own_id) from violation
 
@@ -172,7 +172,7 @@ class ReferenceWriter:
 
     async def _refusal(self, whole: Any, own_id: int | None, broken: errors.RegisterError | None = None) -> Exception:
         """Return the error with all faults of a body: the broken rule, the keys taken and the unknown references."""
-        taken, unknown, named = [], [], [fault for links in self.links for fault in named_targets(whole, links)]
+        taken, unknown, named = [], [], [fault for links in self.links for fault in body_link_targets(whole, links)]
         for name, value in whole.model_dump(include=set(self.columns), exclude_none=True).items():
             column = getattr(self.model, name)
             if name in {"code", "email", "external_id"}:

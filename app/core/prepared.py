@@ -1,4 +1,4 @@
-"""Fast path, part 1: statements compiled once and run by the driver itself.
+"""Fast path, part 1: statements that are compiled once and run by the driver directly.
 
 SQLAlchemy computes a cache key, looks up the compiled statement, converts parameters and wraps every row in a result
 object each time a statement runs. For the large statements that read and write whole objects this costs more than the
@@ -6,9 +6,9 @@ rest of the request (`docs/decisions/07-session-and-fast-path.md` has the figure
 can skip all of that: `prepare` compiles it once with SQLAlchemy's own compiler, and `RegisterSession.fetch` and
 `RegisterSession.write_alone` (`app/core/database.py`) hand its text and its arguments to asyncpg.
 
-Only what a speed bar covers is prepared: one object by id, pages of lists, and the writes of single objects; and whole
-lists, which are read through a cursor of the driver (`app/core/http/streaming.py`). Everything else is an ordinary
-statement for `session.execute`.
+Prepared are only the statements with a latency target (one object by id, pages of lists, writes of single objects) and
+whole lists, which are read through a cursor of the driver (`app/core/http/streaming.py`). All others are ordinary
+statements for `session.execute`.
 """
 
 from dataclasses import dataclass
@@ -28,14 +28,14 @@ class Prepared:
     names: tuple[str, ...]
 
     def arguments(self, values: dict[str, Any]) -> tuple[Any, ...]:
-        """Return the values in the driver's order. Raises `KeyError` when one is missing; more are ignored."""
+        """Return the values in the driver's order; further values are ignored. Raises `KeyError` if one is missing."""
         return tuple([values[name] for name in self.names])
 
 
 def prepare(statement: Executable) -> Prepared:
     """Compile a statement once.
 
-    Raises `ValueError` when it holds a value: each parameter must be a `bindparam` that is given at each run.
+    Raises `ValueError` if the statement holds a value: each parameter must be a `bindparam` without a value.
     """
     compiled = statement.compile(dialect=_DIALECT)  # type: ignore[attr-defined]
     if values := {name: value for name, value in compiled.params.items() if value is not None}:

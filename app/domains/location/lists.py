@@ -16,7 +16,7 @@ LocationListQuery = lists.list_query(
             *lists.identifier("parent_id"),
             *lists.subtree("id", Location, "within"),
             *lists.choice("kind", LocationKind),
-            *lists.text("address", partial=True, length=ADDRESS_LENGTH, several_lines=True),
+            *lists.text("address", partial=True, length=ADDRESS_LENGTH, multiline=True),
             *lists.text("country", partial=True),
             *lists.text("timezone", partial=True),
             *lists.number("latitude", nullable=True),

@@ -1,1 +1,1 @@
-"""The search in all collections. Only `app.api` imports it."""
+"""The search in all collections, imported by `app.api` only."""

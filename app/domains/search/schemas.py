@@ -1,4 +1,4 @@
-"""What clients ask of all collections at once, and get."""
+"""Request and response schemas of the search in all collections."""
 
 from typing import TYPE_CHECKING, Annotated, Literal
 

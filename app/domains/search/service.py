@@ -1,4 +1,4 @@
-"""Search in all collections at once."""
+"""Search in all collections."""
 
 import json
 from functools import cache
@@ -27,48 +27,48 @@ from app.domains.shared.models import Base
 from app.domains.shared.query.orders import Start, opaque_parameter
 from app.domains.shared.query.pages import Listing, Position, execute_page
 from app.domains.shared.query.ranking import ranked_ids, rows_by_id
-from app.domains.shared.query.search import LEAST, matches_search, query_words
+from app.domains.shared.query.search import SIMILAR, matches_search, query_words
 
 READ_SCOPES: dict[SearchType, Scope] = {entry.name: entry.scope_to_read for entry in COLLECTIONS}
 
-# Of a description: where something is found further on, the snippet is its beginning.
-_MOST_LETTERS = 4000
-# The rank that a description makes; better ones are made by code and name.
-_BY_DESCRIPTION = 4
+# The characters of a description that a snippet may come from; after a later match it shows the beginning.
+_MAX_DESCRIPTION_LENGTH = 4000
+# The first rank that considers the description; better ones consider code and name only.
+_DESCRIPTION_RANK = 4
 
 
 class SearchService(RequestService):
-    """Finds objects of all collections, as far as the caller may read them."""
+    """Searches all collections that the caller may read."""
 
     async def page(self, query: SearchQuery) -> Listing:
-        """Return one page of what is found, the best first. Raises `Forbidden` for a type that may not be read."""
+        """Return one page of matches, the best first. Raises `Forbidden` if `type` names an unreadable collection."""
         for name in query.type or ():
             self.caller.require(READ_SCOPES[name])
-        wanted = query.type or TYPES
-        types = tuple(name for name in TYPES if name in wanted and READ_SCOPES[name] in self.caller.scopes)
+        requested = query.type or TYPES
+        types = tuple(name for name in TYPES if name in requested and READ_SCOPES[name] in self.caller.scopes)
         if not types:
-            return Listing(b"[]", 0 if query.count else None, more=False)
+            return Listing(b"[]", 0 if query.count else None, has_more=False)
         start: Start = query.position.start if query.position else "first"
         values = _positions(types, query.position) if query.position else {}
         page = _page(types, start)
         listing = await execute_page(self.session, page, _count(types), query, values | {"filter_q": query.q})
-        return Listing(_items(listing.items), listing.total, listing.more, listing.edges)
+        return Listing(_items(listing.items), listing.total, listing.has_more, listing.edges)
 
 
 def _positions(types: tuple[SearchType, ...], position: Position) -> dict[str, str]:
-    """Return where each collection goes on: objects are ordered by rank, type and id."""
-    rank, at, id_ = position.keys
+    """Return the position in each collection. The order of the whole list is rank, type, id."""
+    rank, type_index, id_ = position.keys
     values: dict[str, str] = {}
     for name in types:
-        here = TYPES.index(name)
-        # Of this rank, the types before that of the cursor have been passed, and those behind it are to come.
-        edge = id_ if here == int(at) else str(2**63 - 1) if here < int(at) else "0"
-        values |= {f"key_0_{name}": rank, f"key_1_{name}": edge}
+        distance = TYPES.index(name) - int(type_index)
+        # Within the rank of the cursor, earlier types lie wholly before the position, and later ones wholly after it.
+        position_id = id_ if distance == 0 else str(2**63 - 1) if distance < 0 else "0"
+        values |= {f"key_0_{name}": rank, f"key_1_{name}": position_id}
     return values
 
 
-def _items(found: bytes) -> bytes:
-    page = json.loads(found)
+def _items(result: bytes) -> bytes:
+    page = json.loads(result)
     items = [
         {
             "type": TYPES[row["type"]],
@@ -91,21 +91,21 @@ def _snippet(row: dict[str, Any], words: str) -> list[dict[str, str | bool]]:
 
 @cache
 def _page(types: tuple[SearchType, ...], start: Start) -> Executable:
-    """Return the statement of a page: `rows`, `items` with the words that were looked for, and `edges`."""
+    """Return the statement of a page: `rows`, `items` together with the words of the query, and `edges`."""
     backwards = start == "before"
     limit, offset = opaque_parameter("limit"), opaque_parameter("offset")
-    parts = union_all(*(_found(name, start) for name in types)).subquery("parts")
+    parts = union_all(*(_ranked_rows(name, start) for name in types)).subquery("parts")
     order = [parts.c.rank, parts.c.type, parts.c.id]
     query = select(*parts.c).order_by(*(key.desc() if backwards else key for key in order))
     found = query.limit(limit + literal_column("1")).offset(offset).cte("found").prefix_with("MATERIALIZED")
     keys = [found.c.rank, found.c.type, found.c.id]
-    shown = select(found).order_by(*(key.desc() if backwards else key for key in keys)).limit(limit)
-    page = shown.cte("page").prefix_with("MATERIALIZED")
+    limited = select(found).order_by(*(key.desc() if backwards else key for key in keys)).limit(limit)
+    page = limited.cte("page").prefix_with("MATERIALIZED")
     order = [page.c.rank, page.c.type, page.c.id]
     rows = select(*page.c).order_by(*order).subquery("d")
     items = func.coalesce(func.json_agg(rows.table_valued()), literal_column("'[]'::json"))
-    similar = exists(select(page.c.id).where(page.c.rank == literal_column(str(LEAST))))
-    answer = func.json_build_object(
+    similar = exists(select(page.c.id).where(page.c.rank == literal_column(str(SIMILAR))))
+    body = func.json_build_object(
         *(literal_column("'words'"), query_words(tolerant=similar)),
         *(literal_column("'rows'"), select(items).select_from(rows).scalar_subquery()),
     )
@@ -118,16 +118,16 @@ def _page(types: tuple[SearchType, ...], start: Start) -> Executable:
     )
     return select(
         select(func.count()).select_from(found).scalar_subquery().label("rows"),
-        func.convert_to(cast(answer, Text), literal_column("'UTF8'")).label("items"),
+        func.convert_to(cast(body, Text), literal_column("'UTF8'")).label("items"),
         cast(func.json_build_array(first, last), Text).label("edges"),
     )
 
 
-def _found(name: SearchType, start: Start) -> Any:
+def _ranked_rows(name: SearchType, start: Start) -> Any:
     source = _table(name)
     rows = rows_by_id(source, ranked_ids(source, None, start, f"_{name}"))
-    by_description = rows.c.rank >= literal_column(str(_BY_DESCRIPTION))
-    description = func.left(rows.c.description, literal_column(str(_MOST_LETTERS)))
+    by_description = rows.c.rank >= literal_column(str(_DESCRIPTION_RANK))
+    description = func.left(rows.c.description, literal_column(str(_MAX_DESCRIPTION_LENGTH)))
     return select(
         literal_column(str(TYPES.index(name)), Integer).label("type"),
         rows.c.id,

@@ -1,4 +1,4 @@
-"""Answers of routes: the responses, and what OpenAPI says of them, made of the errors that are raised."""
+"""Responses of routes, and their OpenAPI descriptions, which are derived from the raised errors."""
 
 import json
 from typing import Any
@@ -12,7 +12,7 @@ from app.domains.shared.reading.documents import Document
 from app.domains.shared.reading.etags import matches_etag
 from app.domains.shared.reading.stats import Counts
 from app.domains.shared.reading.streams import Export, export_response
-from app.domains.shared.reading.tree_walks import Subtree
+from app.domains.shared.reading.tree_queries import Subtree
 from app.utils.exceptions import (
     BadRequest,
     Conflict,
@@ -36,14 +36,14 @@ from app.utils.problems import MEDIA_TYPE, example_problem
 JSON = "application/json"
 MAX_LINK_HEADER_LENGTH = 8192
 
-# `json.dumps` with separators makes an encoder at each call.
+# `json.dumps` with separators creates an encoder at each call.
 compact = json.JSONEncoder(separators=(",", ":")).encode
 
 Responses = dict[int | str, dict[str, Any]]
 
 
 def problems(*errors: type[RegisterError]) -> Responses:
-    """Return what OpenAPI says of errors; it is made from the same classes that are raised."""
+    """Return the OpenAPI responses of these error classes."""
     schema = {"$ref": "#/components/schemas/Problem"}
     responses: Responses = {}
     for error in errors:
@@ -78,7 +78,7 @@ READ: Responses = {
 }
 LIST: Responses = {200: {"headers": _LINK}, **problems(BadRequest, InvalidContent)}
 SUBLIST: Responses = LIST | problems(NotFound)
-# Lists that also come as a stream.
+# Lists that can also be streamed.
 EXPORT: Responses = LIST | {
     200: {
         "headers": _LINK | _header("Content-Disposition", "A name for the file; not of JSON."),
@@ -103,7 +103,7 @@ INVALID: Responses = problems(InvalidContent)
 
 
 def document_response(document: Document, if_none_match: str | None) -> Response:
-    """Answer a GET with the document, or 304 when the client has these very bytes."""
+    """Return the response to a GET: the document, or 304 if the client's entity tag is current."""
     headers = {"ETag": document.etag}
     if if_none_match is not None and matches_etag(if_none_match, document.etag):
         return Response(status_code=304, headers=headers)
@@ -111,26 +111,26 @@ def document_response(document: Document, if_none_match: str | None) -> Response
 
 
 def created_response(document: Document, router: APIRouter) -> Response:
-    """Answer a POST with the new document, and its address below that of the router."""
+    """Return the response to a POST: the new document, with its path in `Location`."""
     headers = {"ETag": document.etag, "Location": f"{router.prefix}/{document.id}"}
     return Response(document.body, 201, headers, JSON)
 
 
 def updated_response(document: Document) -> Response:
-    """Answer a PUT or PATCH with the document as it is now."""
+    """Return the response to a PUT or PATCH: the document after the write."""
     return Response(document.body, headers={"ETag": document.etag}, media_type=JSON)
 
 
 def no_content() -> Response:
-    """Answer a write that has nothing to show."""
+    """Return the response to a write without content."""
     return Response(status_code=204)
 
 
 def page_response(listing: Listing, query: PageQuery) -> Response:
-    """Answer a list with its envelope and its `Link` header."""
+    """Return the response to a list: its envelope, and the `Link` header."""
     urls = page_urls(listing, query)
     links = [f'<{url}>; rel="{name}"' for name, url in urls.items() if url]
-    # Each repeats the filters of the address, and clients and proxies do not take headers of any length.
+    # Each URL repeats the filters of the request, and clients and proxies limit the length of headers.
     while len(link := ", ".join(links)) > MAX_LINK_HEADER_LENGTH:
         links.pop()
     tail = compact({**urls, "total": listing.total}).encode()
@@ -139,7 +139,7 @@ def page_response(listing: Listing, query: PageQuery) -> Response:
 
 
 async def list_response(result: Listing | Export, query: ListQuery) -> Response:
-    """Answer a list in the form that the client accepts."""
+    """Return the response to a list, in the negotiated format."""
     if isinstance(result, Export):
         return await export_response(result, query.origin)
     response = page_response(result, query)
@@ -148,18 +148,18 @@ async def list_response(result: Listing | Export, query: ListQuery) -> Response:
 
 
 def stats_response(counts: Counts) -> Response:
-    """Answer with the objects of each group."""
+    """Return the response to a request for statistics."""
     truncated = b"true" if counts.truncated else b"false"
     head = f'{{"group_by":"{counts.group_by}","total":{counts.total},"groups":'.encode()
     return Response(head + counts.groups + b',"truncated":' + truncated + b"}", media_type=JSON)
 
 
 def tree_response(subtree: Subtree) -> Response:
-    """Answer with the nodes of a tree."""
+    """Return the response with the nodes of a tree."""
     truncated = b"true" if subtree.truncated else b"false"
     return Response(b'{"items":' + subtree.items + b',"truncated":' + truncated + b"}", media_type=JSON)
 
 
 def ancestors_response(items: bytes) -> Response:
-    """Answer with the objects above one."""
+    """Return the response with the ancestors of an object."""
     return Response(b'{"items":' + items + b"}", media_type=JSON)

@@ -1,4 +1,4 @@
-"""What a collection is: its model and schemas, the links that its objects list, and the rules that hold for it."""
+"""Declarations of collections: models, schemas, kinds of links, and rules."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ from app.domains.shared.schemas import ObjectFields, ObjectRead
 class LinkSet:
     """One kind of links of a collection.
 
-    `field` is the member of bodies that lists them. `owner` and `target` are the columns of both ends, `detail` is
-    that of the link's own field, if it has one, and `default` what it is where a body lists just ids.
+    `field` is the member of bodies that lists the links. `owner` and `target` are the columns of the two ends. `detail`
+    is the column of the link's own field, if any, and `default` its value if a body lists ids only.
     """
 
     field: str
@@ -30,7 +30,7 @@ class LinkSet:
 
     @property
     def short(self) -> str:
-        """The member of bodies that lists just ids."""
+        """The member of bodies that lists the links by id only."""
         return f"{self.target}s"
 
     @property
@@ -55,11 +55,11 @@ class LinkSet:
         return self.detail is not None and self.detail in self.table.primary_key.columns
 
     def arguments(self, links: Iterable[Link]) -> dict[str, list[Any]]:
-        """Return the statement's arrays, sorted and without repetitions, so that all writers lock in one order."""
-        wanted = sorted(set(links), key=lambda link: (link[0], link[1] or ""))
-        arrays: dict[str, list[Any]] = {f"{self.field}_{self.target}": [target for target, _ in wanted]}
+        """Return the array arguments of a statement, without duplicates and sorted: one lock order for all writers."""
+        ordered = sorted(set(links), key=lambda link: (link[0], link[1] or ""))
+        arrays: dict[str, list[Any]] = {f"{self.field}_{self.target}": [target for target, _ in ordered]}
         if self.detail is not None:
-            arrays[f"{self.field}_{self.detail}"] = [detail for _, detail in wanted]
+            arrays[f"{self.field}_{self.detail}"] = [detail for _, detail in ordered]
         return arrays
 
 
@@ -67,9 +67,9 @@ class LinkSet:
 class Collection:
     """The declaration of a collection, from which its reads and writes are derived.
 
-    `read` is the schema of its objects as clients get them, `body` that of a whole object as clients send it: a merge
-    patch is checked against it once it is merged. `links` are the lists of links that bodies have; `rules` are asked
-    of every write.
+    `read` is the schema of objects in responses. `body` is the schema of a whole object in requests; the result of a
+    merge patch is validated against it, too. `links` are the kinds of links that bodies list. `rules` check every
+    write.
     """
 
     model: type[RegisterObject]
@@ -80,41 +80,41 @@ class Collection:
 
     @property
     def name(self) -> str:
-        """The plural under which clients know it, and the name of its table."""
+        """The name in paths, a plural, which is also the name of the table."""
         name: str = self.model.__tablename__
         return name
 
     @property
     def noun(self) -> str:
-        """What an error message calls one of its objects."""
+        """The singular for error messages."""
         return self.model.noun
 
 
-# Set by the register itself, in every collection.
-_OWN_COLUMNS = frozenset({"id", "created_at", "updated_at", "created_by_id", "updated_by_id", "version"})
+# Columns that the register sets itself, in every collection.
+_MANAGED_COLUMNS = frozenset({"id", "created_at", "updated_at", "created_by_id", "updated_by_id", "version"})
 
 
 @cache
 def writable_columns(model: type[Base]) -> tuple[str, ...]:
-    """Return the columns that come from bodies."""
+    """Return the names of the columns that bodies set."""
     columns = table_of(model).c
-    return tuple(column.name for column in columns if column.name not in _OWN_COLUMNS and column.computed is None)
+    return tuple(column.name for column in columns if column.name not in _MANAGED_COLUMNS and column.computed is None)
 
 
 def values_of(model: type[Base], body: Any) -> dict[str, Any]:
-    """Return the values that a whole body has for the writable columns."""
+    """Return the values of the writable columns in a whole body."""
     return {name: getattr(body, name) for name in writable_columns(model)}
 
 
 @cache
 def foreign_keys(model: type[RegisterObject]) -> dict[str, type[RegisterObject]]:
-    """Return the writable columns that refer to other objects, and the models they refer to."""
+    """Return the models that writable columns refer to, by the name of the column."""
     columns = (table_of(model).c[name] for name in writable_columns(model))
     return {column.name: model_of(column) for column in columns if column.foreign_keys}
 
 
-def wanted_links(body: BaseModel, link_set: LinkSet) -> list[Link] | None:
-    """Return the links that a body lists in either form, or None when it is a patch that leaves them as they are."""
+def body_links(body: BaseModel, link_set: LinkSet) -> list[Link] | None:
+    """Return the links that a body lists in either form, or None if a patch leaves them unchanged."""
     if link_set.short in body.model_fields_set:
         return [(target, link_set.default) for target in getattr(body, link_set.short) or ()]
     links, target, detail = getattr(body, link_set.field), link_set.target, link_set.detail
@@ -125,9 +125,9 @@ def wanted_links(body: BaseModel, link_set: LinkSet) -> list[Link] | None:
     return [(getattr(link, target), getattr(link, detail)) for link in links or ()]
 
 
-def named_targets(body: BaseModel, link_set: LinkSet) -> list[tuple[str, type[RegisterObject], int]]:
-    """Return pointer, model and id of every object that a body links to."""
+def body_link_targets(body: BaseModel, link_set: LinkSet) -> list[tuple[str, type[RegisterObject], int]]:
+    """Return JSON pointer, model and id of every object that a body links to."""
     short = link_set.short in body.model_fields_set
-    place = f"/{link_set.short}/{{}}" if short else f"/{link_set.field}/{{}}/{link_set.target}"
-    links = wanted_links(body, link_set) or ()
-    return [(place.format(index), link_set.target_model, target) for index, (target, _) in enumerate(links)]
+    pointer = f"/{link_set.short}/{{}}" if short else f"/{link_set.field}/{{}}/{link_set.target}"
+    links = body_links(body, link_set) or ()
+    return [(pointer.format(index), link_set.target_model, target) for index, (target, _) in enumerate(links)]

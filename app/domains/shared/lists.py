@@ -1,6 +1,6 @@
-"""Lists: what a domain declares of its own, and how the parameters of a request are read.
+"""Declarations of lists, for the `lists.py` of domains.
 
-A declaration names filters, sorts and groups; the functions here make them, a field or a kind of links at a time.
+A declaration has filters, sorts and groupings. Each function creates those of one field or one kind of links.
 """
 
 from app.domains.shared.models import URL_LENGTH, Criticality

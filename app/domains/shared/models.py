@@ -1,4 +1,4 @@
-"""What every registered object has, as columns."""
+"""The columns, indexes and constraints that all collections share."""
 
 from datetime import datetime
 from functools import cache
@@ -46,25 +46,25 @@ class Base(DeclarativeBase):
 
 
 def reference(target: str, *, use_alter: bool = False) -> Any:
-    """Return an optional foreign key to `target`, which keeps the other side from being deleted."""
+    """Return a nullable foreign key to `target`; deleting a referenced row fails."""
     foreign_key = ForeignKey(f"{target}.id", ondelete="RESTRICT", use_alter=use_alter)
     return mapped_column(BigInteger, foreign_key, nullable=True)
 
 
 def link_end(target: str, *, cascade: bool = False) -> Any:
-    """Return one end of a link table: part of its primary key, restricting deletes unless `cascade`."""
+    """Return one end of a link table, part of its primary key; deleting the row it refers to fails unless `cascade`."""
     return mapped_column(
         BigInteger, ForeignKey(f"{target}.id", ondelete="CASCADE" if cascade else "RESTRICT"), primary_key=True
     )
 
 
 def conflict(pointer: str, detail: str) -> dict[str, Any]:
-    """Return the `info` of a unique index that says what its violation means to a client."""
+    """Return the `info` of a unique index: the JSON pointer and the message of the error for its violation."""
     return {"conflict": (pointer, detail)}
 
 
 def enumeration(name: str, values: tuple[str, ...]) -> CheckConstraint:
-    """Return the CHECK that keeps a text column to `values`; an enumerated type could not be changed in place."""
+    """Return the CHECK of a text column for `values`; unlike an enumerated type it can be changed in place."""
     return CheckConstraint(f"{name} IN ({', '.join(repr(value) for value in values)})", name=name)
 
 
@@ -73,7 +73,7 @@ class RegisterObject(Base):
 
     __abstract__ = True
 
-    # What a person calls one of these in an error message.
+    # The singular for error messages.
     noun: ClassVar[str]
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=False), primary_key=True, sort_order=-20)
@@ -104,7 +104,7 @@ class RegisterObject(Base):
         sort_order=26,
     )
 
-    # What others show of it: a JSON object without its closing brace, so that a link can add what it says itself.
+    # The brief in documents of other objects: JSON without the closing brace, so that a link can add its own field.
     brief_json: Mapped[str] = mapped_column(
         Text, Computed("brief_json(id, (code)::text, (name)::text)", persisted=True), deferred=True, sort_order=27
     )
@@ -121,7 +121,7 @@ class RegisterObject(Base):
 
 
 def rank_sql(name: str, values: tuple[str, ...]) -> str:
-    """Return the SQL of the place of a column's value among `values`, which is after the last for none at all."""
+    """Return the SQL of the rank of a column's value among `values`, from 1; NULL ranks last."""
     array = ", ".join(repr(value) for value in values)
     return f"coalesce(array_position(ARRAY[{array}]::text[], {name}::text), {len(values) + 1})"
 
@@ -129,14 +129,14 @@ def rank_sql(name: str, values: tuple[str, ...]) -> str:
 def register_table(
     table: str, *extra: Any, tree: bool = False, texts: tuple[str, ...] = (), exact_texts: tuple[str, ...] = ()
 ) -> tuple[Any, ...]:
-    """Return the keys and indexes of a collection's table: for each list order, each filter and each foreign key.
+    """Return the indexes and constraints of a collection's table: for each sort order, filter and foreign key.
 
-    A foreign key without an index would make every DELETE on its other side scan this table. Of the columns of text
-    besides those that every collection has, `texts` are filtered by parts of them, too, and `exact_texts` as a whole:
-    an index of its own costs a new column of text less than building the trigram index anew.
+    Without an index on a foreign key, every DELETE in the referenced table would scan this one sequentially. `texts`
+    are the text columns of this collection that are filtered partially, too; `exact_texts` are filtered by equality
+    only and have an index each, which for a new column is cheaper than rebuilding the trigram index.
     """
     nullable = ("external_id", "description", *(name for name in texts if name != "email"), *exact_texts)
-    # One for all: what is searched for anywhere in a text is looked up by its trigrams.
+    # One trigram index on all columns serves the partial filters (`__ic`, `__sw`).
     trigrams: dict[str, Any] = {
         f"lower_{name}": literal_column(f"lower({name})").label(f"lower_{name}")
         for name in ("code", "external_id", "name", "description", *texts)
@@ -144,8 +144,9 @@ def register_table(
     foreign_keys = ["created_by_id", "updated_by_id", *(["parent_id"] if tree else [])]
     return (
         Index(f"uq_{table}_code", text("lower(code)"), unique=True),
-        # Partial, so that it is no key that foreign keys could refer to: changing one of those locks out whoever refers
-        # to the object, and two objects that come to refer to each other would deadlock.
+        # A partial index cannot be the target of foreign keys. An UPDATE of a column that can be takes the lock FOR
+        # UPDATE, which conflicts with FOR KEY SHARE of new references, so two objects that start to refer to each other
+        # would deadlock.
         Index(f"uq_{table}_external_id", "external_id", unique=True, postgresql_where=text("external_id IS NOT NULL")),
         Index(f"ix_{table}_code", text("num_nulls(code)"), text("coalesce(lower(code), '')"), "id"),
         Index(f"ix_{table}_name", text("lower(name)"), "id"),
@@ -158,8 +159,8 @@ def register_table(
             postgresql_using="gin",
             postgresql_ops=dict.fromkeys(trigrams, "gin_trgm_ops"),
         ),
-        # What is not in the index yet is kept in a short list that every search reads. With none a write costs half as
-        # much again, with one of the usual length a search does.
+        # A short pending list (GIN fastupdate): every search reads it. Without it a write costs half as much again;
+        # with one of the default size a search does.
         *(
             Index(f"ix_{table}_{name}", name, postgresql_using="gin", postgresql_with={"gin_pending_list_limit": "64"})
             for name in ("search_name", "search_text")
@@ -167,7 +168,7 @@ def register_table(
         *(Index(f"ix_{table}_{name}", text(f"lower({name})"), "id") for name in exact_texts),
         *(Index(f"ix_{table}_{name}_null", text(f"num_nulls({name})"), "id") for name in nullable),
         *(Index(f"ix_{table}_{column}", column) for column in foreign_keys),
-        # The reference alone is kept by a new object, too, that guesses its own id.
+        # The foreign key alone would accept a new row that names its own id as its parent.
         *([CheckConstraint("parent_id <> id", name="parent_id")] if tree else []),
         *extra,
     )
@@ -180,7 +181,7 @@ def table_of(model: type[Base]) -> Table:
 
 @cache
 def model_of(foreign_key: Column[Any]) -> type[RegisterObject]:
-    """Return the model of the objects that a column refers to."""
+    """Return the model of the table that a column refers to."""
     (key,) = foreign_key.foreign_keys
     models = (mapper.class_ for mapper in Base.registry.mappers if mapper.local_table is key.column.table)
     model: type[RegisterObject] = next(models)
@@ -191,9 +192,9 @@ ChangeAction = Literal["created", "updated", "deleted", "linked", "unlinked"]
 
 
 class SearchWord(Base):
-    """A word of the vocabulary, which tells what somebody may have meant who misspelt it.
+    """A word of the search vocabulary, from which similar words are suggested for misspelt ones.
 
-    No two transactions wait for each other to add a word, so one may be there twice.
+    A word may occur twice: a unique index would make transactions that add the same word wait for each other.
     """
 
     __tablename__ = "search_vocabulary"
@@ -205,7 +206,7 @@ class SearchWord(Base):
     )
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
-    # Ordered by code points, so that all words with one beginning stand together.
+    # Collated by code points, so that an index range holds all words with a common prefix.
     word: Mapped[str] = mapped_column(Text(collation="C"))
-    # PostgreSQL's trigrams are of what the locale of the database calls letters; those of ASCII always are.
+    # In ASCII: pg_trgm ignores characters that are no letters in the locale of the database.
     letters: Mapped[str] = mapped_column(Text, Computed("search_letters(word)", persisted=True))

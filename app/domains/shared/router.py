@@ -1,4 +1,4 @@
-"""What the routers of all collections are made of: parameters, and routers below `/api/v1`."""
+"""The base of the routers of all collections: parameters, responses, and routers below `/api/v1`."""
 
 import re
 from enum import Enum
@@ -107,7 +107,7 @@ API = "/api/v1"
 
 Reference = Annotated[
     str,
-    # What does not fit the pattern can name nothing, so it is not found, not invalid.
+    # The pattern is for OpenAPI only: a reference that does not match names no object, which is 404, not 422.
     Path(
         description="`id`, or `code:` and the code.",
         openapi_examples={"id": {"summary": "By id", "value": "1"}},
@@ -116,17 +116,17 @@ Reference = Annotated[
 ]
 
 
-def _number(text: str) -> int:
-    """Return the `id` in a path. Raises `NotFound` for what can be none, so also for numbers beyond 64 bits."""
+def _parse_number(text: str) -> int:
+    """Return the `id` in a path. Raises `NotFound` if it is no possible id, so also for numbers beyond 64 bits."""
     if re.fullmatch("[0-9]{1,19}", text) and 1 <= int(text) <= MAX_ID:
         return int(text)
     raise NotFound("There is nothing with such an id.")
 
 
-# For what has no code.
+# The path parameter of objects without a code.
 Number = Annotated[
     int,
-    BeforeValidator(_number),
+    BeforeValidator(_parse_number),
     Path(ge=1, le=MAX_ID, description="`id`.", openapi_examples={"id": {"summary": "By id", "value": 1}}),
 ]
 IfMatch = Annotated[
@@ -140,7 +140,7 @@ Depth = Annotated[int, Query(ge=0, le=MAX_DEPTH, description="Levels to go down.
 
 
 def api_router(prefix: str = "", tags: list[str | Enum] | None = None) -> APIRouter:
-    """Return a router below `/api/v1`; operations are named after their handlers."""
+    """Return a router below `/api/v1`; the operation id of a route is the name of its handler."""
     return APIRouter(
         prefix=API + prefix,
         tags=tags,

@@ -1,7 +1,8 @@
-"""Business rules: what must hold of the writes of one collection, whether they come one at a time or by the thousand.
+"""Business rules of collections, checked on single writes and batches alike.
 
-A rule is a class. Single writes, links, deletes, batches, imports and restores describe what they are about to do as
-`Write`s and ask it; so a rule is said once. `Rules` is the set of a collection's rules at work on one unit of writes.
+A rule is a class. Single writes, links, deletes, batches, imports and restores describe the intended changes as
+`Write`s and pass them to it, so each rule is implemented once. `Rules` applies the rules of a collection to one unit of
+writes.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,20 +15,20 @@ from app.core.permissions import Scope
 from app.domains.shared.models import RegisterObject
 from app.utils.exceptions import Fault, Forbidden, RegisterError
 
-# The id of the object on the other side, and the value of the link's own field, if it has one.
+# The id of the linked object, and the value of the link's own field, if any.
 Link = tuple[int, str | None]
-# The columns of an object that clients write, by name; of an object that exists also `id`, `version`, `created_by_id`.
+# The writable columns of an object, by name; for an existing object also `id`, `version` and `created_by_id`.
 Values = Mapping[str, Any]
 
 
 @dataclass(eq=False, slots=True)
 class Write:
-    """One write of one object. `before` is None when it is created, `after` when it is deleted.
+    """One write of one object. `before` is None for a creation, `after` for a deletion.
 
-    `added` and `removed` have the links that come and go, by the member that lists them; a link whose own field changes
-    is in both. They are filled in when a rule's `concerns` holds, and not for a delete, which takes all links along.
-    `id` is None for an object that a single write creates, until it exists. `is_rejected` is set once a rule, or
-    anything else, rejects the write: the object then stays as it was before.
+    `added` and `removed` have the new and the removed links, by the member that lists them; a link whose own field
+    changes is in both. They are set if the `concerns` of a rule returns true, but not for a deletion, which removes all
+    links. `id` is None for a single creation until the row is inserted. `is_rejected` is set when the write is
+    rejected, by a rule or otherwise: the object then stays unchanged.
     """
 
     model: type[RegisterObject]
@@ -39,44 +40,44 @@ class Write:
     is_rejected: bool = False
 
     def changes(self, *columns: str) -> bool:
-        """Return whether it gives one of these columns of an existing object another value."""
+        """Return whether the write updates an existing object and changes one of these columns."""
         before, after = self.before, self.after
         return before is not None and after is not None and any(before[name] != after[name] for name in columns)
 
     def replace_links(self, field: str, before: set[Link], after: set[Link]) -> None:
-        """Note which links of a list come and go."""
+        """Set `added` and `removed` of a list of links."""
         self.added[field], self.removed[field] = after - before, before - after
 
     def new_links(self) -> dict[str, set[Link]]:
-        """Return the links that come, by the member that lists them, but for those whose own field alone changes."""
+        """Return the added links by the member that lists them, except links of which only the own field changes."""
         replaced = {field: {target for target, _ in links} for field, links in self.removed.items()}
-        found = {
+        new_links = {
             field: {link for link in links if link[0] not in replaced.get(field, ())}
             for field, links in self.added.items()
         }
-        return {field: links for field, links in found.items() if links}
+        return {field: links for field, links in new_links.items() if links}
 
     @property
     def result(self) -> Values | None:
-        """The object as it is when all is written: as before when the write is refused."""
+        """The values after all writes: those of `before` if the write is rejected."""
         return self.before if self.is_rejected else self.after
 
 
 @dataclass(frozen=True, slots=True)
 class RuleViolation:
-    """Why a rule refuses a write: the error, with a pointer into the body, "" for the write as a whole.
+    """The reason why a rule rejects a write. `pointer` points into the body; "" stands for the whole write.
 
-    A rule that clients should know by a code of its own has a subclass of `Conflict` in `utils/exceptions.py`.
+    For an own error code, add a subclass of `Conflict` to `utils/exceptions.py`.
     """
 
     error: type[RegisterError]
     detail: str
     pointer: str = ""
-    # What the caller lacks; only with `Forbidden`.
+    # The scope that the caller lacks; only with `Forbidden`.
     scope: Scope | None = None
 
     def as_error(self) -> RegisterError:
-        """Return the error that a single write raises."""
+        """Return the error for a single write."""
         if self.scope is not None:
             return Forbidden(self.detail, scope=self.scope)
         faults = [Fault(self.pointer, self.error.code, self.detail)] if self.pointer else []
@@ -84,7 +85,7 @@ class RuleViolation:
 
 
 def missing_scope(caller: Caller, scope: Scope, pointer: str = "") -> Iterator[RuleViolation]:
-    """Yield the refusal of a caller who does not have a scope."""
+    """Yield a violation if the caller does not have the scope."""
     try:
         caller.require(scope)
     except Forbidden as error:
@@ -92,67 +93,69 @@ def missing_scope(caller: Caller, scope: Scope, pointer: str = "") -> Iterator[R
 
 
 class Rule:
-    """What must hold of the writes of one collection. There is one instance for each unit of writes.
+    """Base class of rules. Each unit of writes has its own instance.
 
-    A rule is asked of every delete, of an update that changes a column it watches, and of what it concerns. A single
-    write of which no rule is asked takes the fast path. The methods are called in the order in which they stand here.
+    A rule applies to every delete, to an update that changes a watched column, and to a write whose values it concerns.
+    A single write to which no rule applies takes the fast path. The methods are called in the order of their
+    definition.
     """
 
-    # Columns whose change the rule is asked of. Creations change none: a rule about new objects says so in `concerns`.
+    # The columns whose change the rule applies to. A creation changes no column: use `concerns` for new objects.
     watches: tuple[str, ...] = ()
-    # Whether it also holds for what is restored from an export of a whole register, which may be older than the rule.
+    # Whether the rule also applies to the restore of an exported register, which may be older than the rule.
     applies_to_restores: bool = False
 
     def __init__(self, caller: Caller) -> None:
         self.caller = caller
 
-    def concerns(self, values: Values) -> bool:  # noqa: ARG002 - for rules to use, as below
-        """Return whether the rule can refuse an object with these values although no watched column changes.
+    def concerns(self, values: Values) -> bool:  # noqa: ARG002 - for subclasses, as below
+        """Return whether the rule can reject a write with these values even if no watched column changes.
 
-        They are the values after the write. With them a link is set or removed, too.
+        `values` are the values after the write; setting or removing a link is such a write, too.
         """
         return False
 
     def lock(self, write: Write) -> str | None:  # noqa: ARG002
         """Return the name of the advisory lock that the write needs, if any.
 
-        It is not waited for while a row is locked, so that no two writers wait for each other.
+        Lock order: the writer never waits for this lock while it holds row locks, which could deadlock.
         """
         return None
 
     async def load(self, session: RegisterSession, writes: Sequence[Write]) -> None:
-        """Read what the checks need to know of all writes of the unit. The objects and the advisory locks are held.
+        """Read the data that the checks need, for all writes of the unit. Their rows and advisory locks are held.
 
-        Writes that were refused before may refer to ids that no object has.
+        Writes that are already rejected may refer to ids that do not exist.
         """
 
     def check(self, write: Write) -> Iterator[RuleViolation]:  # noqa: ARG002
-        """Yield why a write that the rule is asked of is refused, whatever else is written with it."""
+        """Yield the violations of one write that the rule applies to, independent of the other writes of the unit."""
         yield from ()
 
     def check_together(self, writes: Sequence[Write]) -> Iterator[tuple[Write, RuleViolation]]:  # noqa: ARG002
-        """Yield which writes of the unit are refused because of what the others do.
+        """Yield the writes that violate the rule in combination with others of the unit.
 
-        It is called again whenever writes were refused, until it refuses nothing more. A write is marked as refused
-        before the next one is asked for.
+        The method is called again after any rejection, until it yields nothing. Each write is marked as rejected before
+        the generator resumes.
         """
         yield from ()
 
     async def apply(self, session: RegisterSession, writes: Sequence[Write]) -> None:
-        """Do what goes with the writes that the rule is asked of, in the same transaction, after they are done.
+        """Make dependent changes after the writes that the rule applies to, in the same transaction.
 
-        Some may have changed nothing, and those of a dry run are undone with what is done here.
+        Some writes may have changed nothing. A dry run is rolled back, together with the changes made here.
         """
 
     def applies_to(self, write: Write) -> bool:
-        """Return whether the rule has a say in a write."""
+        """Return whether the rule applies to a write."""
         return write.after is None or write.changes(*self.watches) or self.concerns(write.after)
 
 
 class LocksUnavailableError(Exception):
-    """Another transaction holds one of the advisory locks that rules want.
+    """Another transaction holds one of the advisory locks that rules need.
 
-    Its rows must be given up before the locks are waited for, or two writers could wait for each other.
+    The writer must release its row locks before it waits for `names`, the advisory locks: lock order prevents a
+    deadlock.
     """
 
     def __init__(self, names: set[str]) -> None:
@@ -161,29 +164,29 @@ class LocksUnavailableError(Exception):
 
 
 class Rules:
-    """The rules of a collection at work on one unit of writes: one write, or a batch."""
+    """The rules of a collection, applied to one unit of writes: a single write or a batch."""
 
     def __init__(self, rules: Sequence[type[Rule]], caller: Caller, *, restoring: bool = False) -> None:
         self._rules = [rule(caller) for rule in rules if rule.applies_to_restores or not restoring]
 
     @property
-    def watched(self) -> tuple[str, ...]:
-        """The columns that rules watch."""
+    def watched_columns(self) -> tuple[str, ...]:
+        """The columns that at least one rule watches."""
         return tuple(sorted({name for rule in self._rules for name in rule.watches}))
 
     def concern(self, values: Values) -> bool:
-        """Return whether a rule can refuse an object with these values."""
+        """Return whether a rule concerns these values; see `Rule.concerns`."""
         return any(rule.concerns(values) for rule in self._rules)
 
     def locks(self, writes: Sequence[Write]) -> set[str]:
         """Return the names of the advisory locks that the writes need."""
-        found = (rule.lock(write) for rule in self._rules for write in writes)
-        return {name for name in found if name is not None}
+        names = (rule.lock(write) for rule in self._rules for write in writes)
+        return {name for name in names if name is not None}
 
     async def take_locks(self, session: RegisterSession, writes: Sequence[Write], held: set[str]) -> None:
-        """Take the advisory locks that the writes need besides those that are `held`, without waiting.
+        """Take the advisory locks that the writes need in addition to the `held` ones, without waiting.
 
-        Raises `LocksUnavailableError` with the names of all that are needed.
+        Raises `LocksUnavailableError`, with the names of all locks that the writes need, if one is not available.
         """
         names = self.locks(writes)
         for name in sorted(names - held):
@@ -191,28 +194,28 @@ class Rules:
                 raise LocksUnavailableError(names)
 
     async def load(self, session: RegisterSession, writes: Sequence[Write]) -> None:
-        """Let all rules read what they need."""
+        """Call `load` of all rules."""
         for rule in self._rules:
             await rule.load(session, writes)
 
     def check(self, writes: Sequence[Write]) -> Iterator[tuple[Write, RuleViolation]]:
-        """Yield the refusals of each write by itself."""
+        """Yield the violations of each write by itself, and mark the writes as rejected."""
         for rule in self._rules:
             for write in filter(rule.applies_to, writes):
-                for refusal in rule.check(write):
+                for violation in rule.check(write):
                     write.is_rejected = True
-                    yield write, refusal
+                    yield write, violation
 
     def check_together(self, writes: Sequence[Write]) -> Iterator[tuple[Write, RuleViolation]]:
-        """Yield the refusals that come from what the writes do together."""
+        """Yield the violations by combinations of writes, and mark the writes as rejected."""
         for rule in self._rules:
-            for write, refusal in rule.check_together(writes):
+            for write, violation in rule.check_together(writes):
                 write.is_rejected = True
-                yield write, refusal
+                yield write, violation
 
     async def apply(self, session: RegisterSession, writes: Sequence[Write]) -> None:
-        """Let all rules do what goes with the writes."""
+        """Call `apply` of each rule with the writes it applies to, if any."""
         for rule in self._rules:
-            asked = [write for write in writes if rule.applies_to(write)]
-            if asked:
-                await rule.apply(session, asked)
+            affected = [write for write in writes if rule.applies_to(write)]
+            if affected:
+                await rule.apply(session, affected)

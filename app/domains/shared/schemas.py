@@ -1,7 +1,7 @@
-"""The types that every schema is made of.
+"""The common types and base classes of schemas.
 
-Bodies are strict: a string is not a number, an unknown member is an error, and text is trimmed, in Unicode NFC and free
-of control characters.
+Bodies are strict: a string is not a number, an unknown member is an error, and text is trimmed, normalised to Unicode
+NFC and free of control characters.
 """
 
 import re
@@ -37,19 +37,19 @@ from app.domains.shared.models import (
 )
 
 MAX_ID = 2**63 - 1
-# Parsers of URLs pass over white space and control characters, which we would then store.
+# URL parsers ignore white space and control characters, which would then be stored.
 URL_PATTERN = r"^[Hh][Tt][Tt][Pp][Ss]?://[^\s\x00-\x1f\x7f-\x9f]+$"
 DESCRIPTION_LENGTH = 20_000
-# Of one kind, of one object.
+# The maximum number of links of one kind of one object.
 MAX_LINKS = 1000
 CODE_PATTERN = rf"^[A-Za-z0-9][A-Za-z0-9._-]{{0,{CODE_LENGTH - 1}}}$"
 
-# Unicode general categories that leave nothing to see: a name needs at least one character of another.
+# Unicode general categories of invisible characters: a name needs at least one character of another category.
 _INVISIBLE = frozenset({"Cc", "Cf", "Cn", "Co", "Zs", "Zl", "Zp", "Mn", "Me"})
-# Surrogates are no characters: PostgreSQL can't store them, and UTF-8 can't carry them back.
+# Includes surrogates, which UTF-8 cannot encode and PostgreSQL cannot store.
 _LINE_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _TEXT_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
-# What PostgreSQL can neither store nor compare.
+# Characters that PostgreSQL can neither store nor compare.
 NO_TEXT = re.compile(r"[\x00\ud800-\udfff]")
 
 
@@ -58,28 +58,28 @@ def is_id(value: Any) -> TypeGuard[int]:
     return type(value) is int and 1 <= value <= MAX_ID
 
 
-def _compose(value: object) -> object:
+def _to_nfc(value: object) -> object:
     return unicodedata.normalize("NFC", value) if isinstance(value, str) else value
 
 
-def _normalise(value: object) -> object:
-    return _compose(value.strip()) if isinstance(value, str) else value
+def _trim_to_nfc(value: object) -> object:
+    return _to_nfc(value.strip()) if isinstance(value, str) else value
 
 
-def _in_one_line(value: str) -> str:
+def _reject_line_breaks(value: str) -> str:
     if _LINE_CONTROL.search(value):
         raise PydanticCustomError("control_character", "Text may not contain control characters")
     return value
 
 
-def _single_line(value: str) -> str:
-    _in_one_line(value)
+def _check_line(value: str) -> str:
+    _reject_line_breaks(value)
     if all(unicodedata.category(character) in _INVISIBLE for character in value):
         raise PydanticCustomError("invisible_text", "Text must contain at least one visible character")
     return value
 
 
-def _multiple_lines(value: str) -> str:
+def _check_lines(value: str) -> str:
     if _TEXT_CONTROL.search(value):
         raise PydanticCustomError(
             "control_character", "Text may not contain control characters other than tab and line breaks"
@@ -87,7 +87,7 @@ def _multiple_lines(value: str) -> str:
     return value
 
 
-def _http_url(value: str) -> str:
+def _check_http_url(value: str) -> str:
     try:
         _URL.validate_python(value)
     except ValidationError as error:
@@ -97,18 +97,18 @@ def _http_url(value: str) -> str:
 
 _URL = TypeAdapter(Annotated[str, Field(pattern=URL_PATTERN), AfterValidator(HttpUrl)])
 
-# The trimming runs first, although it stands last: a Before validator wraps what stands on its left.
+# Trimming runs first: a Before validator wraps the validators on its left.
 Name = Annotated[
     str,
     Field(min_length=1, max_length=NAME_LENGTH, description="What people call it.", examples=["Accounts payable"]),
-    BeforeValidator(_normalise),
-    AfterValidator(_single_line),
+    BeforeValidator(_trim_to_nfc),
+    AfterValidator(_check_line),
 ]
 Description = Annotated[
     str,
     Field(max_length=DESCRIPTION_LENGTH, description="What it is, in as many lines as it takes."),
-    BeforeValidator(_normalise),
-    AfterValidator(_multiple_lines),
+    BeforeValidator(_trim_to_nfc),
+    AfterValidator(_check_lines),
 ]
 Code = Annotated[
     str,
@@ -121,23 +121,23 @@ ExternalId = Annotated[
         max_length=EXTERNAL_ID_LENGTH,
         description="Key of the object in the system it came from, unique in the collection.",
     ),
-    BeforeValidator(_normalise),
-    AfterValidator(_single_line),
+    BeforeValidator(_trim_to_nfc),
+    AfterValidator(_check_line),
 ]
-# Make text of one line, or of several, of the string on their left.
-SingleLine = (BeforeValidator(_normalise), AfterValidator(_single_line))
-MultipleLines = (BeforeValidator(_normalise), AfterValidator(_multiple_lines))
-# A part of such a text: here blanks at the ends count, and there need be nothing else.
-PartOfLine = (BeforeValidator(_compose), AfterValidator(_in_one_line))
-PartOfLines = (BeforeValidator(_compose), AfterValidator(_multiple_lines))
+# The validators of text of one line and of several lines.
+SingleLine = (BeforeValidator(_trim_to_nfc), AfterValidator(_check_line))
+MultipleLines = (BeforeValidator(_trim_to_nfc), AfterValidator(_check_lines))
+# The validators of a part of such a text, where blanks at the ends count and a visible character is not required.
+PartOfLine = (BeforeValidator(_to_nfc), AfterValidator(_reject_line_breaks))
+PartOfLines = (BeforeValidator(_to_nfc), AfterValidator(_check_lines))
 Reference = Annotated[int, Field(ge=1, le=MAX_ID, description="`id` of an object.", examples=[1])]
 HttpAddress = Annotated[
     str,
     Field(max_length=URL_LENGTH),
-    BeforeValidator(_normalise),
-    # The URL parser drops or encodes control characters, but it is the text that is stored.
-    AfterValidator(_single_line),
-    AfterValidator(_http_url),
+    BeforeValidator(_trim_to_nfc),
+    # The URL parser drops or encodes control characters, but the original text is stored.
+    AfterValidator(_check_line),
+    AfterValidator(_check_http_url),
     WithJsonSchema({"type": "string", "format": "uri", "pattern": URL_PATTERN, "maxLength": URL_LENGTH}),
 ]
 
@@ -147,7 +147,7 @@ def _format_as_postgresql(instant: datetime) -> str:
     return text[:-6].rstrip("0") + text[-6:] if instant.microsecond else text
 
 
-# Outside documents, which PostgreSQL writes itself.
+# For responses that PostgreSQL does not format itself.
 Instant = Annotated[
     datetime,
     PlainSerializer(_format_as_postgresql, return_type=str, when_used="json"),
@@ -162,7 +162,7 @@ class Schema(BaseModel):
 
 
 def example(**members: Any) -> ConfigDict:
-    """Return the configuration that shows a body in the documentation; it must run as it stands on the demo data."""
+    """Return the configuration with an example body, which must be valid for the demo data."""
     return ConfigDict(json_schema_extra={"examples": [members]})
 
 
@@ -216,7 +216,7 @@ SchemaT = TypeVar("SchemaT", bound=BaseModel)
 
 
 class Page(Schema, Generic[ReadT]):
-    # Here, because a generic class does not hand on its docstring.
+    # The docstring of a generic class is not inherited by its specialisations.
     model_config = ConfigDict(json_schema_extra={"description": "Part of a list, and where its neighbours are."})
 
     items: list[ReadT]
@@ -296,17 +296,17 @@ class Stats(Schema):
 
 
 def merge_patch(schema: type[SchemaT]) -> type[SchemaT]:
-    """Turn a body's schema into that of its merge patch (RFC 7396): every member may be absent, and null clears it.
+    """Convert the schema of a body into that of its merge patch (RFC 7396): all members are optional, null clears them.
 
-    A member without a default can't be cleared, so it takes no null.
+    A member without a default cannot be cleared, so null is invalid for it.
     """
     for name, field in schema.model_fields.items():
-        changed = copy(field)
+        new_field = copy(field)
         if not field.is_required():
-            # The constraints move inside: they are for the value, not for null.
+            # The constraints apply to the value, not to null.
             value: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
-            changed.annotation, changed.metadata = value | None, []
-        changed.default, changed.default_factory = MISSING, None
-        schema.model_fields[name] = changed
+            new_field.annotation, new_field.metadata = value | None, []
+        new_field.default, new_field.default_factory = MISSING, None
+        schema.model_fields[name] = new_field
     schema.model_rebuild(force=True)
     return schema

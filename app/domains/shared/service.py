@@ -1,4 +1,4 @@
-"""What every collection can do."""
+"""The operations of every collection."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,55 +24,56 @@ __all__ = ["Collection", "CollectionService", "LinkSet", "parse_key"]
 class CollectionService(CollectionReader):
     """Reads and writes one collection.
 
-    Every method raises `NotFound` when the reference (an id, or `code:…`) selects nothing, and what the collection's
-    rules refuse a write with.
+    Every method raises `NotFound` if its reference (an id, or `code:…`) selects no object. Writes raise the errors of
+    the collection's rules, too.
     """
 
     async def create(self, body: ObjectFields) -> Document:
-        """Add an object.
+        """Create an object.
 
-        Raises `Duplicate` when keys are taken, `UnknownReference` for references, and `InvalidContent` for both, with a
-        pointer for each.
+        Raises `Duplicate` if keys are taken, `UnknownReference` if references name no object, and `InvalidContent` for
+        both kinds of faults together, each with a pointer.
         """
         return await ObjectWriter(self).insert(body)
 
     async def replace(self, reference: str, body: ObjectFields, if_match: str | None) -> Document:
-        """Give an object all new values; what the body leaves out takes its default.
+        """Replace all values of an object; omitted members are reset to their defaults.
 
-        Raises what `create` raises, and `PreconditionFailed` when `if_match` names another version.
+        Raises the errors of `create`, and `PreconditionFailed` if `if_match` names another version.
         """
         return await ObjectWriter(self).replace(parse_key(reference, self.model), body, if_match)
 
     async def patch(self, reference: str, body: ObjectFields, if_match: str | None) -> Document:
-        """Merge a patch into an object (RFC 7396).
+        """Apply a merge patch to an object (RFC 7396).
 
-        Raises what `replace` raises, and `InvalidContent` when the merged object breaks the schema.
+        Raises the errors of `replace`, and `InvalidContent` if the merged object violates the schema.
         """
-        patched = body.model_dump(exclude_unset=True)
+        changes = body.model_dump(exclude_unset=True)
 
-        def merged(current: Values) -> ObjectFields:
-            values = {name: current[name] for name in writable_columns(self.model)} | patched
-            present = {name: value for name, value in values.items() if value is not None}
+        def merge(current: Values) -> ObjectFields:
+            values = {name: current[name] for name in writable_columns(self.model)} | changes
+            values = {name: value for name, value in values.items() if value is not None}
             try:
-                return self.collection.body.model_validate(present)
+                return self.collection.body.model_validate(values)
             except ValidationError as error:
                 raise invalid_content(error) from error
 
-        return await ObjectWriter(self).change(parse_key(reference, self.model), body, merged, if_match)
+        return await ObjectWriter(self).change(parse_key(reference, self.model), body, merge, if_match)
 
     async def delete(self, reference: str, if_match: str | None) -> None:
-        """Remove an object.
+        """Delete an object.
 
-        Raises `StillReferenced` with the dependants when something refers to it, and `PreconditionFailed`.
+        Raises `StillReferenced`, with the dependants, if other objects refer to it, and `PreconditionFailed` if
+        `if_match` names another version.
         """
         await ObjectWriter(self).delete(parse_key(reference, self.model), if_match)
 
     async def link(
         self, link_set: LinkSet, reference: str, target: str, if_match: str | None, detail: str | None = None
     ) -> None:
-        """Set one link, whatever it was before; a link that is there already changes nothing.
+        """Set one link, whatever its previous state; setting an existing link again changes nothing.
 
-        Raises `NotFound` for either end, `Conflict` when the owner may have one such link only, `PreconditionFailed`.
+        Raises `NotFound` for either end, `Conflict` if the owner may have only one such link, and `PreconditionFailed`.
         """
         writer = LinkWriter(self, link_set, parse_key(target, link_set.target_model), detail)
         await writer.add(parse_key(reference, self.model), if_match)
@@ -80,7 +81,7 @@ class CollectionService(CollectionReader):
     async def unlink(
         self, link_set: LinkSet, reference: str, target: str, if_match: str | None, detail: str | None = None
     ) -> None:
-        """Remove the links to an object, or the one with `detail`; one that is not there changes nothing.
+        """Remove the links to an object, or only the one with `detail`; without such a link nothing changes.
 
         Raises `NotFound` for either end and `PreconditionFailed`.
         """
@@ -88,14 +89,14 @@ class CollectionService(CollectionReader):
         await writer.remove(parse_key(reference, self.model), if_match)
 
     async def bulk(self, items: Sequence[Any], *, atomic: bool = True, dry_run: bool = False) -> BulkOutcome:
-        """Create, update, upsert and delete many objects at once, as a client asks; see `write_batch`.
+        """Create, update, upsert and delete many objects in one request; see `write_batch`.
 
-        Raises `ContentTooLarge` for more links than a request may have; imports have limits of their own.
+        Raises `ContentTooLarge` if the request has too many links; imports have other limits.
         """
         reject_too_many_links(items)
         await self.session.allow_seconds(STATEMENT_SECONDS)
         return await write_batch(self, items, atomic=atomic, dry_run=dry_run)
 
     async def import_file(self, request: ImportRequest) -> ImportOutcome:
-        """Import a file, plan that, or carry out a plan; see `execute_import`."""
+        """Import a file, plan an import, or execute a plan; see `execute_import`."""
         return await execute_import(self, request)

@@ -14,14 +14,14 @@ UserListQuery = lists.list_query(
     lists.ListDeclaration(
         filters=(
             *lists.OBJECT_FILTERS,
-            *lists.text("email", partial=True, nullable=False, ignoring_case=True),
+            *lists.text("email", partial=True, nullable=False, ignore_case=True),
             *lists.identifier("department_id"),
             *lists.subtree("department_id", User),
             *lists.identifier("manager_id"),
             *lists.choice("access_level", AccessLevel),
             *lists.flag("is_active"),
         ),
-        sorts=lists.OBJECT_SORTS | lists.text_sort("email", ignoring_case=True),
+        sorts=lists.OBJECT_SORTS | lists.text_sort("email", ignore_case=True),
         groups=lists.field_groups("access_level", "is_active") | lists.reference_groups("department", "manager"),
     ),
     UserRead,

@@ -1,4 +1,4 @@
-"""Search in all collections at once."""
+"""Search in all collections."""
 
 from typing import Any
 from urllib.parse import quote
@@ -52,7 +52,7 @@ async def test_all_collections_are_searched_and_the_best_comes_first(client: htt
 
 
 @pytest.mark.parametrize("limit", [1, 3, 50])
-async def test_pages_meet_without_gaps_and_twice_nothing(client: httpx.AsyncClient, limit: int) -> None:
+async def test_pages_have_neither_gaps_nor_duplicates(client: httpx.AsyncClient, limit: int) -> None:
     for number in range(2):
         for collection in COLLECTIONS:
             await make(client, collection, name=f"Ledger {number}")
@@ -73,7 +73,7 @@ async def test_pages_meet_without_gaps_and_twice_nothing(client: httpx.AsyncClie
     assert (await search(client, "ledger", f"&limit={limit}&offset=5"))["items"] == whole[5 : 5 + limit]
 
 
-async def test_cursor_is_bound_to_what_was_asked(client: httpx.AsyncClient) -> None:
+async def test_cursor_is_bound_to_the_query(client: httpx.AsyncClient) -> None:
     for collection in COLLECTIONS:
         await make(client, collection, name="Ledger")
     page = await search(client, "ledger", "&limit=2")
@@ -113,7 +113,7 @@ async def test_one_sees_what_one_may_read(app: FastAPI, client: httpx.AsyncClien
         ("q=a&sort=name", 400, "/sort", "unknown_parameter"),
     ],
 )
-async def test_what_makes_no_sense_is_refused(
+async def test_invalid_parameters_are_rejected(
     client: httpx.AsyncClient, query: str, status: int, pointer: str, code: str
 ) -> None:
     response = await client.get(f"/search?{query}")
@@ -122,7 +122,7 @@ async def test_what_makes_no_sense_is_refused(
 
 
 @pytest.mark.parametrize("q", NOTHING_OR_WORDS, ids=range(len(NOTHING_OR_WORDS)))
-async def test_no_text_is_taken_for_a_query(client: httpx.AsyncClient, q: str) -> None:
+async def test_query_syntax_is_ordinary_text(client: httpx.AsyncClient, q: str) -> None:
     await make(client, "roles", name="Needle in the hay")
     response = await client.get(f"/search?q={quote(q)}")
     assert response.status_code == 200, response.text
@@ -136,7 +136,7 @@ async def test_number_of_statements_is_fixed(client: httpx.AsyncClient, statemen
         with statements.counted() as seen:
             response = await client.get(f"/search?q=ledger{more}")
         assert response.status_code == 200
-        assert len(seen) == expected + 1, seen  # the caller is looked up, too
+        assert len(seen) == expected + 1, seen  # one more for the caller
 
 
 @pytest.mark.parametrize(
@@ -156,5 +156,5 @@ async def test_number_of_statements_is_fixed(client: httpx.AsyncClient, statemen
         ("word " * 100, "needle", ("word " * 40).rstrip() + "…"),
     ],
 )
-def test_snippet_shows_what_was_found(text: str, words: str, shown: str) -> None:
+def test_snippet_marks_the_matches(text: str, words: str, shown: str) -> None:
     assert marked(snippet(text, words)) == shown

@@ -53,7 +53,7 @@ def test_tables_of_tests_agree_with_what_clients_send(collection: str) -> None:
     ids = {name for name in declaration.body.model_fields if name.endswith("_id") and name != "external_id"}
     assert set(REFERENCES[collection]) == ids
     assert (collection in TREES) is (NoCycle in declaration.rules) is ("parent_id" in ids)
-    assert LISTS[collection].shown is declaration.read
+    assert LISTS[collection].read_schema is declaration.read
     assert declaration.body is body_of(collection, "PUT")
     for body in (declaration.body, body_of(collection, "POST", "")):
         body.model_validate(required(collection))

@@ -1,4 +1,4 @@
-"""Cursors: every row once, in any order, whatever others do meanwhile."""
+"""Cursors: every row once, in any order, despite concurrent writes."""
 
 import random
 import string
@@ -35,7 +35,7 @@ KEYS: dict[str, Callable[[dict[str, Any]], Any]] = {
 
 
 async def pages(client: httpx.AsyncClient, url: str, way: str) -> AsyncIterator[dict[str, Any]]:
-    """Yield the pages from one on, by `next` or by `prev`."""
+    """Yield a page and those that follow it by `next` or by `prev`."""
     following: str | None = url
     while following:
         response = await client.get(following.removeprefix("/api/v1"))
@@ -51,7 +51,7 @@ async def walk(client: httpx.AsyncClient, url: str, way: str = "next") -> list[l
 
 @pytest.fixture
 async def ties(client: httpx.AsyncClient) -> None:
-    """Departments with the same names and without codes among them, made in one instant."""
+    """Departments created at the same instant, some with equal names and some without codes."""
     for number in range(11):
         code = {"code": f"C{number % 5}{number}" if number % 2 else f"c{number}"} if number % 3 else {}
         await make_department(client, name=("same", "Same", "other")[number % 3], **code)
@@ -80,11 +80,14 @@ FEW_FIRST = [
 
 @pytest.mark.parametrize("sort", FEW_FIRST)
 async def test_order_by_few_values_first_is_that_of_all_keys(client: httpx.AsyncClient, sort: str) -> None:
-    chance = random.Random(5)  # noqa: S311 - the same at every run
+    generator = random.Random(5)  # noqa: S311 - the same at every run
     for number in range(23):
-        given = {"criticality": chance.choice((None, "low", "critical")), "status": chance.choice(("draft", "active"))}
+        given = {
+            "criticality": generator.choice((None, "low", "critical")),
+            "status": generator.choice(("draft", "active")),
+        }
         code = {"code": f"C{number % 5}-{number}"} if number % 3 == 0 else {}
-        await make_process(client, name=f"n{number % 4}", kind=chance.choice(("core", "support")), **given, **code)
+        await make_process(client, name=f"n{number % 4}", kind=generator.choice(("core", "support")), **given, **code)
     objects = (await client.get("/processes?limit=200")).json()["items"]
     names = sort.split(",")
     names += ["-id" if names[-1].startswith("-") else "id"]
@@ -104,7 +107,7 @@ async def test_order_by_few_values_first_is_that_of_all_keys(client: httpx.Async
 
 
 @pytest.mark.usefixtures("ties")
-async def test_pages_link_to_their_neighbours(client: httpx.AsyncClient) -> None:
+async def test_pages_link_to_the_next_and_the_previous_page(client: httpx.AsyncClient) -> None:
     first = await client.get("/departments?limit=4&sort=-name&count=exact")
     page = first.json()
     assert (page["prev"], page["total"]) == (None, 11)
@@ -119,9 +122,7 @@ async def test_pages_link_to_their_neighbours(client: httpx.AsyncClient) -> None
 
 @pytest.mark.usefixtures("ties")
 @pytest.mark.parametrize(("number", "links"), [(1, ["next", "prev"]), (24, ["next"]), (60, [])])
-async def test_header_holds_no_more_links_than_clients_take(
-    client: httpx.AsyncClient, number: int, links: list[str]
-) -> None:
+async def test_link_header_is_limited_in_length(client: httpx.AsyncClient, number: int, links: list[str]) -> None:
     others = "&".join(f"external_id__not={letter * 200}" for letter in map(chr, range(0x41, 0x41 + number)))
     first = (await client.get(f"/departments?limit=4&sort=code&{others}")).json()
     second = await client.get(first["next"].removeprefix("/api/v1"))
@@ -130,22 +131,22 @@ async def test_header_holds_no_more_links_than_clients_take(
     assert second.headers.get("link", "") == ", ".join(f'<{page[name]}>; rel="{name}"' for name in links)
 
 
-async def test_row_that_stays_is_seen_once_whatever_comes_and_goes(client: httpx.AsyncClient) -> None:
-    chance = random.Random(7)  # noqa: S311 - the same at every run
+async def test_unchanged_row_is_listed_once_despite_inserts_and_deletes(client: httpx.AsyncClient) -> None:
+    generator = random.Random(7)  # noqa: S311 - the same at every run
     staying = [(await make_department(client, name=f"N{number % 4}"))["id"] for number in range(12)]
     passing = [(await make_department(client, name=f"N{number % 4}"))["id"] for number in range(12)]
     for sort in ("name", "-name", "id", "-code"):
         seen: list[int] = []
         async for page in pages(client, f"/departments?limit=3&sort={sort}", "next"):
             seen += [item["id"] for item in page["items"]]
-            gone = passing.pop(chance.randrange(len(passing)))
+            gone = passing.pop(generator.randrange(len(passing)))
             assert (await client.delete(f"/departments/{gone}")).status_code == 204
-            passing.append((await make_department(client, name=f"N{chance.randrange(4)}"))["id"])
+            passing.append((await make_department(client, name=f"N{generator.randrange(4)}"))["id"])
         assert sorted(key for key in seen if key in staying) == staying
         assert len(seen) == len(set(seen))
 
 
-async def test_page_whose_rows_are_gone_is_empty(client: httpx.AsyncClient) -> None:
+async def test_page_whose_rows_are_deleted_is_empty(client: httpx.AsyncClient) -> None:
     ids = [(await make_role(client))["id"] for _ in range(6)]
     page = (await client.get("/roles?limit=2")).json()
     for key in ids[2:]:
@@ -154,7 +155,7 @@ async def test_page_whose_rows_are_gone_is_empty(client: httpx.AsyncClient) -> N
     assert (empty["items"], empty["next"], empty["prev"]) == ([], None, None)
 
 
-async def test_page_whose_rows_are_gone_leads_back_to_what_is_left(client: httpx.AsyncClient) -> None:
+async def test_page_whose_rows_are_deleted_links_back_to_the_remaining_rows(client: httpx.AsyncClient) -> None:
     ids = [(await make_role(client))["id"] for _ in range(4)]
     second = (await client.get((await client.get("/roles?limit=2")).json()["next"].removeprefix("/api/v1"))).json()
     for key in ids[:2]:
@@ -176,7 +177,9 @@ async def test_longest_names_have_cursors(client: httpx.AsyncClient, letter: str
         assert there == [[key] for key in (ids[::-1] if sort.startswith("-") else ids)]
 
 
-async def test_cursor_goes_on_beyond_the_largest_offset(client: httpx.AsyncClient, connection: AsyncConnection) -> None:
+async def test_cursor_continues_beyond_the_largest_offset(
+    client: httpx.AsyncClient, connection: AsyncConnection
+) -> None:
     await connection.execute(
         text("INSERT INTO roles (name) SELECT 'R' FROM generate_series(1, :number)"), {"number": MAX_OFFSET + 5}
     )
@@ -189,7 +192,7 @@ async def test_cursor_goes_on_beyond_the_largest_offset(client: httpx.AsyncClien
     ]
 
 
-async def test_list_of_linked_objects_has_cursors_of_its_own(client: httpx.AsyncClient) -> None:
+async def test_list_of_linked_objects_has_its_own_cursors(client: httpx.AsyncClient) -> None:
     first, second = await make_department(client, code="ONE"), await make_department(client)
     processes = [await make_process(client, department_ids=[first["id"], second["id"]]) for _ in range(3)]
     path = f"/departments/{first['id']}/processes?limit=2"
@@ -215,7 +218,7 @@ async def test_list_of_linked_objects_has_cursors_of_its_own(client: httpx.Async
         ("name,-name", "repeated_sort", "each name only once"),
     ],
 )
-async def test_order_that_is_not_offered_is_refused_in_words(
+async def test_unknown_order_is_rejected_with_a_message(
     client: httpx.AsyncClient, sort: str, code: str, words: str
 ) -> None:
     response = await client.get("/departments", params={"sort": sort, "q": "a"})
@@ -232,13 +235,13 @@ async def test_letters_with_accents_come_after_all_others(client: httpx.AsyncCli
     assert names == ["Zebra", "zz", "äpfel", "Österreich"]
 
 
-async def test_every_order_by_four_names_is_taken(client: httpx.AsyncClient) -> None:
+async def test_every_order_by_four_names_is_valid(client: httpx.AsyncClient) -> None:
     assert (await client.get("/departments?sort=-updated_at,code,-name,id")).status_code == 200
     assert (await client.get("/processes?sort=criticality,-kind,status,name")).status_code == 200
 
 
 @every_collection
-async def test_cursor_of_another_list_is_refused(client: httpx.AsyncClient, collection: str) -> None:
+async def test_cursor_of_another_list_is_rejected(client: httpx.AsyncClient, collection: str) -> None:
     for _ in range(3):
         await make(client, collection)
     cursor = (await client.get(f"/{collection}?sort=name&limit=1")).json()["next"].partition("cursor=")[2]

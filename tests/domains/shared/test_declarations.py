@@ -1,4 +1,4 @@
-"""What lists declare is what their objects have: a field that is added without its filters fails here."""
+"""The declarations of lists fit the fields of their objects: a new field without filters fails here."""
 
 from datetime import datetime
 from types import UnionType
@@ -9,19 +9,19 @@ from sqlalchemy import Table
 
 from app.domains.shared.collection import LinkSet
 from app.domains.shared.models import Base, Criticality
-from app.domains.shared.query.representations import nested
+from app.domains.shared.query.representations import find_schema
 from tests.catalogue import COLLECTIONS, LINKS, LISTS, REFERENCE_TARGETS, TREES, every_collection
 
 EQUALITY = ("", "__not")
 PATTERNS = ("__ic", "__sw")
 COMPARISONS = ("__gt", "__gte", "__lt", "__lte")
-# What is filtered by only some links, and by links the other way round.
+# The filters of some kinds of links only, and the filters of links in the other direction.
 MATCHES = {"roles": {"role_match"}}
 OTHER_WAY = {"roles": {"user_id"}}
 
 
 def link_filters(links: LinkSet) -> set[str]:
-    """Return the filters of a kind of links: by the object on the other side, what is below it, and the own field."""
+    """Return the filters of a kind of links: by the linked object, by its subtree, and by the own field."""
     names = {links.target, links.detail, *MATCHES.get(links.field, ())}
     if links.target_model.__tablename__ in TREES:
         names.add(f"{links.target.removesuffix('_id')}_within")
@@ -29,7 +29,7 @@ def link_filters(links: LinkSet) -> set[str]:
 
 
 def subtree_filters(collection: str) -> set[str]:
-    """Return the filters by what an object stands below: an object of its own tree, or of one it refers to."""
+    """Return the filters by subtrees: of the object's own tree and of the trees it refers to."""
     return {
         "within" if member == "parent_id" else f"{member.removesuffix('_id')}_within"
         for member, target in REFERENCE_TARGETS[collection].items()
@@ -37,9 +37,9 @@ def subtree_filters(collection: str) -> set[str]:
     }
 
 
-# What objects are linked to is filtered by these instead of a foreign key.
+# These filters of linked objects replace those of a foreign key.
 LINK_FILTERS = {links.field: link_filters(links) for collection in COLLECTIONS for links in LINKS[collection]}
-# Filters of what is not a field: subtrees, and links the other way round.
+# Filters without a field: subtrees, and links in the other direction.
 BESIDES = {collection: subtree_filters(collection) | OTHER_WAY.get(collection, set()) for collection in COLLECTIONS}
 
 
@@ -60,13 +60,13 @@ def is_nullable(annotation: Any) -> bool:
 
 
 def partial_texts(table: Table) -> set[str]:
-    """Return the texts that are in the trigram index, which also serves what they contain and start with."""
+    """Return the texts of the trigram index, which serves `__ic` and `__sw`."""
     (trigrams,) = (index for index in table.indexes if index.name == f"ix_{table.name}_text")
     return {label.name.removeprefix("lower_") for label in trigrams.expressions}  # type: ignore[union-attr]
 
 
 def suffixes(name: str, annotation: Any, partial: set[str]) -> tuple[str, ...]:
-    """Return the suffixes that suit the type of a field; `partial` are the texts in the trigram index."""
+    """Return the suffixes for the type of a field; `partial` are the texts in the trigram index."""
     kind = bare(annotation)
     absent = ("__null",) if is_nullable(annotation) else ()
     if kind is bool:
@@ -82,11 +82,11 @@ def suffixes(name: str, annotation: Any, partial: set[str]) -> tuple[str, ...]:
 
 
 def expected(collection: str, schema: type[BaseModel]) -> set[str]:
-    """Return the parameters that the fields of what a list shows ask for."""
+    """Return the parameters that the fields of a list's objects require."""
     names, partial = set(BESIDES[collection]), partial_texts(Base.metadata.tables[collection])
     for name, field in schema.model_fields.items():
         annotation = get_type_hints(schema, include_extras=True)[name]
-        if nested(field.annotation) is None:
+        if find_schema(field.annotation) is None:
             names |= {name + suffix for suffix in suffixes(name, annotation, partial)}
         elif get_origin(bare(annotation)) is list:
             names |= LINK_FILTERS[name]
@@ -99,12 +99,12 @@ def expected(collection: str, schema: type[BaseModel]) -> set[str]:
 def test_every_field_has_the_filters_of_its_type(collection: str) -> None:
     query = LISTS[collection]
     declared = query.declaration.parameters.keys() - {"q"}
-    assert declared == expected(collection, query.shown)
+    assert declared == expected(collection, query.read_schema)
     assert declared <= query.model_fields.keys()
 
 
-def test_field_without_filters_would_be_noticed() -> None:
-    class Grown(LISTS["roles"].shown):  # type: ignore[misc]
+def test_field_without_filters_is_detected() -> None:
+    class Grown(LISTS["roles"].read_schema):  # type: ignore[misc]
         budget: float | None
         level: Criticality
         cost_center: str | None
@@ -118,11 +118,11 @@ def test_field_without_filters_would_be_noticed() -> None:
 
 
 @every_collection
-def test_sorts_and_groups_are_of_what_the_objects_have(collection: str) -> None:
+def test_sorts_and_groups_are_fields_of_the_objects(collection: str) -> None:
     query = LISTS[collection]
-    assert query.declaration.sorts.keys() <= query.shown.model_fields.keys()
+    assert query.declaration.sorts.keys() <= query.read_schema.model_fields.keys()
     for name, grouping in query.declaration.groups.items():
         member = f"{name}s" if grouping.links else name
-        assert member in query.shown.model_fields
-        # A key of a group is what the filter of its column takes.
+        assert member in query.read_schema.model_fields
+        # The key of a group is a value of the filter of its column.
         assert grouping.column in query.declaration.parameters

@@ -1,4 +1,4 @@
-"""The documents that PostgreSQL builds are those that the ORM and Pydantic would have made."""
+"""The documents that PostgreSQL builds equal those of the ORM and Pydantic."""
 
 import json
 import random
@@ -39,7 +39,7 @@ ALPHABET = "aZ0 \"'\\/{}[]:,&<>%\u00e9\u00df\u0130\u4e2d\u200b\u202e\ufeff\ufffd
 
 
 class Generator:
-    """Bodies as odd as clients may send them, the same at every run."""
+    """Generates unusual valid bodies, the same in every run."""
 
     def __init__(self) -> None:
         self._random = random.Random(7396)  # noqa: S311 - not a secret
@@ -126,11 +126,11 @@ class Generator:
 
 @pytest.fixture(scope="module")
 async def register(server_url: URL, template: URL) -> AsyncIterator[Committed]:
-    """A register full of generated objects, which the tests only read."""
+    """A register full of generated objects, read-only for the tests."""
     generator = Generator()
     async with new_database(server_url, template.database) as url:
         register = Committed(create_app(settings_for(url)), url)
-        # Departments are headed by users: some come after these.
+        # Users are heads of departments: some users are created after these.
         for collection in ("departments", "users", *(each for each in IN_ORDER_OF_REFERENCES if each != "users")):
             for _ in range(OBJECTS):
                 generator.remember(await make(register.client, collection, **generator.body(collection)), collection)
@@ -145,7 +145,7 @@ def generated(register: Committed) -> httpx.AsyncClient:
 
 
 async def stored(register: Committed, collection: str) -> list[ObjectRead]:
-    """Return all objects of a collection, read by the ORM and shaped by Pydantic."""
+    """Return all objects of a collection, read by the ORM and serialised by Pydantic."""
     model, schema = DECLARATIONS[collection].model, DECLARATIONS[collection].read
     relationships = inspect(model).relationships
     options: list[Any] = []
@@ -176,7 +176,7 @@ def shaped(row: RegisterObject, schema: type[ObjectRead]) -> ObjectRead:
 
 
 def linked(link: Any, schema: type[BaseModel]) -> dict[str, Any]:
-    """Return a link as its schema has it: its own fields and those of the object on the other side."""
+    """Return a link in the form of its schema: its own fields and those of the linked object."""
     (other,) = inspect(type(link)).relationships
     target = getattr(link, other.key)
     return {name: getattr(link if hasattr(link, name) else target, name) for name in schema.model_fields}
@@ -191,7 +191,7 @@ def assert_same(document: dict[str, Any], expected: ObjectRead) -> None:
     values = expected.model_dump(mode="json")
     assert list(document) == list(values)
     for name in ("created_at", "updated_at"):
-        # PostgreSQL leaves out the zeros at the end of a fraction, and both are RFC 3339.
+        # PostgreSQL omits trailing zeros of a fraction; both forms are RFC 3339.
         assert INSTANT.fullmatch(document[name])
         assert datetime.fromisoformat(document[name]) == getattr(expected, name)
         values[name] = document[name]
@@ -200,14 +200,14 @@ def assert_same(document: dict[str, Any], expected: ObjectRead) -> None:
 
 
 def _integral(document: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-    # JSON knows one kind of number: PostgreSQL writes 90 where Python writes 90.0.
+    # JSON has one type of numbers: PostgreSQL writes 90 where Python writes 90.0.
     return {
         name: document[name] for name, value in values.items() if isinstance(value, float) and document[name] == value
     }
 
 
 @every_collection
-async def test_document_is_what_orm_and_pydantic_would_make(
+async def test_document_equals_that_of_orm_and_pydantic(
     register: Committed, generated: httpx.AsyncClient, collection: str
 ) -> None:
     schema = DECLARATIONS[collection].read

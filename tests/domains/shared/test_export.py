@@ -27,7 +27,7 @@ def lines(response: httpx.Response) -> list[dict[str, Any]]:
 
 
 def shown_in_pages(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return documents of a whole list as pages have them: without the external ids of briefs."""
+    """Return the documents of a whole list in the form of pages: without the external ids of briefs."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, list):
@@ -68,7 +68,7 @@ async def fill_all(client: httpx.AsyncClient) -> None:
         await make_process(client, owner_id=one["users"]["id"], **links)
 
 
-async def test_every_collection_is_exported_as_its_lists_have_it(committed: Committed) -> None:
+async def test_export_of_every_collection_equals_its_list(committed: Committed) -> None:
     await fill_all(committed.client)
     for collection, (query, number) in product(
         COLLECTIONS,
@@ -83,7 +83,7 @@ async def test_every_collection_is_exported_as_its_lists_have_it(committed: Comm
     ):
         items = (await committed.client.get(f"/{collection}{query}")).json()["items"]
         if number is not None:
-            # Among the users there is the first administrator, too.
+            # The users include the first administrator.
             assert len(items) == number + (collection == "users" and number == 3)
         streamed = lines(await committed.client.get(f"/{collection}{query}", headers=NDJSON))
         assert shown_in_pages(streamed) == items
@@ -107,7 +107,7 @@ def cell(value: Any) -> str:
 
 
 @every_collection
-async def test_columns_stand_in_the_order_of_the_schema(client: httpx.AsyncClient, collection: str) -> None:
+async def test_columns_are_in_the_order_of_the_schema(client: httpx.AsyncClient, collection: str) -> None:
     columns = (await client.get(f"/{collection}?id=99", headers=CSV)).text.strip().split(",")
     schema = openapi()["components"]["schemas"][DECLARATIONS[collection].read.__name__]
     assert columns == list(schema["properties"])
@@ -117,7 +117,7 @@ async def test_columns_stand_in_the_order_of_the_schema(client: httpx.AsyncClien
 
 
 @every_collection
-async def test_each_column_alone_is_as_among_all_others(committed: Committed, collection: str) -> None:
+async def test_single_column_equals_that_of_the_whole_table(committed: Committed, collection: str) -> None:
     await fill_all(committed.client)
     whole = table(await committed.client.get(f"/{collection}", headers=CSV))
     assert len(whole) >= 3
@@ -128,7 +128,7 @@ async def test_each_column_alone_is_as_among_all_others(committed: Committed, co
         assert nothing.text == f"{column}\r\n"
 
 
-async def test_briefs_of_a_whole_list_tell_by_which_key_another_register_knows_the_object(committed: Committed) -> None:
+async def test_briefs_of_a_whole_list_have_external_ids(committed: Committed) -> None:
     client = committed.client
     key = 'a"b\\ é'
     keyed, bare = await make_department(client, external_id=key, name="Keyed"), await make_department(client)
@@ -147,7 +147,7 @@ async def test_briefs_of_a_whole_list_tell_by_which_key_another_register_knows_t
     assert "external_id" not in (await client.get(f"/processes/{process['id']}")).json()["departments"][0]
 
 
-async def test_files_are_named_after_what_is_in_them(committed: Committed) -> None:
+async def test_files_are_named_after_their_content(committed: Committed) -> None:
     await fill_all(committed.client)
     lists = {name: name for name in COLLECTIONS}
     lists |= {"roles/1/holders": "users"} | {f"{name}/1/processes": "processes" for name in LINKED}
@@ -209,13 +209,13 @@ async def test_cells_are_safe_and_can_be_read_back(committed: Committed) -> None
             assert (safe[name] == raw[name]) == (start[0] not in "=+-@'")
 
 
-async def test_empty_text_is_told_from_null(committed: Committed) -> None:
+async def test_empty_text_differs_from_null(committed: Committed) -> None:
     made = [(await make_department(committed.client, description=text))["id"] for text in ("", None)]
     rows = table(await committed.client.get("/departments", headers=CSV))
     assert [(int(row["id"]), row["description"]) for row in rows] == [(made[0], "'"), (made[1], "")]
 
 
-async def test_table_is_as_the_standard_has_it(committed: Committed) -> None:
+async def test_table_conforms_to_rfc_4180(committed: Committed) -> None:
     empty = await committed.client.get("/departments?fields=name,id", headers=CSV)
     assert empty.content == b"id,name\r\n"
     assert empty.headers["content-type"] == "text/csv; charset=utf-8; header=present"
@@ -224,7 +224,7 @@ async def test_table_is_as_the_standard_has_it(committed: Committed) -> None:
     assert response.content == f'id,name\r\n{made["id"]},"a,""b"""\r\n'.encode()
 
 
-async def test_all_is_exported_whatever_the_size(committed: Committed) -> None:
+async def test_exports_have_no_size_limit(committed: Committed) -> None:
     there = 0
     two = FIRST_BATCH_ROWS + MAX_BATCH_ROWS
     for number in (0, 1, FIRST_BATCH_ROWS - 1, FIRST_BATCH_ROWS, FIRST_BATCH_ROWS + 1, two - 1, two, two + 1):
@@ -234,7 +234,7 @@ async def test_all_is_exported_whatever_the_size(committed: Committed) -> None:
         assert len(table(await committed.client.get("/departments?fields=id", headers=CSV))) == number
 
 
-async def test_export_goes_on_at_a_cursor_but_not_backwards(committed: Committed) -> None:
+async def test_export_starts_at_a_cursor_but_not_backwards(committed: Committed) -> None:
     made = [(await make_department(committed.client))["id"] for _ in range(4)]
     page = (await committed.client.get("/departments?limit=1")).json()
     follows = page["next"].removeprefix("/api/v1").replace("limit=1&", "")
@@ -262,9 +262,7 @@ async def test_export_goes_on_at_a_cursor_but_not_backwards(committed: Committed
         ("text/csv;q=0", "application/problem+json"),
     ],
 )
-async def test_form_is_that_which_the_client_accepts(
-    client: httpx.AsyncClient, accept: str | None, content_type: str
-) -> None:
+async def test_format_is_negotiated(client: httpx.AsyncClient, accept: str | None, content_type: str) -> None:
     headers = {"Accept": accept} if accept is not None else {"Accept": ""}
     response = await client.get("/departments", headers=headers)
     assert response.headers["content-type"].partition(";")[0] == content_type

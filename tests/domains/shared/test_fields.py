@@ -1,4 +1,4 @@
-"""`fields` and `embed`: what is not asked for is neither shown nor queried."""
+"""`fields` and `embed`: members that are not selected are neither shown nor queried."""
 
 import re
 from typing import Any
@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from app.domains.shared.query.orders import Order
-from app.domains.shared.query.representations import embedded
+from app.domains.shared.query.representations import embedded_members
 from app.domains.shared.reading.documents import by_code, by_id
 from tests.builders import make, make_department, make_process, make_role, make_user
 from tests.catalogue import DECLARATIONS, DOCUMENTS, LINKED, LISTS, REFERENCES, every_collection
@@ -63,7 +63,7 @@ async def test_only_the_named_references_and_links_are_embedded(
     assert listed == expected
 
 
-async def test_lists_of_linked_objects_and_holders_take_them(client: httpx.AsyncClient) -> None:
+async def test_lists_of_linked_objects_and_holders_accept_them(client: httpx.AsyncClient) -> None:
     process = await linked_process(client)
     role = process["roles"][0]
     for collection, entry in (("departments", process["departments"][0]), ("roles", role)):
@@ -89,7 +89,7 @@ async def test_lists_of_linked_objects_and_holders_take_them(client: httpx.Async
         ("fields=none", "/fields", "There is no such member."),
     ],
 )
-async def test_unknown_member_is_refused_with_the_nearest_known(
+async def test_unknown_member_is_rejected_with_a_suggestion(
     client: httpx.AsyncClient, collection: str, query: str, member: str, hint: str
 ) -> None:
     made = await make(client, collection)
@@ -101,7 +101,7 @@ async def test_unknown_member_is_refused_with_the_nearest_known(
         assert hint in fault["detail"]
 
 
-async def test_tag_is_that_of_the_representation_and_has_the_version(client: httpx.AsyncClient) -> None:
+async def test_entity_tag_is_that_of_the_representation_and_has_the_version(client: httpx.AsyncClient) -> None:
     process = await linked_process(client)
     path = f"/processes/{process['id']}"
     whole, part = await client.get(path), await client.get(f"{path}?fields=name")
@@ -132,7 +132,7 @@ async def test_pages_keep_them_but_cursors_are_not_bound_to_them(client: httpx.A
 
 
 @pytest.mark.parametrize("rows", [1, 20])
-async def test_number_of_statements_is_that_of_the_whole(
+async def test_number_of_statements_equals_that_of_whole_objects(
     client: httpx.AsyncClient, statements: Statements, rows: int
 ) -> None:
     for _ in range(rows):
@@ -141,7 +141,7 @@ async def test_number_of_statements_is_that_of_the_whole(
         for query in ("", "&fields=id,roles", "&embed=none", "&embed=departments,owner"):
             with statements.counted() as seen:
                 assert (await client.get(path + query)).status_code == 200
-            assert len(seen) == 2, seen  # the caller's look-up and the one statement
+            assert len(seen) == 2, seen  # one for the caller and one for the objects
 
 
 def tables(sql: str) -> set[str]:
@@ -149,14 +149,14 @@ def tables(sql: str) -> set[str]:
 
 
 @every_collection
-def test_what_is_not_embedded_is_not_queried(collection: str) -> None:
+def test_members_that_are_not_embedded_are_not_queried(collection: str) -> None:
     documents = DOCUMENTS[collection]
     plain = frozenset(DECLARATIONS[collection].body.model_fields) & {"name", "description"}
     order = Order("id", LISTS[collection].declaration)
     for members in (frozenset({"id"}), plain):
         for statement in (
-            documents.one(by_id, members),
-            documents.one(by_code, members),
+            documents.single_object(by_id, members),
+            documents.single_object(by_code, members),
             documents.page(order, None, "first", members),
         ):
             assert tables(statement.sql) == {collection}
@@ -172,9 +172,9 @@ def test_what_is_not_embedded_is_not_queried(collection: str) -> None:
         ("roles", {"processes", "process_roles", "roles"}),
     ],
 )
-def test_what_is_embedded_alone_is_queried_alone(member: str, expected: set[str]) -> None:
-    assert member in embedded(DOCUMENTS["processes"]._schema)
+def test_only_embedded_members_are_queried(member: str, expected: set[str]) -> None:
+    assert member in embedded_members(DOCUMENTS["processes"]._schema)
     order = Order("id", LISTS["processes"].declaration)
     members = frozenset({"id", member})
-    assert tables(DOCUMENTS["processes"].one(by_id, members).sql) == expected
+    assert tables(DOCUMENTS["processes"].single_object(by_id, members).sql) == expected
     assert tables(DOCUMENTS["processes"].page(order, None, "first", members).sql) == expected

@@ -1,4 +1,4 @@
-"""What each declared filter finds is what a plain comparison of the objects finds."""
+"""Each declared filter selects the same objects as a comparison in Python."""
 
 import operator
 from collections.abc import Callable, Iterable
@@ -18,7 +18,7 @@ from tests.domains.shared.test_declarations import BESIDES, LINK_FILTERS, bare
 Object = dict[str, Any]
 NUMBER = 6
 
-# The first one of each is in the middle of the others, so that something is less and something greater.
+# The first value of each is in the middle, so that there are smaller and greater ones.
 WRITTEN: dict[str, tuple[Any, ...]] = {
     "code": ("M-5", "a_5", "A-5.b", None, "Z-1", None),
     "external_id": ("m%1", "M%1", "a\\_x", None, "z", None),
@@ -27,7 +27,7 @@ WRITTEN: dict[str, tuple[Any, ...]] = {
 }
 # Nullable columns of plain text.
 PLAIN = ("Mid % a_b", "mid % A_B", "Zz äp", None)
-# The other members that only one collection has.
+# The other members of a single collection.
 OWN: dict[str, dict[str, tuple[Any, ...]]] = {
     "locations": {
         "kind": ("building", "site", "room"),
@@ -64,7 +64,7 @@ COMPARED: dict[str, Callable[[Any, Any], bool]] = {
 
 
 async def prepare(client: httpx.AsyncClient, connection: AsyncConnection, collection: str) -> None:
-    """Register objects whose fields have values that differ, and some that are equal or missing."""
+    """Create objects with different, equal and missing values."""
     targets = {name: target for name, target in REFERENCE_TARGETS[collection].items() if name != "parent_id"}
     # Two more objects of the collection itself have default values.
     others = {collection, "users", *targets.values()}
@@ -79,7 +79,7 @@ async def prepare(client: httpx.AsyncClient, connection: AsyncConnection, collec
             fields["parent_id"] = parent
         made = await make(client, collection, **fields)
         parent = parent or made["id"]
-    # What the register sets itself; within the one transaction of a test it is always the same.
+    # Set by the register; constant within the single transaction of a test.
     await connection.execute(
         text(
             f"UPDATE {collection} SET version = 1 + id % 3, "
@@ -93,8 +93,8 @@ async def prepare(client: httpx.AsyncClient, connection: AsyncConnection, collec
 
 
 def kind_of(query: type[ListQuery], field: str) -> Any:
-    shown = get_type_hints(query.shown, include_extras=True)
-    return bare(shown[field]) if field in shown else int  # the id of what is shown as a brief only
+    shown = get_type_hints(query.read_schema, include_extras=True)
+    return bare(shown[field]) if field in shown else int  # the id of a reference that is shown as a brief only
 
 
 def value_of(each: Object, field: str, kind: Any) -> Any:
@@ -106,7 +106,7 @@ def value_of(each: Object, field: str, kind: Any) -> Any:
 
 
 def asked(field: str, suffix: str, kind: Any, values: list[Any]) -> Iterable[list[Any]]:
-    """Yield values to give to a filter, of those that there are."""
+    """Yield values for a filter, from those of the objects."""
     if suffix == "null":
         yield from ([True], [False])
     elif kind is bool:
@@ -137,7 +137,7 @@ def written(value: Any) -> str:
 
 
 @every_collection
-async def test_filter_finds_what_it_says(
+async def test_filter_equals_a_comparison_in_python(
     client: httpx.AsyncClient, connection: AsyncConnection, collection: str
 ) -> None:
     await prepare(client, connection, collection)

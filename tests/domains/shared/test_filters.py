@@ -1,4 +1,4 @@
-"""What lists can be filtered by."""
+"""Filters of lists."""
 
 from urllib.parse import quote
 
@@ -67,7 +67,7 @@ async def test_blanks_at_the_ends_count_for_parts_of_texts(
         ("resources", "url", "https://register.example/" + "x" * 2023),
     ],
 )
-async def test_whatever_a_text_may_be_can_be_asked_for(
+async def test_every_valid_text_is_a_valid_filter_value(
     client: httpx.AsyncClient, collection: str, field: str, value: str
 ) -> None:
     value = value.strip()
@@ -101,7 +101,7 @@ async def test_whatever_a_text_may_be_can_be_asked_for(
         ("name__ic", "a" * 513, "string_too_long"),
     ],
 )
-async def test_what_no_text_can_be_is_invalid(client: httpx.AsyncClient, parameter: str, value: str, code: str) -> None:
+async def test_impossible_text_is_invalid(client: httpx.AsyncClient, parameter: str, value: str, code: str) -> None:
     response = await client.get("/departments", params={parameter: value})
     assert response.status_code == 422
     (fault,) = response.json()["errors"]
@@ -136,7 +136,7 @@ async def test_number_is_written_as_a_decimal(client: httpx.AsyncClient, value: 
 
 
 @pytest.mark.parametrize("address", ["roles?created_at__gt", "processes?updated_at__lte", "changes?since"])
-async def test_instant_is_written_as_rfc_3339_has_it(client: httpx.AsyncClient, address: str) -> None:
+async def test_instant_is_written_as_in_rfc_3339(client: httpx.AsyncClient, address: str) -> None:
     for value in ("2026-01-31T23:59:59Z", "2026-01-31t00:00:00.1234567z", "2024-02-29T12:00:00 02:00"):
         assert (await client.get(f"/{address}={quote(value)}")).status_code == 200, value
     offset, existence = "with its offset from UTC", "There is no such instant"
@@ -239,7 +239,7 @@ async def test_processes_are_filtered_by_their_links(client: httpx.AsyncClient) 
         assert total == len(expected), query
 
 
-async def test_list_of_what_is_linked_to_one_means_what_the_list_of_all_does(client: httpx.AsyncClient) -> None:
+async def test_list_of_linked_objects_equals_the_filtered_collection(client: httpx.AsyncClient) -> None:
     top = await make_department(client, code="TOP")
     low = await make_department(client, code="LOW", parent_id=top["id"])
     roles = [await make_role(client, code=f"R-{number}") for number in range(2)]
@@ -293,11 +293,11 @@ async def test_list_of_what_is_linked_to_one_means_what_the_list_of_all_does(cli
                 assert (page["items"], page["total"]) == (expected["items"], expected["total"]), (path, query)
             assert page["total"] == number, (path, query, target["code"])
     path = f"/departments/{low['id']}/processes"
-    # Only one of both departments is in the subtree of the lower one, and no link is with both.
+    # Only one of the two departments is in the lower subtree, and no link has both.
     assert len(await ids(client, f"{path}?department_within={low['id']}")) == 2
     assert len(await ids(client, f"{path}?department_within={low['id']}&relation=owner")) == 1
     assert await ids(client, f"/departments/{top['id']}/processes?department_within={low['id']}") == []
-    # Who names another object speaks of another link.
+    # A filter that names another object applies to another link.
     assert len(await ids(client, f"{path}?department_id={top['id']}")) == 2
     assert len(await ids(client, f"{path}?department_id={top['id']}&relation=owner")) == 1
     roles_path = f"/roles/{roles[0]['id']}/processes?role_id={roles[1]['id']}"
@@ -305,7 +305,7 @@ async def test_list_of_what_is_linked_to_one_means_what_the_list_of_all_does(cli
     assert await ids(client, f"{roles_path}&role_match=none") == []
 
 
-async def test_other_collections_are_filtered_along_trees_and_links(client: httpx.AsyncClient) -> None:
+async def test_other_collections_are_filtered_by_trees_and_links(client: httpx.AsyncClient) -> None:
     top = await make_department(client)
     low = await make_department(client, parent_id=top["id"])
     site = await make_location(client)
@@ -325,7 +325,7 @@ async def test_other_collections_are_filtered_along_trees_and_links(client: http
     assert await ids(client, f"/departments/{top['id']}/processes?within=1") == []
 
 
-async def test_parameter_that_says_nothing_alone_is_refused(client: httpx.AsyncClient) -> None:
+async def test_parameter_without_its_required_parameter_is_rejected(client: httpx.AsyncClient) -> None:
     response = await client.get("/processes?role_match=all")
     assert response.status_code == 422
     assert [(fault["source"], fault["pointer"]) for fault in response.json()["errors"]] == [("query", "/role_match")]

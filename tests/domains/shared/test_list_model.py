@@ -17,7 +17,7 @@ Query = dict[str, Any]
 
 RELATIONS, USAGES = get_args(DepartmentRelation), get_args(ResourceUsage)
 RESPONSIBILITIES, STATUSES, RANKS = get_args(RoleResponsibility), get_args(ProcessStatus), get_args(Criticality)
-# Of each kind there are three; of departments and locations the second stands below the first, the third below that.
+# Three objects of each kind; departments and locations each form one chain, the first is the root.
 THREE = st.integers(0, 2)
 SEVERAL = st.lists(THREE, min_size=1, max_size=2)
 DEPTH = 3
@@ -40,7 +40,7 @@ PROCESS = st.fixed_dictionaries(
         "status": st.sampled_from(STATUSES[:3]),
         "criticality": st.sampled_from([None, *RANKS[:3]]),
         "owner": st.none() | THREE,
-        # Of an earlier process, counted from the end.
+        # The index of an earlier process, counted from the end.
         "parent": st.none() | st.integers(1, 3),
         "departments": links(RELATIONS[:3], only_one="owner"),
         "roles": links(RESPONSIBILITIES[:3], only_one="accountable", several=True),
@@ -98,7 +98,7 @@ def is_within(number: int, top: int) -> bool:
 
 
 def matching(pairs: list[tuple[int, str]], query: Query, name: str, detail: str) -> list[int]:
-    """Return the numbers at the other ends of the links that have what the filters say of one link."""
+    """Return the numbers of the objects whose links match all filters of one link."""
     return [
         number
         for number, value in pairs
@@ -159,13 +159,13 @@ def ordered(processes: list[Record], sort: str) -> list[Record]:
     names = sort.split(",")
     if not {"id", "-id"} & set(names):
         names.append("-id" if names[-1].startswith("-") else "id")
-    for name in reversed(names):  # sorting is stable, so the last key comes first
+    for name in reversed(names):  # sorting is stable, so the last key is applied first
         processes = sorted(processes, key=keys[name.removeprefix("-")], reverse=name.startswith("-"))
     return processes
 
 
 class World:
-    """The processes of the model as the register has them."""
+    """The processes of the model, created in the register."""
 
     def __init__(self, client: httpx.AsyncClient) -> None:
         self.client = client
@@ -223,7 +223,7 @@ class World:
 
 
 @pytest.mark.parametrize(("processes", "asked"), CASES)
-async def test_lists_are_what_the_model_says(
+async def test_lists_equal_the_model(
     client: httpx.AsyncClient, processes: list[Record], asked: list[tuple[Query, str, int]]
 ) -> None:
     world = World(client)

@@ -1,4 +1,4 @@
-"""Every order and every filter that is offered has its index: a page costs what it shows, not what the table holds."""
+"""Every order and filter has its index: the cost of a page depends on its size, not on the size of the table."""
 
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -33,11 +33,11 @@ from tests.conftest import connected, new_database
 from tests.plans import SAMPLE_ALL, nodes
 
 ROWS = 100_000
-# What a page may look at, however it is found. Of the rows that are walked in order, some are passed over.
-MOST = ROWS // 4
+# The maximum number of rows that a page may read. A scan in list order skips rows.
+MAX_ROWS = ROWS // 4
 LIMIT = 50
 
-# Of every value there are some rows, and one that few have: one row in a hundred and one in ten thousand.
+# Each column has common values, and rare ones: one row in ten thousand.
 OBJECTS = """
     'Name ' || (n * 7919) % {rows} || CASE WHEN n % 10000 = 0 THEN ' seldom' ELSE ' often' END AS name,
     CASE WHEN n % 10000 <> 1 THEN 'C-' || n END AS code,
@@ -52,8 +52,8 @@ OBJECTS = """
 TREE = "CASE WHEN n > 10 THEN n / 10 END"
 REFERENCE = "CASE WHEN n % 10000 = 7 THEN NULL ELSE 1 + n % 5000 END"
 PLAIN = "CASE WHEN n % 10000 <> 9 THEN 'Text ' || n END"
-# The columns that only one collection has, besides references and nullable columns of plain text.
-OTHERS = {
+# The columns of a single collection, except references and nullable plain text.
+SPECIFIC_COLUMNS = {
     "locations": {
         "kind": "CASE WHEN n % 10000 = 8 THEN 'virtual' WHEN n % 2 = 0 THEN 'room' ELSE 'floor' END",
         "country": "CASE WHEN n % 10000 = 9 THEN 'CH' WHEN n % 10000 <> 8 THEN 'DE' END",
@@ -77,7 +77,7 @@ OTHERS = {
         "access_level": "CASE WHEN n % 10000 = 8 THEN 'admin' ELSE 'viewer' END",
     },
 }
-# The rows of links without a field of their own are derived.
+# The rows of links without an own field are derived.
 LINK_ROWS = {
     links.table.name: f"{links.owner}, {links.target}) SELECT n, 1 + n % 5000"
     for declaration in DECLARATIONS.values()
@@ -92,7 +92,7 @@ LINK_ROWS = {
     "CASE WHEN n % 10000 = 8 THEN 'accountable' ELSE 'informed' END",
     "role_holders": "role_id, user_id) SELECT n, 1 + n % 5000",
 }
-# What `q` finds is no matter of these tests, and finding out the words of a million texts takes a minute.
+# These tests do not search, and splitting a million texts into words takes a minute.
 WITHOUT_WORDS = """
     CREATE OR REPLACE FUNCTION search_name_words(code text, name text) RETURNS tsvector
       LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN CAST('' AS tsvector);
@@ -100,7 +100,7 @@ WITHOUT_WORDS = """
       LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN CAST('' AS tsvector)
 """
 PLAIN_VALUES = ["Text 77", "none"]
-# Values of each parameter: what many rows have, what few have, and what none has.
+# Values of each parameter: common, rare and missing ones.
 INSTANTS = ["2000-01-01T00:00:00Z", "2999-01-01T00:00:00Z"]
 VALUES: dict[str, list[Any]] = {name: PLAIN_VALUES for names in PLAIN_TEXTS.values() for name in names} | {
     "id": [77, 99_950],
@@ -128,19 +128,19 @@ VALUES: dict[str, list[Any]] = {name: PLAIN_VALUES for names in PLAIN_TEXTS.valu
     "relation": ["owner", "participant", "customer"],
     "usage": ["writes", "uses", "reads"],
     "responsibility": ["accountable", "informed", "consulted"],
-    # What one condition says is the most that few objects have; of the whole tree everybody is part.
+    # Small subtrees: the whole tree includes every object.
     "within": [100, 77_777],
     "other_id": [1, 50, 77, 4_999],
 }
-# To be different has no index, unless there are few values: what nearly all have is not asked for.
+# `__not` has no index unless a field has few values, so no test excludes a value of nearly all rows.
 SELDOM = {
     "created_by_id": 77,
     "updated_by_id": 77,
     "country": "CH",
     "timezone": "Asia/Tokyo",
 }
-# What says nothing alone.
-TOGETHER = {
+# The parameters that others require.
+REQUIRED = {
     "relation": {"department_id": [77]},
     "usage": {"resource_id": [77]},
     "responsibility": {"role_id": [77]},
@@ -159,8 +159,8 @@ def values_of(name: str) -> list[Any]:
     return VALUES["within" if field.endswith("within") else "other_id"]
 
 
-def looked_at(node: dict[str, Any]) -> float:
-    """Return how many rows a scan looked at, in all its rounds."""
+def rows_read(node: dict[str, Any]) -> float:
+    """Return the number of rows that a scan read, in all loops."""
     removed = node.get("Rows Removed by Filter", 0) + node.get("Rows Removed by Index Recheck", 0)
     return float((node["Actual Rows"] + removed) * node["Actual Loops"])
 
@@ -172,9 +172,10 @@ def literal(value: Any) -> str:
 
 
 async def plan_of(connection: asyncpg.Connection, statement: Prepared, **values: Any) -> list[dict[str, Any]]:
-    """Run a statement as the service does again and again, and return the parts of its plan that find the page.
+    """Run a statement repeatedly, as the service does, and return the part of its plan that finds the page.
 
-    From the sixth time on PostgreSQL keeps the plan if it takes it to be as good for all values.
+    From the sixth run on PostgreSQL uses the generic plan if its estimated cost is not higher than that of custom
+    plans.
     """
     arguments = ", ".join(map(literal, statement.arguments({"limit": LIMIT, "offset": 0} | values)))
     await connection.execute(f"PREPARE page AS {statement.sql}")
@@ -192,7 +193,7 @@ async def plan_of(connection: asyncpg.Connection, statement: Prepared, **values:
 
 @pytest.fixture(scope="module")
 async def large(server_url: URL, template: URL) -> AsyncIterator[asyncpg.Connection]:
-    """A database with many objects of all collections, which these tests only read."""
+    """A database with many objects of all collections, read-only for these tests."""
     async with new_database(server_url, template.database) as url, connected(url) as connection:
         await connection.execute(f"SET session_replication_role = replica; SET work_mem = '256MB'; {WITHOUT_WORDS}")
         for collection in COLLECTIONS:
@@ -206,9 +207,9 @@ async def large(server_url: URL, template: URL) -> AsyncIterator[asyncpg.Connect
 
 
 def columns_of(collection: str) -> dict[str, str]:
-    """Return the SQL of the columns besides those that every collection has."""
+    """Return the SQL of the columns that not every collection has."""
     references = {name: TREE if name == "parent_id" else REFERENCE for name in REFERENCES[collection]}
-    return references | dict.fromkeys(PLAIN_TEXTS[collection], PLAIN) | OTHERS.get(collection, {})
+    return references | dict.fromkeys(PLAIN_TEXTS[collection], PLAIN) | SPECIFIC_COLUMNS.get(collection, {})
 
 
 @every_collection
@@ -221,17 +222,17 @@ def test_every_kind_of_link_has_rows() -> None:
 
 
 async def fill(connection: asyncpg.Connection, table: str) -> None:
-    # Indexes are made faster than they are kept.
-    kept = await connection.fetch(
+    # Creating an index afterwards is faster than maintaining it.
+    indexes = await connection.fetch(
         "SELECT indexname, indexdef FROM pg_indexes WHERE tablename = $1 AND indexname LIKE 'ix%'", table
     )
-    for index in kept:
+    for index in indexes:
         await connection.execute(f"DROP INDEX {index['indexname']}")
     columns = "".join(f", {sql} AS {name}" for name, sql in columns_of(table).items())
     objects = f"SELECT n AS id, {OBJECTS.format(rows=ROWS)}{columns} FROM generate_series(1, {ROWS}) AS n"
     names = ", ".join(attribute.name for attribute in (await connection.prepare(objects)).get_attributes())
     await connection.execute(f"INSERT INTO {table} ({names}) OVERRIDING SYSTEM VALUE {objects} ON CONFLICT DO NOTHING")
-    for index in kept:
+    for index in indexes:
         await connection.execute(index["indexdef"])
 
 
@@ -247,7 +248,7 @@ async def test_no_page_sorts_or_scans_the_table(large: asyncpg.Connection, colle
         plan = await plan_of(large, documents.page(Order(sort, query.declaration)))
         kinds = {node["Node Type"] for node in plan}
         assert kinds <= {"Limit", "Result", "Index Scan", *({"Incremental Sort"} if "," in sort else ())}, (sort, kinds)
-        assert sum(looked_at(node) for node in plan if "Relation Name" in node) <= 2 * LIMIT + 2, sort
+        assert sum(rows_read(node) for node in plan if "Relation Name" in node) <= 2 * LIMIT + 2, sort
 
 
 @pytest.mark.parametrize("start", ["after", "before"])
@@ -262,26 +263,26 @@ async def test_deep_page_begins_in_the_index(large: asyncpg.Connection, collecti
         plan = await plan_of(large, documents.page(order, None, start), **position.arguments())
         scans = [node for node in plan if "Relation Name" in node]
         assert {node["Node Type"] for node in scans} == {"Index Scan"}, sort
-        # What the index gives is the page, and for two keys the ties of its ends.
-        assert all(looked_at(node) < 4 * LIMIT for node in scans), (sort, scans)
+        # The index yields the page, and with two keys the ties at both ends.
+        assert all(rows_read(node) < 4 * LIMIT for node in scans), (sort, scans)
 
 
 @every_collection
 async def test_no_filter_scans_the_table(large: asyncpg.Connection, collection: str) -> None:
     query, documents = LISTS[collection], DOCUMENTS[collection]
     faults, tried = [], 0
-    # What `q` finds is found in another way (test_search_plans.py).
+    # See test_search_plans.py for `q`.
     names = query.declaration.parameters.keys() - {"q"}
-    # In their usual order, and in one that filters and their indexes know nothing of.
+    # The usual order, and one that is not in the indexes of filters.
     sort = "-name" if collection in {"processes", "users"} else "id"
     for name in names:
         for values in valid_queries(query, name):
-            selected, arguments = values.selected()
-            statement = documents.page(Order(sort, query.declaration), selected)
+            selection, arguments = values.selection()
+            statement = documents.page(Order(sort, query.declaration), selection)
             plan = await plan_of(large, statement, **arguments)
-            worst = max((looked_at(node) for node in plan if "Relation Name" in node), default=0)
+            worst = max((rows_read(node) for node in plan if "Relation Name" in node), default=0)
             tried += 1
-            if worst > MOST or any(node["Node Type"] == "Seq Scan" for node in plan):
+            if worst > MAX_ROWS or any(node["Node Type"] == "Seq Scan" for node in plan):
                 given = {each: getattr(values, each) for each in values.model_fields_set}
                 faults.append((given, sort, worst, [node["Node Type"] for node in plan]))
     assert not faults, "\n".join(map(str, faults))
@@ -300,29 +301,29 @@ async def test_no_filter_scans_the_table(large: asyncpg.Connection, collection: 
         (ROLES, {"responsibility": ["informed"]}),
     ],
 )
-async def test_list_of_what_is_linked_to_one_scans_no_table(
+async def test_list_of_linked_objects_scans_no_table(
     large: asyncpg.Connection, link_set: LinkSet, query: dict[str, Any], value: int
 ) -> None:
     fixed = fixed_link(link_set, link_set.owner, by_id)
     for sort in ("id", "-name"):
-        selected, arguments = ProcessListQuery(**query).selected(fixed)
-        statement = documents_of(ProcessService.collection).page(Order(sort, ProcessListQuery.declaration), selected)
+        selection, arguments = ProcessListQuery(**query).selection(fixed)
+        statement = documents_of(ProcessService.collection).page(Order(sort, ProcessListQuery.declaration), selection)
         plan = await plan_of(large, statement, key=value, **arguments)
         scans = [node for node in plan if "Relation Name" in node]
         assert not any(node["Node Type"] == "Seq Scan" for node in scans), (sort, scans)
-        assert sum(looked_at(node) for node in scans) < 10 * LIMIT, (sort, scans)
+        assert sum(rows_read(node) for node in scans) < 10 * LIMIT, (sort, scans)
 
 
 def valid_queries(query: type[ListQuery], name: str) -> Iterator[ListQuery]:
-    """Yield queries with one parameter each, which has one of the values that suit it."""
+    """Yield queries with one parameter each, for each of its valid values."""
     found = 0
     values = ["any", "all", "none"] if name == "role_match" else values_of(name)
     for value in values:
         parameter = query.declaration.parameters[name]
-        given: Mapping[str, Any] = {name: [value] if parameter.many else value, **TOGETHER.get(name, {})}
+        given: Mapping[str, Any] = {name: [value] if parameter.is_list else value, **REQUIRED.get(name, {})}
         try:
             yield query(**given)
         except ValidationError:
-            continue  # the kinds of another collection
+            continue  # a kind of another collection
         found += 1
     assert found, name

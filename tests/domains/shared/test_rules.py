@@ -1,4 +1,4 @@
-"""A rule is said once, and asked by every kind of write."""
+"""A rule is implemented once and checked by every kind of write."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -44,10 +44,10 @@ class RetiredTakesNoLinks(Rule):
 
 
 class Witness(Rule):
-    """Refuses nothing, and notes what it is asked and what it is told was done."""
+    """Rejects nothing, and records the writes that it checks and applies to."""
 
     applies_to_restores = True
-    asked: ClassVar[list[Write]] = []
+    checked: ClassVar[list[Write]] = []
     applied: ClassVar[list[Write]] = []
 
     def concerns(self, values: Values) -> bool:
@@ -55,7 +55,7 @@ class Witness(Rule):
         return True
 
     def check(self, write: Write) -> Iterator[RuleViolation]:
-        Witness.asked.append(write)
+        Witness.checked.append(write)
         yield from ()
 
     async def apply(self, session: RegisterSession, writes: Sequence[Write]) -> None:
@@ -71,7 +71,7 @@ def add_rule(monkeypatch: pytest.MonkeyPatch, rule: type[Rule]) -> None:
 @pytest.fixture
 def witness(monkeypatch: pytest.MonkeyPatch) -> type[Witness]:
     add_rule(monkeypatch, Witness)
-    Witness.asked, Witness.applied = [], []
+    Witness.checked, Witness.applied = [], []
     return Witness
 
 
@@ -80,21 +80,21 @@ def kind_of(write: Write) -> str:
 
 
 async def one_of_each(client: httpx.AsyncClient) -> dict[str, dict[str, Any]]:
-    """Return an object of each collection that processes are linked to."""
+    """Return an object of each collection that processes can be linked to."""
     makers = (make_department, make_location, make_resource, make_role)
     return {
         field: await maker(client, code=f"X-{field[0].upper()}") for field, maker in zip(LINKS, makers, strict=True)
     }
 
 
-async def test_each_kind_of_write_asks_once(client: httpx.AsyncClient, witness: type[Witness]) -> None:
+async def test_each_kind_of_write_checks_rules_once(client: httpx.AsyncClient, witness: type[Witness]) -> None:
     others = await one_of_each(client)
     process = await make_process(client, code="P-1", department_ids=[others["departments"]["id"]])
     path = f"/processes/{process['id']}"
 
     async def asks(kind: str, response: httpx.Response, **links: int) -> None:
         assert response.is_success, response.text
-        (write,) = witness.asked
+        (write,) = witness.checked
         assert witness.applied == [write]
         assert (kind_of(write), write.is_rejected, write.id is None) == (kind, False, False)
         changed = {
@@ -104,7 +104,7 @@ async def test_each_kind_of_write_asks_once(client: httpx.AsyncClient, witness: 
             if found
         }
         assert changed == links
-        witness.asked, witness.applied = [], []
+        witness.checked, witness.applied = [], []
 
     await asks("create", await client.get(path), added_departments=1)
     body = {"name": "P", "department_ids": [others["departments"]["id"]], "role_ids": [others["roles"]["id"]]}
@@ -120,7 +120,7 @@ async def test_each_kind_of_write_asks_once(client: httpx.AsyncClient, witness: 
     await asks("delete", await client.delete(path))
 
 
-async def test_batches_and_files_ask_once_an_item(client: httpx.AsyncClient, witness: type[Witness]) -> None:
+async def test_batches_and_files_check_rules_once_an_item(client: httpx.AsyncClient, witness: type[Witness]) -> None:
     others = await one_of_each(client)
     links = {f"{name[:-1]}_ids": [other["id"]] for name, other in others.items()}
     await make_process(client, code="P-1", **links)
@@ -147,17 +147,17 @@ async def test_batches_and_files_ask_once_an_item(client: httpx.AsyncClient, wit
             },
         ),
     ):
-        witness.asked, witness.applied = [], []
+        witness.checked, witness.applied = [], []
         response = await client.post(path, **content)
         assert response.status_code == 200, response.text
-        assert witness.applied == witness.asked
+        assert witness.applied == witness.checked
         expected = ["create", "update", "create", "delete"] if "bulk" in path else ["create", "update"]
-        assert [kind_of(write) for write in witness.asked] == expected
-        first, second = witness.asked[:2]
+        assert [kind_of(write) for write in witness.checked] == expected
+        first, second = witness.checked[:2]
         assert [len(first.added["departments"]), len(second.removed.get("departments", ()))] == [1, int("bulk" in path)]
 
 
-async def test_restore_asks_rules_that_apply_to_it(
+async def test_restore_checks_rules_that_apply_to_it(
     committed: Committed,
     server_url: URL,
     template: URL,
@@ -170,11 +170,11 @@ async def test_restore_asks_rules_that_apply_to_it(
     await export_register(settings, text_of(committed.url), tmp_path, with_history=False, force=False)
     for applies in (True, False):
         monkeypatch.setattr(witness, "applies_to_restores", applies)
-        witness.asked, witness.applied = [], []
+        witness.checked, witness.applied = [], []
         async with new_database(server_url, template.database) as url:
             counts = await import_register(settings_for(url), text_of(url), tmp_path)
         assert counts["created"] == 1
-        assert [kind_of(write) for write in witness.asked] == (["create"] if applies else [])
+        assert [kind_of(write) for write in witness.checked] == (["create"] if applies else [])
 
 
 RETIRED = {"status": "retired"}
@@ -182,7 +182,7 @@ RETIRED = {"status": "retired"}
 
 @pytest.fixture
 async def retired(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """A retired process with a link of each kind, once no retired process takes new ones."""
+    """A retired process with a link of each kind, and the rule that retired processes get no new links."""
     others = await one_of_each(client)
     links = {f"{name[:-1]}_ids": [other["id"]] for name, other in others.items()}
     process = await make_process(client, code="OLD", **RETIRED, **links)
@@ -190,7 +190,7 @@ async def retired(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) ->
     return process | links
 
 
-async def test_every_new_link_is_refused(client: httpx.AsyncClient, retired: dict[str, Any]) -> None:
+async def test_every_new_link_is_rejected(client: httpx.AsyncClient, retired: dict[str, Any]) -> None:
     path = f"/processes/{retired['id']}"
     before = (await client.get(path)).json()
     for field in LINKS:
@@ -223,7 +223,7 @@ async def test_every_new_link_is_refused(client: httpx.AsyncClient, retired: dic
     assert (await client.get(path)).json() == before
 
 
-async def test_all_else_is_allowed(client: httpx.AsyncClient, retired: dict[str, Any]) -> None:
+async def test_other_writes_are_allowed(client: httpx.AsyncClient, retired: dict[str, Any]) -> None:
     path = f"/processes/{retired['id']}"
     ids = {
         member: retired[member] for member in retired if member.endswith("_ids") and isinstance(retired[member], list)
@@ -234,7 +234,7 @@ async def test_all_else_is_allowed(client: httpx.AsyncClient, retired: dict[str,
     assert (await client.patch(path, json={"departments": [link]})).status_code == 200
     assert (await client.delete(f"{path}/locations/{ids['location_ids'][0]}")).status_code == 204
     role = await make_role(client)
-    # What is active from now on may have new links at once.
+    # A process that becomes active may get new links in the same request.
     assert (await client.patch(path, json={"status": "active", "role_ids": [role["id"]]})).status_code == 200
     assert (await client.delete(path)).status_code == 204
 
@@ -252,7 +252,7 @@ async def test_export_that_breaks_a_rule_is_not_restored(
             await import_register(settings_for(url), text_of(url), tmp_path)
 
 
-async def test_rule_costs_others_no_statement(
+async def test_writes_without_rules_need_no_further_statement(
     client: httpx.AsyncClient, statements: Statements, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     role = await make_role(client)
@@ -278,7 +278,7 @@ async def test_rule_costs_others_no_statement(
     assert await counts() == expected
 
 
-async def test_failure_of_what_goes_with_a_write_undoes_it(
+async def test_failure_of_a_dependent_change_rolls_back_the_write(
     committed: Committed, witness: type[Witness], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fail(*_: object) -> None:
@@ -302,7 +302,7 @@ async def test_failure_of_what_goes_with_a_write_undoes_it(
 
 
 class Locking(Rule):
-    """Wants a lock for whatever changes a name."""
+    """Needs a lock for every change of a name."""
 
     def concerns(self, values: Values) -> bool:
         del values
@@ -313,7 +313,7 @@ class Locking(Rule):
 
 
 @pytest.mark.parametrize("kind", ["POST", "PUT", "PATCH", "DELETE", "link", "bulk"])
-async def test_lock_of_a_rule_is_waited_for_without_a_lock_of_the_row(
+async def test_waiting_for_the_lock_of_a_rule_holds_no_row_lock(
     committed: Committed, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     add_rule(monkeypatch, Locking)
@@ -337,9 +337,7 @@ async def test_lock_of_a_rule_is_waited_for_without_a_lock_of_the_row(
         assert (await waiting).is_success
 
 
-async def test_waiting_for_a_lock_undoes_nothing_that_was_done_before(
-    committed: Committed, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_waiting_for_a_lock_keeps_earlier_writes(committed: Committed, monkeypatch: pytest.MonkeyPatch) -> None:
     add_rule(monkeypatch, Locking)
     process = await make_process(committed.client, code="P-1")
     database = committed.app.state.database
@@ -381,7 +379,7 @@ async def test_key_of_a_request_is_held_while_it_waits_for_a_lock(
 
 
 class Watching(Rule):
-    """Is asked of changes of the status alone."""
+    """Applies to changes of the status only."""
 
     watches = ("status",)
 
@@ -390,7 +388,7 @@ class Watching(Rule):
         yield RuleViolation(Retired, "The status stays.", "/status")
 
 
-async def test_rule_that_watches_is_asked_of_changes_alone(
+async def test_rule_that_watches_applies_to_changes_only(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     process = await make_process(client, code="P-1", status="active")

@@ -1,4 +1,4 @@
-"""Text, whatever it is: refused with a reason, or stored in one clean form."""
+"""Any text is either rejected with a reason or stored in one clean form."""
 
 import unicodedata
 from typing import Annotated, Any
@@ -15,7 +15,7 @@ from app.domains.shared.schemas import Code, Description, Name, Schema, merge_pa
 from tests.builders import make_department, make_location
 from tests.domains.shared.properties import drawn
 
-# Everything that Python calls text, lone surrogates included, and much of what is awkward.
+# Any Python string, lone surrogates included, with many unusual characters.
 anything = st.text(st.characters(categories=None), max_size=600)
 awkward = st.text(
     st.sampled_from(" \t\n\u00a0\u200b\u200d\u0301\u1100\u1161eE\u00e9\x00\x1f\x85\u2028\ud800😀"), max_size=12
@@ -42,7 +42,7 @@ def accepted(adapter: TypeAdapter[str], text: str) -> str | None:
 
 
 @given(anything | awkward)
-def test_name_is_refused_or_clean(text: str) -> None:
+def test_name_is_rejected_or_clean(text: str) -> None:
     value = accepted(name_type, text)
     assert value is None or is_clean(value)
 
@@ -55,19 +55,19 @@ def test_cleaning_twice_is_cleaning_once(text: str) -> None:
 
 
 @given(anything | awkward)
-def test_clean_text_is_taken_as_it_is(text: str) -> None:
+def test_clean_text_is_stored_unchanged(text: str) -> None:
     visible = any(unicodedata.category(character)[0] in "LNPS" for character in text)
     if is_clean(text) and visible:
         assert accepted(name_type, text) == text
 
 
 @given(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True))
-def test_code_of_the_pattern_is_taken(code: str) -> None:
+def test_code_that_matches_the_pattern_is_valid(code: str) -> None:
     assert accepted(code_type, code) == code
 
 
 @given(awkward)
-def test_code_with_anything_awkward_is_refused(text: str) -> None:
+def test_code_with_other_characters_is_rejected(text: str) -> None:
     if not (text.isascii() and text.isalnum()):
         assert accepted(code_type, text) is None
 
@@ -107,7 +107,7 @@ def _utf16(text: str) -> list[int]:
         ({"code": "b"}, {}, {"code": "b"}),
     ],
 )
-async def test_merge_patch_does_as_its_standard_says(
+async def test_merge_patch_conforms_to_rfc_7396(
     client: httpx.AsyncClient, original: dict[str, Any], patch: dict[str, Any], result: dict[str, Any]
 ) -> None:
     made = await make_department(client, **original)
@@ -115,7 +115,7 @@ async def test_merge_patch_does_as_its_standard_says(
     assert {name: merged[name] for name in result} == result
 
 
-def test_patch_knows_what_it_names_from_what_it_leaves_out() -> None:
+def test_patch_distinguishes_null_from_omitted_members() -> None:
     assert ProcessPatch.model_validate({}).model_dump(exclude_unset=True) == {}
     named = {"roles": None, "kind": None, "department_ids": [1]}
     assert ProcessPatch.model_validate(named).model_dump(exclude_unset=True) == named
@@ -124,11 +124,11 @@ def test_patch_knows_what_it_names_from_what_it_leaves_out() -> None:
 
 
 def merged(target: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
-    """Return what section 2 of RFC 7396 says, for a patch without nested objects."""
+    """Return the result of RFC 7396, section 2, for a patch without nested objects."""
     return {name: value for name, value in (target | patch).items() if value is not None}
 
 
-# What each member can be, and what it is when it is absent.
+# The possible values of each member, and its default.
 MEMBERS: dict[str, tuple[list[Any], Any]] = {
     "description": (["a", "two\nlines"], None),
     "kind": (["site", "room"], "site"),
@@ -151,7 +151,7 @@ def has_half_a_place(document: dict[str, Any]) -> bool:
     ("document", "patch"),
     drawn(st.tuples(documents.filter(lambda document: not has_half_a_place(document)), patches), 60),
 )
-async def test_patch_is_the_same_as_putting_the_merged_object(
+async def test_patch_equals_put_of_the_merged_object(
     client: httpx.AsyncClient, document: dict[str, Any], patch: dict[str, Any]
 ) -> None:
     made = await make_location(client, name="Location", **document)
@@ -199,14 +199,14 @@ def test_patch_keeps_the_constraints_of_the_whole(patch: dict[str, Any], name: s
     assert {error["loc"][0] for error in raised.value.errors()} == {name}
 
 
-def test_patch_leaves_the_whole_as_it_was() -> None:
+def test_patch_schema_leaves_the_body_schema_unchanged() -> None:
     assert Whole(required="a").model_dump() == {"required": "a", "optional": None, "default": 1, "items": []}
     with pytest.raises(ValidationError):
         Whole.model_validate({"required": "a", "default": None})
 
 
 @pytest.mark.parametrize("patch", [[], ["a"], "a", 1, None, True])
-async def test_patch_that_is_no_object_is_refused(client: httpx.AsyncClient, patch: Any) -> None:
+async def test_patch_that_is_no_object_is_rejected(client: httpx.AsyncClient, patch: Any) -> None:
     made = await make_location(client)
     response = await client.patch(f"/locations/{made['id']}", json=patch)
     assert response.status_code == 422

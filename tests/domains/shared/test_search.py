@@ -1,6 +1,6 @@
-"""What `q` finds, and in which order."""
+"""Matches of `q`, and their order."""
 
-# ruff: noqa: RUF001 - letters of many scripts look like others, which is the point
+# ruff: noqa: RUF001 - letters of many scripts resemble each other on purpose
 
 from typing import Any
 from urllib.parse import quote
@@ -14,7 +14,7 @@ from tests.conftest import Committed, Statements, connected
 
 
 async def search(client: httpx.AsyncClient, q: str, collection: str = "departments", more: str = "") -> list[str]:
-    """Return the names of what is found, in its order."""
+    """Return the names of the matches, in order."""
     response = await client.get(f"/{collection}?q={quote(q)}&count=exact{more}")
     assert response.status_code == 200, response.text
     page = response.json()
@@ -23,7 +23,7 @@ async def search(client: httpx.AsyncClient, q: str, collection: str = "departmen
     return [item["name"] for item in page["items"]]
 
 
-# A name, what finds it, and what does not.
+# A name, searches that match it, and searches that do not.
 LANGUAGES = [
     ("Straße zum Großhandel", ["strasse", "STRASSE", "straße", "grosshandel", "großh"], ["gross zum wald"]),
     ("Übergabe an die Küche", ["ubergabe", "UBERGABE", "kuche", "u\u0308bergabe"], ["gabe"]),
@@ -67,8 +67,8 @@ async def test_words_are_found_in_any_language(
     [
         ("procurment", True),  # a letter is missing
         ("procuurement", True),  # one too many
-        ("procuremant", True),  # another one
-        ("porcurement", True),  # two have changed places
+        ("procuremant", True),  # a wrong letter
+        ("porcurement", True),  # two letters swapped
         ("Procurement suplier", True),
         ("zakupkami", False),
         ("закупкма", True),
@@ -81,7 +81,9 @@ async def test_misspelt_words_are_found(client: httpx.AsyncClient, q: str, found
 
 
 @pytest.mark.parametrize(("q", "each"), [("barrelz", 6), ("barrelz store", 3), ("barrelz east store", 2)])
-async def test_words_of_a_search_share_how_many_are_similar(client: httpx.AsyncClient, q: str, each: int) -> None:
+async def test_number_of_similar_words_falls_with_the_number_of_words(
+    client: httpx.AsyncClient, q: str, each: int
+) -> None:
     names = [f"Barrel{letter} east store" for letter in "abcdefgh"]
     for name in names:
         await make_department(client, name=name)
@@ -108,7 +110,7 @@ async def test_better_matches_come_first(client: httpx.AsyncClient) -> None:
     ):
         await make_department(client, **fields)
     found = ["Other", "Invoices", "Outgoing invoice", "Payments", "Invoicing", "Invoicce archive"]
-    # One of which the description alone has the word stands with its like, in the order they came.
+    # Objects that match in the description only have one rank, and are in the order of their ids.
     assert await search(client, "invoice") == [
         *("Other", "Invoices", "Outgoing invoice"),
         *("Payments", "Invoicing", "Invoicce archive"),
@@ -156,7 +158,7 @@ NOTHING_OR_WORDS = [
 
 
 @pytest.mark.parametrize("q", NOTHING_OR_WORDS, ids=range(len(NOTHING_OR_WORDS)))
-async def test_no_text_is_taken_for_a_query(client: httpx.AsyncClient, q: str) -> None:
+async def test_query_syntax_is_ordinary_text(client: httpx.AsyncClient, q: str) -> None:
     await make_department(client, name="Needle in the hay")
     for more in ("", "&sort=name"):
         assert await search(client, q, more=more) == (["Needle in the hay"] if q == "^needle" else []), q
@@ -177,14 +179,14 @@ NO_TEXT = {
 
 @pytest.mark.parametrize("q", NO_TEXT, ids=range(len(NO_TEXT)))
 @pytest.mark.parametrize("address", ["/departments?", "/search?"])
-async def test_what_is_no_text_is_refused(client: httpx.AsyncClient, address: str, q: str) -> None:
+async def test_invalid_text_is_rejected(client: httpx.AsyncClient, address: str, q: str) -> None:
     response = await client.get(f"{address}q={quote(q)}")
     assert response.status_code == 422
     assert [(error["pointer"], error["code"]) for error in response.json()["errors"]] == [("/q", NO_TEXT[q])]
 
 
 async def walk(client: httpx.AsyncClient, address: str, back: bool = False) -> list[dict[str, Any]]:
-    """Return the pages from the first on, or those before the last one as they are come upon on the way back."""
+    """Return the pages in the order of reading, by `next` from the first or by `prev` from the last one."""
     pages = [(await client.get(address)).json()]
     while pages[-1]["next"]:
         pages.append((await client.get(pages[-1]["next"].removeprefix("/api/v1"))).json())
@@ -207,7 +209,7 @@ async def make_many(client: httpx.AsyncClient) -> None:
 
 @pytest.mark.parametrize("sort", ["", "&sort=name", "&sort=-updated_at,name"])
 @pytest.mark.parametrize("limit", [1, 4, 25])
-async def test_pages_meet_without_gaps_and_twice_nothing(client: httpx.AsyncClient, sort: str, limit: int) -> None:
+async def test_pages_have_neither_gaps_nor_duplicates(client: httpx.AsyncClient, sort: str, limit: int) -> None:
     await make_many(client)
     whole = [item["id"] for item in (await client.get(f"/processes?q=review&limit=200{sort}")).json()["items"]]
     assert len(whole) == 25
@@ -220,12 +222,12 @@ async def test_pages_meet_without_gaps_and_twice_nothing(client: httpx.AsyncClie
     assert [item["id"] for item in offset["items"]] == whole[7 : 7 + limit]
 
 
-async def test_object_that_stays_is_seen_once_whatever_comes_and_goes(client: httpx.AsyncClient) -> None:
+async def test_unchanged_object_is_listed_once_despite_inserts_and_deletes(client: httpx.AsyncClient) -> None:
     await make_many(client)
     whole = [item["id"] for item in (await client.get("/processes?q=review&limit=200")).json()["items"]]
     page = (await client.get("/processes?q=review&limit=5")).json()
     assert [item["id"] for item in page["items"]] == whole[:5]
-    await client.delete(f"/processes/{whole[4]}")  # the one that the cursor names
+    await client.delete(f"/processes/{whole[4]}")  # the object at the cursor
     await client.delete(f"/processes/{whole[7]}")
     await make_process(client, name="Coded too", code="REVIEW-2")
     rest = []
@@ -235,7 +237,7 @@ async def test_object_that_stays_is_seen_once_whatever_comes_and_goes(client: ht
     assert [id_ for id_ in rest if id_ in whole] == [id_ for id_ in whole[5:] if id_ != whole[7]]
 
 
-async def test_cursor_is_bound_to_what_was_asked(client: httpx.AsyncClient) -> None:
+async def test_cursor_is_bound_to_the_query(client: httpx.AsyncClient) -> None:
     await make_many(client)
     page = (await client.get("/processes?q=review&limit=2")).json()
     cursor = page["next"].partition("cursor=")[2]
@@ -244,7 +246,7 @@ async def test_cursor_is_bound_to_what_was_asked(client: httpx.AsyncClient) -> N
         assert (await client.get(f"/processes?{other}cursor={cursor}")).status_code == 400, other
 
 
-async def test_search_goes_with_filters_fields_and_lists_of_one(client: httpx.AsyncClient) -> None:
+async def test_search_combines_with_filters_fields_and_sublists(client: httpx.AsyncClient) -> None:
     role = await make_role(client)
     await make_many(client)
     await make_process(client, name="Review of roles", status="active", role_ids=[role["id"]])
@@ -289,7 +291,7 @@ async def test_number_of_statements_is_fixed(client: httpx.AsyncClient, statemen
         with statements.counted() as seen:
             response = await client.get(f"/processes?q={quote(q)}{more}")
         assert response.status_code == 200
-        assert len(seen) == expected + 1, (more, seen)  # the caller is looked up, too
+        assert len(seen) == expected + 1, (more, seen)  # one more for the caller
 
 
 async def test_writers_of_one_word_do_not_wait_for_each_other(committed: Committed) -> None:
@@ -306,7 +308,7 @@ async def test_writers_of_one_word_do_not_wait_for_each_other(committed: Committ
     assert await search(committed.client, "simultanously", "roles") == ["Simultaneously"] * 3
 
 
-async def test_stats_count_what_is_found(client: httpx.AsyncClient) -> None:
+async def test_stats_count_matches(client: httpx.AsyncClient) -> None:
     await make_many(client)
     response = await client.get("/processes/stats?group_by=status&q=review")
     assert response.status_code == 200, response.text

@@ -1,4 +1,4 @@
-"""A page of what `q` finds costs what it shows, not what the table holds."""
+"""The cost of a page of matches depends on the size of the page, not of the table."""
 
 import json
 from collections.abc import AsyncIterator
@@ -26,7 +26,7 @@ FILL = f"""
 
 @pytest.fixture(scope="module")
 async def large(server_url: URL, template: URL) -> AsyncIterator[asyncpg.Connection]:
-    """A database with many departments, which these tests only read."""
+    """A database with many departments, read-only for these tests."""
     async with filled(server_url, template, FILL, "departments") as connection:
         yield connection
 
@@ -65,11 +65,11 @@ async def test_search_neither_sorts_nor_scans_the_table(
             visited += (rows + node.get("Rows Removed by Index Recheck", 0)) * node["Actual Loops"]
         if node["Node Type"] == "Sort":
             assert node["Actual Rows"] < 1000, node
-    # The sample has 512 of them.
+    # 512 rows belong to the sample.
     assert visited < 2500, visited
 
 
-async def test_vocabulary_is_looked_into_once_for_each_word(large: asyncpg.Connection) -> None:
+async def test_vocabulary_is_searched_once_for_each_word(large: asyncpg.Connection) -> None:
     statement = documents_of(DepartmentService.collection).page(search_order(None, DepartmentListQuery.declaration))
     arguments = statement.arguments({"limit": 20, "offset": 0, "filter_q": "departmnet deparment"})
     explained = json.loads(await large.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement.sql}", *arguments))

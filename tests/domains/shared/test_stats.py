@@ -1,4 +1,4 @@
-"""How many objects of a list are in which group."""
+"""Statistics: the number of objects in each group."""
 
 from typing import Any, Literal, get_origin
 
@@ -13,13 +13,13 @@ from tests.conftest import Statements
 from tests.domains.shared.test_declarations import bare
 from tests.test_contract import CALLER
 
-# Groups of texts that have few values.
+# Groupings by text with few values.
 OF_TEXTS = {"locations": ("country",)}
 
 
 def groups_of(collection: str) -> tuple[str, ...]:
-    """Return the groups that a collection is to have: its references, links, enumerations and flags."""
-    members = LISTS[collection].shown.model_fields
+    """Return the expected groupings of a collection: its references, links, enumerations and flags."""
+    members = LISTS[collection].read_schema.model_fields
     references = [name.removesuffix("_id") for name in REFERENCES[collection]]
     links = [each.target.removesuffix("_id") for each in LINKS[collection]]
     few = [
@@ -61,7 +61,7 @@ async def test_objects_are_counted_by_a_field_the_largest_group_first(client: ht
         ],
         "truncated": False,
     }
-    # Of equal groups the one without a value comes last.
+    # Of groups of equal size the one without a value is last.
     assert await stats(client, "/processes/stats?group_by=criticality") == (4, [("high", 2), (None, 2)])
     assert await stats(client, "/processes/stats?group_by=status&criticality=high") == (
         2,
@@ -81,7 +81,7 @@ async def test_groups_of_references_have_briefs(client: httpx.AsyncClient) -> No
     ]
 
 
-async def test_keys_are_ordered_as_what_they_are(client: httpx.AsyncClient) -> None:
+async def test_keys_are_ordered_by_their_type(client: httpx.AsyncClient) -> None:
     parents = [await make_department(client) for _ in range(12)]
     for parent in parents:
         await make_department(client, parent_id=parent["id"])
@@ -99,7 +99,7 @@ async def test_process_counts_in_each_group_it_is_linked_to_and_once_in_the_tota
     one, other = str(a["id"]), str(b["id"])
     address = "/processes/stats?group_by=department"
     assert await stats(client, address) == (3, [(other, 2), (one, 1), (None, 1)])
-    # The link's own field chooses among links, all other filters among processes.
+    # The filter by the link's own field selects links, all others select processes.
     assert await stats(client, f"{address}&relation=owner") == (2, [(one, 1), (other, 1)])
     assert await stats(client, f"{address}&relation=participant") == (1, [(other, 1)])
     assert await stats(client, f"{address}&department_id={a['id']}") == (1, [(one, 1), (other, 1)])
@@ -113,12 +113,12 @@ async def test_process_counts_once_for_a_role_with_several_responsibilities(clie
     await make_process(client)
     key = str(role["id"])
     assert await stats(client, "/processes/stats?group_by=role") == (2, [(key, 1), (None, 1)])
-    # Who has no such link is among those without a value.
+    # Processes without such a link are in the group without a value.
     query = f"group_by=role&role_id={role['id']}&responsibility=consulted&role_match=none"
     assert await stats(client, f"/processes/stats?{query}") == (2, [(None, 2)])
 
 
-async def test_filters_look_down_trees(client: httpx.AsyncClient) -> None:
+async def test_filters_include_subtrees(client: httpx.AsyncClient) -> None:
     site = await make_location(client, country="CH", kind="site")
     await make_location(client, country="CH", kind="room", parent_id=site["id"])
     await make_location(client, country="AT", kind="site")
@@ -126,14 +126,14 @@ async def test_filters_look_down_trees(client: httpx.AsyncClient) -> None:
     assert await stats(client, "/locations/stats?group_by=country&kind=site") == (2, [("AT", 1), ("CH", 1)])
 
 
-async def test_what_a_search_finds_is_counted(client: httpx.AsyncClient) -> None:
+async def test_matches_of_a_search_are_counted(client: httpx.AsyncClient) -> None:
     for name, status in (("Purchasing of tools", "draft"), ("Purchasing", "active"), ("Sales", "active")):
         await make_process(client, name=name, status=status)
     assert await stats(client, "/processes/stats?group_by=status&q=purchas") == (2, [("active", 1), ("draft", 1)])
     assert await stats(client, "/processes/stats?group_by=department&q=purchas") == (2, [(None, 2)])
 
 
-async def test_keys_are_what_the_filters_take(client: httpx.AsyncClient) -> None:
+async def test_keys_are_valid_filter_values(client: httpx.AsyncClient) -> None:
     await make_user(client, is_active=False, access_level="editor")
     await make_user(client)
     for name in ("is_active", "access_level"):
@@ -144,7 +144,7 @@ async def test_keys_are_what_the_filters_take(client: httpx.AsyncClient) -> None
             assert page["total"] == count
 
 
-async def test_no_more_than_the_largest_thousand_groups_are_answered(
+async def test_only_the_largest_thousand_groups_are_returned(
     client: httpx.AsyncClient, connection: AsyncConnection
 ) -> None:
     for name, parent_id in (("P", "NULL FROM generate_series(1, 1000)"), ("C", "id FROM departments")):
@@ -170,9 +170,7 @@ async def test_each_group_takes_one_statement(
 
 
 @every_collection
-async def test_unknown_group_is_refused_and_the_known_ones_are_named(
-    client: httpx.AsyncClient, collection: str
-) -> None:
+async def test_unknown_group_is_rejected_with_the_known_ones(client: httpx.AsyncClient, collection: str) -> None:
     for query in ("group_by=nothing", "group_by=", "group_by=name", "group_by=status,kind"):
         response = await client.get(f"/{collection}/stats?{query}")
         assert response.status_code == 422
@@ -184,7 +182,7 @@ async def test_unknown_group_is_refused_and_the_known_ones_are_named(
 
 
 @every_collection
-async def test_stats_know_the_filters_and_nothing_of_pages(client: httpx.AsyncClient, collection: str) -> None:
+async def test_stats_have_the_filters_but_no_page_parameters(client: httpx.AsyncClient, collection: str) -> None:
     address = f"/{collection}/stats?group_by={QUERIES[collection][0]}"
     for name in ("limit", "offset", "sort", "cursor", "count", "fields", "embed"):
         assert (await client.get(f"{address}&{name}=1")).status_code == 400, name
@@ -199,7 +197,7 @@ async def test_stats_know_the_filters_and_nothing_of_pages(client: httpx.AsyncCl
         assert (response.status_code, response.headers["allow"]) == (405, "GET, HEAD"), method
 
 
-async def test_filter_that_says_nothing_alone_is_refused(client: httpx.AsyncClient) -> None:
+async def test_filter_without_its_required_filter_is_rejected(client: httpx.AsyncClient) -> None:
     response = await client.get("/processes/stats?group_by=role&role_match=all")
     assert response.status_code == 422
     assert [fault["pointer"] for fault in response.json()["errors"]] == ["/role_match"]

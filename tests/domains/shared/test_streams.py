@@ -1,4 +1,4 @@
-"""What a stream holds, and how it ends: readers who go away, databases that do, writers beside it."""
+"""Streams: resources, disconnecting readers, lost connections, and concurrent writers."""
 
 import asyncio
 import json
@@ -39,7 +39,7 @@ from tests.waiting import HANG_TIMEOUT
 
 NDJSON = {"Accept": "application/x-ndjson"}
 CSV = {"Accept": "text/csv"}
-# More than all buffers between PostgreSQL and the reader hold.
+# More than the capacity of all buffers between PostgreSQL and the reader.
 MANY = 10_000
 
 both_forms = pytest.mark.parametrize("accept", [NDJSON, CSV], ids=["ndjson", "csv"])
@@ -60,7 +60,7 @@ async def fill(url: URL, number: int) -> None:
 
 @pytest.fixture(scope="module")
 async def filled(server_url: URL, template: URL) -> AsyncIterator[URL]:
-    """A database with many departments, of which copies are made: to fill each of them takes longer."""
+    """A database with many departments, used as a template, because filling each database takes longer."""
     async with new_database(server_url, template.database) as url:
         await fill(url, MANY)
         yield url
@@ -68,7 +68,7 @@ async def filled(server_url: URL, template: URL) -> AsyncIterator[URL]:
 
 @pytest.fixture
 async def full(server_url: URL, filled: URL) -> AsyncIterator[Committed]:
-    """An application on a database of its own, with many departments."""
+    """An application with its own database of many departments."""
     async with register_like(server_url, filled) as register:
         yield register
 
@@ -90,7 +90,7 @@ async def served(committed: Committed, **settings: Any) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def begun(address: str, accept: dict[str, str] = NDJSON) -> AsyncIterator[AsyncIterator[bytes]]:
-    """Ask for all departments, and yield what comes, of which the beginning is here already."""
+    """Request all departments, and yield the rest of the response after its beginning has arrived."""
     headers = accept | {"Authorization": f"Bearer {ADMIN_TOKEN}"}
     async with (
         httpx.AsyncClient(timeout=HANG_TIMEOUT) as client,
@@ -107,7 +107,7 @@ UNDER_WAY = (
 )
 
 
-async def test_query_ends_when_the_client_goes_away(full: Committed) -> None:
+async def test_query_ends_when_the_client_disconnects(full: Committed) -> None:
     async with served(full) as address:
         async with begun(address):
             assert await run_sql(full.url, f"SELECT count(*) {UNDER_WAY}") == 1
@@ -122,9 +122,7 @@ async def test_reader_that_stops_is_cut_off_without_a_proper_end(full: Committed
 
 
 @both_forms
-async def test_lost_connection_cuts_the_answer_off_without_a_proper_end(
-    full: Committed, accept: dict[str, str]
-) -> None:
+async def test_lost_connection_ends_the_response_without_a_proper_end(full: Committed, accept: dict[str, str]) -> None:
     async with served(full) as address:
         async with begun(address, accept) as rest:
             read = len(await anext(rest))
@@ -133,14 +131,14 @@ async def test_lost_connection_cuts_the_answer_off_without_a_proper_end(
                 async for chunk in rest:
                     read += len(chunk)
         assert 0 < read < MANY * 2000
-        # The next one gets another connection, and all.
+        # The next request gets a new connection and the whole list.
         async with begun(address, accept) as rest:
             assert sum([len(chunk) async for chunk in rest]) > MANY * 2000
 
 
-async def test_what_others_write_meanwhile_is_not_seen(full: Committed) -> None:
+async def test_stream_does_not_see_concurrent_writes(full: Committed) -> None:
     async with served(full) as address, begun(address) as rest:
-        # The last ones, which nobody has read yet.
+        # The last rows, which are not read yet.
         await run_sql(full.url, f"DELETE FROM departments WHERE id > {MANY - 500} AND id % 2 = 0")
         await run_sql(full.url, f"UPDATE departments SET name = 'changed', description = NULL WHERE id > {MANY - 500}")
         await run_sql(full.url, "INSERT INTO departments (name) VALUES ('new')")
@@ -152,7 +150,7 @@ async def test_what_others_write_meanwhile_is_not_seen(full: Committed) -> None:
 
 
 @both_forms
-async def test_empty_pool_is_a_problem_and_no_stream(committed: Committed, accept: dict[str, str]) -> None:
+async def test_exhausted_pool_is_a_problem_response(committed: Committed, accept: dict[str, str]) -> None:
     app = create_app(settings_for(committed.url, pool_size=2, export_concurrency=1, pool_timeout=0.1))
     streams: Streams = app.state.streams
     async with borrowed(app.state.database), client_of(app) as client:
@@ -163,7 +161,7 @@ async def test_empty_pool_is_a_problem_and_no_stream(committed: Committed, accep
         problem = assert_problem(response, "database_busy")
         assert (problem["status"], "content-disposition" in response.headers) == (503, False)
         assert response.headers["retry-after"].isdigit()
-        # The one place for streams was given back.
+        # The only slot for streams was released.
         assert (await client.get("/departments", headers=accept)).status_code == 200
     await app.state.database.dispose()
 
@@ -183,60 +181,60 @@ async def test_permission_is_that_of_the_list(client: httpx.AsyncClient) -> None
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What the driver is asked for: the first word of statements, and `batch` for each batch of a cursor."""
-    asked: list[str] = []
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The calls of the driver: the first word of each statement, and `batch` for each batch of a cursor."""
+    calls: list[str] = []
 
-    def note(owner: Any, name: str) -> None:
+    def record(owner: Any, name: str) -> None:
         original = getattr(owner, name)
 
-        async def noting(self: Any, *arguments: Any, **options: Any) -> Any:
+        async def recording(self: Any, *arguments: Any, **options: Any) -> Any:
             if owner is Cursor:
-                asked.append("batch")
+                calls.append("batch")
             else:
                 query = self.get_query() if owner is PreparedStatement else arguments[0]
-                asked.append(query.split()[0].strip(";"))
+                calls.append(query.split()[0].strip(";"))
             return await original(self, *arguments, **options)
 
-        monkeypatch.setattr(owner, name, noting)
+        monkeypatch.setattr(owner, name, recording)
 
     for name in ("execute", "executemany", "fetch", "fetchrow", "fetchval"):
-        note(asyncpg.Connection, name)
-    note(PreparedStatement, "fetch")
-    note(Cursor, "fetch")
-    return asked
+        record(asyncpg.Connection, name)
+    record(PreparedStatement, "fetch")
+    record(Cursor, "fetch")
+    return calls
 
 
-# The look-up of the caller. The SELECT of a stream sets how long the reader may take.
+# The query of the caller. The SELECT of a stream sets the time limit of the reader.
 LOOK_UP = ["BEGIN", "WITH", "COMMIT"]
 
 
-async def test_stream_is_one_statement_whatever_it_shows(committed: Committed, asked: list[str]) -> None:
+async def test_stream_is_one_statement_for_all_members(committed: Committed, calls: list[str]) -> None:
     queries = ("", "?embed=none", "?fields=id", "?name__ic=e&sort=-name")
     for collection in COLLECTIONS:
         await make(committed.client, collection)
         for query, accept in product(queries, (NDJSON, CSV)):
-            del asked[:]
+            del calls[:]
             assert (await committed.client.get(f"/{collection}{query}", headers=accept)).status_code == 200
-            assert asked == [*LOOK_UP, "BEGIN", "SELECT", "batch", "ROLLBACK"], (collection, query)
+            assert calls == [*LOOK_UP, "BEGIN", "SELECT", "batch", "ROLLBACK"], (collection, query)
 
 
-async def test_number_of_batches_is_all_that_grows(committed: Committed, asked: list[str]) -> None:
-    await make(committed.client, "departments")  # the first connection of a pool asks for more
+async def test_only_the_number_of_batches_grows(committed: Committed, calls: list[str]) -> None:
+    await make(committed.client, "departments")  # the first connection of a pool runs more statements
     for number, batches in ((FIRST_BATCH_ROWS - 2, 1), (2, 2), (MAX_BATCH_ROWS, 3)):
         await fill(committed.url, number)
-        del asked[:]
+        del calls[:]
         response = await committed.client.get("/departments?fields=id", headers=CSV)
         assert response.status_code == 200
-        assert asked == [*LOOK_UP, "BEGIN", "SELECT", *["batch"] * batches, "ROLLBACK"]
+        assert calls == [*LOOK_UP, "BEGIN", "SELECT", *["batch"] * batches, "ROLLBACK"]
 
 
 @pytest.mark.parametrize("cell", ["repeat('x', {})", "convert_to(repeat('x', {}), 'UTF8')"], ids=["text", "bytes"])
-async def test_large_rows_come_in_small_batches(app: FastAPI, cell: str) -> None:
+async def test_large_rows_are_read_in_small_batches(app: FastAPI, cell: str) -> None:
     size = f"CASE WHEN n <= 40 THEN {BATCH_BYTES // 5} WHEN n <= 42 THEN {3 * BATCH_BYTES} ELSE 0 END"
     query = f"SELECT {cell.format(size)} AS body, n FROM generate_series(1, 700) n"
     streams: Streams = app.state.streams
     batches = [len(rows) async for rows in streams.read(Prepared(query, ()), {})]
-    # A batch is as large as the rows of the one before it allow: five of 205 KiB, one of 3 MiB, 500 of none.
+    # The size of a batch follows from the rows of the batch before: five of 205 KiB, one of 3 MiB, 500 empty ones.
     assert batches == [FIRST_BATCH_ROWS, 5, 5, 5, 5, 5, 1, MAX_BATCH_ROWS, 154]
     assert sum(batches) == 700

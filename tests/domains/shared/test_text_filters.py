@@ -21,14 +21,14 @@ def names(filters: Iterable[Filter]) -> set[str]:
 
 
 def unindexed(table: Table, declared: set[str]) -> set[str]:
-    """Return those of the declared parameters by text that no index of the table serves."""
+    """Return the declared text parameters that no index of the table serves."""
     in_trigrams = partial_texts(table)
     first = {str(next(iter(index.expressions))) for index in table.indexes}
     texts = [column.name for column in table.columns if isinstance(column.type, String)]
     served = {f"{name}{suffix}" for name in in_trigrams for suffix in ("", "__not", "__ic", "__sw")}
     served |= {f"{name}{suffix}" for name in texts if f"lower({name})" in first for suffix in ("", "__not")}
     served |= {f"{name}__null" for name in texts if f"num_nulls({name})" in first}
-    # Enumerations are compared as they are.
+    # Enumerations are compared without folding.
     served |= {f"{name}{suffix}" for name in texts if f"{table.name}.{name}" in first for suffix in ("", "__not")}
     return {name for name in declared if name.partition("__")[0] in texts} - served
 
@@ -48,7 +48,7 @@ def things(**texts: tuple[str, ...]) -> Table:
     )
 
 
-def test_text_is_filtered_as_a_whole_unless_declared_partial() -> None:
+def test_text_is_filtered_by_equality_unless_declared_partial() -> None:
     assert names(text("cost_center")) == {"cost_center", "cost_center__not", "cost_center__null"}
     assert names(text("cost_center", partial=True)) - names(text("cost_center")) == {
         "cost_center__ic",
@@ -65,7 +65,7 @@ def test_every_filter_by_text_has_its_index(collection: str) -> None:
     assert unindexed(Base.metadata.tables[collection], declared - ranked) == set()
 
 
-def test_filter_by_text_without_its_index_would_be_noticed() -> None:
+def test_text_filter_without_an_index_is_detected() -> None:
     partial, whole = names(text("note", partial=True)), names(text("note"))
     assert unindexed(things(texts=("note",)), partial) == set()
     assert unindexed(things(exact_texts=("note",)), whole) == set()
@@ -75,7 +75,7 @@ def test_filter_by_text_without_its_index_would_be_noticed() -> None:
     assert unindexed(bare, whole) == whole
 
 
-async def test_text_as_a_whole_is_looked_up_in_its_indexes(connection: AsyncConnection) -> None:
+async def test_equality_of_text_uses_its_indexes(connection: AsyncConnection) -> None:
     table = things(exact_texts=("note",))
     await connection.run_sync(table.create)
     await connection.exec_driver_sql("SET LOCAL enable_seqscan = off")

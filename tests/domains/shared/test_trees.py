@@ -1,4 +1,4 @@
-"""Trees against a model of them: whatever is asked, the register agrees with plain Python."""
+"""Trees compared with a model in Python."""
 
 from dataclasses import dataclass, field
 
@@ -17,12 +17,12 @@ moves = st.lists(st.tuples(st.integers(0, NODES - 1), st.none() | st.integers(0,
 
 @dataclass
 class Model:
-    """The parents of nodes by number, and what moving them may do."""
+    """The parents of nodes by number, and the rules of moves."""
 
     parents: list[int | None] = field(default_factory=lambda: [None] * NODES)
 
     def ancestors(self, node: int) -> list[int]:
-        """Return what stands above a node, the root first."""
+        """Return the ancestors of a node, the root first."""
         parent = self.parents[node]
         return [] if parent is None else [*self.ancestors(parent), parent]
 
@@ -39,7 +39,7 @@ class Model:
         return [(node, depth), *below]
 
 
-def test_model_is_itself_right() -> None:
+def test_model_is_correct() -> None:
     model = Model()
     assert model.move(1, 0)
     assert model.move(2, 1)
@@ -50,7 +50,7 @@ def test_model_is_itself_right() -> None:
 
 @every_tree
 @pytest.mark.parametrize("steps", drawn(moves, 8))
-async def test_moves_never_form_a_cycle_and_walks_agree(
+async def test_moves_never_form_a_cycle_and_trees_equal_the_model(
     client: httpx.AsyncClient, collection: str, steps: list[tuple[int, int | None]]
 ) -> None:
     model = Model()
@@ -74,7 +74,7 @@ def test_model_has_no_cycles_either(steps: list[tuple[int, int | None]]) -> None
     assert all(node not in model.ancestors(node) for node in range(NODES))
 
 
-# What to do, with which object and below which; taken modulo what there is.
+# An operation, its object and the new parent, as indexes modulo the number of objects.
 steps = st.lists(
     st.tuples(st.sampled_from(["create", "create", "move", "move", "delete"]), st.integers(0, 11), st.integers(0, 11)),
     min_size=4,
@@ -84,7 +84,7 @@ steps = st.lists(
 
 @every_tree
 @pytest.mark.parametrize("sequence", drawn(steps, 8))
-async def test_objects_may_come_move_and_go_in_any_order(
+async def test_objects_are_created_moved_and_deleted_in_any_order(
     client: httpx.AsyncClient, collection: str, sequence: list[tuple[str, int, int]]
 ) -> None:
     parents: dict[int, int | None] = {}
@@ -97,7 +97,7 @@ async def test_objects_may_come_move_and_go_in_any_order(
         return [child for child, parent in parents.items() if parent == key]
 
     for number, (what, first, second) in enumerate(sequence):
-        # The last choice is to have no parent.
+        # The last choice is no parent.
         parent = [*parents, None][second % (len(parents) + 1)]
         if what == "create" or not parents:
             made = await make(client, collection, name=f"N{number:02}", parent_id=parent)

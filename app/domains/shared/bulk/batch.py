@@ -29,7 +29,7 @@ from app.domains.shared.bulk.statements import (
     lock_objects,
 )
 from app.domains.shared.bulk.writer import write_items
-from app.domains.shared.collection import values_of, wanted_links, writable_columns
+from app.domains.shared.collection import body_links, values_of, writable_columns
 from app.domains.shared.reading.reader import CollectionReader
 from app.domains.shared.rules import LocksUnavailableError, Rules, Write
 from app.domains.shared.writing.constraints import error_for
@@ -237,7 +237,7 @@ class _Bulk:
             return
         for link in self.collection.links:
             if item.creates or {link.field, link.short} & item.data.keys():
-                links = wanted_links(item.body, link) or []
+                links = body_links(item.body, link) or []
                 if links or item.updates:
                     item.wanted[link] = links
         current = item.current

@@ -1,4 +1,4 @@
-"""The history: its table, what a statement adds to it, and how two documents differ.
+"""The history: its table, the CTE that adds a row, and the difference between two documents.
 
-Only what stands above it in `shared` imports it, and what stands on all collections: no file of a collection.
+Importers: the layers above it in `shared` and the code that works on all collections, but no file of a collection.
 """

@@ -19,9 +19,9 @@ from app.domains.shared.models import CODE_LENGTH, NAME_LENGTH, Base, ChangeActi
 
 
 class Change(Base):
-    """One change of one object: the history, and the source of events to come. Rows are added, never changed.
+    """One change of one object. Rows are inserted, never updated.
 
-    It refers to nothing by a foreign key: the history of an object outlives it.
+    It has no foreign keys, because the history of an object outlives the object.
     """
 
     __tablename__ = "changes"
@@ -34,8 +34,8 @@ class Change(Base):
     )
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
-    # Ids are given before the commit, so a reader who follows them may pass over a slower transaction; with this one
-    # it can tell which are still under way.
+    # Ids are assigned before the commit, so a reader that follows them may miss the rows of a slower transaction. The
+    # transaction id shows which transactions are still in progress.
     transaction_id: Mapped[int] = mapped_column(BigInteger, server_default=text("pg_current_xact_id()::text::bigint"))
     at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     actor_id: Mapped[int | None] = mapped_column(BigInteger)
@@ -44,7 +44,7 @@ class Change(Base):
     message: Mapped[str | None] = mapped_column(String(500))
     type: Mapped[str] = mapped_column(String(64))
     object_id: Mapped[int] = mapped_column(BigInteger)
-    # What it was called then.
+    # The code and name at the time of the change.
     object_code: Mapped[str | None] = mapped_column(String(CODE_LENGTH))
     object_name: Mapped[str] = mapped_column(String(NAME_LENGTH))
     action: Mapped[str]

@@ -1,4 +1,4 @@
-"""The statement part that adds a row to the history."""
+"""The CTE that adds a row to the history."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ from app.domains.shared.models import Base, ChangeAction, table_of
 
 
 def constant(value: str) -> ColumnElement[str]:
-    """Return a text of ours as part of a statement; a prepared statement holds no values."""
+    """Return a constant text as an SQL literal; a prepared statement must not hold bound values."""
     return literal_column("'" + value.replace("'", "''") + "'", String)
 
 
@@ -31,9 +31,9 @@ def change_cte(
     before: ColumnElement[Any] | None,
     after: ColumnElement[Any] | None,
 ) -> CTE:
-    """Return the CTE that adds a row to the history for each row of `source`: `id`, `code` and `name` of an object.
+    """Return the CTE that adds a row to the history for each row of `source` (`id`, `code` and `name` of an object).
 
-    Its parameters are those of `Caller.signature`.
+    The parameters are those of `Caller.signature`.
     """
     values: dict[str, Any] = {
         "actor_id": bindparam("caller_id", type_=BigInteger),

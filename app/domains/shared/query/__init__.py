@@ -1,4 +1,4 @@
-"""What a list is asked for: filters, orders, groups, search, pages, cursors and the members to show.
+"""The queries of lists: filters, sort orders, groupings, search, pages, cursors, and the members to show.
 
-Only what stands above it in `shared` imports it, and what stands on all collections: no file of a collection.
+Importers: the layers above it in `shared` and the code that works on all collections, but no file of a collection.
 """

@@ -1,13 +1,13 @@
 """Filters by one field of an object.
 
-A domain declares its filters in its `lists.py`, with the functions of this module; each of them gives one field all
-the parameters that suit its type:
+A domain declares its filters in its `lists.py` with the functions of this module. Each function yields all filters that
+suit the type of one field:
 
-    name            equal to one of the values given
-    name__not       equal to none of them; what has no value is among these
-    name__null      whether there is no value
-    name__ic        contains, ignoring case      only where text is declared with `partial`
-    name__sw        starts with, ignoring case   likewise
+    name            equal to one of the values
+    name__not       equal to none of the values; rows without a value match
+    name__null      true: has no value; false: has a value
+    name__ic        contains, ignoring case      only text with `partial`
+    name__sw        starts with, ignoring case   only text with `partial`
     name__gt __gte __lt __lte
 """
 
@@ -39,85 +39,85 @@ from sqlalchemy.types import TypeEngine
 from app.domains.shared.models import EXTERNAL_ID_LENGTH
 from app.domains.shared.query.filters import (
     Filter,
-    Given,
     IdParameter,
     InstantParameter,
     IntegerParameter,
     NumberParameter,
+    Operands,
     Parameter,
 )
 from app.domains.shared.schemas import MultipleLines, PartOfLine, PartOfLines, SingleLine
 
 
 def choice(name: str, values: Any) -> Iterable[Filter]:
-    """Filter by a field that has one of a few values; `values` is their `Literal`."""
-    all_of_them = get_args(values)
+    """Yield the filters of a field with few values; `values` is their `Literal`."""
+    all_values = get_args(values)
 
-    def others(given: list[Any]) -> list[Any]:
-        return [value for value in all_of_them if value not in given]
+    def complement(excluded: list[Any]) -> list[Any]:
+        return [value for value in all_values if value not in excluded]
 
-    yield from _choice(name, values, String(), lambda source: source.c[name], list, others)
+    yield from _choice(name, values, String(), lambda source: source.c[name], list, complement)
 
 
 def ranked_choice(name: str, values: Any) -> Iterable[Filter]:
-    """Filter by a field that may have one of a few values, of which each is more than the one before."""
+    """Yield the filters of a nullable field with few values; `values` is their `Literal` in ascending order."""
     ranks = get_args(values)
 
-    def convert(given: list[Any]) -> list[int]:
-        return [ranks.index(value) + 1 for value in given]
+    def convert(included: list[Any]) -> list[int]:
+        return [ranks.index(value) + 1 for value in included]
 
-    def others(given: list[Any]) -> list[int]:
-        return [rank for rank in range(1, len(ranks) + 2) if rank not in convert(given)]
+    def complement(excluded: list[Any]) -> list[int]:
+        return [rank for rank in range(1, len(ranks) + 2) if rank not in convert(excluded)]
 
     def rank(source: FromClause) -> ColumnElement[int]:
         return rank_column(source, name, ranks)
 
-    # The index is over the rank, for the order.
-    yield from _choice(name, values, Integer(), rank, convert, others)
-    absent = Parameter(f"{name}__null", bool, "Whether it has no value.", None)
-    none = literal_column(str(len(ranks) + 1), Integer())
+    # Compares ranks because the index, which also serves the sort order, is over the rank.
+    yield from _choice(name, values, Integer(), rank, convert, complement)
+    is_null = Parameter(f"{name}__null", bool, "Whether it has no value.", None)
+    null_rank = literal_column(str(len(ranks) + 1), Integer())
     yield Filter(
-        (absent,),
-        lambda source, given: rank(source) == none if given[absent.name] else rank(source) < none,
+        (is_null,),
+        lambda source, operands: rank(source) == null_rank if operands[is_null.name] else rank(source) < null_rank,
     )
 
 
 def rank_column(source: FromClause, name: str, values: Sequence[str]) -> ColumnElement[int]:
-    """Return the place of a field's value among `values`, as `models.ranked` has it in an index."""
+    """Return the rank of a field's value among `values`, from 1; NULL ranks last. Equals the index of `rank_sql`."""
     array = literal_column(f"ARRAY[{', '.join(repr(value) for value in values)}]::text[]", ARRAY(Text))
-    place = func.array_position(array, cast(source.c[name], Text), type_=Integer)
-    return func.coalesce(place, literal_column(str(len(values) + 1), Integer()), type_=Integer)
+    position = func.array_position(array, cast(source.c[name], Text), type_=Integer)
+    return func.coalesce(position, literal_column(str(len(values) + 1), Integer()), type_=Integer)
 
 
 def flag(name: str) -> Iterable[Filter]:
-    """Filter by a field that is true or false."""
+    """Yield the filter of a Boolean field."""
     yield _single(name, bool, "Only those for which it is so, or not.", Boolean(), lambda field, value: field == value)
 
 
 def own_id() -> Iterable[Filter]:
-    """Filter by the `id` of the object itself."""
+    """Yield the filters of the object's own `id`."""
     yield from _equality("id", IdParameter, BigInteger())
-    # Greater than 0, too: where somebody begins who has none yet.
+    # Not `IdParameter`: a client that pages by id begins with `id__gt=0`.
     yield from _comparisons("id", IntegerParameter, BigInteger())
 
 
 def identifier(name: str) -> Iterable[Filter]:
-    """Filter by the `id` of another object that this one may refer to."""
+    """Yield the filters of a nullable reference, by the `id` of its target."""
     yield from _equality(name, IdParameter, BigInteger())
-    yield _absence(name)
+    yield _null_filter(name)
 
 
 def number(name: str, annotation: Any = NumberParameter, *, nullable: bool = False) -> Iterable[Filter]:
-    """Filter by a number."""
+    """Yield the filters of a number."""
     kind: TypeEngine[Any] = BigInteger() if annotation is IntegerParameter else Double()
     yield from _equality(name, annotation, kind)
     yield from _comparisons(name, annotation, kind)
     if nullable:
-        yield _absence(name)
+        yield _null_filter(name)
 
 
 def instant(name: str) -> Iterable[Filter]:
-    """Filter by an instant (RFC 3339)."""
+    """Yield the filters of an instant (RFC 3339)."""
     kind = DateTime(timezone=True)
     yield from _equality(name, InstantParameter, kind)
     yield from _comparisons(name, InstantParameter, kind)
@@ -128,26 +128,26 @@ def text(
     *,
     partial: bool = False,
     nullable: bool = True,
-    ignoring_case: bool = False,
+    ignore_case: bool = False,
     length: int = EXTERNAL_ID_LENGTH,
-    several_lines: bool = False,
+    multiline: bool = False,
 ) -> Iterable[Filter]:
-    """Filter by text. With `partial` also by what it contains and starts with.
+    """Yield the filters of text; `partial` adds `__ic` and `__sw`.
 
-    `register_table` takes the name of a partial text in `texts`, which is the trigram index, and that of any other in
-    `exact_texts`. With `ignoring_case` equality does not look at case, either. `length` is at least that of the longest
-    text the field may have, and `several_lines` whether it may have those.
+    List a partial field in `texts` of `register_table` (trigram index) and any other one in `exact_texts`.
+    `ignore_case` makes equality ignore case, too. `length` is the maximum length of a value in characters. `multiline`
+    allows line breaks.
     """
-    whole = _text_parameter(length, MultipleLines if several_lines else SingleLine)
+    whole_text = _text_parameter(length, MultipleLines if multiline else SingleLine)
     for suffix, negated in (("", False), ("__not", True)):
-        yield _text_equality(name, suffix, whole, ignoring_case=ignoring_case, negated=negated)
+        yield _text_equality(name, suffix, whole_text, ignore_case=ignore_case, negated=negated)
     if partial:
-        part = _text_parameter(length, PartOfLines if several_lines else PartOfLine)
+        part = _text_parameter(length, PartOfLines if multiline else PartOfLine)
         patterns = (("__ic", "Contains, ignoring case.", "%{}%"), ("__sw", "Starts with, ignoring case.", "{}%"))
         for suffix, description, pattern in patterns:
             yield _pattern(name, suffix, part, description, pattern)
     if nullable:
-        yield _absence(name, counted=True)
+        yield _null_filter(name, uses_num_nulls=True)
 
 
 def _text_parameter(length: int, rules: tuple[Any, ...]) -> Any:
@@ -163,15 +163,15 @@ def _single(
 ) -> Filter:
     field = name.partition("__")[0]
     parameter = Parameter(name, annotation, description, kind)
-    return Filter((parameter,), lambda source, given: compare(source.c[field], given[name]))
+    return Filter((parameter,), lambda source, operands: compare(source.c[field], operands[name]))
 
 
 def _equality(name: str, annotation: Any, kind: TypeEngine[Any]) -> Iterable[Filter]:
-    equal = Parameter(name, annotation, "Equal to one of these.", kind, many=True)
-    yield Filter((equal,), lambda source, given: source.c[name] == any_(given[name]))
-    other = f"{name}__not"
-    unequal = Parameter(other, annotation, "Equal to none of these.", kind, many=True)
-    yield Filter((unequal,), lambda source, given: _is_not(source.c[name] == any_(given[other])))
+    equal = Parameter(name, annotation, "Equal to one of these.", kind, is_list=True)
+    yield Filter((equal,), lambda source, operands: source.c[name] == any_(operands[name]))
+    negation = f"{name}__not"
+    unequal = Parameter(negation, annotation, "Equal to none of these.", kind, is_list=True)
+    yield Filter((unequal,), lambda source, operands: _is_not(source.c[name] == any_(operands[negation])))
 
 
 def _choice(
@@ -180,39 +180,39 @@ def _choice(
     kind: TypeEngine[Any],
     field: Callable[[FromClause], ColumnElement[Any]],
     convert: Callable[[list[Any]], list[Any]],
-    others: Callable[[list[Any]], list[Any]],
+    complement: Callable[[list[Any]], list[Any]],
 ) -> Iterable[Filter]:
-    # To be none of them is to be one of the others, which can be looked up.
-    parts = (name, "Equal to one of these.", convert), (f"{name}__not", "Equal to none of these.", others)
-    for parameter_name, description, converted in parts:
-        parameter = Parameter(parameter_name, annotation, description, kind, many=True, convert=converted)
-        yield _of_choice(parameter, field)
+    # `__not` is an equality with the other values, which an index can serve.
+    parts = (name, "Equal to one of these.", convert), (f"{name}__not", "Equal to none of these.", complement)
+    for parameter_name, description, to_operand in parts:
+        parameter = Parameter(parameter_name, annotation, description, kind, is_list=True, convert=to_operand)
+        yield _choice_filter(parameter, field)
 
 
-def _of_choice(parameter: Parameter, field: Callable[[FromClause], ColumnElement[Any]]) -> Filter:
-    return Filter((parameter,), lambda source, given: field(source) == any_(given[parameter.name]))
+def _choice_filter(parameter: Parameter, field: Callable[[FromClause], ColumnElement[Any]]) -> Filter:
+    return Filter((parameter,), lambda source, operands: field(source) == any_(operands[parameter.name]))
 
 
-def _text_equality(name: str, suffix: str, annotation: Any, *, ignoring_case: bool, negated: bool) -> Filter:
+def _text_equality(name: str, suffix: str, annotation: Any, *, ignore_case: bool, negated: bool) -> Filter:
     parameter_name = name + suffix
-    description = f"Equal to {'none' if negated else 'one'} of these{', ignoring case' if ignoring_case else ''}."
-    parameter = Parameter(parameter_name, annotation, description, String(), many=True)
+    description = f"Equal to {'none' if negated else 'one'} of these{', ignoring case' if ignore_case else ''}."
+    parameter = Parameter(parameter_name, annotation, description, String(), is_list=True)
 
-    def condition(source: FromClause, given: Given) -> ColumnElement[bool]:
-        values = given[parameter_name]
-        # The index is over the folded value.
-        equal = func.lower(source.c[name]) == any_(_lower_each(values))
-        if not ignoring_case:
+    def condition(source: FromClause, operands: Operands) -> ColumnElement[bool]:
+        values = operands[parameter_name]
+        # The index is over the lower-case value.
+        equal = func.lower(source.c[name]) == any_(_lower_all(values))
+        if not ignore_case:
             equal = and_(equal, source.c[name] == any_(values))
         return _is_not(equal) if negated else equal
 
     return Filter((parameter,), condition)
 
 
-def _lower_each(values: ColumnElement[Any]) -> ColumnElement[Any]:
-    # Unlike those of a subquery, the planner can see these values. No text has a control character.
-    between = literal_column("chr(31)", String())
-    return func.string_to_array(func.lower(func.array_to_string(values, between)), between, type_=ARRAY(String))
+def _lower_all(values: ColumnElement[Any]) -> ColumnElement[Any]:
+    # Not a subquery, whose values the planner could not estimate. U+001F can separate: it occurs in no text.
+    separator = literal_column("chr(31)", String())
+    return func.string_to_array(func.lower(func.array_to_string(values, separator)), separator, type_=ARRAY(String))
 
 
 def _pattern(name: str, suffix: str, annotation: Any, description: str, pattern: str) -> Filter:
@@ -223,7 +223,7 @@ def _pattern(name: str, suffix: str, annotation: Any, description: str, pattern:
 
     parameter = Parameter(parameter_name, annotation, description, String(), convert=convert)
     return Filter(
-        (parameter,), lambda source, given: func.lower(source.c[name]).like(func.lower(given[parameter_name]))
+        (parameter,), lambda source, operands: func.lower(source.c[name]).like(func.lower(operands[parameter_name]))
     )
 
 
@@ -234,17 +234,17 @@ def _comparisons(name: str, annotation: Any, kind: TypeEngine[Any]) -> Iterable[
     yield _single(f"{name}__lte", annotation, "Less or equal.", kind, lambda field, value: field <= value)
 
 
-def _absence(name: str, *, counted: bool = False) -> Filter:
-    """Return the filter by whether a field has a value; `counted` when its index is over the number of NULLs."""
+def _null_filter(name: str, *, uses_num_nulls: bool = False) -> Filter:
+    """Return the filter for a missing value; `uses_num_nulls` if the index is over `num_nulls` of the field."""
     parameter_name = f"{name}__null"
-    # A constant, so that PostgreSQL can look it up in the index.
+    # No bind parameter: the planner needs a constant to use the index.
     parameter = Parameter(parameter_name, bool, "Whether it has no value.", None)
 
-    def condition(source: FromClause, given: Given) -> ColumnElement[bool]:
+    def condition(source: FromClause, operands: Operands) -> ColumnElement[bool]:
         field = source.c[name]
-        if counted:
-            return func.num_nulls(field) == literal_column("1" if given[parameter_name] else "0")
-        return field.is_(None) if given[parameter_name] else field.is_not(None)
+        if uses_num_nulls:
+            return func.num_nulls(field) == literal_column("1" if operands[parameter_name] else "0")
+        return field.is_(None) if operands[parameter_name] else field.is_not(None)
 
     return Filter((parameter,), condition)
 

@@ -1,6 +1,6 @@
-"""What lists can be filtered by: typed parameters of the address, and the conditions they stand for.
+"""Filters of lists: typed query parameters and the conditions that they add.
 
-Several parameters must hold together.
+Conditions are combined with AND.
 """
 
 import re
@@ -25,23 +25,23 @@ from app.domains.shared.schemas import MAX_ID, SingleLine
 
 MAX_VALUES = 100
 
-# By the names of parameters: what each of those given is compared with.
-Given = Mapping[str, Any]
+# The operand of each parameter of the request, by the parameter's name.
+Operands = Mapping[str, Any]
 
-# RFC 3339 ends a day with 23:59:59; ISO 8601, by which Python reads, knows 24:00:00, too.
+# RFC 3339 has no 24:00:00; `datetime.fromisoformat` reads ISO 8601, which has.
 _INSTANT = re.compile(
     r"(\d{4}-\d{2}-\d{2}T(?:[01]\d|2[0-3]):\d{2}:\d{2}(?:\.\d+)?)(Z|[ +-]\d{2}:[0-5]\d)", re.IGNORECASE | re.ASCII
 )
 
 
-def _rfc_3339(value: object) -> object:
-    # Pydantic would take a number for seconds since 1970.
+def _parse_instant(value: object) -> object:
+    # Pydantic would parse a number as seconds since 1970.
     if not isinstance(value, str):
         return value
     instant = _INSTANT.fullmatch(value)
     if instant is None:
         raise PydanticCustomError("datetime", "Text must be an instant as in RFC 3339, with its offset from UTC")
-    # In an address a plus sign stands for a blank, unless it is escaped.
+    # An unescaped plus sign in a query string is decoded as a blank.
     offset = "+00:00" if instant[2] in "Zz" else instant[2].replace(" ", "+")
     try:
         return datetime.fromisoformat(instant[1] + offset)
@@ -49,85 +49,86 @@ def _rfc_3339(value: object) -> object:
         raise PydanticCustomError("datetime", "There is no such instant, or it is a leap second") from error
 
 
-def _in_utc(value: datetime) -> datetime:
+def _to_utc(value: datetime) -> datetime:
     try:
         return value.astimezone(UTC)
     except OverflowError as error:
         raise PydanticCustomError("datetime", "Instant must lie in the years 1 to 9999 of UTC") from error
 
 
-def _digits(value: object) -> object:
-    # Pydantic would take `1_0`, `1.0`, `+1` and blanks around them.
+def _check_digits(value: object) -> object:
+    # Pydantic would accept `1_0`, `1.0`, `+1` and surrounding blanks.
     if isinstance(value, str) and not re.fullmatch("-?[0-9]+", value):
         raise PydanticKnownError("int_parsing")
     return value
 
 
-def _decimal(value: object) -> object:
+def _check_decimal(value: object) -> object:
     if isinstance(value, str) and not re.fullmatch(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?", value):
         raise PydanticKnownError("float_parsing")
     return value
 
 
-# Lets an integer of an address be written in digits only.
-Digits = BeforeValidator(_digits)
-InstantParameter = Annotated[AwareDatetime, BeforeValidator(_rfc_3339), AfterValidator(_in_utc)]
+# Restricts an integer in a query string to digits and a minus sign.
+Digits = BeforeValidator(_check_digits)
+InstantParameter = Annotated[AwareDatetime, BeforeValidator(_parse_instant), AfterValidator(_to_utc)]
 IdParameter = Annotated[int, Field(ge=1, le=MAX_ID), Digits]
 IntegerParameter = Annotated[int, Field(ge=-MAX_ID, le=MAX_ID), Digits]
-NumberParameter = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_decimal)]
+NumberParameter = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_check_decimal)]
 TextParameter = Annotated[str, Field(min_length=1, max_length=EXTERNAL_ID_LENGTH), *SingleLine]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Parameter:
-    """One parameter of the address.
+    """One query parameter.
 
-    `annotation` is the type of one value; `many` tells whether it may be repeated. With a `type` its value is a
-    parameter of the statement, `convert`ed; without, it is one of a few constants and part of the statement.
+    `annotation` is the type of one value; a parameter with `is_list` may be repeated. With a `type`, the value becomes
+    a bind parameter of the statement, after `convert`. Without a `type`, it is one of a few constants and is written
+    into the statement.
     """
 
     name: str
     annotation: Any
     description: str
     type: TypeEngine[Any] | None
-    many: bool = False
+    is_list: bool = False
     convert: Callable[[Any], Any] | None = None
-    # Another parameter, without which this one says nothing.
-    needs: str | None = None
+    # The name of another parameter that must be present, too.
+    requires: str | None = None
 
     @property
     def field(self) -> tuple[Any, Any]:
-        """The annotation and the field of the model of all parameters."""
+        """The annotation and the field, as `create_model` takes them."""
         annotation: Any = self.annotation
-        if self.many:
+        if self.is_list:
             annotation = Annotated[list[annotation], Field(max_length=MAX_VALUES)]
         return annotation | None, Field(None, description=self.description)
 
-    def bound(self) -> ColumnElement[Any]:
-        """Return what stands for the value in a statement."""
+    def bind(self) -> ColumnElement[Any]:
+        """Return the bind parameter of the value."""
         assert self.type is not None
-        kind: TypeEngine[Any] = ARRAY(self.type) if self.many else self.type
+        kind: TypeEngine[Any] = ARRAY(self.type) if self.is_list else self.type
         return bindparam(f"filter_{self.name}", type_=kind)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Filter:
-    """A condition, and the parameters that it takes: it holds for a list as soon as one of them is given."""
+    """A condition and its parameters. The condition applies when the request has at least one of the parameters."""
 
     parameters: tuple[Parameter, ...]
-    condition: Callable[[FromClause, Given], ColumnElement[bool]]
+    condition: Callable[[FromClause, Operands], ColumnElement[bool]]
 
-    def takes(self, name: str) -> bool:
-        """Whether a parameter of that name is among its own."""
+    def has_parameter(self, name: str) -> bool:
+        """Return whether the filter has a parameter of this name."""
         return any(parameter.name == name for parameter in self.parameters)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FixedLink:
-    """The link that all objects of a list have, because the path says so.
+    """The link that the path requires of all objects of a list.
 
-    `parameter` is the one that would say so in the list of the whole collection, if that has it; `ids` is its value.
-    `condition` says the same by itself.
+    `parameter` is the name of the equivalent link filter, which not every list has, and `ids` is its operand.
+    `condition` is the equivalent condition for a request without other filters of these links.
     """
 
     parameter: str
@@ -137,55 +138,56 @@ class FixedLink:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The condition that the parameters and the path of one request stand for.
+    """The condition for the parameters and the path of one request.
 
-    `given` has the names of the parameters, with the value of those that are part of the statement. Equal requests
-    but for the values of the others have equal conditions.
+    `parameters` has the name of each parameter, and its value if that is written into the statement, else None. So
+    requests that differ only in the values of bind parameters have equal selections, which share one statement.
     """
 
     filters: Sequence[Filter]
-    given: tuple[tuple[str, Any], ...]
-    fixed: FixedLink | None = None
+    parameters: tuple[tuple[str, Any], ...]
+    fixed_link: FixedLink | None = None
 
     def __call__(self, source: FromClause) -> ColumnElement[bool]:
         """Return the condition on the rows of `source`."""
-        constants = dict(self.given)
+        constants = dict(self.parameters)
         conditions = []
-        fixed = self.fixed
-        for each in self.filters:
-            given = {
-                parameter.name: constants[parameter.name] if parameter.type is None else parameter.bound()
-                for parameter in each.parameters
+        fixed_link = self.fixed_link
+        for filter_ in self.filters:
+            operands = {
+                parameter.name: constants[parameter.name] if parameter.type is None else parameter.bind()
+                for parameter in filter_.parameters
                 if parameter.name in constants
             }
-            if not given:
+            if not operands:
                 continue
-            # What is said of a link is said of the fixed one, unless the caller names another.
-            if fixed is not None and fixed.parameter not in given and each.takes(fixed.parameter):
-                given[fixed.parameter] = fixed.ids
-                fixed = None
-            conditions.append(each.condition(source, given))
-        if fixed is not None:
-            conditions.append(fixed.condition(source))
+            # Link filters apply to the link fixed by the path, unless the query names another.
+            if fixed_link and fixed_link.parameter not in operands and filter_.has_parameter(fixed_link.parameter):
+                operands[fixed_link.parameter] = fixed_link.ids
+                fixed_link = None
+            conditions.append(filter_.condition(source, operands))
+        if fixed_link is not None:
+            conditions.append(fixed_link.condition(source))
         return and_(*conditions)
 
 
 def build_selection(
-    filters: Sequence[Filter], values: Mapping[str, Any], fixed: FixedLink | None = None
+    filters: Sequence[Filter], values: Mapping[str, Any], fixed_link: FixedLink | None = None
 ) -> tuple[Selection | None, dict[str, Any]]:
-    """Return the condition for the values given and the fixed link, and the parameters of its statement.
+    """Return the selection for these values and the fixed link, and the statement's arguments.
 
-    Without any values and without a link it is None; the parameters of the link are not among those returned.
+    The selection is None without values and without a link. The arguments of the link are not included.
     """
-    given: list[tuple[str, Any]] = []
+    parameters: list[tuple[str, Any]] = []
     arguments = {}
-    for each in filters:
-        for parameter in each.parameters:
+    for filter_ in filters:
+        for parameter in filter_.parameters:
             if (value := values.get(parameter.name)) is None:
                 continue
             if parameter.type is None:
-                given.append((parameter.name, value))
+                parameters.append((parameter.name, value))
             else:
-                given.append((parameter.name, None))
+                parameters.append((parameter.name, None))
                 arguments[f"filter_{parameter.name}"] = parameter.convert(value) if parameter.convert else value
-    return (Selection(filters, tuple(given), fixed) if given or fixed else None), arguments
+    selection = Selection(filters, tuple(parameters), fixed_link) if parameters or fixed_link else None
+    return selection, arguments

@@ -1,4 +1,4 @@
-"""The media types in which a list is sent, and how a client's `Accept` header chooses one."""
+"""The media types of lists and their negotiation by the `Accept` header."""
 
 from functools import lru_cache
 from typing import Literal
@@ -8,33 +8,36 @@ from fastapi import Request
 from app.utils.exceptions import NotAcceptable
 
 Format = Literal["json", "ndjson", "csv"]
-# The first of those that are equally welcome is given.
+# Formats of equal quality are preferred in this order.
 MEDIA_TYPES: dict[Format, str] = {"json": "application/json", "ndjson": "application/x-ndjson", "csv": "text/csv"}
 
 
-def wanted_format(request: Request) -> Format:
-    """Return what suits the client best (RFC 9110, section 12.5.1). Raises `NotAcceptable` when nothing does."""
-    return _preferred(",".join(request.headers.getlist("accept")) or "*/*")
+def negotiate_format(request: Request) -> Format:
+    """Return the client's preferred format (RFC 9110, section 12.5.1).
+
+    Raises `NotAcceptable` if the client accepts none.
+    """
+    return _negotiate(",".join(request.headers.getlist("accept")) or "*/*")
 
 
 @lru_cache(maxsize=32)
-def _preferred(accept: str) -> Format:
-    welcome: dict[Format, float] = {name: _quality(media_type, accept) for name, media_type in MEDIA_TYPES.items()}
-    best = max(welcome, key=lambda name: welcome[name])
-    if not welcome[best]:
+def _negotiate(accept: str) -> Format:
+    qualities: dict[Format, float] = {name: _quality(media_type, accept) for name, media_type in MEDIA_TYPES.items()}
+    best = max(qualities, key=lambda name: qualities[name])
+    if not qualities[best]:
         raise NotAcceptable(f"A list comes as {', '.join(MEDIA_TYPES.values())}.")
     return best
 
 
 def _quality(media_type: str, accept: str) -> float:
-    """Return how welcome a media type is: what the most specific range says that has it."""
+    """Return the quality of a media type: the weight of the most specific media range that matches it."""
     ranges = {media_type: 2, f"{media_type.partition('/')[0]}/*": 1, "*/*": 0}
-    found = (-1, 0.0)
-    for each in accept.split(","):
-        name, *parameters = (part.strip().lower() for part in each.split(";"))
+    best = (-1, 0.0)
+    for media_range in accept.split(","):
+        name, *parameters = (part.strip().lower() for part in media_range.split(";"))
         if name in ranges:
-            found = max(found, (ranges[name], _weight(parameters)))
-    return found[1]
+            best = max(best, (ranges[name], _weight(parameters)))
+    return best[1]
 
 
 def _weight(parameters: list[str]) -> float:

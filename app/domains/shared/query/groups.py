@@ -1,6 +1,6 @@
-"""What objects can be counted by: a value of theirs, what they refer to, or what they are linked to.
+"""Groupings of statistics: by a field, by a reference, or by links.
 
-A domain declares its groups in its `lists.py`, beside filters and sorts.
+A domain declares its groupings in its `lists.py`, beside filters and sorts.
 """
 
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from app.domains.shared.models import Base
 
 @dataclass(frozen=True, slots=True)
 class LinkTable:
-    """Where the links of objects stand: `owner` is the column of the objects' own end.
+    """A link table; `owner` is the column that refers to the counted objects.
 
-    `detail` is the link's own field; a filter of that name also chooses among the links that are counted.
+    `detail` is the link's own field; a filter of that name also restricts the counted links.
     """
 
     model: type[Base]
@@ -22,24 +22,24 @@ class LinkTable:
 
 @dataclass(frozen=True, slots=True)
 class Grouping:
-    """A column whose values are the groups, of the objects or of their links."""
+    """A column, of the objects or of their links, whose values are the groups."""
 
     column: str
-    # Whether it is the id of another object, which is shown.
-    refers: bool = False
+    # Whether the column is the id of another object, whose brief is shown.
+    is_reference: bool = False
     links: LinkTable | None = None
 
 
 def field_groups(*names: str) -> dict[str, Grouping]:
-    """Count by fields of the objects."""
+    """Return the groupings by these fields."""
     return {name: Grouping(name) for name in names}
 
 
 def reference_groups(*names: str) -> dict[str, Grouping]:
-    """Count by what the objects refer to."""
-    return {name: Grouping(f"{name}_id", refers=True) for name in names}
+    """Return the groupings by these references."""
+    return {name: Grouping(f"{name}_id", is_reference=True) for name in names}
 
 
 def link_groups(model: type[Base], owner: str, target: str, *, detail: str | None = None) -> dict[str, Grouping]:
-    """Count by what the objects are linked to: `owner` and `target` are the columns of the two ends."""
-    return {target.removesuffix("_id"): Grouping(target, refers=True, links=LinkTable(model, owner, detail))}
+    """Return the grouping by linked objects; `owner` and `target` are the columns of the two ends."""
+    return {target.removesuffix("_id"): Grouping(target, is_reference=True, links=LinkTable(model, owner, detail))}

@@ -1,4 +1,4 @@
-"""Orders of lists: what they can be sorted by, and the part of one that begins at a position."""
+"""Sort orders of lists, and keyset pagination: the rows after or before a position."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +32,7 @@ Condition = Callable[[FromClause], ColumnElement[bool]]
 
 @dataclass(frozen=True, slots=True)
 class SortKey:
-    """What a list is ordered by: expressions that are never NULL, so that any two rows can be compared."""
+    """The expressions of one sort field. They are never NULL, so that any two rows can be compared."""
 
     expressions: Callable[[FromClause], tuple[ColumnElement[Any], ...]]
     types: tuple[TypeEngine[Any], ...]
@@ -40,7 +40,7 @@ class SortKey:
 
 _INSTANT = DateTime(timezone=True)
 
-# What every collection can be sorted by; each has its index in `models.register_table`.
+# The sort fields of every collection; each has its index in `models.register_table`.
 OBJECT_SORTS: dict[str, SortKey] = {
     "id": SortKey(lambda source: (source.c.id,), (BigInteger(),)),
     "code": SortKey(
@@ -53,38 +53,39 @@ OBJECT_SORTS: dict[str, SortKey] = {
 }
 
 
-def text_sort(name: str, *, ignoring_case: bool = False) -> dict[str, SortKey]:
-    """Sort by a text that is always there."""
-    return {name: SortKey(lambda source: (func.lower(source.c[name]) if ignoring_case else source.c[name],), (Text(),))}
+def text_sort(name: str, *, ignore_case: bool = False) -> dict[str, SortKey]:
+    """Return the sort by a text that is never NULL."""
+    return {name: SortKey(lambda source: (func.lower(source.c[name]) if ignore_case else source.c[name],), (Text(),))}
 
 
 def rank_sort(name: str, values: Any) -> dict[str, SortKey]:
-    """Sort by a field that may have one of a few values, in their order; what has none comes last."""
+    """Return the sort by a nullable field with few values, in the order of their `Literal`; NULL comes last."""
     ranks = get_args(values)
     return {name: SortKey(lambda source: (rank_column(source, name, ranks),), (Integer(),))}
 
 
 class Sortable(Protocol):
-    """What has orders, such as the declaration of a list. Statements are kept for each, so it must be hashable."""
+    """A declaration with sort fields. It must be hashable, because it is part of the key of cached statements."""
 
     @property
     def sorts(self) -> Mapping[str, SortKey]: ...
 
 
 def opaque_parameter(name: str, kind: TypeEngine[Any] | None = None) -> ColumnElement[Any]:
-    """Return a parameter whose value PostgreSQL's planner does not see, a number unless of another `kind`.
+    """Return a parameter, by default a BIGINT, whose value is hidden from the planner by a subquery.
 
-    What it sees makes a plan for these very values look cheaper than one for all, so that it would plan anew each time.
-    That takes ten times as long as to read the page.
+    If the planner saw the value, a custom plan would look cheaper than the generic plan, so PostgreSQL would replan the
+    statement at each run. Planning takes ten times as long as reading the page.
     """
     return select(bindparam(name, type_=kind or BigInteger())).scalar_subquery()
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """The ORDER BY of `sort`. It always ends in the primary key.
+    """The ORDER BY of `sort`, which always ends in the primary key.
 
-    The key follows the last direction, so that the index of that column serves it, read backwards if need be.
+    The primary key has the direction of the last sort field, so that the index on that field and `id` serves the order,
+    by a backward scan if descending.
     """
 
     sort: str
@@ -102,7 +103,7 @@ class Order:
         return names
 
     def keys(self, source: FromClause) -> list[ColumnElement[Any]]:
-        """Return the sort keys of a table's rows."""
+        """Return the expressions of the sort keys, of the rows of `source`."""
         return [key for sort in self._sorts for key in sort.expressions(source)]
 
     @property
@@ -111,28 +112,29 @@ class Order:
 
     @property
     def _descending(self) -> list[bool]:
-        named = zip(self._names, self._sorts, strict=True)
-        return [name.startswith("-") for name, sort in named for _ in sort.types]
+        pairs = zip(self._names, self._sorts, strict=True)
+        return [name.startswith("-") for name, sort in pairs for _ in sort.types]
 
     def clauses(self, source: FromClause, *, backwards: bool = False) -> Sequence[ColumnElement[Any]]:
-        """Return what ORDER BY takes; `backwards`, the other way round."""
+        """Return the expressions of ORDER BY, in reverse order if `backwards`."""
         pairs = zip(self.keys(source), self._descending, strict=True)
         return [key.desc() if descending != backwards else key for key, descending in pairs]
 
     def page(self, source: FromClause, condition: Condition | None, start: Start) -> Select[Any]:
-        """Select a page of the rows for which a condition holds, and one more if there are more.
+        """Select a page of the rows that match a condition, and one more row if more follow.
 
-        Its parameters are `limit`, `offset`, those of the condition and of the position.
+        The parameters are `limit`, `offset`, and those of the condition and of the position.
         """
-        return self.limit_to_page(self.matching(source, condition, start), source, start, replan=condition is not None)
+        rows = self.select_matching(source, condition, start)
+        return self.limit_to_page(rows, source, start, replan=condition is not None)
 
     def limit_to_page(
         self, rows: Select[Any], source: FromClause, start: Start, *, replan: bool = False
     ) -> Select[Any]:
-        """Order rows, and leave what is on the page and one more.
+        """Sort rows and limit them to the page and one more row.
 
-        Which index is best depends on what is filtered by. Where the planner sees the limit, no plan for all values
-        looks better to it than one for these, so that the page is `replan` each time.
+        `replan` shows the limit to the planner, so that it makes a custom plan at each run: the best index for a
+        filtered list depends on the values of the filters. Without `replan` the generic plan is kept.
         """
         limit, offset = (
             bindparam(name, type_=BigInteger) if replan else opaque_parameter(name) for name in ("limit", "offset")
@@ -140,25 +142,25 @@ class Order:
         ordered = rows.order_by(*self.clauses(source, backwards=start == "before"))
         return ordered.limit(limit + literal_column("1")).offset(offset)
 
-    def matching(self, source: FromClause, condition: Condition | None, start: Start) -> Select[Any]:
-        """Select the rows beyond the position for which a condition holds."""
+    def select_matching(self, source: FromClause, condition: Condition | None, start: Start) -> Select[Any]:
+        """Select the rows that match a condition, after or before the position."""
         rows = select(*source.c)
         if condition is not None:
             rows = rows.where(condition(source))
-        return rows if start == "first" else rows.where(self.beyond(source, start))
+        return rows if start == "first" else rows.where(self.keyset_condition(source, start))
 
-    def beyond(self, source: FromClause, start: Start) -> ColumnElement[bool]:
-        """Select what comes after, or before, the position in the parameters `key_0`, `key_1`, …"""
+    def keyset_condition(self, source: FromClause, start: Start) -> ColumnElement[bool]:
+        """Return the condition that a row comes after, or before, the position in the parameters `key_0`, `key_1`, …"""
         keys = self.keys(source)
         values = [cast(opaque_parameter(f"key_{n}", Text()), kind) for n, kind in enumerate(self._types)]
         greater = [descending == (start == "before") for descending in self._descending]
-        if len(set(greater)) == 1:  # one comparison of rows, which an index can answer
-            ours, theirs = tuple_(*keys), tuple_(*values)
-            return ours > theirs if greater[0] else ours < theirs
+        if len(set(greater)) == 1:  # one row comparison, which an index can serve
+            row, position = tuple_(*keys), tuple_(*values)
+            return row > position if greater[0] else row < position
         steps = []
-        for place, up in enumerate(greater):
-            same = [keys[before] == values[before] for before in range(place)]
-            steps.append(and_(*same, keys[place] > values[place] if up else keys[place] < values[place]))
-        # The first condition says nothing new, but gives the index of the first key where to begin.
-        begin = keys[0] >= values[0] if greater[0] else keys[0] <= values[0]
-        return and_(begin, or_(*steps))
+        for n, is_greater in enumerate(greater):
+            equal = [keys[before] == values[before] for before in range(n)]
+            steps.append(and_(*equal, keys[n] > values[n] if is_greater else keys[n] < values[n]))
+        # The first condition is redundant, but bounds the scan of the first key's index.
+        bound = keys[0] >= values[0] if greater[0] else keys[0] <= values[0]
+        return and_(bound, or_(*steps))

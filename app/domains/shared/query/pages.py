@@ -1,7 +1,7 @@
-"""Lists: what they can be filtered by, which part is asked for, and the envelope around it.
+"""Lists: their declarations, their query parameters, and their pages.
 
-A part is found by its position, not by counting: the cursor holds the sort keys of the row at its edge, so that a deep
-page costs what the first one costs, and who comes and goes meanwhile moves nothing.
+Keyset pagination: a cursor holds the sort keys of the first or last row of a page. So a deep page costs no more than
+the first one, and rows that are inserted or deleted meanwhile do not shift the pages.
 """
 
 import json
@@ -41,13 +41,13 @@ MAX_LIMIT = 200
 MAX_OFFSET = 10_000
 MAX_SORT_FIELDS = 4
 
-# What every collection can be filtered by.
+# The filters of every collection.
 OBJECT_FILTERS: tuple[Filter, ...] = (
     *own_id(),
-    *text("code", partial=True, ignoring_case=True),
+    *text("code", partial=True, ignore_case=True),
     *text("external_id", partial=True),
     *text("name", partial=True, nullable=False),
-    *text("description", partial=True, length=DESCRIPTION_LENGTH, several_lines=True),
+    *text("description", partial=True, length=DESCRIPTION_LENGTH, multiline=True),
     *instant("created_at"),
     *instant("updated_at"),
     *identifier("created_by_id"),
@@ -59,7 +59,7 @@ OBJECT_FILTERS: tuple[Filter, ...] = (
 
 @dataclass(frozen=True, eq=False)
 class ListDeclaration:
-    """What a list can be filtered and sorted by, and what its objects can be counted by."""
+    """The filters and sort fields of a list, and the groupings of its statistics."""
 
     filters: tuple[Filter, ...]
     sorts: Mapping[str, SortKey]
@@ -68,7 +68,7 @@ class ListDeclaration:
     @cached_property
     def parameters(self) -> dict[str, Parameter]:
         """The parameters of all filters, by name."""
-        return {parameter.name: parameter for each in self.filters for parameter in each.parameters}
+        return {parameter.name: parameter for filter_ in self.filters for parameter in filter_.parameters}
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -76,26 +76,26 @@ class ListDeclaration:
         return {name: parameter.field for name, parameter in self.parameters.items()}
 
     @cached_property
-    def needs(self) -> dict[str, str]:
-        """The parameters that say nothing without another, which is their value here."""
-        return {name: parameter.needs for name, parameter in self.parameters.items() if parameter.needs}
+    def requires(self) -> dict[str, str]:
+        """The parameters that require another parameter, with its name."""
+        return {name: parameter.requires for name, parameter in self.parameters.items() if parameter.requires}
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """A place between two rows of a list: the sort keys of the row at its edge, as text, and which way to go."""
+    """A position in a list: the sort keys of a row, as text, and whether the page lies after or before that row."""
 
     start: Literal["after", "before"]
     keys: tuple[str, ...]
 
     def arguments(self) -> dict[str, str]:
-        """Return the parameters of `beyond`."""
+        """Return the arguments of `Order.keyset_condition`."""
         return {f"key_{number}": key for number, key in enumerate(self.keys)}
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What the answer to a list has to know of its request."""
+    """The path of a list's request, the services that its response needs, and whether the method is HEAD."""
 
     path: str
     tokens: Tokens
@@ -104,9 +104,9 @@ class Origin:
 
 
 class PageQuery(BaseModel):
-    """The parameters of a list whose order is given."""
+    """The parameters of a list with a fixed order."""
 
-    # Not `strict`: what stands in an address is text. Built when first needed, see `FilterQuery`.
+    # Not `strict`: query parameters are text. `defer_build`: see `FilterQuery`.
     model_config = ConfigDict(defer_build=True, extra="forbid")
 
     limit: Annotated[int, Digits] = Field(DEFAULT_LIMIT, ge=1, le=MAX_LIMIT, description="Most objects to return.")
@@ -116,61 +116,61 @@ class PageQuery(BaseModel):
 
     @property
     def origin(self) -> Origin:
-        """Where the list was asked for."""
-        assert self._origin is not None  # `ListParameters` has set it
+        """The origin, which `ListParameters` has set."""
+        assert self._origin is not None
         return self._origin
 
-    def come_from(self, origin: Origin) -> None:
+    def set_origin(self, origin: Origin) -> None:
         self._origin = origin
 
 
 class CursorQuery(PageQuery):
-    """The parameters of a list that has cursors."""
+    """The parameters of a list with cursors."""
 
     cursor: str | None = Field(
         None, description="Where to go on, as `next` and `prev` have it; not together with `offset`."
     )
-    # What the cursor says, once it is known to be ours.
+    # The content of the cursor, once its seal is verified.
     _position: Position | None = PrivateAttr(default=None)
 
     @property
     def position(self) -> Position | None:
         return self._position
 
-    def go_on_at(self, position: Position) -> None:
+    def set_position(self, position: Position) -> None:
         self._position = position
 
     @model_validator(mode="after")
-    def _one_place(self) -> Self:
+    def _check_cursor_and_offset(self) -> Self:
         if self.cursor is not None and self.offset:
             raise PydanticCustomError("two_places", "Give a cursor or an offset, not both", {"member": "offset"})
         return self
 
 
 class FilterQuery(BaseModel):
-    """The parameters that select objects: those of a declaration's filters."""
+    """The parameters that select objects: those of the filters of a declaration."""
 
-    # Not `strict`: what stands in an address is text.
-    # Built when first needed: each collection has several with nearly a hundred fields, 5 MB of memory in all.
+    # Not `strict`: query parameters are text.
+    # `defer_build`: each collection has several models of nearly a hundred fields, which take 5 MB of memory in all.
     model_config = ConfigDict(defer_build=True, extra="forbid")
 
     declaration: ClassVar[ListDeclaration] = ListDeclaration((), OBJECT_SORTS)
 
-    def selected(
-        self, fixed: FixedLink | None = None, *, searching: bool = True
+    def selection(
+        self, fixed_link: FixedLink | None = None, *, include_search: bool = True
     ) -> tuple[Selection | None, dict[str, Any]]:
-        """Return the condition that the filters stand for, if there are any, and the parameters of its statement.
+        """Return the selection for the filters and the fixed link, None if there are neither, and its arguments.
 
-        A `fixed` link must be there, too. Not `searching`, it is that of the others than `q`.
+        Without `include_search` the filter `q` is left out.
         """
         names = self.model_fields_set & self.declaration.parameters.keys()
-        given = {name: getattr(self, name) for name in names if searching or name != "q"}
-        # Most lists are not filtered, and have a hundred parameters that are not there.
-        return build_selection(self.declaration.filters, given, fixed) if given or fixed else (None, {})
+        values = {name: getattr(self, name) for name in names if include_search or name != "q"}
+        # A shortcut: most lists use none of the hundred parameters.
+        return build_selection(self.declaration.filters, values, fixed_link) if values or fixed_link else (None, {})
 
     @model_validator(mode="after")
-    def _nothing_alone(self) -> Self:
-        for name, needed in self.declaration.needs.items():
+    def _check_required_parameters(self) -> Self:
+        for name, needed in self.declaration.requires.items():
             if name in self.model_fields_set and needed not in self.model_fields_set:
                 context = {"needed": needed, "member": name}
                 raise PydanticCustomError("parameter_missing", "It says nothing without {needed}", context)
@@ -184,14 +184,14 @@ class ListQuery(FilterQuery, CursorQuery, RepresentationQuery):
     csv: Literal["raw"] | None = Field(
         None, description="`raw`: of `text/csv`, leave cells as they are, also those that a spreadsheet would run."
     )
-    # What the client accepts.
+    # The format negotiated by `Accept`.
     _format: Format = PrivateAttr(default="json")
 
     @property
     def format(self) -> Format:
         return self._format
 
-    def send_as(self, format_: Format) -> None:
+    def set_format(self, format_: Format) -> None:
         self._format = format_
 
     @property
@@ -199,30 +199,30 @@ class ListQuery(FilterQuery, CursorQuery, RepresentationQuery):
         return Order(self.sort or "id", self.declaration)
 
     @property
-    def searches(self) -> bool:
-        """Whether `q` is among the filters."""
+    def is_search(self) -> bool:
+        """Whether the request has `q`."""
         return getattr(self, "q", None) is not None
 
     @field_validator("sort")
     @classmethod
-    def _known_and_each_once(cls, value: str | None) -> str | None:
+    def _check_sort(cls, value: str | None) -> str | None:
         if value is None:
             return None
         names = [name.removeprefix("-") for name in value.split(",")]
         if len(names) > MAX_SORT_FIELDS:
             raise PydanticCustomError("too_many_sorts", f"A list can be sorted by at most {MAX_SORT_FIELDS} names")
-        known = tuple(cls.declaration.sorts)
+        sorts = tuple(cls.declaration.sorts)
         for place, name in enumerate(names, 1):
-            if name not in known:
-                context = {"place": place, "hint": name_hint(name, known)}
+            if name not in sorts:
+                context = {"place": place, "hint": name_hint(name, sorts)}
                 raise PydanticCustomError("unknown_sort", "Name {place} is none to sort by here. {hint}", context)
         if len(set(names)) < len(names):
             raise PydanticCustomError("repeated_sort", "A list can be sorted by each name only once")
         return value
 
 
-def list_query(name: str, declaration: ListDeclaration, shown: type[BaseModel]) -> type[ListQuery]:
-    """Return the model of the parameters of a list, made of its declaration and of the schema of what it shows."""
+def list_query(name: str, declaration: ListDeclaration, read_schema: type[BaseModel]) -> type[ListQuery]:
+    """Return the model of a list's parameters; `read_schema` is that of its objects."""
     names = "|".join(declaration.sorts)
     sort = Field(
         None,
@@ -230,32 +230,32 @@ def list_query(name: str, declaration: ListDeclaration, shown: type[BaseModel]) 
         "are ordered by `id`, downwards if the last name has a `-`. Without it, lists are ordered by `id`, and with "
         "`q` by how well that is matched.",
         examples=["name", "-updated_at,name"],
-        # Checked by the query, which names the nearest; a pattern of the field itself would answer first.
+        # For OpenAPI only: `_check_sort` validates, and suggests the nearest name.
         json_schema_extra={"pattern": f"^-?({names})(,-?({names})){{0,{MAX_SORT_FIELDS - 1}}}$"},
     )
-    fields: dict[str, Any] = declaration.fields | {"sort": (str | None, sort)} | representation(shown)
+    fields: dict[str, Any] = declaration.fields | {"sort": (str | None, sort)} | representation(read_schema)
     model = create_model(name, __base__=ListQuery, **fields)
     model.declaration = declaration
-    model.shown = shown
+    model.read_schema = read_schema
     return model
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """One page: its objects as a JSON array in bytes, where it ends on both sides, and the count if asked for."""
+    """One page: its objects as a JSON array in bytes, the sort keys at both ends, and the total if requested."""
 
     items: bytes
     total: int | None
-    # Whether more follow in the direction in which the page was read.
-    more: bool
-    # The sort keys of the first and the last object; without them the list has no cursors.
+    # Whether more rows follow in the direction of reading.
+    has_more: bool
+    # The sort keys of the first and the last object; None if the page is empty or the list has no cursors.
     edges: tuple[tuple[str, ...], tuple[str, ...]] | None = None
 
 
 async def fetch_page(
     session: RegisterSession, page: Prepared, count: Executable, query: PageQuery, values: dict[str, Any]
 ) -> Listing:
-    """Return the part of a list that the query asks for, by the fast path; see `execute_page`."""
+    """Return one page of a list, by the fast path; see `execute_page`."""
     row = await session.fetch(page, limit=query.limit, offset=query.offset, **values)
     assert row is not None  # an aggregate always has a row
     return await _listing(session, row["rows"], row["items"], row["edges"], count, query, values)
@@ -264,10 +264,10 @@ async def fetch_page(
 async def execute_page(
     session: RegisterSession, page: Executable, count: Executable, query: PageQuery, values: dict[str, Any]
 ) -> Listing:
-    """Return the part of a list that the query asks for.
+    """Return one page of a list.
 
-    `page` returns one row: `rows`, one more than `limit` when more follow, `items` as a JSON array in bytes and, unless
-    the list has no cursors, `edges`, the sort keys of the first and the last object as JSON. `count` returns the total.
+    `page` returns one row: `rows`, one more than `limit` if more follow; `items`, a JSON array in bytes; and, if the
+    list has cursors, `edges`, the sort keys of the first and the last object as JSON. `count` returns the total.
     """
     row = (await session.execute(page, values | {"limit": query.limit, "offset": query.offset})).one()
     return await _listing(session, row.rows, row.items, getattr(row, "edges", None), count, query, values)
@@ -285,4 +285,4 @@ async def _listing(
     total = await session.scalar(count, values) if query.count == "exact" else None
     first, last = json.loads(edges or "[null, null]")
     keys = None if first is None else (tuple(first), tuple(last))
-    return Listing(items, total, more=rows > query.limit, edges=keys)
+    return Listing(items, total, has_more=rows > query.limit, edges=keys)

@@ -1,4 +1,4 @@
-"""The query strings of lists as dependencies of routes, and the addresses of the pages before and after one."""
+"""The query parameters of lists as dependencies of routes, and the URLs of the next and the previous page."""
 
 import json
 from typing import Annotated, Literal, TypeVar
@@ -8,7 +8,7 @@ from fastapi import Depends, Request
 from pydantic import BaseModel
 
 from app.core.http.query_models import QueryModel, query_of
-from app.domains.shared.query.formats import wanted_format
+from app.domains.shared.query.formats import negotiate_format
 from app.domains.shared.query.pages import (
     MAX_OFFSET,
     CursorQuery,
@@ -21,22 +21,25 @@ from app.domains.shared.query.pages import (
 from app.domains.shared.query.representations import RepresentationQuery, representation_query
 from app.utils.exceptions import BadRequest, Fault
 
-# In a cursor an escaped letter would take up to twelve bytes instead of four.
-_unescaped = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+# Without escapes: an escaped character would take up to twelve bytes of the cursor instead of four.
+_encode_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 Q = TypeVar("Q", bound=PageQuery)
 
 
 class ListParameters(QueryModel[Q]):
-    """A dependency that validates the parameters of a list, and reads its cursor and the wanted format."""
+    """A dependency that validates the parameters of a list, opens its cursor and negotiates the format."""
 
     async def __call__(self, request: Request) -> Q:
-        """Return the parameters. Raises `BadRequest` for a cursor of another list, and `NotAcceptable`."""
+        """Return the parameters.
+
+        Raises `BadRequest` if the cursor belongs to another list, and `NotAcceptable` if the client accepts no format.
+        """
         query = await super().__call__(request)
         state, scope = request.app.state, request.scope
-        query.come_from(Origin(scope["path"], state.tokens, state.streams, scope["state"].get("head", False)))
+        query.set_origin(Origin(scope["path"], state.tokens, state.streams, scope["state"].get("head", False)))
         if isinstance(query, ListQuery):
-            query.send_as(wanted_format(request))
+            query.set_format(negotiate_format(request))
         if isinstance(query, CursorQuery):
             _read_cursor(query)
         return query
@@ -48,7 +51,7 @@ def list_parameters(model: type[Q]) -> ListParameters[Q]:
 
 
 def representation_parameters(schema: type[BaseModel]) -> QueryModel[RepresentationQuery]:
-    """Return the dependency that validates the parameters which choose among the members of a schema."""
+    """Return the dependency that validates `fields` and `embed` for a schema."""
     return query_of(representation_query(f"{schema.__name__}Representation", schema))
 
 
@@ -56,56 +59,56 @@ PageParameters = Annotated[PageQuery, Depends(list_parameters(PageQuery))]
 
 
 def page_urls(listing: Listing, query: PageQuery) -> dict[str, str | None]:
-    """Return the addresses of the `next` and the `prev` page, None where there is none."""
+    """Return the relative URLs of the `next` and the `prev` page, None if there is no such page."""
     if isinstance(query, CursorQuery):
         return {"next": _cursor_url(listing, query, "after"), "prev": _cursor_url(listing, query, "before")}
     return {"next": _next_url(listing, query), "prev": _prev_url(query)}
 
 
 def _read_cursor(query: CursorQuery) -> None:
-    """Tell a query where its cursor goes on. Raises `BadRequest` for a cursor of another list."""
+    """Set the position of a query from its cursor. Raises `BadRequest` if the cursor belongs to another list."""
     if query.cursor is None:
         return
-    sealed = query.origin.tokens.unseal(query.cursor, _bound_to(query))
-    if sealed is None:
+    payload = query.origin.tokens.unseal(query.cursor, _cursor_binding(query))
+    if payload is None:
         detail = "The cursor is not one of this list with this order: take it from `next` or `prev`."
         raise BadRequest(detail, errors=[Fault("/cursor", "bad_cursor", detail, "query")])
-    start, *keys = json.loads(sealed)
-    query.go_on_at(Position(start, tuple(keys)))
+    start, *keys = json.loads(payload)
+    query.set_position(Position(start, tuple(keys)))
 
 
 def _cursor_url(listing: Listing, query: CursorQuery, start: Literal["after", "before"]) -> str | None:
     position = query.position
-    here = "after" if position is None else position.start
-    # In the direction of reading the page tells whether more follow; in the other one there is what we came from.
-    follows = listing.more if start == here else position is not None or query.offset > 0
-    if not follows:
+    direction = "after" if position is None else position.start
+    # Against the direction of reading there is the page that the cursor or the offset came from.
+    has_page = listing.has_more if start == direction else position is not None or query.offset > 0
+    if not has_page:
         return None
     if listing.edges is None:
-        # There is no row to go on from. Before an empty page that was read backwards there is nothing; of one that was
-        # read forwards nobody knows whether the row before it is still there.
+        # An empty page has no row for a cursor. `next` restarts at the beginning: no row precedes a page that was read
+        # backwards. `prev` goes by `offset`, if any: the row before the cursor may be gone.
         return _url(query) if start == "after" else _prev_url(query)
     keys = listing.edges[1] if start == "after" else listing.edges[0]
-    return _url(query, cursor=query.origin.tokens.seal(_unescaped([start, *keys]), _bound_to(query)))
+    return _url(query, cursor=query.origin.tokens.seal(_encode_json([start, *keys]), _cursor_binding(query)))
 
 
-def _bound_to(query: CursorQuery) -> str:
-    """Return what a cursor is bound to: the list, its order and its filters."""
-    # What is shown of each object changes nothing in where it stands.
-    unbound = {"cursor", "limit", "offset", "count", "fields", "embed", "csv"}
-    parameters = query.model_dump(mode="json", exclude_defaults=True, exclude=unbound)
-    # One of several values given is the same in any order.
-    bound = {name: sorted(value) if isinstance(value, list) else value for name, value in parameters.items()}
-    return f"{query.origin.path}?{urlencode(sorted(bound.items()), doseq=True)}"
+def _cursor_binding(query: CursorQuery) -> str:
+    """Return the text that a cursor is bound to: the path of the list, its order and its filters."""
+    # These parameters do not change the position of an object.
+    excluded = {"cursor", "limit", "offset", "count", "fields", "embed", "csv"}
+    parameters = query.model_dump(mode="json", exclude_defaults=True, exclude=excluded)
+    # The order of the values of one parameter does not matter.
+    binding = {name: sorted(value) if isinstance(value, list) else value for name, value in parameters.items()}
+    return f"{query.origin.path}?{urlencode(sorted(binding.items()), doseq=True)}"
 
 
 def _next_url(listing: Listing, query: PageQuery) -> str | None:
     offset = query.offset + query.limit
-    return _url(query, offset=offset) if listing.more and offset <= MAX_OFFSET else None
+    return _url(query, offset=offset) if listing.has_more and offset <= MAX_OFFSET else None
 
 
 def _prev_url(query: PageQuery) -> str | None:
-    limit = min(query.limit, query.offset)  # a page that would reach into this one is cut
+    limit = min(query.limit, query.offset)  # shortened, so that it does not overlap this page
     return _url(query, limit=limit, offset=query.offset - limit) if query.offset else None
 
 

@@ -1,8 +1,8 @@
-"""Pages of what `q` finds, in the order of ranks or in another.
+"""Pages of the objects that match `q`, in the order of ranks or in another order.
 
-No page looks at all that is found. Ranks are looked into one after the other, until the page is full. What few objects
-match is looked up in the index; of what many match the first ones are soon come upon by walking along the order of the
-list. A sample of the collection tells which it is. The planner has no choice in it: it cannot know how many match.
+No page reads all matches. Ranks are queried one after the other until the page is full. Rare matches are found fastest
+in the index of words; common matches by scanning the collection in list order, until there are enough. A sample of the
+collection decides between the two. The planner must not decide, because it cannot estimate the number of matches.
 """
 
 from collections.abc import Sequence
@@ -35,8 +35,8 @@ from app.domains.shared.query.orders import Condition, Order, SortKey, Start, op
 from app.domains.shared.query.pages import ListDeclaration
 from app.domains.shared.query.search import (
     EQUAL,
-    LEAST,
     MATCHING,
+    SIMILAR,
     has_code,
     has_name,
     is_equal,
@@ -46,16 +46,16 @@ from app.domains.shared.query.search import (
 
 BY_RANK = "rank"
 
-# At how many places the sample is taken, how many rows at each, and at how many something is found of what is many.
-_PLACES, _ROWS, _MANY = 32, 16, 3
+# The places of the sample, the rows read at each, and the number of places with a match from which matches are common.
+_PLACES, _ROWS, _COMMON_PLACES = 32, 16, 3
 _ZERO: ColumnElement[int] = literal_column("0")
-_BELOW_ALL, _ABOVE_ALL = literal_column("0", BigInteger), literal_column(str(2**63 - 1), BigInteger)
+_MIN_ID, _MAX_ID = literal_column("0", BigInteger), literal_column(str(2**63 - 1), BigInteger)
 _RANK = SortKey(lambda source: (search_rank(source),), (SmallInteger(),))
 
 
 @dataclass(frozen=True, slots=True)
 class SearchOrder(Order):
-    """The order of a list with `q`, by rank or as `sort` has it. The condition is that of the other filters."""
+    """The order of a list with `q`, by rank or by `sort`. Its conditions are those of the filters other than `q`."""
 
     def page(self, source: FromClause, condition: Condition | None, start: Start) -> Select[Any]:
         if self.sort == BY_RANK:
@@ -65,34 +65,34 @@ class SearchOrder(Order):
         return self.limit_to_page(select(*rows.c), rows, start)
 
     def _sorted(self, source: FromClause, condition: Condition | None, start: Start) -> FromClause:
-        matching = self.matching(source, condition, start)
+        rows = self.select_matching(source, condition, start)
         sample = _Sample(source, condition)
-        walked = matching.where(sample.walks(LEAST), matches_search(source, walking=True))
-        looked_up = (
-            _optimizer_fence(matching.where(chosen, matches_search(source, walking=walking)), f"looked_up_{number}")
-            for number, (chosen, walking) in enumerate(sample.looks_up(LEAST))
+        scan_rows = rows.where(sample.prefers_scan(SIMILAR), matches_search(source, use_index=False))
+        index_rows = (
+            _optimizer_fence(rows.where(preferred, matches_search(source, use_index=use_index)), f"index_rows_{number}")
+            for number, (preferred, use_index) in enumerate(sample.prefers_index(SIMILAR))
         )
-        parts = [self._first(walked, source, start)]
-        parts += [self._first(select(*each.c), each, start) for each in looked_up]
+        parts = [self._limit_part(scan_rows, source, start)]
+        parts += [self._limit_part(select(*part.c), part, start) for part in index_rows]
         return union_all(*(select(*part.subquery().c) for part in parts)).subquery("s")
 
-    def _first(self, rows: Select[Any], source: FromClause, start: Start) -> Select[Any]:
+    def _limit_part(self, rows: Select[Any], source: FromClause, start: Start) -> Select[Any]:
         return rows.order_by(*self.clauses(source, backwards=start == "before")).limit(_page_end())
 
 
 @cache
 def search_order(sort: str | None, declaration: ListDeclaration) -> SearchOrder:
-    """Return the order of a list with `q`: by rank, unless it is to be sorted."""
+    """Return the order of a list with `q`: by `sort`, or by rank without it."""
     if sort is not None:
         return SearchOrder(sort, declaration)
     return SearchOrder(BY_RANK, replace(declaration, sorts={**declaration.sorts, BY_RANK: _RANK}))
 
 
 def ranked_ids(source: FromClause, condition: Condition | None, start: Start, name: str = "") -> FromClause:
-    """Return `id` and `rank` of what is found first, of each rank at least as many as the page needs.
+    """Return `id` and `rank` of the first matches, of each rank at least as many as the page needs.
 
-    The position is in the parameters `key_0`, a rank, and `key_1`, an id, followed by `name`, which tells several of
-    these apart in one statement.
+    The parameters of the position are `key_0` (a rank) and `key_1` (an id), each with the suffix `name`, which must
+    differ between several uses in one statement.
     """
     sample = _Sample(source, condition, name)
     tiers: list[CTE] = []
@@ -101,28 +101,31 @@ def ranked_ids(source: FromClause, condition: Condition | None, start: Start, na
         if condition is not None:
             conditions.append(condition(source))
         if tiers:
-            conditions.append(_rows_of(tiers) < _page_end())
+            conditions.append(_count_rows(tiers) < _page_end())
         rows = select(source.c.id, literal_column(str(rank), SmallInteger).label("rank")).where(*conditions)
-        walked, *looked_up = _equal_parts(rows, source) if rank == EQUAL else _tier_parts(rows, source, rank, sample)
+        scan, *index_parts = _equal_parts(rows, source) if rank == EQUAL else _tier_parts(rows, source, rank, sample)
         if start != "first":
-            # Along the index of the ids only where they are walked along: elsewhere it would lead through all of them.
-            walked = walked.where(_beyond(source.c.id, rank, start, name))
-            looked_up = [part.where(_beyond(source.c.id + _ZERO, rank, start, name)) for part in looked_up]
-        apart = (_optimizer_fence(part, f"looked_up_{number}") for number, part in enumerate(looked_up))
-        parts = [walked, *(select(*each.c) for each in apart)]
+            # `id + 0` keeps the planner from scanning the primary key where the index of words is to be used.
+            scan = scan.where(_keyset_condition(source.c.id, rank, start, name))
+            index_parts = [
+                part.where(_keyset_condition(source.c.id + _ZERO, rank, start, name)) for part in index_parts
+            ]
+        fenced = (_optimizer_fence(part, f"index_rows_{number}") for number, part in enumerate(index_parts))
+        parts = [scan, *(select(*part.c) for part in fenced)]
         tiers.append(_tier(f"rank_{rank}{name}", parts, backwards=start == "before"))
     return union_all(*(select(*tier.c) for tier in tiers)).subquery(f"found_ids{name}")
 
 
-def rows_by_id(source: FromClause, found: FromClause) -> FromClause:
-    """Return the rows of what was found, and their ranks."""
-    # One by one: the planner, which expects more of them, would read the whole table.
-    row = select(*source.c).where(source.c.id == found.c.id).offset(_ZERO).lateral("row")
-    return select(*row.c, found.c.rank).select_from(found.join(row, true())).subquery("s")
+def rows_by_id(source: FromClause, ids: FromClause) -> FromClause:
+    """Return the rows with these ids, and their ranks."""
+    # LATERAL with OFFSET 0 forces one index lookup a row. The planner overestimates the number of ids, and would
+    # otherwise choose a sequential scan.
+    row = select(*source.c).where(source.c.id == ids.c.id).offset(_ZERO).lateral("row")
+    return select(*row.c, ids.c.rank).select_from(ids.join(row, true())).subquery("s")
 
 
 class _Sample:
-    """Some rows from all over a collection, by which to judge how many match."""
+    """A sample of rows at equal distances in the range of ids, to estimate how common matches are."""
 
     def __init__(self, source: FromClause, condition: Condition | None, name: str = "") -> None:
         first, last = (select(edge(source.c.id)).scalar_subquery() for edge in (func.min, func.max))
@@ -131,35 +134,39 @@ class _Sample:
         begin = first + (last - first) // literal_column(str(_PLACES), Integer) * place.c.number
         rows = select(*source.c).where(source.c.id >= begin).order_by(source.c.id).limit(literal_column(str(_ROWS)))
         row = rows.lateral("sampled")
-        self._filtered = condition is not None
+        self._has_filters = condition is not None
         selected = literal_column("true") if condition is None else condition(row)
         query = select(place.c.number, row.c.search_name, row.c.search_text, selected.label("selected"))
         self._rows = query.select_from(place.join(row, true())).cte(f"sample{name}").prefix_with("MATERIALIZED")
-        self._judged = {rank: self._judge(rank).cte(f"judged_{rank}{name}") for rank in MATCHING}
+        self._judgements = {rank: self._judge(rank).cte(f"judgement_{rank}{name}") for rank in MATCHING}
 
-    def walks(self, rank: int) -> ColumnElement[bool]:
-        """Tell whether so many match that one need not go far to come upon them."""
-        return self._told(rank, "selected")
+    def prefers_scan(self, rank: int) -> ColumnElement[bool]:
+        """Return the condition that matches which pass the filters are common, so that a scan soon fills the page."""
+        return self._judgement(rank, "selected")
 
-    def looks_up(self, rank: int) -> Sequence[tuple[ColumnElement[bool], bool]]:
-        """Tell when otherwise to look them up by their words, and when, as many have these, by the other filters."""
-        few = not_(self.walks(rank))
-        if not self._filtered:
-            return ((few, False),)
-        many = self._told(rank, "matching")
-        return (and_(few, not_(many)), False), (and_(few, many), True)
+    def prefers_index(self, rank: int) -> Sequence[tuple[ColumnElement[bool], bool]]:
+        """Return the alternatives to the scan, each a condition and the `use_index` of its search.
 
-    def _told(self, rank: int, name: str) -> ColumnElement[bool]:
-        return select(self._judged[rank].c[name]).scalar_subquery()
+        Rare words are looked up in the index of words. If the words are common but few matches pass the filters, the
+        index of words is avoided, so that the indexes of the filters are used.
+        """
+        no_scan = not_(self.prefers_scan(rank))
+        if not self._has_filters:
+            return ((no_scan, True),)
+        common_words = self._judgement(rank, "matching")
+        return (and_(no_scan, not_(common_words)), True), (and_(no_scan, common_words), False)
+
+    def _judgement(self, rank: int, name: str) -> ColumnElement[bool]:
+        return select(self._judgements[rank].c[name]).scalar_subquery()
 
     def _judge(self, rank: int) -> Select[bool, bool]:
         rows = self._rows
-        # Places, not rows: what was added at once stands together, and may be nowhere else.
+        # Count places, not rows: similar objects are often created together, so their ids lie close to each other.
         places = func.count(rows.c.number.distinct())
-        least: ColumnElement[int] = literal_column(str(_MANY))
-        matching = (places >= least).label("matching")
-        selected = (places.filter(rows.c.selected) >= least).label("selected")
-        return select(matching, selected).where(MATCHING[rank](rows, walking=True))
+        threshold: ColumnElement[int] = literal_column(str(_COMMON_PLACES))
+        matching = (places >= threshold).label("matching")
+        selected = (places.filter(rows.c.selected) >= threshold).label("selected")
+        return select(matching, selected).where(MATCHING[rank](rows, use_index=False))
 
 
 def _equal_parts(rows: Select[Any], source: FromClause) -> Sequence[Select[Any]]:
@@ -171,37 +178,43 @@ def _tier_parts(rows: Select[Any], source: FromClause, rank: int, sample: _Sampl
     matching = MATCHING[rank]
     rows = rows.where(not_(is_equal(source)))
     for better in range(EQUAL + 1, rank):
-        rows = rows.where(not_(MATCHING[better](source, walking=True)))
-    walked = rows.where(sample.walks(rank), matching(source, walking=True))
-    looked_up = (rows.where(chosen, matching(source, walking=walking)) for chosen, walking in sample.looks_up(rank))
-    return walked, *looked_up
+        rows = rows.where(not_(MATCHING[better](source, use_index=False)))
+    scan = rows.where(sample.prefers_scan(rank), matching(source, use_index=False))
+    index_parts = (
+        rows.where(preferred, matching(source, use_index=use_index))
+        for preferred, use_index in sample.prefers_index(rank)
+    )
+    return scan, *index_parts
 
 
 def _optimizer_fence(rows: Select[Any], name: str) -> FromClause:
-    """Return rows with no order for whose sake the planner might walk: the OFFSET keeps it out."""
+    """Return rows as a subquery that the planner does not pull up, because of its OFFSET 0.
+
+    So the outer ORDER BY cannot make the planner scan the rows in list order.
+    """
     return rows.offset(_ZERO).subquery(name)
 
 
 def _tier(name: str, parts: Sequence[Select[Any]], *, backwards: bool) -> CTE:
-    """Return the CTE of the first rows of one rank: as many as are needed if no other rank had any."""
-    firsts = []
+    """Return the CTE of the first rows of one rank, limited to the end of the page."""
+    limited = []
     for part in parts:
         key = part.selected_columns.id
-        firsts.append(part.order_by(key.desc() if backwards else key).limit(_page_end()).subquery())
-    return union_all(*(select(*first.c) for first in firsts)).cte(name).prefix_with("MATERIALIZED")
+        limited.append(part.order_by(key.desc() if backwards else key).limit(_page_end()).subquery())
+    return union_all(*(select(*part.c) for part in limited)).cte(name).prefix_with("MATERIALIZED")
 
 
-def _beyond(id_: ColumnElement[int], rank: int, start: Start, name: str) -> ColumnElement[bool]:
-    """Select the rows of one rank that come after, or before, the position."""
-    at = cast(opaque_parameter(f"key_0{name}", Text()), SmallInteger)
-    edge = cast(opaque_parameter(f"key_1{name}", Text()), BigInteger)
-    this: ColumnElement[int] = literal_column(str(rank))
+def _keyset_condition(id_: ColumnElement[int], rank: int, start: Start, name: str) -> ColumnElement[bool]:
+    """Return the condition that a row of this rank comes after, or before, the position."""
+    position_rank = cast(opaque_parameter(f"key_0{name}", Text()), SmallInteger)
+    position_id = cast(opaque_parameter(f"key_1{name}", Text()), BigInteger)
+    own_rank: ColumnElement[int] = literal_column(str(rank))
     if start == "after":
-        return id_ > case((at == this, edge), (at < this, _BELOW_ALL), else_=_ABOVE_ALL)
-    return id_ < case((at == this, edge), (at > this, _ABOVE_ALL), else_=_BELOW_ALL)
+        return id_ > case((position_rank == own_rank, position_id), (position_rank < own_rank, _MIN_ID), else_=_MAX_ID)
+    return id_ < case((position_rank == own_rank, position_id), (position_rank > own_rank, _MAX_ID), else_=_MIN_ID)
 
 
-def _rows_of(tiers: Sequence[CTE]) -> ColumnElement[int]:
+def _count_rows(tiers: Sequence[CTE]) -> ColumnElement[int]:
     counts = [select(func.count()).select_from(tier).scalar_subquery() for tier in tiers]
     return sum(counts[1:], start=counts[0])
 

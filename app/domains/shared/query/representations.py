@@ -1,7 +1,7 @@
-"""Which members of an object an answer shows: `fields` and `embed`.
+"""The parameters `fields` and `embed`, which select the members of an object in a response.
 
-The plain members are columns of the object itself; the embedded ones show what it refers or links to, and cost a look
-into other tables. What is not asked for is not queried.
+Plain members are columns of the object itself. Embedded members show referenced or linked objects and need queries of
+other tables. Members that are not selected are not queried.
 """
 
 from functools import cache
@@ -13,77 +13,77 @@ from pydantic_core import PydanticCustomError
 from app.core.http.hints import name_hint
 from app.domains.shared.schemas import ObjectRead
 
-# More than all members of any collection together need.
+# Longer than the names of all members of any collection.
 MAX_NAMES_LENGTH = 1000
 
-# The members to show; None stands for all.
+# The names of the members to show; None for all.
 Members = frozenset[str] | None
 
 
-def nested(annotation: Any) -> type[BaseModel] | None:
-    """Return the schema inside `Schema`, `Schema | None` or `list[Schema]`; None of anything else."""
+def find_schema(annotation: Any) -> type[BaseModel] | None:
+    """Return the schema in `Schema`, `Schema | None` or `list[Schema]`, else None."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next(filter(None, map(nested, get_args(annotation))), None)
+    return next(filter(None, map(find_schema, get_args(annotation))), None)
 
 
 @cache
-def embedded(schema: type[BaseModel]) -> frozenset[str]:
-    """Return the members of a schema that show other objects."""
-    return frozenset(name for name, field in schema.model_fields.items() if nested(field.annotation))
+def embedded_members(schema: type[BaseModel]) -> frozenset[str]:
+    """Return the names of the members of a schema that show other objects."""
+    return frozenset(name for name, field in schema.model_fields.items() if find_schema(field.annotation))
 
 
 class RepresentationQuery(BaseModel):
-    """The parameters that choose the members of an answer; `representation` adds the names of a schema."""
+    """The parameters that select the members of a response; `representation` adds the names of a schema."""
 
-    # Not `strict`: what stands in an address is text. Built when first needed, see `lists.FilterQuery`.
+    # Not `strict`: query parameters are text. `defer_build`: see `pages.FilterQuery`.
     model_config = ConfigDict(defer_build=True, extra="forbid")
 
-    shown: ClassVar[type[BaseModel]] = ObjectRead
+    read_schema: ClassVar[type[BaseModel]] = ObjectRead
 
     fields: str | None = None
     embed: str | None = None
 
     @property
     def members(self) -> Members:
-        """The members to show: those of `fields` and `embed`; without `fields` all plain ones, without both all."""
-        known = frozenset(self.shown.model_fields)
-        also = frozenset() if self.embed is None else frozenset(self.embed.split(",")) - {"none"}
+        """The members of `fields` and `embed`; without `fields` also all plain members; without both, all members."""
+        all_members = frozenset(self.read_schema.model_fields)
+        embed = frozenset() if self.embed is None else frozenset(self.embed.split(",")) - {"none"}
         if self.fields is not None:
-            members = also | frozenset(self.fields.split(","))
+            members = embed | frozenset(self.fields.split(","))
         elif self.embed is not None:
-            members = also | (known - embedded(self.shown))
+            members = embed | (all_members - embedded_members(self.read_schema))
         else:
-            members = known
-        return None if members == known else members
+            members = all_members
+        return None if members == all_members else members
 
     @field_validator("fields")
     @classmethod
-    def _known_fields(cls, value: str) -> str:
-        return _known(value, tuple(cls.shown.model_fields))
+    def _check_fields(cls, value: str) -> str:
+        return _check_names(value, tuple(cls.read_schema.model_fields))
 
     @field_validator("embed")
     @classmethod
-    def _known_embeds(cls, value: str) -> str:
+    def _check_embed(cls, value: str) -> str:
         if value == "none":
             return value
         if "none" in value.split(","):
             raise PydanticCustomError("unknown_member", "`none` goes with no other name")
-        return _known(value, (*_embeddable(cls.shown), "none"))
+        return _check_names(value, (*_embeddable(cls.read_schema), "none"))
 
 
 def representation(schema: type[BaseModel]) -> dict[str, Any]:
-    """Return the fields that choose among the members of a schema, for `create_model`."""
+    """Return the fields `fields` and `embed` for a schema, as `create_model` takes them."""
     return {
-        "fields": (str | None, _names(tuple(schema.model_fields), "", _FIELDS, ["id,name"])),
-        "embed": (str | None, _names(_embeddable(schema), "none|", _EMBED, ["none"])),
+        "fields": (str | None, _names_field(tuple(schema.model_fields), "", _FIELDS, ["id,name"])),
+        "embed": (str | None, _names_field(_embeddable(schema), "none|", _EMBED, ["none"])),
     }
 
 
 def representation_query(name: str, schema: type[BaseModel]) -> type[RepresentationQuery]:
-    """Return the model of the parameters of one object."""
+    """Return the model of the parameters `fields` and `embed` for a schema."""
     model = create_model(name, __base__=RepresentationQuery, **representation(schema))
-    model.shown = schema
+    model.read_schema = schema
     return model
 
 
@@ -98,13 +98,13 @@ _EMBED = (
 
 
 def _embeddable(schema: type[BaseModel]) -> tuple[str, ...]:
-    return tuple(name for name in schema.model_fields if name in embedded(schema))
+    return tuple(name for name in schema.model_fields if name in embedded_members(schema))
 
 
-def _names(known: tuple[str, ...], alone: str, description: str, examples: list[str]) -> Any:
-    names = "|".join(known)
-    # Checked by `_known`, which names the nearest; a pattern of the field itself would answer first.
-    pattern = f"^({alone}({names})(,({names}))*)$"
+def _names_field(names: tuple[str, ...], keyword: str, description: str, examples: list[str]) -> Any:
+    alternatives = "|".join(names)
+    # For OpenAPI only: `_check_names` validates, and suggests the nearest name.
+    pattern = f"^({keyword}({alternatives})(,({alternatives}))*)$"
     return Field(
         None,
         max_length=MAX_NAMES_LENGTH,
@@ -114,10 +114,10 @@ def _names(known: tuple[str, ...], alone: str, description: str, examples: list[
     )
 
 
-def _known(value: str, known: tuple[str, ...]) -> str:
+def _check_names(value: str, names: tuple[str, ...]) -> str:
     for name in value.split(","):
-        if name not in known:
+        if name not in names:
             raise PydanticCustomError(
-                "unknown_member", "There is no such member. {hint}", {"hint": name_hint(name, known)}
+                "unknown_member", "There is no such member. {hint}", {"hint": name_hint(name, names)}
             )
     return value

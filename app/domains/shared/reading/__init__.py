@@ -2,5 +2,5 @@
 
 `documents` and `json_text` are part of the fast path.
 
-Only what stands above it in `shared` imports it, and what stands on all collections: no file of a collection.
+Importers: the layers above it in `shared` and the code that works on all collections, but no file of a collection.
 """

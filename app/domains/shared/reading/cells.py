@@ -1,11 +1,11 @@
-"""References and links as the cells of a table, which can be read back.
+"""References and links as cells of a CSV table, and their parsers.
 
-    reference = code | "~" external_id | "#" id     the first of them that the object has
+    reference = code | "~" external_id | "#" id     the first one that the object has
     entry     = reference [":" detail]
     links     = entry *("|" entry)
 
-In an external id a backslash stands before each backslash, `|` and `:`. A code begins with a letter or a digit and has
-none of these characters, so that no two objects have the same reference.
+In an external id each backslash, `|` and `:` is escaped by a backslash. A code begins with a letter or a digit and has
+none of these characters, so no two objects have the same reference.
 """
 
 import re
@@ -16,35 +16,35 @@ from sqlalchemy import ColumnElement, FromClause, Text, cast, func, literal_colu
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.orm import RelationshipProperty
 
-# What a spreadsheet would run, and the mark that keeps it from that.
-_RUN = frozenset("=+-@\t\r")
+# The characters with which a formula begins in a spreadsheet, and the mark that prevents its evaluation.
+_FORMULA_STARTS = frozenset("=+-@\t\r")
 _MARK = "'"
 
-# A column of keys, and the value in it.
+# A key column and its value.
 CellReference = tuple[Literal["id", "code", "external_id"], int | str]
 
 
 class BadCellError(ValueError):
-    """A cell does not say what its column is for; the message is for a person."""
+    """A cell is malformed. The message is meant for people."""
 
 
 def plain_cell(column: ColumnElement[Any]) -> ColumnElement[str]:
-    """Return the text that the value has as JSON, without quotes; NULL of NULL."""
+    """Return the JSON text of the value without quotes; NULL remains NULL."""
     return func.to_json(column).op("#>>", return_type=Text())(literal_column("'{}'::text[]"))
 
 
 def reference_cell(relationship: RelationshipProperty[Any], source: FromClause) -> ColumnElement[str]:
-    """Return the reference to the one object that a row refers to, if any."""
+    """Return the reference to the object that a row refers to; NULL without one."""
     (foreign_key,) = relationship.local_columns
     target = relationship.mapper.local_table.alias("t")
-    found = select(_reference(target)).where(target.c.id == source.c[foreign_key.name])
-    return found.correlate(source).scalar_subquery()
+    query = select(_reference(target)).where(target.c.id == source.c[foreign_key.name])
+    return query.correlate(source).scalar_subquery()
 
 
 def links_cell(
-    relationship: RelationshipProperty[Any], shown: frozenset[str], source: FromClause
+    relationship: RelationshipProperty[Any], members: frozenset[str], source: FromClause
 ) -> ColumnElement[str]:
-    """Return the links of a row; `shown` are the members of an entry, of which the link's own is its detail."""
+    """Return the links of a row; the detail of an entry is the column of the link table that is among `members`."""
     link = relationship.mapper.local_table.alias("l")
     (to_other,) = relationship.mapper.relationships
     (foreign_key,) = to_other.local_columns
@@ -52,7 +52,7 @@ def links_cell(
     target = to_other.mapper.local_table.alias("t")
     entry: ColumnElement[Any] = _reference(target)
     order: list[ColumnElement[Any]] = [target.c.id]
-    for name in sorted(shown & set(link.c.keys())):
+    for name in sorted(members & set(link.c.keys())):
         entry = entry.concat(literal_column("':'", Text)).concat(link.c[name])
         order.append(link.c[name])
     entries = func.string_agg(entry, aggregate_order_by(literal_column("'|'", Text), *order))
@@ -61,25 +61,28 @@ def links_cell(
 
 
 def escape_formula(cell: str | None) -> str:
-    """Return a cell that no spreadsheet runs. One apostrophe in front is not part of the value.
+    """Return a cell that no spreadsheet evaluates; a leading apostrophe is a mark, not part of the value.
 
-    So an empty text is told from nothing, too.
+    None becomes an empty cell, and an empty text a mark.
     """
     if cell is None:
         return ""
-    return _MARK + cell if not cell or cell[0] == _MARK or cell[0] in _RUN else cell
+    return _MARK + cell if not cell or cell[0] == _MARK or cell[0] in _FORMULA_STARTS else cell
 
 
 def unescape_formula(cell: str) -> str | None:
-    """Return the value that `safe` made the cell of: also of one that somebody wrote who knows nothing of marks."""
+    """Return the value of a cell, the inverse of `escape_formula`.
+
+    An apostrophe that `escape_formula` would not have added belongs to the value, as in cells written by hand.
+    """
     if not cell:
         return None
-    marked = cell[0] == _MARK and (len(cell) == 1 or cell[1] == _MARK or cell[1] in _RUN)
-    return cell[1:] if marked else cell
+    is_marked = cell[0] == _MARK and (len(cell) == 1 or cell[1] == _MARK or cell[1] in _FORMULA_STARTS)
+    return cell[1:] if is_marked else cell
 
 
 def read_reference(cell: str) -> CellReference:
-    """Return the reference that a cell, or an entry without its detail, has. Raises `BadCellError`."""
+    """Return the reference in a cell or in an entry without its detail. Raises `BadCellError` if an id is malformed."""
     if cell.startswith("~"):
         return "external_id", re.sub(r"\\([\\|:])", r"\1", cell[1:])
     if cell.startswith("#"):
@@ -88,7 +91,10 @@ def read_reference(cell: str) -> CellReference:
 
 
 def read_links(cell: str) -> Iterator[tuple[CellReference, str | None]]:
-    """Yield the reference and the detail of each link, whatever blanks are around them. Raises `BadCellError`."""
+    """Yield the reference and the detail of each link, without surrounding blanks.
+
+    Raises `BadCellError` if an entry is malformed.
+    """
     for entry in _split(cell, "|"):
         reference, *details = (part.strip() for part in _split(entry, ":"))
         if not reference or len(details) > 1:
@@ -97,13 +103,13 @@ def read_links(cell: str) -> Iterator[tuple[CellReference, str | None]]:
 
 
 def read_ids(cell: str) -> Iterator[int]:
-    """Yield ids that `|` separates, whatever blanks are around them. Raises `BadCellError`."""
+    """Yield the ids of a cell, separated by `|`, with or without blanks. Raises `BadCellError` if one is malformed."""
     return (read_id(part.strip()) for part in cell.split("|"))
 
 
 def read_id(cell: str) -> int:
-    """Return an id. Raises `BadCellError`."""
-    # More digits than an id has are a fault of the value, which the schema finds.
+    """Return an id. Raises `BadCellError` if it has other characters than digits, or more than 30."""
+    # The schema rejects a number that is too large for an id.
     if not re.fullmatch("[0-9]{1,30}", cell, re.ASCII):
         raise BadCellError("Write an id as digits; a code or an external id stands in the column without `_id`.")
     return int(cell)

@@ -1,4 +1,4 @@
-"""The lists of changes: of one object, and of all."""
+"""The lists of changes: of one object, and of all objects."""
 
 from functools import cache
 from typing import Any
@@ -30,7 +30,7 @@ from app.domains.shared.query.pages import Listing, PageQuery, execute_page
 from app.domains.shared.reading.documents import by_id
 from app.domains.shared.reading.json_text import json_list, utf8
 
-# The lists of one person's or one collection's changes are read from the index of that column.
+# The changes of one user or of one collection are read from the index that this column leads.
 _LEADING = ("actor_id", "type")
 
 
@@ -39,21 +39,21 @@ async def page_of_changes(
 ) -> Listing:
     """Return one page of the changes that a condition selects, the newest first.
 
-    `leading` is the column, if any, of which the condition selects one value.
+    `leading` is the leading column of the index to use, if any; the condition must select one value of it.
     """
     return await execute_page(session, _page(condition, leading), _count(condition), query, values)
 
 
 @cache
 def all_changes() -> Prepared:
-    """Return the statement of the whole history, the oldest change first: one `body` a change."""
+    """Return the statement of the whole history, the oldest change first; each row has a `body`."""
     table = table_of(Change).alias("change")
-    row = _shown(table).order_by(table.c.id).subquery("d")
+    row = _select_members(table).order_by(table.c.id).subquery("d")
     return prepare(select(utf8(func.row_to_json(row.table_valued())).label("body")))
 
 
 async def has_changes(session: RegisterSession, condition: Condition, **values: Any) -> bool:
-    """Return whether a condition selects any change."""
+    """Return whether a condition selects at least one change."""
     return bool(await session.scalar(_count(condition), values))
 
 
@@ -61,7 +61,7 @@ async def has_changes(session: RegisterSession, condition: Condition, **values: 
 def changes_of(model: type[RegisterObject], condition: Condition) -> Condition:
     """Return the condition of the changes of the object that `condition` selects by its parameter `key`.
 
-    By its id, the object may be gone.
+    With `by_id` the object may have been deleted.
     """
 
     def is_of_object(source: FromClause) -> ColumnElement[bool]:
@@ -75,31 +75,31 @@ def changes_of(model: type[RegisterObject], condition: Condition) -> Condition:
 
 
 def leading_column(filters: frozenset[str]) -> str | None:
-    """Return the column that leads the list with these filters."""
+    """Return the leading column of the index that serves a list with these filters, or None for the primary key."""
     if "object_id" in filters:
-        return None  # few changes, which have an index of their own
+        return None  # an object has few changes, and `ix_changes_object` finds them
     return next((name for name in _LEADING if name in filters), None)
 
 
 @cache
 def changes_where(filters: frozenset[str], types: frozenset[str]) -> Condition:
-    """Return the condition of the changes of `types` for which the named filters hold.
+    """Return the condition of the changes of `types` that match the named filters.
 
-    The values of the filters are its parameters.
+    Each filter is a parameter of the same name.
     """
     leading = leading_column(filters)
 
-    def holds(source: FromClause) -> ColumnElement[bool]:
-        known: dict[str, ColumnElement[Any]] = {
+    def matches(source: FromClause) -> ColumnElement[bool]:
+        operands: dict[str, ColumnElement[Any]] = {
             "type": bindparam("type", type_=String),
             "object_id": bindparam("object_id", type_=BigInteger),
             "actor_id": bindparam("actor_id", type_=BigInteger),
         }
         conditions: list[ColumnElement[bool]] = []
-        for name, value in known.items():
+        for name, value in operands.items():
             if name == leading:
-                # A range of one value: of an equality PostgreSQL knows that it does not matter to the order, and may
-                # then walk the whole table by its key to find the changes of somebody who made few.
+                # A range of one value: with an equality the planner drops the column from the ORDER BY, and may then
+                # scan the whole primary key backwards to find the few changes of a user.
                 conditions.append(source.c[name].between(value, value))
             elif name in filters:
                 conditions.append(source.c[name] == value)
@@ -113,35 +113,34 @@ def changes_where(filters: frozenset[str], types: frozenset[str]) -> Condition:
             )
         return and_(literal_column("true"), *conditions)
 
-    return holds
+    return matches
 
 
 def _since(source: FromClause) -> list[ColumnElement[bool]]:
     since = bindparam("since", type_=DateTime(timezone=True))
-    # Ids are given within a transaction, whose beginning `at` is. So what was made a day before has a lesser id than
-    # anything that is asked for, as long as no transaction takes a day: the list is read by its key, and ends there.
+    # `at` is the begin of the transaction that assigned the id. As no transaction takes a day, changes of a day before
+    # `since` have smaller ids than all changes since then. This lower bound ends the scan of the primary key.
     older = table_of(Change).alias("older")
     newest = select(older.c.id).where(older.c.at < since - literal_column("interval '1 day'", Interval))
-    last = newest.order_by(older.c.at.desc(), older.c.id.desc()).limit(literal_column("1")).scalar_subquery()
-    return [source.c.at >= since, source.c.id > func.coalesce(last, literal_column("0"))]
+    last_id = newest.order_by(older.c.at.desc(), older.c.id.desc()).limit(literal_column("1")).scalar_subquery()
+    return [source.c.at >= since, source.c.id > func.coalesce(last_id, literal_column("0"))]
 
 
 @cache
 def _page(condition: Condition, leading: str | None) -> Executable:
-    """Return the statement of a page: `rows` (one more than `limit` when more follow) and `items`."""
+    """Return the statement of a page: `rows` (one more than `limit` if more follow) and `items`."""
     table = table_of(Change).alias("change")
     limit = bindparam("limit", type_=BigInteger)
     order = [table.c.id.desc()] if leading is None else [table.c[leading].desc(), table.c.id.desc()]
     query = select(*table.c).where(condition(table)).order_by(*order).limit(limit + literal_column("1"))
     page = query.offset(bindparam("offset", type_=BigInteger)).cte("page").prefix_with("MATERIALIZED")
-    rows = _shown(page)
-    shown = rows.order_by(page.c.id.desc()).limit(limit).subquery("d")
+    items = _select_members(page).order_by(page.c.id.desc()).limit(limit).subquery("d")
     count = select(func.count()).select_from(page).scalar_subquery()
-    return select(count.label("rows"), json_list(shown).label("items"))
+    return select(count.label("rows"), json_list(items).label("items"))
 
 
-def _shown(source: FromClause) -> Select[Any]:
-    """Return the changes as their schema has them."""
+def _select_members(source: FromClause) -> Select[Any]:
+    """Select the members of `ChangeRead`."""
     actor = func.json_build_object(constant("id"), source.c.actor_id, constant("name"), source.c.actor_name)
     item = func.json_build_object(
         *(constant("id"), source.c.object_id),

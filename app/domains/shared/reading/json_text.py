@@ -1,8 +1,8 @@
-"""Fast path, part 3: JSON that PostgreSQL joins as text, and what a document shows of other objects.
+"""Fast path, part 3: JSON built as text, and the briefs and lists of links in documents.
 
-PostgreSQL's own JSON functions build a tree in memory and write it out; joining text that is JSON already costs a third
-of that, and every object has its own brief ready in a column, `brief_json`. Briefs and lists of links are sub-selects
-correlated with the object for one object, and made once for all objects for a page.
+PostgreSQL's JSON functions build a tree in memory and serialise it. Concatenating text that is already JSON costs a
+third of that, so every object stores its brief in the column `brief_json`. For one object, briefs and lists of links
+are correlated subqueries; for a page, each is one CTE for all objects, joined with the page.
 """
 
 from collections.abc import Iterable
@@ -28,25 +28,25 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.orm import RelationshipProperty
 
-from app.domains.shared.query.representations import nested
+from app.domains.shared.query.representations import find_schema
 
-# What `brief_json` is made of.
+# The members of `brief_json`.
 _BRIEF = ("id", "code", "name")
 
 
 def json_list(rows: Subquery) -> ColumnElement[bytes]:
-    """Return the rows as a JSON array in bytes, in their order."""
+    """Return the rows as a JSON array in UTF-8, in their order."""
     items = func.coalesce(func.json_agg(rows.table_valued()), literal_column("'[]'::json"))
     return select(utf8(items)).select_from(rows).scalar_subquery()
 
 
 def utf8(json: ColumnElement[Any]) -> ColumnElement[bytes]:
-    # The driver hands bytea over as it came; text it would decode, only for us to encode it again.
+    """Return JSON as BYTEA in UTF-8: the driver returns it unchanged, but would decode text."""
     return func.convert_to(cast(json, Text), literal_column("'UTF8'"))
 
 
 def json_object(members: Iterable[tuple[str, ColumnElement[str]]]) -> ColumnElement[str]:
-    """Return the members, which are JSON already, as an object."""
+    """Return a JSON object of these members, whose values are JSON text."""
     parts: list[ColumnElement[str]] = []
     for name, value in members:
         parts += [_constant(f'{"," if parts else "{"}"{name}":'), value]
@@ -54,7 +54,7 @@ def json_object(members: Iterable[tuple[str, ColumnElement[str]]]) -> ColumnElem
 
 
 def json_array(items: ColumnElement[str]) -> ColumnElement[str]:
-    """Return the items, which commas separate already, as an array; NULL for none."""
+    """Return a JSON array of `items`, JSON text separated by commas; it is empty if `items` is NULL."""
     return func.concat(_constant("["), items, _constant("]"))
 
 
@@ -69,44 +69,44 @@ def _constant(json: str) -> ColumnElement[str]:
 
 
 def nested_schema(annotation: Any) -> type[BaseModel]:
-    schema = nested(annotation)
-    assert schema is not None  # a relationship is shown by a schema of its own
+    schema = find_schema(annotation)
+    assert schema is not None  # every relationship has a schema
     return schema
 
 
-def _brief(target: FromClause, *, keyed: bool = False) -> ColumnElement[str]:
-    """Return the brief of an object without the brace that ends it; one that is `keyed` has the external id, too."""
+def _brief(target: FromClause, *, external_ids: bool = False) -> ColumnElement[str]:
+    """Return the brief of an object without its closing brace, optionally with `external_id`."""
     brief: ColumnElement[str] = target.c.brief_json
-    if not keyed:
+    if not external_ids:
         return brief
     return brief.concat(_constant(',"external_id":')).concat(json_value(target.c.external_id, nullable=True))
 
 
 def brief_of_one(
-    relationship: RelationshipProperty[Any], source: FromClause, *, keyed: bool = False
+    relationship: RelationshipProperty[Any], source: FromClause, *, external_ids: bool = False
 ) -> ColumnElement[str]:
     (foreign_key,) = relationship.local_columns
     target = relationship.mapper.local_table.alias("t")
     key = source.c[foreign_key.name]
-    found = select(_brief(target, keyed=keyed).concat(_constant("}"))).where(target.c.id == key)
-    brief: ColumnElement[str] = func.coalesce(found.correlate(source).scalar_subquery(), _constant("null"))
+    query = select(_brief(target, external_ids=external_ids).concat(_constant("}"))).where(target.c.id == key)
+    brief: ColumnElement[str] = func.coalesce(query.correlate(source).scalar_subquery(), _constant("null"))
     if isinstance(source, CTE) and relationship.mapper.local_table is relationship.parent.local_table:
-        # What a statement writes itself is not in the table yet, or still as it was before.
+        # A statement does not see its own writes in the table (one snapshot), so a self-reference reads the CTE.
         return case((key == source.c.id, source.c.brief_json.concat(_constant("}"))), else_=brief)
     return brief
 
 
 @dataclass(frozen=True, slots=True)
 class PageBriefs:
-    """What a page shows of other objects: made once for all of the page, and joined with it by `key`."""
+    """A CTE of the values that the objects of a page embed, to be joined with the page: `rows.key == join_key`."""
 
     rows: CTE
-    joined_on: ColumnElement[Any]
-    shown: ColumnElement[str]
+    join_key: ColumnElement[Any]
+    value: ColumnElement[str]
 
 
 def briefs_of_page(relationship: RelationshipProperty[Any], page: FromClause) -> PageBriefs:
-    # One brief serves all objects that refer to it; correlated, PostgreSQL looked for it once an object.
+    # One lookup a referenced object; a correlated subquery needs one lookup an object of the page.
     (foreign_key,) = relationship.local_columns
     target = relationship.mapper.local_table.alias("t")
     ids = func.array(select(page.c[foreign_key.name]).distinct().scalar_subquery())
@@ -117,17 +117,17 @@ def briefs_of_page(relationship: RelationshipProperty[Any], page: FromClause) ->
 
 
 def _links(
-    relationship: RelationshipProperty[Any], schema: type[BaseModel], link: FromClause, *, keyed: bool = False
+    relationship: RelationshipProperty[Any], schema: type[BaseModel], link: FromClause, *, external_ids: bool = False
 ) -> Select[str]:
-    """Return the query of links, rows as the link table has them, joined with the other side as one JSON array."""
+    """Return the query of one JSON array of links; `link` has rows like the link table."""
     (to_other,) = relationship.mapper.relationships
     (foreign_key,) = to_other.local_columns
     target = to_other.mapper.local_table.alias("t")
-    entry = _brief(target, keyed=keyed)
+    entry = _brief(target, external_ids=external_ids)
     order: list[ColumnElement[Any]] = [target.c.id]
     for name, field in schema.model_fields.items():
         if name not in _BRIEF:
-            # Nothing that a schema lists needs escaping.
+            # The values of a `Literal` need no escaping.
             assert get_origin(field.annotation) is Literal
             entry = entry.concat(_constant(f',"{name}":"')).concat(link.c[name]).concat(_constant('"'))
             order.append(link.c[name])
@@ -137,23 +137,23 @@ def _links(
 
 
 def links_of_one(
-    relationship: RelationshipProperty[Any], schema: type[BaseModel], source: FromClause, *, keyed: bool = False
+    relationship: RelationshipProperty[Any], schema: type[BaseModel], source: FromClause, *, external_ids: bool = False
 ) -> ColumnElement[str]:
     link = relationship.mapper.local_table.alias("l")
     (owner,) = relationship.remote_side
-    query = _links(relationship, schema, link, keyed=keyed)
+    query = _links(relationship, schema, link, external_ids=external_ids)
     return query.where(link.c[owner.name] == source.c.id).correlate(source).scalar_subquery()
 
 
 def links_after_write(
     relationship: RelationshipProperty[Any], schema: type[BaseModel], links: FromClause
 ) -> ColumnElement[str]:
-    """Return the links that a statement gives to an object, which it does not see in the table yet."""
+    """Return the JSON array of the links that the same statement writes, and so does not see in the table."""
     return _links(relationship, schema, links).scalar_subquery()
 
 
 def links_of_page(relationship: RelationshipProperty[Any], schema: type[BaseModel], page: FromClause) -> PageBriefs:
-    # Aggregated once for all objects of the page: correlated, it costs more than twice as much.
+    # One aggregation for the page; a correlated subquery costs more than twice as much.
     link = relationship.mapper.local_table.alias("l")
     (owner,) = relationship.remote_side
     ids = func.array(select(page.c.id).scalar_subquery())

@@ -1,4 +1,4 @@
-"""How a path names an object."""
+"""References to objects in paths."""
 
 import re
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ REFERENCE_PATTERN = f"^([0-9]{{1,19}}|code:{CODE_PATTERN[1:-1]})$"
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What selects an object: a condition with the parameter `key`, and its value."""
+    """A condition that selects one object by the parameter `key`, and the value of the parameter."""
 
     condition: Condition
     value: int | str
@@ -34,9 +34,9 @@ def not_found(model: type[RegisterObject]) -> NotFound:
 
 
 def parse_key(reference: str, model: type[RegisterObject]) -> Key:
-    """Return the key in a path: an `id`, or `code:` and a code.
+    """Return the key of a reference in a path: an `id`, or `code:` and a code.
 
-    Raises `NotFound` for what can't be either, so also for numbers beyond 64 bits.
+    Raises `NotFound` if it is neither, so also for numbers beyond 64 bits.
     """
     if _ID.fullmatch(reference) and int(reference) <= MAX_ID:
         return Key(by_id, int(reference))
@@ -46,7 +46,7 @@ def parse_key(reference: str, model: type[RegisterObject]) -> Key:
 
 
 @cache
-def object_exists(model: type[RegisterObject], condition: Condition) -> Select[Any]:
-    """Return the statement that has a row when the object exists."""
+def select_id(model: type[RegisterObject], condition: Condition) -> Select[Any]:
+    """Return the statement that selects the object's `id`, without a row if it does not exist."""
     table = table_of(model)
     return select(table.c.id).where(condition(table))

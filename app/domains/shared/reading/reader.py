@@ -1,4 +1,4 @@
-"""What can be read of every collection."""
+"""The read operations of every collection."""
 
 from typing import Any, ClassVar
 
@@ -15,7 +15,7 @@ from app.domains.shared.query.ranking import search_order
 from app.domains.shared.query.representations import Members
 from app.domains.shared.reading.documents import Document, Documents, documents_of
 from app.domains.shared.reading.history_pages import changes_of, has_changes, page_of_changes
-from app.domains.shared.reading.keys import Key, not_found, object_exists, parse_key
+from app.domains.shared.reading.keys import Key, not_found, parse_key, select_id
 from app.domains.shared.reading.stats import MAX_GROUPS, Counts, StatsQuery
 from app.domains.shared.reading.streams import Export
 from app.utils.exceptions import BadRequest
@@ -24,15 +24,15 @@ from app.utils.exceptions import BadRequest
 class CollectionReader(RequestService):
     """Reads one collection.
 
-    Objects come as `Document`s: the bytes the client gets. Every method raises `NotFound` when the reference (an id, or
-    `code:…`) selects nothing.
+    Objects are returned as `Document`s, the bytes of the response. Every method raises `NotFound` if its reference (an
+    id, or `code:…`) selects no object.
     """
 
     collection: ClassVar[Collection]
 
     def __init__(self, session: RegisterSession, caller: Caller, *, restoring: bool = False) -> None:
         super().__init__(session, caller)
-        # Whether what is written comes from an export of a whole register.
+        # Whether the writes restore an export of a whole register.
         self.restoring = restoring
 
     @property
@@ -44,84 +44,89 @@ class CollectionReader(RequestService):
         return documents_of(self.collection)
 
     async def get(self, reference: str, members: Members = None) -> Document:
-        """Return one object, or these members of it."""
+        """Return one object, or some of its members."""
         return await read_object(self.session, self.collection, parse_key(reference, self.model), members)
 
     async def page(self, query: ListQuery) -> Listing | Export:
-        """Return one page of the whole collection, or all of it if the client wants a stream."""
+        """Return one page of the collection, or an export if the negotiated format is a stream."""
         return await self._page(query)
 
     async def stats(self, query: StatsQuery) -> Counts:
-        """Return how many of the objects that the filters select are in which group."""
+        """Return the number of objects in each group, of those that the filters select."""
         statement, values = query.statement(self.model)
         row = (await self.session.execute(statement, values)).one()
-        return Counts(query.group_by, row.groups, row.total, truncated=row.found > MAX_GROUPS)
+        return Counts(query.group_by, row.groups, row.total, truncated=row.group_count > MAX_GROUPS)
 
     async def page_linked(self, link_set: LinkSet, end: str, reference: str, query: ListQuery) -> Listing | Export:
-        """Return one page, or all, of the objects at `end` of the links to one object at the other end."""
+        """Return one page, or an export, of the objects at `end` of the links to one object at the other end."""
         other = link_set.target_model if end == link_set.owner else link_set.owner_model
         key = parse_key(reference, other)
         listing = await self._page(query, fixed_link(link_set, end, key.condition), key=key.value)
-        nothing = isinstance(listing, Export) or listing.items == b"[]"
-        if nothing and not await self._exists(other, key):
+        may_be_missing = isinstance(listing, Export) or listing.items == b"[]"
+        if may_be_missing and not await self._exists(other, key):
             raise not_found(other)
         if isinstance(listing, Export):
-            # The stream has a connection of its own, which must not wait for that of this session.
+            # The stream takes another connection from the pool; holding this one meanwhile could exhaust the pool.
             await self.session.release()
         return listing
 
     async def changes(self, reference: str, query: PageQuery) -> Listing:
         """Return one page of the history of one object, the newest change first.
 
-        By its `id` an object that is gone still has one.
+        The reference may be the `id` of a deleted object.
         """
         key = parse_key(reference, self.model)
         condition = changes_of(self.model, key.condition)
         listing = await page_of_changes(self.session, condition, query, key=key.value)
         if listing.items != b"[]" or await self._exists(self.model, key):
             return listing
-        # Of an object that is gone there may be changes on the pages before this one.
+        # A page beyond the end of a deleted object's history is empty, but exists.
         if query.offset and await has_changes(self.session, condition, key=key.value):
             return listing
         raise not_found(self.model)
 
     async def _exists(self, model: type[RegisterObject], key: Key) -> bool:
-        return await self.session.scalar(object_exists(model, key.condition), {"key": key.value}) is not None
+        return await self.session.scalar(select_id(model, key.condition), {"key": key.value}) is not None
 
-    async def _page(self, query: ListQuery, fixed: FixedLink | None = None, **values: Any) -> Listing | Export:
-        condition, arguments = query.selected(fixed)
+    async def _page(self, query: ListQuery, link: FixedLink | None = None, **values: Any) -> Listing | Export:
+        condition, arguments = query.selection(link)
         values |= arguments
         start: Start = "first"
         if query.position is not None:
             start = query.position.start
             values |= query.position.arguments()
         order: Order = query.order
-        others = condition
-        if query.searches:
+        other_filters = condition
+        if query.is_search:
             order = search_order(query.sort, query.declaration)
-            others, _ = query.selected(fixed, searching=False)
+            other_filters, _ = query.selection(link, include_search=False)
         if query.format != "json":
             return self._export(query, order, condition, values)
-        page = self.documents.page(order, others, start, query.members)
+        page = self.documents.page(order, other_filters, start, query.members)
         return await fetch_page(self.session, page, self.documents.count(condition), query, values)
 
     def _export(self, query: ListQuery, order: Order, condition: Condition | None, values: dict[str, Any]) -> Export:
         if query.position is not None and query.position.start == "before":
             raise BadRequest("A whole list is not read backwards: take the cursor from `next`.")
-        table = query.format == "csv"
+        as_table = query.format == "csv"
         statement = self.documents.export(
-            order, condition, query.members, after=query.position is not None, table=table, keyed=True
+            order,
+            condition,
+            query.members,
+            from_position=query.position is not None,
+            as_table=as_table,
+            external_ids=True,
         )
-        # All, unless the client says how many.
+        # The default limit of pages does not apply to exports.
         values["limit"] = query.limit if "limit" in query.model_fields_set else None
         values["offset"] = query.offset
-        header = self.documents.header(query.members) if table else None
+        header = self.documents.header(query.members) if as_table else None
         return Export(self.model.__tablename__, statement, values, header, raw=query.csv == "raw")
 
 
 async def read_object(session: RegisterSession, collection: Collection, key: Key, members: Members = None) -> Document:
-    """Return one object, or these members of it. Raises `NotFound`."""
-    row = await session.fetch(documents_of(collection).one(key.condition, members), key=key.value)
+    """Return one object, or some of its members. Raises `NotFound` if there is no such object."""
+    row = await session.fetch(documents_of(collection).single_object(key.condition, members), key=key.value)
     if row is None:
         raise not_found(collection.model)
     return Document(row["id"], row["version"], row["body"])

@@ -1,4 +1,4 @@
-"""How many of the objects that a list selects are in which group."""
+"""Statistics: the number of objects in each group."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -37,7 +37,7 @@ MAX_GROUPS = 1000
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """The largest groups as a JSON array in bytes, how many objects were counted, and whether groups are missing."""
+    """The largest groups as a JSON array in bytes, the number of counted objects, and whether groups are left out."""
 
     group_by: str
     groups: bytes
@@ -46,109 +46,110 @@ class Counts:
 
 
 class StatsQuery(FilterQuery):
-    """The parameters of statistics; `stats_query` adds those of a list's declaration."""
+    """The parameters of statistics; `stats_query` adds the filters of a list's declaration."""
 
     group_by: str
 
     def statement(self, model: type[RegisterObject]) -> tuple[Executable, dict[str, Any]]:
-        """Return the statement of the counts and its parameters."""
-        selected, arguments = self.selected()
+        """Return the statement of the counts and its arguments."""
+        selection, arguments = self.selection()
         grouping = self.declaration.groups[self.group_by]
         detail = None
         if grouping.links is not None and grouping.links.detail in self.model_fields_set:
             detail = self.declaration.parameters[grouping.links.detail]
-        return _counts(model, grouping, selected, detail), arguments
+        return _counts(model, grouping, selection, detail), arguments
 
 
-def stats_parameters(listed: type[ListQuery]) -> QueryModel[StatsQuery]:
+def stats_parameters(list_model: type[ListQuery]) -> QueryModel[StatsQuery]:
     """Return the dependency that validates the parameters of the statistics of a list."""
-    return query_of(stats_query(listed))
+    return query_of(stats_query(list_model))
 
 
-def stats_query(listed: type[ListQuery]) -> type[StatsQuery]:
+def stats_query(list_model: type[ListQuery]) -> type[StatsQuery]:
     """Return the model of the parameters of the statistics of a list."""
-    names = tuple(listed.declaration.groups)
+    names = tuple(list_model.declaration.groups)
     group_by = Field(description="What to count by.", examples=[names[0]])
-    fields: dict[str, Any] = {"group_by": (Literal[names], group_by)} | listed.declaration.fields
-    model = create_model(listed.__name__.replace("List", "Stats"), __base__=StatsQuery, **fields)
-    model.declaration = listed.declaration
+    fields: dict[str, Any] = {"group_by": (Literal[names], group_by)} | list_model.declaration.fields
+    model = create_model(list_model.__name__.replace("List", "Stats"), __base__=StatsQuery, **fields)
+    model.declaration = list_model.declaration
     return model
 
 
 @lru_cache(maxsize=256)
 def _counts(
-    model: type[RegisterObject], grouping: Grouping, selected: Selection | None, detail: Parameter | None
+    model: type[RegisterObject], grouping: Grouping, selection: Selection | None, detail: Parameter | None
 ) -> Executable:
-    """Return the statement of the counts: `total`, `found` groups and `groups`, of which there may be fewer.
+    """Return the statement of the counts: `total`, `group_count`, and `groups`, at most `MAX_GROUPS` of them.
 
-    Of links with a `detail` only those with one of the values of that parameter are counted.
+    If `detail` is not None, only links with one of the values of that parameter are counted.
     """
     table = table_of(model).alias("o")
     if grouping.links is None:
         query = select(table.c[grouping.column].label("key"), func.count().label("count")).group_by(
             table.c[grouping.column]
         )
-        counted = _where(query, table, selected).cte("counted")
+        counted = _where(query, table, selection).cte("counted")
         total = func.coalesce(func.sum(counted.c.count), constant("0"))
         total_query = select(cast(total, BigInteger)).scalar_subquery()
-    elif selected is None:
-        counted = _all_linked(table, grouping.links, grouping.column).cte("counted")
+    elif selection is None:
+        counted = _count_all_links(table, grouping.links, grouping.column).cte("counted")
         total_query = select(func.count()).select_from(table).scalar_subquery()
     else:
-        matching = _where(select(table.c.id), table, selected).cte("matching").prefix_with("MATERIALIZED")
-        counted = _linked(matching, grouping.links, grouping.column, detail).cte("counted")
+        matching = _where(select(table.c.id), table, selection).cte("matching").prefix_with("MATERIALIZED")
+        counted = _count_links(matching, grouping.links, grouping.column, detail).cte("counted")
         total_query = select(func.count()).select_from(matching).scalar_subquery()
-    found = select(func.count()).select_from(counted).scalar_subquery()
+    group_count = select(func.count()).select_from(counted).scalar_subquery()
     groups = json_list(_groups(counted, _target(model, grouping)).subquery("g"))
-    return select(total_query.label("total"), found.label("found"), groups.label("groups"))
+    return select(total_query.label("total"), group_count.label("group_count"), groups.label("groups"))
 
 
-def _where(query: Select[Any], table: FromClause, selected: Selection | None) -> Select[Any]:
+def _where(query: Select[Any], table: FromClause, selection: Selection | None) -> Select[Any]:
     query = query.select_from(table)
-    return query if selected is None else query.where(selected(table))
+    return query if selection is None else query.where(selection(table))
 
 
-def _all_linked(table: FromClause, links: LinkTable, target: str) -> CompoundSelect[Any]:
-    """Count all links, and the objects that have none: to join several times as many links to objects takes long."""
+def _count_all_links(table: FromClause, links: LinkTable, target: str) -> CompoundSelect[Any]:
+    """Count all links by target, and the objects without links; faster than an outer join of objects and links."""
     link = table_of(links.model).alias("l")
     owner = link.c[links.owner]
-    linked = select(link.c[target].label("key"), _count(links, target, owner).label("count"))
-    every = select(func.count().label("number")).select_from(table).subquery("every")
+    counts = select(link.c[target].label("key"), _count_owners(links, target, owner).label("count"))
+    objects = select(func.count().label("number")).select_from(table).subquery("objects")
     owners = select(func.count(distinct(owner)).label("number")).subquery("owners")
-    alone = select(null(), every.c.number - owners.c.number).join_from(every, owners, every.c.number > owners.c.number)
-    return union_all(linked.group_by(link.c[target]), alone)
+    difference = objects.c.number - owners.c.number
+    unlinked = select(null(), difference).join_from(objects, owners, objects.c.number > owners.c.number)
+    return union_all(counts.group_by(link.c[target]), unlinked)
 
 
-def _linked(matching: FromClause, links: LinkTable, target: str, detail: Parameter | None) -> Select[Any]:
+def _count_links(matching: FromClause, links: LinkTable, target: str, detail: Parameter | None) -> Select[Any]:
     link = table_of(links.model).alias("l")
-    same = [link.c[links.owner] == matching.c.id]
+    conditions = [link.c[links.owner] == matching.c.id]
     if detail is not None:
-        same.append(link.c[detail.name] == any_(detail.bound()))
-    query = select(link.c[target].label("key"), _count(links, target, matching.c.id).label("count"))
-    return query.select_from(matching.outerjoin(link, and_(*same))).group_by(link.c[target])
+        conditions.append(link.c[detail.name] == any_(detail.bind()))
+    query = select(link.c[target].label("key"), _count_owners(links, target, matching.c.id).label("count"))
+    return query.select_from(matching.outerjoin(link, and_(*conditions))).group_by(link.c[target])
 
 
-def _count(links: LinkTable, target: str, owner: ColumnElement[int]) -> ColumnElement[int]:
-    # Two objects may have several links with each other; the object still counts once.
-    once = {column.name for column in table_of(links.model).primary_key} == {links.owner, target}
-    return func.count() if once else func.count(distinct(owner))
+def _count_owners(links: LinkTable, target: str, owner: ColumnElement[int]) -> ColumnElement[int]:
+    # `distinct` unless the primary key excludes several links between the same two objects.
+    is_unique = {column.name for column in table_of(links.model).primary_key} == {links.owner, target}
+    return func.count() if is_unique else func.count(distinct(owner))
 
 
 def _target(model: type[RegisterObject], grouping: Grouping) -> FromClause | None:
-    if not grouping.refers:
+    if not grouping.is_reference:
         return None
     owner = model if grouping.links is None else grouping.links.model
     return table_of(model_of(table_of(owner).c[grouping.column])).alias("t")
 
 
 def _groups(counted: FromClause, target: FromClause | None) -> Select[Any]:
-    """Select the largest groups, each with the brief of the object that it stands for."""
+    """Select the largest groups, each with the brief of its object if the key is a reference."""
     largest = select(counted).order_by(counted.c.count.desc(), counted.c.key).limit(constant(str(MAX_GROUPS)))
     group = largest.subquery("largest")
-    shown: ColumnElement[Any] = constant("NULL")
+    brief: ColumnElement[Any] = constant("NULL")
     if target is not None:
         row = select(*(target.c[name] for name in Brief.model_fields)).where(target.c.id == group.c.key)
-        brief = row.correlate(group).subquery("brief")
-        shown = select(func.row_to_json(brief.table_valued())).correlate(group).scalar_subquery()
-    query = select(cast(group.c.key, Text).label("key"), shown.label("object"), group.c.count)
+        columns = row.correlate(group).subquery("brief")
+        brief = select(func.row_to_json(columns.table_valued())).correlate(group).scalar_subquery()
+    query = select(cast(group.c.key, Text).label("key"), brief.label("object"), group.c.count)
     return query.order_by(group.c.count.desc(), group.c.key)

@@ -1,4 +1,4 @@
-"""Whole lists, streamed: as NDJSON, one document a line, or as CSV (RFC 4180)."""
+"""Streams of whole lists: NDJSON, one document a line, or CSV (RFC 4180)."""
 
 import csv
 import io
@@ -18,12 +18,12 @@ from app.domains.shared.reading.cells import escape_formula
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """A whole list: a statement that returns one `body`, or the cells of one row, for each object."""
+    """A whole list: a statement that returns, for each object, its `body` or the cells of a table row."""
 
     collection: str
     statement: Prepared
     values: dict[str, Any]
-    # Of the table; None for NDJSON.
+    # The header of the table; None for NDJSON.
     header: tuple[str, ...] | None
     raw: bool
 
@@ -33,17 +33,20 @@ class Export:
 
 
 async def export_response(export: Export, origin: Origin) -> Response:
-    """Answer with a whole list. What goes wrong before the first byte is raised; later it cuts the answer short."""
+    """Return the response that streams a whole list.
+
+    Raises errors that occur before the first byte; a later error ends the response early.
+    """
     batches = origin.streams.read(export.statement, export.values)
     first = await anext(batches)
     if origin.is_head:
         await batches.aclose()
-        chunks = _nothing()
+        chunks = _empty_body()
     else:
         chunks = _chunks(export, first, batches)
     media_type = MEDIA_TYPES[export.format] + ("; charset=utf-8; header=present" if export.format == "csv" else "")
     name = f"{export.collection}-{datetime.now(UTC):%Y-%m-%d}.{export.format}"
-    # A header of its own: Starlette would add the character set once more.
+    # Set as a header, because Starlette would add the character set to `media_type` again.
     headers = {
         "Content-Type": media_type,
         "Content-Disposition": f'attachment; filename="{name}"',
@@ -52,7 +55,7 @@ async def export_response(export: Export, origin: Origin) -> Response:
     return StreamedResponse(chunks, origin.streams.stall_seconds, headers=headers)
 
 
-async def _nothing() -> AsyncGenerator[bytes]:
+async def _empty_body() -> AsyncGenerator[bytes]:
     yield b""
 
 
@@ -69,8 +72,8 @@ async def _chunks(export: Export, first: Rows, batches: AsyncGenerator[Rows]) ->
 
 
 def lines_of(rows: Rows) -> bytes:
-    """Return the documents in the `body` of rows as NDJSON."""
-    # PostgreSQL breaks the lines between the entries of lists; inside of strings there are no line breaks in JSON.
+    """Return the `body` of each row as NDJSON."""
+    # PostgreSQL separates the entries of JSON arrays by line breaks; JSON strings contain none.
     return b"".join([row.body.replace(b"\n", b"") + b"\n" for row in rows])
 
 

@@ -7,7 +7,7 @@ from sqlalchemy import Executable
 
 from app.core.database_errors import IntegrityViolation
 from app.domains.shared.collection import LinkSet
-from app.domains.shared.reading.keys import Key, not_found, object_exists
+from app.domains.shared.reading.keys import Key, not_found, select_id
 from app.domains.shared.reading.reader import CollectionReader
 from app.domains.shared.rules import Link, Values, Write
 from app.domains.shared.writing.constraints import error_for
@@ -49,7 +49,7 @@ class LinkWriter(LockedWriter):
         async def describe(current: Values) -> Write:
             write = Write(self.model, current["id"], current, current)
             if self.rules.concern(current):
-                exists = object_exists(self._link_set.target_model, self._target.condition)
+                exists = select_id(self._link_set.target_model, self._target.condition)
                 target_id = await self.session.scalar(exists, {"key": self._target.value})
                 if target_id is not None:
                     await self.describe_links(write, [self._link_set], lambda _, present: wanted(present, target_id))

@@ -6,7 +6,7 @@ from typing import Any
 from app.core.database_errors import IntegrityViolation
 from app.core.engine import Row
 from app.core.prepared import Prepared
-from app.domains.shared.collection import LinkSet, values_of, wanted_links
+from app.domains.shared.collection import LinkSet, body_links, values_of
 from app.domains.shared.reading.documents import Document, by_id
 from app.domains.shared.reading.etags import versions_in
 from app.domains.shared.reading.keys import Key, not_found
@@ -62,7 +62,7 @@ class ObjectWriter(LockedWriter):
         body = merged(current)
         values = values_of(self.model, body)
         write = Write(self.model, current["id"], current, values)
-        if not write.changes(*self.rules.watched) and not self.rules.concern(values):
+        if not write.changes(*self.rules.watched_columns) and not self.rules.concern(values):
             row = await self._update(Key(by_id, current["id"]), body, wanted, [current["version"]])
             document = await self._document_of(row)
             if document is not None:
@@ -95,7 +95,7 @@ class ObjectWriter(LockedWriter):
         Nothing is written when the object is to be locked first: when others hold it, when it has none of these
         versions, or when a watched column would change and that was not `checked` under a lock.
         """
-        statement = update_object(self.documents, tuple(wanted), key.condition, self.rules.watched)
+        statement = update_object(self.documents, tuple(wanted), key.condition, self.rules.watched_columns)
         row = await self._run(statement, body, wanted, key, versions=versions, checked=checked)
         if row is None:
             raise not_found(self.model)
@@ -158,5 +158,5 @@ class ObjectWriter(LockedWriter):
         return await with_all_faults(self.session, self.model, self.collection.links, error, body, key)
 
     def _wanted(self, body: ObjectFields) -> Wanted:
-        wanted = {link_set: wanted_links(body, link_set) for link_set in self.collection.links}
+        wanted = {link_set: body_links(body, link_set) for link_set in self.collection.links}
         return {link_set: links for link_set, links in wanted.items() if links is not None}

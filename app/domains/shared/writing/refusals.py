@@ -6,9 +6,9 @@ from typing import Any
 from sqlalchemy import select
 
 from app.core.database import RegisterSession
-from app.domains.shared.collection import LinkSet, foreign_keys, named_targets
+from app.domains.shared.collection import LinkSet, body_link_targets, foreign_keys
 from app.domains.shared.models import RegisterObject, table_of
-from app.domains.shared.reading.keys import Key, object_exists
+from app.domains.shared.reading.keys import Key, select_id
 from app.domains.shared.writing.constraints import duplicate_key_fault
 from app.domains.shared.writing.unique_keys import find_key_owners, unique_keys
 from app.utils.exceptions import Conflict, Duplicate, Fault, InvalidContent, RegisterError, UnknownReference
@@ -50,7 +50,7 @@ def _summary_of_unknown(count: int) -> str:
 async def _taken_keys(
     session: RegisterSession, model: type[RegisterObject], body: Any, key: Key | None
 ) -> tuple[Fault, ...]:
-    own = None if key is None else await session.scalar(object_exists(model, key.condition), {"key": key.value})
+    own = None if key is None else await session.scalar(select_id(model, key.condition), {"key": key.value})
     wanted = {name: getattr(body, name) for name in unique_keys(model)}
     arrays = {f"{name}_values": [] if value is None else [value] for name, value in wanted.items()}
     return tuple(
@@ -69,7 +69,7 @@ async def _unknown_references(
         if (key := getattr(body, name)) is not None
     ]
     for link_set in links:
-        named += named_targets(body, link_set)
+        named += body_link_targets(body, link_set)
     known: set[tuple[type[RegisterObject], int]] = set()
     for target in {target for _, target, _ in named}:
         column = table_of(target).c.id

@@ -54,7 +54,7 @@ def insert_object(documents: Documents, links: Sequence[LinkSet]) -> Prepared:
     values = _new_values(model) | {"created_by_id": caller, "updated_by_id": caller}
     written = insert(table_of(model)).values(values).returning(*_shown(model)).cte("written")
     wanted = {link.field: wanted_rows(link) for link in links}
-    made = documents.written(written, wanted)
+    made = documents.document_cte(written, wanted)
     now = select(*made.c, cast(made.c.document, JSONB).label("after")).cte("now").prefix_with("MATERIALIZED")
     record = change_cte(model, "created", now, before=None, after=nonempty_members(now.c.after, documents.briefs))
     answer = select(now.c.id, now.c.version, utf8(now.c.document).label("body"))
@@ -92,7 +92,7 @@ def update_object(
     differs += [exists(select(literal_column("1")).select_from(cte)) for cte in (*removed.values(), *added.values())]
     writing = update(table).where(table.c.id == same.c.id, or_(*differs)).values(new | touch_values(table))
     written = writing.returning(*_shown(model)).cte("written")
-    made = documents.written(written, {link.field: wanted_rows(link) for link in links})
+    made = documents.document_cte(written, {link.field: wanted_rows(link) for link in links})
     how = documents.changed_members(seen, written, removed, added)
     change = select(made.c.id, made.c.code, made.c.name, how.c.before, how.c.after)
     changed = change.select_from(made.join(how, literal_column("true"))).subquery("changed")

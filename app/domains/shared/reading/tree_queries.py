@@ -1,4 +1,4 @@
-"""Statements that walk a tree: up to its root, and down to a depth."""
+"""Recursive queries of trees: the ancestors of an object, and its subtree down to a depth."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -33,7 +33,7 @@ _ZERO, _ONE = literal_column("0", Integer), literal_column("1", Integer)
 
 @dataclass(frozen=True, slots=True)
 class Subtree:
-    """Nodes as a JSON array in bytes, and whether there are more than we answer at once."""
+    """Nodes as a JSON array in bytes, and whether there are more than `MAX_NODES`."""
 
     items: bytes
     truncated: bool
@@ -41,41 +41,51 @@ class Subtree:
 
 @cache
 def select_ancestors(model: type[RegisterObject], condition: Condition) -> Executable:
-    """Return the statement of the objects above one; `rows` counts that one, too."""
+    """Return the statement of an object's ancestors: `items`, the root first, and `rows`, which counts the object, too.
+
+    `rows` is 0 if the object does not exist. The parameter is `key`.
+    """
     table = table_of(model)
     start = select(table.c.id, table.c.parent_id, _ZERO.label("distance"), array([table.c.id]).label("path"))
     chain = start.where(condition(table)).cte("chain", recursive=True)
     step = select(table.c.id, table.c.parent_id, chain.c.distance + _ONE, func.array_append(chain.c.path, table.c.id))
-    chain = chain.union_all(step.where(table.c.id == chain.c.parent_id, _not_seen(table, chain)))
-    above = select(table.c.id, table.c.code, table.c.name).join(chain, chain.c.id == table.c.id)
-    return _nodes(chain, above.where(chain.c.distance > _ZERO).order_by(chain.c.distance.desc()))
+    chain = chain.union_all(step.where(table.c.id == chain.c.parent_id, _is_new(table, chain)))
+    ancestors = select(table.c.id, table.c.code, table.c.name).join(chain, chain.c.id == table.c.id)
+    return _nodes(chain, ancestors.where(chain.c.distance > _ZERO).order_by(chain.c.distance.desc()))
 
 
 @cache
 def select_tree(model: type[RegisterObject], condition: Condition) -> Executable:
-    """Return the statement of an object and what stands below it; its parameters are `key` and `depth`."""
+    """Return the statement of an object and its descendants: `items`, depth first, and `rows`, the number of all nodes.
+
+    The parameters are `key` and `depth`.
+    """
     table = table_of(model)
-    # The id breaks ties; as text it needs leading zeros to be in the order of numbers.
+    # The id breaks ties; leading zeros make its text sort like the number.
     number = func.lpad(cast(table.c.id, Text), literal_column("19"), literal_column("'0'"))
-    place = array([func.lower(table.c.name), number])
-    start = select(table.c.id, _ZERO.label("depth"), array([table.c.id]).label("path"), place.label("place"))
+    sort_path = array([func.lower(table.c.name), number])
+    start = select(table.c.id, _ZERO.label("depth"), array([table.c.id]).label("path"), sort_path.label("sort_path"))
     chain = start.where(condition(table)).cte("chain", recursive=True)
     step = select(
         table.c.id,
         chain.c.depth + _ONE,
         func.array_append(chain.c.path, table.c.id),
-        func.array_cat(chain.c.place, place),
-    ).where(table.c.parent_id == chain.c.id, chain.c.depth < bindparam("depth", type_=Integer), _not_seen(table, chain))
+        func.array_cat(chain.c.sort_path, sort_path),
+    ).where(
+        table.c.parent_id == chain.c.id,
+        chain.c.depth < bindparam("depth", type_=Integer),
+        _is_new(table, chain),
+    )
     chain = chain.union_all(step)
     child = table.alias("child")
     children = select(func.count()).where(child.c.parent_id == table.c.id).correlate(table).scalar_subquery()
     nodes = select(
         table.c.id, table.c.code, table.c.name, table.c.parent_id, chain.c.depth, children.label("children")
     ).join(chain, chain.c.id == table.c.id)
-    return _nodes(chain, nodes.order_by(chain.c.place).limit(literal_column(str(MAX_NODES))))
+    return _nodes(chain, nodes.order_by(chain.c.sort_path).limit(literal_column(str(MAX_NODES))))
 
 
-def _not_seen(table: FromClause, chain: CTE) -> Any:
+def _is_new(table: FromClause, chain: CTE) -> Any:
     return not_(table.c.id == any_(chain.c.path))
 
 
