@@ -275,10 +275,10 @@ MAY_END = Counter(
         ("domains/auth/sign_in.py", "release"): 4,  # before hashing, and so that a refusal keeps what was done
         ("domains/register/restore.py", "begin"): 1,  # of an import, not of a transaction
         ("domains/register/restore.py", "undo"): 1,  # after a database without a schema
-        ("domains/shared/idempotency/route.py", "undo"): 1,  # to keep a refusal
+        ("domains/shared/idempotency/route.py", "undo"): 1,  # to store an error response
         ("domains/shared/reading/reader.py", "release"): 1,  # before a stream takes its own connection
-        ("domains/shared/writing/locked.py", "undo"): 1,  # to wait for a rule's lock without one of a row
-        ("domains/shared/writing/refusals.py", "undo"): 1,  # to find all faults
+        ("domains/shared/writing/locked.py", "undo"): 1,  # to wait for an advisory lock without a row lock
+        ("domains/shared/writing/all_faults.py", "undo"): 1,  # to find all faults
     }
 )
 

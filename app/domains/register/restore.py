@@ -29,7 +29,7 @@ from app.domains.register.imported_ids import ExportedId, ImportedId, ImportedId
 from app.domains.role.models import RoleHolder
 from app.domains.role.service import HOLDERS, RoleService
 from app.domains.shared.bulk.batch import BulkOutcome, write_batch
-from app.domains.shared.bulk.items import ITEM, ItemResult
+from app.domains.shared.bulk.items import ITEM_INDEX, ItemResult
 from app.domains.shared.collection import foreign_keys
 from app.domains.shared.models import RegisterObject
 from app.domains.shared.schemas import is_id
@@ -161,7 +161,7 @@ class _ImportRun:
         table = service.collection.name
         ids: dict[ExportedId, Any] = dict(await self._ids.resolve(session, referenced_ids(service.collection, lines)))
         # Objects of the same batch are referred to by their position.
-        ids |= {(table, line.document["id"]): {ITEM: index} for index, line in enumerate(lines)}
+        ids |= {(table, line.document["id"]): {ITEM_INDEX: index} for index, line in enumerate(lines)}
         items: list[dict[str, Any]] = []
         for line in lines:
             key = imported[line.document["id"]].id
@@ -208,7 +208,7 @@ class _ImportRun:
         outcome = await write_batch(
             service(session, self._caller, restoring=True), items, atomic=True, dry_run=False, label=label
         )
-        if outcome.refused:
+        if outcome.is_rejected:
             _raise_faults(service.collection.name, lines, outcome.items)
         return outcome
 

@@ -1,4 +1,4 @@
-"""What the tests of bulk writes share."""
+"""Helpers of the tests of bulk writes."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ async def send(client: httpx.AsyncClient, collection: str, items: list[Any], **p
 
 
 async def write(client: httpx.AsyncClient, collection: str, *items: Item, **parameters: Any) -> list[dict[str, Any]]:
-    """Write a batch that has no faults, and return what became of its items."""
+    """Write a batch that has no faults, and return the results of its items."""
     response = await send(client, collection, list(items), **parameters)
     assert response.status_code == 200, response.text
     results: list[dict[str, Any]] = response.json()["items"]
@@ -33,12 +33,12 @@ def create(**data: Any) -> Item:
 
 
 def faults(response: httpx.Response) -> set[tuple[str, str]]:
-    """Return pointer and code of each fault of a refused batch."""
+    """Return pointer and code of each fault of a rejected batch."""
     return {(each["pointer"], each["code"]) for each in response.json()["errors"]}
 
 
 def faults_of_items(response: httpx.Response) -> set[tuple[str, str]]:
-    """Return pointer and code of each fault of a batch of which the good items were written."""
+    """Return pointer and code of each fault of a batch whose valid items were written."""
     assert response.status_code == 207, response.text
     items = response.json()["items"]
     return {(each["pointer"], each["code"]) for item in items for each in item.get("errors", ())}

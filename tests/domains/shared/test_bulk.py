@@ -1,4 +1,4 @@
-"""Many writes at once do what single ones do, or tell every fault."""
+"""Bulk writes do what single writes do, or report every fault."""
 
 from typing import Any
 
@@ -44,7 +44,7 @@ async def count(client: httpx.AsyncClient, collection: str) -> int:
     return total
 
 
-# --- What is written ---
+# --- Written objects ---
 
 
 @every_collection
@@ -78,7 +78,7 @@ async def test_all_operations_in_one_batch(client: httpx.AsyncClient, collection
 
 
 @every_collection
-async def test_what_is_the_same_already_stays_as_it_was(client: httpx.AsyncClient, collection: str) -> None:
+async def test_items_without_a_difference_change_nothing(client: httpx.AsyncClient, collection: str) -> None:
     made = await make(client, collection, code="SAME-1", description="Stays")
     results = await write(
         client, collection, {"op": "update", "code": "same-1", "data": {"name": made["name"], "description": "Stays"}}
@@ -89,9 +89,7 @@ async def test_what_is_the_same_already_stays_as_it_was(client: httpx.AsyncClien
 
 
 @pytest.mark.parametrize("collection", OWN_REFERENCES)
-async def test_references_to_objects_of_the_batch_may_stand_before_them(
-    client: httpx.AsyncClient, collection: str
-) -> None:
+async def test_references_to_objects_of_the_batch_may_precede_them(client: httpx.AsyncClient, collection: str) -> None:
     member = OWN_REFERENCES[collection]
     chain = [thing(collection, f"C-{n}", **{member: {"code": f"c-{n - 1}"}}) for n in range(50, 0, -1)]
     top = thing(collection, "C-0", external_id="top")
@@ -159,7 +157,7 @@ async def test_every_kind_of_reference_may_be_a_key(client: httpx.AsyncClient) -
         assert {link["id"] for link in short[name]} == {link["id"] for link in long[name]}
 
 
-async def test_codes_are_exchanged_and_handed_on(client: httpx.AsyncClient) -> None:
+async def test_codes_are_exchanged_and_passed_on(client: httpx.AsyncClient) -> None:
     ids = [(await make_department(client, code=code))["id"] for code in ("A", "B", "C")]
     await write(
         client,
@@ -195,7 +193,7 @@ async def test_tree_is_deleted_as_a_whole_in_any_order(client: httpx.AsyncClient
 
 
 @every_tree
-async def test_parent_goes_when_its_child_moves_in_the_same_batch(client: httpx.AsyncClient, collection: str) -> None:
+async def test_parent_is_deleted_when_its_child_moves_away(client: httpx.AsyncClient, collection: str) -> None:
     top = await make(client, collection)
     child = await make(client, collection, parent_id=top["id"])
     await write(
@@ -208,7 +206,7 @@ async def test_parent_goes_when_its_child_moves_in_the_same_batch(client: httpx.
 
 
 @every_tree
-async def test_parent_and_child_change_places(client: httpx.AsyncClient, collection: str) -> None:
+async def test_parent_and_child_are_swapped(client: httpx.AsyncClient, collection: str) -> None:
     top = await make(client, collection)
     child = await make(client, collection, parent_id=top["id"])
     await write(
@@ -239,10 +237,10 @@ async def test_owner_and_accountable_role_are_replaced(client: httpx.AsyncClient
     assert [link["id"] for link in (*after["departments"], *after["roles"])] == [departments[1], roles[1]]
 
 
-# --- How it is recorded ---
+# --- History ---
 
 
-async def test_all_changes_are_of_one_request(client: httpx.AsyncClient) -> None:
+async def test_all_changes_are_recorded_under_one_request(client: httpx.AsyncClient) -> None:
     gone = await make_role(client)
     items = [create(name="Made"), {"op": "delete", "id": gone["id"]}]
     headers = {"X-Change-Message": "Quarterly", "X-Request-ID": "bulk-1"}
@@ -252,11 +250,11 @@ async def test_all_changes_are_of_one_request(client: httpx.AsyncClient) -> None
     assert told[:2] == [("deleted", "Quarterly", "bulk-1"), ("created", "Quarterly", "bulk-1")]
 
 
-# --- How many statements ---
+# --- Number of statements ---
 
 
 async def link_targets(client: httpx.AsyncClient, collection: str) -> dict[str, list[int]]:
-    """Register five objects for each kind of links, and return their ids as bodies list them."""
+    """Create five objects for each kind of links, and return their ids as bodies list them."""
     made: dict[str, list[int]] = {}
     for links in LINKS[collection]:
         target = links.target_model.__tablename__
@@ -265,7 +263,7 @@ async def link_targets(client: httpx.AsyncClient, collection: str) -> dict[str, 
     return made
 
 
-# Of creates, updates, updates that change nothing, and deletes, each with one for the caller.
+# For creates, updates, updates without a difference, and deletes, each including one for the caller.
 STATEMENTS = [6, 7, 4, 7]
 STATEMENTS_WITH_LINKS = [7, 10, 8, 7]
 
@@ -275,7 +273,7 @@ async def test_statements_do_not_grow_with_the_items(
     client: httpx.AsyncClient, statements: Statements, collection: str
 ) -> None:
     links = await link_targets(client, collection)
-    # The first kind of links, of which one is kept.
+    # The first kind of links, of which one link stays.
     fewer = {name: ids[:1] for name, ids in list(links.items())[:1]}
     expected = STATEMENTS_WITH_LINKS if links else STATEMENTS
     member = OWN_REFERENCES.get(collection)
@@ -290,11 +288,11 @@ async def test_statements_do_not_grow_with_the_items(
             with statements.counted() as seen:
                 await write(client, collection, *items)
             counts.append(len(seen))
-        # The driver asks for each type once.
+        # The driver looks up each type once.
         assert number == 1 or counts == expected, seen
 
 
-async def test_moves_take_two_statements_more(client: httpx.AsyncClient, statements: Statements) -> None:
+async def test_moves_take_two_more_statements(client: httpx.AsyncClient, statements: Statements) -> None:
     tops = [(await make_department(client))["id"] for _ in range(2)]
     for number in (10, 200):
         made = await write(client, "departments", *(create(name="N", parent_id=tops[0]) for _ in range(number)))
@@ -304,9 +302,7 @@ async def test_moves_take_two_statements_more(client: httpx.AsyncClient, stateme
         assert len(seen) == 9
 
 
-async def test_users_take_no_more_statements_with_their_number(
-    client: httpx.AsyncClient, statements: Statements
-) -> None:
+async def test_statements_do_not_grow_with_the_users(client: httpx.AsyncClient, statements: Statements) -> None:
     counts = set()
     for number in (10, 200):
         items = [thing("users", f"u{number}.{n}", access_level="admin") for n in range(number)]
@@ -321,7 +317,7 @@ async def test_users_take_no_more_statements_with_their_number(
 # --- All or nothing ---
 
 
-async def test_every_fault_is_told_and_nothing_is_written(client: httpx.AsyncClient) -> None:
+async def test_every_fault_is_reported_and_nothing_is_written(client: httpx.AsyncClient) -> None:
     await make_department(client, code="TAKEN", external_id="taken/1")
     parent = await make_department(client)
     await make_department(client, parent_id=parent["id"])

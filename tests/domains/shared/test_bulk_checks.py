@@ -1,4 +1,4 @@
-"""However the items of a batch depend on each other, each is looked at a few times only."""
+"""Conflicts in a batch are found in linear time, however its items depend on each other."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,22 +17,22 @@ from app.domains.shared.rules import Rule, Rules, RuleViolation, Write
 from app.domains.shared.trees import NoCycle
 
 ITEMS = 2000
-MOST_CALLS = 100 * ITEMS
+MAX_CALLS = 100 * ITEMS
 
 
-class Asked(Rule):
-    """Refuses nothing, and counts how often it was asked what writes do together."""
+class CountingRule(Rule):
+    """Rejects nothing, and counts the calls of `check_together`."""
 
     times: ClassVar[int] = 0
 
     def check_together(self, writes: Sequence[Write]) -> Iterator[tuple[Write, RuleViolation]]:
         del writes
-        Asked.times += 1
+        CountingRule.times += 1
         yield from ()
 
 
 class TreeSession:
-    """Stands for a session in a register in which each department stands below the one before it."""
+    """A session of a register in which each department is a child of the one before it."""
 
     def __init__(self, parents: dict[int, int | None]) -> None:
         self._parents = parents
@@ -42,7 +42,7 @@ class TreeSession:
 
 
 def department(index: int, parent: int | None, new_parent: int | None) -> Item:
-    """Return the item that gives a department, whose id is its index, another parent."""
+    """Return the item that sets the parent of the department with the id `index`."""
     item = Item(index, f"item {index}", op="update", id=index)
     item.current = {"parent_id": parent, "head_id": None, "created_by_id": None, "updated_by_id": None}
     item.body = DepartmentCreate(name="Department", parent_id=new_parent or None)
@@ -50,11 +50,11 @@ def department(index: int, parent: int | None, new_parent: int | None) -> Item:
     return item
 
 
-async def settled(batch: Batch, parents: dict[int, int | None] | None = None) -> tuple[int, int]:
-    """Settle a batch; return how many calls that took, and how often the rules were asked."""
-    batch.named = {item.index: item for item in batch.items}
-    rules, calls = Rules((NoCycle, Asked), SYSTEM_CALLER), 0
-    Asked.times = 0
+async def count_calls(batch: Batch, parents: dict[int, int | None] | None = None) -> tuple[int, int]:
+    """Find the conflicts of a batch; return the number of function calls, and of calls of the rules."""
+    batch.items_by_id = {item.index: item for item in batch.items}
+    rules, calls = Rules((NoCycle, CountingRule), SYSTEM_CALLER), 0
+    CountingRule.times = 0
 
     def count(_frame: FrameType, event: str, _argument: Any) -> None:
         nonlocal calls
@@ -67,49 +67,49 @@ async def settled(batch: Batch, parents: dict[int, int | None] | None = None) ->
         await find_conflicts(batch, rules)
     finally:
         sys.setprofile(before)
-    return calls, Asked.times
+    return calls, CountingRule.times
 
 
 def codes(batch: Batch) -> list[list[str]]:
     return [[fault.code for fault in item.faults] for item in batch.items]
 
 
-@pytest.mark.parametrize("holder", [None, ITEMS + 1])
-async def test_codes_that_are_handed_on(holder: int | None) -> None:
+@pytest.mark.parametrize("owner", [None, ITEMS + 1])
+async def test_codes_that_are_passed_on(owner: int | None) -> None:
     items = [department(index, None, None) for index in range(ITEMS)]
     batch = Batch(Department, items, None)
     for index, item in enumerate(items):
-        # Each takes the code of the next one; that of the last one is free, or somebody else's.
+        # Each takes the code of the next one; the code of the last one is free, or belongs to another object.
         item.keys = {"code": f"c{index + 1}"}
         batch.key_owners["code", f"c{index}"] = index
-    if holder is not None:
-        batch.key_owners["code", f"c{ITEMS}"] = holder
-    calls, asked = await settled(batch)
-    assert codes(batch) == [[] if holder is None else ["duplicate"]] * ITEMS
-    assert (calls < MOST_CALLS, asked <= 2) == (True, True)
+    if owner is not None:
+        batch.key_owners["code", f"c{ITEMS}"] = owner
+    calls, checks = await count_calls(batch)
+    assert codes(batch) == [[] if owner is None else ["duplicate"]] * ITEMS
+    assert (calls < MAX_CALLS, checks <= 2) == (True, True)
 
 
 @pytest.mark.parametrize("fails", [False, True])
-async def test_tree_that_is_turned_upside_down(fails: bool) -> None:
-    # Of the departments 1, 2, 3, … each stands below the one before it, and is to stand below the one after it.
+async def test_tree_that_is_inverted(fails: bool) -> None:
+    # Each of the departments 1, 2, 3, … is a child of the one before it, and moves below the one after it.
     items = [
         department(index, index - 1 or None, index + 1 if index < ITEMS else None) for index in range(1, ITEMS + 1)
     ]
     batch = Batch(Department, items, None)
     if fails:
         items[-1].add_fault("/data/name", "too_long", "It is too long.")
-    calls, asked = await settled(batch, {index: index - 1 or None for index in range(1, ITEMS + 1)})
+    calls, checks = await count_calls(batch, {index: index - 1 or None for index in range(1, ITEMS + 1)})
     assert codes(batch) == ([["cycle"]] * (ITEMS - 1) + [["too_long"]] if fails else [[]] * ITEMS)
-    assert (calls < MOST_CALLS, asked <= 2) == (True, True)
+    assert (calls < MAX_CALLS, checks <= 2) == (True, True)
 
 
-async def test_children_of_what_shall_be_deleted_stay() -> None:
-    # Each department is deleted with the one below it; the last one may not be.
+async def test_ancestors_of_a_referenced_object_are_not_deleted() -> None:
+    # Each department is deleted together with its child; a user refers to the last one, which therefore stays.
     items = [department(index, index - 1 or None, None) for index in range(1, ITEMS + 1)]
     for item in items:
         item.op, item.body = "delete", None
         item.write = Write(Department, item.id, item.current, None)
     batch = Batch(Department, items, None, referrers={ITEMS: ["users"]})
-    calls, asked = await settled(batch)
+    calls, checks = await count_calls(batch)
     assert codes(batch) == [["still_referenced"]] * ITEMS
-    assert (calls < MOST_CALLS, asked <= 2) == (True, True)
+    assert (calls < MAX_CALLS, checks <= 2) == (True, True)

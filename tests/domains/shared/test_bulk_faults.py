@@ -1,4 +1,4 @@
-"""What is wrong with a batch is told item by item, and nobody does with many writes what they may not do with one."""
+"""Faults of a batch are reported by item, and bulk writes need the same permissions as single writes."""
 
 import json
 from types import SimpleNamespace
@@ -23,7 +23,7 @@ from tests.domains.shared.properties import drawn
 
 
 async def stored(connection: AsyncConnection) -> dict[str, str]:
-    """Return all that is registered."""
+    """Return all objects."""
     return {
         table: str((await connection.execute(text(f"SELECT jsonb_agg(t ORDER BY t) FROM {table} t"))).scalar_one())
         for table in (*TABLES, "changes")
@@ -38,7 +38,7 @@ def delete(reference: object) -> Item:
     return {"op": "delete", "id": reference}
 
 
-async def test_faults_of_the_address_and_of_the_body_are_told_together(client: httpx.AsyncClient) -> None:
+async def test_faults_of_query_and_body_are_reported_together(client: httpx.AsyncClient) -> None:
     response = await client.post("/roles/bulk?atomic=maybe&dry_run=x", json={})
     pointers = {(error["source"], error["pointer"]) for error in response.json()["errors"]}
     assert (response.status_code, pointers) == (422, {("query", "/atomic"), ("query", "/dry_run"), ("body", "/items")})
@@ -48,7 +48,7 @@ async def test_faults_of_the_address_and_of_the_body_are_told_together(client: h
 
 
 @every_tree
-async def test_items_that_form_a_cycle_are_refused(client: httpx.AsyncClient, collection: str) -> None:
+async def test_items_that_form_a_cycle_are_rejected(client: httpx.AsyncClient, collection: str) -> None:
     items = [
         create(name="A", code="A", parent_id={"code": "C"}),
         create(name="B", code="B", parent_id={"code": "A"}),
@@ -65,25 +65,25 @@ async def test_items_that_form_a_cycle_are_refused(client: httpx.AsyncClient, co
 
 
 @every_tree
-async def test_move_below_what_stands_below_is_refused(client: httpx.AsyncClient, collection: str) -> None:
+async def test_move_below_a_descendant_is_rejected(client: httpx.AsyncClient, collection: str) -> None:
     top = await make(client, collection)
     middle = await make(client, collection, parent_id=top["id"])
     leaf = await make(client, collection, parent_id=middle["id"])
     other = await make(client, collection)
     response = await send(client, collection, [update(top["id"], parent_id=leaf["id"])])
     assert (response.status_code, response.json()["code"]) == (409, "cycle")
-    # Each is harmless without the other.
+    # Each is valid without the other.
     items = [update(top["id"], parent_id=other["id"]), update(other["id"], parent_id=leaf["id"])]
     response = await send(client, collection, items)
     assert faults(response) == {(f"/items/{n}/data/parent_id", "cycle") for n in (0, 1)}
     assert statuses(await write(client, collection, items[0])) == ["updated"]
 
 
-# --- Items that are about the same ---
+# --- Items about the same object ---
 
 
 @every_collection
-async def test_object_is_named_by_one_item_only(client: httpx.AsyncClient, collection: str) -> None:
+async def test_two_items_about_one_object_are_rejected(client: httpx.AsyncClient, collection: str) -> None:
     made, new = await make(client, collection, code="ONE", external_id="one"), required(collection, "new")
     response = await send(
         client,
@@ -102,7 +102,7 @@ async def test_object_is_named_by_one_item_only(client: httpx.AsyncClient, colle
     assert not any(pointer.startswith(("/items/0", "/items/3")) for pointer, _ in faults(response))
 
 
-async def test_upsert_keeps_the_key_it_names(client: httpx.AsyncClient) -> None:
+async def test_upsert_cannot_change_its_key(client: httpx.AsyncClient) -> None:
     await make_department(client, code="KEPT", external_id="x/1")
     response = await send(
         client,
@@ -136,7 +136,7 @@ async def test_upsert_keeps_the_key_it_names(client: httpx.AsyncClient) -> None:
 
 
 @every_collection
-async def test_item_is_for_one_version(client: httpx.AsyncClient, collection: str) -> None:
+async def test_item_with_another_version_fails(client: httpx.AsyncClient, collection: str) -> None:
     first, second = await make(client, collection), await make(client, collection)
     items = [update(first["id"], name="New") | {"version": 1}, delete(second["id"]) | {"version": 2}]
     response = await send(client, collection, items)
@@ -149,7 +149,7 @@ async def test_item_is_for_one_version(client: httpx.AsyncClient, collection: st
 # --- References and links ---
 
 
-async def test_faults_in_references_are_told_where_they_stand(client: httpx.AsyncClient) -> None:
+async def test_faults_in_references_have_their_pointers(client: httpx.AsyncClient) -> None:
     role = await make_role(client, code="R")
     accountable = [{"role_id": {"code": "R"}, "responsibility": "accountable"}]
     items = [
@@ -186,7 +186,7 @@ async def test_unknown_references_alone_are_an_unknown_reference(client: httpx.A
     assert faults(response) == {("/items/0/data/role_ids/0", "unknown_reference")}
 
 
-async def test_two_owners_or_accountable_roles_in_one_item_are_refused(client: httpx.AsyncClient) -> None:
+async def test_two_owners_or_accountable_roles_in_one_item_are_rejected(client: httpx.AsyncClient) -> None:
     departments = [(await make_department(client))["id"] for _ in range(2)]
     roles = [(await make_role(client, code=f"R{n}"))["id"] for n in range(2)]
     process = await make_process(client)
@@ -201,7 +201,7 @@ async def test_two_owners_or_accountable_roles_in_one_item_are_refused(client: h
     }
 
 
-async def test_what_others_refer_to_is_not_deleted(client: httpx.AsyncClient) -> None:
+async def test_referenced_objects_are_not_deleted(client: httpx.AsyncClient) -> None:
     department, role = await make_department(client), await make_role(client)
     await make_process(client, department_ids=[department["id"]])
     await make_role(client, department_id=department["id"])
@@ -215,10 +215,10 @@ async def test_what_others_refer_to_is_not_deleted(client: httpx.AsyncClient) ->
     assert faults(await send(client, "users", [delete(user["id"])])) == {("/items/0", "still_referenced")}
 
 
-# --- Some of them ---
+# --- Partial writes ---
 
 
-async def test_good_items_are_written_without_the_others(client: httpx.AsyncClient) -> None:
+async def test_valid_items_are_written_without_the_others(client: httpx.AsyncClient) -> None:
     kept = await make_department(client, code="KEPT")
     child = await make_department(client, parent_id=kept["id"])
     items = [
@@ -248,7 +248,7 @@ async def test_good_items_are_written_without_the_others(client: httpx.AsyncClie
         *("created", "failed", "failed", "failed", "updated", "failed", "failed", "created", "created", "failed"),
     ]
     listed = (await client.get("/departments", params={"sort": "id"})).json()["items"]
-    # There is no object of an item that would have made one, and so no id.
+    # A failed create has no object, and so no id.
     (_, _, good, below, new) = (each["id"] for each in listed)
     ids = [good, None, None, None, child["id"], kept["id"], None, below, new, None]
     assert [item["id"] for item in answer["items"]] == ids
@@ -258,7 +258,7 @@ async def test_good_items_are_written_without_the_others(client: httpx.AsyncClie
     assert listed[3]["parent_id"] == listed[2]["id"]
 
 
-async def test_what_is_there_already_is_referred_to_whatever_becomes_of_its_item(client: httpx.AsyncClient) -> None:
+async def test_reference_to_an_existing_key_is_valid_even_if_its_item_fails(client: httpx.AsyncClient) -> None:
     kept = await make_department(client, code="KEPT", external_id="kept")
     items = [
         {"op": "upsert", "code": "KEPT", "data": {"name": "", "external_id": "new"}},
@@ -276,7 +276,7 @@ async def test_what_is_there_already_is_referred_to_whatever_becomes_of_its_item
 
 
 @every_collection
-async def test_batch_without_a_good_item_writes_nothing(
+async def test_batch_without_a_valid_item_writes_nothing(
     client: httpx.AsyncClient, connection: AsyncConnection, collection: str
 ) -> None:
     before = await stored(connection)
@@ -286,7 +286,7 @@ async def test_batch_without_a_good_item_writes_nothing(
     assert await stored(connection) == before
 
 
-# --- Trying it out ---
+# --- Dry runs ---
 
 
 async def mixed_batch(client: httpx.AsyncClient, collection: str) -> list[Item]:
@@ -300,7 +300,7 @@ async def mixed_batch(client: httpx.AsyncClient, collection: str) -> list[Item]:
 
 
 @every_collection
-async def test_dry_run_tells_everything_and_changes_nothing(
+async def test_dry_run_reports_everything_and_changes_nothing(
     client: httpx.AsyncClient, connection: AsyncConnection, collection: str
 ) -> None:
     items = await mixed_batch(client, collection)
@@ -322,7 +322,7 @@ async def test_dry_run_tells_everything_and_changes_nothing(
 
 
 @pytest.mark.parametrize("atomic", ["true", "false"])
-async def test_dry_run_tells_the_faults_of_the_real_one(
+async def test_dry_run_reports_the_faults_of_a_real_run(
     client: httpx.AsyncClient, connection: AsyncConnection, atomic: str
 ) -> None:
     await make_department(client, code="TAKEN")
@@ -336,11 +336,11 @@ async def test_dry_run_tells_the_faults_of_the_real_one(
     assert find(tried) == find(done) == {("/items/1/data/code", "duplicate"), ("/items/2/data/nme", "extra_forbidden")}
 
 
-# --- Who may ---
+# --- Permissions ---
 
 
 @every_collection
-async def test_scope_of_the_collection_is_asked_for(client: httpx.AsyncClient, collection: str) -> None:
+async def test_scope_of_the_collection_is_required(client: httpx.AsyncClient, collection: str) -> None:
     others = [f"{each}:write" for each in COLLECTIONS if each != collection]
     response = await client.post(
         f"/{collection}/bulk",
@@ -367,7 +367,7 @@ async def test_users_are_not_raised_by_who_may_not_raise_them(client: httpx.Asyn
         assert (f"/items/1{pointer}", "forbidden") in faults(response)
         assert 'scope="admin"' in response.headers["www-authenticate"]
     answer = await client.post("/users/bulk?atomic=false", json={"items": items[2:]}, headers=narrow)
-    # Two items about one object: the second one of them is refused for that, too.
+    # Two items about one object: the second one is also rejected for that.
     assert faults_of_items(answer) >= {("/items/0", "forbidden"), ("/items/1", "forbidden")}
     assert answer.json()["counts"]["created"] == 1
     assert [(await client.get(f"/users/{each['id']}")).json() for each in (editor, admin)] == before
@@ -385,11 +385,11 @@ async def test_last_administrator_and_the_first_one_stay(client: httpx.AsyncClie
     assert (response.status_code, response.json()["code"]) == (409, "last_administrator")
     assert faults(response) == {("/items/1/data/is_active", "last_administrator")}
     assert statuses(await write(client, "users", leave[0])) == ["updated"]
-    # Of the next request the caller is refused: it was the token of who has just left.
+    # The next request is rejected: its token belonged to the administrator who was just removed.
     assert (await client.get("/users")).status_code == 401
 
 
-async def test_last_administrator_who_is_named_twice_stays(client: httpx.AsyncClient) -> None:
+async def test_last_administrator_named_twice_stays(client: httpx.AsyncClient) -> None:
     (only,) = (await client.get("/users", params={"access_level": "admin"})).json()["items"]
     items = [update(only["id"], is_active=False), update(only["id"], name="Renamed")]
     response = await client.post("/users/bulk?atomic=false", json={"items": items})
@@ -407,7 +407,7 @@ async def test_token_without_admin_learns_nothing_of_administrators(client: http
     assert (response.status_code, response.json()["scope"], response.json()["errors"]) == (403, "admin", [])
 
 
-# --- How much ---
+# --- Limits ---
 
 
 @pytest.mark.parametrize(
@@ -421,13 +421,13 @@ async def test_token_without_admin_learns_nothing_of_administrators(client: http
         ([], "", "model_attributes_type"),
     ],
 )
-async def test_batch_that_is_none(client: httpx.AsyncClient, body: Any, pointer: str, code: str) -> None:
+async def test_malformed_batch_is_rejected(client: httpx.AsyncClient, body: Any, pointer: str, code: str) -> None:
     response = await client.post("/departments/bulk", json=body)
     assert (response.status_code, faults(response)) == (422, {(pointer, code)})
 
 
 @pytest.mark.parametrize("value", [None, 1, "x", [], True])
-async def test_what_is_no_object_is_told_without_the_names_of_classes(client: httpx.AsyncClient, value: Any) -> None:
+async def test_fault_of_a_non_object_names_no_class(client: httpx.AsyncClient, value: Any) -> None:
     link = create(name="N", departments=[value])
     for collection, items, pointer in (
         ("departments", [value], "/items/0"),
@@ -456,7 +456,7 @@ async def test_parameters_are_checked(client: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize("unknown", [30, 99, 140])
-async def test_item_tells_as_many_faults_as_a_request_of_its_own(client: httpx.AsyncClient, unknown: int) -> None:
+async def test_item_reports_as_many_faults_as_a_single_request(client: httpx.AsyncClient, unknown: int) -> None:
     body = {"name": "N", "departments": [{"department_id": 9_000_000 + number} for number in range(unknown)]}
     alone = (await client.post("/processes", json=body)).json()
     assert len(alone["errors"]) == min(unknown, 100)
@@ -468,7 +468,7 @@ async def test_item_tells_as_many_faults_as_a_request_of_its_own(client: httpx.A
     assert batch["detail"].startswith("The request has more than 100 faults") == (unknown > 100)
 
 
-async def test_two_items_about_one_object_are_told_once(client: httpx.AsyncClient) -> None:
+async def test_fault_of_two_items_about_one_object_is_reported_once(client: httpx.AsyncClient) -> None:
     made = await make_department(client, code="A-1", external_id="x")
     items = [
         {"op": "update", "code": "a-1", "data": {"description": "1"}},
@@ -535,9 +535,7 @@ async def test_more_links_than_an_object_may_have_are_not_looked_up(client: http
     assert found == [told | {"pointer": f"/items/0/data/{member}"}]
 
 
-async def test_others_have_their_turn_between_long_lists(
-    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_event_loop_runs_between_long_lists(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
     turns = 0
 
     async def sleep(_seconds: float) -> None:
@@ -546,7 +544,7 @@ async def test_others_have_their_turn_between_long_lists(
 
     monkeypatch.setattr(bulk, "asyncio", SimpleNamespace(sleep=sleep))
     await send(client, "processes", [create(name="P", location_ids=list(range(1, 1001))) for _ in range(20)])
-    # Four times the items are gone through.
+    # The items are processed in four passes.
     assert turns >= 4 * 20 * 1000 // 2000
 
 
@@ -558,7 +556,7 @@ async def test_links_of_a_batch_have_their_limit(client: httpx.AsyncClient) -> N
     assert (await client.get("/processes")).json()["items"] == []
 
 
-async def test_imports_have_no_limit_of_requests(app: FastAPI, client: httpx.AsyncClient) -> None:
+async def test_imports_have_no_rate_limit(app: FastAPI, client: httpx.AsyncClient) -> None:
     role = await make_role(client)
     data = {"name": "P", "kind": "core", "status": "draft", "role_ids": [role["id"]] * 1000}
     async with app.state.database.transaction() as session:
@@ -575,12 +573,12 @@ async def _in_pieces(body: str) -> Any:
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "DELETE"])
-async def test_address_takes_post_only(client: httpx.AsyncClient, method: str) -> None:
+async def test_only_post_is_allowed(client: httpx.AsyncClient, method: str) -> None:
     response = await client.request(method, "/departments/bulk", json={})
     assert (response.status_code, response.headers["allow"]) == (405, "POST")
 
 
-# --- Sending it again ---
+# --- Idempotency keys ---
 
 
 async def test_batch_is_written_once_for_its_key(client: httpx.AsyncClient) -> None:
@@ -592,7 +590,7 @@ async def test_batch_is_written_once_for_its_key(client: httpx.AsyncClient) -> N
     assert (again.headers["idempotency-replayed"], again.content) == ("true", first.content)
     refused = await client.post("/roles/bulk", json={"items": items[:1]}, headers=headers)
     assert (refused.status_code, refused.json()["code"]) == (422, "idempotency_key_reused")
-    # Of a refusal, too.
+    # The same holds for an error.
     headers = {"Idempotency-Key": "batch-2"}
     first, again = [
         await client.post("/roles/bulk", json={"items": [items[0], create(name="Good")]}, headers=headers)
@@ -602,7 +600,7 @@ async def test_batch_is_written_once_for_its_key(client: httpx.AsyncClient) -> N
     assert len((await client.get("/roles")).json()["items"]) == 2
 
 
-# --- Whatever is sent ---
+# --- Arbitrary bodies ---
 
 odd = st.one_of(
     st.none(),

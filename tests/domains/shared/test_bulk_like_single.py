@@ -1,4 +1,4 @@
-"""Many writes at once leave what the same single writes leave."""
+"""Bulk writes have the same results as the same single writes."""
 
 import json
 from collections.abc import AsyncIterator
@@ -20,7 +20,7 @@ from tests.domains.shared.properties import drawn
 
 
 async def prepare_world(client: httpx.AsyncClient) -> None:
-    """Register what the operations below are about; ids are the same in every new database."""
+    """Create the objects that the operations below refer to; ids are the same in every new database."""
     for number in range(1, 5):
         await make_department(client, name=f"Department {number}", code=f"D-{number}")
         await make_location(client, name=f"Location {number}", code=f"L-{number}")
@@ -42,7 +42,7 @@ async def prepare_world(client: httpx.AsyncClient) -> None:
 
 OPERATIONS: dict[str, list[Item]] = {
     "departments": [
-        # First, since objects are recorded under the names that they have after the batch.
+        # First, because the history records objects under the names that they have after the batch.
         changing("D-1", name="Renamed", head_id=3),
         create(name="Made", code="D-9", parent_id=1, head_id=2, description="A\nB"),
         changing("D-3", parent_id=1, name="Moved"),
@@ -92,7 +92,7 @@ def test_every_collection_is_compared() -> None:
 
 @pytest.fixture
 async def twins(server_url: URL, template: URL) -> AsyncIterator[list[tuple[httpx.AsyncClient, asyncpg.Connection]]]:
-    """Two databases that are the same, each with a client of its application."""
+    """Two identical databases, each with a client of its application."""
     async with AsyncExitStack() as stack:
         made = []
         for _ in range(2):
@@ -107,7 +107,7 @@ async def twins(server_url: URL, template: URL) -> AsyncIterator[list[tuple[http
 
 
 async def request_of(client: httpx.AsyncClient, collection: str, item: Item) -> httpx.Response:
-    """Ask with a single request for what an item of a batch says."""
+    """Send the single request that is equivalent to an item of a batch."""
     path = f"/{collection}/code:{item.get('code')}"
     if item["op"] == "create":
         return await client.post(f"/{collection}", json=item["data"], headers=MESSAGE)
@@ -117,7 +117,7 @@ async def request_of(client: httpx.AsyncClient, collection: str, item: Item) -> 
 
 
 async def everything(connection: asyncpg.Connection) -> dict[str, list[Any]]:
-    """Return what is stored, without instants and the names of requests."""
+    """Return the stored rows, without instants and request ids."""
     leave_out = "'{created_at,updated_at,request_id,transaction_id,at}'::text[]"
     return {
         table: [
@@ -147,11 +147,11 @@ async def test_single_and_bulk_writes_leave_the_same(twins: list[tuple[httpx.Asy
         assert lists[0] == lists[1]
 
 
-# --- Whatever they are ---
+# --- Arbitrary batches ---
 
 
 class Named(NamedTuple):
-    """A reference: one of the objects of a collection, counted round."""
+    """A reference: the number of an object of a collection, modulo their count."""
 
     collection: str
     number: int
@@ -162,7 +162,7 @@ def named(collection: str) -> st.SearchStrategy[Named | None]:
 
 
 def links_to(collection: str, target: str, detail: str | None, values: list[str]) -> st.SearchStrategy[Any]:
-    """Return lists of links of which the first one may be the only one of its kind."""
+    """Return lists of links; only the first of each may have the detail that is unique."""
     numbers = st.lists(st.integers(0, 3), unique=True, max_size=3)
 
     def listed(drawn_numbers: list[int], first: str) -> list[dict[str, Any]]:
@@ -216,7 +216,7 @@ FIELDS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
 
 
 def batches(collection: str) -> st.SearchStrategy[tuple[str, list[dict[str, Any]], list[tuple[int, Any]]]]:
-    """Return new objects, and what becomes of others: the numbers of those, with changes, or None if they go."""
+    """Return new objects, and the changes of others by their numbers, None for a delete."""
     fields = st.fixed_dictionaries({}, optional=FIELDS[collection])
     others = st.lists(st.tuples(st.integers(0, 9), st.one_of(fields, fields, st.none())), unique_by=lambda it: it[0])
     return st.tuples(st.just(collection), st.lists(fields, max_size=2), others)
@@ -236,7 +236,7 @@ async def ids_of(connection: asyncpg.Connection) -> dict[str, dict[str, int]]:
 
 
 def spelt(value: Any, codes: Codes, ids: dict[str, dict[str, int]] | None) -> Any:
-    """Return data with its references as a single request has them, or by code. Raises `KeyError` if one is gone."""
+    """Return data with references as in a single request, or by code. Raises `KeyError` if an object was deleted."""
     if isinstance(value, Named):
         code = codes[value.collection][value.number % len(codes[value.collection])]
         return {"code": code} if ids is None else ids[value.collection][code]
@@ -246,7 +246,7 @@ def spelt(value: Any, codes: Codes, ids: dict[str, dict[str, int]] | None) -> An
 
 
 async def history(connection: asyncpg.Connection) -> list[Any]:
-    """Return the newest of the history, without what others were called: a batch tells their names after it."""
+    """Return the newest history, without the names of other objects: a batch records their names after the batch."""
 
     def facts(value: Any) -> Any:
         if isinstance(value, dict):
@@ -260,7 +260,7 @@ async def history(connection: asyncpg.Connection) -> list[Any]:
 
 
 def refusals(response: httpx.Response) -> set[str]:
-    """Return the codes of what a request is refused for."""
+    """Return the codes of the faults of a request."""
     problem = response.json()
     return {error["code"] for error in problem["errors"]} or {problem["code"]}
 
@@ -284,7 +284,7 @@ async def test_batches_leave_what_the_same_single_writes_leave(
             items.append({"op": "delete", "code": code} if data is None else changing(code, **data))
         good = []
         for item in items:
-            # Of what fails when it is its turn the batch is to do nothing, either.
+            # The batch must not write an item whose single request fails, either.
             try:
                 response = await request_of(singly, collection, spelt(item, codes, ids))
             except KeyError:

@@ -1,4 +1,4 @@
-"""What happens when many writes at once meet others. Everything here is committed, to one database for all tests."""
+"""Bulk writes and concurrent writers. Everything here is committed, to one database for all tests."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -64,7 +64,7 @@ async def test_one_of_two_batches_with_the_same_keys_wins(
     assert total == 20 * ROUNDS
 
 
-async def test_two_upserts_with_the_same_new_codes_both_land(client: httpx.AsyncClient) -> None:
+async def test_two_upserts_with_the_same_new_codes_both_succeed(client: httpx.AsyncClient) -> None:
     for number in range(ROUNDS):
         one, other = (
             [{"op": "upsert", "code": f"U{number}-{n}", "data": {"name": name}} for n in range(10)]
@@ -90,7 +90,7 @@ async def test_batch_and_single_create_with_one_code(client: httpx.AsyncClient) 
         assert found.status_code == (200 if many.status_code == 200 else 404)
 
 
-async def test_batches_in_opposite_orders_do_not_lock_each_other_out(client: httpx.AsyncClient) -> None:
+async def test_batches_in_opposite_orders_do_not_deadlock(client: httpx.AsyncClient) -> None:
     made = [await make_department(client) for _ in range(20)]
     roles = [(await make_role(client))["id"] for _ in range(10)]
     processes = [await make_process(client) for _ in range(10)]
@@ -131,7 +131,7 @@ async def test_batch_and_single_writes_of_the_same_objects(client: httpx.AsyncCl
         assert found[2].json()["description"] is None
 
 
-async def test_version_is_for_one_of_two(client: httpx.AsyncClient) -> None:
+async def test_one_of_two_batches_with_the_same_version_wins(client: httpx.AsyncClient) -> None:
     for _ in range(ROUNDS):
         made = await make_role(client)
         path = f"/roles/{made['id']}"
@@ -145,7 +145,7 @@ async def test_version_is_for_one_of_two(client: httpx.AsyncClient) -> None:
 
 
 @every_tree
-async def test_moves_that_form_a_cycle_together_do_not_all_win(client: httpx.AsyncClient, collection: str) -> None:
+async def test_moves_that_form_a_cycle_together_do_not_all_succeed(client: httpx.AsyncClient, collection: str) -> None:
     for number in range(ROUNDS):
         one, other, third = [await make(client, collection) for _ in range(3)]
         moves = [
@@ -174,7 +174,7 @@ async def test_one_owner_and_one_accountable_role(client: httpx.AsyncClient, kin
             send(client, "processes", [update(each, **links) for each in processes]),
             client.put(f"/processes/{processes[1]['id']}/{kind}/{targets[1]}", json={field: value}),
         )
-        # A batch replaces what is there; a link of its own is refused beside another.
+        # A batch replaces existing links; a single link is rejected next to another.
         assert (many.status_code, one.status_code) in {(200, 204), (200, 409)}
         found = [(await read(client, f"/processes/{each['id']}"))[kind] for each in processes]
         assert [[(link["id"], link[field]) for link in links] for links in found] == [[(targets[0], value)]] * 3
@@ -200,7 +200,7 @@ async def test_links_to_objects_that_a_batch_deletes(client: httpx.AsyncClient) 
         assert left == [404 if deleted.status_code == 200 else 200] * 5
 
 
-async def test_objects_that_come_to_refer_to_each_other_do_not_lock_each_other_out(client: httpx.AsyncClient) -> None:
+async def test_new_references_between_two_objects_do_not_deadlock(client: httpx.AsyncClient) -> None:
     for number in range(ROUNDS):
         users, departments = [], []
         for _ in range(4):
@@ -226,7 +226,7 @@ async def test_one_administrator_stays(client: httpx.AsyncClient) -> None:
             client.patch(f"/users/{others[0]['id']}", json={"access_level": "viewer"}),
         )
         assert statuses([many, one]) == [200, 200]
-        # The caller would be gone with the first one, so what is left over is only told.
+        # The first administrator is the last one now, and must stay.
         refused = await send(client, "users", [update(first, is_active=False)])
         assert (refused.status_code, refused.json()["code"]) == (409, "last_administrator")
         await write(client, "users", *(delete(each) for each in others))

@@ -1,4 +1,4 @@
-"""A request with an `Idempotency-Key` is carried out once, however often it is sent; a repeat gets the first answer."""
+"""A request with an `Idempotency-Key` is executed once, however often it is sent; a repeat gets the first response."""
 
 import asyncio
 from collections import Counter
@@ -32,7 +32,7 @@ from tests.utils.conftest import configured_log
 from tests.waiting import until_closed
 
 KEYS, TWINS = 1000, 5
-AT_ONCE = 2  # with their twins as many as there are connections
+CONCURRENT_KEYS = 2  # with their repeats as many requests as there are connections
 
 _names = count(1)
 
@@ -46,7 +46,7 @@ def with_key(key: str, **headers: str) -> dict[str, str]:
 
 
 def once(body: dict[str, Any], key: str | None = None) -> dict[str, Any]:
-    """Return a request with a key, a new one if none is given."""
+    """Return a request with this key, or with a new one."""
     return {"json": body, "headers": with_key(key or new_key())}
 
 
@@ -54,21 +54,21 @@ def is_replay(response: httpx.Response) -> bool:
     return "idempotency-replayed" in response.headers
 
 
-def told(response: httpx.Response) -> tuple[int, bytes, frozenset[tuple[str, str]]]:
-    """Return all that must be the same when a request is repeated."""
-    of_its_own = {"x-request-id", "idempotency-replayed"}
-    headers = frozenset((name, value) for name, value in response.headers.items() if name not in of_its_own)
+def parts(response: httpx.Response) -> tuple[int, bytes, frozenset[tuple[str, str]]]:
+    """Return the parts of a response that must be the same when a request is repeated."""
+    own_headers = {"x-request-id", "idempotency-replayed"}
+    headers = frozenset((name, value) for name, value in response.headers.items() if name not in own_headers)
     return response.status_code, response.content, headers
 
 
 async def twice(client: httpx.AsyncClient, method: str, path: str, **request: Any) -> httpx.Response:
-    """Send a request with a key, and once more; assert that the answers are the same, and return the first one."""
+    """Send a request with a key twice; assert that the responses are the same, and return the first one."""
     request["headers"] = with_key(new_key(), **request.pop("headers", {}))
     first = await client.request(method, path, **request)
     again = await client.request(method, path, **request)
     assert (is_replay(first), is_replay(again)) == (False, True), again.text
     assert again.headers["idempotency-replayed"] == "true"
-    assert told(first) == told(again)
+    assert parts(first) == parts(again)
     return first
 
 
@@ -78,7 +78,7 @@ async def names(client: httpx.AsyncClient, path: str = "/departments") -> list[s
 
 
 @every_collection
-async def test_repeated_post_makes_one_object(client: httpx.AsyncClient, collection: str) -> None:
+async def test_repeated_post_creates_one_object(client: httpx.AsyncClient, collection: str) -> None:
     before = await names(client, f"/{collection}")
     first = await twice(client, "POST", f"/{collection}", json=required(collection))
     assert (first.status_code, first.headers["content-type"]) == (201, "application/json")
@@ -97,32 +97,32 @@ async def test_repeated_patch_is_one_change(client: httpx.AsyncClient, collectio
     assert len((await client.get(f"{path}/changes")).json()["items"]) == 2
 
 
-async def test_first_answer_outlives_what_it_tells_of(client: httpx.AsyncClient) -> None:
+async def test_replay_after_the_object_is_deleted(client: httpx.AsyncClient) -> None:
     request = once({"name": "First", "code": "ONCE"})
     first = await client.post("/departments", **request)
     path = first.headers["location"].removeprefix("/api/v1")
     assert (await client.patch(path, json={"name": "Other", "code": None})).status_code == 200
-    assert told(await client.post("/departments", **request)) == told(first)
+    assert parts(await client.post("/departments", **request)) == parts(first)
     assert (await client.delete(path)).status_code == 204
     again = await client.post("/departments", **request)
-    assert (told(again), is_replay(again)) == (told(first), True)
+    assert (parts(again), is_replay(again)) == (parts(first), True)
     assert (await client.get(path)).status_code == 404
 
 
-async def test_request_without_a_key_is_carried_out_each_time(client: httpx.AsyncClient) -> None:
+async def test_request_without_a_key_is_executed_each_time(client: httpx.AsyncClient) -> None:
     made = [await client.post("/departments", json={"name": "Twice"}) for _ in range(2)]
     assert made[0].json()["id"] != made[1].json()["id"]
     assert not any(is_replay(response) for response in made)
 
 
-async def test_refusal_of_what_was_carried_out_is_kept(client: httpx.AsyncClient) -> None:
+async def test_error_of_an_executed_request_is_stored(client: httpx.AsyncClient) -> None:
     made, place = await make_department(client, code="TAKEN"), await make(client, "locations")
     path = f"/departments/{made['id']}"
     for code, status, method, url, request in (
         ("duplicate", 409, "POST", "/departments", {"json": {"name": "D", "code": "taken"}}),
         ("unknown_reference", 422, "POST", "/departments", {"json": {"name": "D", "head_id": 2**60}}),
         ("cycle", 409, "PATCH", path, {"json": {"parent_id": made["id"]}}),
-        # Only with what is registered it can be seen that these do not go together.
+        # Only the merge with the stored object shows that the values are invalid together.
         ("invalid_content", 422, "PATCH", f"/locations/{place['id']}", {"json": {"latitude": 1}}),
         ("not_found", 404, "PATCH", "/departments/code:absent", {"json": {"name": "D"}}),
         ("precondition_failed", 412, "PATCH", path, {"json": {"name": "D"}, "headers": {"If-Match": '"9.0"'}}),
@@ -132,7 +132,7 @@ async def test_refusal_of_what_was_carried_out_is_kept(client: httpx.AsyncClient
     assert (await client.get(path)).json() == made
 
 
-async def test_refusal_is_given_again_when_it_would_succeed_by_now(client: httpx.AsyncClient) -> None:
+async def test_error_is_replayed_even_if_the_request_would_succeed_now(client: httpx.AsyncClient) -> None:
     made = await make_department(client, code="TAKEN")
     request = once({"name": "D", "code": "TAKEN"})
     assert (await client.post("/departments", **request)).status_code == 409
@@ -142,7 +142,7 @@ async def test_refusal_is_given_again_when_it_would_succeed_by_now(client: httpx
     assert (await client.post("/departments", json=request["json"], headers=with_key(new_key()))).status_code == 201
 
 
-async def test_request_that_was_not_carried_out_leaves_the_key_free(client: httpx.AsyncClient) -> None:
+async def test_request_that_was_not_executed_leaves_the_key_free(client: httpx.AsyncClient) -> None:
     headers = with_key(new_key())
     refused: tuple[tuple[int, dict[str, Any]], ...] = (
         (422, {"json": {"name": ""}}),
@@ -194,13 +194,13 @@ async def test_query_is_part_of_the_request(app: FastAPI, client: httpx.AsyncCli
     app.include_router(router)
     try:
         headers = with_key(new_key())
-        # A route that declares no body, too, is told from another request by what it was sent.
+        # The fingerprint includes the body even where a route declares none.
         sent = [
             await client.post(f"/trials{query}", content=content, headers=headers)
             for query, content in (("", b"a"), ("", b"a"), ("?dry_run=true", b"a"), ("", b"b"))
         ]
         assert [response.status_code for response in sent] == [200, 200, 422, 422]
-        assert (sent[0].content, told(sent[1])) == (b"a1 False", told(sent[0]))
+        assert (sent[0].content, parts(sent[1])) == (b"a1 False", parts(sent[0]))
     finally:
         app.router.routes[:] = routes
 
@@ -221,7 +221,7 @@ async def test_query_is_part_of_the_request(app: FastAPI, client: httpx.AsyncCli
         [b"", b"two"],
     ],
 )
-async def test_invalid_key_is_refused(client: httpx.AsyncClient, keys: list[bytes]) -> None:
+async def test_invalid_key_is_rejected(client: httpx.AsyncClient, keys: list[bytes]) -> None:
     before = await names(client)
     headers = [(b"Idempotency-Key", key) for key in keys]
     response = await client.post("/departments", json={"name": "D"}, headers=headers)
@@ -242,7 +242,7 @@ async def test_key_is_any_printable_text(client: httpx.AsyncClient, key: str) ->
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
-async def test_methods_that_may_be_repeated_anyway_take_no_notice(client: httpx.AsyncClient, method: str) -> None:
+async def test_idempotent_methods_ignore_the_key(client: httpx.AsyncClient, method: str) -> None:
     made = await make_department(client)
     path, headers = f"/departments/{made['id']}", with_key("k" * 300)
     body: dict[str, Any] = {"json": {"name": "D"}} if method == "PUT" else {}
@@ -271,9 +271,9 @@ async def test_key_belongs_to_its_user(app: FastAPI, client: httpx.AsyncClient, 
     async with client_of(app, token) as other:
         theirs = await other.post("/departments", json={"name": "Theirs"}, headers=headers)
         assert (theirs.status_code, is_replay(theirs), theirs.json()["name"]) == (201, False, "Theirs")
-        assert told(await other.post("/departments", json={"name": "Theirs"}, headers=headers)) == told(theirs)
-    assert told(await client.post("/departments", json={"name": "Mine"}, headers=headers)) == told(mine)
-    # The same user with another token is the same caller.
+        assert parts(await other.post("/departments", json={"name": "Theirs"}, headers=headers)) == parts(theirs)
+    assert parts(await client.post("/departments", json={"name": "Mine"}, headers=headers)) == parts(mine)
+    # The same user with another token has the same keys.
     async with client_of(app, await api_token(app, connection, user["id"])) as again:
         assert is_replay(await again.post("/departments", json={"name": "Theirs"}, headers=headers))
 
@@ -290,7 +290,7 @@ async def test_nobody_sees_an_answer_again_with_fewer_rights(
         first = [await theirs.post("/departments", **request), await theirs.patch(path, **own)]
         assert [response.status_code for response in first] == [201, 200]
 
-    # With a narrower token: only `admin` may change an administrator, so only with it the answer is seen.
+    # With fewer scopes: only `admin` may change an administrator, so the replay needs it, too.
     narrow = await api_token(app, connection, user["id"], "users:write")
     async with client_of(app, narrow) as theirs:
         refused = await theirs.patch(path, **own)
@@ -303,12 +303,12 @@ async def test_nobody_sees_an_answer_again_with_fewer_rights(
             await client.patch(path, json={"access_level": level})
             again = [await theirs.post("/departments", **request), await theirs.patch(path, **own)]
             assert [response.status_code for response in again] == statuses
-        assert list(map(told, again)) == list(map(told, first))
+        assert list(map(parts, again)) == list(map(parts, first))
         await client.patch(path, json={"is_active": False})
         assert (await theirs.post("/departments", **request)).status_code == 401
 
 
-async def test_wider_rights_see_the_first_answer(
+async def test_caller_with_more_scopes_gets_the_stored_response(
     app: FastAPI, client: httpx.AsyncClient, connection: AsyncConnection
 ) -> None:
     user = await make_user(client, access_level="editor")
@@ -316,13 +316,13 @@ async def test_wider_rights_see_the_first_answer(
     async with client_of(app, await api_token(app, connection, user["id"], "departments:write")) as narrow:
         first = await narrow.post("/departments", **request)
     async with client_of(app, await api_token(app, connection, user["id"])) as wide:
-        assert told(await wide.post("/departments", **request)) == told(first)
+        assert parts(await wide.post("/departments", **request)) == parts(first)
 
 
-async def test_missing_right_is_not_kept(app: FastAPI, client: httpx.AsyncClient, connection: AsyncConnection) -> None:
+async def test_scope_error_is_not_stored(app: FastAPI, client: httpx.AsyncClient, connection: AsyncConnection) -> None:
     user = await make_user(client, access_level="admin")
     path, request = f"/users/{user['id']}", once({"description": "D"})
-    # Refused by the service, which alone knows that this user is an administrator.
+    # Rejected by the service, because this user is an administrator.
     async with client_of(app, await api_token(app, connection, user["id"], "users:write")) as narrow:
         assert_problem(await narrow.patch(path, **request), "forbidden")
     async with client_of(app, await api_token(app, connection, user["id"], "users:write", "admin")) as wide:
@@ -346,7 +346,7 @@ async def test_expired_key_may_be_used_again(client: httpx.AsyncClient, connecti
     assert_problem(reused, "idempotency_key_reused", "/Idempotency-Key")
 
 
-async def test_answer_that_is_too_large_is_told_of_and_not_repeated(
+async def test_response_that_is_too_large_is_not_replayed(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     request = once({"name": "Large", "description": "d" * 1000})
@@ -358,7 +358,7 @@ async def test_answer_that_is_too_large_is_told_of_and_not_repeated(
     assert (await names(client)).count("Large") == 1
 
 
-async def test_large_answer_is_kept_whole(committed: Committed) -> None:
+async def test_large_response_is_stored_whole(committed: Committed) -> None:
     size = idempotency.MAX_STORED_BYTES
     router = api_router("/trials", ["trials"])
 
@@ -369,7 +369,7 @@ async def test_large_answer_is_kept_whole(committed: Committed) -> None:
     committed.app.include_router(router)
     headers = with_key(new_key())
     first, again = [await committed.client.post("/trials", headers=headers) for _ in range(2)]
-    assert (len(first.content), told(again), is_replay(again)) == (size, told(first), True)
+    assert (len(first.content), parts(again), is_replay(again)) == (size, parts(first), True)
 
 
 async def test_number_of_statements_is_fixed(client: httpx.AsyncClient, statements: Statements) -> None:
@@ -379,7 +379,7 @@ async def test_number_of_statements_is_fixed(client: httpx.AsyncClient, statemen
     for plain, failure, method, url, body in (
         (1, 0, "POST", "/departments", {"name": "D"}),
         (2, 0, "PATCH", path, {"name": "D"}),
-        # What failed is undone, and with it the claim; then the other keys are looked at.
+        # The rollback undoes also the claim, which is repeated; then the other faults are looked up.
         (2, claim, "POST", "/departments", {"name": "D", "code": "TAKEN"}),
     ):
         request = once(body)
@@ -396,7 +396,7 @@ async def test_number_of_statements_is_fixed(client: httpx.AsyncClient, statemen
     assert not [each for each in seen if "idempotency" in each]
 
 
-async def test_replay_stands_in_the_log(client: httpx.AsyncClient) -> None:
+async def test_replay_is_logged(client: httpx.AsyncClient) -> None:
     request = once({"name": "D"}, "never-written-down")
     with configured_log() as log:
         ids = [(await client.post("/departments", **request)).headers["x-request-id"] for _ in range(2)]
@@ -439,7 +439,7 @@ async def test_credentials_are_not_kept(client: httpx.AsyncClient, connection: A
     assert (await connection.exec_driver_sql("SELECT count(*) FROM idempotency_keys")).scalar() == 0
 
 
-def test_operations_that_take_a_key_say_so() -> None:
+def test_operations_that_accept_a_key_document_it() -> None:
     taking = 0
     for path, operations in openapi()["paths"].items():
         for method, operation in operations.items():
@@ -465,9 +465,9 @@ async def query(committed: Committed, statement: str) -> list[tuple[Any, ...]]:
 
 
 async def test_a_thousand_keys_with_five_twins_each_make_a_thousand_objects(committed: Committed) -> None:
-    # Callers are remembered, as in production: their look-ups are not what this is about.
+    # Callers are cached, as in production: this test is not about looking them up.
     app = create_app(settings_for(committed.url, caller_cache_seconds=1))
-    free, in_flight = asyncio.Semaphore(AT_ONCE), Counter[str]()
+    free, in_flight = asyncio.Semaphore(CONCURRENT_KEYS), Counter[str]()
 
     async def send(client: httpx.AsyncClient, number: int) -> httpx.Response:
         body = {"name": f"Twin {number}", "external_id": f"twin/{number}"}
@@ -475,7 +475,7 @@ async def test_a_thousand_keys_with_five_twins_each_make_a_thousand_objects(comm
             response = await client.post("/departments", json=body, headers=with_key(f"twins-{number}"))
             if response.status_code != 409:
                 return response
-            # Nothing else may be in the way: a second object of this key would be a duplicate.
+            # Not `duplicate`, which would mean that a repeat was executed.
             assert response.json()["code"] == "request_in_flight"
             in_flight["answers"] += 1
             await asyncio.sleep(0.02)
@@ -491,7 +491,7 @@ async def test_a_thousand_keys_with_five_twins_each_make_a_thousand_objects(comm
         await app.state.database.dispose()
     for responses in twins:
         assert [response.status_code for response in responses] == [201] * TWINS
-        assert len({told(response) for response in responses}) == 1
+        assert len({parts(response) for response in responses}) == 1
         assert sum(not is_replay(response) for response in responses) == 1
     assert in_flight["answers"] > KEYS  # they did meet
     made = await query(committed, "SELECT count(*), count(DISTINCT external_id) FROM departments")
@@ -502,7 +502,7 @@ async def test_a_thousand_keys_with_five_twins_each_make_a_thousand_objects(comm
     assert ids == [row[0] for row in await query(committed, "SELECT id FROM departments ORDER BY id")]
 
 
-async def test_key_alone_keeps_twins_apart_where_locks_do_not(
+async def test_primary_key_prevents_duplicates_without_locks(
     committed: Committed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     numbers = count(1)
@@ -521,7 +521,7 @@ async def test_key_alone_keeps_twins_apart_where_locks_do_not(
 
 @asynccontextmanager
 async def held(committed: Committed, key: str) -> AsyncIterator[None]:
-    """Have a request with this key in flight: it waits for the lock of an object."""
+    """Keep a request with this key in flight: it waits for the row lock of an object."""
     (made,) = await query(committed, "INSERT INTO departments (name) VALUES ('Locked') RETURNING id")
     async with connected(committed.url) as connection:
         async with connection.transaction():
@@ -533,7 +533,7 @@ async def held(committed: Committed, key: str) -> AsyncIterator[None]:
         assert (await first).status_code == 200
 
 
-async def test_request_in_flight_is_told_at_once(committed: Committed) -> None:
+async def test_repeat_fails_immediately_while_the_first_request_is_in_flight(committed: Committed) -> None:
     key = new_key()
     async with held(committed, key):
         for method, path in (("POST", "/departments"), ("PATCH", "/departments/1"), ("POST", "/roles")):
@@ -546,16 +546,14 @@ async def test_request_in_flight_is_told_at_once(committed: Committed) -> None:
     assert_problem(again, "idempotency_key_reused", "/Idempotency-Key")
 
 
-async def test_refusal_gives_way_to_a_twin_that_was_faster(
-    committed: Committed, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_error_is_not_stored_after_a_faster_repeat(committed: Committed, monkeypatch: pytest.MonkeyPatch) -> None:
     request = once({"name": "D", "code": "TAKEN"})
     taken = await make_department(committed.client, code="TAKEN")
     undo, undone, twins = RegisterSession.undo, count(1), list[httpx.Response]()
 
     async def undo_slowly(self: RegisterSession) -> None:
         await undo(self)
-        if next(undone) == 2:  # after the first one all faults are looked for
+        if next(undone) == 2:  # the first one is for finding all faults
             await committed.client.delete(f"/departments/{taken['id']}")
             twins.append(await committed.client.post("/departments", **request))
 
@@ -563,14 +561,14 @@ async def test_refusal_gives_way_to_a_twin_that_was_faster(
     response = await committed.client.post("/departments", **request)
     assert twins[0].status_code == 201
     assert_problem(response, "request_in_flight")
-    assert told(await committed.client.post("/departments", **request)) == told(twins[0])
+    assert parts(await committed.client.post("/departments", **request)) == parts(twins[0])
 
 
 async def fail(*_: object) -> Any:
     raise RuntimeError("broken down")
 
 
-async def test_failure_of_ours_is_not_kept_and_undoes_the_write(
+async def test_server_error_is_not_stored_and_rolls_back_the_write(
     committed: Committed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail_to_answer(*_: object) -> None:
@@ -589,7 +587,7 @@ async def test_failure_of_ours_is_not_kept_and_undoes_the_write(
         assert await query(committed, "SELECT FROM idempotency_keys") == []
     made = await client.post("/departments", **request)
     assert (made.status_code, is_replay(made)) == (201, False)
-    assert told(await client.post("/departments", **request)) == told(made)
+    assert parts(await client.post("/departments", **request)) == parts(made)
 
 
 async def test_lost_connection_frees_the_key(committed: Committed, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -612,7 +610,7 @@ async def test_lost_connection_frees_the_key(committed: Committed, monkeypatch: 
     assert (await client.post("/departments", **request)).status_code == 201
 
 
-async def test_unknown_outcome_is_known_by_a_repeat(committed: Committed, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_repeat_resolves_an_unknown_outcome(committed: Committed, monkeypatch: pytest.MonkeyPatch) -> None:
     client, commit = committed.client, RegisterSession.commit
 
     for name, saved in (("Saved", True), ("Lost", False)):
@@ -633,7 +631,7 @@ async def test_unknown_outcome_is_known_by_a_repeat(committed: Committed, monkey
         assert (await names(client)).count(name) == 1
 
 
-async def test_commit_that_is_refused_keeps_nothing(committed: Committed) -> None:
+async def test_failed_commit_stores_nothing(committed: Committed) -> None:
     client, request = committed.client, once({"name": "D"})
     async with connected(committed.url) as connection:
         await connection.execute(
@@ -650,7 +648,7 @@ async def test_commit_that_is_refused_keeps_nothing(committed: Committed) -> Non
     assert (made.status_code, is_replay(made)) == (201, False)
 
 
-async def test_lock_of_a_key_is_its_own(app: FastAPI) -> None:
+async def test_keys_have_distinct_locks(app: FastAPI) -> None:
     session = RegisterSession(app.state.database)
     attempts = [
         idempotency.Attempt(session, user_id, key, b"", frozenset())

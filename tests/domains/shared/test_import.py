@@ -1,4 +1,4 @@
-"""Files that become objects."""
+"""Imports of files."""
 
 import json
 import tracemalloc
@@ -40,14 +40,14 @@ async def send_lines(
 
 
 async def listed(client: httpx.AsyncClient, collection: str) -> list[dict[str, Any]]:
-    # A stream would have a connection of its own, and not see what the test's has not committed.
+    # A stream has its own connection, and would not see the uncommitted rows of the test's connection.
     page = (await client.get(f"/{collection}", params={"limit": 100})).json()
     assert len(page["items"]) < 100
     items: list[dict[str, Any]] = page["items"]
     return items
 
 
-async def test_rows_become_objects_and_refer_to_one_another_in_any_order(client: httpx.AsyncClient) -> None:
+async def test_rows_create_objects_and_refer_to_one_another_in_any_order(client: httpx.AsyncClient) -> None:
     content = "code,external_id,name,parent\r\nA,,Leaf,~x/1\r\n,x/1,Middle,B\r\nB,,Root,\r\n,,Nameless key,A\r\n"
     response = await send(client, "departments", content)
     assert response.status_code == 200, response.text
@@ -64,7 +64,7 @@ async def test_rows_become_objects_and_refer_to_one_another_in_any_order(client:
     assert again["counts"] == {"create": 0, "change": 0, "unchanged": 3, "fault": 0}
 
 
-async def test_plan_says_what_would_be_done_and_is_carried_out_once(client: httpx.AsyncClient) -> None:
+async def test_plan_shows_its_result_and_is_executed_once(client: httpx.AsyncClient) -> None:
     old = await make_department(client, code="OLD", name="Old", description="Stays")
     kept = await make_department(client, code="KEPT", name="Kept")
     content = "code;name;parent\r\nold;New;NEW\r\nKEPT;Kept;\r\nNEW;Made;\r\n"
@@ -98,7 +98,7 @@ async def test_plan_says_what_would_be_done_and_is_carried_out_once(client: http
         ("DELETE", "/users/code:U", None),
     ],
 )
-async def test_plan_is_outdated_when_what_it_rests_on_has_changed(
+async def test_plan_is_outdated_when_its_basis_has_changed(
     client: httpx.AsyncClient, method: str, path: str, body: Any
 ) -> None:
     await make_department(client, code="A")
@@ -113,7 +113,7 @@ async def test_plan_is_outdated_when_what_it_rests_on_has_changed(
     assert await listed(client, "departments") == before
 
 
-async def test_plan_holds_while_what_it_rests_on_is_as_it_was(client: httpx.AsyncClient) -> None:
+async def test_plan_is_valid_while_its_basis_is_unchanged(client: httpx.AsyncClient) -> None:
     parent = await make_department(client, code="P")
     content = "code,name,parent\r\nB,New,P\r\nC,Newer,B\r\n"
     plan = (await send(client, "departments", content, dry_run=True)).json()
@@ -123,7 +123,7 @@ async def test_plan_holds_while_what_it_rests_on_is_as_it_was(client: httpx.Asyn
     assert response.json()["counts"]["create"] == 2
 
 
-async def test_every_fault_is_told_with_its_row_and_column(client: httpx.AsyncClient) -> None:
+async def test_every_fault_is_reported_with_its_row_and_column(client: httpx.AsyncClient) -> None:
     await make_department(client, code="HERE")
     content = (
         '"Code","External ID","Name","Parent","head_id"\r\n'
@@ -167,12 +167,12 @@ async def test_every_fault_is_told_with_its_row_and_column(client: httpx.AsyncCl
     assert await listed(client, "departments") == before
 
 
-async def test_file_tells_some_faults_and_the_first_of_each_further_row(
+async def test_beyond_the_limit_the_first_fault_of_each_row_is_reported(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fault_budget, "MAX_TOTAL_FAULTS", 30)
     objects = [{"name": "x", **{f"nme{row}_{n}": 1 for n in range(25)}} for row in range(4)]
-    # What the batch finds counts, too.
+    # Faults that the batch finds count, too.
     objects += [{"external_id": "a" * 300, "code": "bad code", "name": ""}] * 2
     plan = (await send_lines(client, "departments", *objects, dry_run=True)).json()
     assert [len(row["errors"]) for row in plan["rows"]] == [25, 5, 1, 1, 1, 1]
@@ -188,8 +188,8 @@ async def test_few_unknown_columns_get_a_hint(client: httpx.AsyncClient) -> None
     assert details == ["There is no such member. Did you mean name?"] * 10 + ["There is no such member."] * 890
 
 
-async def test_cells_that_say_nothing_are_not_kept(client: httpx.AsyncClient) -> None:
-    # Names without a letter are passed over.
+async def test_cells_of_ignored_columns_are_not_stored(client: httpx.AsyncClient) -> None:
+    # Names without a letter are ignored.
     header = ["name", *("-" * n for n in range(1, 200))]
     rows = [["x", *(f"{row:03d}c" for _ in header[1:])] for row in range(500)]
     content = "\n".join(",".join(cells) for cells in [header, *rows]).encode()
@@ -201,13 +201,13 @@ async def test_cells_that_say_nothing_are_not_kept(client: httpx.AsyncClient) ->
     assert peak < 12 * len(content)
 
 
-async def test_header_is_judged_before_the_rows_are_read(client: httpx.AsyncClient) -> None:
+async def test_header_is_checked_before_the_rows_are_read(client: httpx.AsyncClient) -> None:
     response = await send(client, "departments", 'nmae\r\n"broken"row\r\n')
     assert [error["code"] for error in response.json()["errors"]] == ["unknown_column"]
 
 
 @pytest.mark.parametrize("dry_run", [True, False])
-async def test_columns_must_be_members_each_once(client: httpx.AsyncClient, dry_run: bool) -> None:
+async def test_columns_must_be_distinct_members(client: httpx.AsyncClient, dry_run: bool) -> None:
     content = "nmae,code,Code,name,,description\r\nx,A,A,x,x,x\r\n"
     response = await send(client, "departments", content, dry_run=dry_run)
     assert response.status_code == 422
@@ -222,7 +222,7 @@ async def test_columns_must_be_members_each_once(client: httpx.AsyncClient, dry_
     ]
 
 
-async def test_columns_are_mapped_as_the_client_says(client: httpx.AsyncClient) -> None:
+async def test_columns_are_mapped_by_the_client(client: httpx.AsyncClient) -> None:
     content = "Kürzel;Bezeichnung;id;über\r\nB;Below;x/2;x/1\r\nA;Above;x/1;\r\n"
     mapping = ["Kürzel:code", "Bezeichnung:name", "id:external_id", "über:parent_external_id"]
     response = await send(client, "departments", content, map=mapping)
@@ -241,7 +241,7 @@ async def test_columns_are_mapped_as_the_client_says(client: httpx.AsyncClient) 
 
 
 @pytest.mark.parametrize("dry_run", [True, False])
-async def test_mapping_that_cannot_be_meant_is_refused(client: httpx.AsyncClient, dry_run: bool) -> None:
+async def test_invalid_mapping_is_rejected(client: httpx.AsyncClient, dry_run: bool) -> None:
     mapping = ["A:name", "A:description", "B", "Bb:code", "A\0:code"]
     known = ", ".join(members_of(DepartmentService.collection))
     response = await send(client, "departments", "A,B,A\0\r\nx,y,z\r\n", map=mapping, dry_run=dry_run)
@@ -255,7 +255,7 @@ async def test_mapping_that_cannot_be_meant_is_refused(client: httpx.AsyncClient
     ]
 
 
-async def test_member_without_a_name_is_none(client: httpx.AsyncClient) -> None:
+async def test_member_with_an_empty_name_is_unknown(client: httpx.AsyncClient) -> None:
     response = await send_lines(client, "departments", {"": 1, "name": "a"})
     assert [(error["pointer"], error["code"]) for error in response.json()["errors"]] == [("/1/", "unknown_member")]
 
@@ -303,7 +303,7 @@ M = 1024 * 1024
         (b"name\r\n" + b"," * 300_001 + b"\xff", 413, []),
     ],
 )
-async def test_what_is_no_table_is_refused(
+async def test_malformed_table_is_rejected(
     client: httpx.AsyncClient, content: bytes, status: int, pointers: list[tuple[str, str]]
 ) -> None:
     response = await send(client, "departments", content)
@@ -336,7 +336,7 @@ async def test_cells_of_too_many_links_are_refused(client: httpx.AsyncClient) ->
         assert response.status_code == 413, column
 
 
-async def test_cycle_through_many_rows_is_told(client: httpx.AsyncClient) -> None:
+async def test_cycle_through_many_rows_is_reported(client: httpx.AsyncClient) -> None:
     lines_ = (f"Z{n},x,Z{(n + 1) % 500}\r\n" for n in range(500))
     response = await send(client, "departments", "code,name,parent\r\n" + "".join(lines_))
     assert response.status_code == 409
@@ -369,14 +369,14 @@ async def test_other_files_are_unsupported(client: httpx.AsyncClient, content_ty
     assert response.json()["detail"] == "Send the body as text/csv or application/x-ndjson in UTF-8."
 
 
-async def test_larger_bodies_than_others_are_read_up_to_their_own_limit(client: httpx.AsyncClient) -> None:
+async def test_bodies_have_a_higher_limit_than_other_requests(client: httpx.AsyncClient) -> None:
     text = "x" * 19_000
     content = "external_id,name,description\r\n" + "".join(f"{n},{n},{text}\r\n" for n in range(80))
     assert (await send(client, "departments", content)).status_code == 200
     assert (await send(client, "departments", b"x" * (16 * 1024 * 1024 + 1))).status_code == 413
 
 
-async def test_rows_with_both_keys_go_by_the_one_that_is_known(client: httpx.AsyncClient) -> None:
+async def test_rows_with_both_keys_are_matched_by_the_known_one(client: httpx.AsyncClient) -> None:
     by_code = await make_department(client, code="A")
     by_id = await make_department(client, code="B", external_id="x/2")
     content = "code,external_id,name\r\na,x/1,Learns where it is from\r\nC,x/2,Gets a new code\r\nD,x/3,New\r\n"
@@ -387,7 +387,7 @@ async def test_rows_with_both_keys_go_by_the_one_that_is_known(client: httpx.Asy
     assert [(each["code"], each["external_id"]) for each in (first, second)] == [("a", "x/1"), ("C", "x/2")]
 
 
-async def test_code_of_an_object_with_another_external_id_names_no_row(client: httpx.AsyncClient) -> None:
+async def test_code_of_an_object_with_another_external_id_matches_no_row(client: httpx.AsyncClient) -> None:
     old = await make_department(client, code="C1", external_id="E1", name="Old")
     taken = await send(client, "departments", "external_id,code,name\r\nE9,c1,New\r\n")
     assert taken.status_code == 409, taken.text
@@ -399,7 +399,7 @@ async def test_code_of_an_object_with_another_external_id_names_no_row(client: h
     assert done.json()["counts"] == {"create": 1, "change": 1, "unchanged": 0, "fault": 0}, done.text
     found = [(each["external_id"], each["code"], each["name"]) for each in await listed(client, "departments")]
     assert sorted(found) == [("E1", "C2", "Old"), ("E9", "C1", "New")]
-    # A row that has no external id goes by its code, whatever the object has besides.
+    # A row without an external id is matched by code, even if the object has an external id.
     coded = await send(client, "departments", "code,name\r\nC1,Newer\r\n")
     assert coded.json()["counts"]["change"] == 1
 
@@ -428,7 +428,7 @@ async def test_empty_cells_clear_and_absent_columns_keep(client: httpx.AsyncClie
         ("1.5", "", [("/2/longitude", "coordinates")]),
     ],
 )
-async def test_cell_that_cannot_be_read_is_not_missing_too(
+async def test_unreadable_cell_is_not_reported_as_missing_too(
     client: httpx.AsyncClient, latitude: str, longitude: str, expected: list[tuple[str, str]]
 ) -> None:
     content = f"name;Breite;longitude\r\nx;{latitude};{longitude}\r\n"
@@ -465,7 +465,7 @@ async def test_links_are_cells(client: httpx.AsyncClient) -> None:
     assert (await client.get("/processes/code:P")).json()["departments"] == []
 
 
-async def test_ids_of_this_register_are_matched_on_demand_only(client: httpx.AsyncClient) -> None:
+async def test_ids_are_matched_only_with_match_ids(client: httpx.AsyncClient) -> None:
     made = await make_department(client, name="Before")
     child = await make_department(client, parent_id=made["id"])
     content = f"id,name,parent\r\n{made['id']},After,\r\n{child['id']},Child,#{made['id']}\r\n"
@@ -481,7 +481,7 @@ async def test_ids_of_this_register_are_matched_on_demand_only(client: httpx.Asy
 
 
 @pytest.mark.parametrize("cell", ["47.0", "#47", "abc", "-1", "+1", "1e1", " ", "4 7", "\u0664"])
-async def test_row_whose_id_cannot_be_read_makes_no_object(client: httpx.AsyncClient, cell: str) -> None:
+async def test_row_with_an_unreadable_id_creates_no_object(client: httpx.AsyncClient, cell: str) -> None:
     before = await listed(client, "departments")
     content = f"Nr,code,name\r\n{cell},NEW,New\r\n"
     for dry_run in (True, False):
@@ -490,20 +490,20 @@ async def test_row_whose_id_cannot_be_read_makes_no_object(client: httpx.AsyncCl
         errors = response.json()["rows"][0]["errors"] if dry_run else response.json()["errors"]
         assert [(error["pointer"], error["code"]) for error in errors] == [("/2/Nr", "bad_cell")]
     assert await listed(client, "departments") == before
-    # Where ids only tell which rows refer to which, this one tells nothing.
+    # Without `match_ids`, an unreadable id is ignored.
     copied = await send(client, "departments", content, map="Nr:id")
     assert copied.json()["counts"]["create"] == 1, copied.text
 
 
 @pytest.mark.parametrize("value", [47.0, True, [], {}, "", "x"])
-async def test_line_whose_id_is_none_makes_no_object(client: httpx.AsyncClient, value: Any) -> None:
+async def test_line_with_an_invalid_id_creates_no_object(client: httpx.AsyncClient, value: Any) -> None:
     before = await listed(client, "departments")
     response = await send_lines(client, "departments", {"id": value, "name": "New"}, match_ids=True)
     assert [(error["pointer"], error["code"]) for error in response.json()["errors"]] == [("/1/id", "bad_cell")]
     assert await listed(client, "departments") == before
 
 
-async def test_blanks_around_an_id_are_no_part_of_it(client: httpx.AsyncClient) -> None:
+async def test_blanks_around_an_id_are_ignored(client: httpx.AsyncClient) -> None:
     made = await make_department(client, name="Before")
     content = f"id,name\r\n {made['id']} ,After\r\n,New\r\n"
     response = await send(client, "departments", content, match_ids=True)
@@ -512,7 +512,7 @@ async def test_blanks_around_an_id_are_no_part_of_it(client: httpx.AsyncClient) 
 
 
 @pytest.mark.parametrize(("header", "parameters"), [("Nr", {"map": "Nr:id"}), ("ID", {})])
-async def test_faults_of_ids_are_told_with_the_name_that_their_column_has(
+async def test_faults_of_ids_have_the_name_of_their_column(
     client: httpx.AsyncClient, header: str, parameters: dict[str, str]
 ) -> None:
     made = await make_department(client)
@@ -553,7 +553,7 @@ async def test_brief_with_an_id_alone_must_have_the_name_of_the_object(client: h
         refused = await send_lines(client, collection, process | members)
         assert [(each["pointer"], each["code"]) for each in refused.json()["errors"]] == [(pointer, "other_name")]
         assert (await client.get(f"/{collection}/code:P")).status_code == 404
-        # Then ids are those of this register, whatever the object was called before.
+        # With `match_ids` the ids are those of this register, whatever the name.
         taken = await send_lines(client, collection, process | members, match_ids=True)
         assert taken.status_code == 200, taken.text
         await client.delete(f"/{collection}/code:P")
@@ -571,7 +571,7 @@ async def test_brief_with_an_id_alone_must_have_the_name_of_the_object(client: h
         assert wrong.status_code == 422, wrong.text
 
 
-async def test_id_of_several_rows_refers_to_none(client: httpx.AsyncClient) -> None:
+async def test_reference_to_an_id_of_several_rows_is_rejected(client: httpx.AsyncClient) -> None:
     for member, reference in (("parent_id", "5"), ("parent", "#5")):
         rows = f"id,name,{member}\n5,A,\n5,B,\n6,C,\n7,D,{reference.replace('5', '6')}\n"
         assert (await send(client, "departments", rows)).status_code == 200
@@ -583,7 +583,7 @@ async def test_id_of_several_rows_refers_to_none(client: httpx.AsyncClient) -> N
     assert ("/3/parent", "bad_cell") in [(each["pointer"], each["code"]) for each in refused.json()["errors"]]
 
 
-async def test_object_that_a_file_renames_is_referred_to_by_either_name(client: httpx.AsyncClient) -> None:
+async def test_object_that_a_file_renames_can_be_referred_to_by_either_name(client: httpx.AsyncClient) -> None:
     above, below = await make_department(client, name="Old"), await make_department(client)
     for name in ("Old", "New"):
         content = [
@@ -595,9 +595,7 @@ async def test_object_that_a_file_renames_is_referred_to_by_either_name(client: 
     assert (await client.get(f"/departments/{below['id']}")).json()["parent"]["name"] == "New"
 
 
-async def test_lines_of_another_register_refer_to_what_has_the_external_id(
-    committed: Committed, other: Committed
-) -> None:
+async def test_lines_of_another_register_refer_by_external_id(committed: Committed, other: Committed) -> None:
     await make_department(committed.client, external_id="x/1", name="Meant")
     theirs = (await committed.client.get("/departments")).json()["items"][0]["id"]
     await make(committed.client, "roles", code="R", department_id=theirs)
@@ -608,7 +606,7 @@ async def test_lines_of_another_register_refer_to_what_has_the_external_id(
     assert (await other.client.get("/roles/code:R")).json()["department"]["name"] == "Meant"
 
 
-async def test_rows_that_are_there_already_refer_to_each_other_by_id(client: httpx.AsyncClient) -> None:
+async def test_rows_of_existing_objects_refer_to_each_other_by_id(client: httpx.AsyncClient) -> None:
     await make_department(client, code="A")
     await make_department(client, code="B")
     content = "id,code,parent_id\r\n7,A,\r\n8,B,7\r\n"
@@ -617,7 +615,7 @@ async def test_rows_that_are_there_already_refer_to_each_other_by_id(client: htt
     assert (await send(client, "departments", content)).json()["counts"]["unchanged"] == 2
 
 
-async def test_plan_is_carried_out_alone(client: httpx.AsyncClient) -> None:
+async def test_plan_is_executed_without_other_parameters(client: httpx.AsyncClient) -> None:
     plan = (await send(client, "departments", "name\r\nx\r\n", dry_run=True)).json()["plan_id"]
     for parameters, content in (
         ({"plan_id": plan, "dry_run": "true"}, b""),
@@ -650,7 +648,7 @@ async def test_plan_expires(client: httpx.AsyncClient, connection: AsyncConnecti
         assert response.status_code == status, response.text
 
 
-async def test_plan_is_not_outdated_by_a_token_that_may_do_less(client: httpx.AsyncClient) -> None:
+async def test_plan_is_not_outdated_by_a_token_with_fewer_scopes(client: httpx.AsyncClient) -> None:
     await make_user(client, code="U")
     content = "code,access_level\r\nU,admin\r\n"
     plan = (await send(client, "users", content, dry_run=True)).json()["plan_id"]
@@ -661,7 +659,7 @@ async def test_plan_is_not_outdated_by_a_token_that_may_do_less(client: httpx.As
     assert (await client.post("/users/import", params={"plan_id": plan})).status_code == 200
 
 
-async def test_caller_has_a_few_plans_at_a_time(client: httpx.AsyncClient) -> None:
+async def test_number_of_plans_of_a_caller_is_limited(client: httpx.AsyncClient) -> None:
     plans = [(await send(client, "roles", f"name\r\n{n}\r\n", dry_run=True)).json()["plan_id"] for n in range(6)]
     answers = [await client.post("/roles/import", params={"plan_id": plan}) for plan in plans]
     assert sum(answer.status_code == 200 for answer in answers) == 5
@@ -676,7 +674,7 @@ async def test_caller_has_a_few_plans_at_a_time(client: httpx.AsyncClient) -> No
         ("ADMIN,Admin,admin@x.example,viewer", "/3"),
     ],
 )
-async def test_only_administrators_make_and_change_administrators(
+async def test_only_administrators_create_and_change_administrators(
     client: httpx.AsyncClient, row: str, pointer: str
 ) -> None:
     for code in ("EDITOR", "ADMIN"):
@@ -696,7 +694,7 @@ async def test_only_administrators_make_and_change_administrators(
     assert refused.json()["errors"] == plan.json()["rows"][1]["errors"]
     assert 'scope="admin"' in refused.headers["www-authenticate"]
     assert await listed(client, "users") == before
-    # With the scope it is done.
+    # With the scope the file is imported.
     assert (await send(client, "users", content)).status_code == 200
 
 
@@ -768,7 +766,7 @@ HOSTILE_TEXT = ["=1\n2\r\n3", "", '"', "'", "\ttab", "a\u2028b\u2029c\x85d".repl
 
 
 async def fill(client: httpx.AsyncClient) -> None:
-    """Register objects of all collections, with names that are hard to write down."""
+    """Create objects of all collections, with names that are hard to encode."""
     made: dict[str, list[dict[str, Any]]] = {name: [] for name in COLLECTIONS}
     for number, name in enumerate(HOSTILE):
         keys = {"code": f"C.{number}-_"} if number % 3 == 0 else {}
@@ -811,7 +809,7 @@ async def exported(client: httpx.AsyncClient, collection: str, form: str) -> byt
 
 
 @pytest.mark.parametrize("form", ["text/csv", "application/x-ndjson"])
-async def test_what_was_exported_changes_nothing_where_it_came_from(committed: Committed, form: str) -> None:
+async def test_import_of_an_unchanged_export_changes_nothing(committed: Committed, form: str) -> None:
     client = committed.client
     await fill(client)
     for collection in COLLECTIONS:
@@ -826,7 +824,7 @@ async def test_what_was_exported_changes_nothing_where_it_came_from(committed: C
 
 @pytest.fixture
 async def other(server_url: URL, template: URL) -> AsyncIterator[Committed]:
-    """Another register, which is empty."""
+    """An empty second register."""
     async with register_like(server_url, template) as register:
         yield register
 
@@ -843,8 +841,8 @@ async def test_round_trip_into_an_empty_register_is_identical(
     committed: Committed, other: Committed, form: str
 ) -> None:
     await fill(committed.client)
-    # The first administrator is there already; those who lead departments come before them. Objects without keys are
-    # referred to by ids, which agree because both registers number theirs alike.
+    # The first administrator exists already; the heads of departments come before the departments. Objects without keys
+    # are referred to by ids, which agree because both registers assign the same ids.
     plain = (await committed.client.get("/users?id__not=1&fields=code,external_id,name,email")).json()["items"]
     files = {name: await exported(committed.client, name, form) for name in COLLECTIONS}
     await send_lines(other.client, "users", *plain)
@@ -858,7 +856,7 @@ async def test_round_trip_into_an_empty_register_is_identical(
 
 
 def without_ids(objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return objects without ids, and without what the register sets itself."""
+    """Return objects without ids and without the members that the register sets itself."""
     own = {"id", "created_at", "updated_at", "created_by", "updated_by", "version"}
 
     def kept(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Sets of links: whatever they were and whatever they are to be, one PUT gets them there."""
+"""Link lists: one PUT replaces any list with any other."""
 
 from itertools import pairwise
 from typing import Any
@@ -21,7 +21,7 @@ def values(literal: Any, but: str | None = None) -> st.SearchStrategy[str]:
     return st.sampled_from([value for value in literal.__args__ if value != but])
 
 
-# An owner department and an accountable role may stand once, so they come on top of what may stand anywhere.
+# A process has at most one owner department and one accountable role, so these are added to the unrestricted links.
 departments = st.tuples(st.dictionaries(numbers, values(DepartmentRelation, but="owner")), st.none() | numbers).map(
     lambda pair: set((pair[0] | ({} if pair[1] is None else {pair[1]: "owner"})).items())
 )
@@ -63,7 +63,7 @@ def links_of(process: dict[str, Any], ids: dict[str, list[int]]) -> Links:
 
 
 @pytest.mark.parametrize("states", drawn(st.lists(all_links, min_size=2, max_size=3), 25))
-async def test_any_links_become_any_others(client: httpx.AsyncClient, states: list[Links]) -> None:
+async def test_put_replaces_any_links_with_any_others(client: httpx.AsyncClient, states: list[Links]) -> None:
     ids = {name: [(await make(client, name))["id"] for _ in range(TARGETS)] for name in DETAILS}
     process = (await client.post("/processes", json=body_of(states[0], ids))).json()
     assert links_of(process, ids) == states[0]
@@ -90,13 +90,13 @@ async def test_patch_replaces_only_the_list_it_names(client: httpx.AsyncClient, 
 
 VALUES = {links.field: details_of("processes", links) for links in LINKS["processes"] if links.detail}
 REPEATABLE = {links.field for links in LINKS["processes"] if links.is_repeatable}
-# Whether to set or to remove, which target, and which value of the link's own field.
+# Set or remove, the number of the target, and the value of the link's own field.
 calls = st.lists(st.tuples(st.booleans(), numbers, st.integers(0, 3)), min_size=3, max_size=10)
 
 
 @pytest.mark.parametrize("kind", VALUES)
 @pytest.mark.parametrize("sequence", drawn(calls, 12))
-async def test_any_sequence_of_link_calls_ends_where_a_model_does(
+async def test_any_sequence_of_link_calls_matches_the_model(
     client: httpx.AsyncClient, kind: str, sequence: list[tuple[bool, int, int]]
 ) -> None:
     targets = [(await make(client, kind))["id"] for _ in range(TARGETS)]

@@ -1,4 +1,4 @@
-"""Many writes at once, in a number of statements that does not depend on how many they are.
+"""Many writes in one request, with a number of statements that does not depend on the number of writes.
 
-Only what stands above it in `shared` imports it, and what stands on all collections: no file of a collection.
+Imported by higher packages of `shared` and by packages that span all collections, never by a single collection.
 """

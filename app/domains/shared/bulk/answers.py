@@ -1,4 +1,4 @@
-"""Answers to bulk requests."""
+"""Responses to bulk requests."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -34,32 +34,32 @@ DryRun = Annotated[bool, Query(description="Check everything, tell what would be
 
 
 def bulk_response(outcome: BulkOutcome, *, dry_run: bool) -> Response:
-    """Answer with what became of the items. Raises the error of a batch that faults kept from being written."""
-    if outcome.refused:
-        faults = [_in_body(fault, item) for item in outcome.items for fault in item.faults]
-        raise batch_error(faults, outcome.missing_scope, cut=outcome.batch.budget.cut)
-    counted = Counter(item.status for item in outcome.items)
-    head = {"dry_run": dry_run, "counts": {status: counted[status] for status in get_args(Status)}}
-    listed = ",".join(_result(item, dry_run=dry_run) for item in outcome.items)
-    body = f'{compact(head)[:-1]},"items":[{listed}]}}'
-    return Response(body.encode("utf-8", "replace"), 207 if counted["failed"] else 200, media_type=JSON)
+    """Return the response with the result of each item. Raises the error of a rejected batch."""
+    if outcome.is_rejected:
+        faults = [_point_into_body(fault, item) for item in outcome.items for fault in item.faults]
+        raise batch_error(faults, outcome.missing_scope, is_truncated=outcome.batch.budget.is_truncated)
+    counts = Counter(item.status for item in outcome.items)
+    head = {"dry_run": dry_run, "counts": {status: counts[status] for status in get_args(Status)}}
+    items = ",".join(_result(item, dry_run=dry_run) for item in outcome.items)
+    body = f'{compact(head)[:-1]},"items":[{items}]}}'
+    return Response(body.encode("utf-8", "replace"), 207 if counts["failed"] else 200, media_type=JSON)
 
 
-def batch_error(faults: Sequence[Fault], missing_scope: Scope | None, *, cut: bool) -> RegisterError:
-    """Return the error of a batch of which nothing was written: its own kind, if all faults are of one.
+def batch_error(faults: Sequence[Fault], missing_scope: Scope | None, *, is_truncated: bool) -> RegisterError:
+    """Return the error of a rejected batch: the specific error if all faults have its code, a general one otherwise.
 
-    `missing_scope` is what the caller lacks for an item with the fault `forbidden`. Of faults that are `cut` there are
-    more than these.
+    `missing_scope` is the scope that the caller lacks for an item with the fault `forbidden`. If `is_truncated`, there
+    are more faults than these.
     """
     shown = faults[:MAX_TOTAL_FAULTS]
     detail = summary(len(shown), MAX_TOTAL_FAULTS)
-    if cut or len(shown) < len(faults):
+    if is_truncated or len(shown) < len(faults):
         detail = f"The request has more than {len(shown)} faults, of which these are the first."
     if missing_scope is not None:
         return Forbidden(f"{detail} The scope {missing_scope} is missing.", scope=missing_scope, errors=shown)
-    # What failed because another item did is no kind of its own.
+    # An item that failed because of another item does not determine the error.
     codes = {fault.code for fault in faults} - {"failed_reference"}
-    conflicts = {error.code: error for error in _kinds_of(Conflict)}
+    conflicts = {error.code: error for error in _subclasses(Conflict)}
     if codes == {UnknownReference.code}:
         return UnknownReference(detail, errors=shown)
     if not codes <= {*conflicts, PreconditionFailed.code}:
@@ -68,26 +68,26 @@ def batch_error(faults: Sequence[Fault], missing_scope: Scope | None, *, cut: bo
     return error(detail, errors=shown)
 
 
-def _kinds_of(error: type[RegisterError]) -> Iterator[type[RegisterError]]:
+def _subclasses(error: type[RegisterError]) -> Iterator[type[RegisterError]]:
     yield error
-    for kind in error.__subclasses__():
-        yield from _kinds_of(kind)
+    for subclass in error.__subclasses__():
+        yield from _subclasses(subclass)
 
 
-def _in_body(fault: Fault, item: ItemResult) -> Fault:
+def _point_into_body(fault: Fault, item: ItemResult) -> Fault:
     return replace(fault, pointer=f"/items/{item.index}{fault.pointer}")
 
 
 def _result(item: ItemResult, *, dry_run: bool) -> str:
     members = {"index": item.index, "status": item.status, "id": item.id, "version": item.version}
     changes = (item.before, item.after) if dry_run else None
-    return result_json(members, [_in_body(fault, item) for fault in item.faults], changes)
+    return result_json(members, [_point_into_body(fault, item) for fault in item.faults], changes)
 
 
 def result_json(members: dict[str, Any], faults: Sequence[Fault], changes: tuple[str | None, str | None] | None) -> str:
-    """Return what became of an item, or of a row, as JSON.
+    """Return the result of an item, or of a row, as JSON.
 
-    `changes` are those that a dry run did not make, before and after, as PostgreSQL made them.
+    `changes` are the members that a dry run would change, before and after, as JSON text from PostgreSQL.
     """
     if faults:
         return compact(members | {"errors": [fault.as_json() for fault in faults]})

@@ -1,4 +1,4 @@
-"""How many faults of a batch or a file are told: all of a hostile one would make an answer larger than the request."""
+"""The limit of reported faults: all faults of a hostile batch would make a response larger than the request."""
 
 from collections.abc import Sized
 
@@ -8,21 +8,21 @@ MAX_TOTAL_FAULTS = 1000
 
 
 class FaultBudget:
-    """What the items of a batch, or the rows of a file, share.
+    """The budget that the items of a batch, or the rows of a file, share.
 
-    One of them tells as many faults as a request of its own would, and when the budget is spent its first one only:
-    none counts as good. `cut` tells whether there are more.
+    An item has at most as many faults as a single request. Once the budget is spent, only the first fault of each item
+    is still reported, so that no faulty item looks valid. `is_truncated` is set when a fault is left out.
     """
 
     def __init__(self) -> None:
         self._left = MAX_TOTAL_FAULTS
-        self.cut = False
+        self.is_truncated = False
 
     def allows(self, faults: Sized) -> bool:
-        """Return whether one that has these faults may have one more, and count that."""
+        """Return whether an item with these faults may have one more, and count it."""
         count = len(faults)
         if count >= MAX_FAULTS or (count and self._left <= 0):
-            self.cut = True
+            self.is_truncated = True
             return False
         self._left -= 1
         return True

@@ -1,4 +1,4 @@
-"""The items of a batch: what is asked for, what is known of each, and what became of it."""
+"""The items of a batch: the request, the state of the object, and the result of each."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,21 +17,21 @@ from app.utils.validation import invalid_content
 Operation = Literal["create", "update", "upsert", "delete"]
 Status = Literal["created", "updated", "unchanged", "deleted", "failed"]
 
-# Of all items together: each takes many times its text in memory.
+# In all items together: a parsed link takes many times the memory of its text.
 MAX_BATCH_LINKS = 200_000
 KEYS = ("id", "code", "external_id")
-# What refers to the object of another item by that one's index, `{ITEM: 3}`. No client can say so: it is no text.
-ITEM = object()
-# What refers to an object by id and by the name that it must have, `{NAMED: (3, "Finance")}`; likewise.
-NAMED = object()
+# `{ITEM_INDEX: 3}` refers to the object of another item by that item's index. JSON cannot have this key.
+ITEM_INDEX = object()
+# `{ID_AND_NAME: (3, "Finance")}` refers to an object by id, and requires its name. JSON cannot have this key.
+ID_AND_NAME = object()
 
-# A column and a value of it, as its index compares it.
+# A column and a value, folded as the column's index compares it.
 Key = tuple[str, int | str]
-Place = tuple[type[RegisterObject], int, tuple[str | int, ...]]
+ReferencedId = tuple[type[RegisterObject], int, tuple[str | int, ...]]
 
 
 class Envelope(Schema):
-    """What every item has around its data; which members go together is checked by `read_item`."""
+    """The members that every item has around its data; `read_item` checks which of them may be combined."""
 
     op: Operation
     id: Reference | None = None
@@ -42,48 +42,50 @@ class Envelope(Schema):
 
 
 @dataclass(slots=True)
-class NamedReference:
-    """A reference by key: where it stands, and what it names."""
+class KeyReference:
+    """A reference by key: its location, and the key of the object."""
 
     pointer: str
     model: type[RegisterObject]
     key: Key
     container: Any
-    place: Any
-    # What the object must be called, if that was said.
+    # The key or index of the reference in `container`.
+    slot: Any
+    # The name that the object must have, if the reference has one.
     name: Any = None
 
 
 @dataclass(eq=False, slots=True)
 class Item:
-    """One item on its way through a batch. `current` is the row of its object, None when there is none yet."""
+    """One item of a batch. `current` is the row of its object, None if there is none yet."""
 
     index: int
-    # What a client calls it.
+    # Names the item in faults of other items, such as "item 3".
     label: str
     budget: FaultBudget = field(default_factory=FaultBudget)
     op: Operation = "create"
     key: Key | None = None
     data: dict[str, Any] = field(default_factory=dict)
-    # Whether it can be told what the data is for.
-    readable: bool = False
+    # Whether operation and key are valid, so that the data can be validated.
+    is_readable: bool = False
     expected_version: int | None = None
 
     current: Mapping[str, Any] | None = None
     id: int | None = None
-    references: list[NamedReference] = field(default_factory=list)
-    # Ids that no object has, each in the place of a reference by key until that is found.
+    references: list[KeyReference] = field(default_factory=list)
+    # Ids that no object has; each stands for a reference by key until that is resolved.
     placeholder_ids: set[int] = field(default_factory=set)
     body: ObjectFields | None = None
-    changed: bool = False
-    wanted: dict[LinkSet, list[Link]] = field(default_factory=dict)
-    # What its object is to have in the unique columns, as their indexes compare it.
+    is_changed: bool = False
+    # The links in the body, without lists that the item leaves unchanged.
+    links: dict[LinkSet, list[Link]] = field(default_factory=dict)
+    # The new values of the unique columns, folded as their indexes compare them.
     keys: dict[str, str] = field(default_factory=dict)
-    # The first item about the same object, if that is another one.
+    # The first item about the same object, if that is another item.
     duplicate_of: "Item | None" = None
-    # What it is about to do, once that is known; the rules are asked of that.
+    # The write that the rules check, once it is known.
     write: Write | None = None
-    # Other items that it refers to, and where.
+    # Other items that it refers to, with the pointer of the reference.
     depends_on: list[tuple[str, "Item"]] = field(default_factory=list)
 
     faults: list[Fault] = field(default_factory=list)
@@ -109,7 +111,7 @@ class Item:
         return self.op == "delete"
 
     def add_fault(self, pointer: str, code: str, detail: str) -> None:
-        """Add a fault, once."""
+        """Add a fault, unless there is one with the same pointer and code, and mark the write as rejected."""
         known = any(fault.pointer == pointer and fault.code == code for fault in self.faults)
         if not known and self.budget.allows(self.faults):
             self.faults.append(Fault(pointer, code, detail))
@@ -117,7 +119,7 @@ class Item:
             self.write.is_rejected = True
 
     def add_validation_faults(self, error: ValidationError, below: str = "") -> None:
-        """Add the faults that a schema found."""
+        """Add the faults of a validation error."""
         for fault in invalid_content(error).errors:
             if self.budget.allows(self.faults):
                 self.faults.append(replace(fault, pointer=below + fault.pointer))
@@ -125,10 +127,10 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class ItemResult:
-    """What became of an item; of a dry run, what would have.
+    """The result of an item; in a dry run, the result that it would have.
 
-    `id` and `version` are those of the object, if there is one (a dry run makes none). Faults point into the item.
-    Of a dry run `before` and `after` are the JSON of the members that change, as the history has them.
+    `id` and `version` are those of the object, if there is one (a dry run creates none). Faults point into the item.
+    In a dry run `before` and `after` are the JSON of the members that change, as the history records them.
     """
 
     index: int
@@ -141,20 +143,20 @@ class ItemResult:
 
 
 def folded_key(column: str, value: Any) -> Key:
-    """Return a key as its index compares it."""
+    """Return a key, folded as its index compares it."""
     return column, value.lower() if column == "code" else value
 
 
 def reject_too_many_links(items: Sequence[Any]) -> None:
-    """Raise `ContentTooLarge` if a client sends more links than one batch may have."""
-    given = (item.get("data") for item in items if isinstance(item, dict))
-    members = (value for data in given if isinstance(data, dict) for value in data.values())
+    """Raise `ContentTooLarge` if a request has more links than one batch may have."""
+    data = (item.get("data") for item in items if isinstance(item, dict))
+    members = (value for each in data if isinstance(each, dict) for value in each.values())
     if sum(len(value) for value in members if isinstance(value, list)) > MAX_BATCH_LINKS:
         raise ContentTooLarge(f"A batch may have at most {MAX_BATCH_LINKS} links.")
 
 
 def read_item(index: int, label: str, budget: FaultBudget, raw: Any) -> Item:
-    """Return the item that a client describes, with its faults."""
+    """Return the item of a request, with its faults."""
     item = Item(index, label, budget)
     try:
         envelope = Envelope.model_validate(raw)
@@ -163,15 +165,15 @@ def read_item(index: int, label: str, budget: FaultBudget, raw: Any) -> Item:
         return item
     item.op, item.expected_version = envelope.op, envelope.version
     _read_key(item, envelope)
-    item.readable = item.op == "create" or item.key is not None
+    item.is_readable = item.op == "create" or item.key is not None
     if envelope.op == "delete":
         if envelope.data is not None:
             item.add_fault("/data", "unexpected_data", "An object that is deleted takes no data.")
     elif envelope.data is None:
-        item.readable = False
+        item.is_readable = False
         item.add_fault("/data", "missing", "Field required")
     else:
-        # Shallow: what references by key are replaced in is copied when there are any.
+        # A shallow copy; `collect_key_references` copies the lists in which it replaces references.
         item.data = dict(envelope.data)
     if envelope.version is not None and envelope.op not in {"update", "delete"}:
         item.add_fault("/version", "unexpected_version", "Only `update` and `delete` take a version.")
@@ -179,25 +181,25 @@ def read_item(index: int, label: str, budget: FaultBudget, raw: Any) -> Item:
 
 
 def _read_key(item: Item, envelope: Envelope) -> None:
-    given: list[tuple[str, Any]] = [(name, getattr(envelope, name)) for name in KEYS]
-    given = [(name, value) for name, value in given if value is not None]
+    members: list[tuple[str, Any]] = [(name, getattr(envelope, name)) for name in KEYS]
+    keys = [(name, value) for name, value in members if value is not None]
     allowed = {"create": (), "upsert": ("code", "external_id")}.get(item.op, KEYS)
-    for name, _ in given:
+    for name, _ in keys:
         if name not in allowed:
             item.add_fault(f"/{name}", "unexpected_key", f"`{item.op}` does not take this member.")
-    if allowed and not given:
+    if allowed and not keys:
         item.add_fault("", "missing_key", f"Name the object by one of {', '.join(allowed)}.")
-    if len(given) > 1:
+    if len(keys) > 1:
         item.add_fault("", "several_keys", "Name the object by one of its keys only.")
-    if given and item.is_valid:
-        item.key = given[0]
+    if keys and item.is_valid:
+        item.key = keys[0]
 
 
 _KEY_TYPES: dict[str, TypeAdapter[Any]] = {"code": TypeAdapter(Code), "external_id": TypeAdapter(ExternalId)}
 
 
 def read_key(column: str, value: Any) -> Key | None:
-    """Return the key that a member of data gives, or None when it gives none, or no valid one."""
+    """Return the key that a member of data has, or None if the value is not a valid key."""
     try:
         return folded_key(column, _KEY_TYPES[column].validate_python(value, strict=True))
     except ValidationError:
@@ -205,7 +207,7 @@ def read_key(column: str, value: Any) -> Key | None:
 
 
 def reject_long_lists(item: Item, links: tuple[LinkSet, ...]) -> None:
-    """Refuse more links than an object may have, before anything is done for each of them."""
+    """Reject lists with more links than an object may have, before any work is done for each link."""
     for name in (name for link in links for name in (link.field, link.short)):
         count = len(_list(item.data.get(name)))
         if count > MAX_LINKS:
@@ -215,41 +217,42 @@ def reject_long_lists(item: Item, links: tuple[LinkSet, ...]) -> None:
 
 
 def collect_key_references(item: Item, columns: Mapping[str, type[RegisterObject]], links: tuple[LinkSet, ...]) -> None:
-    """Find the references by key in an item's data; what they stand in is the item's own from then on."""
+    """Collect the references by key in an item's data; replace them with placeholder ids, in copies of their lists."""
     data = item.data
     for name, model in columns.items():
         if isinstance(data.get(name), dict):
-            _name(item, f"/data/{name}", model, data, name)
+            _collect(item, f"/data/{name}", model, data, name)
     for link in links:
         entries, ids, target = data.get(link.field), data.get(link.short), link.target
         if isinstance(entries, list) and any(isinstance(e, dict) and isinstance(e.get(target), dict) for e in entries):
-            data[link.field] = copied = [dict(entry) if isinstance(entry, dict) else entry for entry in entries]
-            for place, entry in enumerate(copied):
+            data[link.field] = copies = [dict(entry) if isinstance(entry, dict) else entry for entry in entries]
+            for index, entry in enumerate(copies):
                 if isinstance(_target(entry, link), dict):
-                    _name(item, f"/data/{link.field}/{place}/{link.target}", link.target_model, entry, link.target)
+                    pointer = f"/data/{link.field}/{index}/{link.target}"
+                    _collect(item, pointer, link.target_model, entry, link.target)
         if isinstance(ids, list) and any(isinstance(entry, dict) for entry in ids):
             data[link.short] = ids = list(ids)
-            for place, entry in enumerate(ids):
+            for index, entry in enumerate(ids):
                 if isinstance(entry, dict):
-                    _name(item, f"/data/{link.short}/{place}", link.target_model, ids, place)
+                    _collect(item, f"/data/{link.short}/{index}", link.target_model, ids, index)
 
 
 def _target(entry: Any, link: LinkSet) -> Any:
     return entry.get(link.target) if isinstance(entry, dict) else None
 
 
-def _name(item: Item, pointer: str, model: type[RegisterObject], container: Any, place: Any) -> None:
-    value = container[place]
-    # Each time another one, so that all else can be checked.
-    container[place] = stand_in = MAX_ID - len(item.placeholder_ids)
-    item.placeholder_ids.add(stand_in)
+def _collect(item: Item, pointer: str, model: type[RegisterObject], container: Any, slot: Any) -> None:
+    value = container[slot]
+    # A distinct placeholder for each reference lets the rest of the data be validated.
+    container[slot] = placeholder = MAX_ID - len(item.placeholder_ids)
+    item.placeholder_ids.add(placeholder)
     name = next(iter(value), None) if len(value) == 1 else None
-    if name is ITEM:
-        item.references.append(NamedReference(pointer, model, ("item", value[ITEM]), container, place))
+    if name is ITEM_INDEX:
+        item.references.append(KeyReference(pointer, model, ("item", value[ITEM_INDEX]), container, slot))
         return
-    if name is NAMED:
-        key, label = value[NAMED]
-        item.references.append(NamedReference(pointer, model, ("id", key), container, place, label))
+    if name is ID_AND_NAME:
+        key, object_name = value[ID_AND_NAME]
+        item.references.append(KeyReference(pointer, model, ("id", key), container, slot, object_name))
         return
     if name not in _KEY_TYPES:
         item.add_fault(pointer, "bad_reference", 'Refer by an id, {"code": …} or {"external_id": …}.')
@@ -259,7 +262,7 @@ def _name(item: Item, pointer: str, model: type[RegisterObject], container: Any,
     except ValidationError as error:
         item.add_validation_faults(error, f"{pointer}/{name}")
     else:
-        item.references.append(NamedReference(pointer, model, key, container, place))
+        item.references.append(KeyReference(pointer, model, key, container, slot))
 
 
 def collect_referenced_ids(
@@ -272,7 +275,7 @@ def collect_referenced_ids(
             ids.add(value)
     for link, ids in links:
         target = link.target
-        # Of many thousand entries a call for each would be felt.
+        # Inlined `is_id`: a call for each of many thousand entries is measurably slower.
         ids |= {
             value
             for entry in _list(data.get(link.field))
@@ -283,20 +286,20 @@ def collect_referenced_ids(
 
 def referenced_ids(
     item: Item, columns: Mapping[str, type[RegisterObject]], links: tuple[LinkSet, ...]
-) -> Iterator[Place]:
-    """Yield model and id of each reference by id in an item's data, and the parts of its pointer."""
+) -> Iterator[ReferencedId]:
+    """Yield the model and id of each reference by id in an item's data, and the parts of its pointer."""
     data = item.data
     for name, model in columns.items():
         if is_id(value := data.get(name)):
             yield model, value, (name,)
     for link in links:
         model = link.target_model
-        for place, entry in enumerate(_list(data.get(link.field))):
+        for index, entry in enumerate(_list(data.get(link.field))):
             if is_id(value := _target(entry, link)):
-                yield model, value, (link.field, place, link.target)
-        for place, value in enumerate(_list(data.get(link.short))):
+                yield model, value, (link.field, index, link.target)
+        for index, value in enumerate(_list(data.get(link.short))):
             if is_id(value):
-                yield model, value, (link.short, place)
+                yield model, value, (link.short, index)
 
 
 def _list(value: Any) -> list[Any]:

@@ -1,6 +1,6 @@
-"""The bodies of bulk requests, derived from those of single ones, and their answers.
+"""The bodies of bulk requests, derived from those of single requests, and the bodies of their responses.
 
-The items are here for OpenAPI: a service checks them one by one, because it reports the faults of all of them.
+The schemas of items are for OpenAPI only: the service validates items one by one, to report the faults of all.
 """
 
 from functools import cache
@@ -33,7 +33,7 @@ class ExternalIdReference(Schema):
 Version = Annotated[int, Field(ge=1, le=MAX_ID, description="Only if the object still has this version.")]
 _UPSERT = "Change the object that the key names, or register it with this key if there is none."
 
-# As `Reference`, whose words would not stand beside the union, where generators of clients look for them.
+# `Reference` without its description, which would be nested in the union, where client generators do not read it.
 BulkReference = Annotated[int, Field(ge=1, le=MAX_ID)] | CodeReference | ExternalIdReference
 
 
@@ -84,9 +84,9 @@ class BulkAnswer(Schema):
 
 
 class Bulk(Schema, Generic[CreateT]):
-    """The body of a collection's bulk requests, given the body that registers one object: `Bulk[DepartmentCreate]`.
+    """The body of a collection's bulk requests, derived from the body of a create request: `Bulk[DepartmentCreate]`.
 
-    The collection's class derives from that, so that its name is that of the schema.
+    Each collection derives a class from it, whose name becomes the name of the schema.
     """
 
     items: list[Any]
@@ -103,15 +103,15 @@ def _body_of(create: type[ObjectFields]) -> type[BaseModel]:
     fields = _derived(create, f"Bulk{noun}Fields", "What a new object is to be.")
     patch = merge_patch(_derived(create, f"Bulk{noun}Patch", "What is to change (RFC 7396 merge patch)."))
     key: dict[str, Any] = {"code": (Code | None, None), "external_id": (ExternalId | None, None)}
-    named: dict[str, Any] = {"id": (Reference | None, None), **key, "version": (Version | None, None)}
-    making = _item(f"BulkCreate{noun}", "Register a new object.", Literal["create"], {}, fields)
-    changing = _item(
-        f"BulkUpdate{noun}", "Change the object that one of the keys names.", Literal["update"], named, patch
+    target: dict[str, Any] = {"id": (Reference | None, None), **key, "version": (Version | None, None)}
+    create_item = _item(f"BulkCreate{noun}", "Register a new object.", Literal["create"], {}, fields)
+    update_item = _item(
+        f"BulkUpdate{noun}", "Change the object that one of the keys names.", Literal["update"], target, patch
     )
-    either = _item(f"BulkUpsert{noun}", _UPSERT, Literal["upsert"], key, patch)
-    item: Any = Annotated[making | changing | either | BulkDelete, Field(discriminator="op")]
+    upsert_item = _item(f"BulkUpsert{noun}", _UPSERT, Literal["upsert"], key, patch)
+    item: Any = Annotated[create_item | update_item | upsert_item | BulkDelete, Field(discriminator="op")]
     limits = Field(min_length=1, max_length=MAX_BULK_ITEMS)
-    # Of an object that is there: what makes one could be sent once only.
+    # An update, because a create can be sent only once.
     example: Any = {"items": [{"op": "update", "id": 1, "data": {"description": "Reviewed in spring."}}]}
     return create_model(
         f"Bulk{noun}Body",
@@ -147,10 +147,10 @@ def _with_keys(annotation: Any) -> Any:
     origin = get_origin(annotation)
     if origin is Annotated:
         inner, *metadata = get_args(annotation)
-        # Only what says how it looks: the checks are for ids.
+        # Only the JSON schema uses the metadata: items skip validation, so validators for ids never see a key.
         return Annotated[(_with_keys(inner), *metadata)]
     if origin in {Union, UnionType}:
-        return Union[tuple(_with_keys(argument) for argument in get_args(annotation))]  # noqa: UP007 - made at run time
+        return Union[tuple(_with_keys(argument) for argument in get_args(annotation))]  # noqa: UP007 - built at run time
     if origin is list:
         return list[_with_keys(get_args(annotation)[0])]  # type: ignore[misc]
     return annotation

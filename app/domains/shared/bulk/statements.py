@@ -1,6 +1,6 @@
 """The statements of bulk writes: one for each step of a batch, whatever the number of items.
 
-Values travel as arrays or as one JSON array of rows, and rows are locked in the order of their ids.
+Values are passed as arrays or as one JSON array of rows. Rows are locked in the order of their ids, against deadlocks.
 """
 
 from collections.abc import Sequence
@@ -47,51 +47,52 @@ from app.domains.shared.history.diff import differences, nonempty_members
 from app.domains.shared.history.record import change_cte, constant
 from app.domains.shared.models import RegisterObject, table_of
 from app.domains.shared.reading.documents import Documents
-from app.domains.shared.writing.dependants import restricting
+from app.domains.shared.writing.dependants import restricting_foreign_keys
 from app.domains.shared.writing.single_statement import touch_values
 from app.domains.shared.writing.unique_keys import unique_keys
 
 
 @cache
 def referenced_models(model: type[RegisterObject], links: Sequence[LinkSet]) -> tuple[type[RegisterObject], ...]:
-    """Return the collections that objects of this one can refer to, in the order of their names."""
+    """Return the models that objects of this one can refer to, ordered by the names of their tables."""
     models = {*foreign_keys(model).values(), *(link.target_model for link in links)}
     return tuple(sorted(models, key=lambda model: model.__tablename__))
 
 
 @cache
 def lock_objects(model: type[RegisterObject], *, deleting: bool) -> Executable:
-    """Return the statement that locks the objects with `ids`, `codes` or `external_ids`, and reads them as they are.
+    """Return the statement that locks and reads the objects with `ids`, `codes` or `external_ids`.
 
-    The codes are in small letters. See `read_columns` for what the lock keeps away.
+    The codes are in lower case. The locks are those of `read_columns`.
     """
     table = table_of(model)
     own = [table.c[name] for name in ("id", "version", "created_by_id", "updated_by_id")]
-    query = select(*own, *(table.c[name] for name in writable_columns(model))).where(_is_named(table, ""))
+    query = select(*own, *(table.c[name] for name in writable_columns(model))).where(_matches_keys(table, ""))
     return query.order_by(table.c.id).with_for_update(key_share=not deleting)
 
 
 @cache
 def find_references(model: type[RegisterObject], links: Sequence[LinkSet]) -> Executable:
-    """Return the statement that finds what a batch refers to, and draws `new` ids for its new objects.
+    """Return the statement that finds the objects a batch refers to, and draws `new` ids for its new objects.
 
-    For each collection that can be referred to its parameters are arrays of ids, codes in small letters and external
-    ids, which begin with its name. Drawn ids are rows without a `type`. There are names only if `with_names`.
+    Its parameters are three arrays for each collection that can be referred to: `{collection}_ids`,
+    `{collection}_codes` in lower case, and `{collection}_external_ids`; and `with_names`, without which names are NULL.
+    The drawn ids are rows without a `type`.
     """
     queries: list[Select[Any]] = []
     for target in referenced_models(model, links):
         table = table_of(target)
         kind, code = constant(table.name).label("type"), func.lower(table.c.code)
         name = case((bindparam("with_names", type_=Boolean), table.c.name))
-        found = select(kind, table.c.id, code, table.c.external_id, name)
-        queries.append(found.where(_is_named(table, f"{table.name}_")))
+        query = select(kind, table.c.id, code, table.c.external_id, name)
+        queries.append(query.where(_matches_keys(table, f"{table.name}_")))
     sequence = f"nextval(pg_get_serial_sequence('{model.__tablename__}', 'id')::regclass)"
     numbers = func.generate_series(literal_column("1", Integer), bindparam("new", type_=Integer))
-    drawn = select(null(), literal_column(sequence, BigInteger), null(), null(), null())
-    return union_all(*queries, drawn.select_from(numbers.alias("number")))
+    new_ids = select(null(), literal_column(sequence, BigInteger), null(), null(), null())
+    return union_all(*queries, new_ids.select_from(numbers.alias("number")))
 
 
-def _is_named(table: Table, prefix: str) -> ColumnElement[bool]:
+def _matches_keys(table: Table, prefix: str) -> ColumnElement[bool]:
     ids = bindparam(f"{prefix}ids", type_=ARRAY(BigInteger))
     codes = bindparam(f"{prefix}codes", type_=ARRAY(Text))
     external_ids = bindparam(f"{prefix}external_ids", type_=ARRAY(Text))
@@ -102,70 +103,69 @@ def _is_named(table: Table, prefix: str) -> ColumnElement[bool]:
 
 @cache
 def find_referrers(model: type[RegisterObject]) -> Executable:
-    """Return the statement of which of the `ids` are referred to, and of the `type` of what refers to them.
+    """Return the statement that finds which of the `ids` are referred to, and the `type` of the referring objects.
 
-    Objects of this collection count unless their ids are in `others`.
+    References from objects of this collection are ignored if their ids are in `batch_ids`.
     """
     table = table_of(model)
     targets = func.unnest(_ids()).table_valued(column("id", BigInteger)).render_derived(name="target")
-    others = bindparam("others", type_=ARRAY(BigInteger))
-    # Of a collection that nothing can refer to, this query alone is left.
+    batch_ids = bindparam("batch_ids", type_=ARRAY(BigInteger))
+    # If no foreign key refers to the collection, only this query is left.
     queries = [select(targets.c.id, constant(table.name).label("type")).where(false())]
-    for foreign_key, owner in restricting(table):
+    for foreign_key, owner in restricting_foreign_keys(table):
         source = foreign_key.table.alias("source")
         refers = [source.c[foreign_key.name] == targets.c.id]
         if owner is table:
-            refers.append(source.c.id != all_(others))
-        found = exists(select(literal_column("1")).select_from(source).where(*refers))
-        queries.append(select(targets.c.id, constant(owner.name).label("type")).where(found))
+            refers.append(source.c.id != all_(batch_ids))
+        is_referred_to = exists(select(literal_column("1")).select_from(source).where(*refers))
+        queries.append(select(targets.c.id, constant(owner.name).label("type")).where(is_referred_to))
     return union(*queries)
 
 
 @cache
 def read_documents(documents: Documents) -> Executable:
-    """Return the statement of the JSON of the objects with `ids`."""
+    """Return the statement that reads `id` and `document`, the JSON, of the objects with `ids`."""
     row = documents.snapshots(_has_id)
     return select(row.c.id, cast(row.c.document, Text).label("document"))
 
 
 @cache
 def release_keys(model: type[RegisterObject]) -> Executable:
-    """Return the statement that takes from the objects with `ids` what other objects of the batch are to have.
+    """Return the statement that clears the unique keys of the objects with `ids`, for other objects of the batch.
 
-    Unique indexes look at each row at once: two objects could not exchange their codes otherwise.
+    Unique indexes are not deferrable and check each row immediately: without this, two objects could not exchange
+    their codes.
     """
     table = table_of(model)
-    free: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for name in unique_keys(model):
-        # What must not be null becomes something that no client can have sent.
-        none = null() if table.c[name].nullable else func.concat(literal_column("'released '"), table.c.id)
-        free[name] = none
-    return update(table).where(table.c.id == any_(_ids())).values(free).returning(table.c.id)
+        # A column that is NOT NULL gets a value that no client can send.
+        value = null() if table.c[name].nullable else func.concat(literal_column("'released '"), table.c.id)
+        values[name] = value
+    return update(table).where(table.c.id == any_(_ids())).values(values).returning(table.c.id)
 
 
 @cache
 def insert_objects(model: type[RegisterObject]) -> Executable:
     """Return the statement that adds the objects in `rows`, a JSON array; its other parameter is `caller_id`.
 
-    In one statement parents and children may come in any order. The order is that of the keys, so that of two batches
-    with the same ones one waits for the other.
+    Within one statement, parents and children may be in any order. Rows are inserted in the order of their keys: two
+    batches with the same keys then wait for one another instead of deadlocking.
     """
     rows = _rows(model)
     caller = bindparam("caller_id", type_=BigInteger)
     names = ["id", *writable_columns(model)]
     query = select(*(rows.c[name] for name in names), caller, caller)
-    query = query.order_by(*(func.lower(rows.c[name]) if folded else rows.c[name] for name, folded in _ordered(model)))
+    query = query.order_by(
+        *(func.lower(rows.c[key]) if ignores_case else rows.c[key] for key, ignores_case in unique_keys(model).items())
+    )
     statement = insert(table_of(model)).from_select([*names, "created_by_id", "updated_by_id"], query)
     return statement.returning(table_of(model).c.id)
 
 
-def _ordered(model: type[RegisterObject]) -> list[tuple[str, bool]]:
-    return list(unique_keys(model).items())
-
-
 @cache
 def update_objects(model: type[RegisterObject]) -> Executable:
-    """Return the statement that gives objects their new values; its parameters are those of `insert_objects`."""
+    """Return the statement that updates objects; its parameters are those of `insert_objects`."""
     table, rows = table_of(model), _rows(model)
     values = {name: rows.c[name] for name in writable_columns(model)}
     statement = update(table).where(table.c.id == rows.c.id).values(values | touch_values(table))
@@ -174,41 +174,41 @@ def update_objects(model: type[RegisterObject]) -> Executable:
 
 @cache
 def delete_objects(model: type[RegisterObject]) -> Executable:
-    """Return the statement that removes the objects with `ids`, parents and children together."""
+    """Return the statement that deletes the objects with `ids`, parents and children together."""
     table = table_of(model)
     return delete(table).where(table.c.id == any_(_ids())).returning(table.c.id)
 
 
 @cache
 def remove_links(links: Sequence[LinkSet]) -> Executable:
-    """Return the statement that removes the links which are not wanted, and returns whose they were.
+    """Return the statement that removes the links which the batch does not list, and returns the ids of their owners.
 
-    Each set of links has an array `{field}_owners` of the objects that it is about, and the arrays of what is wanted,
-    of which the first one is `{field}_{owner}`.
+    Each link set has an array `{field}_owners`, the existing objects whose links are replaced, and one array for each
+    column of the links in the batch, of which the first is `{field}_{owner}`.
     """
     ctes = []
     for link in links:
-        table, wanted = link.table, _wanted_of_many(link)
-        same = and_(*(wanted.c[name] == table.c[name] for name in (link.owner, *link.columns)))
-        unwanted = delete(table).where(table.c[link.owner] == any_(_owners(link)), ~exists().where(same))
-        ctes.append(unwanted.returning(table.c[link.owner].label("id")).cte(f"removed_{link.field}"))
+        table, rows = link.table, _requested_links(link)
+        same = and_(*(rows.c[name] == table.c[name] for name in (link.owner, *link.columns)))
+        statement = delete(table).where(table.c[link.owner] == any_(_owners(link)), ~exists().where(same))
+        ctes.append(statement.returning(table.c[link.owner].label("id")).cte(f"removed_{link.field}"))
     return union(*(select(cte.c.id) for cte in ctes))
 
 
 @cache
 def add_links(links: Sequence[LinkSet]) -> Executable:
-    """Return the statement that adds the wanted links which are missing; see `remove_links`.
+    """Return the statement that adds the links of the batch which are missing; see `remove_links`.
 
-    It returns those of the owners in `{field}_owners` that got one: all others are new, and have none yet.
+    It returns the ids in `{field}_owners` that got a link. Other owners are new objects, without links until now.
     """
     ctes: list[CTE] = []
     for link in links:
-        wanted, columns = _wanted_of_many(link), (link.owner, *link.columns)
-        table = link.table.alias("present")
-        is_wanted = exists().where(*(wanted.c[name] == table.c[name] for name in columns))
-        missing = or_(wanted.c[link.owner] != all_(_owners(link)), ~is_wanted)
-        rows = select(*(wanted.c[name] for name in columns)).where(missing)
-        added = insert(link.table).from_select(columns, rows).returning(link.table.c[link.owner].label("id"))
+        rows, columns = _requested_links(link), (link.owner, *link.columns)
+        table = link.table.alias("stored")
+        is_stored = exists().where(*(rows.c[name] == table.c[name] for name in columns))
+        is_missing = or_(rows.c[link.owner] != all_(_owners(link)), ~is_stored)
+        query = select(*(rows.c[name] for name in columns)).where(is_missing)
+        added = insert(link.table).from_select(columns, query).returning(link.table.c[link.owner].label("id"))
         ctes.append(added.cte(f"added_{link.field}"))
     changed = (select(cte.c.id).where(cte.c.id == any_(_owners(link))) for cte, link in zip(ctes, links, strict=True))
     return union(*changed)
@@ -218,20 +218,20 @@ def _owners(link: LinkSet) -> Any:
     return bindparam(f"{link.field}_owners", type_=ARRAY(BigInteger))
 
 
-def _wanted_of_many(link: LinkSet) -> Any:
+def _requested_links(link: LinkSet) -> Any:
     names = (link.owner, *link.columns)
     types: dict[str, Any] = {name: String() if name == link.detail else BigInteger() for name in names}
     arrays = [bindparam(f"{link.field}_{name}", type_=ARRAY(kind)) for name, kind in types.items()]
     columns: list[Any] = [column(name, kind) for name, kind in types.items()]
-    return func.unnest(*arrays).table_valued(*columns).render_derived(name=f"wanted_{link.field}")
+    return func.unnest(*arrays).table_valued(*columns).render_derived(name=f"requested_{link.field}")
 
 
 @cache
-def record_changes(documents: Documents, *, shown: bool) -> Executable:
+def record_changes(documents: Documents, *, with_changes: bool) -> Executable:
     """Return the statement that adds a row to the history for each of `ids`, in their order.
 
-    `actions` has what was done to each, `befores` the JSON of what each was before, null for new ones. It runs when all
-    is written but the deletes. The rows are `id`, and if they are to be `shown`, `before` and `after`.
+    `actions` has the action on each, `befores` the JSON of each before the write, NULL for a new one. It must run after
+    all writes except the deletes. The rows are `id`, and also `before` and `after` if `with_changes`.
     """
     item = (
         func.unnest(_ids(), bindparam("actions", type_=ARRAY(String)), bindparam("befores", type_=ARRAY(Text)))
@@ -239,29 +239,27 @@ def record_changes(documents: Documents, *, shown: bool) -> Executable:
         .render_derived(name="item")
     )
     row = documents.snapshots(_has_id)
-    was, now = cast(item.c.before, JSONB), cast(row.c.document, JSONB)
+    old, new = cast(item.c.before, JSONB).label("before"), cast(row.c.document, JSONB).label("after")
     joined = item.outerjoin(row, row.c.id == item.c.id)
-    both = select(item.c.n, item.c.id, item.c.action, was.label("before"), now.label("after")).select_from(joined)
-    found = both.cte("found").prefix_with("MATERIALIZED")
-    is_new, is_gone = found.c.action == constant("created"), found.c.action == constant("deleted")
-    before, after = differences(found.c.before, found.c.after, documents.briefs)
-    named = case((is_gone, found.c.before), else_=found.c.after)
-    said = select(
-        found.c.id,
-        func.jsonb_extract_path_text(named, constant("code")).label("code"),
-        func.jsonb_extract_path_text(named, constant("name")).label("name"),
-        found.c.action,
-        case((is_new, null()), (is_gone, nonempty_members(found.c.before, documents.briefs)), else_=before).label(
-            "before"
-        ),
-        case((is_gone, null()), (is_new, nonempty_members(found.c.after, documents.briefs)), else_=after).label(
-            "after"
-        ),
+    query = select(item.c.n, item.c.id, item.c.action, old, new).select_from(joined)
+    states = query.cte("states").prefix_with("MATERIALIZED")
+    is_new, is_deleted = states.c.action == constant("created"), states.c.action == constant("deleted")
+    before, after = differences(states.c.before, states.c.after, documents.briefs)
+    last = case((is_deleted, states.c.before), else_=states.c.after)
+    first_members = nonempty_members(states.c.after, documents.briefs)
+    last_members = nonempty_members(states.c.before, documents.briefs)
+    changes = select(
+        states.c.id,
+        func.jsonb_extract_path_text(last, constant("code")).label("code"),
+        func.jsonb_extract_path_text(last, constant("name")).label("name"),
+        states.c.action,
+        case((is_new, null()), (is_deleted, last_members), else_=before).label("before"),
+        case((is_deleted, null()), (is_new, first_members), else_=after).label("after"),
     )
-    change = said.order_by(found.c.n).cte("change").prefix_with("MATERIALIZED")
+    change = changes.order_by(states.c.n).cte("change").prefix_with("MATERIALIZED")
     record = change_cte(documents.model, change.c.action, change, before=change.c.before, after=change.c.after)
     columns = [change.c.id]
-    if shown:
+    if with_changes:
         columns += [cast(change.c[name], Text).label(name) for name in ("before", "after")]
     return select(*columns).add_cte(record)
 
@@ -278,4 +276,4 @@ def _rows(model: type[RegisterObject]) -> Any:
     table = table_of(model)
     columns: list[Any] = [column(name, table.c[name].type) for name in ("id", *writable_columns(model))]
     rows = func.json_to_recordset(cast(bindparam("rows", type_=Text), JSON))
-    return rows.table_valued(*columns).render_derived(name="given", with_types=True)
+    return rows.table_valued(*columns).render_derived(name="batch_row", with_types=True)

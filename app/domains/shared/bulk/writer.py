@@ -1,4 +1,4 @@
-"""How a checked batch is written: each step of it with one statement, in the order that constraints ask for."""
+"""Writes a checked batch: one statement for each step, in the order that the constraints require."""
 
 import json
 from dataclasses import dataclass
@@ -24,12 +24,12 @@ from app.domains.shared.reading.reader import CollectionReader
 from app.domains.shared.rules import Rules
 
 
-async def write_items(service: CollectionReader, batch: Batch, rules: Rules, *, shown: bool) -> None:
-    """Write the good items of a batch and their history, and tell each what became of it.
+async def write_items(service: CollectionReader, batch: Batch, rules: Rules, *, with_changes: bool) -> None:
+    """Write the valid items of a batch and their history, and set their `status` and `version`.
 
-    If `shown`, each learns what the history says of it, too.
+    If `with_changes`, set also their `before` and `after`, as the history records them.
     """
-    await _Writer(service, batch, shown).run()
+    await _Writer(service, batch, with_changes).run()
     await rules.apply(service.session, [item.write for item in batch.valid_items() if item.write is not None])
 
 
@@ -37,25 +37,25 @@ async def write_items(service: CollectionReader, batch: Batch, rules: Rules, *, 
 class _Writer:
     service: CollectionReader
     batch: Batch
-    shown: bool
+    with_changes: bool
 
     async def run(self) -> None:
-        good = list(self.batch.valid_items())
-        made = [item for item in good if item.creates]
-        kept = [item for item in good if item.updates]
-        gone = [item for item in good if item.deletes]
-        befores = await self._read_befores([item for item in kept if item.changed or item.wanted] + gone)
+        items = list(self.batch.valid_items())
+        creates = [item for item in items if item.creates]
+        updates = [item for item in items if item.updates]
+        deletes = [item for item in items if item.deletes]
+        befores = await self._read_befores([item for item in updates if item.is_changed or item.links] + deletes)
         await self._release_keys()
-        if made:
+        if creates:
             await self._execute(
-                insert_objects(self.batch.model), rows=self._rows(made), **self.service.caller.signature()
+                insert_objects(self.batch.model), rows=self._rows(creates), **self.service.caller.signature()
             )
-            for item in made:
+            for item in creates:
                 item.status, item.version = "created", 1
-        for item in kept:
+        for item in updates:
             item.status = "unchanged"
-        touched = await self._write_links(made, kept)
-        changed = [item for item in kept if item.changed or item.id in touched]
+        relinked_ids = await self._write_links(creates, updates)
+        changed = [item for item in updates if item.is_changed or item.id in relinked_ids]
         if changed:
             rows = await self._execute(
                 update_objects(self.batch.model), rows=self._rows(changed), **self.service.caller.signature()
@@ -63,11 +63,11 @@ class _Writer:
             versions = {row.id: row.version for row in rows}
             for item in changed:
                 item.status, item.version = "updated", versions[item.id]
-        for item in gone:
+        for item in deletes:
             item.status, item.version = "deleted", None
-        await self._record([item for item in good if item.status != "unchanged"], befores)
-        if gone:
-            await self._execute(delete_objects(self.batch.model), ids=[item.id for item in gone])
+        await self._record([item for item in items if item.status != "unchanged"], befores)
+        if deletes:
+            await self._execute(delete_objects(self.batch.model), ids=[item.id for item in deletes])
 
     async def _read_befores(self, items: list[Item]) -> dict[int, str]:
         if not items:
@@ -76,13 +76,13 @@ class _Writer:
         return {row.id: row.document for row in rows}
 
     async def _release_keys(self) -> None:
-        """Take keys from objects of the batch that others of it are to have."""
+        """Clear the keys of objects of the batch that other items of the batch take over."""
         released = set()
         for item in self.batch.valid_items():
             for key in item.keys.items():
-                holder = self.batch.key_owners.get(key)
-                if holder is not None and holder != item.id and releases_key(self.batch.named[holder], *key):
-                    released.add(holder)
+                owner = self.batch.key_owners.get(key)
+                if owner is not None and owner != item.id and releases_key(self.batch.items_by_id[owner], *key):
+                    released.add(owner)
         if released:
             await self._execute(release_keys(self.batch.model), ids=sorted(released))
 
@@ -90,28 +90,28 @@ class _Writer:
         model = self.batch.model
         return json.dumps([{"id": item.id} | values_of(model, item.body) for item in items])
 
-    async def _write_links(self, made: list[Item], kept: list[Item]) -> set[int]:
-        """Bring the links to what is wanted. Returns which of the objects that there were got or lost one."""
+    async def _write_links(self, creates: list[Item], updates: list[Item]) -> set[int]:
+        """Add and remove links as the items list them. Return the ids of existing objects that gained or lost one."""
         links = self.service.collection.links
         arguments: dict[str, list[Any]] = {}
         for link in links:
-            owners = [item for item in kept if link in item.wanted]
+            owners = [item for item in updates if link in item.links]
             arguments[f"{link.field}_owners"] = [item.id for item in owners]
-            arguments |= self._arrays(link, [*made, *owners])
-        touched: set[int] = set()
+            arguments |= self._arrays(link, [*creates, *owners])
+        owner_ids: set[int] = set()
         if any(arguments[f"{link.field}_owners"] for link in links):
-            touched |= {row.id for row in await self._execute(remove_links(links), **arguments)}
+            owner_ids |= {row.id for row in await self._execute(remove_links(links), **arguments)}
         if any(arguments[f"{link.field}_{link.owner}"] for link in links):
-            touched |= {row.id for row in await self._execute(add_links(links), **arguments)}
-        return touched
+            owner_ids |= {row.id for row in await self._execute(add_links(links), **arguments)}
+        return owner_ids
 
     def _arrays(self, link: LinkSet, owners: list[Item]) -> dict[str, list[Any]]:
-        """Return the arrays of all wanted links, sorted and without repetitions, as `LinkSet.arguments` does."""
+        """Return the arrays of the owners' links, sorted and without repetitions, as `LinkSet.arguments` does."""
         arrays: dict[str, list[Any]] = {f"{link.field}_{name}": [] for name in (link.owner, *link.columns)}
         for item in sorted(owners, key=lambda item: item.id or 0):
-            own = link.arguments(item.wanted.get(link, ()))
-            own[f"{link.field}_{link.owner}"] = [item.id] * len(own[f"{link.field}_{link.target}"])
-            for name, values in own.items():
+            arguments = link.arguments(item.links.get(link, ()))
+            arguments[f"{link.field}_{link.owner}"] = [item.id] * len(arguments[f"{link.field}_{link.target}"])
+            for name, values in arguments.items():
                 arrays[name] += values
         return arrays
 
@@ -119,16 +119,16 @@ class _Writer:
         if not items:
             return
         rows = await self._execute(
-            record_changes(self.service.documents, shown=self.shown),
+            record_changes(self.service.documents, with_changes=self.with_changes),
             ids=[item.id for item in items],
             actions=[item.status for item in items],
             befores=[befores.get(item.id or 0) for item in items],
             **self.service.caller.signature(),
         )
-        if self.shown:
-            shown = {row.id: row for row in rows}
+        if self.with_changes:
+            changes = {row.id: row for row in rows}
             for item in items:
-                item.before, item.after = shown[item.id].before, shown[item.id].after
+                item.before, item.after = changes[item.id].before, changes[item.id].after
 
     async def _execute(self, statement: Executable, **values: Any) -> Result[*tuple[Any, ...]]:
         return await self.service.session.execute(statement, values)

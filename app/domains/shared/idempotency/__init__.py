@@ -1,4 +1,4 @@
-"""Requests with an `Idempotency-Key`: the first answer is kept in the same transaction, and given again.
+"""Requests with an `Idempotency-Key`: the first response is stored in the same transaction, and replayed.
 
-Only what stands above it in `shared` imports it, and what stands on all collections: no file of a collection.
+Imported by higher packages of `shared` and by packages that span all collections, never by a single collection.
 """

@@ -1,4 +1,4 @@
-"""The table of kept answers."""
+"""The table of stored responses."""
 
 from datetime import datetime
 from typing import Any
@@ -20,10 +20,10 @@ from app.domains.shared.models import Base
 
 
 class IdempotencyKey(Base):
-    """The first answer to what a user sent with an `Idempotency-Key`. A row is there once the answer is final.
+    """The first response to a user's request with an `Idempotency-Key`, visible once that request is committed.
 
-    It refers to its user by no foreign key, whose check would be one more lock in every such request: ids are never
-    given again, and the row goes within a day.
+    There is no foreign key to the user, because its check would take one more lock in every such request: ids are never
+    reused, and the row is deleted after a day.
     """
 
     __tablename__ = "idempotency_keys"
@@ -31,12 +31,12 @@ class IdempotencyKey(Base):
 
     user_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     key: Mapped[str] = mapped_column(String(255), primary_key=True)
-    # Of the request, to tell a repeat from another request.
+    # A digest of the request, which distinguishes a repeat from another request.
     fingerprint: Mapped[bytes] = mapped_column(LargeBinary)
-    # What the caller might do then: with less nobody sees the answer again.
+    # The scopes of the first request. The response is replayed only to a caller who has all of them.
     scopes: Mapped[list[str]] = mapped_column(ARRAY(Text))
     status: Mapped[int] = mapped_column(SmallInteger)
     headers: Mapped[Any] = mapped_column(JSONB)
-    # Null when it was too large to be kept.
+    # NULL if it was too large to store.
     body: Mapped[bytes | None] = mapped_column(LargeBinary)
     expires_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))

@@ -1,4 +1,4 @@
-"""The statements that claim an `Idempotency-Key` and keep the first answer to it."""
+"""The statements that claim an `Idempotency-Key` and store the first response."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +32,7 @@ MAX_STORED_BYTES = 16 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A request as its key knows it, and the session in whose transaction its answer is kept."""
+    """A request with a key, and the session in whose transaction its response is stored."""
 
     session: RegisterSession
     user_id: int
@@ -42,14 +42,14 @@ class Attempt:
 
     @property
     def lock(self) -> int:
-        """The key of the advisory lock that the request holds while it is carried out."""
+        """The key of the advisory lock that the request holds while it is executed."""
         return advisory_key(f"{IDEMPOTENCY_KEY} {self.user_id} {self.key}")
 
 
 async def claim(attempt: Attempt) -> Any | None:
-    """Return what is kept of the key, or None when it is this request's.
+    """Return the stored response for the key, or None once this request has claimed the key.
 
-    Raises `RequestInFlight` when it is another one's.
+    Raises `RequestInFlight` if another request holds it.
     """
     values = {"user_id": attempt.user_id, "key": attempt.key, "lock": attempt.lock}
     row = (await attempt.session.execute(_CLAIM, values)).one()
@@ -61,7 +61,10 @@ async def claim(attempt: Attempt) -> Any | None:
 
 
 async def store_response(attempt: Attempt, response: Response) -> None:
-    """Keep the answer, which is final when the transaction is committed."""
+    """Store the response, which is final once the transaction is committed.
+
+    Raises `RequestInFlight` if another request has stored one since.
+    """
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in response.raw_headers}
     headers.pop("content-length", None)
     body = bytes(response.body)
@@ -74,40 +77,40 @@ async def store_response(attempt: Attempt, response: Response) -> None:
         "headers": headers,
         "body": body if len(body) <= MAX_STORED_BYTES else None,
     }
-    if (await attempt.session.execute(_KEEP, values)).first() is None:
-        raise RequestInFlight  # and what this one wrote is undone
+    if (await attempt.session.execute(_STORE, values)).first() is None:
+        raise RequestInFlight  # which rolls back the writes of this one
 
 
 def _claim_statement() -> Executable:
-    """Return the statement that reads what is kept of a key, or else takes the lock of it unless another one has it."""
+    """Return the statement that reads the stored response for a key, or else tries to take the advisory lock."""
     table = table_of(IdempotencyKey)
-    kept = (
+    stored = (
         select(table.c.fingerprint, table.c.scopes, table.c.status, table.c.headers, table.c.body)
         .where(
             table.c.user_id == bindparam("user_id", type_=BigInteger),
             table.c.key == bindparam("key", type_=String),
             table.c.expires_at > func.now(),
         )
-        .cte("kept")
+        .cte("stored")
         .prefix_with("MATERIALIZED")
     )
     one = select(literal_column("1")).subquery("one")
     lock = func.pg_try_advisory_xact_lock(bindparam("lock", type_=BigInteger))
-    # Of those who only read nobody keeps another one waiting.
-    claimed = case((exists(select(kept.c.status)), literal_column("false")), else_=lock)
-    return select(claimed.label("claimed"), *kept.c).select_from(one.outerjoin(kept, literal_column("true")))
+    # Replays take no lock.
+    claimed = case((exists(select(stored.c.status)), literal_column("false")), else_=lock)
+    return select(claimed.label("claimed"), *stored.c).select_from(one.outerjoin(stored, literal_column("true")))
 
 
-def _keep_statement() -> Executable:
-    """Return the statement that keeps an answer, in the place of an expired one; no row when one is kept already."""
+def _store_statement() -> Executable:
+    """Return the statement that stores a response or replaces an expired one; no row if there is a current one."""
     table = table_of(IdempotencyKey)
     # The parameters are the other columns.
-    adding = insert(table).values(expires_at=func.now() + literal_column(f"interval '{RETENTION_HOURS} hours'"))
-    new = {column.name: adding.excluded[column.name] for column in table.c if not column.primary_key}
+    statement = insert(table).values(expires_at=func.now() + literal_column(f"interval '{RETENTION_HOURS} hours'"))
+    new = {column.name: statement.excluded[column.name] for column in table.c if not column.primary_key}
     keys = list(table.primary_key.columns)
-    replacing = adding.on_conflict_do_update(index_elements=keys, set_=new, where=table.c.expires_at <= func.now())
-    return replacing.returning(table.c.status)
+    statement = statement.on_conflict_do_update(index_elements=keys, set_=new, where=table.c.expires_at <= func.now())
+    return statement.returning(table.c.status)
 
 
 _CLAIM = _claim_statement()
-_KEEP = _keep_statement()
+_STORE = _store_statement()

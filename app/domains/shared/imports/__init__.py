@@ -1,4 +1,4 @@
-"""Files of rows that become one batch, at once or as planned before.
+"""Imports of files: the rows of a file become one batch, which is written directly or planned first.
 
-Only what stands above it in `shared` imports it, and what stands on all collections: no file of a collection.
+Imported by higher packages of `shared` and by packages that span all collections, never by a single collection.
 """

@@ -1,4 +1,4 @@
-"""Files of rows: CSV (RFC 4180) and NDJSON, read as they stand. What the rows mean is the business of `import_rows`."""
+"""Reads the rows of CSV (RFC 4180) and NDJSON files; `rows` interprets them."""
 
 import csv
 import io
@@ -14,30 +14,30 @@ from app.utils.exceptions import BadRequest, ContentTooLarge, Fault, InvalidCont
 from app.utils.validation import json_pointer
 
 FileFormat = Literal["csv", "ndjson"]
-# Takes the names of the columns, and the number of the row that has them.
-Choose = Callable[[list[str], int], Container[str]]
+# Takes the names of the columns and the number of their row; returns the names of the columns to keep.
+SelectColumns = Callable[[list[str], int], Container[str]]
 FILE_TYPES: dict[str, FileFormat] = {"text/csv": "csv", "application/x-ndjson": "ndjson"}
 
 MAX_ROWS = 10_000
-# With those that are blank.
+# Including blank lines.
 MAX_LINES = 50_000
 MAX_COLUMNS = 1000
 MAX_NAME_LENGTH = 200
-# In one row. More than these none has, with all its links and texts; as cells they would be a list of any length.
+# In one row. No row with valid links and texts has more; the limit bounds the memory for a list of cells.
 MAX_DELIMITERS = 300_000
 _DELIMITERS = ",;\t"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
-# A cell may list a thousand links: the limit is that of the whole file.
+# No limit for a cell, which may list a thousand links: only the size of the file is limited.
 csv.field_size_limit(2**31 - 1)
 
 
 @dataclass(slots=True)
 class FileRow:
-    """One row. `number` is its place in the file, as a spreadsheet or an editor shows it: a header is the first."""
+    """One row. `number` is its row or line number in the file, from 1, header included, as a spreadsheet shows it."""
 
     number: int
-    # The cells, or the members, by their names in the file. A cell is None when it is empty.
+    # The cells, or the members, by their names in the file. An empty cell is None.
     values: dict[str, Any] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
 
@@ -45,24 +45,24 @@ class FileRow:
         self.faults.append(_fault(self.number, name, code, detail))
 
 
-def read_table(content: bytes, choose: Choose, *, raw: bool) -> list[FileRow]:
-    """Return the rows of a table, without blank ones; cells lose their marks, unless they are `raw`.
+def read_table(content: bytes, select_columns: SelectColumns, *, raw: bool) -> list[FileRow]:
+    """Return the rows of a table, without blank ones; the apostrophes that escape formulas are removed unless `raw`.
 
-    `choose` is given the header, before anything else is read, and returns the names of the columns to keep. Raises
-    what that raises, `BadRequest` for what is no table, `InvalidContent` for one without rows, and `ContentTooLarge`
-    for one with more rows, columns or longer names than a file may have.
+    `select_columns` is called with the header, before any other row is read. Raises its errors, `BadRequest` if the
+    content is not a table, `InvalidContent` if it has no rows, and `ContentTooLarge` if it has too many rows, lines,
+    columns or delimiters in a row, or too long names.
     """
-    return _counted(_read_table(content, choose, raw=raw))
+    return _limit_rows(_read_table(content, select_columns, raw=raw))
 
 
 def read_lines(content: bytes) -> list[FileRow]:
     """Return the rows of NDJSON, without blank ones. Raises `InvalidContent` and `ContentTooLarge` as `read_table`."""
-    return _counted(_read_lines(content))
+    return _limit_rows(_read_lines(content))
 
 
-def _counted(found: Iterable[FileRow]) -> list[FileRow]:
+def _limit_rows(source: Iterable[FileRow]) -> list[FileRow]:
     rows: list[FileRow] = []
-    for row in found:
+    for row in source:
         rows.append(row)
         if len(rows) > MAX_ROWS:
             raise ContentTooLarge(f"A file may have at most {MAX_ROWS} rows.")
@@ -73,7 +73,7 @@ def _counted(found: Iterable[FileRow]) -> list[FileRow]:
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Raise `ContentTooLarge` for more names of columns, or longer ones, than anybody needs: each is looked up."""
+    """Raise `ContentTooLarge` for too many or too long names of columns, because each is looked up."""
     if len(names) > MAX_COLUMNS:
         raise ContentTooLarge(f"A file may have at most {MAX_COLUMNS} columns.")
     if any(len(name) > MAX_NAME_LENGTH for name in names):
@@ -81,7 +81,7 @@ def check_names(names: Sequence[str]) -> None:
 
 
 def _read_lines(content: bytes) -> Iterator[FileRow]:
-    # Not `splitlines`: a carriage return alone ends no line.
+    # Not `splitlines`, for which a carriage return alone ends a line.
     if content.count(b"\n") > MAX_LINES:
         raise _too_many_lines()
     for number, line in enumerate(content.removeprefix(_BYTE_ORDER_MARK).split(b"\n"), 1):
@@ -100,23 +100,23 @@ def _read_lines(content: bytes) -> Iterator[FileRow]:
         yield row
 
 
-def _read_table(content: bytes, choose: Choose, *, raw: bool) -> Iterator[FileRow]:
+def _read_table(content: bytes, select_columns: SelectColumns, *, raw: bool) -> Iterator[FileRow]:
     text = _text(content)
     header: list[str] | None = None
-    kept: list[tuple[int, str]] = []
+    columns: list[tuple[int, str]] = []
     for number, cells in _records(text, _delimiter(text)):
         if not any(cells):
             continue
         if header is None:
             header = _header(cells)
-            chosen = choose(header, number)
-            # Of a thousand columns that are passed over, the cells would take many times the memory of the file.
-            kept = [(place, name) for place, name in enumerate(header) if name in chosen]
+            selected = select_columns(header, number)
+            # Drop ignored columns here: their cells could take many times the memory of the file.
+            columns = [(index, name) for index, name in enumerate(header) if name in selected]
             continue
         row = FileRow(number)
         if len(cells) == len(header):
             row.values = {
-                name: (cells[place] or None) if raw else unescape_formula(cells[place]) for place, name in kept
+                name: (cells[index] or None) if raw else unescape_formula(cells[index]) for index, name in columns
             }
         else:
             detail = f"The row has {len(cells)} cells, and the header {len(header)}."
@@ -126,19 +126,19 @@ def _read_table(content: bytes, choose: Choose, *, raw: bool) -> Iterator[FileRo
 
 def _records(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Yield the cells of each row with its number."""
-    read = _Lines(text, delimiter)
-    reader = csv.reader(read, delimiter=delimiter, strict=True)
+    lines = _Lines(text, delimiter)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     number = 0
     header: list[str] = []
     try:
         for number, cells in enumerate(reader, 1):
             header = header or (cells if any(cells) else [])
-            read.begin_row()
+            lines.begin_row()
             yield number, cells
             if number == MAX_LINES:
                 raise _too_many_lines()
     except csv.Error as error:
-        column = _broken_column("".join(read.begun), delimiter)
+        column = _broken_column("".join(lines.row_lines), delimiter)
         name = _name_of(column, header)
         detail = f"Row {number + 1} cannot be read from its cell {column} on: {error}."
         fault = _fault(number + 1, name, "csv_invalid", detail)
@@ -146,16 +146,16 @@ def _records(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
 
 
 class _Lines:
-    """The lines of a text, and those that have been read of the row that is being read."""
+    """Iterates over the lines of a text, keeps those of the current row, and limits its delimiters."""
 
     def __init__(self, text: str, delimiter: str) -> None:
-        # Without a translation of line breaks, and with no others than CSV has: `splitlines` knows more.
+        # No translation of line breaks, and no other line breaks than in CSV, unlike `splitlines`.
         self._lines = io.StringIO(text, newline="")
         self._delimiter = delimiter
         self.begin_row()
 
     def begin_row(self) -> None:
-        self.begun: list[str] = []
+        self.row_lines: list[str] = []
         self._delimiters = 0
 
     def __iter__(self) -> "_Lines":
@@ -166,16 +166,16 @@ class _Lines:
         self._delimiters += line.count(self._delimiter)
         if self._delimiters > MAX_DELIMITERS:
             raise ContentTooLarge(f"A row may have at most {MAX_DELIMITERS} delimiters, those in texts included.")
-        self.begun.append(line)
+        self.row_lines.append(line)
         return line
 
 
 def _broken_column(record: str, delimiter: str) -> int:
-    """Return the number of the first cell that is not written as RFC 4180 has it."""
+    """Return the number of the first cell that is not valid by RFC 4180."""
     cell = re.compile(rf'(?:"(?:[^"]|"")*+"|[^"{delimiter}\r\n][^{delimiter}\r\n]*+|){delimiter}')
-    column, place = 1, 0
-    while found := cell.match(record, place):
-        column, place = column + 1, found.end()
+    column, position = 1, 0
+    while match := cell.match(record, position):
+        column, position = column + 1, match.end()
     return column
 
 
@@ -187,7 +187,7 @@ def _text(content: bytes) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        # What comes before it can be read, and tells where it is. The mark at the start is no part of it.
+        # The valid text before the error determines its row and cell. It does not include the byte order mark.
         start = error.object[: error.start].decode()
         number, column, name = _end_of(start + "?")
         detail = f"Row {number} has bytes that are not UTF-8, in its cell {column}."
@@ -196,12 +196,12 @@ def _text(content: bytes) -> str:
 
 
 def _end_of(text: str) -> tuple[int, int, str | None]:
-    """Return the number of the last row, that of its last cell, and the name of the column."""
+    """Return the number of the last row, the number of its last cell, and the name of that cell's column."""
     number, cells, header = 0, [""], [""]
     delimiter = _delimiter(text)
-    read = _Lines(text, delimiter)
-    for number, cells in enumerate(csv.reader(read, delimiter=delimiter), 1):
-        read.begin_row()
+    lines = _Lines(text, delimiter)
+    for number, cells in enumerate(csv.reader(lines, delimiter=delimiter), 1):
+        lines.begin_row()
         if number > MAX_LINES:
             raise _too_many_lines()
         if not any(header):
@@ -210,7 +210,7 @@ def _end_of(text: str) -> tuple[int, int, str | None]:
 
 
 def _delimiter(text: str) -> str:
-    """Return what stands between the names of the header: commas, semicolons or tabs."""
+    """Return the most frequent of comma, semicolon and tab in the header."""
     unquoted = re.sub(r'"[^"]*"', "", text[:100_000]).lstrip("\r\n")
     line = re.split(r"[\r\n]", unquoted, maxsplit=1)[0]
     return max(_DELIMITERS, key=line.count)

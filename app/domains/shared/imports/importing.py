@@ -1,4 +1,4 @@
-"""Files that become objects: read, matched with what is registered, and written as one batch, or only planned."""
+"""Imports a file: reads it, matches its rows with existing objects, and writes them as one batch, or plans that."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,13 +22,13 @@ from app.utils.exceptions import Fault
 Action = Literal["create", "change", "unchanged", "fault"]
 
 _ACTIONS: dict[str | None, Action] = {"created": "create", "updated": "change", "unchanged": "unchanged"}
-# So many bytes are read before others have their turn.
-_READ_AT_ONCE = 64 * 1024
+# Larger files are read in a thread, so that they do not block the event loop.
+_MAX_INLINE_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class ImportFile:
-    """A file, and how it is to be read."""
+    """A file, and the options for reading it."""
 
     content: bytes
     form: FileFormat
@@ -39,7 +39,7 @@ class ImportFile:
 
 @dataclass(frozen=True, slots=True)
 class RowOutcome:
-    """What became of a row, or what would have; see `ItemResult`. The faults point into the file."""
+    """The result of a row, as `ItemResult` is that of an item. Faults point into the file."""
 
     number: int
     action: Action
@@ -52,72 +52,73 @@ class RowOutcome:
 
 @dataclass(frozen=True, slots=True)
 class ImportResult:
-    """What became of all rows, in their order."""
+    """The results of all rows, in their order."""
 
     rows: list[RowOutcome]
     outcome: BulkOutcome
-    # Whether there are more faults than are told.
-    cut: bool
+    # Whether there are more faults than these.
+    is_truncated: bool
 
     @property
     def faults(self) -> list[Fault]:
-        """What kept the file from being written."""
+        """The faults of all rows; with any, the file is not written."""
         return [fault for row in self.rows for fault in row.faults]
 
 
 async def import_file(service: CollectionReader, file: ImportFile, *, dry_run: bool) -> ImportResult:
     """Write all rows of a file, or none of them if one has a fault.
 
-    Raises what `read_table`, `read_lines`, `name_columns` and `write_batch` raise.
+    Raises the errors of `read_table`, `read_lines`, `name_columns` and `write_batch`.
     """
     budget = FaultBudget()
-    if len(file.content) <= _READ_AT_ONCE:
+    if len(file.content) <= _MAX_INLINE_BYTES:
         rows = _read(service.collection, file, budget)
     else:
         rows = await to_thread.run_sync(_read, service.collection, file, budget)
     await _choose_keys(service, rows)
-    sent = [row for row in rows if row.item is not None]
-    faulty = any(row.faults for row in rows)
+    readable = [row for row in rows if row.item is not None]
+    has_faults = any(row.faults for row in rows)
     outcome = await write_batch(
         service,
-        [row.item for row in sent],
-        # A plan tells what would become of the good rows, too.
+        [row.item for row in readable],
+        # A plan shows also the results of the valid rows.
         atomic=not dry_run,
-        # What is wrong with other rows is found nevertheless, but nothing is written.
-        dry_run=dry_run or faulty,
-        label=partial(_label, sent),
+        # With faulty rows nothing is written, but a dry run still finds the faults of the other rows.
+        dry_run=dry_run or has_faults,
+        label=partial(_label, readable),
     )
-    # What is wrong with the items counts, too.
-    told = FaultBudget()
-    outcomes = _outcomes(rows, outcome, told)
-    return ImportResult(outcomes, outcome, cut=budget.cut or outcome.batch.budget.cut or told.cut)
+    # A budget for the faults of rows and items together.
+    total = FaultBudget()
+    outcomes = _outcomes(rows, outcome, total)
+    is_truncated = any(each.is_truncated for each in (budget, outcome.batch.budget, total))
+    return ImportResult(outcomes, outcome, is_truncated=is_truncated)
 
 
 def _read(collection: Collection, file: ImportFile, budget: FaultBudget) -> list[ImportRow]:
     table, hints = file.form == "csv", Hints()
     columns: dict[str, Member | None] = {}
 
-    def choose(names: Sequence[str], row: int) -> list[str]:
+    def select_columns(names: Sequence[str], row: int) -> list[str]:
         check_names(names)
         columns.update(name_columns(members_of(collection), names, file.mapping, hints, table=table, row=row))
         return [name for name, member in columns.items() if member is not None]
 
     if table:
-        found = read_table(file.content, choose, raw=file.raw)
+        rows = read_table(file.content, select_columns, raw=file.raw)
     else:
-        found = read_lines(file.content)
-        choose(list(dict.fromkeys(name for row in found for name in row.values)), found[0].number)
-    return RowReader(collection, columns, hints, budget, table=table, match_ids=file.match_ids).read(found)
+        rows = read_lines(file.content)
+        select_columns(list(dict.fromkeys(name for row in rows for name in row.values)), rows[0].number)
+    return RowReader(collection, columns, hints, budget, table=table, match_ids=file.match_ids).read(rows)
 
 
-def _label(sent: Sequence[ImportRow], index: int) -> str:
-    return f"row {sent[index].number}"
+def _label(rows: Sequence[ImportRow], index: int) -> str:
+    return f"row {rows[index].number}"
 
 
 async def _choose_keys(service: CollectionReader, rows: Sequence[ImportRow]) -> None:
-    """Let rows with both keys go by the external id, or else by a code whose object has no external id yet.
+    """Match a row with both keys by external id, or else by code if that object has no external id yet.
 
-    One with another external id is another object, however it is called: codes may be given anew.
+    An object with the code but another external id is a different object, because codes may be reused.
     """
     both = []
     for row in rows:
@@ -129,18 +130,21 @@ async def _choose_keys(service: CollectionReader, rows: Sequence[ImportRow]) -> 
         return
     external_ids, codes = [external_id for _, external_id, _ in both], [code for _, _, code in both]
     values = {"codes": codes, "external_ids": external_ids}
-    found = (await service.session.execute(_find_keys(service.model), values)).all()
-    known_ids = {row.external_id for row in found}
-    nameless = {row.code for row in found if row.external_id is None}
-    for item, by_external_id, by_code in both:
-        if by_external_id not in known_ids and by_code in nameless:
+    stored = (await service.session.execute(_find_keys(service.model), values)).all()
+    stored_ids = {row.external_id for row in stored}
+    codes_without_id = {row.code for row in stored if row.external_id is None}
+    for item, own_id, own_code in both:
+        if own_id not in stored_ids and own_code in codes_without_id:
             del item["external_id"]
             item["code"] = item["data"]["code"]
 
 
 @cache
 def _find_keys(model: type[RegisterObject]) -> Executable:
-    """Return the statement of the codes, in small letters, and the external ids that objects have of those given."""
+    """Return the statement that finds objects with one of the `codes` or `external_ids`, and returns both keys.
+
+    Codes are in lower case.
+    """
     table = table_of(model)
     codes, external_ids = (bindparam(name, type_=ARRAY(Text)) for name in ("codes", "external_ids"))
     code = func.lower(table.c.code)
@@ -150,23 +154,23 @@ def _find_keys(model: type[RegisterObject]) -> Executable:
 
 def _outcomes(rows: Sequence[ImportRow], outcome: BulkOutcome, budget: FaultBudget) -> list[RowOutcome]:
     results = iter(outcome.items)
-    made = []
+    outcomes = []
     for row in rows:
         if row.item is None:
-            made.append(RowOutcome(row.number, "fault", faults=tuple(row.faults)))
+            outcomes.append(RowOutcome(row.number, "fault", faults=tuple(row.faults)))
             continue
         result = next(results)
         if row.faults or result.faults:
-            told: list[Fault] = []
-            # What a cell holds that cannot be read is missing to the item, but not in the file.
-            unread = {fault.pointer for fault in row.faults}
-            found = (fault for fault in map(row.placed, result.faults) if fault.pointer not in unread)
+            faults: list[Fault] = []
+            # The item lacks the value of an unreadable cell: leave out its fault that the value is missing.
+            pointers = {fault.pointer for fault in row.faults}
+            found = (fault for fault in map(row.point_into_file, result.faults) if fault.pointer not in pointers)
             for fault in (*row.faults, *found):
-                if budget.allows(told):
-                    told.append(fault)
-            made.append(RowOutcome(row.number, "fault", result.id, faults=tuple(told)))
+                if budget.allows(faults):
+                    faults.append(fault)
+            outcomes.append(RowOutcome(row.number, "fault", result.id, faults=tuple(faults)))
         else:
-            # Without a status it waits for others to be right.
+            # A valid item of a rejected batch has no status.
             action = _ACTIONS.get(result.status, "unchanged")
-            made.append(RowOutcome(row.number, action, result.id, result.version, (), result.before, result.after))
-    return made
+            outcomes.append(RowOutcome(row.number, action, result.id, result.version, (), result.before, result.after))
+    return outcomes

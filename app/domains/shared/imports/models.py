@@ -1,4 +1,4 @@
-"""What is kept of imports: planned files, and which objects became of those of an export."""
+"""The table of planned imports."""
 
 from datetime import datetime
 from typing import Any
@@ -12,9 +12,9 @@ from app.domains.shared.models import Base
 
 
 class ImportPlan(Base):
-    """A file that was planned, and may be imported once as planned. The row goes within the hour.
+    """A planned import of a file, which can be executed once. The row is deleted when it is executed or expired.
 
-    Like a kept answer it refers to its user by no foreign key.
+    Like `IdempotencyKey` it has no foreign key to its user.
     """
 
     __tablename__ = "import_plans"
@@ -23,14 +23,14 @@ class ImportPlan(Base):
         Index(f"ix_{__tablename__}_expires_at", "expires_at"),
     )
 
-    # Nobody guesses it.
+    # Random, so that it cannot be guessed.
     id: Mapped[UUID] = mapped_column(primary_key=True)
     user_id: Mapped[int] = mapped_column(BigInteger)
     collection: Mapped[str] = mapped_column(String(64))
-    # How the file is read.
+    # The options for reading the file.
     options: Mapped[Any] = mapped_column(JSONB)
-    # Compressed.
+    # Compressed with zlib.
     file: Mapped[bytes] = mapped_column(LargeBinary)
-    # A digest of what the plan rests on.
+    # A digest of the objects and versions on which the plan is based.
     basis: Mapped[bytes] = mapped_column(LargeBinary)
     expires_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))

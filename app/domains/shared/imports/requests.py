@@ -1,4 +1,4 @@
-"""Requests to import a file, and their answers."""
+"""Requests to import a file, and their responses."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ MAX_MAPPINGS = 200
 class ImportQuery(BaseModel):
     """How a file is imported."""
 
-    # Not `strict`: what stands in an address is text.
+    # Not `strict`: query parameters are text.
     model_config = ConfigDict(extra="forbid")
 
     dry_run: bool = Field(
@@ -124,7 +124,7 @@ def accepts_files(example: str = _EXAMPLE) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class ImportRequest:
-    """What a client asks for: to import a file or only to plan that, or to carry out the plan with an id."""
+    """A request to import a file, to plan the import of a file (`dry_run`), or to execute the plan with an id."""
 
     file: ImportFile | None
     plan_id: UUID | None
@@ -133,7 +133,7 @@ class ImportRequest:
 
 @dataclass(frozen=True, slots=True)
 class ImportOutcome:
-    """What became of the rows of a file; of a dry run what would, and the plan, unless there are faults."""
+    """The result of an import; for a dry run also the plan, unless there are faults."""
 
     imported: ImportResult
     plan: Plan | None
@@ -143,7 +143,7 @@ class ImportOutcome:
 async def read_request(
     request: Request, query: Annotated[ImportQuery, Depends(query_of(ImportQuery))]
 ) -> ImportRequest:
-    """Return what the client asks for. Raises `InvalidContent` for a plan with a file, and for neither."""
+    """Return the import request. Raises `InvalidContent` for a plan id together with a file, and for neither."""
     content = await request.body()
     if query.plan_id is not None:
         if content:
@@ -158,10 +158,10 @@ ImportRequestDep = Annotated[ImportRequest, Depends(read_request)]
 
 
 async def execute_import(service: CollectionReader, request: ImportRequest) -> ImportOutcome:
-    """Import a file, plan that, or carry out a plan.
+    """Import a file, plan its import, or execute a plan.
 
-    Raises what `import_file`, `plan_import` and `execute_plan` raise, and `InvalidContent`, `Conflict` or `Forbidden`
-    with the faults of a file that is not imported because of them.
+    Raises the errors of `import_file`, `plan_import` and `execute_plan`, and if the file has faults,
+    `InvalidContent`, `UnknownReference`, `Forbidden`, or `Conflict` or a subclass, with these faults.
     """
     await service.session.allow_seconds(STATEMENT_SECONDS)
     if request.plan_id is not None:
@@ -171,7 +171,7 @@ async def execute_import(service: CollectionReader, request: ImportRequest) -> I
         return ImportOutcome(*await plan_import(service, request.file), dry_run=True)
     imported = await import_file(service, request.file, dry_run=False)
     if imported.faults:
-        raise batch_error(imported.faults, imported.outcome.missing_scope, cut=imported.cut)
+        raise batch_error(imported.faults, imported.outcome.missing_scope, is_truncated=imported.is_truncated)
     return ImportOutcome(imported, None, dry_run=False)
 
 
@@ -180,25 +180,25 @@ def _request_error(code: str, detail: str) -> InvalidContent:
 
 
 def _file(request: Request, content: bytes, query: ImportQuery) -> ImportFile:
-    form = FILE_TYPES[media_type(request.headers["content-type"]) or ""]  # the route takes no other types
+    form = FILE_TYPES[media_type(request.headers["content-type"]) or ""]  # the route rejects other types
     return ImportFile(content, form, query.csv == "raw", query.match_ids, tuple(query.map))
 
 
 def import_response(outcome: ImportOutcome) -> Response:
-    """Answer with what became of the rows."""
+    """Return the response with the result of each row."""
     plan, rows = outcome.plan, outcome.imported.rows
-    counted = Counter(row.action for row in rows)
+    counts = Counter(row.action for row in rows)
     head = {
         "dry_run": outcome.dry_run,
         "plan_id": plan and str(plan.id),
         "expires_at": plan and plan.expires_at.isoformat(),
-        "counts": {action: counted[action] for action in get_args(Action)},
+        "counts": {action: counts[action] for action in get_args(Action)},
     }
-    shown = ",".join([_row(row, dry_run=outcome.dry_run) for row in rows])
-    body = f'{compact(head)[:-1]},"rows":[{shown}]}}'
+    results = ",".join([_result(row, dry_run=outcome.dry_run) for row in rows])
+    body = f'{compact(head)[:-1]},"rows":[{results}]}}'
     return Response(body.encode("utf-8", "replace"), media_type=JSON)
 
 
-def _row(row: RowOutcome, *, dry_run: bool) -> str:
+def _result(row: RowOutcome, *, dry_run: bool) -> str:
     members = {"row": row.number, "action": row.action, "id": row.id, "version": row.version}
     return result_json(members, row.faults, (row.before, row.after) if dry_run else None)

@@ -1,6 +1,6 @@
-"""Writes of one object or one link, and what a violated constraint means.
+"""Writes of one object or one link, and the errors of violated constraints.
 
-`single_statement` is part of the fast path; `locked` does the same under a lock, after the rules were asked.
+`single_statement` is part of the fast path; `locked` writes under a row lock, after the rules have checked the write.
 
-Only what stands above it in `shared` imports it, and what stands on all collections: no file of a collection.
+Imported by higher packages of `shared` and by packages that span all collections, never by a single collection.
 """

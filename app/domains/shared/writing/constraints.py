@@ -1,4 +1,4 @@
-"""What the schema's constraints mean to a client, by their names."""
+"""Errors of violated constraints, by the name of the constraint."""
 
 from functools import cache
 
@@ -10,12 +10,12 @@ from app.utils.exceptions import Conflict, Duplicate, Fault, RegisterError, Unkn
 
 
 def error_for(violation: IntegrityViolation) -> RegisterError | None:
-    """Return the error a client can act on, or None when the constraint guards against our own mistakes only."""
+    """Return the error that a client can act on, or None if only a bug can violate the constraint."""
     name = violation.constraint
     if violation.is_reference:
         fault = Fault(_foreign_keys().get(name, ""), "unknown_reference", "No such object is registered.")
         return UnknownReference("The request names an object that does not exist.", errors=[fault])
-    if name in _own_parents():
+    if name in _self_parent_checks():
         fault = Fault("/parent_id", "unknown_reference", "No such object is registered.")
         return UnknownReference("The request names an object that does not exist.", errors=[fault])
     if name in _declared_conflicts():
@@ -28,13 +28,13 @@ def error_for(violation: IntegrityViolation) -> RegisterError | None:
 
 
 def duplicate_key_fault(noun: str, column: str) -> Fault:
-    """Return the fault of a key that another object has."""
+    """Return the fault for a key that another object has."""
     return Fault(f"/{column}", Duplicate.code, f"A {noun} with this {column} exists already.")
 
 
 @cache
 def _unique_keys() -> dict[str, tuple[str, str]]:
-    """Return noun and column of each key that a client chooses: the indexes are named `uq_<table>_<column>`."""
+    """Return noun and column of each unique index on a column of an object, named `uq_<table>_<column>`."""
     keys = {}
     for mapper in Base.registry.mappers:
         if issubclass(mapper.class_, RegisterObject):
@@ -52,8 +52,11 @@ def _declared_conflicts() -> dict[str, tuple[str, str]]:
 
 
 @cache
-def _own_parents() -> frozenset[str]:
-    """Return the checks that no object stands below itself: who makes one can't know its id yet."""
+def _self_parent_checks() -> frozenset[str]:
+    """Return the checks that an object is not its own parent.
+
+    A new object can violate one only by guessing its own id, which is unknown to the client until then.
+    """
     return frozenset(f"ck_{name}_parent_id" for name in Base.metadata.tables)
 
 

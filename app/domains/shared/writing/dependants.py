@@ -1,4 +1,4 @@
-"""What still refers to an object that is to be deleted."""
+"""Objects that refer to an object and thereby prevent its deletion."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ MAX_LISTED = 20
 
 @dataclass(frozen=True, slots=True)
 class Dependants:
-    """How many objects of each collection refer to one, and the first of them as briefs with their `type`."""
+    """The number of referring objects by collection, and the first of them as briefs with their `type`."""
 
     counts: dict[str, int]
     first: list[dict[str, Any]]
@@ -44,31 +44,33 @@ class Dependants:
 
 
 async def find_dependants(session: RegisterSession, model: type[RegisterObject], key: int) -> Dependants:
-    """Return what refers to the object `key`, other than itself."""
-    row = (await session.execute(_dependants(model), {"key": key})).one()
+    """Return the objects that refer to the object with the id `key`, other than itself."""
+    row = (await session.execute(_dependants_query(model), {"key": key})).one()
     return Dependants(row.counts or {}, row.first or [])
 
 
 @cache
-def _dependants(model: type[RegisterObject]) -> Executable:
+def _dependants_query(model: type[RegisterObject]) -> Executable:
     table = table_of(model)
-    found = union(*_references_to(table)).cte("dependants").prefix_with("MATERIALIZED")
-    counted = select(found.c.type, func.count().label("n")).group_by(found.c.type).order_by(found.c.type).subquery()
-    counts = select(func.json_object_agg(counted.c.type, counted.c.n)).scalar_subquery()
-    briefs = select(*found.c).order_by(found.c.type, found.c.id).limit(literal_column(str(MAX_LISTED))).subquery("b")
+    dependants = union(*_references_to(table)).cte("dependants").prefix_with("MATERIALIZED")
+    kind = dependants.c.type
+    groups = select(kind, func.count().label("n")).group_by(kind).order_by(kind).subquery()
+    counts = select(func.json_object_agg(groups.c.type, groups.c.n)).scalar_subquery()
+    listed = select(*dependants.c).order_by(kind, dependants.c.id).limit(literal_column(str(MAX_LISTED)))
+    briefs = listed.subquery("b")
     first = select(func.json_agg(briefs.table_valued())).scalar_subquery()
     return select(counts.label("counts"), first.label("first"))
 
 
 def _references_to(table: Table) -> list[Select[Any]]:
     """Return a query of type, id, code and name for each foreign key to the table that restricts its deletes."""
-    found = [_objects_with(column, owner, table) for column, owner in restricting(table)]
-    # Of a collection that nothing can refer to, no object has dependants.
-    return found or [select(_type_of(table), table.c.id, table.c.code, table.c.name).where(false())]
+    queries = [_referring_objects(column, owner, table) for column, owner in restricting_foreign_keys(table)]
+    # If no foreign key refers to the collection, a query without rows is left.
+    return queries or [select(_type_of(table), table.c.id, table.c.code, table.c.name).where(false())]
 
 
-def restricting(table: Table) -> Iterator[tuple[Column[Any], Table]]:
-    """Yield each foreign key that restricts deletes from the table, and the table of the objects it belongs to."""
+def restricting_foreign_keys(table: Table) -> Iterator[tuple[Column[Any], Table]]:
+    """Yield each foreign key that restricts deletes from the table, and the table of the objects that have the key."""
     objects = {
         mapper.class_.__tablename__ for mapper in Base.registry.mappers if issubclass(mapper.class_, RegisterObject)
     }
@@ -79,7 +81,7 @@ def restricting(table: Table) -> Iterator[tuple[Column[Any], Table]]:
 
 
 def _owner(link: Table) -> Table:
-    """Return the table of the objects that a link belongs to: the end that takes the link with it."""
+    """Return the table of the objects that own a link: deleting an owner deletes its links (ON DELETE CASCADE)."""
     return next(key.column.table for key in link.foreign_keys if key.ondelete == "CASCADE")
 
 
@@ -87,12 +89,12 @@ def _type_of(table: Table) -> Label[str]:
     return literal_column(f"'{table.name}'").label("type")
 
 
-def _objects_with(column: Column[Any], owner: Table, target: Table) -> Select[Any]:
+def _referring_objects(column: Column[Any], owner: Table, target: Table) -> Select[Any]:
     query = select(_type_of(owner), owner.c.id, owner.c.code, owner.c.name)
     parameter = bindparam("key", type_=BigInteger)
     if column.table is not owner:
         (end,) = (other for other in column.table.c if any(key.column.table is owner for key in other.foreign_keys))
-        # A role may stand in one process several times; a union of a single query would show each.
+        # A process may have several links to one role; DISTINCT, as a UNION of a single query removes no duplicates.
         query = query.join(column.table, end == owner.c.id).distinct()
     if owner is target:
         return query.where(and_(column == parameter, not_(owner.c.id == parameter)))

@@ -1,4 +1,4 @@
-"""One link at a time: set and removed under a lock of its owner."""
+"""Sets and removes one link under a row lock on its owner."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +17,7 @@ from app.utils.exceptions import RegisterError
 
 
 class LinkWriter(LockedWriter):
-    """Writes the link between an object of a collection and the `target`, or the one with that `detail`."""
+    """Writes the links between an object of a collection and the `target`, or only the one with `detail`."""
 
     def __init__(self, service: CollectionReader, link_set: LinkSet, target: Key, detail: str | None) -> None:
         super().__init__(service)
@@ -26,40 +26,40 @@ class LinkWriter(LockedWriter):
         self._detail = detail
 
     async def add(self, owner: Key, if_match: str | None) -> None:
-        """Set the link, whatever it was before. Raises `Conflict` when the owner may have one such link only."""
+        """Set the link, replacing an existing one. Raises `Conflict` if the owner may have only one such link."""
 
-        def with_link(present: set[Link], target_id: int) -> set[Link]:
-            kept = present if self._link_set.is_repeatable else {link for link in present if link[0] != target_id}
-            return kept | {(target_id, self._detail)}
+        def with_link(links: set[Link], target_id: int) -> set[Link]:
+            others = links if self._link_set.is_repeatable else {link for link in links if link[0] != target_id}
+            return others | {(target_id, self._detail)}
 
         await self._change(owner, if_match, add_link(self._link_set, self._target.condition), with_link)
 
     async def remove(self, owner: Key, if_match: str | None) -> None:
-        """Remove the link, or all links to the target when there is no `detail`."""
+        """Remove the link with `detail`, or all links to the target if `detail` is None."""
 
-        def without_link(present: set[Link], target_id: int) -> set[Link]:
-            return {link for link in present if link[0] != target_id or self._detail not in {None, link[1]}}
+        def without_link(links: set[Link], target_id: int) -> set[Link]:
+            return {link for link in links if link[0] != target_id or self._detail not in {None, link[1]}}
 
         statement = remove_link(self._link_set, self._target.condition, one_detail=self._detail is not None)
         await self._change(owner, if_match, statement, without_link)
 
     async def _change(
-        self, owner: Key, if_match: str | None, statement: Executable, wanted: Callable[[set[Link], int], set[Link]]
+        self, owner: Key, if_match: str | None, statement: Executable, edit: Callable[[set[Link], int], set[Link]]
     ) -> None:
-        async def describe(current: Values) -> Write:
+        async def build_write(current: Values) -> Write:
             write = Write(self.model, current["id"], current, current)
             if self.rules.concern(current):
                 exists = select_id(self._link_set.target_model, self._target.condition)
                 target_id = await self.session.scalar(exists, {"key": self._target.value})
                 if target_id is not None:
-                    await self.describe_links(write, [self._link_set], lambda _, present: wanted(present, target_id))
+                    await self.set_link_changes(write, [self._link_set], lambda _, links: edit(links, target_id))
             return write
 
-        write = await self.lock(owner, if_match, describe)
+        write = await self.lock(owner, if_match, build_write)
         try:
             await self.check_rules(write)
         except RegisterError as error:
-            error.errors = ()  # they point into the body of an object, which this request does not have
+            error.errors = ()  # the pointers refer to the body of an object, but this request has none
             raise
         await self._run(statement, write)
         await self.rules.apply(self.session, [write])
@@ -67,15 +67,15 @@ class LinkWriter(LockedWriter):
     async def _run(self, statement: Executable, write: Write) -> None:
         values = {"object_id": write.id, "key": self._target.value, "detail": self._detail, **self.caller.signature()}
         try:
-            found = (await self.session.execute(statement, values)).first()
+            row = (await self.session.execute(statement, values)).first()
         except IntegrityViolation as violation:
-            if violation.is_reference:  # the target was deleted since the statement found it
+            if violation.is_reference:  # the target was deleted after the statement's snapshot
                 raise not_found(self._link_set.target_model) from violation
             error = error_for(violation)
             if error is None:
                 raise
-            # The body of this request has only the link's own field.
+            # The body of this request has no member but the link's own field.
             error.errors = tuple(replace(fault, pointer=f"/{self._link_set.detail}") for fault in error.errors)
             raise error from violation
-        if found is None:
+        if row is None:
             raise not_found(self._link_set.target_model)

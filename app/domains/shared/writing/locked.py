@@ -1,4 +1,4 @@
-"""Writes of one object under a row lock, after its rules were asked."""
+"""Writes of one object under a row lock, after the rules have checked them."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -21,14 +21,14 @@ from app.domains.shared.rules import Link, LocksUnavailableError, Rules, Values,
 from app.domains.shared.writing.links import read_links
 from app.utils.exceptions import PreconditionFailed, RegisterError
 
-# What an object is locked for.
+# The operation for which an object is locked.
 Lock = Literal["change", "delete"]
-# Makes of an object's columns what is to be done with it.
-Describe = Callable[[Values], Awaitable[Write]]
+# Returns the write for an object, given its columns.
+BuildWrite = Callable[[Values], Awaitable[Write]]
 
 
 class LockedWriter:
-    """What writers of one object have in common: the collection, and its rules at work on this one write."""
+    """The base of writers of one object: the collection, and its rules for this one write."""
 
     def __init__(self, service: CollectionReader) -> None:
         self.session = service.session
@@ -39,7 +39,10 @@ class LockedWriter:
         self.rules = Rules(service.collection.rules, service.caller, restoring=service.restoring)
 
     async def columns(self, statement: Executable, key: Key, if_match: str | None) -> dict[str, Any]:
-        """Return the columns of an object. Raises `NotFound`, and `PreconditionFailed` for another version."""
+        """Return the columns of an object.
+
+        Raises `NotFound` if there is no such object, and `PreconditionFailed` if its version is not in `if_match`.
+        """
         row = (await self.session.execute(statement, {"key": key.value})).mappings().one_or_none()
         if row is None:
             raise not_found(self.model)
@@ -51,26 +54,32 @@ class LockedWriter:
             )
         return dict(row)
 
-    async def lock(self, key: Key, if_match: str | None, describe: Describe, *, lock: Lock = "change") -> Write:
-        """Lock an object and what its rules want locked besides; return what is to be done with it.
+    async def lock(self, key: Key, if_match: str | None, build_write: BuildWrite, *, lock: Lock = "change") -> Write:
+        """Lock an object, take the advisory locks of its rules, and return the write.
 
-        Raises what `columns` raises.
+        Advisory locks are not waited for while the row is locked, because that would break the lock order and could
+        deadlock: the row lock is released, the advisory locks are waited for, and the object is read again.
+
+        Raises the errors of `columns`.
         """
-        held: set[str] = set()
+        names: set[str] = set()
         while True:
             try:
                 async with self._attempt():
                     current = await self.columns(read_columns(self.model, key.condition, lock), key, if_match)
-                    write = await describe(current)
-                    await self.rules.take_locks(self.session, [write], held)
+                    write = await build_write(current)
+                    await self.rules.take_locks(self.session, [write], names)
                     return write
-            except LocksUnavailableError as taken:
-                held |= taken.names
-            await self.session.lock(*held)
+            except LocksUnavailableError as error:
+                names |= error.names
+            await self.session.lock(*names)
 
     @asynccontextmanager
     async def _attempt(self) -> AsyncIterator[None]:
-        """Undo what a block has locked when it raises `LocksUnavailableError`, and nothing that was done before."""
+        """Release the locks of a block that raises `LocksUnavailableError`, without undoing anything done before it.
+
+        Within a transaction a savepoint limits the rollback to the block.
+        """
         if self.collection.rules and self.session.in_transaction():
             async with self.session.begin_nested():
                 yield
@@ -81,23 +90,23 @@ class LockedWriter:
             await self.session.undo()
             raise
 
-    async def describe_links(
-        self, write: Write, link_sets: Iterable[LinkSet], wanted: Callable[[LinkSet, set[Link]], set[Link]]
+    async def set_link_changes(
+        self, write: Write, link_sets: Iterable[LinkSet], edit: Callable[[LinkSet, set[Link]], set[Link]]
     ) -> None:
-        """Fill in which links a write adds and removes; `wanted` returns those of a list, given the present ones."""
+        """Set the links that a write adds and removes; `edit` returns the new links of a set for its current ones."""
         assert write.id is not None
         sets = tuple(link_sets)
-        known = await read_links(self.session, sets, [write.id])
+        current = await read_links(self.session, sets, [write.id])
         for link_set in sets:
-            before = known[link_set.field, write.id]
-            write.replace_links(link_set.field, before, wanted(link_set, before))
+            before = current[link_set.field, write.id]
+            write.replace_links(link_set.field, before, edit(link_set, before))
 
     async def check_rules(self, write: Write) -> None:
-        """Let the rules judge the write. Raises what the first refusal says, with the faults of all."""
+        """Check the write against the rules. Raises the error of the first violation, with the faults of all."""
         await self.rules.load(self.session, [write])
         errors: list[RegisterError] = []
         for check in (self.rules.check, self.rules.check_together):
-            errors += [refusal.as_error() for _, refusal in check([write])]
+            errors += [violation.as_error() for _, violation in check([write])]
         if errors:
             errors[0].errors = tuple(fault for error in errors for fault in error.errors)
             raise errors[0]
@@ -105,9 +114,10 @@ class LockedWriter:
 
 @cache
 def read_columns(model: type[RegisterObject], condition: Condition, lock: Lock | None = None) -> Select[Any]:
-    """Return the statement that reads an object as it is, `id`, `version` and `created_by_id` included.
+    """Return the statement that reads the writable columns of an object, and `id`, `version` and `created_by_id`.
 
-    A lock keeps a second writer waiting. Only that for a delete keeps others from referring to the object, too.
+    A lock blocks other writers. For a delete it is FOR UPDATE, which also blocks new references to the object; for a
+    change it is FOR NO KEY UPDATE, which does not.
     """
     table = table_of(model)
     columns = [table.c.id, table.c.version, table.c.created_by_id, *(table.c[name] for name in writable_columns(model))]
@@ -117,12 +127,12 @@ def read_columns(model: type[RegisterObject], condition: Condition, lock: Lock |
 
 @cache
 def delete_object(documents: Documents) -> Select[Any]:
-    """Return the statement that removes the object with the id `key` and records what it was."""
+    """Return the statement that deletes the object with the id `key` and records its last state."""
     table = table_of(documents.model)
     row = documents.snapshot(by_id)
-    was = select(row.c.id, row.c.code, row.c.name, cast(row.c.document, JSONB).label("before")).cte("was")
-    was = was.prefix_with("MATERIALIZED")
-    gone = delete(table).where(table.c.id == bindparam("key", type_=BigInteger)).returning(table.c.id).cte("gone")
-    members = nonempty_members(was.c.before, documents.briefs)
-    record = change_cte(documents.model, "deleted", was, before=members, after=None)
-    return select(gone.c.id).add_cte(record)
+    snapshot = select(row.c.id, row.c.code, row.c.name, cast(row.c.document, JSONB).label("before")).cte("snapshot")
+    snapshot = snapshot.prefix_with("MATERIALIZED")
+    deleted = delete(table).where(table.c.id == bindparam("key", type_=BigInteger)).returning(table.c.id).cte("deleted")
+    members = nonempty_members(snapshot.c.before, documents.briefs)
+    record = change_cte(documents.model, "deleted", snapshot, before=members, after=None)
+    return select(deleted.c.id).add_cte(record)

@@ -1,10 +1,10 @@
-"""Fast path, part 4: the statement that writes an object with all that goes with it.
+"""Fast path, part 4: the statement that writes an object, its links and its history, and returns its document.
 
-An ordinary unit of work takes a round trip each for the row, for every list of links, for the row of the history and
-for reading the new document. Here one statement does all of it in CTEs, and returns the document as bytes. PostgreSQL
-sees the tables as they were when the statement began, so the document is made of the rows that the CTEs return.
-`RegisterSession.write_alone` runs it, outside a transaction as its own transaction. The locked path runs the same
-statement, so there is one way to write; it must equal `tests/reference_writer.py`.
+An ordinary unit of work needs one round trip each for the row, for every list of links, for the history and for reading
+the new document. Here one statement does all of it in CTEs, and returns the document as bytes. All parts of a statement
+see the same snapshot and not each other's writes, so the document is built from the rows that the CTEs return.
+`RegisterSession.write_alone` runs it; outside a transaction it is its own transaction. The locked path runs the same
+statement, so there is one way to write; its results must equal those of `tests/reference_writer.py`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -39,12 +39,12 @@ from app.domains.shared.models import Base, table_of
 from app.domains.shared.query.orders import Condition
 from app.domains.shared.reading.documents import Documents
 from app.domains.shared.reading.json_text import utf8
-from app.domains.shared.writing.links import add_wanted, remove_unwanted, wanted_rows
+from app.domains.shared.writing.links import add_missing_links, link_rows, remove_other_links
 
 
 @cache
 def insert_object(documents: Documents, links: Sequence[LinkSet]) -> Prepared:
-    """Return the statement that adds an object with its links, records that, and returns `id`, `version` and `body`.
+    """Return the statement that inserts and records an object with its links, and returns `id`, `version` and `body`.
 
     Its parameters are the writable columns with the prefix `new_`, those of `Caller.signature`, and the arrays of the
     links.
@@ -52,59 +52,63 @@ def insert_object(documents: Documents, links: Sequence[LinkSet]) -> Prepared:
     model = documents.model
     caller = bindparam("caller_id", type_=BigInteger)
     values = _new_values(model) | {"created_by_id": caller, "updated_by_id": caller}
-    written = insert(table_of(model)).values(values).returning(*_shown(model)).cte("written")
-    wanted = {link.field: wanted_rows(link) for link in links}
-    made = documents.document_cte(written, wanted)
-    now = select(*made.c, cast(made.c.document, JSONB).label("after")).cte("now").prefix_with("MATERIALIZED")
-    record = change_cte(model, "created", now, before=None, after=nonempty_members(now.c.after, documents.briefs))
-    answer = select(now.c.id, now.c.version, utf8(now.c.document).label("body"))
-    return prepare(answer.add_cte(*(add_wanted(link, written.c.id) for link in links), record))
+    written = insert(table_of(model)).values(values).returning(*_document_columns(model)).cte("written")
+    document = documents.document_cte(written, {link.field: link_rows(link) for link in links})
+    result = select(*document.c, cast(document.c.document, JSONB).label("after")).cte("result")
+    result = result.prefix_with("MATERIALIZED")
+    record = change_cte(model, "created", result, before=None, after=nonempty_members(result.c.after, documents.briefs))
+    query = select(result.c.id, result.c.version, utf8(result.c.document).label("body"))
+    return prepare(query.add_cte(*(add_missing_links(link, written.c.id) for link in links), record))
 
 
 @cache
 def update_object(
     documents: Documents, links: Sequence[LinkSet], condition: Condition, watched: Sequence[str]
 ) -> Prepared:
-    """Return the statement that gives an object new values and links, and records how it differs.
+    """Return the statement that updates an object and its links, and records the difference.
 
-    Its parameters are those of `insert_object`; `key` of the condition; `versions`, of which it must have one unless
-    that is NULL; and `checked`: whether its `watched` columns may change. The row, if there is such an object, has its
-    `id`; `allowed`, whether these two let it be changed; `held`, whether nobody else holds it or has changed it; and
-    the new `version` and `body`, NULL when nothing is written, as also when neither a column nor a link differs.
+    Its parameters are those of `insert_object`; `key` of the condition; `versions`, the allowed current versions, or
+    NULL for any; and `checked`, whether `watched` columns may change. It returns no row if there is no such object.
+    The row has the `id`; `is_allowed`, whether `versions` and `checked` permit the update; `is_locked`, whether the
+    object is unchanged and was locked, because no other transaction holds it; and the new `version` and `body`, which
+    are NULL if nothing is written, also because neither a column nor a link differs.
     """
     model = documents.model
     table, new = table_of(model), _new_values(model)
     source = table.alias("o")
-    kept = (source.c[name].is_not_distinct_from(new[name]) for name in watched)
-    free = or_(bindparam("checked", type_=Boolean), and_(literal_column("true"), *kept))
+    equals = (source.c[name].is_not_distinct_from(new[name]) for name in watched)
+    is_checked = or_(bindparam("checked", type_=Boolean), and_(literal_column("true"), *equals))
     versions = bindparam("versions", type_=ARRAY(BigInteger))
-    allowed = and_(free, or_(versions.is_(None), source.c.version == any_(versions))).label("allowed")
+    has_version = or_(versions.is_(None), source.c.version == any_(versions))
+    is_allowed = and_(is_checked, has_version).label("is_allowed")
     columns = (source.c[name] for name in ("id", "version", "brief_json", *new))
-    seen = select(*columns, allowed).where(condition(source)).cte("seen").prefix_with("MATERIALIZED")
-    # Later writers wait for this lock. As long as the version is the one that was seen, so are the links. The statement
-    # itself waits for no other writer: what it has seen would be as old as the beginning of the wait.
-    is_same = and_(table.c.id == seen.c.id, table.c.version == seen.c.version)
-    found = select(table.c.id).where(is_same, seen.c.allowed)
-    same = found.with_for_update(key_share=True, of=table, skip_locked=True).cte("same")
-    removed = {link.field: remove_unwanted(link, same.c.id) for link in links}
-    added = {link.field: add_wanted(link, same.c.id, after=removed[link.field]) for link in links}
+    snapshot = select(*columns, is_allowed).where(condition(source)).cte("snapshot").prefix_with("MATERIALIZED")
+    # Later writers wait for this row lock. Every change of a link increments the version, so with the version of the
+    # snapshot the links are also those of the snapshot. SKIP LOCKED, because after waiting for another writer the
+    # statement would still read its old snapshot.
+    is_same = and_(table.c.id == snapshot.c.id, table.c.version == snapshot.c.version)
+    query = select(table.c.id).where(is_same, snapshot.c.is_allowed)
+    locked = query.with_for_update(key_share=True, of=table, skip_locked=True).cte("locked")
+    removed = {link.field: remove_other_links(link, locked.c.id) for link in links}
+    added = {link.field: add_missing_links(link, locked.c.id, after=removed[link.field]) for link in links}
     differs = [table.c[name].is_distinct_from(value) for name, value in new.items()]
     differs += [exists(select(literal_column("1")).select_from(cte)) for cte in (*removed.values(), *added.values())]
-    writing = update(table).where(table.c.id == same.c.id, or_(*differs)).values(new | touch_values(table))
-    written = writing.returning(*_shown(model)).cte("written")
-    made = documents.document_cte(written, {link.field: wanted_rows(link) for link in links})
-    how = documents.changed_members(seen, written, removed, added)
-    change = select(made.c.id, made.c.code, made.c.name, how.c.before, how.c.after)
-    changed = change.select_from(made.join(how, literal_column("true"))).subquery("changed")
+    statement = update(table).where(table.c.id == locked.c.id, or_(*differs)).values(new | touch_values(table))
+    written = statement.returning(*_document_columns(model)).cte("written")
+    document = documents.document_cte(written, {link.field: link_rows(link) for link in links})
+    members = documents.changed_members(snapshot, written, removed, added)
+    change = select(document.c.id, document.c.code, document.c.name, members.c.before, members.c.after)
+    changed = change.select_from(document.join(members, literal_column("true"))).subquery("changed")
     record = change_cte(model, "updated", changed, before=changed.c.before, after=changed.c.after)
-    held = exists(select(literal_column("1")).select_from(same)).label("held")
-    answer = select(seen.c.id, seen.c.allowed, held, made.c.version, utf8(made.c.document).label("body"))
-    answer = answer.select_from(seen.outerjoin(made, literal_column("true")))
-    return prepare(answer.add_cte(record))
+    is_locked = exists(select(literal_column("1")).select_from(locked)).label("is_locked")
+    body = utf8(document.c.document).label("body")
+    result = select(snapshot.c.id, snapshot.c.is_allowed, is_locked, document.c.version, body)
+    result = result.select_from(snapshot.outerjoin(document, literal_column("true")))
+    return prepare(result.add_cte(record))
 
 
 def touch_values(table: Table) -> dict[str, Any]:
-    """Return what every change of an object sets; its parameter is `caller_id`."""
+    """Return the columns that every update of an object sets; the parameter is `caller_id`."""
     return {
         "version": table.c.version + literal_column("1"),
         "updated_at": func.now(),
@@ -112,8 +116,8 @@ def touch_values(table: Table) -> dict[str, Any]:
     }
 
 
-def _shown(model: type[Base]) -> Iterator[Column[Any]]:
-    """Return the columns that documents are made of."""
+def _document_columns(model: type[Base]) -> Iterator[Column[Any]]:
+    """Return the columns from which documents are built."""
     return (column for column in table_of(model).columns if column.computed is None or column.name == "brief_json")
 
 

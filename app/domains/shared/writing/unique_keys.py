@@ -1,4 +1,4 @@
-"""The columns that no two objects of a collection may share."""
+"""The unique columns of a collection."""
 
 from functools import cache
 from typing import Any
@@ -22,7 +22,7 @@ from app.domains.shared.models import RegisterObject, table_of
 
 @cache
 def unique_keys(model: type[RegisterObject]) -> dict[str, bool]:
-    """Return the columns that no two objects may share, and whether case is ignored."""
+    """Return the unique columns, and whether their index ignores case."""
     table = table_of(model)
     names = {f"uq_{table.name}_{column.name}": column.name for column in table.c}
     return {
@@ -34,19 +34,19 @@ def unique_keys(model: type[RegisterObject]) -> dict[str, bool]:
 
 @cache
 def find_key_owners(model: type[RegisterObject]) -> Executable:
-    """Return the statement that folds wanted keys as their indexes do, and finds who has them.
+    """Return the statement that folds keys as their indexes do, and finds the objects that have them.
 
-    Each unique column has an array of values. The rows are `key`, the column; `n`, the place in its array from one on;
-    `value`, folded; and the `id` of the object that has it, if one does.
+    Each unique column has an array of values, `{column}_values`. The rows are `key`, the column; `n`, the position in
+    its array, from 1; `value`, folded; and the `id` of the object that has the value, or NULL.
     """
     table = table_of(model)
     queries = []
-    for name, folded in unique_keys(model).items():
+    for name, ignores_case in unique_keys(model).items():
         values = bindparam(f"{name}_values", type_=ARRAY(Text))
-        wanted = func.unnest(values).table_valued(column("value", Text), with_ordinality="n", name=f"wanted_{name}")
-        wanted = wanted.render_derived()
-        value: ColumnElement[Any] = func.lower(wanted.c.value) if folded else wanted.c.value
-        held: ColumnElement[Any] = func.lower(table.c[name]) if folded else table.c[name]
-        query = select(constant(name).label("key"), wanted.c.n, value.label("value"), table.c.id)
-        queries.append(query.select_from(wanted.outerjoin(table, held == value)))
+        rows = func.unnest(values).table_valued(column("value", Text), with_ordinality="n", name=f"requested_{name}")
+        rows = rows.render_derived()
+        value: ColumnElement[Any] = func.lower(rows.c.value) if ignores_case else rows.c.value
+        stored: ColumnElement[Any] = func.lower(table.c[name]) if ignores_case else table.c[name]
+        query = select(constant(name).label("key"), rows.c.n, value.label("value"), table.c.id)
+        queries.append(query.select_from(rows.outerjoin(table, stored == value)))
     return union_all(*queries)

@@ -1,4 +1,4 @@
-"""All faults of a body: the database, or a rule before it, names the first one only."""
+"""Finds all faults of a body, because the database, or a rule before it, reports only the first one."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,21 +23,21 @@ async def with_all_faults(
     body: Any,
     key: Key | None,
 ) -> RegisterError:
-    """Return the error for all faults of a body, of which `error` told the first; what the session wrote is undone.
+    """Return the error for all faults of a body, after `error` reported the first; roll back what the session wrote.
 
-    `key` is that of the object that should change, None for a new one.
+    `key` is the key of the object to update, None for a new one.
     """
     await session.undo()
-    taken = await _taken_keys(session, model, body, key)
+    duplicates = await _duplicate_keys(session, model, body, key)
     unknown = await _unknown_references(session, model, links, body)
-    told = () if isinstance(error, (Duplicate, UnknownReference)) else error.errors
-    if not taken and not unknown:
+    first = () if isinstance(error, (Duplicate, UnknownReference)) else error.errors
+    if not duplicates and not unknown:
         return error
-    faults = (*told, *taken, *unknown)
+    faults = (*first, *duplicates, *unknown)
     if len(faults) == len(unknown):
         return UnknownReference(_summary_of_unknown(len(faults)), errors=faults[:MAX_FAULTS])
     detail = faults[0].detail if len(faults) == 1 else summary(len(faults))
-    kind = InvalidContent if unknown else Conflict if told else Duplicate
+    kind = InvalidContent if unknown else Conflict if first else Duplicate
     return kind(detail, errors=faults[:MAX_FAULTS])
 
 
@@ -47,12 +47,12 @@ def _summary_of_unknown(count: int) -> str:
     return "The request names objects that do not exist."
 
 
-async def _taken_keys(
+async def _duplicate_keys(
     session: RegisterSession, model: type[RegisterObject], body: Any, key: Key | None
 ) -> tuple[Fault, ...]:
     own = None if key is None else await session.scalar(select_id(model, key.condition), {"key": key.value})
-    wanted = {name: getattr(body, name) for name in unique_keys(model)}
-    arrays = {f"{name}_values": [] if value is None else [value] for name, value in wanted.items()}
+    keys = {name: getattr(body, name) for name in unique_keys(model)}
+    arrays = {f"{name}_values": [] if value is None else [value] for name, value in keys.items()}
     return tuple(
         duplicate_key_fault(model.noun, row.key)
         for row in await session.execute(find_key_owners(model), arrays)
@@ -63,20 +63,20 @@ async def _taken_keys(
 async def _unknown_references(
     session: RegisterSession, model: type[RegisterObject], links: Sequence[LinkSet], body: Any
 ) -> tuple[Fault, ...]:
-    named = [
+    references = [
         (f"/{name}", target, key)
         for name, target in foreign_keys(model).items()
         if (key := getattr(body, name)) is not None
     ]
     for link_set in links:
-        named += body_link_targets(body, link_set)
+        references += body_link_targets(body, link_set)
     known: set[tuple[type[RegisterObject], int]] = set()
-    for target in {target for _, target, _ in named}:
+    for target in {target for _, target, _ in references}:
         column = table_of(target).c.id
-        ids = {key for _, of, key in named if of is target}
+        ids = {key for _, model_of_key, key in references if model_of_key is target}
         known |= {(target, key) for key in await session.scalars(select(column).where(column.in_(ids)))}
     return tuple(
         Fault(pointer, UnknownReference.code, "No such object is registered.")
-        for pointer, target, key in named
+        for pointer, target, key in references
         if (target, key) not in known
     )
