@@ -1,4 +1,4 @@
-# One entry point for everything: `make help`.
+# The entry point for all tasks: `make help`.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
@@ -13,7 +13,7 @@ export HOST PORT
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
-# Each stamp is newer than the lock file it was installed from, so an install runs once a change.
+# Each stamp is newer than its lock file, so dependencies are installed once per change.
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Process Register needs Python 3.11 or newer: make PYTHON=/path/to/python3 …" >&2; exit 1; }
 	@echo "Making $(VENV) …"
@@ -29,7 +29,7 @@ $(VENV)/.dev: requirements/dev.txt $(VENV)/.local
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
-# Node itself comes with the development tools.
+# The development tools include Node.
 $(NODE_TOOLS)/.installed: tests/clients/package-lock.json | $(VENV)/.dev
 	@echo "Installing the tools for the OpenAPI document …"
 	@PATH="$(CURDIR)/$(BIN):$$PATH" npm ci --silent --prefix tests/clients

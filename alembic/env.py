@@ -23,8 +23,8 @@ def migrate(connection: Connection) -> None:
         context.run_migrations()
 
 
-async def migrate_patiently(connection: AsyncConnection) -> None:
-    """Migrate. A table in use makes DDL wait, and everyone else wait behind it: so wait briefly, and try again."""
+async def migrate_with_retries(connection: AsyncConnection) -> None:
+    """Migrate. DDL that waits for a table in use blocks all later statements, so it waits briefly and is retried."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
             await connection.run_sync(migrate)
@@ -47,13 +47,13 @@ async def run() -> None:
         connect_args={"server_settings": {"lock_timeout": LOCK_TIMEOUT, "timezone": "UTC"}},
     )
     try:
-        # On a connection of its own: a statement before Alembic begins its transaction would begin one for it, which
-        # it would then not commit. The lock ends with the connection, also when this process is killed.
+        # On a separate connection: a statement before Alembic begins its transaction would begin one that Alembic does
+        # not commit. The lock ends with the connection, even if this process is killed.
         async with engine.connect() as guard, engine.connect() as connection:
             await guard.execution_options(isolation_level="AUTOCOMMIT")
             await guard.execute(text("SET lock_timeout = 0"))
             await guard.execute(text("SELECT pg_advisory_lock(:key)"), {"key": advisory_key("migrations")})
-            await migrate_patiently(connection)
+            await migrate_with_retries(connection)
     finally:
         await engine.dispose()
 

@@ -1,4 +1,4 @@
-"""The command line: what each command takes and tells. What it does is elsewhere."""
+"""The command line: arguments, help and output of each command. `app/tasks.py` and the domains do the work."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ from app.core.database_errors import IntegrityViolation
 from app.core.local_postgres import EmbeddedPostgres, EmbeddedPostgresError
 from app.utils.exceptions import RegisterError
 
-# A command loads what it needs when it is called: all of the register takes seconds, and megabytes of every server.
+# Each command imports its modules when it is called: importing all takes seconds, and megabytes in every server.
 if TYPE_CHECKING:
     from app.domains.auth.schemas import PasswordLink
     from app.utils.db_init import Administrator
@@ -111,11 +111,11 @@ def create_admin(email: str, name: str) -> None:
 @click.argument("email")
 def password_link(email: str) -> None:
     """Print a token with which a user sets a new password: for those who lost theirs."""
-    from app.tasks import link_for
+    from app.tasks import issue_password_link
 
     settings = get_settings()
     with _database_url(settings) as url:
-        link = asyncio.run(link_for(settings, url, email))
+        link = asyncio.run(issue_password_link(settings, url, email))
     _show_link(settings, link)
 
 
@@ -124,8 +124,8 @@ def housekeeping() -> None:
     """Remove what has expired, and thin the history as HISTORY_DAYS has it. Run it daily."""
     from app.tasks import clean_up_all
 
-    for what, number in asyncio.run(clean_up_all(get_settings(), _required_url())).items():
-        _report(f"{what}: {number} removed")
+    for name, number in asyncio.run(clean_up_all(get_settings(), _required_url())).items():
+        _report(f"{name}: {number} removed")
 
 
 @cli.command()
@@ -138,8 +138,8 @@ def export(directory: Path, **options: bool) -> None:
 
     settings = get_settings()
     with _database_url(settings) as url:
-        # Without a handler, what is half written would stay behind; with that of servers, it would look like success.
-        signal.signal(signal.SIGTERM, _interrupted)
+        # Without a handler a partial export would be left; with the servers' handler the command would exit with 0.
+        signal.signal(signal.SIGTERM, _exit_with_signal)
         manifest = asyncio.run(export_register(settings, url, directory, **options))
     _report(f"{sum(file.rows for file in manifest.files.values())} rows are in {directory}.")
 
@@ -160,14 +160,14 @@ def import_(source: Path, **options: Any) -> None:
     if source.is_dir() and any(options.values()):
         raise click.UsageError("An export is imported as it is: these options are for files.")
     with _database_url(settings) as url:
-        signal.signal(signal.SIGTERM, _interrupted)
+        signal.signal(signal.SIGTERM, _exit_with_signal)
         imported = (
             import_register(settings, url, source)
             if source.is_dir()
             else import_table(settings, url, source, **options)
         )
         counts = asyncio.run(imported)
-    _report(", ".join(f"{number} {what}" for what, number in counts.items()) + ".")
+    _report(", ".join(f"{number} {name}" for name, number in counts.items()) + ".")
 
 
 @cli.command()
@@ -184,7 +184,7 @@ def openapi(output: Path | None) -> None:
 
 
 def main() -> None:
-    """Run the command line; a fault that a person can mend is told in words, without a traceback."""
+    """Run the command line. Errors that a user can correct are printed as sentences, without a traceback."""
     try:
         cli(prog_name="python -m app")
     except ValidationError as error:
@@ -203,8 +203,8 @@ def main() -> None:
 
 
 def _address(settings: Settings) -> str:
-    """Return where this machine reaches the service."""
-    host = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host  # noqa: S104 - it is not listened on here
+    """Return the service's URL on this machine."""
+    host = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host  # noqa: S104 - compared, not bound
     return f"http://{host}:{settings.port}"
 
 
@@ -221,7 +221,7 @@ def _required_url() -> str:
 
 @contextmanager
 def _database_url(settings: Settings) -> Iterator[str]:
-    """Yield the URL of the configured database, or of a private one for as long as the context lasts."""
+    """Yield the URL of the configured database, or of a private one that stops at the end of the context."""
     if settings.database_url is not None:
         yield settings.database_url
         return
@@ -232,14 +232,14 @@ def _database_url(settings: Settings) -> Iterator[str]:
 
 
 def _reject_port_in_use(settings: Settings) -> None:
-    """Find out now, not after a minute of installing and seeding."""
+    """Fail before the initialisation, which takes a minute, instead of after it."""
     try:
         with socket.create_server((settings.host, settings.port)):
             pass
     except OSError as error:
-        place = f"{settings.host}:{settings.port}"
+        address = f"{settings.host}:{settings.port}"
         raise click.ClickException(
-            f"Cannot listen on {place} ({os.strerror(error.errno or 0)}). Choose another PORT."
+            f"Cannot listen on {address} ({os.strerror(error.errno or 0)}). Choose another PORT."
         ) from error
 
 
@@ -247,16 +247,16 @@ def _exit(_number: int, _frame: Any) -> None:
     sys.exit(0)
 
 
-def _interrupted(number: int, _frame: Any) -> None:
-    # As shells tell that a signal ended a command.
+def _exit_with_signal(number: int, _frame: Any) -> None:
+    # The exit status by which shells report a signal.
     sys.exit(128 + number)
 
 
 def _serve(settings: Settings, *, reload: bool) -> None:
     import uvicorn
 
-    # When it has stopped, uvicorn raises the signal again for the handler that was there before: ours exits with 0, and
-    # what surrounds us is left in order.
+    # After its shutdown uvicorn raises the signal again for the previous handler. This one exits with 0, through the
+    # `finally` of the enclosing contexts.
     signal.signal(signal.SIGTERM, _exit)
     uvicorn.run(
         "app.main:application",
@@ -277,7 +277,7 @@ def _serve(settings: Settings, *, reload: bool) -> None:
 
 
 def _password_of(administrator: "Administrator") -> str:
-    """Return the password while it can be told, or else how to get one."""
+    """Return the new password, or else the command that sets one."""
     command = f"python -m app password-link {administrator.email}"
     if administrator.new_password is not None:
         return f"{administrator.new_password}   (shown this once; change it)"

@@ -1,4 +1,4 @@
-"""The application: middleware, error handlers, routers, and what lives as long as the process."""
+"""The application: middleware, error handlers, routers, and the state of the process."""
 
 import asyncio
 import signal
@@ -42,7 +42,7 @@ EXPOSED_HEADERS = (
     *("Content-Disposition", "ETag", "Idempotency-Replayed", "Link", "Location"),
     *("Retry-After", "WWW-Authenticate", "X-Request-ID"),
 )
-LAG_INTERVAL = 0.5
+LAG_INTERVAL_SECONDS = 0.5
 DESCRIPTION = """
 Wherever a path takes an `id`, it takes `code:` and the object's code, too: `/api/v1/departments/code:FIN`.
 
@@ -58,14 +58,14 @@ names the scope it needs; `X-Change-Message` says in the history why something w
 
 
 def application() -> FastAPI:
-    """Return the application as a server process runs it. Raises `pydantic.ValidationError` for bad settings."""
+    """Return the application of a server process. Raises `pydantic.ValidationError` for invalid settings."""
     settings = get_settings()
     configure_logging(settings.log_level, as_json=settings.env == "production")
     return create_app(settings)
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """Return a new application. It connects to the database only when the first request needs it."""
+    """Return a new application. It connects to the database at the first request that needs it."""
     app = FastAPI(
         title="Process Register",
         version=VERSION,
@@ -102,7 +102,7 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def _add_middleware(app: FastAPI, settings: Settings) -> None:
-    # The last one added is the outermost.
+    # The middleware added last is the outermost.
     app.add_middleware(TrailingSlashMiddleware)
     app.add_middleware(HeadMiddleware)
     if settings.cors_origins:
@@ -135,22 +135,22 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 def _drain_on_sigterm(readiness: Readiness) -> None:
-    """Make the service not ready at SIGTERM, before the server does what it has to do."""
+    """Make the service not ready at SIGTERM, before the server's own handler runs."""
     if threading.current_thread() is not threading.main_thread():
-        return  # only the main thread may set handlers; elsewhere we are embedded in somebody's tests
-    stop = signal.getsignal(signal.SIGTERM)
-    if not callable(stop):
-        return  # no server has a handler
+        return  # only the main thread may set handlers; in another thread the application is embedded, as in tests
+    server_handler = signal.getsignal(signal.SIGTERM)
+    if not callable(server_handler):
+        return  # no server has set a handler
 
     def drain(number: int, frame: FrameType | None) -> None:
         readiness.draining = True
-        stop(number, frame)
+        server_handler(number, frame)
 
     signal.signal(signal.SIGTERM, drain)
 
 
 async def _measure_lag(metrics: Metrics) -> None:
     while True:
-        due = time.monotonic() + LAG_INTERVAL
-        await asyncio.sleep(LAG_INTERVAL)
+        due = time.monotonic() + LAG_INTERVAL_SECONDS
+        await asyncio.sleep(LAG_INTERVAL_SECONDS)
         metrics.event_loop_lag.set(max(0.0, time.monotonic() - due))

@@ -1,4 +1,4 @@
-"""What commands do in the database."""
+"""The work of the commands in the database."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -25,7 +25,7 @@ async def seed_demo_data(settings: Settings, url: str) -> None:
         await load_demo_data(session, caller, with_passwords=settings.env != "production")
 
 
-async def link_for(settings: Settings, url: str, email: str) -> PasswordLink:
+async def issue_password_link(settings: Settings, url: str, email: str) -> PasswordLink:
     async with unit_of_work(settings, url) as (session, caller):
         user_id = await session.scalar(select(User.id).where(func.lower(User.email) == email.lower()))
         if user_id is None:
@@ -48,13 +48,13 @@ async def create_administrator(settings: Settings, url: str, email: str, name: s
         except ValidationError as error:
             faults = (f"{fault['loc'][0]}: {fault['msg']}" for fault in error.errors())
             raise click.UsageError("; ".join(faults)) from error
-        made = await UserService(session, caller).create(body)
-        return await create_password_link(session, caller, made.id)
+        user = await UserService(session, caller).create(body)
+        return await create_password_link(session, caller, user.id)
 
 
 @asynccontextmanager
 async def unit_of_work(settings: Settings, url: str) -> AsyncIterator[tuple[RegisterSession, Caller]]:
-    """Give a command its session and the first administrator as the caller, and commit at the end."""
+    """Yield a session and the first administrator as the caller; commit at the end."""
     database = Database(url, settings)
     try:
         async with database.transaction() as session:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Exit with 0 when the server in this container answers the given path with 200.
+"""Exits with 0 if the server in this container responds with 200 to a GET of the given path.
 
-The slim images have neither curl nor wget. A plain connection is used because proxy variables must not apply to it.
+The slim images contain neither curl nor wget. A plain connection ignores proxy variables.
 """
 
 import os
@@ -14,5 +14,5 @@ try:
     status = connection.getresponse().status
 except (OSError, HTTPException) as error:
     sys.exit(f"{sys.argv[1]}: {error}")
-if status != 200:  # noqa: PLR2004 - the one status that means well
+if status != 200:  # noqa: PLR2004 - OK
     sys.exit(f"{sys.argv[1]}: {status}")

@@ -1,8 +1,8 @@
 """A realistic load on the register: about 80 % reads and 20 % writes over all six collections.
 
-Users read whatever is registered, but change only what they made themselves, so no two of them ever write to the same
-object: a conflict (409, 412) would be a fault of the service, and counts as one. What a user made it deletes when it
-stops. Each has a session of its own, all of one account: LOCUST_EMAIL and LOCUST_PASSWORD, or the demo data's
+Users read all registered objects, but change only those they created themselves, so no two users ever write to the
+same object: a conflict (409, 412) is a fault of the service and counts as a failure. A user deletes its objects when it
+stops. Each user has a separate session of one account: LOCUST_EMAIL and LOCUST_PASSWORD, or the demo data's
 administrator.
 """
 
@@ -16,35 +16,35 @@ from typing import Any
 from urllib.parse import quote, urlencode
 from uuid import uuid4
 
+from auth_session import AuthSession
 from locust.contrib.fasthttp import FastHttpSession
 from locust.env import Environment
 from locust.exception import StopTest
-from signed_in import SignedIn
 
 from locust import FastHttpUser, between, events, task
 
 API = "/api/v1"
-# In an order in which an object may refer to those before it; they are deleted the other way round.
+# Ordered so that objects refer only to earlier collections; they are deleted in reverse order.
 COLLECTIONS = ("departments", "locations", "resources", "roles", "users", "processes")
 TREES = ("processes", "departments", "locations")
 LINKS = {"departments": "department", "locations": "location", "resources": "resource", "roles": "role"}
-# Marks what a run makes: it may be gone at any time, so that nobody else may read it or refer to it.
-OWN_CODE = "LOAD-"
-MOST_KNOWN = 200
-# Of processes, and of the other objects together.
-MOST_OWN = 3
-# What a register that is empty gets of each collection for the time of a run.
+# Marks a run's own objects, which may be deleted at any time, so other users must not read or refer to them.
+OWN_CODE_PREFIX = "LOAD-"
+MAX_OBJECTS = 200
+# Own objects of a user: processes, and the other objects together.
+MAX_OWN = 3
+# Objects created in each empty collection for the time of a run.
 FIRST_OBJECTS = 5
-# Long enough for a user to finish its task and to delete what it made.
+# Long enough for a user to finish its task and to delete its objects.
 STOP_SECONDS = 30.0
 CLEAN_UP = "clean-up"
-GONE = 404
+NOT_FOUND = 404
 
 CRITICALITIES = ("low", "medium", "high", "critical", None)
 STATUSES = ("draft", "in_review", "active", "retired")
 SORTS = ("id", "name", "-name", "code", "-updated_at", "created_at", "-updated_at,name")
 
-# Words, several of them, beginnings, codes, what is misspelt, and what nobody has.
+# One word, several words, prefixes, codes, a misspelt word, a non-ASCII word, and no match.
 SEARCHES = ("invoice", "supplier order", "pay", "P-3.2", "procurment", "Zürich", "zzzz")
 GROUPS = (
     *(("processes", group) for group in ("status", "criticality", "owner", "department", "role")),
@@ -56,8 +56,8 @@ Body = dict[str, Any]
 
 
 @dataclass(slots=True)
-class Known:
-    """An object that the users of a run know."""
+class ObjectRef:
+    """A registered object, as the users of a run address it."""
 
     collection: str
     id: int
@@ -67,18 +67,18 @@ class Known:
 
     @property
     def reference(self) -> str:
-        """Its id or, as often if it has one, its code."""
+        """The id or, half of the time if there is one, the code."""
         return f"code:{self.code}" if self.code and _one_in(2) else str(self.id)
 
 
 class Client:
-    """Signs in, sends requests and names them by route template, so that Locust's rows are those of the metrics."""
+    """Signs in, and sends requests named by route template, so that Locust's rows match those of the metrics."""
 
     def __init__(self, session: FastHttpSession) -> None:
         self._session = session
-        self._signed_in = SignedIn(session)
-        # Codes of objects that may exist although nobody said so: their creation was cut off or answered with an error.
-        self.doubtful: list[tuple[str, str]] = []
+        self._auth = AuthSession(session)
+        # Collections and codes of objects that may exist, although their creation was cut off or failed.
+        self.uncertain: list[tuple[str, str]] = []
 
     def send(
         self,
@@ -90,116 +90,116 @@ class Client:
         headers: dict[str, str] | None = None,
         url: str | None = None,
     ) -> Any:
-        """Send a request to `url`, or else to the address that the template and its references make."""
+        """Send a request to `url`, or else to the template filled with the references."""
         if url is None:
             values = iter(references)
             url = API + re.sub(r"{\w+}", lambda _: quote(str(next(values)), safe=":"), template)
             url += f"?{urlencode(query)}" if query else ""
-        headers = self._signed_in.header() | (headers or {})
+        headers = self._auth.header() | (headers or {})
         return self._session.request(method, url, name=API + template, json=body, headers=headers)
 
-    def create(self, collection: str, body: Body) -> Known | None:
-        """Register an object under a code of ours, and return it if that went well."""
-        code = f"{OWN_CODE}{uuid4().hex}"
-        self.doubtful.append((collection, code))
+    def create(self, collection: str, body: Body) -> ObjectRef | None:
+        """Create an object with an own code, and return it if that succeeded."""
+        code = f"{OWN_CODE_PREFIX}{uuid4().hex}"
+        self.uncertain.append((collection, code))
         response = self.send("POST", f"/{collection}", body={"code": code, **body})
-        if not _went_well(response):
+        if not _is_success(response):
             return None
-        self.doubtful.remove((collection, code))
-        return Known(collection, response.json()["id"], code, response.headers["ETag"], body.get("parent_id"))
+        self.uncertain.remove((collection, code))
+        return ObjectRef(collection, response.json()["id"], code, response.headers["ETag"], body.get("parent_id"))
 
-    def clean_up(self, made: list[Known]) -> None:
-        """Delete what was made, and what may have been; that the latter was not is no failure.
+    def clean_up(self, created: list[ObjectRef]) -> None:
+        """Delete the created objects, and those that may have been created; a 404 of the latter is no failure.
 
-        These requests have a row of their own: they come all at once, which is not how people delete.
+        These requests have a separate row, because people do not delete so many objects together.
         """
-        while made:
-            known = made.pop()
-            self._delete(f"{API}/{known.collection}/{known.id}")
-        while self.doubtful:
-            collection, code = self.doubtful.pop()
+        while created:
+            item = created.pop()
+            self._delete(f"{API}/{item.collection}/{item.id}")
+        while self.uncertain:
+            collection, code = self.uncertain.pop()
             with self._delete(f"{API}/{collection}/code:{code}", catch_response=True) as response:
-                if response.status_code == GONE:
+                if response.status_code == NOT_FOUND:
                     response.success()
 
     def sign_out(self) -> None:
-        """End the session; what is sent afterwards is refused."""
-        self._signed_in.sign_out()
+        """End the session; later requests get 401."""
+        self._auth.sign_out()
 
     def _delete(self, url: str, **arguments: Any) -> Any:
-        headers = self._signed_in.header()
+        headers = self._auth.header()
         return self._session.request("DELETE", url, name=CLEAN_UP, headers=headers, **arguments)
 
 
 @dataclass
 class Register:
-    """What every user of a run reads and links to: objects that no user changes."""
+    """The objects that every user of a run reads and links to, and no user changes."""
 
-    known: dict[str, list[Known]] = field(default_factory=dict)
-    _made: list[Known] = field(default_factory=list)
+    objects: dict[str, list[ObjectRef]] = field(default_factory=dict)
+    _created: list[ObjectRef] = field(default_factory=list)
     _lock: Any = field(default_factory=Lock)
 
     def discover(self, client: Client) -> None:
-        """Find out what there is, and make a few objects of what there is not. The first user does so for all."""
+        """Load the registered objects, and create a few in empty collections. The first user does so for all users."""
         with self._lock:
-            if "processes" in self.known:
+            if "processes" in self.objects:
                 return
             for collection in COLLECTIONS:
-                self.known[collection] = self._existing(client, collection) or self._create(client, collection)
-                if not self.known[collection]:
-                    raise StopTest(f"There are no {collection}, and none could be made.")
+                self.objects[collection] = self._load(client, collection) or self._create(client, collection)
+                if not self.objects[collection]:
+                    raise StopTest(f"There are no {collection}, and none could be created.")
 
-    def forget(self, client: Client) -> None:
-        """Delete what `discover` made, so that the next run begins anew."""
-        client.clean_up(self._made)
-        self.known.clear()
+    def clean_up(self, client: Client) -> None:
+        """Delete the objects that `discover` created, so that the next run discovers again."""
+        client.clean_up(self._created)
+        self.objects.clear()
 
-    def pick(self, collection: str) -> Known:
-        return choice(self.known[collection])
+    def pick(self, collection: str) -> ObjectRef:
+        return choice(self.objects[collection])
 
-    def some(self, collection: str, most: int = 5) -> list[int]:
-        """Return different ids, in no order."""
-        known = self.known[collection]
-        return [one.id for one in sample(known, randrange(min(most, len(known)) + 1))]
+    def sample_ids(self, collection: str, max_count: int = 5) -> list[int]:
+        """Return distinct ids, in random order."""
+        objects = self.objects[collection]
+        return [item.id for item in sample(objects, randrange(min(max_count, len(objects)) + 1))]
 
-    def _existing(self, client: Client, collection: str) -> list[Known]:
-        found: list[Known] = []
-        url = f"{API}/{collection}?limit={MOST_KNOWN}"
-        while url and len(found) < MOST_KNOWN:
+    def _load(self, client: Client, collection: str) -> list[ObjectRef]:
+        refs: list[ObjectRef] = []
+        url = f"{API}/{collection}?limit={MAX_OBJECTS}"
+        while url and len(refs) < MAX_OBJECTS:
             response = client.send("GET", f"/{collection}", url=url)
-            if not _went_well(response):
-                raise StopTest(f"The register does not answer: {response.error or response.status_code}")
+            if not _is_success(response):
+                raise StopTest(f"The register does not respond: {response.error or response.status_code}")
             page = response.json()
-            objects = (item for item in page["items"] if not (item["code"] or "").startswith(OWN_CODE))
-            found += [Known(collection, item["id"], item["code"]) for item in objects]
+            objects = (item for item in page["items"] if not (item["code"] or "").startswith(OWN_CODE_PREFIX))
+            refs += [ObjectRef(collection, item["id"], item["code"]) for item in objects]
             url = page["next"]
-        return found
+        return refs
 
-    def _create(self, client: Client, collection: str) -> list[Known]:
-        made: list[Known] = []
+    def _create(self, client: Client, collection: str) -> list[ObjectRef]:
+        created: list[ObjectRef] = []
         for number in range(FIRST_OBJECTS):
             body: Body = {"name": f"First of the {collection}, number {number}"}
-            if made and collection in TREES:
-                body["parent_id"] = made[0].id
+            if created and collection in TREES:
+                body["parent_id"] = created[0].id
             if collection == "processes":
-                body |= {f"{link}_ids": self.some(linked) for linked, link in LINKS.items()}
-            if known := client.create(collection, body):
-                made.append(known)
-                self._made.append(known)
-        return made
+                body |= {f"{link}_ids": self.sample_ids(linked) for linked, link in LINKS.items()}
+            if item := client.create(collection, body):
+                created.append(item)
+                self._created.append(item)
+        return created
 
 
 register = Register()
 shares: Counter[str] = Counter()
-# Users who stop together delete a few at a time: their rush is not what is to be measured.
+# Users that stop together clean up a few at a time, because the run does not measure their deletions.
 cleaning = Semaphore(4)
 
 
 class RegisterUser(FastHttpUser):
-    """Somebody who looks things up most of the time and keeps a few processes of their own up to date.
+    """A user that mostly reads, and keeps a few own processes up to date.
 
-    A task sends one request, except `edit_process`, which reads before it writes. So with these weights there are
-    76 + 4 reads to 16 + 4 writes.
+    A task sends one request, except `edit_process`, which reads before it writes. With these weights there are 76 + 4
+    reads to 16 + 4 writes.
     """
 
     wait_time = between(0.1, 2)
@@ -208,25 +208,25 @@ class RegisterUser(FastHttpUser):
 
     def on_start(self) -> None:
         self.api = Client(self.client)
-        self.own: list[Known] = []
-        self.working = False
+        self.own: list[ObjectRef] = []
+        self.is_working = False
         self.next_page: str | None = None
-        self.walk: str | None = None
-        self.remembered: tuple[Known, str] | None = None
+        self.next_walk_page: str | None = None
+        self.last_read: tuple[ObjectRef, str] | None = None
         register.discover(self.api)
-        self.working = True
+        self.is_working = True
 
     def on_stop(self) -> None:
         if not hasattr(self, "api"):
-            return  # signing in was refused
-        # What is left to do is no part of the mix.
-        self.working = False
+            return  # the sign-in failed
+        # The remaining requests are not part of the mix.
+        self.is_working = False
         with cleaning:
             self.api.clean_up(self.own)
             self.api.sign_out()
 
     def context(self) -> Body:
-        return {"in_the_mix": getattr(self, "working", False)}
+        return {"in_mix": getattr(self, "is_working", False)}
 
     # Reads
 
@@ -240,28 +240,28 @@ class RegisterUser(FastHttpUser):
 
     @task(2)
     def revalidate_process(self) -> None:
-        if self.remembered is None:
+        if self.last_read is None:
             process = register.pick("processes")
             response = self._get(process)
-            self.remembered = (process, response.headers["ETag"]) if _went_well(response) else None
+            self.last_read = (process, response.headers["ETag"]) if _is_success(response) else None
         else:
-            process, etag = self.remembered
+            process, etag = self.last_read
             self._get(process, {"If-None-Match": etag})
-            self.remembered = None
+            self.last_read = None
 
     @task(10)
     def list_processes(self) -> None:
-        # Every other time a person turns the page; otherwise a new list is begun.
-        following = self.next_page if _one_in(2) else None
-        response = self.api.send("GET", "/processes", url=following, query=_page())
-        self.next_page = response.json()["next"] if _went_well(response) else None
+        # Every other time the next page, otherwise a new list.
+        url = self.next_page if _one_in(2) else None
+        response = self.api.send("GET", "/processes", url=url, query=_page())
+        self.next_page = response.json()["next"] if _is_success(response) else None
 
     @task(6)
     def list_other_objects(self) -> None:
         self.api.send("GET", f"/{choice(COLLECTIONS[:-1])}", query=_page())
 
     @task(8)
-    def list_processes_of_one(self) -> None:
+    def list_related_processes(self) -> None:
         linked = register.pick(choice(tuple(LINKS)))
         template = f"/{linked.collection}/{{reference}}/processes"
         self.api.send("GET", template, linked.reference, query=_page())
@@ -287,10 +287,10 @@ class RegisterUser(FastHttpUser):
 
     @task(2)
     def list_changes(self) -> None:
-        """Who changed it, when, and what."""
-        known = register.pick(choice(COLLECTIONS))
-        template = f"/{known.collection}/{{reference}}/changes"
-        self.api.send("GET", template, known.reference, query={"limit": choice((20, 50))})
+        """Read the history of an object."""
+        item = register.pick(choice(COLLECTIONS))
+        template = f"/{item.collection}/{{reference}}/changes"
+        self.api.send("GET", template, item.reference, query={"limit": choice((20, 50))})
 
     @task(3)
     def search_processes(self) -> None:
@@ -308,41 +308,41 @@ class RegisterUser(FastHttpUser):
 
     @task(3)
     def walk_processes(self) -> None:
-        """Read all processes in their order, a page each time, as programs do: from one cursor to the next."""
-        response = self.api.send("GET", "/processes", url=self.walk, query={"limit": 50, "sort": "name"})
-        self.walk = response.json()["next"] if _went_well(response) else None
+        """Read all processes as programs do: one page per task, from cursor to cursor."""
+        response = self.api.send("GET", "/processes", url=self.next_walk_page, query={"limit": 50, "sort": "name"})
+        self.next_walk_page = response.json()["next"] if _is_success(response) else None
 
     # Writes
 
     @task(4)
     def edit_process(self) -> None:
-        """Read, change, write: the way that loses nobody's change."""
-        process = self._own("processes")
+        """Read, change and write with `If-Match`, which prevents lost updates."""
+        process = self._pick_own("processes")
         if process is None:
             self._create("processes")
             return
         response = self._get(process)
-        if _went_well(response):
+        if _is_success(response):
             process.etag = response.headers["ETag"]
             self._patch(process, _process_patch())
 
     @task(3)
     def create_process(self) -> None:
-        if len(self._all_own("processes")) < MOST_OWN:
+        if len(self._own_objects("processes")) < MAX_OWN:
             self._create("processes")
         else:
-            self._delete(self._all_own("processes")[0])
+            self._delete(self._own_objects("processes")[0])
 
     @task(3)
     def replace_process(self) -> None:
-        if process := self._own("processes"):
+        if process := self._pick_own("processes"):
             self._replace(process)
         else:
             self._create("processes")
 
     @task(3)
     def change_link(self) -> None:
-        process = self._own("processes")
+        process = self._pick_own("processes")
         if process is None:
             self._create("processes")
             return
@@ -356,71 +356,71 @@ class RegisterUser(FastHttpUser):
 
     @task(2)
     def delete_process(self) -> None:
-        if process := self._own("processes"):
+        if process := self._pick_own("processes"):
             self._delete(process)
         else:
             self._create("processes")
 
     @task(5)
     def change_other_object(self) -> None:
-        known = self._own(*COLLECTIONS[:-1])
-        few = len(self._all_own(*COLLECTIONS[:-1])) < MOST_OWN
-        if known is None or (few and _one_in(3)):
+        item = self._pick_own(*COLLECTIONS[:-1])
+        has_room = len(self._own_objects(*COLLECTIONS[:-1])) < MAX_OWN
+        if item is None or (has_room and _one_in(3)):
             self._create(choice(COLLECTIONS[:-1]))
-        elif known.collection == "roles" and _one_in(2):
+        elif item.collection == "roles" and _one_in(2):
             template = "/roles/{reference}/holders/{user}"
-            self.api.send("PUT", template, known.id, register.pick("users").reference)
-            known.etag = None  # holders are part of the role's version
+            self.api.send("PUT", template, item.id, register.pick("users").reference)
+            item.etag = None  # holders are part of the role's version
         else:
-            choice((self._patch_description, self._replace, self._delete))(known)
+            choice((self._patch_description, self._replace, self._delete))(item)
 
-    # What tasks are made of
+    # Parts of tasks
 
-    def _all_own(self, *collections: str) -> list[Known]:
-        return [known for known in self.own if known.collection in collections]
+    def _own_objects(self, *collections: str) -> list[ObjectRef]:
+        return [item for item in self.own if item.collection in collections]
 
-    def _own(self, *collections: str) -> Known | None:
-        own = self._all_own(*collections)
+    def _pick_own(self, *collections: str) -> ObjectRef | None:
+        own = self._own_objects(*collections)
         return choice(own) if own else None
 
-    def _get(self, known: Known, headers: dict[str, str] | None = None) -> Any:
-        template = f"/{known.collection}/{{reference}}"
-        return self.api.send("GET", template, known.reference, headers=headers)
+    def _get(self, item: ObjectRef, headers: dict[str, str] | None = None) -> Any:
+        template = f"/{item.collection}/{{reference}}"
+        return self.api.send("GET", template, item.reference, headers=headers)
 
     def _create(self, collection: str) -> None:
-        if known := self.api.create(collection, _body(collection)):
-            self.own.append(known)
+        if item := self.api.create(collection, _body(collection)):
+            self.own.append(item)
 
-    def _replace(self, known: Known) -> None:
+    def _replace(self, item: ObjectRef) -> None:
         # Few changes move an object in its tree.
-        body = _body(known.collection) | {"code": known.code}
-        if known.collection in TREES:
-            body["parent_id"] = known.parent_id
-        template = f"/{known.collection}/{{reference}}"
-        response = self.api.send("PUT", template, known.reference, body=body)
-        known.etag = response.headers["ETag"] if _went_well(response) else None
+        body = _body(item.collection) | {"code": item.code}
+        if item.collection in TREES:
+            body["parent_id"] = item.parent_id
+        template = f"/{item.collection}/{{reference}}"
+        response = self.api.send("PUT", template, item.reference, body=body)
+        item.etag = response.headers["ETag"] if _is_success(response) else None
 
-    def _patch_description(self, known: Known) -> None:
-        self._patch(known, {"description": _text()})
+    def _patch_description(self, item: ObjectRef) -> None:
+        self._patch(item, {"description": _text()})
 
-    def _patch(self, known: Known, body: Body) -> None:
+    def _patch(self, item: ObjectRef, body: Body) -> None:
         headers = {"Content-Type": "application/merge-patch+json"}
-        if known.etag is not None:
-            headers["If-Match"] = known.etag
-        template = f"/{known.collection}/{{reference}}"
-        response = self.api.send("PATCH", template, known.reference, body=body, headers=headers)
-        known.etag = response.headers["ETag"] if _went_well(response) else None
-        if _went_well(response):
-            known.parent_id = body.get("parent_id", known.parent_id)
+        if item.etag is not None:
+            headers["If-Match"] = item.etag
+        template = f"/{item.collection}/{{reference}}"
+        response = self.api.send("PATCH", template, item.reference, body=body, headers=headers)
+        item.etag = response.headers["ETag"] if _is_success(response) else None
+        if _is_success(response):
+            item.parent_id = body.get("parent_id", item.parent_id)
 
-    def _delete(self, known: Known) -> None:
-        response = self.api.send("DELETE", f"/{known.collection}/{{reference}}", known.reference)
-        if _went_well(response):
-            self.own.remove(known)
+    def _delete(self, item: ObjectRef) -> None:
+        response = self.api.send("DELETE", f"/{item.collection}/{{reference}}", item.reference)
+        if _is_success(response):
+            self.own.remove(item)
 
 
-def _went_well(response: Any) -> bool:
-    # Without an answer the status is 0, and the client's own `ok` is true.
+def _is_success(response: Any) -> bool:
+    # Without a response the status is 0, and the client's `ok` is true.
     return bool(response.status_code) and bool(response.ok)
 
 
@@ -437,7 +437,7 @@ def _page() -> Body:
 
 
 def _body(collection: str) -> Body:
-    """Return a new object of any collection, without its code."""
+    """Return the body of a new object of a collection, without a code."""
     body: Body = {"name": f"Load test {uuid4().hex[:8]}", "description": _text()}
     if collection in TREES:
         body["parent_id"] = register.pick(collection).id
@@ -470,26 +470,26 @@ def _body(collection: str) -> Body:
 
 
 def _short_links() -> Body:
-    return {f"{link}_ids": register.some(collection) for collection, link in LINKS.items()}
+    return {f"{link}_ids": register.sample_ids(collection) for collection, link in LINKS.items()}
 
 
 def _long_links() -> Body:
-    # The first is the one that there can be only one of.
+    # Only one link may have the first value.
     relations = ("owner", "participant", "supplier", "customer", "participant")
     responsibilities = ("accountable", "responsible", "consulted", "informed", "responsible")
     return {
         "departments": [
             {"department_id": key, "relation": relation}
-            for key, relation in zip(register.some("departments"), relations, strict=False)
+            for key, relation in zip(register.sample_ids("departments"), relations, strict=False)
         ],
-        "locations": [{"location_id": key} for key in register.some("locations")],
+        "locations": [{"location_id": key} for key in register.sample_ids("locations")],
         "resources": [
             {"resource_id": key, "usage": choice(("uses", "reads", "writes", "produces"))}
-            for key in register.some("resources")
+            for key in register.sample_ids("resources")
         ],
         "roles": [
             {"role_id": key, "responsibility": responsibility}
-            for key, responsibility in zip(register.some("roles"), responsibilities, strict=False)
+            for key, responsibility in zip(register.sample_ids("roles"), responsibilities, strict=False)
         ],
     }
 
@@ -498,12 +498,13 @@ def _process_patch() -> Body:
     if _one_in(10):
         return {"parent_id": register.pick("processes").id}
     if _one_in(4):
-        return choice(({"resource_ids": register.some("resources")}, {"location_ids": register.some("locations")}))
+        link = choice(("resource", "location"))
+        return {f"{link}_ids": register.sample_ids(f"{link}s")}
     return choice(({"description": _text()}, {"status": choice(STATUSES)}, {"criticality": choice(CRITICALITIES)}))
 
 
 def _link_body(collection: str) -> Body | None:
-    """Return the link's own field; never one that a process can have only once, which another link may have."""
+    """Return the link's own field, without the values that only one link of a process may have."""
     match collection:
         case "departments":
             return {"relation": choice(("participant", "supplier", "customer"))}
@@ -514,25 +515,25 @@ def _link_body(collection: str) -> Body | None:
     return None
 
 
-def let_users_finish(environment: Environment, **_: Any) -> None:
-    """Without a timeout Locust cuts requests off when it stops, and then nobody knows what has been made."""
+def set_stop_timeout(environment: Environment, **_: Any) -> None:
+    """Set a stop timeout, without which Locust would cut off requests whose objects might then be left."""
     environment.stop_timeout = environment.stop_timeout or STOP_SECONDS
 
 
 def count_shares(request_type: str, context: Body, **_: Any) -> None:
-    if context.get("in_the_mix"):
+    if context.get("in_mix"):
         shares["reads" if request_type == "GET" else "writes"] += 1
 
 
-def begin(**_: Any) -> None:
+def reset_shares(**_: Any) -> None:
     shares.clear()
 
 
 def clean_up(environment: Environment, **_: Any) -> None:
-    """Delete what no single user owns, and tell how the mix came out."""
-    if register.known:  # nothing is known when nobody could sign in
+    """Delete the objects that no single user owns, and log the shares of the mix."""
+    if register.objects:  # empty if no user could sign in
         client = Client(FastHttpSession(environment.host, environment.events.request, user=None))
-        register.forget(client)
+        register.clean_up(client)
         client.sign_out()
     if total := shares.total():
         logging.getLogger(__name__).info(
@@ -544,9 +545,9 @@ def clean_up(environment: Environment, **_: Any) -> None:
 
 
 for event, listener in (
-    (events.init, let_users_finish),
+    (events.init, set_stop_timeout),
     (events.request, count_shares),
-    (events.test_start, begin),
+    (events.test_start, reset_shares),
     (events.test_stop, clean_up),
 ):
     event.add_listener(listener)  # type: ignore[no-untyped-call]

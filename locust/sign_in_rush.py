@@ -1,9 +1,9 @@
-"""Shows by measuring that hashing passwords holds nobody up, and that times betray no e-mail address.
+"""Measures that password hashing delays no other request, and that response times reveal no e-mail address.
 
-    python locust/sign_in_rush.py rush      what other requests take, without and with 20 sign-ins a second
-    python locust/sign_in_rush.py times     what sign-ins take, of known and of unknown addresses
+    python locust/sign_in_rush.py rush      times of other requests, without and with 20 sign-ins a second
+    python locust/sign_in_rush.py times     times of sign-ins with known and with unknown addresses
 
-It needs a server with the demo data that throttles nobody; README.md says how to start it.
+It needs a server with the demo data and without throttling; README.md shows how to start it.
 """
 
 import argparse
@@ -24,19 +24,19 @@ import uvloop
 TOKEN = "/api/v1/auth/token"  # noqa: S105 - a path
 ROUTES = ("/api/v1/processes?limit=20", "/api/v1/processes/1")
 READERS = 4
-# Between the requests of one reader, so that what is measured is the server and not this script.
+# Between the requests of one reader, so that the server is measured and not this script.
 PAUSE_SECONDS = 0.02
 SIGN_INS_A_SECOND = 20
 ROUNDS = 6
 WARM_UP_SECONDS, ROUND_SECONDS = 2.0, 8.0
-MOST_RATIO = 2.0
+MAX_RATIO = 2.0
 
 PAIRS = 250
-MOST_DIFFERENCE = 0.05
+MAX_DIFFERENCE = 0.05
 
-# Those of app/domains/register/demo_data.py, one of each access level.
+# Users of app/domains/register/demo_data.py, one of each access level.
 DEMO_USERS = ("helena.marsh@tarnbeck.example", "amara.okafor@tarnbeck.example", "owen.tarrant@tarnbeck.example")
-PASSWORD = "try-the-register"  # noqa: S105 - in the documentation for everybody to read
+PASSWORD = "try-the-register"  # noqa: S105 - documented
 WRONG_PASSWORD = "try-another-word"  # noqa: S105
 Times = dict[str, list[float]]
 
@@ -44,7 +44,7 @@ Times = dict[str, list[float]]
 class Reader:
     """Sends GET requests over one connection.
 
-    A client with all comforts takes as long as the server does, and that would hide half of what the server lost.
+    An HTTP library takes as long as the server itself, which would hide half of a slowdown.
     """
 
     def __init__(self, host: str, access_token: str) -> None:
@@ -55,11 +55,11 @@ class Reader:
         self._incoming, self._outgoing = await asyncio.open_connection(self._address.hostname, self._address.port or 80)
 
     async def get(self, path: str) -> None:
-        """Send a request and read all of the answer. Ends the script unless that is 200."""
+        """Send a request and read the whole response. Ends the script unless its status is 200."""
         self._outgoing.write(f"GET {path} HTTP/1.1\r\n{self._headers}".encode())
         head = (await self._incoming.readuntil(b"\r\n\r\n")).decode().lower()
         if not head.startswith("http/1.1 200 "):
-            sys.exit(f"GET {path} was answered with {head.splitlines()[0]}")
+            sys.exit(f"GET {path} returned {head.splitlines()[0]}")
         await self._incoming.readexactly(int(head.partition("\r\ncontent-length:")[2].split()[0]))
 
     def close(self) -> None:
@@ -67,11 +67,11 @@ class Reader:
 
 
 async def read(readers: Sequence[Reader], seconds: float) -> Times:
-    """Return what the routes took, in milliseconds, asked by a few readers for a while."""
+    """Return the response times of the routes in milliseconds, measured by the readers for some seconds."""
     times: Times = defaultdict(list)
     end = time.perf_counter() + seconds
 
-    async def go_on(number: int, reader: Reader) -> None:
+    async def keep_reading(number: int, reader: Reader) -> None:
         await asyncio.sleep(PAUSE_SECONDS * number / len(readers))
         for route in itertools.cycle(ROUTES):
             if time.perf_counter() >= end:
@@ -81,53 +81,53 @@ async def read(readers: Sequence[Reader], seconds: float) -> Times:
             times[route].append((time.perf_counter() - begin) * 1000)
             await asyncio.sleep(PAUSE_SECONDS)
 
-    await asyncio.gather(*(go_on(number, reader) for number, reader in enumerate(readers)))
+    await asyncio.gather(*(keep_reading(number, reader) for number, reader in enumerate(readers)))
     return times
 
 
 @asynccontextmanager
 async def rush(client: httpx.AsyncClient, statuses: list[int]) -> AsyncIterator[None]:
-    """Have people sign in at a steady rate, half of them with a wrong password, and collect what they were answered."""
+    """Sign in at a steady rate, half of the time with a wrong password, and collect the statuses."""
     running: set[asyncio.Task[None]] = set()
 
     async def sign_in(number: int) -> None:
         email = (*DEMO_USERS, f"{uuid4().hex}@tarnbeck.example")[number // 2 % 4]
         statuses.append(await attempt(client, email, PASSWORD if number % 2 else WRONG_PASSWORD))
 
-    async def keep_coming() -> None:
+    async def keep_signing_in() -> None:
         begin = time.perf_counter()
         for number in itertools.count():
-            # The next one does not wait for the last one: people don't.
+            # At a fixed rate, independent of the responses, as people sign in.
             await asyncio.sleep(begin + number / SIGN_INS_A_SECOND - time.perf_counter())
             task = asyncio.create_task(sign_in(number))
             running.add(task)
             task.add_done_callback(running.discard)
 
-    coming = asyncio.create_task(keep_coming())
+    arrivals = asyncio.create_task(keep_signing_in())
     try:
         yield
     finally:
-        coming.cancel()
+        arrivals.cancel()
         await asyncio.gather(*running)
 
 
 async def attempt(client: httpx.AsyncClient, email: str, password: str) -> int:
-    """Try to sign in, and return the status. Ends the script when the server throttles."""
+    """Try to sign in, and return the status. Ends the script if the server throttles."""
     response = await client.post(TOKEN, data={"username": email, "password": password})
     if response.status_code not in {200, 401}:
-        sys.exit(f"A sign-in was answered with {response.status_code}: {response.text}")
+        sys.exit(f"A sign-in returned {response.status_code}: {response.text}")
     return response.status_code
 
 
 async def measure_rush(host: str, rounds: int) -> bool:
-    """Alternate quiet rounds and busy ones, print what requests took, and return whether that stayed within limits."""
+    """Alternate quiet and busy rounds, print the response times, and return whether they are within the limit."""
     quiet: Times = defaultdict(list)
     busy: Times = defaultdict(list)
     statuses: list[int] = []
     async with httpx.AsyncClient(base_url=host, timeout=30) as client:
         pair = await client.post(TOKEN, data={"username": DEMO_USERS[0], "password": PASSWORD})
         if pair.is_error:
-            sys.exit(f"{DEMO_USERS[0]} can't sign in: {pair.text}")
+            sys.exit(f"{DEMO_USERS[0]} cannot sign in: {pair.text}")
         token = pair.json()["access_token"]
         readers = [Reader(host, token) for _ in range(READERS)]
         for reader in readers:
@@ -140,26 +140,27 @@ async def measure_rush(host: str, rounds: int) -> bool:
         for reader in readers:
             reader.close()
         await client.post("/api/v1/auth/logout", headers={"Authorization": f"Bearer {token}"})
-    right = statuses.count(200)
-    tell(f"{len(statuses)} sign-ins in {rounds * ROUND_SECONDS:.0f} s: {right} right, {len(statuses) - right} wrong")
-    return compare(quiet, busy) <= MOST_RATIO
+    accepted = statuses.count(200)
+    rejected = len(statuses) - accepted
+    print_line(f"{len(statuses)} sign-ins in {rounds * ROUND_SECONDS:.0f} s: {accepted} accepted, {rejected} rejected")
+    return compare(quiet, busy) <= MAX_RATIO
 
 
 def compare(quiet: Times, busy: Times) -> float:
     """Print the percentiles of each route, and return the largest ratio of the 99th."""
     worst = 0.0
-    tell(f"{'ms':32} {'n':>5} {'p50':>8} {'with':>7} {'ratio':>6} {'p99':>8} {'with':>7} {'ratio':>6}")
+    print_line(f"{'ms':32} {'n':>5} {'p50':>8} {'with':>7} {'ratio':>6} {'p99':>8} {'with':>7} {'ratio':>6}")
     for route in ROUTES:
         line = f"GET {route:28} {len(quiet[route]):5}"
         for percentile in (50, 99):
-            usual, loaded = (quantiles(times[route], n=100)[percentile - 1] for times in (quiet, busy))
-            line += f" {usual:8.2f} {loaded:7.2f} {loaded / usual:6.2f}"
-        tell(line)
-        worst = max(worst, loaded / usual)
+            before, during = (quantiles(times[route], n=100)[percentile - 1] for times in (quiet, busy))
+            line += f" {before:8.2f} {during:7.2f} {during / before:6.2f}"
+        print_line(line)
+        worst = max(worst, during / before)
     return worst
 
 
-def tell(line: str) -> None:
+def print_line(line: str) -> None:
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 
@@ -170,38 +171,38 @@ def add(times: Times, more: Times) -> None:
 
 
 async def measure_times(host: str, pairs: int) -> bool:
-    """Try wrong passwords of known and of unknown addresses in turn, one after the other, and compare the medians."""
+    """Try wrong passwords for known and unknown addresses alternately, and compare the medians."""
     times: dict[str, list[float]] = {"known": [], "unknown": []}
     async with httpx.AsyncClient(base_url=host) as client:
         for number in range(pairs + 10):
             known = DEMO_USERS[number % len(DEMO_USERS)]
-            # As long as the known one, and of a domain that is known; each of the two is the first of a pair in turn.
+            # The same length and domain as the known address; the two alternate as the first of a pair.
             unknown = f"{uuid4().hex[: known.index('@')]}{known[known.index('@') :]}"
-            both: Sequence[tuple[str, str]] = [("known", known), ("unknown", unknown)]
-            for kind, email in both if number % 2 else reversed(both):
+            pair: Sequence[tuple[str, str]] = [("known", known), ("unknown", unknown)]
+            for kind, email in pair if number % 2 else reversed(pair):
                 begin = time.perf_counter()
                 await attempt(client, email, WRONG_PASSWORD)
                 times[kind].append((time.perf_counter() - begin) * 1000)
-    # The first few find caches empty.
+    # Skip the first pairs, which run with empty caches.
     known_median, unknown_median = (median(values[10:]) for values in times.values())
     difference = unknown_median / known_median - 1
-    tell(f"{2 * pairs} sign-ins in turn, all refused")
-    tell(f"median of known addresses {known_median:.2f} ms, of unknown ones {unknown_median:.2f} ms: {difference:+.1%}")
-    return abs(difference) <= MOST_DIFFERENCE
+    print_line(f"{2 * pairs} sign-ins, all rejected")
+    print_line(f"median: known {known_median:.2f} ms, unknown {unknown_median:.2f} ms ({difference:+.1%})")
+    return abs(difference) <= MAX_DIFFERENCE
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("rush", "times"))
+    parser.add_argument("measurement", choices=("rush", "times"))
     parser.add_argument("--host", default="http://127.0.0.1:8000")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="of each kind, for `rush`")
-    parser.add_argument("--pairs", type=int, default=PAIRS, help="of sign-ins, for `times`")
-    chosen = parser.parse_args()
-    if chosen.what == "rush":
-        is_good = uvloop.run(measure_rush(chosen.host, chosen.rounds))
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="quiet and busy rounds of `rush` (each)")
+    parser.add_argument("--pairs", type=int, default=PAIRS, help="pairs of sign-ins of `times`")
+    arguments = parser.parse_args()
+    if arguments.measurement == "rush":
+        has_passed = uvloop.run(measure_rush(arguments.host, arguments.rounds))
     else:
-        is_good = uvloop.run(measure_times(chosen.host, chosen.pairs))
-    sys.exit(0 if is_good else 1)
+        has_passed = uvloop.run(measure_times(arguments.host, arguments.pairs))
+    sys.exit(0 if has_passed else 1)
 
 
 if __name__ == "__main__":

@@ -203,7 +203,7 @@ async def fail(story: Story, email: str, tokens: dict[str, str], monkeypatch: py
         await send(500, "POST", path, access, **request)
         await story.database("DROP FUNCTION refuse CASCADE")
     with monkeypatch.context() as patch:
-        patch.setattr(story.app.state.passwords, "_in_thread", break_down)
+        patch.setattr(story.app.state.passwords, "_run_in_thread", break_down)
         await send(500, "POST", "/auth/token", data={"username": email, "password": FAILING})
         patch.setattr(story.app.state.authenticator, "_find", break_down)
         await send(500, "GET", "/users/me", tokens["api"])

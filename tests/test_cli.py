@@ -1,4 +1,4 @@
-"""The command line, as a person uses it: in processes of its own."""
+"""The command line, run in separate processes."""
 
 import asyncio
 import os
@@ -62,7 +62,7 @@ def test_openapi_is_the_committed_document(root: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["migrate", "init", "seed", "housekeeping"])
-def test_missing_database_is_told_in_words(root: Path, command: str) -> None:
+def test_missing_database_is_reported_as_a_sentence(root: Path, command: str) -> None:
     done = run_command(root, command)
     assert done.returncode == 2
     assert "Set DATABASE_URL" in done.stderr
@@ -92,7 +92,7 @@ def test_bad_setting_is_named(root: Path, variables: dict[str, str], told: str) 
 
 
 @pytest.mark.parametrize("command", ["migrate", "init", "seed", "housekeeping", "export", "import"])
-def test_database_that_is_away_is_told_in_words(root: Path, tmp_path: Path, command: str) -> None:
+def test_unreachable_database_is_reported_as_a_sentence(root: Path, tmp_path: Path, command: str) -> None:
     file = tmp_path / "roles.csv"
     file.write_text("name\nA\n")
     argument = {"export": [str(tmp_path / "export")], "import": [str(file)]}.get(command, [])
@@ -103,14 +103,14 @@ def test_database_that_is_away_is_told_in_words(root: Path, tmp_path: Path, comm
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [file]
 
 
-async def test_database_that_does_not_exist_is_told_in_words(root: Path, server_url: URL) -> None:
+async def test_nonexistent_database_is_reported_as_a_sentence(root: Path, server_url: URL) -> None:
     done = run_command(root, "migrate", DATABASE_URL=text_of(server_url.set(database="no_such_database")))
     assert done.returncode == 1
     assert 'database "no_such_database" does not exist' in done.stderr
     assert "Traceback" not in done.stderr
 
 
-async def test_commands_make_a_database_ready(server_url: URL, root: Path) -> None:
+async def test_commands_initialise_a_database(server_url: URL, root: Path) -> None:
     async with new_database(server_url) as url:
         database = {"DATABASE_URL": text_of(url)}
         without_schema = run_command(root, "seed", **database)
@@ -158,7 +158,7 @@ async def count(url: URL, table: str) -> Any:
         return await connection.fetchval(f"SELECT count(*) FROM {table}")
 
 
-async def test_init_makes_a_password_and_tells_it_once(server_url: URL, root: Path) -> None:
+async def test_init_generates_a_password_and_prints_it_once(server_url: URL, root: Path) -> None:
     async with new_database(server_url) as url:
         first = run_command(root, "init", DATABASE_URL=text_of(url))
         password = SHOWN_ONCE.findall(first.stderr)
@@ -169,7 +169,7 @@ async def test_init_makes_a_password_and_tells_it_once(server_url: URL, root: Pa
         assert (await sign_in(url, ADMIN, password[0])).status_code == 200
 
 
-async def test_given_password_is_used_at_first_start_only_and_never_told(server_url: URL, root: Path) -> None:
+async def test_configured_password_is_used_at_first_start_only_and_never_printed(server_url: URL, root: Path) -> None:
     async with new_database(server_url) as url:
         for password in ("the one to be used", "another one, too late"):
             done = run_command(root, "init", DATABASE_URL=text_of(url), FIRST_ADMIN_PASSWORD=password)
@@ -179,7 +179,7 @@ async def test_given_password_is_used_at_first_start_only_and_never_told(server_
         assert (await sign_in(url, ADMIN, "another one, too late")).status_code == 401
 
 
-async def test_init_in_production_makes_no_password_and_tells_how_to_set_one(server_url: URL, root: Path) -> None:
+async def test_init_in_production_prints_how_to_set_a_password(server_url: URL, root: Path) -> None:
     async with new_database(server_url) as url:
         production = {"ENV": "production", "SECRET_KEY": "x" * 32, "DATABASE_URL": text_of(url)}
         made = run_command(root, "init", **production)
@@ -195,7 +195,7 @@ async def test_init_in_production_makes_no_password_and_tells_how_to_set_one(ser
         assert run_command(root, "init", **production).stderr.splitlines()[-1] == f"Password: {LOST}"
 
 
-async def test_new_administrator_sets_a_password_by_the_token_that_is_printed(server_url: URL, root: Path) -> None:
+async def test_new_administrator_sets_a_password_with_the_printed_token(server_url: URL, root: Path) -> None:
     async with new_database(server_url) as url:
         database = {"DATABASE_URL": text_of(url)}
         assert run_command(root, "init", **database).returncode == 0
@@ -226,7 +226,7 @@ async def test_lost_password_is_replaced_by_the_newest_link(server_url: URL, roo
         )
 
 
-async def test_housekeeping_removes_what_has_expired_and_tells_how_much(server_url: URL, root: Path) -> None:
+async def test_housekeeping_removes_expired_rows_and_prints_their_numbers(server_url: URL, root: Path) -> None:
     async with new_database(server_url) as url:
         database = {"DATABASE_URL": text_of(url)}
         assert run_command(root, "init", **database).returncode == 0
@@ -347,11 +347,11 @@ async def test_run_in_production_loads_no_demo_data_unless_asked(server_url: URL
         asked = await asyncio.to_thread(run_command, root, "init", "--demo-data", **settings)
         assert asked.returncode == 0
         assert await count(url, "departments") > 40
-        # Everybody can read the demo users' password.
+        # The demo users' password is public.
         assert await count(url, "credentials") == 0
 
 
-def test_port_that_is_taken_is_told_before_anything_is_made(root: Path, tmp_path: Path) -> None:
+def test_port_in_use_is_reported_before_the_initialisation(root: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = run_command(root, "run", PORT=str(port), DATA_DIR=str(tmp_path / "data"))

@@ -19,7 +19,7 @@ from sqlalchemy import URL
 from app.domains.register.export import export_register
 from app.domains.register.restore import import_register
 from app.main import create_app
-from app.tasks import create_administrator, link_for
+from app.tasks import create_administrator, issue_password_link
 from app.utils.db_init import initialise
 from tests.builders import make_department, make_password_link, make_process, make_role, make_user
 from tests.conftest import ADMIN_PASSWORD, LONG_TIMEOUT_ENV, client_of, give_admin_token, settings_for, text_of
@@ -175,7 +175,7 @@ async def test_commands_that_read_and_write_the_register_run_as_the_role(roles: 
     )
     assert await import_register(settings, url, tmp_path) == {"unchanged": number}
     await create_administrator(settings, url, "another@register.example", "Another")
-    await link_for(settings, url, "another@register.example")
+    await issue_password_link(settings, url, "another@register.example")
     assert await roles.owner.fetchval("SELECT count(*) FROM users WHERE email = 'another@register.example'") == 1
 
 

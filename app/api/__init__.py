@@ -1,1 +1,1 @@
-"""The API as a whole: the list of routers, health and metrics, documentation, problems, the OpenAPI document."""
+"""The whole API: the list of routers, health and metrics, documentation, problems and the OpenAPI document."""

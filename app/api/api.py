@@ -1,4 +1,4 @@
-"""The one list of routers, in the order of the documentation."""
+"""The only list of routers, in the order of the documentation."""
 
 from copy import copy
 
@@ -19,7 +19,7 @@ from app.domains.user import router as user
 
 ROUTERS = (
     *(entry.router for entry in COLLECTIONS if entry.router is not user.router),
-    auth.me,  # before the users: `me` would be taken for one of them
+    auth.me,  # before the users, whose routes would match `me` as a user
     user.router,
     auth.users,
     process.related_processes,
@@ -44,22 +44,21 @@ TAGS = [
 
 
 def include_routers(app: FastAPI, settings: Settings) -> None:
-    """Add all routes. Raises `UndeclaredPermissionError` when one does not say who may use it."""
+    """Add all routes. Raises `UndeclaredPermissionError` if a route declares no permission or does not enforce it."""
     routes = [route for router in ROUTERS for route in router.routes]
-    app.router.routes.extend(_bound(route, app) for route in reject_other_methods(routes))
+    app.router.routes.extend(_bind(route, app) for route in reject_other_methods(routes))
     if settings.metrics_access != "off":
         metrics = health.metrics_router(settings.metrics_access)
-        app.router.routes.extend(_bound(route, app) for route in metrics.routes)
+        app.router.routes.extend(_bind(route, app) for route in metrics.routes)
     for route in app.routes:
         if isinstance(route, APIRoute) and declared_permission(route) != PUBLIC and not isinstance(route, StrictRoute):
             raise UndeclaredPermissionError(f"{route.path} declares a permission that nothing enforces")
 
 
-def _bound(route: BaseRoute, app: FastAPI) -> BaseRoute:
-    """Return the route as a route of this application, so that `app.dependency_overrides` hold for it.
+def _bind(route: BaseRoute, app: FastAPI) -> BaseRoute:
+    """Return the route bound to this application, so that `app.dependency_overrides` apply to it.
 
-    `include_router` does this too, but matches every request twice, router by router; our routes need nothing else of
-    it.
+    `include_router` does this too, but matches every request twice, router by router; nothing else of it is needed.
     """
     if not isinstance(route, APIRoute):
         return route

@@ -1,7 +1,7 @@
-"""`/docs`, `/redoc` and `/openapi.json`, with all their files served by us: they work without any network.
+"""`/docs`, `/redoc` and `/openapi.json`, which work without a network because the service serves all their files.
 
-Each page comes with a policy that lets it run the scripts it was made with and nothing else. Its one inline script is
-named by a nonce, which is another at every request.
+The Content-Security-Policy of each page allows only the page's own scripts. Its one inline script uses a fresh nonce
+per request.
 """
 
 import json
@@ -30,7 +30,7 @@ _SWAGGER_PARAMETERS = {
     "displayRequestDuration": True,
     "docExpansion": "list",
 }
-# There are no OAuth 2 clients here: fields for the id and the secret of one would only puzzle.
+# The API has no OAuth 2 clients, so the fields for a client's id and secret are hidden.
 _SWAGGER_STYLE = """<style>
 .auth-container .wrapper:has(> label:is([for=password_type], [for^=client_id], [for^=client_secret])) { display: none }
 .auth-container .scopes { columns: 2 }
@@ -38,13 +38,13 @@ _SWAGGER_STYLE = """<style>
 .auth-container .scopes > .wrapper { break-inside: avoid }
 </style>
 """
-_REDOC_CHANGES = {
-    # Its maker's logo, which it would fetch from their server.
+_REDOC_REPLACEMENTS = {
+    # The vendor's logo, which ReDoc would load from the vendor's server.
     b"https://cdn.redoc.ly/redoc/logo-mini.svg": f"{ASSETS}/favicon.png".encode(),
-    # The nonce for the styles that it makes, the first of them before it could be told the nonce in any other way.
+    # The nonce of ReDoc's styles; ReDoc creates the first of them before its own option could set the nonce.
     b".nc=void 0": b".nc=document.currentScript.nonce",
 }
-# Both bundles carry icons inside them, and ReDoc searches in a worker made of its own text.
+# Both bundles embed icons as data URLs, and ReDoc creates its search worker from a blob.
 _POLICY = (
     "default-src 'none'; script-src 'self' 'nonce-{nonce}'; style-src 'self' 'nonce-{nonce}'; "
     "img-src 'self' data:; connect-src 'self'; worker-src blob:; base-uri 'none'; form-action 'none'; "
@@ -55,24 +55,25 @@ Page = Callable[[Request], Awaitable[Response]]
 
 
 def add_docs(app: FastAPI, settings: Settings) -> None:
-    """Add the pages that the settings have, their assets, and the document that they show."""
+    """Add the pages that the settings enable, their assets, and the OpenAPI document."""
     pages: tuple[tuple[str, PageAccess, Page], ...] = (
         ("/docs", settings.docs_access, _swagger_ui),
         ("/redoc", settings.redoc_access, _redoc_page),
     )
-    shown = {access for _, access, _ in pages} - {"off"}
+    accesses = {access for _, access, _ in pages} - {"off"}
     for path, access, page in pages:
         if access != "off":
-            app.add_route(path, _for(access, page), include_in_schema=False)
-    if shown:
-        # Whoever may see one of the pages may see what it shows.
-        document = _made_once(lambda: _openapi(app), "application/json")
-        app.add_route(OPENAPI, _for("public" if "public" in shown else "admin", document), include_in_schema=False)
-        app.add_route(f"{ASSETS}/{_REDOC}", _made_once(_redoc_script, "text/javascript"), include_in_schema=False)
+            app.add_route(path, _restrict(access, page), include_in_schema=False)
+    if accesses:
+        # Access to a page includes access to the document.
+        document = _cached_page(lambda: _openapi(app), "application/json")
+        widest: PageAccess = "public" if "public" in accesses else "admin"
+        app.add_route(OPENAPI, _restrict(widest, document), include_in_schema=False)
+        app.add_route(f"{ASSETS}/{_REDOC}", _cached_page(_redoc_script, "text/javascript"), include_in_schema=False)
         app.mount(ASSETS, StaticFiles(directory=str(_PACKAGE)))
 
 
-def _for(access: PageAccess, page: Page) -> Page:
+def _restrict(access: PageAccess, page: Page) -> Page:
     if access == "public":
         return page
 
@@ -84,17 +85,17 @@ def _for(access: PageAccess, page: Page) -> Page:
     return page_for_administrators
 
 
-def _made_once(make: Callable[[], bytes], media_type: str) -> Page:
-    """Return a page that is made at the first request for it, and not sent to browsers that have it already."""
+def _cached_page(build: Callable[[], bytes], media_type: str) -> Page:
+    """Return a page that is built at its first request, with an entity tag against which browsers revalidate."""
 
     @cache
-    def made() -> tuple[bytes, dict[str, str]]:
-        body = make()
-        # Browsers keep it, but ask whether it is still the same: after an update of the service it may not be.
+    def content() -> tuple[bytes, dict[str, str]]:
+        body = build()
+        # Browsers store it, but revalidate it, because an update of the service may change it.
         return body, {"ETag": f'"{sha256(body).hexdigest()[:32]}"', "Cache-Control": "no-cache"}
 
     async def page(request: Request) -> Response:
-        body, headers = made()
+        body, headers = content()
         if matches_etag(request.headers.get("If-None-Match", ""), headers["ETag"]):
             return Response(status_code=304, headers=headers)
         return Response(body, headers=headers, media_type=media_type)
@@ -130,10 +131,10 @@ async def _redoc_page(request: Request) -> Response:
     )
 
 
-def _page(plain: HTMLResponse, style: str = "") -> Response:
-    """Return a page with a nonce on what stands in it, and the policy that goes with it."""
+def _page(page: HTMLResponse, style: str = "") -> Response:
+    """Return a page with a nonce on its inline scripts and styles, and the policy with this nonce."""
     nonce = secrets.token_urlsafe(16)
-    html = bytes(plain.body).decode().replace("</head>", f"{style}</head>")
+    html = bytes(page.body).decode().replace("</head>", f"{style}</head>")
     for element in ("script", "style"):
         html = html.replace(f"<{element}", f'<{element} nonce="{nonce}"')
     headers = {"Content-Security-Policy": _POLICY.format(nonce=nonce), "Cache-Control": "no-store"}
@@ -142,6 +143,6 @@ def _page(plain: HTMLResponse, style: str = "") -> Response:
 
 def _redoc_script() -> bytes:
     script = (_PACKAGE / _REDOC).read_bytes()
-    for theirs, ours in _REDOC_CHANGES.items():
-        script = script.replace(theirs, ours)
+    for original, replacement in _REDOC_REPLACEMENTS.items():
+        script = script.replace(original, replacement)
     return script

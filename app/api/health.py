@@ -1,4 +1,4 @@
-"""What operators and orchestrators ask."""
+"""Health checks and metrics."""
 
 from typing import Literal
 
@@ -43,7 +43,7 @@ async def check_health(request: Request) -> Health:
 
 
 def metrics_router(access: Literal["public", "admin"]) -> APIRouter:
-    """Return the router of `/metrics`, for everybody or for administrators."""
+    """Return the router of `/metrics`, public or for administrators."""
     metrics = APIRouter(
         tags=["operations"],
         route_class=StrictRoute,

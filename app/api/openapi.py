@@ -1,4 +1,4 @@
-"""The OpenAPI document: FastAPI's own, plus what holds for every operation."""
+"""The OpenAPI document: FastAPI's, with the parts that all operations share."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ _SCOPES = {
     ]
     for scope, level in SCOPES.items()
 }
-_INVALID = {str(status): answer for status, answer in problems(InvalidContent).items()}
+_INVALID = {str(status): response for status, response in problems(InvalidContent).items()}
 _CHANGE_MESSAGE = {
     "name": CHANGE_MESSAGE,
     "in": "header",
@@ -41,23 +41,23 @@ _IDEMPOTENCY_KEY = {
     f"for {RETENTION_HOURS} hours a repeat gets the first answer, and does nothing.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": KEY_PATTERN},
 }
-_CONFLICT = {str(status): answer for status, answer in problems(Conflict).items()}
+_CONFLICT = {str(status): response for status, response in problems(Conflict).items()}
 _RETRY_AFTER = {"description": "Seconds to wait; only with `request_in_flight`.", "schema": {"type": "integer"}}
-# What a handler may answer, so that it is kept.
-_KEPT = frozenset({"200", "201", "202", "204", "207", "400", "404", "409", "412", "422"})
+# Statuses of responses that are stored for a replay.
+_REPLAYABLE = frozenset({"200", "201", "202", "204", "207", "400", "404", "409", "412", "422"})
 _SCHEMAS = "#/components/schemas/{model}"
-# The order in which an operation lists its parameters.
-_PLACES = ("path", "query", "header")
+# The order of an operation's parameters.
+_PARAMETER_ORDER = ("path", "query", "header")
 
 
 def use_own_openapi(app: FastAPI) -> None:
-    """Make `app.openapi()` return our document, built once."""
+    """Make `app.openapi()` return this module's document, built once."""
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
 
 
 def _document(app: FastAPI) -> dict[str, Any]:
     if app.openapi_schema is None:
-        referred = _declare_query_models(app)
+        query_schemas = _declare_query_models(app)
         document = get_openapi(
             title=app.title,
             version=app.version,
@@ -69,10 +69,10 @@ def _document(app: FastAPI) -> dict[str, Any]:
             license_info=app.license_info,
             servers=app.servers,
         )
-        document["components"]["schemas"] |= referred
+        document["components"]["schemas"] |= query_schemas
         _sort_parameters(document)
         _add_problem(document["components"])
-        # Before ours are added, of which one has the same status.
+        # Before the service's errors are added, of which one has the same status.
         _drop_foreign_errors(document)
         _add_security(document)
         _add_idempotency_key(document)
@@ -87,16 +87,16 @@ def _document(app: FastAPI) -> dict[str, Any]:
 def _declare_query_models(app: FastAPI) -> dict[str, Any]:
     """Declare the parameters of query models, which FastAPI does not see, and return the schemas they refer to.
 
-    Not when the routes are made: the schemas take time and memory, and most processes serve no document.
+    Not when the routes are created: the schemas take time and memory, and most processes serve no document.
     """
     schemas: dict[str, Any] = {}
     for route in app.routes:
         if isinstance(route, APIRoute):
             parameters: list[Any] = []
             for query in query_models(route.endpoint):
-                declared, referred = openapi_parameters(query.model, _SCHEMAS)
-                parameters += declared
-                schemas |= referred
+                query_parameters, query_schemas = openapi_parameters(query.model, _SCHEMAS)
+                parameters += query_parameters
+                schemas |= query_schemas
             route.openapi_extra = (route.openapi_extra or {}) | ({"parameters": parameters} if parameters else {})
     return schemas
 
@@ -105,7 +105,7 @@ def _sort_parameters(document: dict[str, Any]) -> None:
     for path in document["paths"].values():
         for operation in path.values():
             if "parameters" in operation:
-                operation["parameters"].sort(key=lambda parameter: _PLACES.index(parameter["in"]))
+                operation["parameters"].sort(key=lambda parameter: _PARAMETER_ORDER.index(parameter["in"]))
 
 
 def _add_problem(components: dict[str, Any]) -> None:
@@ -114,9 +114,9 @@ def _add_problem(components: dict[str, Any]) -> None:
 
 
 def _add_security(document: dict[str, Any]) -> None:
-    """Say how to authenticate, and add to each operation what it answers to those who may not call."""
+    """Add the security schemes, and to each operation the responses to callers without permission."""
     document["components"]["securitySchemes"] = {
-        # First: the dialog of Swagger UI scrolls down to the field of this one.
+        # First: Swagger UI's dialog scrolls to the field of the first scheme.
         TOKEN_SCHEME: {
             "type": "http",
             "scheme": "bearer",
@@ -129,7 +129,7 @@ def _add_security(document: dict[str, Any]) -> None:
             "flows": {"password": {"tokenUrl": f"{API}/auth/token", "scopes": _SCOPES}},
         },
     }
-    refusals = {str(status): answer for status, answer in problems(Unauthorized, Forbidden).items()}
+    refusals = {str(status): response for status, response in problems(Unauthorized, Forbidden).items()}
     for path in document["paths"].values():
         for method, operation in path.items():
             if operation[DECLARATION] != PUBLIC:
@@ -168,7 +168,7 @@ def _add_idempotency_key(document: dict[str, Any]) -> None:
                 operation.setdefault("parameters", []).append(_IDEMPOTENCY_KEY)
                 responses = operation["responses"]
                 responses["409"] = _with_header(responses.get("409", _CONFLICT["409"]), "Retry-After", _RETRY_AFTER)
-                for status in _KEPT & responses.keys():
+                for status in _REPLAYABLE & responses.keys():
                     reference = {"$ref": f"#/components/headers/{REPLAYED}"}
                     responses[status] = _with_header(responses[status], REPLAYED, reference)
 
@@ -178,7 +178,7 @@ def _with_header(response: dict[str, Any], name: str, header: dict[str, Any]) ->
 
 
 def _drop_foreign_errors(document: dict[str, Any]) -> None:
-    """Remove FastAPI's own answer to invalid requests: we never give it."""
+    """Remove FastAPI's own response to invalid requests, which the service never sends."""
     for path in document["paths"].values():
         for operation in path.values():
             if "HTTPValidationError" in str(operation["responses"].get("422")):
@@ -194,7 +194,7 @@ def _add_merge_patch(document: dict[str, Any]) -> None:
 
 
 def _restore_large_integers(node: Any) -> None:
-    """Make the largest id exact again: FastAPI passes limits on as floating-point numbers, which cannot hold it."""
+    """Restore the exact largest id, which FastAPI's floating-point limits cannot represent."""
     if isinstance(node, dict):
         if node.get("type") == "integer" and node.get("maximum") == float(MAX_ID):
             node["maximum"] = MAX_ID

@@ -1,4 +1,4 @@
-"""How errors become answers, and the pages that explain them."""
+"""Turns errors into problem documents, and explains the kinds of problems."""
 
 from typing import Annotated
 
@@ -56,10 +56,10 @@ async def explain_problem(
 
 
 def add_problem_handlers(app: FastAPI) -> None:
-    """Make every error an answer of the one shape.
+    """Add the handlers that turn every error into a problem document.
 
-    There is no handler for `Exception`: Starlette would raise it again after the answer and the server would drop the
-    connection. What is left over is answered by `RequestMiddleware`.
+    There is no handler for `Exception`: Starlette would raise it again after the response, and the server would drop
+    the connection. `RequestMiddleware` answers the remaining errors.
     """
     app.exception_handler(RegisterError)(_on_register_error)
     app.exception_handler(Replayed)(replay)
@@ -75,7 +75,7 @@ async def _on_register_error(request: Request, error: RegisterError) -> Response
 async def _on_integrity_violation(request: Request, violation: IntegrityViolation) -> Response:
     error = error_for(violation)
     if error is None:
-        raise violation  # a constraint that no input should reach: our fault
+        raise violation  # a bug: no input should violate this constraint
     return answer_with_problem(request, error)
 
 
@@ -88,7 +88,7 @@ async def _on_invalid_request(request: Request, error: RequestValidationError) -
 
 
 async def _on_http_exception(request: Request, error: HTTPException) -> Response:
-    """Translate what Starlette and FastAPI raise themselves."""
+    """Translate the errors that Starlette and FastAPI raise themselves."""
     own: RegisterError
     if error.status_code == NotFound.status:
         own = NotFound("There is nothing at this address.")
@@ -103,13 +103,13 @@ async def _on_http_exception(request: Request, error: HTTPException) -> Response
 
 
 def _methods_at(request: Request) -> set[str]:
-    """Return the methods of every route with the path: Starlette's own header has those of the first one only."""
+    """Return the methods of every route with the path; Starlette's `Allow` has those of the first route only."""
     methods: set[str] = set()
-    # As the request came: a mounted application has changed the scope for itself.
+    # The root path of the request: a mounted application changes that of the scope.
     root = request.scope.get("app_root_path", request.scope["root_path"])
     scope = {"type": "http", "method": request.method, "path": request.scope["path"], "root_path": root}
     for route in request.app.routes:
         match, _ = route.matches(scope)
         if match is not Match.NONE:
-            methods |= getattr(route, "methods", None) or {"GET"}  # mounted files have none of their own
+            methods |= getattr(route, "methods", None) or {"GET"}  # mounted files have no `methods`
     return methods | ({"HEAD"} if "GET" in methods else set())

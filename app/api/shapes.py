@@ -1,4 +1,4 @@
-"""What makes of the OpenAPI document one that programs can be generated from: names for what returns, and no noise."""
+"""Makes the OpenAPI document fit for code generators: names for recurring parts, and no redundant ones."""
 
 import sys
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ def _declared_enumerations() -> Iterator[tuple[str, tuple[str, ...]]]:
                 yield name, get_args(value)
 
 
-# Pydantic repeats the values wherever they are used: a generated client would have a type of its own in each place.
+# Pydantic repeats the values at every use, so a generated client would have a separate type for each.
 _ENUMERATIONS: dict[str, tuple[str, ...]] = {
     **dict(_declared_enumerations()),
     "AccessLevel": get_args(AccessLevel),
@@ -37,34 +37,34 @@ _ENUMERATIONS: dict[str, tuple[str, ...]] = {
 _PROBLEMS = {str(error.status): error.__name__ for error in problem_types()}
 _REFERENCE = "#/components/schemas/"
 _NULL = {"type": "null"}
-# Their members are values, not schemas.
+# The members of examples are values, not schemas.
 _EXAMPLES = ("example", "examples")
 
 
 def simplify(document: dict[str, Any]) -> None:
-    """Name pages, enumerations and problems, let no parameter be null, and drop what only repeats names."""
+    """Name pages, enumerations and problems, remove null from parameters, and drop titles that only repeat names."""
     _use_titles(document)
     for operation in _operations(document):
         for parameter in operation.get("parameters", ()):
             _drop_null(parameter["schema"])
         for response in operation["responses"].values():
             _describe_success(response, document)
-    used = set()
+    enumerations = set()
     for schema in list(all_schemas(document)):
         schema.pop("title", None)
-        _lift_words(schema)
-        used |= _refer_to_enumeration(schema)
-    named = {name: {"type": "string", "enum": list(_ENUMERATIONS[name])} for name in used}
-    document["components"]["schemas"] = dict(sorted((document["components"]["schemas"] | named).items()))
+        _hoist_description(schema)
+        enumerations |= _refer_to_enumeration(schema)
+    schemas = {name: {"type": "string", "enum": list(_ENUMERATIONS[name])} for name in enumerations}
+    document["components"]["schemas"] = dict(sorted((document["components"]["schemas"] | schemas).items()))
     _share_problems(document)
 
 
 def all_schemas(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield every schema of the document, those inside others, too."""
+    """Yield every schema of the document, nested ones included."""
     for schema in document["components"]["schemas"].values():
-        yield from _with_inner(schema)
-    for schema in _outermost(document["paths"]):
-        yield from _with_inner(schema)
+        yield from _with_nested(schema)
+    for schema in _outer_schemas(document["paths"]):
+        yield from _with_nested(schema)
 
 
 def _operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -72,30 +72,30 @@ def _operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from operations.values()
 
 
-def _outermost(node: Any) -> Iterator[dict[str, Any]]:
+def _outer_schemas(node: Any) -> Iterator[dict[str, Any]]:
     if isinstance(node, list):
         for inner in node:
-            yield from _outermost(inner)
+            yield from _outer_schemas(inner)
     elif isinstance(node, dict):
         for key, inner in node.items():
             if key == "schema":
                 yield inner
             elif key not in _EXAMPLES:
-                yield from _outermost(inner)
+                yield from _outer_schemas(inner)
 
 
-def _with_inner(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _with_nested(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield schema
     inner = [*schema.get("properties", {}).values(), schema.get("items"), schema.get("additionalProperties")]
     for kind in ("anyOf", "allOf", "oneOf"):
         inner += schema.get(kind, ())
     for each in inner:
         if isinstance(each, dict):
-            yield from _with_inner(each)
+            yield from _with_nested(each)
 
 
 def _drop_null(schema: dict[str, Any]) -> None:
-    """Leave the other choice: a parameter is given or absent, it cannot be null."""
+    """Remove null from the choices of a parameter, which is present or absent but never null."""
     kinds = schema.get("anyOf", [])
     if _NULL in kinds:
         kinds.remove(_NULL)
@@ -103,27 +103,27 @@ def _drop_null(schema: dict[str, Any]) -> None:
             schema |= schema.pop("anyOf")[0]
 
 
-def _lift_words(schema: dict[str, Any]) -> None:
-    """Say of what may be null what is said of its one type: generators read the words of members, not of choices."""
+def _hoist_description(schema: dict[str, Any]) -> None:
+    """Move the description of a nullable type to the member: generators read members' texts, not those of choices."""
     match schema.get("anyOf"):
         case [kind, {"type": "null"}]:
-            for word in ("description", "examples"):
-                if word in kind:
-                    schema.setdefault(word, kind.pop(word))
+            for keyword in ("description", "examples"):
+                if keyword in kind:
+                    schema.setdefault(keyword, kind.pop(keyword))
 
 
 def _describe_success(response: dict[str, Any], document: dict[str, Any]) -> None:
-    """Put what an answer is in the place of FastAPI's "Successful Response"."""
+    """Replace FastAPI's "Successful Response" by the description of the response's schema."""
     if response["description"] != "Successful Response":
         return
     content: dict[str, Any] = next(iter(response.get("content", {}).values()), {})
     schema = content.get("schema", {})
-    named = document["components"]["schemas"].get(schema.get("$ref", "").rpartition("/")[2], {})
-    response["description"] = named.get("description") or ("What was asked for." if schema else "Done.")
+    model = document["components"]["schemas"].get(schema.get("$ref", "").rpartition("/")[2], {})
+    response["description"] = model.get("description") or ("What was asked for." if schema else "Done.")
 
 
 def _refer_to_enumeration(schema: dict[str, Any]) -> set[str]:
-    """Replace the values of a known enumeration by a reference; return the name."""
+    """Replace the values of a known enumeration by a reference; return its name, or an empty set."""
     for name, values in _ENUMERATIONS.items():
         if schema.get("enum") == list(values):
             del schema["enum"], schema["type"]
@@ -133,7 +133,7 @@ def _refer_to_enumeration(schema: dict[str, Any]) -> set[str]:
 
 
 def _use_titles(document: dict[str, Any]) -> None:
-    """Call each schema what its class is called: of a generic one Pydantic makes `Page_DepartmentRead_`."""
+    """Name each schema like its class: Pydantic names a generic one `Page_DepartmentRead_`."""
     schemas: dict[str, Any] = document["components"]["schemas"]
     names = {_REFERENCE + name: _REFERENCE + schema["title"] for name, schema in schemas.items()}
     assert len(set(names.values())) == len(names)
@@ -144,7 +144,7 @@ def _use_titles(document: dict[str, Any]) -> None:
 
 
 def _share_problems(document: dict[str, Any]) -> None:
-    """Name the answers to failed requests: they are the same for most operations, and were half of the document."""
+    """Share the responses to failed requests: they are equal in most operations and made up half of the document."""
     shared: dict[str, Any] = {}
     for operation in _operations(document):
         for status, response in operation["responses"].items():

@@ -1,4 +1,4 @@
 """Infrastructure without a domain: settings, the database, tokens, passwords, permissions and the caller.
 
-Everything above may import it; it imports `app.utils` alone and names no collection but in `permissions`.
+Every higher layer may import it; it imports `app.utils` only, and names collections in `permissions` only.
 """

@@ -1,4 +1,4 @@
-"""On whose behalf a request is made."""
+"""The caller of a request."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -13,16 +13,16 @@ from app.utils.exceptions import (
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """On whose behalf a request is made, and what the history tells of it.
+    """The caller of a request, with the fields that the history records.
 
-    Without an `id` it is the register itself, when it makes the first administrator.
+    Without an `id` the caller is the register itself, which creates the first administrator.
     """
 
     id: int | None
     name: str | None
     access_level: AccessLevel
     scopes: frozenset[Scope]
-    # Only when the user signed in, not with an API token.
+    # None for an API token: only a sign-in has a session.
     session_id: int | None = None
     expires_at: float = float("inf")
     request_id: str | None = None
@@ -30,12 +30,12 @@ class Caller:
 
     @property
     def user_id(self) -> int:
-        """The id of a caller who is a user."""
+        """The id of the caller, who must be a user."""
         assert self.id is not None
         return self.id
 
     def signature(self) -> dict[str, Any]:
-        """Return what the history keeps of the caller, as the parameters of a statement."""
+        """Return the fields of the caller that the history records, as the parameters of a statement."""
         return {
             "caller_id": self.id,
             "caller_name": self.name,
@@ -57,7 +57,7 @@ SYSTEM_CALLER = Caller(None, None, "admin", scopes_of("admin"))
 
 
 async def get_caller(request: Request) -> Caller:
-    """Return the caller, whom the route has authorised before it read anything else of the request."""
+    """Return the caller, authorised by the route before it reads anything else of the request."""
     caller: Caller = request.state.caller
     return caller
 

@@ -1,9 +1,9 @@
-"""Makes and drops the tables of collections and links, for the revisions in `alembic/versions`.
+"""Creates and drops the tables of collections and links, for the revisions in `alembic/versions`.
 
-`create_collection` makes what `RegisterObject` and `register_table` declare, and the triggers of search, which Alembic
-does not see; `create_link_table` makes what `link_end` declares. A landed revision runs this code in every new
-database, so the functions here are as frozen as the revision (`tests/test_migrations.py` has the digest): when
-collections get something more, add a function for the revisions to come.
+`create_collection` creates the columns and indexes that `RegisterObject` and `register_table` declare, and the triggers
+of search, which Alembic does not see; `create_link_table` creates the columns that `link_end` declares. A landed
+revision runs this code in every new database, so the functions of this module are as frozen as the revision
+(`tests/test_migrations.py` has the digest): if collections get more columns, add a function for new revisions.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from sqlalchemy.dialects.postgresql import TSVECTOR
 
 from alembic import op
 
-# Copies, so that no revision changes when the models do.
+# Copies, so that a change of the models does not change a revision.
 _NAMING_CONVENTION = {
     "pk": "pk_%(table_name)s",
     "fk": "fk_%(table_name)s_%(column_0_name)s",
@@ -37,10 +37,10 @@ def create_collection(
     texts: tuple[str, ...] = (),
     exact_texts: tuple[str, ...] = (),
 ) -> None:
-    """Make the table of a collection, with its indexes and triggers.
+    """Create the table of a collection, with its indexes and triggers.
 
-    `items` are what the collection has of its own: columns, then constraints and indexes over them. A CHECK is named as
-    in the model, without `ck_` and the table. `tree`, `texts` and `exact_texts` are those of `register_table`.
+    `items` are the collection's own columns, then constraints and indexes over them. A CHECK has its name of the model,
+    without `ck_` and the table. `tree`, `texts` and `exact_texts` are those of `register_table`.
     """
     metadata = sa.MetaData(naming_convention=_NAMING_CONVENTION)
     parent = [reference("parent_id", name)] if tree else []
@@ -54,15 +54,15 @@ def create_collection(
 
 
 def drop_collection(name: str) -> None:
-    """Drop the table of a collection; its indexes and triggers go with it."""
+    """Drop the table of a collection, with its indexes and triggers."""
     op.drop_table(name)
 
 
 def create_link_table(name: str, *items: sa.schema.SchemaItem, owner: tuple[str, str], target: tuple[str, str]) -> None:
-    """Make a table of links; `owner` and `target` each name the column and the collection of a side.
+    """Create a table of links; `owner` and `target` each name the column and the collection of a side.
 
-    `items` are what the links have of their own, as in `create_collection`. A link is deleted with its owner, and keeps
-    its target from being deleted.
+    `items` are the links' own columns and constraints, as in `create_collection`. A link is deleted with its owner, and
+    prevents the deletion of its target.
     """
     ends = (_link_end(*owner, "CASCADE"), _link_end(*target, "RESTRICT"))
     table = sa.Table(name, sa.MetaData(naming_convention=_NAMING_CONVENTION), *ends, *items)
@@ -76,7 +76,7 @@ def drop_link_table(name: str) -> None:
 
 
 def reference(name: str, target: str) -> sa.Column[Any]:
-    """Return the column of an optional reference to an object of the collection `target`; index it, too."""
+    """Return the column of an optional reference to the collection `target`. The caller must add an index on it."""
     return sa.Column(name, sa.BigInteger(), sa.ForeignKey(f"{target}.id", ondelete="RESTRICT"))
 
 
@@ -85,7 +85,7 @@ def _link_end(name: str, target: str, ondelete: str) -> sa.Column[Any]:
 
 
 def _create(table: sa.Table) -> None:
-    """Create a table; its metadata gets what the foreign keys refer to."""
+    """Create a table; add the tables to which its foreign keys refer to its metadata."""
     for key in table.foreign_keys:
         target = key.target_fullname.partition(".")[0]
         if target not in table.metadata.tables:

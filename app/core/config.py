@@ -15,7 +15,7 @@ VERSION = "0.1.0"
 DEFAULT_SECRET_KEY = "development-only-secret-key-never-use-in-production"  # noqa: S105 - refused in production
 MINIMUM_SECRET_LENGTH = 32
 
-# What the driver takes besides; it would refuse others only when it connects.
+# The query parameters that the driver accepts. It would reject others too late, when it connects.
 URL_PARAMETERS = frozenset({"host", "port", "ssl", "sslmode", "target_session_attrs"})
 
 PageAccess = Literal["public", "admin", "off"]
@@ -23,9 +23,9 @@ CommaSeparated = Annotated[tuple[str, ...], NoDecode]
 
 
 class Settings(BaseSettings):
-    """Everything that may differ between two installations."""
+    """The settings that may differ between installations."""
 
-    # A refusal must not show what it refuses: among the settings are secrets.
+    # Errors must not show the rejected value, which may be a secret.
     model_config = SettingsConfigDict(env_file=".env", extra="ignore", env_ignore_empty=True, hide_input_in_errors=True)
 
     env: Literal["development", "test", "production"] = Field(
@@ -140,7 +140,7 @@ class Settings(BaseSettings):
             return None
         try:
             url = make_url(value)
-        except (ArgumentError, ValueError):  # neither may tell the password
+        except (ArgumentError, ValueError):  # their texts may contain the password
             raise ValueError("it is not a URL such as postgresql://user:password@host:5432/name") from None
         if not url.drivername.startswith("postgres"):
             raise ValueError("the service needs PostgreSQL: postgresql://user:password@host:5432/name")
@@ -152,12 +152,12 @@ class Settings(BaseSettings):
     @classmethod
     def _split_lists(cls, values: dict[str, object]) -> dict[str, object]:
         for name in ("cors_origins", "trusted_hosts", "forwarded_allow_ips"):
-            if isinstance(given := values.get(name), str):
-                values[name] = tuple(item.strip() for item in given.split(",") if item.strip())
+            if isinstance(value := values.get(name), str):
+                values[name] = tuple(item.strip() for item in value.split(",") if item.strip())
         return values
 
     @model_validator(mode="after")
-    def _refuse_unsafe(self) -> Self:
+    def _reject_unsafe(self) -> Self:
         if "*" in self.cors_origins and self.cors_allow_credentials:
             raise ValueError("CORS_ORIGINS may not contain * together with CORS_ALLOW_CREDENTIALS: name the origins")
         if self.env == "production":
@@ -174,7 +174,7 @@ class Settings(BaseSettings):
                     raise ValueError("PREVIOUS_SECRET_KEY must be a former SECRET_KEY of production")
             if len(secret) < MINIMUM_SECRET_LENGTH:
                 raise ValueError(f"SECRET_KEY must have at least {MINIMUM_SECRET_LENGTH} characters in production")
-            # Every client could then say what its address is, and no attempt to sign in would be throttled by it.
+            # Otherwise any client could forge its address and evade the throttling of sign-ins.
             if any(proxy == "*" or proxy.endswith("/0") for proxy in self.forwarded_allow_ips):
                 raise ValueError("FORWARDED_ALLOW_IPS may not let in everybody in production: name the proxies")
         return self

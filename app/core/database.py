@@ -1,7 +1,7 @@
-"""The database of one process: its engine, its sessions, and the one place that begins and ends transactions.
+"""The database of one process: engine, sessions, and the only place that begins and ends transactions.
 
-`get_session` gives each request SQLAlchemy's session. FastAPI leaves it when the response is built and not yet sent, so
-that the client hears of a failed commit; what an error interrupts is rolled back.
+`get_session` yields SQLAlchemy's session for a request. FastAPI exits the dependency after the response is built and
+before it is sent, so a failed commit reaches the client as an error; any other error rolls the transaction back.
 """
 
 import asyncio
@@ -26,9 +26,9 @@ from app.utils.exceptions import ConnectionLost, OutcomeUnknown, TransactionAbor
 
 T = TypeVar("T")
 
-# PostgreSQL ends a statement first; we wait this much longer for a server that no longer answers at all.
+# Seconds beyond PostgreSQL's own timeout, after which a server that no longer responds is given up.
 _TIMEOUT_MARGIN = 1.0
-# The most that `allow_seconds` can allow.
+# Upper limit of `allow_seconds`.
 MAX_STATEMENT_SECONDS = 60.0
 _SAFE_METHODS = ("GET", "HEAD")
 _MAX_ATTEMPTS = 3
@@ -36,22 +36,22 @@ _MAX_RETRY_PAUSE_SECONDS = 0.05
 
 
 class Database:
-    """The engine and the sessions of one process. Nothing connects before the first statement."""
+    """The engine and the sessions of one process. The first statement opens the first connection."""
 
     def __init__(self, url: str | URL, settings: Settings) -> None:
-        most = max(settings.statement_timeout, MAX_STATEMENT_SECONDS) + _TIMEOUT_MARGIN
-        self.engine = make_engine(url, settings, settings.pool_size, most)
-        # Probes ask how the database is, however busy the requests' connections are.
-        self.probe_engine = make_engine(url, settings, 1, most)
+        max_seconds = max(settings.statement_timeout, MAX_STATEMENT_SECONDS) + _TIMEOUT_MARGIN
+        self.engine = make_engine(url, settings, settings.pool_size, max_seconds)
+        # Readiness probes have a separate connection, so they do not wait for those of the requests.
+        self.probe_engine = make_engine(url, settings, 1, max_seconds)
         self.statement_seconds = settings.statement_timeout + _TIMEOUT_MARGIN
-        # Tests put a connection of their own there, in whose transaction all sessions run, and which they undo.
+        # Tests set a connection: all sessions then run inside its transaction, which the tests roll back.
         self.bind: AsyncConnection | None = None
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator["RegisterSession"]:
-        """Yield a session, and commit it at the end of the block; what an error interrupts is rolled back.
+        """Yield a session; commit it at the end of the block, or roll it back on an error.
 
-        Raises `OutcomeUnknown` when the connection is lost during the commit, and `IntegrityViolation` when a deferred
+        Raises `OutcomeUnknown` if the connection is lost during the commit, and `IntegrityViolation` if a deferred
         constraint is violated.
         """
         session = RegisterSession(self)
@@ -65,9 +65,9 @@ class Database:
 
     @asynccontextmanager
     async def snapshot(self, idle_seconds: float) -> AsyncIterator[AsyncConnection]:
-        """Yield a connection of its own in a read-only transaction, which sees the database as it is at one moment.
+        """Yield a separate connection in a read-only transaction that sees one snapshot of the database.
 
-        PostgreSQL ends the transaction when nothing is read for `idle_seconds`. Raises `ServiceUnavailable` as every
+        PostgreSQL ends the transaction after `idle_seconds` without a statement. Raises `ServiceUnavailable` as every
         statement does.
         """
         async with self.engine.connect() as connection:
@@ -87,12 +87,12 @@ class Database:
 
 
 class RegisterSession(AsyncSession):
-    """SQLAlchemy's session, which can also run prepared statements without SQLAlchemy's result machinery.
+    """SQLAlchemy's session, which also runs prepared statements without SQLAlchemy's result objects.
 
     `fetch` and `write_alone` are the fast path (`app/core/prepared.py`): outside a transaction they borrow a connection
-    for their one statement, which is its own snapshot, or its own transaction; inside one they run on the session's
-    connection. Every statement raises `ServiceUnavailable` or one of its subclasses when the database cannot answer,
-    and `IntegrityViolation` when a constraint refuses it.
+    for their one statement, which is a snapshot or a transaction by itself; inside a transaction they run on the
+    session's connection. Every statement raises `ServiceUnavailable` or one of its subclasses if the database cannot
+    answer, and `IntegrityViolation` if it violates a constraint.
     """
 
     def __init__(self, database: Database) -> None:
@@ -101,67 +101,67 @@ class RegisterSession(AsyncSession):
         )
         self._database = database
         self._statement_seconds = database.statement_seconds
-        # Whether a statement failed outside a savepoint. PostgreSQL answers the COMMIT of such a transaction with a
-        # rollback and no error, so a caught error would pass for a success.
+        # True once a statement failed outside a savepoint. PostgreSQL then turns COMMIT into a rollback without an
+        # error, so a commit after a caught error would look like a success.
         self._is_aborted = False
 
     async def fetch(self, statement: Prepared, /, **values: Any) -> Row | None:
         """Run a prepared read and return its first row."""
-        return await self._run(statement, values, writes=False)
+        return await self._run(statement, values, is_write=False)
 
     async def write_alone(self, statement: Prepared, /, **values: Any) -> Row | None:
         """Run a prepared write and return its first row.
 
-        Outside a transaction PostgreSQL commits the statement with its answer, which saves the round trips of BEGIN and
-        COMMIT. Raises `OutcomeUnknown` when the connection is lost before the answer.
+        Outside a transaction the statement is autocommitted, which saves the round trips of BEGIN and COMMIT. Raises
+        `OutcomeUnknown` if the connection is lost before its result arrives.
         """
-        return await self._run(statement, values, writes=True)
+        return await self._run(statement, values, is_write=True)
 
-    async def execute(  # one signature instead of three overloads
+    async def execute(  # one signature replaces three overloads
         self, statement: Executable, params: Any = None, **options: Any
     ) -> Result[*tuple[Any, ...]]:
         """Run a statement as `AsyncSession.execute` does, within the time that `allow_seconds` sets."""
         await self._connect()
-        return await self._in_time(super().execute(statement, params, **options))
+        return await self._with_timeout(super().execute(statement, params, **options))
 
     async def scalar(self, statement: Executable, params: Any = None, **options: Any) -> Any:
         """Return the first column of the first row as `AsyncSession.scalar` does, or None without a row."""
         await self._connect()
-        return await self._in_time(super().scalar(statement, params, **options))
+        return await self._with_timeout(super().scalar(statement, params, **options))
 
     async def allow_seconds(self, seconds: float) -> None:
-        """Let the statements of this transaction take longer than the settings say, up to `MAX_STATEMENT_SECONDS`."""
+        """Set the statement timeout of this transaction, which is at most `MAX_STATEMENT_SECONDS`."""
         assert seconds <= MAX_STATEMENT_SECONDS
         await self.execute(_set_for_transaction("statement_timeout", seconds))
         self._statement_seconds = seconds + _TIMEOUT_MARGIN
 
     async def lock(self, *names: str) -> None:
-        """Wait for the advisory locks with these names, in one order; they are held until the transaction ends."""
+        """Wait for the named advisory locks, sorted by name as lock order; they are held until the transaction ends."""
         for name in sorted(names):
             await self.execute(select(func.pg_advisory_xact_lock(advisory_key(name))))
 
     async def try_lock(self, name: str) -> bool:
-        """Take the advisory lock with this name if it is free, until the transaction ends; return whether it was."""
-        is_taken: bool = await self.scalar(select(func.pg_try_advisory_xact_lock(advisory_key(name))))
-        return is_taken
+        """Take the named advisory lock until the transaction ends, if it is free; return whether it was free."""
+        is_free: bool = await self.scalar(select(func.pg_try_advisory_xact_lock(advisory_key(name))))
+        return is_free
 
     async def abandon(self) -> None:
-        """Roll back and return the connection, even when the task is cancelled meanwhile.
+        """Roll back and return the connection, even if the task is cancelled meanwhile.
 
-        A connection that is lost has nothing to roll back: the error that ended the transaction is the one to tell.
+        A lost connection has nothing to roll back; its error must not replace the one that ended the transaction.
         """
         with suppress(ConnectionLost):
-            await asyncio.shield(self._in_time(self.close()))
+            await asyncio.shield(self._with_timeout(self.close()))
 
     async def undo(self) -> None:
         """Roll back and return the connection; the next statement begins a new transaction."""
-        await self._in_time(self.rollback())
+        await self._with_timeout(self.rollback())
         self._is_aborted = False
 
     async def release(self) -> None:
-        """Commit what was written so far and return the connection, before work that needs none or waits for another.
+        """Commit and return the connection, before work that needs none or waits for another one.
 
-        Raises what `commit` raises.
+        Raises the errors of `commit`.
         """
         if self.in_transaction():
             await self.commit()
@@ -169,17 +169,17 @@ class RegisterSession(AsyncSession):
     async def commit(self) -> None:
         """Commit.
 
-        Raises `OutcomeUnknown` when the connection is lost before PostgreSQL has answered, and `RuntimeError` when a
-        statement failed and its error was caught outside a savepoint: nothing would be saved.
+        Raises `OutcomeUnknown` if the connection is lost before PostgreSQL has confirmed, and `RuntimeError` if a
+        statement failed and its error was caught outside a savepoint, because nothing would be saved.
         """
         if self._is_aborted:
             raise RuntimeError("A statement of this transaction failed: undo it, or catch errors around a savepoint")
         try:
-            await self._in_time(super().commit())
+            await self._with_timeout(super().commit())
         except ConnectionLost as error:
             raise OutcomeUnknown from error
 
-    async def _run(self, statement: Prepared, values: dict[str, Any], *, writes: bool) -> Row | None:
+    async def _run(self, statement: Prepared, values: dict[str, Any], *, is_write: bool) -> Row | None:
         """Run a prepared statement in the transaction, or else on a borrowed connection."""
         arguments = statement.arguments(values)
         if self.in_transaction() or self._database.bind is not None:
@@ -188,20 +188,20 @@ class RegisterSession(AsyncSession):
         try:
             return await self._fetch_row(pooled.driver_connection, statement.sql, arguments)
         except ConnectionLost as error:
-            # The driver refuses a connection that is closed already, and sends nothing.
+            # The driver raises these for a connection closed earlier, without sending anything.
             is_unsent = isinstance(error.__cause__, (asyncpg.InterfaceError, asyncpg.InternalClientError))
-            if not writes or is_unsent:
+            if not is_write or is_unsent:
                 raise
             raise OutcomeUnknown from error
         finally:
             _return_connection(pooled)
 
     async def _driver(self) -> asyncpg.Connection:
-        """Return the driver's connection of the session's transaction."""
+        """Return the driver's connection, inside the session's transaction."""
         connection = await self.connection()
         driver: asyncpg.Connection = (await connection.get_raw_connection()).driver_connection
         if not driver.is_closed() and not driver.is_in_transaction():
-            await connection.exec_driver_sql("SELECT")  # SQLAlchemy sends BEGIN with the first statement it runs itself
+            await connection.exec_driver_sql("SELECT")  # SQLAlchemy sends BEGIN only with a statement of its own
         return driver
 
     async def _fetch_in_transaction(self, sql: str, arguments: tuple[Any, ...]) -> Row | None:
@@ -209,13 +209,13 @@ class RegisterSession(AsyncSession):
         try:
             return await self._fetch_row(driver, sql, arguments)
         except ConnectionLost:
-            driver.terminate()  # or the rollback would wait for the same server
+            driver.terminate()  # otherwise the rollback would wait for the same server
             raise
         except Exception:
-            self._note_failure()
+            self._mark_aborted()
             raise
 
-    def _note_failure(self) -> None:
+    def _mark_aborted(self) -> None:
         if not self.in_nested_transaction():
             self._is_aborted = True
 
@@ -227,18 +227,18 @@ class RegisterSession(AsyncSession):
         return row
 
     async def _connect(self) -> None:
-        """Take a connection before a statement is timed: waiting for one has limits of its own."""
+        """Take a connection before the statement timeout begins: waiting for one has other limits."""
         if not self.in_transaction():
             await self.connection()
 
-    async def _in_time(self, step: Awaitable[T]) -> T:
+    async def _with_timeout(self, step: Awaitable[T]) -> T:
         try:
             async with asyncio.timeout(self._statement_seconds):
                 return await step
         except TimeoutError as error:
             raise ConnectionLost from error
         except Exception:
-            self._note_failure()
+            self._mark_aborted()
             raise
 
 
@@ -251,21 +251,21 @@ async def get_session(request: Request) -> AsyncIterator[RegisterSession]:
             await session.commit()
     except OutcomeUnknown as error:
         if request.method in _SAFE_METHODS:
-            raise ConnectionLost from error  # there was nothing to save
+            raise ConnectionLost from error  # a read saves nothing
         raise
     finally:
         if session.in_transaction():
             await session.abandon()
 
 
-# The scope belongs to the key by which FastAPI caches a dependency: another spelling would open a second session.
+# The scope is part of FastAPI's cache key for dependencies: another spelling would open a second session.
 SessionDep = Annotated[RegisterSession, Depends(get_session, scope="function")]
 
 
 async def retry_if_aborted(request: Request, handler: Callable[[Request], Awaitable[Response]]) -> Response:
-    """Run a handler; again, up to three times in all, when the database aborts its transaction in favour of another.
+    """Run a handler, up to three times in all while the database aborts its transaction in favour of another.
 
-    FastAPI solves the dependencies anew each time, so that each run has a session of its own; all sessions end with the
+    FastAPI solves the dependencies again for each run, so each run has a separate session. All sessions end with the
     request, and only the last one has anything to commit.
     """
     for attempt in range(1, _MAX_ATTEMPTS):
@@ -274,9 +274,9 @@ async def retry_if_aborted(request: Request, handler: Callable[[Request], Awaita
         except TransactionAborted:
             session: RegisterSession | None = getattr(request.state, "session", None)
             if session is None:
-                raise  # the session of an override is its owner's to undo
+                raise  # a test that overrides the session undoes it
             await session.undo()
-            # A random pause, so that the same transactions do not meet again.
+            # A random pause, so that the same transactions do not collide again.
             await asyncio.sleep(random.uniform(0, _MAX_RETRY_PAUSE_SECONDS * attempt))  # noqa: S311 - no secret
     return await handler(request)
 

@@ -1,4 +1,4 @@
-"""What the driver and the network raise, in words of our own."""
+"""Translates errors of the driver and the network into errors of the service."""
 
 from collections.abc import Awaitable
 from typing import TypeVar
@@ -19,7 +19,7 @@ from app.utils.exceptions import (
 )
 
 # SQLSTATEs (PostgreSQL documentation, appendix A).
-_LOST = ("08", "57P0")
+_LOST_PREFIXES = ("08", "57P0")
 _BY_STATE: dict[str, type[ServiceUnavailable]] = {
     **dict.fromkeys(("53300", "57014", "55P03"), DatabaseBusy),
     "40P01": Deadlock,
@@ -29,19 +29,19 @@ _BY_STATE: dict[str, type[ServiceUnavailable]] = {
 }
 # SQLSTATEs that the command line explains: insufficient_privilege and undefined_table.
 NO_PRIVILEGE, NO_TABLE = "42501", "42P01"
-# What a refused statement raises that is not translated: by SQLAlchemy, and by the driver.
+# Untranslated errors of a failed statement, by SQLAlchemy and by the driver.
 STATEMENT_ERRORS = (DBAPIError, asyncpg.PostgresError)
 T = TypeVar("T")
 
-# TimeoutError is an OSError. The driver raises both as they are, SQLAlchemy does not wrap them.
-# InternalClientError is what it makes of a connection that the server closed while this process was busy.
+# TimeoutError is an OSError. The driver raises OSErrors unchanged, and SQLAlchemy does not wrap them.
+# The driver raises InternalClientError for a connection that the server closed while this process was busy.
 DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 
 
 class IntegrityViolation(RegisterError):
-    """A constraint of the schema refused the change.
+    """A change violates a constraint of the schema.
 
-    Services that know the request's own words for it catch this; what they leave becomes a 409 or a 422 of the
+    A service that can name the member of the request catches this error. Otherwise it becomes a 409 or a 422 by the
     constraint's name (`app/domains/shared/writing/constraints.py`).
     """
 
@@ -55,17 +55,17 @@ class IntegrityViolation(RegisterError):
 
     @property
     def is_reference(self) -> bool:
-        """Whether a foreign key refused. ON DELETE RESTRICT has a state of its own since PostgreSQL 18."""
+        """Whether a foreign key is violated. ON DELETE RESTRICT has a separate SQLSTATE since PostgreSQL 18."""
         return self.sqlstate in {"23503", "23001"}
 
 
 def translate(error: BaseException) -> BaseException:
-    """Return our own error for what the driver or the network raised, by SQLSTATE; others unchanged."""
-    # SQLAlchemy's adapter wraps the driver's error, which alone names the constraint.
-    return _own_error(error.__cause__ if isinstance(error.__cause__, DRIVER_ERRORS) else error) or error
+    """Return the service's error for an error of the driver or the network, by SQLSTATE; return others unchanged."""
+    # SQLAlchemy's adapter wraps the driver's error, and only the latter names the constraint.
+    return _register_error(error.__cause__ if isinstance(error.__cause__, DRIVER_ERRORS) else error) or error
 
 
-def _own_error(error: BaseException) -> RegisterError | None:
+def _register_error(error: BaseException) -> RegisterError | None:
     sqlstate: str = getattr(error, "sqlstate", None) or ""
     if sqlstate.startswith("23"):
         return IntegrityViolation(sqlstate, getattr(error, "constraint_name", None) or "")
@@ -75,7 +75,7 @@ def _own_error(error: BaseException) -> RegisterError | None:
         return SchemaChanged()
     if sqlstate in _BY_STATE:
         return _BY_STATE[sqlstate]()
-    if isinstance(error, OSError) or sqlstate.startswith(_LOST) or _is_closed(error):
+    if isinstance(error, OSError) or sqlstate.startswith(_LOST_PREFIXES) or _is_closed(error):
         return ConnectionLost()
     return None
 
@@ -86,15 +86,15 @@ def sqlstate_of(error: Exception) -> str | None:
 
 
 def _is_closed(error: BaseException) -> bool:
-    # The driver has one class for lost connections and for mistakes of the program; only the words differ.
+    # The driver has one class for lost connections and for programming errors; only the messages differ.
     if isinstance(error, asyncpg.InternalClientError):
         return "another operation" in str(error)
     return isinstance(error, asyncpg.InterfaceError) and "connection is closed" in str(error)
 
 
-async def with_translated_errors(step: Awaitable[T]) -> T:
-    """Return what a step of the driver returns, and raise our own error for what it raises."""
+async def with_translated_errors(operation: Awaitable[T]) -> T:
+    """Await an operation of the driver and translate its errors."""
     try:
-        return await step
+        return await operation
     except DRIVER_ERRORS as error:
         raise translate(error) from error

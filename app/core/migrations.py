@@ -1,4 +1,4 @@
-"""Alembic, as the rest of the service sees it."""
+"""The service's interface to Alembic."""
 
 import re
 from pathlib import Path
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 _ROOT = Path(__file__).parents[2]
-_NAMED = re.compile(r'^(down_revision|revision)\b.* = "(\w+)"$', re.MULTILINE)
+_REVISION_LINE = re.compile(r'^(down_revision|revision)\b.* = "(\w+)"$', re.MULTILINE)
 
 
 def alembic_config(url: str | URL | None = None) -> "Config":
-    """Return Alembic's configuration, for the database of `url` or else that of the settings."""
-    from alembic.config import Config  # noqa: PLC0415 - a server needs none of Alembic, which takes 10 MB
+    """Return Alembic's configuration for the database of `url`, or else for that of the settings."""
+    from alembic.config import Config  # noqa: PLC0415 - saves servers the 10 MB of Alembic
 
     config = Config(_ROOT / "alembic.ini")
     config.attributes["url"] = url
@@ -26,25 +26,25 @@ def alembic_config(url: str | URL | None = None) -> "Config":
 
 
 def head_revision() -> str:
-    """Return the revision that this version of the service works with: the one that no other follows."""
+    """Return the head revision: the one that this version of the service requires and no other follows."""
     (head,) = known_revisions() - _revisions("down_revision")
     return head
 
 
 def known_revisions() -> set[str]:
-    """Return all revisions that this version of the service knows."""
+    """Return all revisions of this version of the service."""
     return _revisions("revision")
 
 
 def _revisions(kind: str) -> set[str]:
     scripts = (path.read_text("utf-8") for path in (_ROOT / "alembic" / "versions").glob("*.py"))
-    return {revision for script in scripts for name, revision in _NAMED.findall(script) if name == kind}
+    return {revision for script in scripts for name, revision in _REVISION_LINE.findall(script) if name == kind}
 
 
 def upgrade(url: str | URL) -> None:
-    """Bring the schema to the head revision. Several processes may do so at once; one works, the others wait.
+    """Upgrade the schema to the head revision. Concurrent processes wait for the first.
 
-    Raises `ServiceUnavailable` when the database cannot be reached.
+    Raises `ServiceUnavailable` if the database cannot be reached.
     """
     from alembic import command  # noqa: PLC0415 - as above
 
@@ -55,6 +55,6 @@ def upgrade(url: str | URL) -> None:
     except DBAPIError as error:
         if error.statement is not None or error.orig is None:
             raise
-        # Without a statement, it was the connecting that failed.
+        # Without a statement, the connection attempt failed.
         cause = error.orig.__cause__ or error.orig
         raise ServiceUnavailable(f"The database cannot be reached: {cause}.") from error

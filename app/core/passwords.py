@@ -1,4 +1,4 @@
-"""Passwords: hashed by Argon2id (RFC 9106), away from the event loop, a few at a time."""
+"""Hashes passwords with Argon2id (RFC 9106), in a few threads outside the event loop."""
 
 import asyncio
 import os
@@ -22,17 +22,17 @@ from app.utils.exceptions import HashingBusy
 MIN_LENGTH = 12
 MAX_LENGTH = 256
 
-# Hashes that wait longer than this many others would be answered too late to be of use.
+# Further hashes would be computed too late to be of use.
 _MAX_WAITING = 100
 _NICENESS = 10
-_NOT_LETTERS_AROUND = re.compile(r"^[\W\d_]+|[\W\d_]+$")
+_OUTER_NON_LETTERS = re.compile(r"^[\W\d_]+|[\W\d_]+$")
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class PasswordCheck:
-    """Whether a password is right, and the hash to store instead when the old one has weaker parameters."""
+    """The result of a password check; `new_hash` replaces a stored hash with weaker parameters."""
 
     is_valid: bool
     new_hash: str | None = None
@@ -41,8 +41,8 @@ class PasswordCheck:
 class Passwords:
     """Hashes and checks with OWASP's parameters for Argon2id: 19 MiB, 2 passes, 1 lane.
 
-    At most `concurrency` hashes are computed at once, so that neither memory nor processors run out. Every method
-    raises `HashingBusy` when too many wait already.
+    At most `concurrency` hashes are computed at the same time, so that neither memory nor processors run out. Every
+    method raises `HashingBusy` if too many calls wait already.
     """
 
     def __init__(self, concurrency: int) -> None:
@@ -51,24 +51,26 @@ class Passwords:
 
     async def hash(self, password: str) -> str:
         """Return the hash to store."""
-        return await self._in_thread(lambda: self._hasher.hash(_normalised(password)))
+        return await self._run_in_thread(lambda: self._hasher.hash(_normalise(password)))
 
-    async def verify(self, known: str | None, password: str) -> PasswordCheck:
-        """Check a password. Without a known hash this takes as long as with one, and the password is wrong."""
-        return await self._in_thread(lambda: self._verify(known, _normalised(password)))
+    async def verify(self, stored_hash: str | None, password: str) -> PasswordCheck:
+        """Check a password. Without a stored hash it is wrong, and the check takes the same time."""
+        return await self._run_in_thread(lambda: self._verify(stored_hash, _normalise(password)))
 
-    def _verify(self, known: str | None, password: str) -> PasswordCheck:
-        nobodys = self._nobodys  # made by the first who comes, whether known or not: only making it would take longer
+    def _verify(self, stored_hash: str | None, password: str) -> PasswordCheck:
+        # Computed in any case: otherwise the first check without a stored hash would take longer.
+        dummy_hash = self._dummy_hash
         try:
-            self._hasher.verify(known or nobodys, password)
+            self._hasher.verify(stored_hash or dummy_hash, password)
         except (VerificationError, InvalidHashError):
             return PasswordCheck(is_valid=False)
-        if known is None:
+        if stored_hash is None:
             return PasswordCheck(is_valid=False)
-        return PasswordCheck(True, self._hasher.hash(password) if self._hasher.check_needs_rehash(known) else None)
+        new_hash = self._hasher.hash(password) if self._hasher.check_needs_rehash(stored_hash) else None
+        return PasswordCheck(is_valid=True, new_hash=new_hash)
 
     @cached_property
-    def _nobodys(self) -> str:
+    def _dummy_hash(self) -> str:
         return self._hasher.hash(secrets.token_urlsafe())
 
     @cached_property
@@ -79,7 +81,7 @@ class Passwords:
     def _threads(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(self._concurrency, "password", initializer=_lower_priority)
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
+    async def _run_in_thread(self, work: Callable[[], T]) -> T:
         if self._limiter.statistics().tasks_waiting >= _MAX_WAITING:
             raise HashingBusy
         async with self._limiter:
@@ -87,33 +89,33 @@ class Passwords:
 
 
 def _lower_priority() -> None:
-    """Let the event loop's thread, and with it all other requests, go before this one."""
-    if sys.platform == "linux":  # elsewhere priorities are those of whole processes
+    """Give this thread a lower priority than that of the event loop, and so of all other requests."""
+    if sys.platform == "linux":  # elsewhere only processes have a priority
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
 
 
-def _normalised(password: str) -> str:
-    # Keyboards differ in how they spell the same letter (NIST SP 800-63B).
+def _normalise(password: str) -> str:
+    # Keyboards encode the same letter differently (NIST SP 800-63B).
     return unicodedata.normalize("NFC", password)
 
 
-def is_common(password: str, *own: str | None) -> bool:
-    """Return whether a password is among the first that anybody would try.
+def is_common(password: str, *user_words: str | None) -> bool:
+    """Return whether a password is an attacker's first guess.
 
-    That is: a common one, also with digits and signs around it; one character again and again; or one of the user's
-    `own` words, such as name and e-mail address.
+    Common are the passwords of a list, also with digits and punctuation around them; a single repeated character; and
+    `user_words`, such as name and e-mail address, also without the domain of the address.
     """
     folded = password.casefold()
-    core = _NOT_LETTERS_AROUND.sub("", folded)
-    if len(set(folded)) == 1 or not _common().isdisjoint({folded, core}):
+    core = _OUTER_NON_LETTERS.sub("", folded)
+    if len(set(folded)) == 1 or not _common_passwords().isdisjoint({folded, core}):
         return True
-    words = {part for word in own if word for part in (word.casefold(), word.casefold().partition("@")[0])}
+    words = {part for word in user_words if word for part in (word.casefold(), word.casefold().partition("@")[0])}
     return folded in words or core in words
 
 
 @cache
-def _common() -> frozenset[str]:
-    # Read when it is first needed: the package's lists are large.
+def _common_passwords() -> frozenset[str]:
+    # Loaded at first use: the package's lists are large.
     from zxcvbn.frequency_lists import FREQUENCY_LISTS  # noqa: PLC0415
 
     return frozenset(FREQUENCY_LISTS["passwords"])

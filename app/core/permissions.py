@@ -1,7 +1,7 @@
-"""Who may do what: the one table of scopes, and how a route declares the one it needs.
+"""Permissions: the table of scopes, and the declaration of the permission that a route requires.
 
-A caller has a scope when the access level of the user includes it and the token was not narrowed to others. Each route
-declares what it needs as its `openapi_extra`; the same declaration is enforced (`core/http/routing.py`) and documented.
+A caller has a scope if the user's access level includes it and the token was not narrowed to other scopes. Each route
+declares its permission in `openapi_extra`; the same declaration is enforced (`core/http/routing.py`) and documented.
 """
 
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 AccessLevel = Literal["viewer", "editor", "admin"]
 LEVELS: tuple[AccessLevel, ...] = get_args(AccessLevel)
 
-# The least access levels that read and write each collection.
+# The lowest access levels that may read and write each collection.
 _COLLECTIONS: dict[str, tuple[AccessLevel, AccessLevel]] = {
     "processes": ("viewer", "editor"),
     "departments": ("viewer", "editor"),
@@ -18,8 +18,8 @@ _COLLECTIONS: dict[str, tuple[AccessLevel, AccessLevel]] = {
     "roles": ("viewer", "editor"),
     "users": ("viewer", "admin"),
 }
-# The least access level that has each scope. `admin` stands for the credentials of others and the changes of users,
-# `operations:read` for metrics and pages that are not public.
+# The lowest access level that has each scope. `admin` covers the credentials of other users and the changes of users,
+# `operations:read` covers metrics and pages that are not public.
 SCOPES: dict[str, AccessLevel] = {
     **{
         f"{name}:{action}": level
@@ -30,18 +30,18 @@ SCOPES: dict[str, AccessLevel] = {
     "operations:read": "admin",
     "admin": "admin",
 }
-# To a type checker any text; schemas know the scopes, and `requires` refuses others.
+# A plain `str` to type checkers; schemas list the scopes, and `requires` rejects other values.
 if TYPE_CHECKING:
     Scope = str
 else:
     Scope = Literal[tuple(SCOPES)]
 
-# What a route may declare instead of a scope.
+# The permissions that a route may declare instead of a scope.
 PUBLIC = "public"
 AUTHENTICATED = "authenticated"
-# Credentials are managed by somebody who signed in: a leaked API token must not be able to make more of its kind.
+# Managing credentials requires a sign-in: a leaked API token must not be able to create other tokens.
 SESSION = "session"
-# Likewise for the credentials of others.
+# The same for the credentials of other users.
 ADMIN_SESSION = "admin-session"
 
 DECLARATION = "x-permission"
@@ -52,13 +52,13 @@ TOKEN_SCHEME = "apiToken"  # noqa: S105
 def scopes_of(level: AccessLevel) -> frozenset[Scope]:
     """Return the scopes of an access level."""
     rank = LEVELS.index(level)
-    return frozenset(scope for scope, least in SCOPES.items() if LEVELS.index(least) <= rank)
+    return frozenset(scope for scope, lowest in SCOPES.items() if LEVELS.index(lowest) <= rank)
 
 
 def requires(permission: str) -> dict[str, Any]:
-    """Return the declaration of a route, for its `openapi_extra`: a scope, or one of the constants above.
+    """Return the `openapi_extra` of a route that requires a scope or one of the constants above.
 
-    Raises `ValueError` for anything else.
+    Raises `ValueError` for any other permission.
     """
     if permission not in SCOPES and permission not in {PUBLIC, AUTHENTICATED, SESSION, ADMIN_SESSION}:
         raise ValueError(f"there is no permission {permission!r}")
@@ -69,6 +69,6 @@ def requires(permission: str) -> dict[str, Any]:
     if permission != PUBLIC:
         schemes.append({PASSWORD_SCHEME: scopes})
     if permission not in {PUBLIC, SESSION, ADMIN_SESSION}:
-        # Only OAuth 2 has scopes in OpenAPI; what a token needs stands in the declaration.
+        # Only OAuth 2 has scopes in OpenAPI; for a token, `x-permission` names the scope.
         schemes.append({TOKEN_SCHEME: []})
     return {DECLARATION: permission, "security": schemes}

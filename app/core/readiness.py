@@ -1,4 +1,4 @@
-"""Whether requests can be served."""
+"""The readiness of the service to serve requests."""
 
 import asyncio
 import time
@@ -17,22 +17,22 @@ CACHE_SECONDS = 1.0
 
 
 class Readiness:
-    """The answer of `/health/ready`, remembered for a second so that probes cost the database nothing."""
+    """The result of `/health/ready`, cached for a second so that probes do not load the database."""
 
     def __init__(self, database: Database, head: str) -> None:
         self._database = database
         self._head = head
         self._checked_at = float("-inf")
-        self._checking = asyncio.Lock()
+        self._check_lock = asyncio.Lock()
         self._fault: str | None = None
         self.draining = False
 
     async def check(self) -> None:
-        """Raise `ServiceUnavailable` when the service is stopping, or the database is away or of another schema."""
+        """Raise `ServiceUnavailable` if the service is stopping, the database unreachable or its schema another one."""
         if self.draining:
             raise ServiceUnavailable("The service is stopping.")
-        # One after the other: those who ask meanwhile are told what the first one finds out.
-        async with self._checking:
+        # One check at a time: concurrent callers share the result of the first.
+        async with self._check_lock:
             if time.monotonic() - self._checked_at > CACHE_SECONDS:
                 self._fault = await self._find_fault()
                 self._checked_at = time.monotonic()
@@ -41,7 +41,7 @@ class Readiness:
 
     async def _find_fault(self) -> str | None:
         try:
-            # On a connection of its own: requests that wait for connections do not mean that the database is away.
+            # On a separate connection: a busy pool of requests does not mean that the database is unreachable.
             async with asyncio.timeout(PROBE_TIMEOUT_SECONDS), self._database.probe_engine.connect() as connection:
                 if not await connection.scalar(text("SELECT to_regclass('alembic_version') IS NOT NULL")):
                     return "The database has no schema yet: run `python -m app migrate`."

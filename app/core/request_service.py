@@ -1,4 +1,4 @@
-"""What the services of requests have in common."""
+"""The base class of the services that handle requests."""
 
 from typing import Self
 
@@ -7,7 +7,7 @@ from app.core.database import RegisterSession, SessionDep
 
 
 class RequestService:
-    """A service of one request, with its session and its caller."""
+    """A service of one request, with the request's session and caller."""
 
     def __init__(self, session: RegisterSession, caller: Caller) -> None:
         self.session = session
@@ -15,5 +15,5 @@ class RequestService:
 
     @classmethod
     async def provide(cls, session: SessionDep, caller: CallerDep) -> Self:
-        """Make the service of a request. A class as a dependency would run in a thread."""
+        """Create the service of a request. FastAPI would call a class as a dependency in a thread."""
         return cls(session, caller)

@@ -1,7 +1,7 @@
-"""The tokens of the service: access tokens (JWT, RFC 7519), and opaque ones that only we can look up.
+"""The tokens of the service: access tokens (JWT, RFC 7519), and opaque tokens that only the service can look up.
 
-All keys are derived from `SECRET_KEY`. While it is being replaced, `PREVIOUS_SECRET_KEY` keeps what was made with the
-old one valid; access tokens name their key by `kid`.
+All keys are derived from `SECRET_KEY`. While it is being replaced, `PREVIOUS_SECRET_KEY` keeps tokens of the former key
+valid; access tokens name their key in `kid`.
 """
 
 import base64
@@ -27,11 +27,11 @@ AUDIENCE = "process-register-api"
 ACCESS = "access"
 ACCESS_SECONDS = 600
 REFRESH_LIFETIME = timedelta(days=30)
-# A client that lost the answer to a refresh may ask again for so long.
+# A client that lost the response to a refresh may repeat the request for this long.
 REFRESH_GRACE = timedelta(seconds=10)
 LINK_LIFETIME = timedelta(hours=24)
 
-API_TOKEN = "prt_"  # noqa: S105 - prefixes, by which scanners for leaked secrets find them
+API_TOKEN = "prt_"  # noqa: S105 - prefixes by which scanners for leaked secrets recognise tokens
 REFRESH_TOKEN = "prr_"  # noqa: S105
 LINK_TOKEN = "prl_"  # noqa: S105
 
@@ -46,7 +46,7 @@ _SEAL_LENGTH = 16
 
 @dataclass(frozen=True, slots=True)
 class AccessToken:
-    """What a valid access token says; `expires_at` in seconds since 1970."""
+    """The claims of a valid access token; `expires_at` is in seconds since 1970."""
 
     user_id: int
     session_id: int
@@ -54,17 +54,17 @@ class AccessToken:
 
 
 class Tokens:
-    """Makes and reads tokens with the keys of the settings."""
+    """Creates and reads tokens with the keys of the settings."""
 
     def __init__(self, settings: Settings) -> None:
-        given = [settings.secret_key, settings.previous_secret_key]
-        self._secrets = [secret.get_secret_value().encode() for secret in given if secret is not None]
+        secret_keys = [settings.secret_key, settings.previous_secret_key]
+        self._secrets = [secret.get_secret_value().encode() for secret in secret_keys if secret is not None]
         self._keys = {_key_id(secret): _derive(secret, "access token") for secret in self._secrets}
         self._current = next(iter(self._keys))
         self._seal_keys = [_derive(secret, "seal") for secret in self._secrets]
 
     def access_token(self, user_id: int, session_id: int) -> str:
-        """Return a JWT that is valid for `ACCESS_SECONDS`, as long as its session lasts."""
+        """Return a JWT that is valid for `ACCESS_SECONDS` while its session lasts."""
         now = int(time.time())
         claims = {
             "iss": ISSUER,
@@ -79,13 +79,13 @@ class Tokens:
         return jwt.encode(claims, self._keys[self._current], ALGORITHM, headers={"kid": self._current})
 
     def read_access_token(self, token: str) -> AccessToken | None:
-        """Return what a JWT says, or None unless it is one of ours, for this purpose, and valid now."""
+        """Return the claims of a JWT, or None unless it is a valid access token of this service."""
         try:
             key = self._keys[jwt.get_unverified_header(token)["kid"]]
-            # The clock of the replica that made it may be a little ahead of ours.
+            # The clock of the replica that issued the token may be slightly ahead.
             options: Options = {"require": _REQUIRED, "verify_iat": False}
             claims = jwt.decode(token, key, [ALGORITHM], options=options, audience=AUDIENCE, issuer=ISSUER)
-        # What an attacker may put where a text or a number belongs raises more than the library's own errors.
+        # A forged token with values of other types raises more than the library's own errors.
         except (jwt.InvalidTokenError, KeyError, TypeError, ValueError, RecursionError):
             return None
         subject, session = claims["sub"], claims["sid"]
@@ -94,43 +94,43 @@ class Tokens:
         return AccessToken(int(subject), int(session), int(claims["exp"]))
 
     def successor(self, refresh_token: str) -> str:
-        """Return the refresh token that follows one, the same at every call: a lost answer can be given again."""
+        """Return the refresh token that follows one; it is always the same, so a lost response can be repeated."""
         key = _derive(self._secrets[0], "refresh token")
         return _with_checksum(REFRESH_TOKEN, hmac.digest(key, refresh_token.encode(), "sha256"))
 
     def seal(self, text: str, context: str) -> str:
-        """Return a text as a token that clients hand back but can't alter, nor use in another context."""
+        """Return a text as a token that clients send back but cannot alter or use in another context."""
         payload = text.encode()
-        return _encoded(self._seals(payload, context)[0] + payload)
+        return _to_base64(self._seals(payload, context)[0] + payload)
 
     def unseal(self, token: str, context: str) -> str | None:
-        """Return the text of a token that was sealed in this context, or None when it was not."""
+        """Return the text of a token that was sealed in this context, or None for any other token."""
         try:
             sealed = base64.b64decode(token + "=" * (-len(token) % 4), b"-_", validate=True)
         except ValueError:
             return None
         seal, payload = sealed[:_SEAL_LENGTH], sealed[_SEAL_LENGTH:]
-        if not any(hmac.compare_digest(seal, ours) for ours in self._seals(payload, context)):
+        if not any(hmac.compare_digest(seal, expected) for expected in self._seals(payload, context)):
             return None
-        # There are several spellings of the same bytes, of which only one is ours.
-        return payload.decode() if _encoded(sealed) == token else None
+        # Base64 has several spellings of the same bytes, of which only the canonical one is valid.
+        return payload.decode() if _to_base64(sealed) == token else None
 
     def _seals(self, payload: bytes, context: str) -> list[bytes]:
         sealed = len(payload).to_bytes(4) + payload + context.encode("utf-8", "surrogatepass")
         return [hmac.digest(key, sealed, "sha256")[:_SEAL_LENGTH] for key in self._seal_keys]
 
     def api_token_hashes(self, token: str) -> list[bytes]:
-        """Return the keyed hashes that an API token may be stored under, the current key's first."""
+        """Return the keyed hashes under which an API token may be stored, that of the current key first."""
         return [hmac.digest(_derive(secret, "API token"), token.encode(), "sha256") for secret in self._secrets]
 
 
 def new_token(prefix: str) -> str:
-    """Return a random token: the prefix, 256 bits, and a checksum by which a scanner knows it from other text."""
+    """Return a random token: the prefix, 256 bits, and a checksum by which scanners recognise it."""
     return _with_checksum(prefix, secrets.token_bytes(32))
 
 
 def is_well_formed(prefix: str, token: str) -> bool:
-    """Return whether a text could be such a token at all, by its prefix and checksum."""
+    """Return whether a text has the prefix, length and checksum of such a token."""
     body = token.removeprefix(prefix)
     length = _SECRET_LENGTH + _CHECKSUM_LENGTH
     if not token.startswith(prefix) or len(body) != length or not body.isascii() or not body.isalnum():
@@ -139,11 +139,11 @@ def is_well_formed(prefix: str, token: str) -> bool:
 
 
 def token_hash(token: str) -> bytes:
-    """Return what is stored of a token that lives for days: 256 random bits need neither salt nor key."""
+    """Return the stored hash of a token that lives for days: 256 random bits need neither salt nor key."""
     return hashlib.sha256(token.encode()).digest()
 
 
-def _encoded(sealed: bytes) -> str:
+def _to_base64(sealed: bytes) -> str:
     return base64.urlsafe_b64encode(sealed).decode().rstrip("=")
 
 
@@ -169,7 +169,7 @@ def _base62(number: int, length: int) -> str:
 
 
 def _derive(secret: bytes, purpose: str) -> bytes:
-    """Return a key of its own for each purpose (HMAC as a key derivation function, NIST SP 800-108)."""
+    """Return a separate key for each purpose (HMAC as a key derivation function, NIST SP 800-108)."""
     return hmac.digest(secret, purpose.encode(), "sha256")
 
 

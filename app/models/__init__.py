@@ -1,4 +1,4 @@
-"""Every domain's models in one place, so that whoever imports it has the whole metadata."""
+"""The models of all domains: importing this module loads the complete metadata."""
 
 from app.domains.auth.models import ApiToken, Credential, FamiliarAddress, PasswordLink, RefreshToken, SignInAttempts
 from app.domains.department.models import Department

@@ -1,1 +1,1 @@
-"""Helpers without a domain and without a database: errors, problem documents, logs, metrics; and `db_init`."""
+"""Helpers without a domain or a database: errors, problem documents, logs and metrics; and `db_init`."""

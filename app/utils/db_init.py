@@ -1,6 +1,6 @@
-"""Makes a database ready: schema, first administrator, demo data.
+"""Initialises a database: schema, first administrator, demo data.
 
-Every step may run at every start, and from several replicas at once: the first does the work, the others find it done.
+Every step is idempotent, also when replicas start together: the first does the work, and the others find it done.
 """
 
 import asyncio
@@ -26,13 +26,13 @@ from app.domains.user.service import UserService
 
 Report = Callable[[str], None]
 
-# Start-up may wait for another replica that does the same.
+# Start-up may wait for the initialisation by another replica.
 _STATEMENT_TIMEOUT_SECONDS = 120.0
 
 
 @dataclass(frozen=True, slots=True)
 class Administrator:
-    """The first administrator, and the password if it was made just now: nobody can find it out later."""
+    """The first administrator, with the password if it was just generated: it cannot be read later."""
 
     email: str
     has_password: bool
@@ -40,17 +40,17 @@ class Administrator:
 
 
 async def initialise(settings: Settings, url: str | URL, report: Report, *, demo_data: bool) -> Administrator:
-    """Bring a database to where requests can be served, and return the first administrator."""
+    """Prepare a database for serving requests, and return the first administrator."""
     report("Bringing the schema up to date …")
     await asyncio.to_thread(upgrade, url)
-    patient = settings.model_copy(
+    init_settings = settings.model_copy(
         update={
             "statement_timeout": _STATEMENT_TIMEOUT_SECONDS,
             "lock_timeout": _STATEMENT_TIMEOUT_SECONDS,
             "pool_size": 1,
         }
     )
-    database = Database(url, patient)
+    database = Database(url, init_settings)
     try:
         async with database.transaction() as session:
             await session.lock("first data")
@@ -63,7 +63,7 @@ async def initialise(settings: Settings, url: str | URL, report: Report, *, demo
                 await UserService(session, SYSTEM_CALLER).create(body)
                 caller = await first_administrator(session)
                 assert caller is not None
-            new_password = await _give_password(session, caller, settings)
+            new_password = await _set_password(session, caller, settings)
             if demo_data and await _is_empty(session):
                 report("Loading the demo data …")
                 await load_demo_data(session, caller, with_passwords=settings.env != "production")
@@ -74,16 +74,16 @@ async def initialise(settings: Settings, url: str | URL, report: Report, *, demo
     return Administrator(email, has_password, new_password)
 
 
-async def _give_password(session: RegisterSession, caller: Caller, settings: Settings) -> str | None:
-    """Give the first administrator a password, unless there is one; return it when it was made here."""
+async def _set_password(session: RegisterSession, caller: Caller, settings: Settings) -> str | None:
+    """Set the first administrator's password unless one is set; return it if it was generated."""
     if await _has_password(session, caller):
         return None
-    given = settings.first_admin_password
-    if given is None and settings.env == "production":
-        return None  # what a production job prints ends up in its logs
-    password = given.get_secret_value() if given is not None else secrets.token_urlsafe(12)
+    configured = settings.first_admin_password
+    if configured is None and settings.env == "production":
+        return None  # a generated password would end up in the logs of the job
+    password = configured.get_secret_value() if configured is not None else secrets.token_urlsafe(12)
     await store_password(session, caller, caller.user_id, await Passwords(1).hash(password))
-    return password if given is None else None
+    return password if configured is None else None
 
 
 async def _has_password(session: RegisterSession, caller: Caller) -> bool:
@@ -94,7 +94,7 @@ async def _has_password(session: RegisterSession, caller: Caller) -> bool:
 async def _is_empty(session: RegisterSession) -> bool:
     for entry in COLLECTIONS:
         model = entry.collection.model
-        # Of users there is the first administrator.
+        # The users always include the first administrator.
         if model is not User and await session.scalar(select(model.id).limit(1)) is not None:
             return False
     return True

@@ -42,8 +42,8 @@
         ├── ConnectionLost
         └── OutcomeUnknown
 
-Every error is raised, none is returned; one handler (`app/api/problems.py`) turns them all into answers.
-The docstring of a class is what `GET /problems/{name}` tells a person who asks about it.
+Errors are raised, never returned; one handler (`app/api/problems.py`) turns them into responses. The docstring of a
+class is the explanation that `GET /problems/{name}` returns.
 """
 
 import inspect
@@ -130,7 +130,7 @@ class Forbidden(RegisterError):
     status, name, title, code = 403, "forbidden", "Forbidden", "forbidden"
 
     def __init__(self, detail: str, *, scope: str, errors: Sequence[Fault] = ()) -> None:
-        # RFC 6750, section 3.1. To have signed in is no scope that a client could ask for.
+        # RFC 6750, section 3.1. A signed-in session is not a scope that a client could request.
         named = "" if scope == "session" else f', scope="{scope}"'
         challenge = f'{BEARER}, error="insufficient_scope"{named}'
         headers = {"WWW-Authenticate": challenge}
@@ -248,7 +248,7 @@ class UnknownReference(InvalidContent):
 
 
 class UnstorableValue(InvalidContent):
-    # Validation should have stopped it: an alert watches the counter of this class.
+    # Validation should have rejected it: an alert watches the counter of this class.
     code = "unstorable_value"
 
 
@@ -365,17 +365,17 @@ class OutcomeUnknown(ServiceUnavailable):
 
 
 def problem_types() -> Iterator[type[RegisterError]]:
-    """Yield the class that explains each `/problems/{name}`, in order of status."""
-    seen: dict[str, type[RegisterError]] = {}
-    todo: list[type[RegisterError]] = [RegisterError]
-    while todo:
-        error = todo.pop(0)
-        todo += error.__subclasses__()
+    """Yield the class that explains each `/problems/{name}`, ordered by status and name."""
+    classes: dict[str, type[RegisterError]] = {}
+    queue: list[type[RegisterError]] = [RegisterError]
+    while queue:
+        error = queue.pop(0)
+        queue += error.__subclasses__()
         if error is not RegisterError:
-            seen.setdefault(error.name, error)
-    yield from sorted(seen.values(), key=lambda error: (error.status, error.name))
+            classes.setdefault(error.name, error)
+    yield from sorted(classes.values(), key=lambda error: (error.status, error.name))
 
 
 def explanation(error: type[RegisterError]) -> str:
-    """Return what a person should know about this kind of problem."""
+    """Return the explanation of a kind of problem, for `GET /problems/{name}`."""
     return " ".join((inspect.getdoc(error) or "").split())

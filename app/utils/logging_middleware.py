@@ -1,4 +1,4 @@
-"""One middleware around every request: its id, its line in the log, its metrics, and the last word on errors."""
+"""The middleware around every request: its id, its log line, its metrics, and the response to unhandled errors."""
 
 import asyncio
 import re
@@ -55,18 +55,18 @@ class RequestMiddleware:
         except asyncio.CancelledError:
             if status:
                 raise
-            # The time that requests get at the stop is over: the server gives up what is still under way.
-            read = scope["method"] in {"GET", "HEAD", "OPTIONS"}
-            given_up = ServiceUnavailable("The service is stopping.") if read else OutcomeUnknown()
-            self._metrics.errors.labels(type(given_up).__name__).inc()
-            logger.warning("given up at the stop", code=given_up.code)
-            await problem_response(given_up, scope)(scope, receive, send_with_id)
+            # The grace period of the shutdown is over: the server cancels the remaining requests.
+            is_read = scope["method"] in {"GET", "HEAD", "OPTIONS"}
+            problem = ServiceUnavailable("The service is stopping.") if is_read else OutcomeUnknown()
+            self._metrics.errors.labels(type(problem).__name__).inc()
+            logger.warning("given up at the stop", code=problem.code)
+            await problem_response(problem, scope)(scope, receive, send_with_id)
         except Exception as error:
             self._metrics.errors.labels(type(error).__name__).inc()
             logger.exception("request failed", method=scope["method"], path=scope["path"])
             if status:
-                raise  # too late for another answer: the server must cut the connection
-            # Answered here: Starlette would raise it again after its own answer, and the server drop the connection.
+                raise  # the response has begun: the server must cut the connection
+            # Starlette would raise the error again after its own response, and the server would drop the connection.
             response: Response = problem_response(InternalError(), scope)
             await response(scope, receive, send_with_id)
         finally:
@@ -92,7 +92,7 @@ class RequestMiddleware:
 
 
 def _trace(scope: Scope) -> dict[str, str]:
-    """Return the ids in the caller's `traceparent` (W3C Trace Context, level 1), none when it is absent or invalid."""
+    """Return the ids of the `traceparent` header (W3C Trace Context, level 1); empty if it is absent or invalid."""
     for name, value in scope["headers"]:
         if name == b"traceparent" and (match := _TRACEPARENT.fullmatch(value)):
             return {"trace_id": match[1].decode(), "parent_id": match[2].decode()}

@@ -1,6 +1,6 @@
-"""Structured logs: one JSON object a line in production, readable lines elsewhere, and no credentials in either.
+"""Structured logs without credentials: one JSON object per line in production, readable lines elsewhere.
 
-The standard library's loggers (uvicorn's among them) go through the same processors, so every line has one shape.
+The standard library's loggers, uvicorn's included, use the same processors, so all lines have the same format.
 """
 
 import json
@@ -19,31 +19,31 @@ _SECRET_NAME = re.compile(_SECRET_WORD, re.IGNORECASE)
 _SECRET_TEXT = (
     (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]+"), r"\1 [redacted]"),
     (re.compile(r"(\w+://[^:/@\s]*):[^@\s]+@"), r"\1:[redacted]@"),
-    # `password=…`, `"password": "…"` and the like; what a scheme introduces was replaced above.
+    # Assignments such as `password=…` and `"password": "…"`; the credentials of schemes are replaced above.
     (
         re.compile(rf"(?i)((?:{_SECRET_WORD})\w*[\"']?\s*[=:]\s*[\"']?)(?!bearer |basic |\[redacted)[^\s\"'&,;]+"),
         r"\1[redacted]",
     ),
-    # Our own tokens, wherever somebody put them: in a path, say.
+    # Tokens of the service anywhere in a text, such as in a path.
     (re.compile(r"\b(pr[tlr]_)[A-Za-z0-9]{20,}"), r"\1[redacted]"),
     (re.compile(r"\beyJ[\w-]+\.[\w-]+\.[\w-]*"), "[redacted]"),
 )
 _REDACTED = "[redacted]"
-# `json.dumps` with arguments makes an encoder for each line.
+# `json.dumps` with arguments would create an encoder for each line.
 _encode = json.JSONEncoder(ensure_ascii=False, default=repr).encode
 
 
 def configure_logging(level: str, *, as_json: bool) -> None:
-    """Send all logs of this process to standard error in one shape."""
-    shared: list[structlog.typing.Processor] = [
+    """Send all logs of this process to standard error in one format."""
+    common: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     renderer: list[structlog.typing.Processor]
-    # Tracebacks without local variables: those hold what clients sent, and showing them can take minutes. They are made
-    # before `redact` sees them.
+    # Tracebacks omit local variables, which contain clients' data and can take minutes to format. They are rendered
+    # before `redact`, which cleans them, too.
     if as_json:
         tracebacks = structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False))
         renderer = [tracebacks, redact, _to_json]
@@ -51,9 +51,9 @@ def configure_logging(level: str, *, as_json: bool) -> None:
         plain = structlog.dev.plain_traceback
         console = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)
         renderer = [structlog.processors.format_exc_info, redact, console]
-    # Our own lines do not go through the standard library, which would take three times as long.
+    # The service's loggers bypass the standard library, which would take three times as long.
     structlog.configure(
-        processors=[*shared, *renderer],
+        processors=[*common, *renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=partial(_Writer, sys.stderr),
         cache_logger_on_first_use=True,
@@ -61,7 +61,7 @@ def configure_logging(level: str, *, as_json: bool) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
+            foreign_pre_chain=common,
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
         )
     )
@@ -71,9 +71,9 @@ def configure_logging(level: str, *, as_json: bool) -> None:
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "alembic"):
         logging.getLogger(name).handlers = []
         logging.getLogger(name).propagate = True
-    # SQLAlchemy's own pools are silent below warnings, by their name; this is ours.
+    # SQLAlchemy silences its own pools below warnings by their logger name, which this pool does not share.
     logging.getLogger("app.core.database.FairPool").setLevel(logging.WARNING)
-    # Our own line a request says more.
+    # The service's own line per request says more.
     logging.getLogger("uvicorn.access").disabled = True
 
 
@@ -90,7 +90,7 @@ def _to_json(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> str
 
 
 def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Replace what must not be written down: values with a secret's name, and credentials inside texts."""
+    """Replace values with a secret's name, and credentials inside texts."""
     return {key: _clean(key, value) for key, value in event.items()}
 
 
@@ -103,7 +103,7 @@ def _clean(name: str, value: Any) -> Any:
     if _is_secret(name):
         return _REDACTED
     if isinstance(value, str):
-        # No scheme of credentials, no assignment, no JSON, no URL and no token: this is on every request's way.
+        # Shortcut, because every request logs: no scheme of credentials, assignment, JSON, URL or token.
         is_plain = " " not in value and "=" not in value and '":' not in value and "://" not in value
         if is_plain and "_" not in value and "eyJ" not in value:
             return value

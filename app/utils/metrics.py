@@ -1,4 +1,4 @@
-"""What `/metrics` tells, for one server process."""
+"""The metrics of one server process."""
 
 from collections.abc import Iterator
 
@@ -14,22 +14,22 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 
 
 class Metrics:
-    """The instruments of one application. Routes are labelled by template: paths would never end."""
+    """The instruments of one application. Routes are labelled by template, because paths are unlimited."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry(auto_describe=True)
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self.registry)
         labels = ("method", "route")
-        self._requests = Counter("http_requests", "Requests answered.", (*labels, "status"), registry=self.registry)
+        self._requests = Counter("http_requests", "Responses sent.", (*labels, "status"), registry=self.registry)
         self._seconds = Histogram(
-            "http_request_duration_seconds", "Time to answer.", labels, buckets=_SECONDS, registry=self.registry
+            "http_request_duration_seconds", "Response time.", labels, buckets=_SECONDS, registry=self.registry
         )
-        self._found: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
-        self.in_progress = Gauge("http_requests_in_progress", "Requests under way.", registry=self.registry)
+        self._cache: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        self.in_progress = Gauge("http_requests_in_progress", "Requests in progress.", registry=self.registry)
         self.errors = Counter("register_errors", "Errors by class.", ("error",), registry=self.registry)
         self.event_loop_lag = Gauge(
-            "event_loop_lag_seconds", "How much later than due the event loop last woke.", registry=self.registry
+            "event_loop_lag_seconds", "Delay of the event loop's last wake-up.", registry=self.registry
         )
 
     def watch_pool(self, engine: AsyncEngine, size: int) -> None:
@@ -37,12 +37,12 @@ class Metrics:
         self.registry.register(_PoolCollector(engine, size))
 
     def _instruments(self, method: str, route: str, status: int) -> tuple[Counter, Histogram]:
-        # Finding them by their labels takes longer than counting.
-        found = self._found.get((method, route, status))
-        if found is None:
-            found = self._requests.labels(method, route, str(status)), self._seconds.labels(method, route)
-            self._found[method, route, status] = found
-        return found
+        # Looking up instruments by their labels takes longer than counting.
+        instruments = self._cache.get((method, route, status))
+        if instruments is None:
+            instruments = self._requests.labels(method, route, str(status)), self._seconds.labels(method, route)
+            self._cache[method, route, status] = instruments
+        return instruments
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
         requests, durations = self._instruments(method, route, status)

@@ -1,4 +1,4 @@
-"""Problem documents: what every error looks like to a client (RFC 9457)."""
+"""Problem documents (RFC 9457): the responses to all errors."""
 
 import json
 from typing import Annotated, Any, Literal
@@ -61,7 +61,7 @@ class Problem(BaseModel):
 
 
 def problem_response(error: RegisterError, scope: Scope) -> Response:
-    """Return the answer for an error: its own words, never those of the driver or of a traceback."""
+    """Return the response to an error. It never contains messages of the driver or a traceback."""
     document: dict[str, Any] = {
         **_head(type(error)),
         "detail": error.detail or error.title,
@@ -76,7 +76,7 @@ def problem_response(error: RegisterError, scope: Scope) -> Response:
 
 
 def answer_with_problem(request: Request, error: RegisterError) -> Response:
-    """Return the answer for an error, and count and log it."""
+    """Count and log an error, and return the response to it."""
     if error.status >= InternalError.status:
         logger.warning("unavailable", code=error.code, detail=error.detail, cause=repr(error.__cause__))
     request.app.state.metrics.errors.labels(type(error).__name__).inc()
@@ -84,7 +84,7 @@ def answer_with_problem(request: Request, error: RegisterError) -> Response:
 
 
 def example_problem(error: type[RegisterError]) -> dict[str, Any]:
-    """Return what the documentation shows of an error."""
+    """Return the documentation's example of an error."""
     return {
         **_head(error),
         "detail": error.title,

@@ -28,7 +28,7 @@ _SOURCES: dict[Any, Literal["body", "query", "path", "header"]] = {
 
 
 def invalid_content(error: ValidationError) -> InvalidContent:
-    """Return the 422 for a body that was checked by a service."""
+    """Return the 422 for a body that a service validated."""
     details = error.errors(include_url=False, include_input=False)
     faults = [_fault("body", each["loc"], each) for each in details[:MAX_FAULTS]]
     return InvalidContent(summary(len(details)), errors=faults)
@@ -41,7 +41,7 @@ def invalid_request(details: Sequence[Mapping[str, Any]]) -> InvalidContent:
 
 
 def json_pointer(location: Iterable[Any]) -> str:
-    """Return a location as a JSON pointer (RFC 6901). Names that are no Unicode text are made so."""
+    """Return a location as a JSON pointer (RFC 6901), with surrogates replaced."""
     parts = (str(part).replace("~", "~0").replace("/", "~1") for part in location)
     return "".join(f"/{part}" for part in parts).encode("utf-8", "replace").decode()
 

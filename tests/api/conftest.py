@@ -1,4 +1,4 @@
-"""A real server with raw connections to it, and what every error must look like."""
+"""A real server with raw connections to it, and the checks that every error must pass."""
 
 import asyncio
 import re
@@ -24,7 +24,7 @@ from app.utils.problems import Problem
 from tests.conftest import new_database, settings_for
 from tests.waiting import HANG_TIMEOUT, wait_until
 
-# Stands in values that clients send; no answer may repeat it.
+# A marker in values that clients send; no response may repeat it.
 CANARY = "Kanarienvogel"
 
 
@@ -42,7 +42,7 @@ def openapi() -> dict[str, Any]:
 
 
 def responses_of(operation: dict[str, Any], document: dict[str, Any]) -> dict[str, Any]:
-    """Return what an operation may answer, by status, with what the document says of shared answers put in."""
+    """Return the responses of an operation by status, with the shared ones resolved."""
     shared = document["components"]["responses"]
     return {
         status: shared[response["$ref"].rpartition("/")[2]] if "$ref" in response else response
@@ -51,7 +51,7 @@ def responses_of(operation: dict[str, Any], document: dict[str, Any]) -> dict[st
 
 
 def documented_statuses(method: str, path: str) -> set[str] | None:
-    """Return the statuses that the documentation has for a request, or None when it knows no such operation."""
+    """Return the documented statuses of a request, or None for an undocumented operation."""
     path, paths = path.removesuffix("/"), openapi()["paths"]
     # `/users/me` is no user.
     for template, operations in {path: paths[path]}.items() if path in paths else paths.items():
@@ -87,7 +87,7 @@ def assert_problem(response: httpx.Response, code: str, *pointers: str) -> dict[
         assert int(response.headers["retry-after"]) > 0
     assert ("www-authenticate" in response.headers) == (error.status in {401, 403})
     if error.status in {401, 403}:
-        # Pages that browsers open ask for a name and a password.
+        # Pages for browsers use HTTP Basic authentication.
         assert re.match('(Bearer|Basic) realm="process-register"', response.headers["www-authenticate"])
     if (request := getattr(response, "_request", None)) is not None:
         path = request.url.path
@@ -99,7 +99,7 @@ def assert_problem(response: httpx.Response, code: str, *pointers: str) -> dict[
 
 @dataclass(frozen=True)
 class Server:
-    """The application on a real server, in a thread of its own."""
+    """The application on a real server, in a separate thread."""
 
     app: FastAPI
     port: int
@@ -112,7 +112,7 @@ class Server:
         return socket.create_connection(("127.0.0.1", self.port), timeout=HANG_TIMEOUT)
 
     def send(self, *data: bytes) -> httpx.Response:
-        """Send bytes as they are over a connection of their own, and return the first answer."""
+        """Send raw bytes over a separate connection, and return the first response."""
         with self.connect() as connection:
             for part in data:
                 try:
@@ -131,7 +131,7 @@ def receive(connection: socket.socket) -> httpx.Response:
 
 @pytest.fixture(scope="session")
 async def server(server_url: URL, template: URL) -> AsyncIterator[Server]:
-    """A server on a database of its own. What tests leave there must not disturb others."""
+    """A server on a separate database, so that committed rows do not affect other tests."""
     async with new_database(server_url, template.database) as url:
         app = create_app(settings_for(url))
         config = uvicorn.Config(app, host="127.0.0.1", port=0, http="httptools", log_config=None, access_log=False)

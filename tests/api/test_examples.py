@@ -1,4 +1,4 @@
-"""The examples of the documentation run as they stand, on the demo data."""
+"""The examples of the documentation run unchanged, on the demo data."""
 
 import re
 from itertools import count
@@ -52,15 +52,15 @@ def document(live_server: str) -> dict[str, Any]:
     return loaded
 
 
-class Somebody:
-    """A new administrator, who has signed in with the password of the demo data.
+class Person:
+    """A new administrator, signed in with the password of the demo data.
 
     What is done with these credentials disturbs nobody else.
     """
 
     def __init__(self, administrator: httpx.Client) -> None:
         self._administrator = administrator
-        fields = {"name": "Somebody", "email": f"somebody{next(_numbers)}@register.example", "access_level": "admin"}
+        fields = {"name": "Person", "email": f"somebody{next(_numbers)}@register.example", "access_level": "admin"}
         self._user = self._made("/users", fields)
         link = {"token": self.link_token(), "password": DEMO_PASSWORD}
         tokens = administrator.post("/auth/set-password", json=link).raise_for_status().json()
@@ -103,18 +103,18 @@ def test_every_operation_runs_with_its_example(live_server: str, document: dict[
 
 
 def run(administrator: httpx.Client, document: dict[str, Any], method: str, path: str) -> httpx.Response:
-    """Call an operation with its example; only secrets and their ids, which nobody can know before, are put in."""
+    """Call an operation with its example; only secrets and their ids, which are random, are inserted."""
     operation = document["paths"][path][method]
     body, own = example_of(document, operation, JSON), {}
     headers = {}
     if operation["x-permission"] == SESSION or {"refresh_token", "token"} & set(body or ()):
-        somebody = Somebody(administrator)
+        somebody = Person(administrator)
         headers = somebody.headers
         secrets = {"refresh_token": somebody.refresh_token, "token": somebody.link_token()}
         body = body and body | {name: secret for name, secret in secrets.items() if name in body}
         own = {"session": somebody.session(), "token": somebody.api_token()}
     elif "{token}" in path:
-        own = {"token": Somebody(administrator).api_token()}
+        own = {"token": Person(administrator).api_token()}
     table = example_of(document, operation, CSV)
     if table is not None:
         headers |= {"Content-Type": CSV}

@@ -1,4 +1,4 @@
-"""HEAD over a real connection: what follows an answer on it must be the next answer."""
+"""HEAD over a real connection: the next bytes after a response must be the next response."""
 
 import http.client
 from urllib.parse import urlsplit

@@ -1,4 +1,4 @@
-"""The service stays up while its database is away, says so, and recovers by itself."""
+"""The service stays up while its database is unreachable, reports that, and recovers by itself."""
 
 import asyncio
 import signal
@@ -57,7 +57,7 @@ async def database(server_url: URL, template: URL) -> AsyncIterator[URL]:
 
 
 class Proxy:
-    """Stands between the application and PostgreSQL, and lets the tests break what is between them."""
+    """A proxy between the application and PostgreSQL, whose connections the tests can break."""
 
     def __init__(self, server: URL) -> None:
         self._target = server
@@ -67,7 +67,7 @@ class Proxy:
         self._flowing = asyncio.Event()
         self._flowing.set()
         self.port = 0
-        # Called with what the client sends; returns whether to pass it on before the connection is cut, or None.
+        # Called with the client's data; returns whether to forward it before the connection is cut, or None.
         self.cut_at: Callable[[bytes], bool | None] = lambda _: None
 
     async def start(self) -> None:
@@ -88,7 +88,7 @@ class Proxy:
         await asyncio.sleep(0)  # the transports close in the next iteration of the loop
 
     def freeze(self) -> None:
-        """Keep all connections, but let nothing through."""
+        """Keep all connections, but forward no data."""
         self._flowing.clear()
 
     def thaw(self) -> None:
@@ -214,7 +214,7 @@ async def succeeds(service: Committed) -> bool:
 
 
 async def ready_problem(service: Committed) -> str:
-    """Return why the service is not ready, asking anew."""
+    """Return the reason why the service is not ready, from a new check."""
     service.app.state.readiness._checked_at = float("-inf")
     details = {assert_problem(await service.client.get(url), "service_unavailable")["detail"] for url in READY}
     (detail,) = details
@@ -253,7 +253,7 @@ async def test_service_that_is_stopping_is_live_but_not_ready(committed: Committ
     committed.app.state.readiness.draining = True
     assert await ready_problem(committed) == "The service is stopping."
     assert (await committed.client.get(f"{ROOT}/health/live")).status_code == 200
-    # What still comes is served.
+    # Later requests are served.
     assert (await committed.client.get("/departments")).status_code == 200
 
 
@@ -316,7 +316,7 @@ async def test_register_without_administrator_lets_nobody_in(committed: Committe
         assert_problem(response, "unauthorized")
     form = {"username": ADMIN_EMAIL, "password": ADMIN_PASSWORD}
     assert_problem(await committed.client.post("/auth/token", data=form), "wrong_credentials")
-    # The service itself is well: `python -m app init` makes an administrator beside it.
+    # The service works: `python -m app init` can create an administrator meanwhile.
     assert (await committed.client.get(READY[0])).status_code == 200
 
 
@@ -329,7 +329,7 @@ async def test_more_passwords_than_can_be_checked_are_unavailable(
     problem = assert_problem(response, "hashing_busy")
     assert problem["detail"] == "Too many people sign in at this moment."
     assert response.headers["retry-after"] == "2"
-    # Nobody else waits for them.
+    # Other requests do not wait for them.
     assert (await committed.client.get("/departments")).status_code == 200
     monkeypatch.undo()
     assert (await committed.client.post("/auth/token", data=form)).status_code == 200
@@ -342,7 +342,7 @@ async def test_service_outlives_its_database_and_recovers_at_the_first_request(p
         engine = service.app.state.database.engine.sync_engine
         event.listen(engine, "connect", lambda adapted, _: drivers.append(adapted.driver_connection))
         made = await make_department(client)
-        # Several connections stand in the pool when the database goes away.
+        # The pool has several connections when the database becomes unreachable.
         assert {
             response.status_code for response in await asyncio.gather(*[client.get("/users") for _ in range(5)])
         } == {200}
@@ -390,7 +390,7 @@ async def test_exhausted_pool_is_unavailable_for_a_second(database: URL) -> None
 
 @asynccontextmanager
 async def locked(url: URL) -> AsyncIterator[None]:
-    """Somebody else's transaction, which keeps everybody from the departments."""
+    """A transaction that locks the departments."""
     async with connected(url) as connection, connection.transaction():
         await connection.execute("LOCK TABLE departments IN ACCESS EXCLUSIVE MODE")
         yield
@@ -490,7 +490,7 @@ async def test_more_large_bodies_than_there_is_room_for_are_unavailable(committe
         assert (problem["status"], response.headers["retry-after"]) == (503, "5")
         # Others are not concerned.
         assert (await committed.client.post("/roles/bulk", json={"items": items[:1]})).status_code == 422
-    # Whatever becomes of them, they give back their places.
+    # They free their slots, whatever their outcome is.
     for _ in range(3):
         assert (await committed.client.post("/roles/bulk", json={"items": items})).status_code == 422
 

@@ -308,9 +308,7 @@ async def test_body_that_is_missing_is_invalid(client: httpx.AsyncClient, header
         f"application/{CANARY}",
     ],
 )
-async def test_body_that_does_not_say_it_is_json_is_not_read(
-    client: httpx.AsyncClient, content_type: str | None
-) -> None:
+async def test_body_of_another_media_type_is_not_read(client: httpx.AsyncClient, content_type: str | None) -> None:
     department = await make_department(client)
     headers = {} if content_type is None else {b"Content-Type": content_type.encode("latin-1")}
     for method, path in (
@@ -332,7 +330,7 @@ async def test_body_that_does_not_say_it_is_json_is_not_read(
         "application/json;;;;",
     ],
 )
-async def test_every_way_to_say_json_is_understood(client: httpx.AsyncClient, content_type: str) -> None:
+async def test_every_spelling_of_the_json_media_type_is_accepted(client: httpx.AsyncClient, content_type: str) -> None:
     response = await client.post("/departments", content=b'{"name":"N"}', headers={"Content-Type": content_type})
     assert response.status_code == 201
 
@@ -374,7 +372,7 @@ async def test_largest_body_is_taken_to_the_byte(client: httpx.AsyncClient) -> N
         ("/auth/token", b"username=a&password=b&more=", "application/x-www-form-urlencoded"),
     ],
 )
-async def test_who_is_not_known_sends_no_more_than_signing_in_needs(
+async def test_anonymous_body_is_limited_to_the_size_of_a_sign_in(
     client: httpx.AsyncClient, path: str, body: bytes, media_type: str
 ) -> None:
     headers = {"Content-Type": media_type, "Authorization": ""}
@@ -460,7 +458,7 @@ async def test_decomposed_text_is_stored_composed_and_measured_so(client: httpx.
     "name",
     ["", " ", "\t\n", "\xa0", "\u3000", "\u200b", "\u2060\ufeff\u200d", "\u0301", "\u202e", "\u2003\u200b\u2003"],
 )
-async def test_name_of_which_nothing_is_seen_is_invalid(client: httpx.AsyncClient, collection: str, name: str) -> None:
+async def test_invisible_name_is_invalid(client: httpx.AsyncClient, collection: str, name: str) -> None:
     for field in ("name", "external_id"):
         response = await client.post(f"/{collection}", json=required(collection) | {field: name})
         assert_problem(response, "invalid_content", f"/{field}")
@@ -656,7 +654,7 @@ async def test_repeated_parameter_of_a_list_is_a_bad_request(client: httpx.Async
     assert {error["code"] for error in problem["errors"]} == {"repeated_parameter"}
 
 
-async def test_of_thousands_of_unknown_parameters_only_those_told_are_looked_at(
+async def test_only_reported_unknown_parameters_get_a_hint(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compared = []
@@ -793,7 +791,7 @@ def get(path: bytes, *headers: bytes) -> bytes:
 )
 def test_path_with_bad_encoding_is_not_found(server: Server, path: bytes) -> None:
     assert_problem(server.send(get(path)), "not_found")
-    # Whether there is such an object a stranger is not told; that there is no such address may be known.
+    # Anonymous callers learn which paths exist, but not which objects.
     stranger = server.send(b"GET " + path + b" HTTP/1.1\r\n" + HOST + b"\r\n")
     assert_problem(stranger, "unauthorized" if path.startswith(b"/api/v1/departments/") else "not_found")
 
@@ -808,7 +806,7 @@ def test_query_of_other_bytes_than_utf_8_is_a_bad_request(server: Server, value:
     assert_problem(server.send(get(b"/api/v1/departments?name=" + value)), "bad_request")
 
 
-def test_header_of_any_bytes_is_borne(server: Server) -> None:
+def test_header_of_any_bytes_is_tolerated(server: Server) -> None:
     response = server.send(
         get(b"/api/v1/departments/0", b"X-Request-ID: \xff\x85", b"If-None-Match: \xff", b"Accept: \xff")
     )
@@ -845,7 +843,7 @@ def test_header_of_any_bytes_is_borne(server: Server) -> None:
     ],
     ids=lambda request_: repr(request_.replace(AUTHORIZATION, b"")[-40:]),
 )
-def test_what_is_not_http_is_refused_by_the_server_itself(server: Server, request_: bytes) -> None:
+def test_other_protocol_than_http_is_refused_by_the_server_itself(server: Server, request_: bytes) -> None:
     assert server.send(request_).status_code == 400
 
 
@@ -878,7 +876,7 @@ def test_chunked_body_is_read(server: Server) -> None:
     assert (response.status_code, response.json()["name"]) == (201, "N")
 
 
-def test_client_that_goes_away_in_the_middle_is_no_fault_of_ours(server: Server) -> None:
+def test_disconnect_inside_a_body_is_no_internal_error(server: Server) -> None:
     metrics = server.app.state.metrics.registry
     before = metrics.get_sample_value("register_errors_total", {"error": "BadRequest"}) or 0
     for content_type in (b"application/json", b"text/plain"):
@@ -897,7 +895,7 @@ def test_method_that_no_route_knows_is_not_allowed(server: Server, method: str) 
         assert response.headers["allow"] == "GET, HEAD, POST"
 
 
-def test_quoted_path_is_told_as_it_came(server: Server) -> None:
+def test_quoted_path_is_returned_unchanged(server: Server) -> None:
     path = f"/api/v1/departments/{quote('Grüße €')}"
     assert assert_problem(server.send(get(path.encode())), "not_found")["instance"] == path
 

@@ -1,4 +1,4 @@
-"""What `/metrics` tells Prometheus."""
+"""The metrics at `/metrics`."""
 
 from typing import Any
 
@@ -122,7 +122,7 @@ async def test_errors_are_counted_by_class(committed: Committed, monkeypatch: py
     }
     assert errors == {"LookupError": 2, "NotFound": 4, "Duplicate": 2, "UnknownReference": 2, "InvalidContent": 2}
     assert value(samples, "http_requests_total", method="GET", route="/api/v1/departments", status="500") == 2
-    # The request that asks is itself under way, and nothing else is left over.
+    # The scrape itself is in progress, and no other request.
     assert value(samples, "http_requests_in_progress") == 1
 
 

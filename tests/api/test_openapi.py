@@ -1,4 +1,4 @@
-"""The OpenAPI document says what the service does: all of it, and nothing else."""
+"""The OpenAPI document describes the service completely and correctly."""
 
 import json
 import re
@@ -22,13 +22,13 @@ from tests.catalogue import COLLECTIONS
 
 Operation = dict[str, Any]
 
-# What is said of a body that is wrong.
+# The responses to an invalid body.
 BODY = {"400", "413", "415", "422"}
 OBJECTS = {f"/api/v1/{collection}" for collection in COLLECTIONS}
-# What is made here has no address, because it is shown once and never again.
+# The created secrets have no path, because they are shown only once.
 SHOWN_ONCE = {"/api/v1/users/me/tokens", "/api/v1/users/{reference}/password-links"}
 SIGN_IN = ("POST", "/api/v1/auth/token")
-# Which collections somebody may read depends on what is searched.
+# The required scope depends on the searched collections.
 SEARCH = ("GET", "/api/v1/search")
 TYPES = {f"/problems/{error.name}" for error in problem_types()}
 
@@ -48,7 +48,7 @@ def operations(document: dict[str, Any]) -> dict[tuple[str, str], Operation]:
 
 
 def members(node: Any, name: str) -> Iterator[Any]:
-    """Yield every value of a member, wherever it stands."""
+    """Yield every value of a member at any depth."""
     if isinstance(node, dict):
         if name in node:
             yield node[name]
@@ -94,14 +94,14 @@ def test_tags_are_those_of_the_list(document: dict[str, Any], operations: dict[t
     assert {tag for tags in used for tag in tags} == {tag["name"] for tag in TAGS}
 
 
-def test_every_operation_may_fail_through_us(operations: dict[tuple[str, str], Operation]) -> None:
+def test_every_operation_documents_internal_errors(operations: dict[tuple[str, str], Operation]) -> None:
     without_database = {("GET", "/health/live"), ("GET", "/metrics"), ("GET", "/problems/{name}")}
     for key, operation in operations.items():
         assert "500" in operation["responses"], key
         assert ("503" in operation["responses"]) == (key not in without_database), key
 
 
-def test_every_operation_documents_what_its_parts_can_refuse(operations: dict[tuple[str, str], Operation]) -> None:
+def test_every_operation_documents_the_errors_of_its_parts(operations: dict[tuple[str, str], Operation]) -> None:
     for (method, path), operation in operations.items():
         documented = set(operation["responses"])
         names = {parameter["name"].lower() for parameter in operation.get("parameters", ())}
@@ -116,8 +116,8 @@ def test_every_operation_documents_what_its_parts_can_refuse(operations: dict[tu
         assert expected <= documented, (method, path)
 
 
-def test_every_operation_documents_who_is_refused(operations: dict[tuple[str, str], Operation]) -> None:
-    # These find out who calls by what is in the body.
+def test_every_operation_documents_unauthorised_callers(operations: dict[tuple[str, str], Operation]) -> None:
+    # These authenticate by the body.
     by_their_body = {SIGN_IN, ("POST", "/api/v1/auth/refresh")}
     for key, operation in operations.items():
         permission, documented = operation["x-permission"], operation["responses"].keys()
@@ -186,13 +186,13 @@ def test_answers_to_failed_requests_are_shared(document: dict[str, Any]) -> None
                 assert ("$ref" in response) == (int(status) >= 400), (operation["operationId"], status)
 
 
-def test_every_success_is_described_in_our_words(operations: dict[tuple[str, str], Operation]) -> None:
+def test_every_success_has_an_own_description(operations: dict[tuple[str, str], Operation]) -> None:
     for key, operation in operations.items():
         for status, response in operation["responses"].items():
             assert response["description"].endswith((".", "…")), (key, status)
 
 
-def test_words_about_what_may_be_null_are_where_generators_look(document: dict[str, Any]) -> None:
+def test_description_of_a_nullable_type_belongs_to_the_member(document: dict[str, Any]) -> None:
     for schema in all_schemas(document):
         match schema.get("anyOf"):
             case [kind, {"type": "null"}]:
@@ -232,9 +232,7 @@ def test_every_parameter_and_member_has_a_type(document: dict[str, Any]) -> None
             assert known & described.keys(), (name, member)
 
 
-def test_bodies_refuse_what_they_do_not_know(
-    document: dict[str, Any], operations: dict[tuple[str, str], Operation]
-) -> None:
+def test_bodies_reject_unknown_members(document: dict[str, Any], operations: dict[tuple[str, str], Operation]) -> None:
     bodies, forms = 0, []
     for key, operation in operations.items():
         if "requestBody" in operation:

@@ -1,4 +1,4 @@
-"""The pages for people and the metrics: for everybody, for administrators, or for nobody."""
+"""The pages and the metrics: public, for administrators, or off."""
 
 import base64
 import hashlib
@@ -37,7 +37,7 @@ def bearer(token: str) -> dict[str, str]:
 
 
 def assert_refused(response: httpx.Response, code: str) -> dict[str, Any]:
-    """Assert that an answer is a problem, what it asks for instead, and return it."""
+    """Assert that a response is a problem with a challenge, and return the problem."""
     status, challenge = {"unauthorized": (401, None), "forbidden": (403, FORBIDDEN), "not_found": (404, None)}[code]
     assert (response.status_code, response.headers["content-type"]) == (status, "application/problem+json")
     problem: dict[str, Any] = response.json()
@@ -49,7 +49,7 @@ def assert_refused(response: httpx.Response, code: str) -> dict[str, Any]:
 
 @asynccontextmanager
 async def serving(url: URL | None = None, **settings: PageAccess) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of nobody, for an application with these settings."""
+    """An anonymous client of an application with these settings."""
     app = create_app(settings_for(url, **settings))
     async with client_of(app, None) as client:
         yield client
@@ -69,7 +69,7 @@ async def operations_token(committed: Committed) -> str:
 
 
 async def api_token(url: URL, scopes: Collection[str]) -> str:
-    """Make an API token of the first administrator."""
+    """Create an API token of the first administrator."""
     token = new_token(API_TOKEN)
     async with connected(url) as connection:
         await connection.execute(
@@ -84,7 +84,7 @@ async def api_token(url: URL, scopes: Collection[str]) -> str:
 
 
 @pytest.mark.parametrize("page", [DOCS, REDOC])
-async def test_page_runs_only_what_it_was_made_with(page: str) -> None:
+async def test_page_runs_only_its_own_scripts(page: str) -> None:
     nonces = set()
     async with serving() as client:
         for _ in range(2):
@@ -111,7 +111,7 @@ async def test_page_runs_only_what_it_was_made_with(page: str) -> None:
     assert len(nonces) == 2
 
 
-async def test_bundle_of_redoc_is_changed_where_it_has_to_be() -> None:
+async def test_bundle_of_redoc_contains_the_replacements() -> None:
     async with serving() as client:
         script = (await client.get(REDOC_SCRIPT)).text
     assert script.count(".nc=document.currentScript.nonce") == 1
@@ -141,15 +141,15 @@ async def test_document_and_script_are_not_sent_again_to_a_client_that_has_them(
             assert (other.status_code, other.content) == (200, first.content)
 
 
-async def test_document_and_script_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_document_and_script_are_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
     app = create_app(settings_for(None))
     async with client_of(app, None) as client:
         made = {page: (await client.get(page)).content for page in (OPENAPI, REDOC_SCRIPT)}
-        # What they are made from is not looked at any more.
+        # The sources are not read again.
         monkeypatch.setattr(app, "openapi", dict)
-        monkeypatch.setattr("app.api.docs._REDOC_CHANGES", {})
+        monkeypatch.setattr("app.api.docs._REDOC_REPLACEMENTS", {})
         assert {page: (await client.get(page)).content for page in made} == made
-        # But another application makes its own.
+        # Another application builds its own document.
     other = create_app(settings_for(None, metrics_access="off"))
     async with client_of(other, None) as client:
         for page, content in made.items():
@@ -158,7 +158,7 @@ async def test_document_and_script_are_made_once(monkeypatch: pytest.MonkeyPatch
     await other.state.database.dispose()
 
 
-async def test_nobody_learns_whether_the_document_of_administrators_changed(committed: Committed) -> None:
+async def test_entity_tag_of_the_document_needs_permission(committed: Committed) -> None:
     async with serving(committed.url, docs_access="admin", redoc_access="admin") as client:
         tag = (await client.get(OPENAPI, headers=basic(ADMIN_TOKEN))).headers["etag"]
         response = await client.get(OPENAPI, headers={"If-None-Match": tag})
@@ -181,7 +181,7 @@ async def test_nobody_learns_whether_the_document_of_administrators_changed(comm
         ("off", "off", "off"),
     ],
 )
-async def test_each_page_is_for_whom_the_settings_say_and_the_document_with_the_more_open_one(
+async def test_each_page_has_its_access_and_the_document_the_wider_one(
     docs: PageAccess, redoc: PageAccess, document: PageAccess
 ) -> None:
     async with serving(docs_access=docs, redoc_access=redoc) as client:
@@ -226,7 +226,7 @@ async def test_closed_pages_open_to_a_token_of_an_administrator(
                 {"Authorization": "Basic ?"},
                 {"Authorization": "Basic /w=="},
                 {"Authorization": basic(ADMIN_TOKEN)["Authorization"].replace("Basic ", "Basic")},
-                # With a challenge, so that a browser asks for another one.
+                # With a challenge, so that a browser prompts again.
                 basic(narrow_token),
                 bearer(narrow_token),
             ):
@@ -291,7 +291,7 @@ async def test_served_routes_are_the_operations_of_the_document_and_the_pages(ac
     assert ("GET", "/metrics") not in documented or access != "off"
     all_pages = {"/docs", "/redoc", "/openapi.json", "/docs/assets", "/docs/assets/redoc.standalone.js"}
     assert pages == (set() if access == "off" else all_pages)
-    # Nothing is served beside the routes: each operation is reached, and what is not one is not.
+    # Only the routes are served: each operation is reachable, and no other path is.
     async with client_of(app, None) as client:
         for method, path in sorted(documented):
             response = await client.request(method, ROOT + re.sub(r"\{\w+\}", "1", path))

@@ -1,4 +1,4 @@
-"""Every error is a problem document that says what is wrong, all of it, and nothing else."""
+"""Every error is a problem document that lists all faults, and only those."""
 
 import json
 import re
@@ -37,7 +37,7 @@ from tests.utils.conftest import configured_log
 from tests.waiting import wait_until
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND")
-# Objects that no test makes.
+# Objects that no test creates.
 UNKNOWN = 2**62
 TARGETS = ("department", "location", "resource", "role")
 
@@ -455,7 +455,7 @@ async def test_second_owner_or_accountable_role_is_a_conflict(
     assert ([link["id"] for link in stored[f"{target}s"]], stored["version"]) == ([first["id"]], 2)
 
 
-# Two random tokens never are the same, so that nothing is to be said of it to anybody.
+# Two random tokens are never equal, so this constraint needs no error for clients.
 OURS = {"uq_api_tokens_token_hash", "uq_password_links_token_hash"}
 
 

@@ -22,7 +22,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """The environment variables: what is put in here is what the settings are read from."""
+    """The environment variables from which the settings are read."""
 
     class Environment(dict[str, str]):
         def __setitem__(self, name: str, value: str) -> None:

@@ -1,4 +1,4 @@
-"""How the database's errors are translated, what a prepared statement may hold, and who may commit."""
+"""Translation of database errors, contents of prepared statements, and the places that end transactions."""
 
 import ast
 import asyncio
@@ -73,7 +73,7 @@ UNSTORABLE = [
     asyncpg.StringDataRightTruncationError,
     asyncpg.InvalidTextRepresentationError,
 ]
-OURS = [
+BUGS = [
     asyncpg.PostgresSyntaxError,
     asyncpg.UndefinedTableError,
     asyncpg.UndefinedColumnError,
@@ -103,7 +103,7 @@ def test_database_that_cannot_answer_now_is_unavailable(
         assert "secret" not in translated.detail
 
 
-async def test_drivers_own_class_is_told_apart(committed: Committed) -> None:
+async def test_drivers_interface_errors_are_distinguished(committed: Committed) -> None:
     closed = translate(asyncpg.InterfaceError("connection is closed"))
     assert type(closed) is ConnectionLost
     too_large = Prepared("SELECT $1::bigint", ("key",))
@@ -127,15 +127,15 @@ def test_refused_constraint_is_known_by_state_and_name(error: type[Any], sqlstat
 
 
 @pytest.mark.parametrize("error", UNSTORABLE, ids=lambda error: error.__name__)
-def test_value_that_slipped_through_validation_is_the_clients(error: type[Exception]) -> None:
+def test_unstorable_value_is_an_error_of_the_client(error: type[Exception]) -> None:
     for raised in (error("secret"), wrapped(error("secret"))):
         translated = translate(raised)
         assert type(translated) is UnstorableValue
         assert "secret" not in translated.detail
 
 
-@pytest.mark.parametrize("error", OURS, ids=lambda error: error.__name__)
-def test_other_errors_are_our_own_fault(error: type[Exception]) -> None:
+@pytest.mark.parametrize("error", BUGS, ids=lambda error: error.__name__)
+def test_other_errors_are_bugs(error: type[Exception]) -> None:
     raised = error("secret")
     assert translate(raised) is raised
     assert not isinstance(translate(wrapped(error("secret"))), RegisterError)
@@ -194,7 +194,7 @@ async def _begin_to_stream(database: Database) -> None:
 
 
 @pytest.mark.parametrize("begin", [_begin_to_write, _begin_to_stream])
-async def test_beginning_that_is_given_up_leaves_no_transaction(
+async def test_cancelled_begin_leaves_no_transaction(
     committed: Committed, begin: Callable[[Database], Coroutine[Any, Any, None]]
 ) -> None:
     database = Database(committed.url, settings_for(committed.url, pool_size=1))
@@ -202,7 +202,7 @@ async def test_beginning_that_is_given_up_leaves_no_transaction(
     for steps in range(10):
         async with borrowed(database) as driver:
             await driver.fetchrow(one.sql)
-            # What PostgreSQL said at the end of the statement.
+            # The state that PostgreSQL reported after the statement.
             assert not driver.is_in_transaction()
         given_up = asyncio.create_task(begin(database))
         for _ in range(steps):
@@ -229,7 +229,7 @@ async def test_error_after_a_write_undoes_it(committed: Committed, monkeypatch: 
 
 
 @pytest.mark.parametrize(("deadlocks", "status", "names"), [(1, 201, ["Once"]), (2, 201, ["Once"]), (3, 503, [])])
-async def test_victim_of_a_deadlock_is_run_again(
+async def test_victim_of_a_deadlock_runs_again(
     committed: Committed, monkeypatch: pytest.MonkeyPatch, deadlocks: int, status: int, names: list[str]
 ) -> None:
     create = DepartmentService.create
@@ -250,7 +250,7 @@ async def test_victim_of_a_deadlock_is_run_again(
     assert [item["name"] for item in (await committed.client.get("/departments")).json()["items"]] == names
 
 
-# What the rules of the house say of the source text.
+# House rules of the source text.
 
 APP = Path(__file__).parents[2] / "app"
 ROUTERS = {*(APP / "domains").glob("*/router.py"), APP / "api" / "health.py"} - {APP / "domains/shared/router.py"}
@@ -267,7 +267,7 @@ def places(matches: Any) -> list[str]:
     ]
 
 
-# The other places that begin or end transactions; the reason stands beside each call.
+# The other places that begin or end transactions, with their reasons.
 MAY_END = Counter(
     {
         ("domains/auth/credentials.py", "release"): 1,  # so that a refusal keeps what was counted

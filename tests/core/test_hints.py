@@ -1,4 +1,4 @@
-"""What is proposed to somebody who misspelt a parameter."""
+"""Hints for misspelt parameters."""
 
 import httpx
 import pytest

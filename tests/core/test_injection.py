@@ -110,14 +110,14 @@ async def test_body_of_an_anonymous_request_is_not_read(app: FastAPI) -> None:
             response = await asgi_answer(app, "POST", f"/api/v1{path}", headers, read)
             assert response == 401, path
         assert read == []
-        # Signing in is for everybody, so that its body is read.
+        # Signing in is public, so its body is read.
         assert await asgi_answer(app, "POST", "/api/v1/auth/refresh", {"Content-Type": "application/json"}, read) == 422
         assert read == ["read"]
         assert (await nobody.post("/departments", content=body())).status_code == 401
 
 
 async def asgi_answer(app: FastAPI, method: str, path: str, headers: dict[str, str], read: list[str]) -> int:
-    """Return the status of a request with a body, and note in `read` each time the application asks for it."""
+    """Return the status of a request with a body, and record in `read` each read of the body."""
     statuses: list[int] = []
 
     async def receive() -> dict[str, Any]:
@@ -360,7 +360,7 @@ def test_route_knows_the_parameters_that_the_document_has(app: FastAPI) -> None:
             (method,) = {"GET", "POST", "PUT", "PATCH", "DELETE"} & (route.methods or set())
             operation = document["paths"][route.path_format][method.lower()]
             documented = {each["name"] for each in operation.get("parameters", ()) if each["in"] == "query"}
-            assert set(route.parameters.takes_several) == documented, (method, route.path)
+            assert set(route.parameters.repeatable) == documented, (method, route.path)
             compared += len(documented)
     assert compared > 1000
 

@@ -1,4 +1,4 @@
-"""The embedded server against real data directories: every test starts, breaks or refuses a server of its own."""
+"""The embedded server on real data directories; every test starts, breaks or rejects a separate server."""
 
 import asyncio
 import importlib.util
@@ -25,7 +25,7 @@ from tests.waiting import HANG_TIMEOUT, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 THROWAWAY = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
-# For tests that kill the server: its own process only, so what it handed to the system is safe.
+# For tests that kill the server: only the process dies, so data written to the operating system is safe.
 SAFE_COMMITS = {"synchronous_commit": "on"}
 # Capability masks as /proc shows them.
 SEARCHES_ANYWHERE = {1 << 1, 1 << 2}
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.skipif(
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="is about what root does")
 
-# A run of the service that never stops its server: it starts it, says so, and waits to be killed.
+# A run of the service that starts its server, reports that, and waits to be killed without stopping it.
 CARELESS_RUN = """
 import signal, sys
 from pathlib import Path
@@ -46,7 +46,7 @@ server = EmbeddedPostgres(Path(sys.argv[1]), report=lambda line: None, settings=
 print(server.start(), flush=True)
 signal.pause()
 """
-# The same on a system that cannot tell a server of its parent's death.
+# The same on a system without a signal on the parent's death.
 UNLINKED = """
 from app.core import local_postgres
 find = local_postgres._find_launcher
@@ -55,7 +55,7 @@ local_postgres._find_launcher = lambda *given: ["clear" if word == "INT" else wo
 
 
 class Run:
-    """A server on a data directory, with what it reported."""
+    """A server on a data directory, with its reports."""
 
     def __init__(self, data_dir: Path, **settings: str) -> None:
         self.data_dir = data_dir
@@ -171,7 +171,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def tmp_path(tmp_path: Path) -> Iterator[Path]:
-    """Pytest's own, but removed at once: every cluster has 40 MB, and pytest keeps the directories of three runs."""
+    """Pytest's fixture, but removed after each test: a cluster has 40 MB, and pytest keeps three runs."""
     yield tmp_path
     shutil.rmtree(tmp_path, ignore_errors=True)
 
@@ -194,7 +194,7 @@ def test_data_outlive_a_restart(tmp_path: Path) -> None:
     assert second.reports == ["Starting PostgreSQL 18"]
 
 
-def test_server_is_set_up_as_promised(data_dir: Path) -> None:
+def test_server_has_the_documented_settings(data_dir: Path) -> None:
     names = ["timezone", "log_timezone", "listen_addresses", "data_checksums", "server_encoding", "max_connections"]
     with Run(data_dir, max_connections="20", work_mem="5MB") as run:
         (values,) = run.query("SELECT " + ", ".join(f"current_setting('{name}')" for name in [*names, "work_mem"]))
@@ -215,7 +215,7 @@ def test_environment_of_the_caller_does_not_reach_the_server(data_dir: Path) -> 
     wait_until(lambda: not is_running(pid))
 
 
-def test_missing_database_is_made_again(data_dir: Path) -> None:
+def test_missing_database_is_created_again(data_dir: Path) -> None:
     with Run(data_dir) as run:
         maintenance = run.url.replace("/process_register?", "/postgres?")
         asyncio.run(_query(maintenance, ("COMMIT", "DROP DATABASE process_register")))
@@ -328,7 +328,7 @@ def test_number_of_a_dead_server_may_belong_to_another_process(data_dir: Path) -
 
 
 @linux_only
-def test_server_is_shut_down_when_we_are_killed(data_dir: Path) -> None:
+def test_server_is_shut_down_when_its_parent_is_killed(data_dir: Path) -> None:
     pid = start_and_kill(CARELESS_RUN, data_dir)
     wait_until(lambda: not is_running(pid))
     assert not (data_dir / "postgres/data/postmaster.pid").exists()
@@ -349,7 +349,7 @@ def test_orphan_is_stopped_before_the_next_start(data_dir: Path) -> None:
     assert "received fast shutdown request" in (data_dir / "postgres/server.log.1").read_text()
 
 
-def test_interrupted_initialisation_is_begun_anew(tmp_path: Path) -> None:
+def test_interrupted_initialisation_starts_again(tmp_path: Path) -> None:
     home = tmp_path / "postgres"
     with run_python(CARELESS_RUN, tmp_path) as child:
         wait_until(lambda: any(home.glob("unfinished-*/PG_VERSION")))
@@ -366,7 +366,7 @@ def test_unfinished_clusters_are_removed(data_dir: Path) -> None:
         assert list((data_dir / "postgres").glob("unfinished-*")) == []
 
 
-def test_failed_start_says_why_and_leaves_nothing_behind(data_dir: Path) -> None:
+def test_failed_start_reports_the_cause_and_leaves_no_process(data_dir: Path) -> None:
     with (
         pytest.raises(EmbeddedPostgresError, match='invalid value for parameter "work_mem": "plenty"'),
         Run(data_dir, work_mem="plenty"),
@@ -377,7 +377,7 @@ def test_failed_start_says_why_and_leaves_nothing_behind(data_dir: Path) -> None
 
 
 @pytest.mark.parametrize("name", ["deep" * 25, "a, b: 100%"])
-def test_socket_goes_elsewhere_when_the_path_does_not_suit(data_dir: Path, tmp_path: Path, name: str) -> None:
+def test_socket_is_elsewhere_if_the_path_is_unsuitable(data_dir: Path, tmp_path: Path, name: str) -> None:
     with moved(data_dir, tmp_path / name) as place:
         with Run(place) as run:
             assert run.query("SELECT 1") == [(1,)]
@@ -399,7 +399,7 @@ def test_missing_wheel_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         EmbeddedPostgres(tmp_path, report=print).start()
 
 
-def test_directory_that_cannot_be_made_is_explained(tmp_path: Path) -> None:
+def test_directory_that_cannot_be_created_is_explained(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(EmbeddedPostgresError, match=r"Not a directory.*DATA_DIR"):
         EmbeddedPostgres(tmp_path / "file/data", report=print).start()
@@ -413,7 +413,7 @@ def test_ordinary_user_needs_no_setpriv(data_dir: Path, monkeypatch: pytest.Monk
 
 
 @root_only
-def test_root_is_told_that_it_needs_setpriv(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_for_root_names_missing_setpriv(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(EmbeddedPostgresError, match=r"setpriv.* is missing\. Use an ordinary user"):
         EmbeddedPostgres(data_dir, report=print).start()
@@ -440,8 +440,8 @@ def test_for_root_the_server_searches_past_a_closed_parent(
 
 @root_only
 @linux_only
-def test_for_root_the_server_has_no_privilege_that_it_does_not_need(data_dir: Path, open_path: Path) -> None:
-    _skip_unless_everybody_reaches(Path(_binaries()))
+def test_for_root_the_server_has_no_needless_privilege(data_dir: Path, open_path: Path) -> None:
+    _skip_unless_world_readable(Path(_binaries()))
     with moved(data_dir, open_path / "data") as place:
         place.chmod(0o755)
         with Run(place) as run:
@@ -474,7 +474,7 @@ def test_for_root_a_copy_made_by_root_is_usable(data_dir: Path, tmp_path: Path) 
 @root_only
 @linux_only
 def test_ordinary_user_runs_the_server_as_itself(open_path: Path) -> None:
-    _skip_unless_everybody_reaches(Path(sys.executable), ROOT, Path(_binaries()))
+    _skip_unless_world_readable(Path(sys.executable), ROOT, Path(_binaries()))
     nobody = pwd.getpwnam("nobody")
     os.chown(open_path, nobody.pw_uid, nobody.pw_gid)
     options = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
@@ -489,8 +489,8 @@ def test_ordinary_user_runs_the_server_as_itself(open_path: Path) -> None:
 
 
 @root_only
-def test_ordinary_user_is_told_that_the_data_are_somebody_elses(open_path: Path) -> None:
-    _skip_unless_everybody_reaches(Path(sys.executable), ROOT, Path(_binaries()))
+def test_data_of_another_user_are_explained(open_path: Path) -> None:
+    _skip_unless_world_readable(Path(sys.executable), ROOT, Path(_binaries()))
     (open_path / "postgres").mkdir(mode=0o700)
     options = {"user": pwd.getpwnam("nobody").pw_uid, "extra_groups": [], "stderr": subprocess.PIPE}
     with run_python(CARELESS_RUN, open_path, **options) as child:
@@ -506,7 +506,7 @@ def _binaries() -> str:
     return f"{Path(spec.origin).parent}/pginstall/bin"
 
 
-def _skip_unless_everybody_reaches(*paths: Path) -> None:
+def _skip_unless_world_readable(*paths: Path) -> None:
     for path in paths:
         for directory in [path.resolve(), *path.parents, *path.resolve().parents]:
             if directory.stat().st_mode & 0o005 != 0o005:

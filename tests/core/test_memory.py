@@ -1,4 +1,4 @@
-"""Memory: what a process gives back."""
+"""Memory that a process returns to the system."""
 
 import gc
 import subprocess
@@ -33,10 +33,10 @@ with {context}():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_memory_of_a_hash_is_given_back(root: Path) -> None:
+def test_memory_of_a_hash_is_returned(root: Path) -> None:
     kept = _grown(root, "nullcontext")
     if kept < 15 * 1024 * 1024:
-        pytest.skip("this C library gives it back by itself")
+        pytest.skip("this C library returns it by itself")
     assert _grown(root, "freeze_startup_objects") < 5 * 1024 * 1024
 
 

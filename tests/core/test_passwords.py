@@ -1,4 +1,4 @@
-"""Passwords: how they are hashed, which are too common, and that hashing never takes the whole machine."""
+"""Hashing of passwords, its limits, and common passwords."""
 
 import asyncio
 import os
@@ -50,7 +50,7 @@ async def test_password_is_the_same_however_a_keyboard_spells_it() -> None:
 
 
 @pytest.mark.parametrize("known", ["", "$argon2id$", "plain", PARAMETERS, "$2b$12$" + "a" * 53])
-async def test_hash_that_is_none_of_ours_accepts_nothing(known: str) -> None:
+async def test_foreign_hash_accepts_no_password(known: str) -> None:
     passwords = Passwords(2)
     assert await passwords.verify(known, PASSWORD) == PasswordCheck(is_valid=False)
     assert await passwords.verify(known, known) == PasswordCheck(is_valid=False)
@@ -102,12 +102,12 @@ async def test_first_attempt_of_a_process_costs_the_same_for_known_and_unknown_u
     for known in (None, await Passwords(1).hash(PASSWORD)):
         passwords = Passwords(1)
         await passwords.verify(known, PASSWORD)
-        hashed.append("_nobodys" in vars(passwords))
+        hashed.append("_dummy_hash" in vars(passwords))
     assert hashed == [True, True]
 
 
 class Held:
-    """A hasher whose work goes on until it is released."""
+    """A hasher that blocks until it is released."""
 
     def __init__(self) -> None:
         self.released = threading.Event()
@@ -132,7 +132,7 @@ def held() -> Iterator[Held]:
 
 
 async def until_running(passwords: Passwords, held: Held, running: int, waiting: int) -> None:
-    """Return once so many hashes are computed and so many wait for their turn."""
+    """Return once `running` hashes are being computed and `waiting` calls wait."""
 
     async def counts_match() -> bool:
         return (held.running, passwords._limiter.statistics().tasks_waiting) == (running, waiting)
@@ -141,7 +141,7 @@ async def until_running(passwords: Passwords, held: Held, running: int, waiting:
 
 
 @pytest.mark.parametrize("concurrency", [1, 3])
-async def test_so_many_hashes_at_once_and_no_more(held: Held, concurrency: int) -> None:
+async def test_concurrent_hashes_are_limited(held: Held, concurrency: int) -> None:
     passwords = Passwords(concurrency)
     passwords._hasher = held  # type: ignore[assignment]
     tasks = [asyncio.create_task(passwords.hash(str(number))) for number in range(10)]
@@ -151,7 +151,7 @@ async def test_so_many_hashes_at_once_and_no_more(held: Held, concurrency: int) 
     assert held.most == concurrency
 
 
-async def test_too_many_who_wait_are_turned_away_and_later_ones_are_served(held: Held) -> None:
+async def test_too_many_waiting_calls_are_refused_and_later_ones_are_served(held: Held) -> None:
     passwords = Passwords(2)
     passwords._hasher = held  # type: ignore[assignment]
     tasks = [asyncio.create_task(passwords.hash("")) for _ in range(102)]
@@ -165,14 +165,14 @@ async def test_too_many_who_wait_are_turned_away_and_later_ones_are_served(held:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads have no priority of their own")
-async def test_hashing_lets_everything_else_go_first() -> None:
+async def test_hashing_has_a_lower_priority() -> None:
     passwords = Passwords(1)
     here = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-    there = await passwords._in_thread(lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+    there = await passwords._run_in_thread(lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
     assert (there, os.getpriority(os.PRIO_PROCESS, threading.get_native_id())) == (10, here)
 
 
-async def test_client_that_gave_up_waiting_leaves_its_place(held: Held) -> None:
+async def test_cancelled_call_frees_its_place(held: Held) -> None:
     passwords = Passwords(1)
     passwords._hasher = held  # type: ignore[assignment]
     working, waiting = (asyncio.create_task(passwords.hash(name)) for name in ("working", "waiting"))

@@ -1,4 +1,4 @@
-"""Which connections the pool makes, and in which order it hands them out."""
+"""The connections that the pool opens, and the order in which it lends them."""
 
 import asyncio
 from typing import Any
@@ -18,17 +18,17 @@ from tests.waiting import HANG_TIMEOUT
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg", "postgresql+asyncpg"])
-def test_address_with_any_usual_scheme_gets_our_driver(scheme: str) -> None:
+def test_url_with_any_usual_scheme_gets_the_driver(scheme: str) -> None:
     url = driver_url(f"{scheme}://a:b@db:5433/register?sslmode=require")
     assert url == make_url("postgresql+asyncpg://a:b@db:5433/register?ssl=require")
 
 
 async def test_connection_has_its_limits(committed: Committed, monkeypatch: pytest.MonkeyPatch) -> None:
-    given: dict[str, Any] = {}
+    connect_options: dict[str, Any] = {}
     connect = asyncpg.connect
 
     async def recording_connect(*arguments: Any, **options: Any) -> asyncpg.Connection:
-        given.update(options)
+        connect_options.update(options)
         return await connect(*arguments, **options | {"timeout": HANG_TIMEOUT, "command_timeout": HANG_TIMEOUT})
 
     monkeypatch.setattr("app.core.database._TIMEOUT_MARGIN", 1.0)
@@ -48,7 +48,7 @@ async def test_connection_has_its_limits(committed: Committed, monkeypatch: pyte
         "lock_timeout": "2s",
     }
     assert idle == "10s"
-    assert (given["timeout"], given["command_timeout"]) == (3.0, 61.0)
+    assert (connect_options["timeout"], connect_options["command_timeout"]) == (3.0, 61.0)
     await database.dispose()
 
 
@@ -77,7 +77,7 @@ def test_library_still_hands_connections_out_where_the_fair_pool_expects_it() ->
     assert "_do_get" in vars(QueuePool)
 
 
-async def test_connection_that_cannot_be_made_takes_no_place_in_the_pool(committed: Committed) -> None:
+async def test_failed_connection_takes_no_place_in_the_pool(committed: Committed) -> None:
     nowhere = committed.url.set(host="127.0.0.1", port=1, query={})
     database = Database(nowhere, settings_for(committed.url, pool_size=1))
     for _ in range(2):
@@ -89,7 +89,7 @@ async def test_connection_that_cannot_be_made_takes_no_place_in_the_pool(committ
                 await session.connection()
 
 
-async def test_place_in_the_pool_is_free_again_whatever_happens(committed: Committed) -> None:
+async def test_place_in_the_pool_is_always_freed(committed: Committed) -> None:
     database = Database(committed.url, settings_for(committed.url, pool_size=1, pool_timeout=0.05))
 
     async def wait() -> None:

@@ -1,4 +1,4 @@
-"""Who is calling: what a process remembers, from where they call, and what they say of a change."""
+"""Authentication: cached callers, client addresses, and change messages."""
 
 import base64
 import time
@@ -50,12 +50,12 @@ def request_from(host: str | None) -> Request:
         (None, "unknown"),
     ],
 )
-def test_address_is_what_one_customer_has(host: str | None, address: str) -> None:
+def test_client_address_covers_one_customer(host: str | None, address: str) -> None:
     assert client_address(request_from(host)) == address
 
 
 class Clock:
-    """The monotonic clock of the caller cache. It stands still unless a test moves it."""
+    """The monotonic clock of the caller cache. Only tests advance it."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -80,7 +80,7 @@ async def replicas(committed: Committed) -> AsyncIterator[tuple[FastAPI, FastAPI
         await app.state.database.dispose()
 
 
-async def test_what_one_replica_does_takes_effect_on_another_within_a_second(
+async def test_change_on_one_replica_takes_effect_on_another_within_a_second(
     committed: Committed, clock: Clock
 ) -> None:
     async with replicas(committed) as (here, there):
@@ -121,7 +121,7 @@ async def test_what_one_replica_does_takes_effect_on_another_within_a_second(
 
 
 @pytest.mark.usefixtures("clock")
-async def test_ended_session_that_is_remembered_makes_no_credentials(committed: Committed) -> None:
+async def test_cached_caller_of_an_ended_session_creates_no_credentials(committed: Committed) -> None:
     app = create_app(settings_for(committed.url, caller_cache_seconds=1))
     user = await make_account(committed.app, "admin")
     session = (await sign_in(committed.app, user["email"]))["access_token"]
@@ -134,7 +134,7 @@ async def test_ended_session_that_is_remembered_makes_no_credentials(committed: 
 
 
 @pytest.mark.usefixtures("clock")
-async def test_replica_that_remembers_asks_once(committed: Committed, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_cached_caller_is_looked_up_once(committed: Committed, monkeypatch: pytest.MonkeyPatch) -> None:
     async with replicas(committed) as (app, other):
         token = (await sign_in(app, ADMIN_EMAIL, ADMIN_PASSWORD))["access_token"]
         asked = []
@@ -154,7 +154,7 @@ async def test_replica_that_remembers_asks_once(committed: Committed, monkeypatc
         assert asked == [token] + ["prt_unknown"] * 3
 
 
-async def test_what_the_answer_took_belongs_to_the_second(
+async def test_duration_of_the_lookup_counts_towards_the_cache_time(
     committed: Committed, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
     async with replicas(committed) as (app, _):
@@ -174,9 +174,7 @@ async def test_what_the_answer_took_belongs_to_the_second(
 
 
 @pytest.mark.usefixtures("clock")
-async def test_remembered_caller_still_expires_with_the_token(
-    committed: Committed, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_cached_caller_expires_with_the_token(committed: Committed, monkeypatch: pytest.MonkeyPatch) -> None:
     async with replicas(committed) as (app, _):
         signed_in = (await sign_in(app, ADMIN_EMAIL, ADMIN_PASSWORD))["access_token"]
         tokens: Tokens = app.state.tokens
@@ -259,7 +257,7 @@ async def test_message_that_cannot_be_kept_is_refused(client: httpx.AsyncClient,
     assert (await client.get("/departments?count=exact")).json()["total"] == 0
 
 
-async def test_two_messages_are_none(client: httpx.AsyncClient) -> None:
+async def test_repeated_message_is_refused(client: httpx.AsyncClient) -> None:
     headers = [("X-Change-Message", "one"), ("X-Change-Message", "two")]
     assert (await client.post("/departments", json={"name": "D"}, headers=headers)).status_code == 422
 

@@ -1,4 +1,4 @@
-"""Who may call: host names and web pages of other origins. What every answer tells browsers, and whom we believe."""
+"""Trusted hosts, CORS, security headers, and trusted proxies."""
 
 import asyncio
 import re
@@ -57,7 +57,7 @@ async def test_only_trusted_hosts_are_answered(host: str, status: int) -> None:
             assert (await client.get(probe, headers={"Host": host})).status_code == 200
 
 
-async def test_pages_of_named_origins_may_call_and_read_our_headers() -> None:
+async def test_pages_of_configured_origins_may_call_and_read_the_headers() -> None:
     async with client_with(cors_origins=("https://app.example",), cors_allow_credentials=True) as client:
         preflight = {"Origin": "https://app.example", "Access-Control-Request-Method": "PATCH"}
         allowed = await client.options("/problems/conflict", headers=preflight)
@@ -85,7 +85,7 @@ def assert_secured(response: httpx.Response, *, policy: str = NO_PAGE) -> None:
     (given,) = headers.get_list("content-security-policy")
     assert re.sub(r"'nonce-[\w-]{22}'", "'nonce-…'", given) == policy
     assert "strict-transport-security" not in headers
-    # Tokens and names stand below /api.
+    # Responses below /api contain tokens and names.
     expected = ["no-store"] if response.request.url.path.startswith("/api/") else headers.get_list("cache-control")
     assert headers.get_list("cache-control") == expected
 
@@ -157,7 +157,7 @@ async def test_answer_without_database_is_secured() -> None:
     assert_secured(response)
 
 
-async def test_browsers_are_bound_to_tls_only_when_it_is_spoken() -> None:
+async def test_hsts_is_sent_only_over_tls() -> None:
     async with client_with() as client:
         for path, status in (("/health/live", 200), ("/docs", 200), ("/api/v1/departments", 401), ("/nothing", 404)):
             plain = await client.get(path)
@@ -167,7 +167,7 @@ async def test_browsers_are_bound_to_tls_only_when_it_is_spoken() -> None:
 
 
 def options_of_server(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Return what `python -m app serve` tells the server about proxies."""
+    """Return the proxy options that `python -m app serve` passes to the server."""
     given: dict[str, Any] = {}
     monkeypatch.setattr(cli, "get_settings", lambda: settings)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
@@ -204,13 +204,13 @@ FORWARDED = {"X-Forwarded-For": "203.0.113.9, 198.51.100.7", "X-Forwarded-Proto"
     [
         ((), False, "127.0.0.1"),
         (("10.0.0.1", "192.0.2.0/24"), False, "127.0.0.1"),
-        # What the client itself put in front of the proxy's own entry is not believed in any case.
+        # Entries of the client before the proxy's entry are never trusted.
         (("127.0.0.1",), True, "198.51.100.7"),
         (("127.0.0.0/8", "::1"), True, "198.51.100.7"),
         (("127.0.0.1", "198.51.100.0/24"), True, "203.0.113.9"),
     ],
 )
-async def test_only_proxies_of_ours_are_believed(
+async def test_only_configured_proxies_are_trusted(
     server_url: URL,
     template: URL,
     monkeypatch: pytest.MonkeyPatch,

@@ -1,4 +1,4 @@
-"""Tokens: none that we did not make for this purpose, or not with these words, is accepted."""
+"""Tokens: only unaltered tokens of this service are accepted, each for its own purpose."""
 
 import base64
 import hmac
@@ -58,7 +58,7 @@ def decode(segment: str) -> bytes:
 
 
 def sign(header: Any, claims: Any, key: bytes = KEY, digest: str = "sha256") -> str:
-    """Return a JWT made by hand: libraries refuse to make what attackers make."""
+    """Return a hand-made JWT: libraries refuse to create forged ones."""
     texts = [part if isinstance(part, str) else json.dumps(part) for part in (header, claims)]
     body = ".".join(encode(text.encode()) for text in texts)
     return f"{body}.{encode(hmac.digest(key, body.encode(), digest))}"
@@ -79,7 +79,7 @@ def headers(**changes: Any) -> Callable[[Json], str]:
 
 
 def claiming(**changes: Any) -> Callable[[Json], str]:
-    """Return a forger of tokens with other claims, signed with the right key: a mistake of ours must not do either."""
+    """Return a forger of tokens with other claims and the right key, as a bug of the service would sign them."""
 
     def forge(claims: Json) -> str:
         now = claims["iat"]
@@ -98,7 +98,7 @@ def unsigned(algorithm: str, signature: str = "") -> Callable[[Json], str]:
 
 
 def by_attacker(**header: Any) -> Callable[[Json], str]:
-    """Return a forger who signs with a key of the attacker's, to which the header points."""
+    """Return a forger that signs with the attacker's key, to which the header points."""
     return lambda claims: sign(changed(HEADER, **header), claims, b"the attacker's own key of 32 byte")
 
 
@@ -212,7 +212,7 @@ FORGERIES: dict[str, Callable[[Json], str]] = {
 
 @pytest.fixture
 async def access_token(app: FastAPI, connection: AsyncConnection) -> str:
-    """The access token of an administrator who is signed in, from which others are forged."""
+    """The access token of a signed-in administrator, from which others are forged."""
     del connection  # what signing in does is undone with it
     return (await sign_in(app, ADMIN_EMAIL, ADMIN_PASSWORD))["access_token"]
 
@@ -222,17 +222,17 @@ def assert_not_accepted(response: httpx.Response) -> None:
     assert response.headers["www-authenticate"] == 'Bearer realm="process-register", error="invalid_token"'
 
 
-async def test_token_made_by_hand_as_ours_are_is_accepted(app: FastAPI, access_token: str) -> None:
+async def test_hand_made_token_like_those_of_the_service_is_accepted(app: FastAPI, access_token: str) -> None:
     claims = claims_of(access_token)
     assert await status_of(app, access_token) == 200
     assert await status_of(app, sign(HEADER, claims)) == 200
     assert await status_of(app, sign(HEADER, claims | {"nbf": claims["iat"]})) == 200
     assert await status_of(app, sign(HEADER, claims | {"exp": claims["iat"] + 60})) == 200
-    # The clock of the replica that made it may be ahead of ours.
+    # The clock of the replica that issued the token may be ahead.
     assert await status_of(app, sign(HEADER, claims | {"iat": claims["iat"] + 2})) == 200
 
 
-def test_token_says_no_more_than_it_must() -> None:
+def test_token_has_only_the_necessary_claims() -> None:
     token = TOKENS.access_token(5, 7)
     claims = claims_of(token)
     assert json.loads(decode(token.split(".")[0])) == HEADER
@@ -323,7 +323,7 @@ def test_opaque_token_has_a_prefix_and_a_checksum_for_scanners(prefix: str) -> N
     assert new_token(prefix) != token
 
 
-def test_every_mistake_of_a_character_in_an_opaque_token_is_seen() -> None:
+def test_every_wrong_character_in_an_opaque_token_is_detected() -> None:
     token = new_token(API_TOKEN)
     for place in range(len(token)):
         for digit in DIGITS:
@@ -335,7 +335,7 @@ def test_every_mistake_of_a_character_in_an_opaque_token_is_seen() -> None:
     assert not is_well_formed(API_TOKEN, token[:10] + "\u0661" + token[11:])
 
 
-async def test_api_token_that_is_mistyped_costs_no_look_up(
+async def test_mistyped_api_token_causes_no_lookup(
     app: FastAPI, connection: AsyncConnection, statements: list[str]
 ) -> None:
     del connection
@@ -366,7 +366,7 @@ async def test_unauthenticated_header_values(app: FastAPI, access_token: str) ->
             assert (await client.get("/users/me")).status_code == 200
 
 
-async def test_two_authorization_headers_are_none(app: FastAPI, access_token: str) -> None:
+async def test_repeated_authorization_header_is_refused(app: FastAPI, access_token: str) -> None:
     twice = [("Authorization", f"Bearer {access_token}"), ("Authorization", f"Bearer {access_token}")]
     async with client_from(app) as client:
         assert (await client.get("/users/me", headers=twice)).status_code == 401
@@ -422,7 +422,7 @@ def test_key_is_never_used_as_it_is() -> None:
     assert tokens.api_token_hashes("t") != [hmac.digest(secret, b"t", "sha256")]
 
 
-async def test_replacing_the_key_signs_nobody_out_until_it_is_gone(committed: Committed) -> None:
+async def test_replaced_key_ends_sessions_only_once_it_is_removed(committed: Committed) -> None:
     url = committed.url
     old = settings_for(url).secret_key
     during = create_app(settings_for(url, secret_key=NEW_KEY, previous_secret_key=old))
@@ -461,7 +461,7 @@ def test_successor_of_a_refresh_token_needs_the_key() -> None:
     assert len({token, successor, second.successor(token), first.successor(successor)}) == 4
 
 
-def test_what_is_stored_of_a_token_is_not_the_token() -> None:
+def test_stored_hash_is_not_the_token() -> None:
     token = new_token(API_TOKEN)
     assert len({token.encode(), token_hash(token), *TOKENS.api_token_hashes(token)}) == 3
     assert Tokens(with_keys(secret_key=NEW_KEY)).api_token_hashes(token) != TOKENS.api_token_hashes(token)

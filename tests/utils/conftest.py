@@ -17,7 +17,7 @@ LOGGERS = ("", "uvicorn", "uvicorn.error", "uvicorn.access", "alembic")
 
 
 class Log(io.StringIO):
-    """What has been written."""
+    """The written lines."""
 
     @property
     def entries(self) -> list[dict[str, Any]]:

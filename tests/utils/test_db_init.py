@@ -1,4 +1,4 @@
-"""Making a database ready, once and several times at once."""
+"""Initialisation of a database, once and concurrently."""
 
 import asyncio
 import csv
@@ -27,7 +27,7 @@ from tests.domains.auth.conftest import call, sign_in, try_to_sign_in
 from tests.waiting import HANG_TIMEOUT
 
 
-async def make_ready(url: URL, *, demo_data: bool) -> str:
+async def initialise_database(url: URL, *, demo_data: bool) -> str:
     return (await initialise(settings_for(url), url, lambda _: None, demo_data=demo_data)).email
 
 
@@ -41,19 +41,19 @@ def rows_of(collection: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-async def test_several_at_once_make_one_administrator_and_one_company(empty: URL, root: Path) -> None:
+async def test_concurrent_initialisations_create_one_administrator_and_one_company(empty: URL, root: Path) -> None:
     environment = os.environ | LONG_TIMEOUT_ENV | {"DATABASE_URL": text_of(empty)}
     command = (sys.executable, "-m", "app", "init", "--demo-data")
     replicas = [await asyncio.create_subprocess_exec(*command, cwd=root, env=environment) for _ in range(3)]
     assert [await asyncio.wait_for(replica.wait(), timeout=HANG_TIMEOUT) for replica in replicas] == [0, 0, 0]
     expected = {table: len(rows_of(table)) for table in COLLECTIONS}
     assert await counts_of(empty) == expected | {"users": expected["users"] + 1}
-    assert await make_ready(empty, demo_data=True) == "admin@register.example"
+    assert await initialise_database(empty, demo_data=True) == "admin@register.example"
     assert await counts_of(empty) == expected | {"users": expected["users"] + 1}
 
 
 async def test_demo_data_reads_as_it_was_written(empty: URL) -> None:
-    await make_ready(empty, demo_data=True)
+    await initialise_database(empty, demo_data=True)
     await give_admin_token(empty)
     app = create_app(settings_for(empty))
     async with client_of(app) as client:
@@ -90,18 +90,18 @@ def test_demo_data_has_every_kind_of_link() -> None:
 
 
 async def test_register_in_use_gets_no_demo_data(empty: URL) -> None:
-    await make_ready(empty, demo_data=False)
+    await initialise_database(empty, demo_data=False)
     await give_admin_token(empty)
     app = create_app(settings_for(empty))
     async with client_of(app) as client:
         assert (await client.post("/roles", json={"name": "Ours"})).status_code == 201
     await app.state.database.dispose()
-    await make_ready(empty, demo_data=True)
+    await initialise_database(empty, demo_data=True)
     assert await counts_of(empty) == dict.fromkeys(COLLECTIONS, 0) | {"roles": 1, "users": 1}
 
 
 async def test_demo_data_has_a_user_of_each_level_who_can_sign_in(empty: URL) -> None:
-    await make_ready(empty, demo_data=True)
+    await initialise_database(empty, demo_data=True)
     app = create_app(settings_for(empty))
     levels = []
     for email in DEMO_USERS:
@@ -118,19 +118,19 @@ async def test_demo_data_has_a_user_of_each_level_who_can_sign_in(empty: URL) ->
 
 
 async def passwords_of(url: URL) -> list[str]:
-    """Return the e-mail addresses of all who have a password."""
+    """Return the e-mail addresses of the users with a password."""
     async with connected(url) as connection:
         rows = await connection.fetch("SELECT u.email FROM credentials c JOIN users u ON u.id = c.user_id ORDER BY 1")
         return [row["email"] for row in rows]
 
 
 @pytest.mark.parametrize("given", [True, False])
-async def test_nobody_of_the_demo_data_can_sign_in_in_production(empty: URL, *, given: bool) -> None:
+async def test_demo_users_cannot_sign_in_in_production(empty: URL, *, given: bool) -> None:
     changes = {} if given else {"first_admin_password": None}
     settings = settings_for(empty, **changes).model_copy(update={"env": "production"})
     administrator = await initialise(settings, empty, lambda _: None, demo_data=True)
     assert (administrator.email, administrator.new_password) == ("admin@register.example", None)
-    # What a production job prints ends up in its logs, so no password is made there.
+    # The output of a production job ends up in its logs, so no password is generated.
     assert await passwords_of(empty) == (["admin@register.example"] if given else [])
 
 
@@ -139,14 +139,14 @@ async def test_first_administrator_has_the_password_of_the_settings(empty: URL) 
     assert administrator.new_password is None
     app = create_app(settings_for(empty))
     assert (await try_to_sign_in(app, administrator.email, ADMIN_PASSWORD)).status_code == 200
-    # Later starts change nothing.
+    # Later starts do not change it.
     other = settings_for(empty, first_admin_password=SecretStr("not the password any more"))
     assert (await initialise(other, empty, lambda _: None, demo_data=False)).new_password is None
     assert (await try_to_sign_in(app, administrator.email, ADMIN_PASSWORD)).status_code == 200
     await app.state.database.dispose()
 
 
-async def test_password_of_the_first_administrator_is_made_once(empty: URL) -> None:
+async def test_password_of_the_first_administrator_is_generated_once(empty: URL) -> None:
     settings = settings_for(empty, first_admin_password=None)
     administrator = await initialise(settings, empty, lambda _: None, demo_data=False)
     assert administrator.new_password is not None

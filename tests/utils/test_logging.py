@@ -1,4 +1,4 @@
-"""The log has one shape, whoever writes, and no credentials."""
+"""All loggers write lines of one format, without credentials."""
 
 import json
 import logging
@@ -127,12 +127,12 @@ def test_secret_inside_a_text_is_not_written(log: Log, text: str, written: str) 
         "/docs/eyJ.a.b",
     ],
 )
-def test_what_is_no_secret_is_written_as_it_is(log: Log, text: str) -> None:
+def test_other_text_is_written_unchanged(log: Log, text: str) -> None:
     write(text=text, number=1, none=None)
     assert log.entries[0]["text"] == text
 
 
-def test_token_of_ours_is_not_written_wherever_it_stands(log: Log) -> None:
+def test_token_of_the_service_is_never_written(log: Log) -> None:
     for prefix in (API_TOKEN, REFRESH_TOKEN, LINK_TOKEN):
         write(path=f"/users/me/tokens/{new_token(prefix)}/")
         assert log.entries[-1]["path"] == f"/users/me/tokens/{prefix}[redacted]/"

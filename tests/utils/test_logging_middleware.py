@@ -1,4 +1,4 @@
-"""One line a request, and the id that stands in it."""
+"""One log line per request, with the request id."""
 
 import asyncio
 from typing import Any
@@ -86,7 +86,7 @@ async def test_path_cannot_forge_a_line(client: httpx.AsyncClient, log: Log) -> 
     ("sent", "kept"),
     [(b"a", True), (b"A.b_c-9", True), (b"0" * 128, True), (b"0" * 129, False), (b"a b", False), (b"\xe9", False)],
 )
-async def test_request_id_is_taken_when_valid_and_made_otherwise(
+async def test_valid_request_id_is_kept_and_others_are_replaced(
     client: httpx.AsyncClient, log: Log, sent: bytes, *, kept: bool
 ) -> None:
     response = await client.get("/departments/0", headers={b"X-Request-ID": sent})
@@ -95,7 +95,7 @@ async def test_request_id_is_taken_when_valid_and_made_otherwise(
     assert response.json()["request_id"] == log.entries[0]["request_id"] == request_id
 
 
-async def test_request_ids_are_made_anew_each_time(client: httpx.AsyncClient) -> None:
+async def test_request_ids_are_unique(client: httpx.AsyncClient) -> None:
     ids = {(await client.get(f"{ROOT}/health/live")).headers["x-request-id"] for _ in range(10)}
     assert len(ids) == 10
 
@@ -159,7 +159,7 @@ async def test_unexpected_error_is_logged_with_its_traceback_before_the_line(
     assert failed["request_id"] == line["request_id"] == response.headers["x-request-id"]
 
 
-async def test_error_that_a_client_can_mend_leaves_no_traceback(client: httpx.AsyncClient, log: Log) -> None:
+async def test_error_of_a_client_leaves_no_traceback(client: httpx.AsyncClient, log: Log) -> None:
     await client.post("/departments", json={"name": ""})
     await client.delete("/departments")
     assert [entry["event"] for entry in log.entries] == ["request", "request"]
@@ -227,7 +227,7 @@ async def test_other_protocols_pass_through(app: FastAPI, log: Log) -> None:
         ("garbage", None),
     ],
 )
-async def test_trace_of_the_caller_stands_in_the_line(
+async def test_trace_of_the_caller_is_logged(
     client: httpx.AsyncClient, log: Log, traceparent: str, trace_id: str | None
 ) -> None:
     await client.get("/departments/0", headers={"traceparent": traceparent})

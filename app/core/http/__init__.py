@@ -1,4 +1,4 @@
 """HTTP without a domain: routes, bodies, query strings as models, streams, middleware and security headers.
 
-Everything above may import it.
+Every higher layer may import it.
 """

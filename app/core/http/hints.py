@@ -1,16 +1,16 @@
-"""Which parameter somebody meant who named one that does not exist."""
+"""Suggests the nearest known name for an unknown parameter."""
 
 import difflib
 import re
 from collections.abc import Iterator, Sequence
 
-# Longer ones are no typing errors, and take long to compare.
+# Longer names are no typing errors, and take long to compare.
 _MAX_COMPARED_LENGTH = 64
-# Below this two names have only letters in common.
-_NEAR = 0.6
+# Names less similar than this have only letters in common (`difflib`).
+_MIN_SIMILARITY = 0.6
 
-# What other services call it. Of several names the first one counts that the address knows.
-_ELSEWHERE: dict[str, tuple[str, ...]] = {
+# Names that other services use. The first of several suggestions that is known counts.
+_FOREIGN_NAMES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("order", "order_by", "orderby", "ordering", "sort_by", "sortby", "sort_order"), ("sort",)),
     **dict.fromkeys(
         ("page", "page_number", "page_token", "after", "before", "next", "starting_after"), ("cursor", "offset")
@@ -40,49 +40,49 @@ _SUFFIXED = re.compile(rf"(.+?)_{{1,2}}({'|'.join(_SUFFIXES)})")
 
 
 def nearest_name(name: str, known: Sequence[str]) -> str | None:
-    """Return the one of the known names that is meant, or None if none comes near."""
+    """Return the known name that the client probably meant, or None if no name is similar."""
     if len(name) > _MAX_COMPARED_LENGTH:
         return None
-    spelt = _normalised_spelling(name)
-    for candidate in _meanings(spelt):
+    spelling = _normalise(name)
+    for candidate in _candidates(spelling):
         if candidate in known:
             return candidate
-    return _closest(spelt, known)
+    return _closest_name(spelling, known)
 
 
 def name_hint(name: str, known: Sequence[str]) -> str:
-    """Return the sentence that tells the nearest known name, or else all of them; empty when none is known."""
+    """Return a sentence with the nearest known name, or else with all known names; empty if there are none."""
     near = nearest_name(name, known)
     if near:
         return f"Did you mean {near}?"
     return f"Known are {', '.join(known)}." if known else ""
 
 
-def _normalised_spelling(name: str) -> str:
-    """Return a name such as `createdAt`, `created-at[gte]` or `Status[]` in the way in which ours are spelt."""
+def _normalise(name: str) -> str:
+    """Return a name such as `createdAt`, `created-at[gte]` or `Status[]` in the spelling of this API."""
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)
     return re.sub(r"[^a-z0-9_]+", "_", words.lower()).strip("_")
 
 
-def _meanings(name: str) -> Iterator[str]:
+def _candidates(name: str) -> Iterator[str]:
     yield name
-    yield from _ELSEWHERE.get(name, ())
+    yield from _FOREIGN_NAMES.get(name, ())
     suffixed = _SUFFIXED.fullmatch(name)
     if suffixed is not None:
         field, suffix = suffixed[1], _SUFFIXES[suffixed[2]]
-        # `created_after` is of `created_at`, `owner__null` of `owner_id`.
+        # `created_after` means `created_at__gt`, and `owner__null` means `owner_id__null`.
         yield from (f"{field}{end}{suffix}" for end in ("", "_at", "_id"))
     yield f"{name}_id"
     yield f"{name.removesuffix('s')}_id"
 
 
-def _closest(name: str, known: Sequence[str]) -> str | None:
-    # A misspelt field keeps its suffix; the two together are rather like those of another field.
+def _closest_name(name: str, known: Sequence[str]) -> str | None:
+    # Compare a misspelt field without its suffix, with which another field could be more similar.
     suffixed = _SUFFIXED.fullmatch(name)
     if suffixed is not None:
-        near = difflib.get_close_matches(suffixed[1], known, n=1, cutoff=_NEAR)
+        near = difflib.get_close_matches(suffixed[1], known, n=1, cutoff=_MIN_SIMILARITY)
         if near:
-            whole = near[0] + _SUFFIXES[suffixed[2]]
-            return whole if whole in known else near[0]
-    near = difflib.get_close_matches(name, known, n=1, cutoff=_NEAR)
+            full_name = near[0] + _SUFFIXES[suffixed[2]]
+            return full_name if full_name in known else near[0]
+    near = difflib.get_close_matches(name, known, n=1, cutoff=_MIN_SIMILARITY)
     return near[0] if near else None

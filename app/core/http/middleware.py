@@ -1,4 +1,4 @@
-"""What requests pass on their way to the routes: limits, hosts of ours, HEAD, and the trailing slash."""
+"""Middleware in front of the routes: header limit, trusted hosts, HEAD, and the trailing slash."""
 
 from collections.abc import Sequence
 from urllib.parse import urlsplit
@@ -13,7 +13,7 @@ _OPEN_TO_ANY_HOST = ("/health", "/metrics")
 
 
 class HeaderLimitMiddleware:
-    """Refuses requests with more header bytes than anybody needs: reading them costs time, line by line."""
+    """Rejects requests with too many header bytes, which take time to read line by line."""
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
         self._app = app
@@ -28,15 +28,15 @@ class HeaderLimitMiddleware:
 
 
 class TrustedHostsMiddleware:
-    """Refuses requests for other hosts than ours; `*.example.com` stands for every host below.
+    """Rejects requests for hosts that are not trusted; `*.example.com` matches every subdomain.
 
-    Probes and scrapes call by address, and may.
+    Probes and scrapes use addresses instead of names, so their paths are exempt.
     """
 
     def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
         self._app = app
         self._hosts = frozenset(host.lower() for host in hosts)
-        self._above = tuple(host[1:] for host in self._hosts if host.startswith("*."))
+        self._parent_suffixes = tuple(host[1:] for host in self._hosts if host.startswith("*."))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not scope["path"].startswith(_OPEN_TO_ANY_HOST) and not self._trusts(scope):
@@ -50,11 +50,11 @@ class TrustedHostsMiddleware:
             host = urlsplit(f"//{Headers(scope=scope).get('host', '')}").hostname or ""
         except ValueError:
             return False
-        return host in self._hosts or host.endswith(self._above)
+        return host in self._hosts or host.endswith(self._parent_suffixes)
 
 
 class HeadMiddleware:
-    """Answers HEAD wherever GET is answered, with the same headers and no body (RFC 9110, section 9.3.2)."""
+    """Answers HEAD on every path with GET, with the same headers and no body (RFC 9110, section 9.3.2)."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -69,8 +69,8 @@ class HeadMiddleware:
                 message = {**message, "body": b""}
             await send(message)
 
-        scope.setdefault("state", {})["head"] = True  # what costs much need not be made
-        # A copy: the server, which shall send no body, and the log look into the scope for the method.
+        scope.setdefault("state", {})["head"] = True  # a handler may skip a costly body
+        # A copy: the server, which must send no body, and the log read the method from the original scope.
         inner = {**scope, "method": "GET"}
         try:
             await self._app(inner, receive, send_without_body)
@@ -79,7 +79,7 @@ class HeadMiddleware:
 
 
 class TrailingSlashMiddleware:
-    """Lets a path with a trailing slash reach the route without it; a redirect would cost clients their body."""
+    """Removes a trailing slash from the path; a redirect would make clients drop the body."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -14,20 +14,20 @@ M = TypeVar("M", bound=BaseModel)
 class QueryModel(Generic[M]):
     """A dependency that validates the query string of a request as a model.
 
-    FastAPI's `Annotated[Model, Query()]` looks up each field in turn: with the hundred filters of a list that takes
-    longer than the rest of the request. The parameters reach the OpenAPI document through `openapi_parameters`.
+    FastAPI's `Annotated[Model, Query()]` looks up each field in turn, which for the hundred filters of a list takes
+    longer than the rest of the request. `openapi_parameters` adds the parameters to the OpenAPI document.
     """
 
     def __init__(self, model: type[M]) -> None:
         self.model = model
-        self.takes_several = {name: _is_list(field.annotation) for name, field in model.model_fields.items()}
+        self.repeatable = {name: _is_list(field.annotation) for name, field in model.model_fields.items()}
 
     async def __call__(self, request: Request) -> M:
-        """Return the parameters. Raises `RequestValidationError` with all faults."""
+        """Return the validated parameters. Raises `RequestValidationError` with all faults."""
         values: dict[str, Any] = {}
         if request.scope["query_string"]:
-            given = request.query_params
-            values = {name: given.getlist(name) if self.takes_several.get(name) else given[name] for name in given}
+            query = request.query_params
+            values = {name: query.getlist(name) if self.repeatable.get(name) else query[name] for name in query}
         try:
             return self.model.model_validate(values)
         except ValidationError as error:
@@ -52,7 +52,7 @@ def query_models(function: Callable[..., Any]) -> Iterator[QueryModel[Any]]:
 
 
 def openapi_parameters(model: type[BaseModel], ref_template: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Return the parameters of a query model as OpenAPI describes them, and the schemas that they refer to."""
+    """Return the OpenAPI parameters of a query model, and the schemas to which they refer."""
     schema = model.model_json_schema(ref_template=ref_template)
     required = schema.get("required", ())
     parameters = []

@@ -1,4 +1,4 @@
-"""Routes: who may use them, which parameters they take, and how their bodies are read."""
+"""Routes: authorisation, known query parameters, and the reading of bodies."""
 
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -29,15 +29,15 @@ from app.utils.validation import MAX_FAULTS, json_pointer
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 _MAX_HINTS = 10
-# The declaration of a route whose body may be as large as a setting says, beside its permission in `openapi_extra`.
+# Names the setting that limits a route's large body; declared beside its permission in `openapi_extra`.
 BODY_LIMIT = "x-body-limit"
 LARGE_BODY = {BODY_LIMIT: "MAX_BULK_BYTES"}
-# Of a body that is not compressed (RFC 9110, section 12.5.3).
+# The content coding of an uncompressed body (RFC 9110, section 12.5.3).
 _IDENTITY = "identity"
 
 
 class UndeclaredPermissionError(RuntimeError):
-    """A route does not say who may use it, so the service must not start."""
+    """A route declares no permission or does not enforce it, so the service must not start."""
 
 
 class KnownParameters:
@@ -47,18 +47,18 @@ class KnownParameters:
         self._route = route
 
     @cached_property
-    def takes_several(self) -> dict[str, bool]:
-        """Whether a parameter may be repeated, by its name."""
+    def repeatable(self) -> dict[str, bool]:
+        """Whether each parameter may be repeated, by name."""
         paths = get_openapi(title="", version="", routes=[self._route])["paths"]
         return dict(_query_parameters(self._route, paths))
 
 
 def collect_known_parameters(routes: Iterable[BaseRoute]) -> None:
-    """Read the parameters of all strict routes at once: a request that is the first to need them takes 10 ms longer."""
-    strict = [route for route in routes if isinstance(route, StrictRoute)]
-    paths = get_openapi(title="", version="", routes=strict)["paths"]
-    for route in strict:
-        route.parameters.takes_several = dict(_query_parameters(route, paths))
+    """Read the parameters of all strict routes in advance, which saves the first request to a route 10 ms."""
+    strict_routes = [route for route in routes if isinstance(route, StrictRoute)]
+    paths = get_openapi(title="", version="", routes=strict_routes)["paths"]
+    for route in strict_routes:
+        route.parameters.repeatable = dict(_query_parameters(route, paths))
 
 
 def _query_parameters(route: APIRoute, paths: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
@@ -69,20 +69,20 @@ def _query_parameters(route: APIRoute, paths: Mapping[str, Any]) -> Iterator[tup
                 choices = parameter["schema"].get("anyOf", [parameter["schema"]])
                 yield parameter["name"], any(choice.get("type") == "array" for choice in choices)
     for model in query_models(route.endpoint):
-        yield from model.takes_several.items()
+        yield from model.repeatable.items()
 
 
 class StrictRoute(APIRoute):
-    """Authorises the caller, refuses unknown and repeated query parameters, and reads the body within its limits.
+    """Authorises the caller, rejects unknown and repeated query parameters, and reads the body within its limits.
 
     The body must be JSON unless the route declares a form, or in its `openapi_extra` a `requestBody` of other media
-    types, which its handler parses. With `LARGE_BODY` there it may be larger, and a few large ones are processed at a
-    time. A handler whose transaction the database aborts in favour of another runs again.
+    types, which its handler parses. `LARGE_BODY` in `openapi_extra` allows larger bodies, of which a process handles a
+    few at a time. A handler runs again if the database aborts its transaction in favour of another.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        # Found out once: the copies of the route in each application share it.
+        # Computed once and shared by the copies of the route in each application.
         self.parameters = KnownParameters(self)
 
     def get_route_handler(self) -> Handler:
@@ -90,33 +90,33 @@ class StrictRoute(APIRoute):
         permission = declared_permission(self)
         file_types = _file_types(self)
         media_types = file_types or _media_types(self)
-        named = " or ".join(file_types or media_types[:1])
+        usual_types = " or ".join(file_types or media_types[:1])
         has_body = self.body_field is not None or bool(file_types)
         is_large = BODY_LIMIT in (self.openapi_extra or {})
 
-        async def strict_handler(plain: Request) -> Response:
+        async def strict_handler(request: Request) -> Response:
             # First: a caller without permission learns nothing about the request, and its body is not read.
-            await plain.app.dependency_overrides.get(authorise, authorise)(plain, permission)
-            if plain.scope["query_string"]:
-                _reject_undecodable(plain.scope["query_string"])
-                _reject_unknown(plain, self.parameters.takes_several)
-                _reject_repeated(plain, self.parameters.takes_several)
-            if not has_body and plain.method == "GET":
-                return await retry_if_aborted(plain, handler)
-            settings = plain.app.state.settings
+            await request.app.dependency_overrides.get(authorise, authorise)(request, permission)
+            if request.scope["query_string"]:
+                _reject_undecodable(request.scope["query_string"])
+                _reject_unknown(request, self.parameters.repeatable)
+                _reject_repeated(request, self.parameters.repeatable)
+            if not has_body and request.method == "GET":
+                return await retry_if_aborted(request, handler)
+            settings = request.app.state.settings
             limit = settings.max_bulk_bytes if is_large else settings.max_body_bytes
-            request = StrictRequest(plain.scope, plain.receive, limit)
-            # Read here: FastAPI would replace the errors of reading by one of its own.
+            request = StrictRequest(request.scope, request.receive, limit)
+            # Before FastAPI reads the body, because it replaces the errors of reading.
             if has_body and await request.body():
                 if media_type(request.headers.get("content-type")) not in media_types:
-                    raise UnsupportedMediaType(f"Send the body as {named} in UTF-8.")
+                    raise UnsupportedMediaType(f"Send the body as {usual_types} in UTF-8.")
                 if request.headers.get("content-encoding", _IDENTITY).lower() != _IDENTITY:
                     detail = "Send the body as it is: none is decompressed here."
                     raise UnsupportedMediaType(detail, headers={"Accept-Encoding": _IDENTITY})
             if has_body and len(body := await request.body()) > settings.max_body_bytes:
                 if "json" in request.headers.get("content-type", ""):
                     reject_too_many_tokens(body)
-                large_bodies: LargeBodyLimiter = plain.app.state.large_bodies
+                large_bodies: LargeBodyLimiter = request.app.state.large_bodies
                 with large_bodies.slot():
                     return await retry_if_aborted(request, handler)
             return await retry_if_aborted(request, handler)
@@ -125,7 +125,7 @@ class StrictRoute(APIRoute):
 
 
 class _MethodNotAllowedEndpoint:
-    """Refuses all methods but those that stand before it."""
+    """Rejects the methods that no earlier route of its path allows."""
 
     def __init__(self, allowed: str) -> None:
         self._allowed = allowed
@@ -135,28 +135,26 @@ class _MethodNotAllowedEndpoint:
 
 
 def reject_other_methods(routes: Sequence[BaseRoute]) -> Iterator[BaseRoute]:
-    """Yield the routes, and behind those of a fixed address that is like an object's one that refuses other methods.
+    """Yield the routes, and after those of a fixed path that could also be an object's, one that rejects other methods.
 
-    Otherwise `DELETE /processes/bulk` would be taken for the deletion of an object called `bulk`.
+    Otherwise `DELETE /processes/bulk` would delete an object called `bulk`.
     """
-    made = [route for route in routes if isinstance(route, APIRoute)]
+    api_routes = [route for route in routes if isinstance(route, APIRoute)]
     for number, route in enumerate(routes):
         yield route
         if not isinstance(route, APIRoute) or "{" in route.path:
             continue
-        same = [other for other in made if other.path == route.path]
-        later = routes[number + 1 :]
-        is_like_an_object = any(
-            isinstance(other, APIRoute) and "{" in other.path and other.path_regex.match(route.path) for other in later
-        )
-        if route is same[-1] and is_like_an_object:
-            methods = {method for other in same for method in other.methods or ()}
+        same_path = [other for other in api_routes if other.path == route.path]
+        later = [other for other in routes[number + 1 :] if isinstance(other, APIRoute) and "{" in other.path]
+        matches_object = any(other.path_regex.match(route.path) for other in later)
+        if route is same_path[-1] and matches_object:
+            methods = {method for other in same_path for method in other.methods or ()}
             allowed = sorted(methods | ({"HEAD"} if "GET" in methods else set()))
             yield Route(route.path, _MethodNotAllowedEndpoint(", ".join(allowed)))
 
 
 def declared_permission(route: APIRoute) -> str:
-    """Return what a route declares with `permissions.requires`. Raises `UndeclaredPermissionError`."""
+    """Return the permission that a route declares with `permissions.requires`. Raises `UndeclaredPermissionError`."""
     permission = (route.openapi_extra or {}).get(DECLARATION)
     if not isinstance(permission, str):
         raise UndeclaredPermissionError(f"{', '.join(route.methods or ())} {route.path} declares no permission")
@@ -177,7 +175,7 @@ def _media_types(route: APIRoute) -> tuple[str, ...]:
 
 
 def _reject_undecodable(query_string: bytes) -> None:
-    """Raise `BadRequest` for bytes that are not UTF-8, or not escaped: what they become would find something else."""
+    """Raise `BadRequest` for bytes that are not percent-encoded UTF-8: their replacement would find other objects."""
     try:
         unquote_to_bytes(query_string.decode("ascii")).decode()
     except UnicodeDecodeError as error:
@@ -185,26 +183,26 @@ def _reject_undecodable(query_string: bytes) -> None:
 
 
 def _reject_unknown(request: Request, known: Mapping[str, bool]) -> None:
-    """Raise `BadRequest` for parameters that the route does not know: a typo must not do more than was asked for."""
+    """Raise `BadRequest` for unknown parameters: a typo must not have a wider effect than the client intended."""
     unknown = [name for name in request.query_params if name not in known]
     if unknown:
-        # To find the nearest of a hundred takes milliseconds, so it is not done of each of many.
+        # Finding the nearest of a hundred names takes milliseconds, so only the first few unknown ones get a hint.
         hints = dict.fromkeys(unknown[:MAX_FAULTS], "")
         hints |= {name: name_hint(name, tuple(known)) for name in unknown[:_MAX_HINTS]}
         faults = [
-            Fault(json_pointer([name]), "unknown_parameter", f"There is no such parameter. {told}".strip(), "query")
-            for name, told in hints.items()
+            Fault(json_pointer([name]), "unknown_parameter", f"There is no such parameter. {hint}".strip(), "query")
+            for name, hint in hints.items()
         ]
         detail = f"There is no parameter {_printable(unknown[0])} here. {hints[unknown[0]]}".strip()
         raise BadRequest(detail, errors=faults)
 
 
-def _reject_repeated(request: Request, takes_several: Mapping[str, bool]) -> None:
-    """Raise `BadRequest` for parameters of one value that have more: none of those may be dropped in silence."""
-    given = request.query_params
-    if len(given.multi_items()) == len(given):
+def _reject_repeated(request: Request, repeatable: Mapping[str, bool]) -> None:
+    """Raise `BadRequest` for repeated parameters that take one value: no value may be dropped silently."""
+    query = request.query_params
+    if len(query.multi_items()) == len(query):
         return
-    repeated = [name for name in given if not takes_several[name] and len(given.getlist(name)) > 1]
+    repeated = [name for name in query if not repeatable[name] and len(query.getlist(name)) > 1]
     if repeated:
         detail = "This parameter takes one value."
         faults = [Fault(json_pointer([name]), "repeated_parameter", detail, "query") for name in repeated]

@@ -1,19 +1,19 @@
-"""What browsers are told to refuse, and what nobody may keep."""
+"""The security headers of all responses, and the ban on storing those of the API."""
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-# For answers that are no pages; a page brings a policy of its own.
-_POLICY, _NO_PAGE = b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"
-_ALWAYS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
-_ALWAYS_BUT_FOR_PAGES = [*_ALWAYS, (_POLICY, _NO_PAGE)]
-_TWO_YEARS = (b"strict-transport-security", b"max-age=63072000; includeSubDomains")
-# Tokens stand there, and in every object the names of those who made and changed it.
+# For responses other than pages; a page sets its own policy.
+_POLICY, _STRICT_POLICY = b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"
+_HEADERS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
+_HEADERS_WITH_POLICY = [*_HEADERS, (_POLICY, _STRICT_POLICY)]
+_HSTS_TWO_YEARS = (b"strict-transport-security", b"max-age=63072000; includeSubDomains")
+# The API's responses contain tokens, and in every object the names of its author and last editor.
 _NO_STORE = (b"cache-control", b"no-store")
 _API = "/api/"
 
 
 class SecurityHeadersMiddleware:
-    """Adds the headers that every answer has, unless it brings its own (OWASP Secure Headers Project)."""
+    """Adds the security headers to every response (OWASP Secure Headers Project); a page keeps its own policy."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -27,9 +27,9 @@ class SecurityHeadersMiddleware:
             if message["type"] == "http.response.start":
                 headers = message["headers"]
                 has_policy = any(name == _POLICY for name, _ in headers)
-                headers += _ALWAYS if has_policy else _ALWAYS_BUT_FOR_PAGES
+                headers += _HEADERS if has_policy else _HEADERS_WITH_POLICY
                 if scope["scheme"] == "https":
-                    headers.append(_TWO_YEARS)
+                    headers.append(_HSTS_TWO_YEARS)
                 if scope["path"].startswith(_API):
                     headers.append(_NO_STORE)
             await send(message)

@@ -1,7 +1,7 @@
-"""Long results, read batch by batch through a cursor of PostgreSQL, and sent as they come.
+"""Streams long results: read batch by batch through a cursor of PostgreSQL, and sent batch by batch.
 
-A stream has a connection of its own: that of the request's session is returned before. It holds it for no longer than
-its reader keeps reading, and a process has a few streams at a time only.
+A stream has a separate connection; that of the request's session is returned first. The stream frees its connection
+when its client stalls or leaves, and a process runs only a few streams at a time.
 """
 
 import asyncio
@@ -22,12 +22,12 @@ from app.core.engine import Row
 from app.core.prepared import Prepared
 from app.utils.exceptions import ExportsBusy
 
-# A round trip for each batch of so many rows costs nothing any more. But an object may have thousands of links, so that
-# rows are large: then a batch has as many as fill so many bytes, as far as those of the last batch tell.
+# With batches of the maximum size the round trips cost next to nothing. Rows with thousands of links are large, so a
+# batch has as many rows as fit into its bytes by the average length of the last batch.
 FIRST_BATCH_ROWS, MAX_BATCH_ROWS = 20, 500
 BATCH_BYTES = 1024 * 1024
-# PostgreSQL must not end the transaction of a reader whom we still wait for.
-_GRACE = 5
+# Seconds by which PostgreSQL's idle timeout exceeds that of the client, so that the latter ends first.
+_GRACE_SECONDS = 5
 
 Rows = list[Row]
 
@@ -38,7 +38,7 @@ async def read_in_batches(
     """Yield the rows of a statement in batches, through a cursor of PostgreSQL; the first batch may be empty.
 
     The driver reads them: SQLAlchemy's cursor reads 50 rows at a time, however large they are. Raises
-    `ServiceUnavailable` as every statement does, also when the server does not answer for `seconds`.
+    `ServiceUnavailable` as every statement does, also if the server does not respond for `seconds`.
     """
     driver: Any = (await connection.get_raw_connection()).driver_connection
     cursor = await with_translated_errors(driver.cursor(statement.sql, *statement.arguments(values), timeout=seconds))
@@ -58,7 +58,7 @@ def _next_batch_rows(rows: Rows) -> int:
 
 
 class Streams:
-    """The streams of one process."""
+    """Limits and reads the streams of one process."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
@@ -75,7 +75,7 @@ class Streams:
         self._free -= 1
         try:
             async with (
-                self._database.snapshot(self.stall_seconds + _GRACE) as connection,
+                self._database.snapshot(self.stall_seconds + _GRACE_SECONDS) as connection,
                 aclosing(read_in_batches(connection, statement, values, self._database.statement_seconds)) as batches,
             ):
                 async for rows in batches:
@@ -85,7 +85,7 @@ class Streams:
 
 
 class StreamedResponse(StreamingResponse):
-    """An answer whose end is the end of its reader: whoever stops reading frees what it holds."""
+    """A streaming response that frees its connection when the client stalls or leaves."""
 
     def __init__(self, chunks: AsyncGenerator[bytes], stall_seconds: float, **options: Any) -> None:
         super().__init__(_shielded_from_cancellation(chunks), **options)
@@ -93,27 +93,27 @@ class StreamedResponse(StreamingResponse):
         self._stall_seconds = stall_seconds
 
     async def stream_response(self, send: Send) -> None:
-        async def send_in_time(message: Message) -> None:
-            # Too slow a reader finds its connection cut: what it has must not look whole.
+        async def send_with_timeout(message: Message) -> None:
+            # The connection of a stalled client is cut, so that the partial result does not look complete.
             async with asyncio.timeout(self._stall_seconds):
                 await send(message)
 
         try:
-            await super().stream_response(send_in_time)
+            await super().stream_response(send_with_timeout)
         finally:
             with anyio.CancelScope(shield=True):
                 await self._chunks.aclose()
 
 
 async def _shielded_from_cancellation(chunks: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
-    """Yield the chunks, so that a reader who goes away stops us between two of them.
+    """Yield the chunks, and let a disconnect of the client cancel the stream only between two of them.
 
-    In the middle of one, what must be put in order then could not wait for PostgreSQL.
+    A stream cancelled inside a chunk could not wait for PostgreSQL to clean up.
     """
     while True:
         with anyio.CancelScope(shield=True):
             chunk = await anext(chunks, None)
-        # The server takes whatever is sent to a reader who is gone, without a pause in which we would learn of it.
+        # Sending to a client that has left returns without suspending, so cancellation needs a checkpoint here.
         await anyio.lowlevel.checkpoint_if_cancelled()
         if chunk is None:
             return

@@ -1,4 +1,4 @@
-"""JSON as RFC 8259 and the house rules have it."""
+"""Strict JSON: RFC 8259 and the house rules."""
 
 import json
 from typing import Any
@@ -7,18 +7,18 @@ from typing import Any
 def parse_json(text: bytes) -> Any:
     """Return the parsed text.
 
-    Raises `json.JSONDecodeError` for bytes that are not UTF-8, a byte order mark, NaN and infinities, a member named
-    twice, and what is nested too deep.
+    Raises `json.JSONDecodeError` for bytes that are not UTF-8, a byte order mark, NaN and infinities, duplicate member
+    names, too deep nesting, and integers with too many digits.
     """
     try:
-        return json.loads(text.decode(), object_pairs_hook=_unique_members, parse_constant=_refuse_constant)
+        return json.loads(text.decode(), object_pairs_hook=_unique_members, parse_constant=_reject_constant)
     except json.JSONDecodeError:
         raise
     except UnicodeDecodeError as error:
         raise json.JSONDecodeError("Not UTF-8", "", 0) from error
     except RecursionError as error:
         raise json.JSONDecodeError("Nested too deep", "", 0) from error
-    except ValueError as error:  # an integer of more digits than Python reads
+    except ValueError as error:  # an integer with more digits than Python parses
         raise json.JSONDecodeError("Number too long", "", 0) from error
 
 
@@ -29,5 +29,5 @@ def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return members
 
 
-def _refuse_constant(_name: str) -> Any:
+def _reject_constant(_name: str) -> Any:
     raise json.JSONDecodeError("NaN and infinities are not JSON", "", 0)

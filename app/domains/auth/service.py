@@ -9,7 +9,7 @@ from sqlalchemy import BigInteger, ColumnElement, Executable, FromClause, bindpa
 from app.core.caller import Caller, CallerDep
 from app.core.config import Settings
 from app.core.database import RegisterSession, SessionDep
-from app.core.http.authorisation import REFUSED, client_address
+from app.core.http.authorisation import INVALID_TOKEN, client_address
 from app.core.passwords import Passwords
 from app.core.permissions import scopes_of
 from app.core.tokens import (
@@ -172,7 +172,7 @@ class AccountService(CredentialService):
         """Lock the caller's session; raise `Unauthorized` if it has ended, since the caller may come from the cache."""
         own = {"user_id": self.caller.user_id, "session_id": self.caller.session_id}
         if await self._row(statements.LOCK_SESSION, **own) is None:
-            raise Unauthorized("The session was ended.", challenge=REFUSED)
+            raise Unauthorized("The session was ended.", challenge=INVALID_TOKEN)
 
     async def own_api_tokens(self, query: PageQuery) -> Listing:
         """Return one page of the caller's API tokens, the newest first."""

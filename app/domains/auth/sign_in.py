@@ -8,7 +8,7 @@ from pydantic import SecretStr
 from app.core.caller import Caller
 from app.core.config import Settings
 from app.core.database import RegisterSession, SessionDep
-from app.core.http.authorisation import REFUSED, client_address
+from app.core.http.authorisation import INVALID_TOKEN, client_address
 from app.core.passwords import Passwords
 from app.core.permissions import AccessLevel, scopes_of
 from app.core.tokens import (
@@ -96,7 +96,7 @@ class SignInService(CredentialService):
         means that the token was stolen. Raises `Unauthorized` if the token is invalid, expired or reused.
         """
         token = body.refresh_token.get_secret_value()
-        error = Unauthorized("The refresh token is not valid, or not any more.", challenge=REFUSED)
+        error = Unauthorized("The refresh token is not valid, or not any more.", challenge=INVALID_TOKEN)
         if not is_well_formed(REFRESH_TOKEN, token):
             raise error
         successor = self.tokens.successor(token)

@@ -164,7 +164,7 @@ async def test_failures_to_sign_in_cannot_be_told_apart(
     app: FastAPI, statements: Statements, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hasher = app.state.passwords._hasher
-    app.state.passwords._nobodys  # noqa: B018 - computed by the first attempt of the process
+    app.state.passwords._dummy_hash  # noqa: B018 - computed by the first attempt of the process
     verified: list[str] = []
 
     class Counting:

@@ -54,7 +54,7 @@ def insert_object(documents: Documents, links: Sequence[LinkSet]) -> Prepared:
     values = _new_values(model) | {"created_by_id": caller, "updated_by_id": caller}
     written = insert(table_of(model)).values(values).returning(*_document_columns(model)).cte("written")
     document = documents.document_cte(written, {link.field: link_rows(link) for link in links})
-    result = select(*document.c, cast(document.c.document, JSONB).label("after")).cte("result")
+    result = select(*document.c, cast(document.c.document, JSONB).label("after")).cte("inserted")
     result = result.prefix_with("MATERIALIZED")
     record = change_cte(model, "created", result, before=None, after=nonempty_members(result.c.after, documents.briefs))
     query = select(result.c.id, result.c.version, utf8(result.c.document).label("body"))
