@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from app.api.api import TAGS, include_routers
+from app.api.description import DESCRIPTION
 from app.api.docs import add_docs
 from app.api.openapi import use_own_openapi
 from app.api.problems import add_problem_handlers
@@ -43,18 +44,6 @@ EXPOSED_HEADERS = (
     *("Retry-After", "WWW-Authenticate", "X-Request-ID"),
 )
 LAG_INTERVAL_SECONDS = 0.5
-DESCRIPTION = """
-Wherever a path takes an `id`, it takes `code:` and the object's code, too: `/api/v1/departments/code:FIN`.
-
-Sign in with **Authorize**, or send a token of `POST /api/v1/auth/token` as `Authorization: Bearer …`. Each operation
-names the scope it needs; `X-Change-Message` says in the history why something was changed.
-
-- **PUT** replaces: what is absent takes its default. **PATCH** merges (RFC 7396): absent keeps, `null` clears.
-- Every object has an **ETag**. Send it as `If-Match` with a write, and nobody's change is lost: 412 if it is stale.
-- A POST or PATCH with an **Idempotency-Key** may be sent again: a repeat gets the first answer, and does nothing.
-- **Lists** have ready-made `next` and `prev`; `count=exact` counts; an unknown parameter is an error.
-- Every **error** is a problem document (RFC 9457) that points to each fault; `/problems/{name}` explains its kind.
-"""
 
 
 def application() -> FastAPI:
@@ -69,12 +58,12 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(
         title="Process Register",
         version=VERSION,
-        summary="Which processes an organisation runs, who takes part in them, and what breaks when one goes away.",
+        summary="The processes of an organisation, their participants and their dependencies.",
         description=DESCRIPTION,
         openapi_tags=TAGS,
         contact={"name": "The maintainers of Process Register"},
         license_info={"name": "MIT", "identifier": "MIT"},
-        servers=[{"url": "/", "description": "Where this document came from."}],
+        servers=[{"url": "/", "description": "This server"}],
         lifespan=_lifespan,
         redirect_slashes=False,
         openapi_url=None,

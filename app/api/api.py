@@ -33,12 +33,12 @@ ROUTERS = (
 
 TAGS = [
     *({"name": entry.name, "description": entry.description} for entry in COLLECTIONS),
-    {"name": "search", "description": "All collections at once."},
-    {"name": "changes", "description": "The history: who changed what, and when."},
-    {"name": "auth", "description": "Signing in and out."},
-    {"name": "me", "description": "The caller, and the caller's credentials."},
-    {"name": "api tokens", "description": "Everybody's tokens for programs."},
-    {"name": "problems", "description": "What the kinds of errors mean."},
+    {"name": "search", "description": "Search in all collections."},
+    {"name": "changes", "description": "The history of all objects: each change with its actor and time."},
+    {"name": "auth", "description": "Signing in and out, and sessions."},
+    {"name": "me", "description": "The caller and the caller's credentials."},
+    {"name": "api tokens", "description": "The API tokens of all users, with which programs authenticate."},
+    {"name": "problems", "description": "Explanations of the kinds of errors."},
     {"name": "operations", "description": "Health and metrics."},
 ]
 

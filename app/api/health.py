@@ -17,27 +17,33 @@ IS_PUBLIC = requires(PUBLIC)
 
 
 class Health(BaseModel):
-    """That the service is well; when it is not, the answer is a problem."""
+    """The service is healthy; otherwise the response is a problem document."""
 
     status: Literal["ok"]
 
 
 @router.get("/health/live", openapi_extra=IS_PUBLIC)
 async def check_live() -> Health:
-    """Tell that the process answers, and nothing else: a restart would not bring back a database."""
+    """Check that the process responds.
+
+    Does not check the database, which a restart of the process would not repair.
+    """
     return Health(status="ok")
 
 
 @router.get("/health/ready", responses=problems(ServiceUnavailable), openapi_extra=IS_PUBLIC)
 async def check_ready(request: Request) -> Health:
-    """Tell whether requests can be served: the database answers, its schema is ours, and we are not stopping."""
+    """Check that the service can handle requests.
+
+    Returns 503 if the database is unavailable, its schema has another revision, or the service is stopping.
+    """
     await request.app.state.readiness.check()
     return Health(status="ok")
 
 
 @router.get("/health", responses=problems(ServiceUnavailable), openapi_extra=IS_PUBLIC)
 async def check_health(request: Request) -> Health:
-    """Tell whether requests can be served; the short form of `/health/ready`."""
+    """Check that the service can handle requests (alias of `/health/ready`)."""
     await request.app.state.readiness.check()
     return Health(status="ok")
 
@@ -56,14 +62,14 @@ def metrics_router(access: Literal["public", "admin"]) -> APIRouter:
         response_class=Response,
         responses={
             200: {
-                "description": "Metrics, as Prometheus reads them.",
+                "description": "Metrics in the Prometheus text format.",
                 "content": {"text/plain": {"schema": {"type": "string"}}},
             }
         },
         openapi_extra=requires("operations:read" if access == "admin" else PUBLIC),
     )
     async def get_metrics(request: Request) -> Response:
-        """Return the metrics for Prometheus."""
+        """Get the metrics in Prometheus format."""
         return Response(generate_latest(request.app.state.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     return metrics

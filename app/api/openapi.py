@@ -1,5 +1,6 @@
 """The OpenAPI document: FastAPI's, with the parts that all operations share."""
 
+import re
 from typing import Any
 
 from fastapi import FastAPI
@@ -9,7 +10,16 @@ from fastapi.routing import APIRoute
 from app.api.shapes import simplify
 from app.core.http.authorisation import CHANGE_MESSAGE, MAX_MESSAGE_LENGTH
 from app.core.http.query_models import openapi_parameters, query_models
-from app.core.permissions import AUTHENTICATED, DECLARATION, PASSWORD_SCHEME, PUBLIC, SCOPES, TOKEN_SCHEME
+from app.core.permissions import (
+    ADMIN_SESSION,
+    AUTHENTICATED,
+    DECLARATION,
+    PASSWORD_SCHEME,
+    PUBLIC,
+    SCOPES,
+    SESSION,
+    TOKEN_SCHEME,
+)
 from app.domains.shared.answers import problems
 from app.domains.shared.idempotency.route import KEY_PATTERN, accepts_idempotency_key
 from app.domains.shared.idempotency.store import IDEMPOTENCY_KEY, REPLAYED, RETENTION_HOURS
@@ -20,9 +30,7 @@ from app.utils.logging_middleware import REQUEST_ID
 from app.utils.problems import Problem
 
 _SCOPES = {
-    scope: {"viewer": "For everybody.", "editor": "For editors and administrators.", "admin": "For administrators."}[
-        level
-    ]
+    scope: {"viewer": "All users.", "editor": "Editors and administrators.", "admin": "Administrators."}[level]
     for scope, level in SCOPES.items()
 }
 _INVALID = {str(status): response for status, response in problems(InvalidContent).items()}
@@ -30,22 +38,31 @@ _CHANGE_MESSAGE = {
     "name": CHANGE_MESSAGE,
     "in": "header",
     "required": False,
-    "description": "Why the change is made, for the history.",
+    "description": "Reason for the change, recorded in the history.",
     "schema": {"type": "string", "maxLength": MAX_MESSAGE_LENGTH},
 }
 _IDEMPOTENCY_KEY = {
     "name": IDEMPOTENCY_KEY,
     "in": "header",
     "required": False,
-    "description": "Of your choice, new for each request. The request may then be sent again: "
-    f"for {RETENTION_HOURS} hours a repeat gets the first answer, and does nothing.",
+    "description": "Unique key chosen by the client: "
+    f"for {RETENTION_HOURS} hours a repeat of the request changes nothing and returns the first response.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": KEY_PATTERN},
 }
 _CONFLICT = {str(status): response for status, response in problems(Conflict).items()}
-_RETRY_AFTER = {"description": "Seconds to wait; only with `request_in_flight`.", "schema": {"type": "integer"}}
+_RETRY_AFTER = {
+    "description": "Seconds to wait before a repeat; only with `request_in_flight`.",
+    "schema": {"type": "integer"},
+}
 # Statuses of responses that are stored for a replay.
 _REPLAYABLE = frozenset({"200", "201", "202", "204", "207", "400", "404", "409", "412", "422"})
 _SCHEMAS = "#/components/schemas/{model}"
+_REQUIREMENTS = {
+    PUBLIC: "Requires no authentication.",
+    AUTHENTICATED: "Requires an access token or an API token, with any scopes.",
+    SESSION: "Requires an access token; API tokens are rejected.",
+    ADMIN_SESSION: "Requires an access token with the scope `admin`; API tokens are rejected.",
+}
 # The order of an operation's parameters.
 _PARAMETER_ORDER = ("path", "query", "header")
 
@@ -71,6 +88,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
         )
         document["components"]["schemas"] |= query_schemas
         _sort_parameters(document)
+        _summarise(document)
         _add_problem(document["components"])
         # Before the service's errors are added, of which one has the same status.
         _drop_foreign_errors(document)
@@ -80,6 +98,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
         _add_merge_patch(document)
         _restore_large_integers(document)
         simplify(document)
+        _join_lines(document)
         app.openapi_schema = document
     return app.openapi_schema
 
@@ -108,6 +127,30 @@ def _sort_parameters(document: dict[str, Any]) -> None:
                 operation["parameters"].sort(key=lambda parameter: _PARAMETER_ORDER.index(parameter["in"]))
 
 
+def _summarise(document: dict[str, Any]) -> None:
+    """Make the first paragraph of each docstring the summary, and add the required permission to the other ones."""
+    for path in document["paths"].values():
+        for operation in path.values():
+            summary, _, details = operation["description"].partition("\n\n")
+            permission = operation[DECLARATION]
+            requirement = _REQUIREMENTS.get(permission, f"Requires the scope `{permission}`.")
+            operation["summary"] = " ".join(summary.split()).removesuffix(".")
+            operation["description"] = f"{details}\n\n{requirement}".lstrip()
+
+
+def _join_lines(node: Any) -> None:
+    """Join the lines of each paragraph, list item and table row: Swagger UI would break the text after each line."""
+    if isinstance(node, dict):
+        for name, inner in node.items():
+            if name == "description" and isinstance(inner, str):
+                node[name] = re.sub(r"(?<=[^\n])\n(?![\n|#-]) *", " ", inner.strip())
+            else:
+                _join_lines(inner)
+    elif isinstance(node, list):
+        for inner in node:
+            _join_lines(inner)
+
+
 def _add_problem(components: dict[str, Any]) -> None:
     schema = Problem.model_json_schema(ref_template=_SCHEMAS, mode="serialization")
     components["schemas"] |= schema.pop("$defs") | {"Problem": schema}
@@ -120,12 +163,12 @@ def _add_security(document: dict[str, Any]) -> None:
         TOKEN_SCHEME: {
             "type": "http",
             "scheme": "bearer",
-            "description": "An API token, `prt_…`, for a program.",
+            "description": "An API token (`prt_…`) for a program.",
         },
         PASSWORD_SCHEME: {
             "type": "oauth2",
             "description": "Sign in with e-mail address and password. "
-            "Without scopes the session has all that your access level includes.",
+            "Without `scope` the session has all scopes of the user's access level.",
             "flows": {"password": {"tokenUrl": f"{API}/auth/token", "scopes": _SCOPES}},
         },
     }
@@ -145,7 +188,7 @@ def _add_security(document: dict[str, Any]) -> None:
 
 def _add_request_id(document: dict[str, Any]) -> None:
     document["components"]["headers"][REQUEST_ID] = {
-        "description": "The id of the request, from the client or made by us; it stands in our logs.",
+        "description": "Id of the request in the logs of the service, sent by the client or else generated.",
         "required": True,
         "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,128}$"},
     }
@@ -158,7 +201,7 @@ def _add_request_id(document: dict[str, Any]) -> None:
 def _add_idempotency_key(document: dict[str, Any]) -> None:
     document["components"]["headers"] = {
         REPLAYED: {
-            "description": "`true` when this is what the first request with the `Idempotency-Key` was answered.",
+            "description": "`true` if this is the response to the first request with the `Idempotency-Key`.",
             "schema": {"type": "string", "const": "true"},
         }
     }

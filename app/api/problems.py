@@ -36,7 +36,7 @@ _TYPES = {error.name: error for error in problem_types()}
 
 
 class ProblemType(BaseModel):
-    """A kind of problem, explained to a person."""
+    """The explanation of a kind of problem."""
 
     name: str
     title: str
@@ -46,9 +46,15 @@ class ProblemType(BaseModel):
 
 @router.get("/{name}", responses=problems(NotFound), openapi_extra=requires(PUBLIC))
 async def explain_problem(
-    name: Annotated[str, Path(openapi_examples={"conflict": {"value": "conflict"}})],
+    name: Annotated[
+        str,
+        Path(description="Last part of the `type` of a problem.", openapi_examples={"conflict": {"value": "conflict"}}),
+    ],
 ) -> ProblemType:
-    """Explain a kind of problem: `type` of a problem document leads here."""
+    """Explain a kind of problem.
+
+    The `type` of a problem document is the path of its explanation.
+    """
     if name not in _TYPES:
         raise NotFound("There is no such kind of problem.")
     error = _TYPES[name]

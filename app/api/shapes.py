@@ -119,7 +119,9 @@ def _describe_success(response: dict[str, Any], document: dict[str, Any]) -> Non
     content: dict[str, Any] = next(iter(response.get("content", {}).values()), {})
     schema = content.get("schema", {})
     model = document["components"]["schemas"].get(schema.get("$ref", "").rpartition("/")[2], {})
-    response["description"] = model.get("description") or ("What was asked for." if schema else "Done.")
+    response["description"] = model.get("description") or (
+        "The requested content." if schema else "Success, without content."
+    )
 
 
 def _refer_to_enumeration(schema: dict[str, Any]) -> set[str]:

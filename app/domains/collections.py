@@ -50,11 +50,17 @@ class Entry:
 
 # In the order of the documentation, which is also the order of search results of equal rank.
 COLLECTIONS = (
-    Entry(ProcessService, process.router, "What the organisation does: a tree, linked to all that takes part."),
+    Entry(
+        ProcessService,
+        process.router,
+        "The processes of the organisation: a tree, with links to departments, locations, resources and roles.",
+    ),
     Entry(DepartmentService, department.router, "The units of the organisation: a tree."),
-    Entry(LocationService, location.router, "Where work is done: a tree from regions down to rooms."),
-    Entry(ResourceService, resource.router, "What processes need: applications, equipment, documents, suppliers."),
-    Entry(RoleService, role.router, "Job functions (not access rights), and who holds them."),
+    Entry(LocationService, location.router, "The places of work: a tree, from regions down to rooms."),
+    Entry(
+        ResourceService, resource.router, "The resources of processes: applications, equipment, documents, suppliers."
+    ),
+    Entry(RoleService, role.router, "Job functions (not access rights) and their holders."),
     Entry(UserService, user.router, "The people of the organisation.", history_scope="admin"),
 )
 NAMES = tuple(entry.name for entry in COLLECTIONS)

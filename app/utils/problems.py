@@ -18,46 +18,52 @@ logger = structlog.get_logger("app.problems")
 
 
 class ProblemError(BaseModel):
-    """One thing that is wrong with the request."""
+    """An error in the request."""
 
-    pointer: Annotated[str, Field(description="JSON pointer into the body, or `/name` of the parameter.")]
+    pointer: Annotated[str, Field(description="JSON pointer (RFC 6901) into the body, or `/name` of a parameter.")]
     source: Literal["body", "query", "path", "header"]
     code: str
     detail: str
 
 
 class DependantBrief(BaseModel):
-    """An object that still refers to the one that was to be deleted."""
+    """An object that refers to the object to delete."""
 
-    type: Annotated[str, Field(description="Its collection.", examples=["processes"])]
+    type: Annotated[str, Field(description="Collection of the object.", examples=["processes"])]
     id: int
     code: str | None
     name: str
 
 
 class ProblemDependants(BaseModel):
-    """What still refers to the object that was to be deleted."""
+    """The objects that refer to the object to delete."""
 
     total: int
-    counts: Annotated[dict[str, int], Field(description="Objects by collection.", examples=[{"processes": 3}])]
+    counts: Annotated[
+        dict[str, int], Field(description="Number of objects per collection.", examples=[{"processes": 3}])
+    ]
     first: Annotated[list[DependantBrief], Field(max_length=20)]
 
 
 class Problem(BaseModel):
-    """What is wrong, for programs (`code`, `errors`) and for people (`title`, `detail`)."""
+    """A problem document (RFC 9457): `code` and `errors` are for programs, `title` and `detail` for people."""
 
     model_config = ConfigDict(extra="allow")
 
-    type: Annotated[str, Field(description="Where the kind of problem is explained.", examples=["/problems/conflict"])]
+    type: Annotated[
+        str, Field(description="Path of the explanation of this kind of problem.", examples=["/problems/conflict"])
+    ]
     title: str
     status: int
     detail: str
     instance: Annotated[str, Field(description="Path of the request.")]
-    code: Annotated[str, Field(description="The same for every problem of this kind.", examples=["duplicate"])]
+    code: Annotated[str, Field(description="Code of the error, for programs.", examples=["duplicate"])]
     request_id: str
     errors: list[ProblemError]
     dependants: Annotated[ProblemDependants | None, Field(description="Only with code `still_referenced`.")] = None
-    scope: Annotated[str | None, Field(description="What is missing; only with code `forbidden`.")] = None
+    scope: Annotated[str | None, Field(description="The missing scope, or `session`; only with code `forbidden`.")] = (
+        None
+    )
 
 
 def problem_response(error: RegisterError, scope: Scope) -> Response:

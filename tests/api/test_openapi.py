@@ -77,8 +77,20 @@ def test_served_routes_are_those_in_the_document(operations: dict[tuple[str, str
 
 def test_every_operation_is_described(operations: dict[tuple[str, str], Operation]) -> None:
     for key, operation in operations.items():
-        assert operation["summary"], key
-        assert operation["description"].endswith("."), key
+        # A command of one sentence, and how to call the operation.
+        assert re.fullmatch("[A-Z][a-z]+,? [^.]{3,80}", operation["summary"]), key
+        assert re.search(r"(^|\n\n)Requires [^\n]+\.$", operation["description"]), key
+
+
+def test_every_parameter_is_described(operations: dict[tuple[str, str], Operation]) -> None:
+    for key, operation in operations.items():
+        for parameter in operation.get("parameters", ()):
+            assert re.fullmatch(r"[^\n]+\.", parameter.get("description", "")), (key, parameter["name"])
+
+
+def test_no_paragraph_is_broken_into_lines(document: dict[str, Any]) -> None:
+    texts = [text for text in members(document, "description") if isinstance(text, str)]
+    assert [text for text in texts if re.search(r"[^\n]\n(?![\n|#-])", text)] == []
 
 
 def test_operation_ids_are_unique_and_read_well(operations: dict[tuple[str, str], Operation]) -> None:

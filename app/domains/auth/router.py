@@ -49,71 +49,83 @@ Service = Annotated[AccountService, Depends(AccountService.provide)]
 
 @router.post("/token", responses=problems(Unauthorized, TooManyRequests, *BODY), openapi_extra=IS_PUBLIC)
 async def sign_in(service: SignInServiceDep, form: Annotated[SignIn, Form()]) -> TokenPair:
-    """Sign in with e-mail address and password (OAuth 2's password grant)."""
+    """Sign in with e-mail address and password (OAuth 2 password grant)."""
     return await service.sign_in(form)
 
 
 @router.post("/refresh", responses=problems(Unauthorized, *BODY), openapi_extra=IS_PUBLIC)
 async def refresh_token(service: SignInServiceDep, body: Refresh) -> TokenPair:
-    """Exchange a refresh token for a new pair; used twice, it ends the session."""
+    """Exchange a refresh token for a new token pair.
+
+    A repeat within ten seconds returns the same pair; later reuse ends the session.
+    """
     return await service.refresh(body)
 
 
 @router.post("/set-password", responses=problems(*BODY), openapi_extra=IS_PUBLIC)
 async def set_password(service: SignInServiceDep, body: SetPassword) -> TokenPair:
-    """Set a password by the token of a link, sign out everywhere else, and sign in."""
+    """Set a password with a link token and sign in.
+
+    Ends all other sessions of the user.
+    """
     return await service.set_password(body)
 
 
 @router.post("/logout", status_code=204, openapi_extra=REQUIRES_SESSION)
 async def sign_out(service: Service) -> Response:
-    """Sign out here."""
+    """End the current session."""
     await service.end_own_session()
     return no_content()
 
 
 @router.post("/logout-all", status_code=204, openapi_extra=REQUIRES_SESSION)
 async def sign_out_everywhere(service: Service) -> Response:
-    """Sign out everywhere, here included."""
+    """End all sessions of the caller, including the current one."""
     await service.end_all_sessions()
     return no_content()
 
 
 @router.get("/sessions", response_model=Page[SessionRead], responses=LIST, openapi_extra=REQUIRES_SESSION)
 async def list_sessions(service: Service, query: PageParameters) -> Response:
-    """List where the caller is signed in, the newest first."""
+    """List the sessions of the caller, newest first."""
     return page_response(await service.sessions(query), query)
 
 
 @router.delete("/sessions/{session}", status_code=204, responses=problems(NotFound), openapi_extra=REQUIRES_SESSION)
 async def end_session(service: Service, session: Number) -> Response:
-    """Sign the caller out in one place."""
+    """End one of the caller's sessions."""
     await service.end_session(session)
     return no_content()
 
 
 @me.get("", openapi_extra=requires(AUTHENTICATED))
 async def get_me(service: Service) -> Me:
-    """Return the caller, and what the caller may do."""
+    """Get the caller and the caller's permissions."""
     return await service.me()
 
 
 @me.post("/password", status_code=204, responses=problems(TooManyRequests, *BODY), openapi_extra=REQUIRES_SESSION)
 async def change_own_password(service: Service, body: ChangePassword) -> Response:
-    """Change the caller's password, and sign out everywhere else."""
+    """Change the caller's password.
+
+    Ends all other sessions of the caller.
+    """
     await service.change_password(body)
     return no_content()
 
 
 @me.get("/tokens", response_model=Page[ApiTokenRead], responses=LIST, openapi_extra=REQUIRES_SESSION)
 async def list_own_api_tokens(service: Service, query: PageParameters) -> Response:
-    """List the caller's API tokens, the newest first."""
+    """List the caller's API tokens, newest first."""
     return page_response(await service.own_api_tokens(query), query)
 
 
 @me.post("/tokens", status_code=201, responses=problems(*BODY), openapi_extra=REQUIRES_SESSION)
 async def create_own_api_token(service: Service, body: ApiTokenCreate) -> ApiTokenMade:
-    """Make an API token for a program; the answer is the only one to show it."""
+    """Create an API token for a program.
+
+    The token is returned only in this response.
+    """
     return await service.create_api_token(body)
 
 
@@ -126,13 +138,13 @@ async def revoke_own_api_token(service: Service, token: Number) -> Response:
 
 @api_tokens.get("", response_model=Page[ApiTokenRead], responses=LIST, openapi_extra=REQUIRES_ADMIN)
 async def list_api_tokens(service: Service, query: PageParameters) -> Response:
-    """List everybody's API tokens, the newest first."""
+    """List the API tokens of all users, newest first."""
     return page_response(await service.all_api_tokens(query), query)
 
 
 @api_tokens.delete("/{token}", status_code=204, responses=problems(NotFound), openapi_extra=REQUIRES_ADMIN)
 async def revoke_api_token(service: Service, token: Number) -> Response:
-    """Revoke anybody's API token."""
+    """Revoke an API token of any user."""
     await service.revoke_api_token(token, own=False)
     return no_content()
 
@@ -144,5 +156,8 @@ async def revoke_api_token(service: Service, token: Number) -> Response:
     openapi_extra=REQUIRES_ADMIN_SESSION,
 )
 async def create_password_link(service: Service, reference: Reference) -> PasswordLink:
-    """Make a link token by which a user sets a first or a new password, within 24 hours."""
+    """Create a link token with which a user sets a first or a new password.
+
+    The token is valid once, for 24 hours, and replaces the user's previous link token.
+    """
     return await service.create_password_link(reference)

@@ -38,7 +38,7 @@ NewPassword = Annotated[
     Field(
         min_length=MIN_LENGTH,
         max_length=MAX_LENGTH,
-        description="No common one.",
+        description="Common passwords are rejected.",
         examples=["correct-horse-battery-staple"],
     ),
     AfterValidator(_reject_surrogates),
@@ -53,7 +53,7 @@ def _check_scopes(value: str) -> str:
 
 
 class SignIn(BaseModel):
-    """The form of OAuth 2's password grant (RFC 6749, section 4.3.2); fields that it does not know are ignored."""
+    """The form of the OAuth 2 password grant (RFC 6749, section 4.3.2); unknown fields are ignored."""
 
     model_config = example(
         username="owen.tarrant@tarnbeck.example",
@@ -65,13 +65,16 @@ class SignIn(BaseModel):
     password: Password
     scope: Annotated[
         str,
-        Field(max_length=1000, description="Scopes to narrow the session to, separated by spaces."),
+        Field(
+            max_length=1000,
+            description="Scopes to limit the session to, separated by spaces; all scopes of the user by default.",
+        ),
         AfterValidator(_check_scopes),
     ] = ""
 
 
 class Refresh(Schema):
-    """A refresh token, to be exchanged."""
+    """The refresh token to exchange."""
 
     model_config = example(refresh_token="prr_…")  # noqa: S106 - a public example, like those below
 
@@ -79,7 +82,7 @@ class Refresh(Schema):
 
 
 class SetPassword(Schema):
-    """The token of a link, and the password to be."""
+    """The link token and the new password."""
 
     model_config = example(token="prl_…", password="correct-horse-battery-staple")  # noqa: S106
 
@@ -88,7 +91,7 @@ class SetPassword(Schema):
 
 
 class ChangePassword(Schema):
-    """The password that was, and the one to be."""
+    """The current and the new password."""
 
     model_config = example(old_password="try-the-register", new_password="correct-horse-battery-staple")  # noqa: S106
 
@@ -97,47 +100,57 @@ class ChangePassword(Schema):
 
 
 class TokenPair(Schema):
-    """An access token for the `Authorization` header, and the refresh token with which to get the next."""
+    """An access token for the `Authorization` header, and a refresh token to exchange for the next pair."""
 
     access_token: str
     token_type: Literal["bearer"]
     expires_in: Annotated[int, Field(description="Seconds until the access token expires.")]
-    refresh_token: Annotated[str, Field(description="Valid once, for 30 days.")]
-    scope: Annotated[str, Field(description="The session's scopes, separated by spaces.")]
+    refresh_token: Annotated[str, Field(description="Can be used once, within 30 days.")]
+    scope: Annotated[str, Field(description="Scopes of the session, separated by spaces.")]
 
 
 class SessionRead(Schema):
-    """A place where the user is signed in."""
+    """A session of the user."""
 
     id: int
     created_at: Instant
-    last_used_at: Annotated[Instant, Field(description="When it was last refreshed.")]
+    last_used_at: Annotated[Instant, Field(description="Time of the last refresh.")]
     expires_at: Instant
-    address: Annotated[str, Field(description="IP address, of IPv6 the /64 network.", examples=["192.0.2.7"])]
+    address: Annotated[
+        str,
+        Field(description="IP address of the client; of IPv6 addresses only the /64 network.", examples=["192.0.2.7"]),
+    ]
     user_agent: str | None
-    scopes: Annotated[list[Scope] | None, Field(description="Null when it was not narrowed.")]
-    current: Annotated[bool, Field(description="Whether this request belongs to it.")]
+    scopes: Annotated[list[Scope] | None, Field(description="Null if the session is not limited to certain scopes.")]
+    current: Annotated[bool, Field(description="Whether this request belongs to the session.")]
 
 
 class PasswordLink(Schema):
-    """The token of a link by which a user sets a password, once. It is shown here and never again."""
+    """The token of a link with which a user sets a password once; it is returned only here."""
 
     token: Annotated[str, Field(examples=["prl_…"])]
     expires_at: Instant
 
 
 class ApiTokenCreate(Schema):
-    """An API token to make."""
+    """A new API token."""
 
     model_config = example(name="Nightly export", scopes=["processes:read", "departments:read"], expires_in_days=30)
 
     name: Name
-    scopes: Annotated[list[Scope], Field(min_length=1, max_length=len(SCOPES), description="What it may do.")]
+    scopes: Annotated[
+        list[Scope],
+        Field(
+            min_length=1,
+            max_length=len(SCOPES),
+            description="Scopes of the token; it never has more permissions than its user.",
+        ),
+    ]
     expires_in_days: Annotated[int, Field(ge=1, le=MAX_API_TOKEN_DAYS)] = DEFAULT_API_TOKEN_DAYS
 
 
 class ApiTokenRead(Schema):
-    """What is known of an API token."""
+    """An API token, without its secret."""
 
     id: int
     name: str
@@ -145,22 +158,22 @@ class ApiTokenRead(Schema):
     user: Brief
     created_at: Instant
     expires_at: Instant
-    last_used_at: Annotated[Instant | None, Field(description="To within a minute.")]
+    last_used_at: Annotated[Instant | None, Field(description="Time of the last use, accurate to a minute.")]
 
 
 class ApiTokenMade(ApiTokenRead):
-    """A new API token. It is shown here and never again."""
+    """A new API token with its secret, which is returned only here."""
 
     token: Annotated[str, Field(examples=["prt_…"])]
 
 
 class Me(Schema):
-    """The caller."""
+    """The caller with the scopes of the token of this request."""
 
     id: int
     code: str | None
     name: str
     email: str
     access_level: AccessLevel
-    scopes: Annotated[list[Scope], Field(description="What this token may do.")]
+    scopes: Annotated[list[Scope], Field(description="Scopes of the token of this request.")]
     department: Brief | None

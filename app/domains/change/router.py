@@ -19,5 +19,9 @@ Service = Annotated[ChangeService, Depends(ChangeService.provide)]
 async def list_changes(
     service: Service, query: Annotated[ChangeQuery, Depends(list_parameters(ChangeQuery))]
 ) -> Response:
-    """List what was changed, by whom and when, the newest first."""
+    """List changes of all collections, newest first.
+
+    Contains only changes of objects that the caller may read; changes of users and API tokens require
+    the scope `admin`.
+    """
     return page_response(await service.page(query), query)

@@ -25,12 +25,12 @@ class ChangeQuery(PageQuery):
     """The parameters of the list of all changes."""
 
     type: ChangeType | None = Field(None, description="Only changes of this collection.")
-    object_id: Id | None = Field(None, description="Only changes of the object with this `id`; needs `type`.")
+    object_id: Id | None = Field(None, description="Only changes of the object with this `id`; requires `type`.")
     actor_id: Id | None = Field(None, description="Only changes made by the user with this `id`.")
-    since: InstantParameter | None = Field(None, description="Only changes at this instant or later.")
+    since: InstantParameter | None = Field(None, description="Only changes at or after this instant.")
 
     before_id: Id | None = Field(
-        None, description="Only changes with a lesser `id`: where to go on when `offset` ends."
+        None, description="Only changes with an `id` less than this, to continue beyond the maximum `offset`."
     )
 
     @model_validator(mode="after")

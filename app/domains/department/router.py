@@ -15,18 +15,18 @@ FILES = shared.accepts_files()
 
 
 class BulkDepartments(shared.Bulk[DepartmentCreate]):
-    """Up to 1,000 objects to write at once."""
+    """Up to 1,000 items, each of which writes one department."""
 
 
 @router.get("", response_model=shared.Page[DepartmentRead], responses=shared.EXPORT, openapi_extra=REQUIRES_READ)
 async def list_departments(service: DepartmentServiceDep, query: DepartmentListParameters) -> Response:
-    """List the departments."""
+    """List departments."""
     return await shared.list_response(await service.page(query), query)
 
 
 @router.post("", status_code=201, response_model=DepartmentRead, responses=shared.CREATE, openapi_extra=REQUIRES_WRITE)
 async def create_department(service: DepartmentServiceDep, body: DepartmentCreate) -> Response:
-    """Register a department."""
+    """Create a department."""
     return shared.created_response(await service.create(body), router)
 
 
@@ -36,13 +36,13 @@ async def create_department(service: DepartmentServiceDep, body: DepartmentCreat
 async def bulk_departments(
     service: DepartmentServiceDep, body: BulkDepartments, atomic: shared.Atomic = True, dry_run: shared.DryRun = False
 ) -> Response:
-    """Create, update, upsert and delete up to 1,000 departments at once."""
+    """Create, update, upsert and delete up to 1,000 departments in one request."""
     return shared.bulk_response(await service.bulk(body.items, atomic=atomic, dry_run=dry_run), dry_run=dry_run)
 
 
 @router.get("/stats", response_model=shared.Stats, responses=shared.INVALID, openapi_extra=REQUIRES_READ)
 async def count_departments(service: DepartmentServiceDep, query: DepartmentStatsParameters) -> Response:
-    """Count the departments that the filters select, by group."""
+    """Count the departments that match the filters, by group."""
     return shared.stats_response(await service.stats(query))
 
 
@@ -50,7 +50,7 @@ async def count_departments(service: DepartmentServiceDep, query: DepartmentStat
     "/import", response_model=shared.ImportAnswer, responses=shared.IMPORT, openapi_extra=REQUIRES_WRITE | FILES
 )
 async def import_departments(service: DepartmentServiceDep, request: shared.ImportRequestDep) -> Response:
-    """Create and change departments from a file, or plan that."""
+    """Import departments from a file, or plan the import."""
     return shared.import_response(await service.import_file(request))
 
 
@@ -61,7 +61,7 @@ async def get_department(
     representation: DepartmentRepresentation,
     if_none_match: shared.IfNoneMatch = None,
 ) -> Response:
-    """Return a department."""
+    """Get a department."""
     return shared.document_response(await service.get(reference, representation.members), if_none_match)
 
 
@@ -69,7 +69,7 @@ async def get_department(
 async def replace_department(
     service: DepartmentServiceDep, reference: shared.Reference, body: DepartmentReplace, if_match: shared.IfMatch = None
 ) -> Response:
-    """Give a department all new values."""
+    """Replace a department."""
     return shared.updated_response(await service.replace(reference, body, if_match))
 
 
@@ -77,7 +77,7 @@ async def replace_department(
 async def update_department(
     service: DepartmentServiceDep, reference: shared.Reference, body: DepartmentPatch, if_match: shared.IfMatch = None
 ) -> Response:
-    """Change some values of a department (RFC 7396 merge patch)."""
+    """Update a department with a merge patch (RFC 7396)."""
     return shared.updated_response(await service.patch(reference, body, if_match))
 
 
@@ -85,7 +85,7 @@ async def update_department(
 async def delete_department(
     service: DepartmentServiceDep, reference: shared.Reference, if_match: shared.IfMatch = None
 ) -> Response:
-    """Delete a department that nothing refers to."""
+    """Delete a department that no other object refers to."""
     await service.delete(reference, if_match)
     return shared.no_content()
 
@@ -99,7 +99,7 @@ async def delete_department(
 async def list_department_changes(
     service: DepartmentServiceDep, reference: shared.Reference, query: shared.PageParameters
 ) -> Response:
-    """List the changes of a department, the newest first."""
+    """List the changes of a department, newest first."""
     return shared.page_response(await service.changes(reference, query), query)
 
 
@@ -109,7 +109,7 @@ async def list_department_changes(
 async def get_department_tree(
     service: DepartmentServiceDep, reference: shared.Reference, depth: shared.Depth = shared.MAX_DEPTH
 ) -> Response:
-    """Return a department and what stands below it, depth first."""
+    """Get a department and its descendants, depth first."""
     return shared.tree_response(await service.tree(reference, depth))
 
 
@@ -117,5 +117,5 @@ async def get_department_tree(
     "/{reference}/ancestors", response_model=shared.Ancestors, responses=shared.TREE, openapi_extra=REQUIRES_READ
 )
 async def list_department_ancestors(service: DepartmentServiceDep, reference: shared.Reference) -> Response:
-    """List what a department stands below, the root first."""
+    """List the ancestors of a department, root first."""
     return shared.ancestors_response(await service.ancestors(reference))

@@ -8,20 +8,20 @@ class DepartmentFields(TreeFields):
 
 
 class DepartmentCreate(DepartmentFields):
-    """A department to register."""
+    """A new department."""
 
     model_config = example(name="Treasury", description="Looks after cash, banks and currency risk.", parent_id=1)
 
 
 class DepartmentReplace(DepartmentFields):
-    """Everything a department is to be from now on; what is absent takes its default."""
+    """All fields of a department; omitted fields are reset to their defaults."""
 
     model_config = example(name="Head office", description="Everything that is not a plant.", code="HO")
 
 
 @merge_patch
 class DepartmentPatch(DepartmentFields):
-    """The changes to a department."""
+    """Changes to a department: omitted fields are kept, `null` resets a field to its default."""
 
     model_config = example(description="Keeps the books and pays the bills.")
 

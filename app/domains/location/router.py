@@ -15,18 +15,18 @@ FILES = shared.accepts_files()
 
 
 class BulkLocations(shared.Bulk[LocationCreate]):
-    """Up to 1,000 objects to write at once."""
+    """Up to 1,000 items, each of which writes one location."""
 
 
 @router.get("", response_model=shared.Page[LocationRead], responses=shared.EXPORT, openapi_extra=REQUIRES_READ)
 async def list_locations(service: LocationServiceDep, query: LocationListParameters) -> Response:
-    """List the locations."""
+    """List locations."""
     return await shared.list_response(await service.page(query), query)
 
 
 @router.post("", status_code=201, response_model=LocationRead, responses=shared.CREATE, openapi_extra=REQUIRES_WRITE)
 async def create_location(service: LocationServiceDep, body: LocationCreate) -> Response:
-    """Register a location."""
+    """Create a location."""
     return shared.created_response(await service.create(body), router)
 
 
@@ -36,13 +36,13 @@ async def create_location(service: LocationServiceDep, body: LocationCreate) -> 
 async def bulk_locations(
     service: LocationServiceDep, body: BulkLocations, atomic: shared.Atomic = True, dry_run: shared.DryRun = False
 ) -> Response:
-    """Create, update, upsert and delete up to 1,000 locations at once."""
+    """Create, update, upsert and delete up to 1,000 locations in one request."""
     return shared.bulk_response(await service.bulk(body.items, atomic=atomic, dry_run=dry_run), dry_run=dry_run)
 
 
 @router.get("/stats", response_model=shared.Stats, responses=shared.INVALID, openapi_extra=REQUIRES_READ)
 async def count_locations(service: LocationServiceDep, query: LocationStatsParameters) -> Response:
-    """Count the locations that the filters select, by group."""
+    """Count the locations that match the filters, by group."""
     return shared.stats_response(await service.stats(query))
 
 
@@ -50,7 +50,7 @@ async def count_locations(service: LocationServiceDep, query: LocationStatsParam
     "/import", response_model=shared.ImportAnswer, responses=shared.IMPORT, openapi_extra=REQUIRES_WRITE | FILES
 )
 async def import_locations(service: LocationServiceDep, request: shared.ImportRequestDep) -> Response:
-    """Create and change locations from a file, or plan that."""
+    """Import locations from a file, or plan the import."""
     return shared.import_response(await service.import_file(request))
 
 
@@ -61,7 +61,7 @@ async def get_location(
     representation: LocationRepresentation,
     if_none_match: shared.IfNoneMatch = None,
 ) -> Response:
-    """Return a location."""
+    """Get a location."""
     return shared.document_response(await service.get(reference, representation.members), if_none_match)
 
 
@@ -69,7 +69,7 @@ async def get_location(
 async def replace_location(
     service: LocationServiceDep, reference: shared.Reference, body: LocationReplace, if_match: shared.IfMatch = None
 ) -> Response:
-    """Give a location all new values."""
+    """Replace a location."""
     return shared.updated_response(await service.replace(reference, body, if_match))
 
 
@@ -77,7 +77,7 @@ async def replace_location(
 async def update_location(
     service: LocationServiceDep, reference: shared.Reference, body: LocationPatch, if_match: shared.IfMatch = None
 ) -> Response:
-    """Change some values of a location (RFC 7396 merge patch)."""
+    """Update a location with a merge patch (RFC 7396)."""
     return shared.updated_response(await service.patch(reference, body, if_match))
 
 
@@ -85,7 +85,7 @@ async def update_location(
 async def delete_location(
     service: LocationServiceDep, reference: shared.Reference, if_match: shared.IfMatch = None
 ) -> Response:
-    """Delete a location that nothing refers to."""
+    """Delete a location that no other object refers to."""
     await service.delete(reference, if_match)
     return shared.no_content()
 
@@ -99,7 +99,7 @@ async def delete_location(
 async def list_location_changes(
     service: LocationServiceDep, reference: shared.Reference, query: shared.PageParameters
 ) -> Response:
-    """List the changes of a location, the newest first."""
+    """List the changes of a location, newest first."""
     return shared.page_response(await service.changes(reference, query), query)
 
 
@@ -109,7 +109,7 @@ async def list_location_changes(
 async def get_location_tree(
     service: LocationServiceDep, reference: shared.Reference, depth: shared.Depth = shared.MAX_DEPTH
 ) -> Response:
-    """Return a location and what stands below it, depth first."""
+    """Get a location and its descendants, depth first."""
     return shared.tree_response(await service.tree(reference, depth))
 
 
@@ -117,5 +117,5 @@ async def get_location_tree(
     "/{reference}/ancestors", response_model=shared.Ancestors, responses=shared.TREE, openapi_extra=REQUIRES_READ
 )
 async def list_location_ancestors(service: LocationServiceDep, reference: shared.Reference) -> Response:
-    """List what a location stands below, the root first."""
+    """List the ancestors of a location, root first."""
     return shared.ancestors_response(await service.ancestors(reference))

@@ -38,7 +38,9 @@ def _check_timezone(value: str) -> str:
 Country = Annotated[
     str,
     AfterValidator(_check_country),
-    WithJsonSchema({"type": "string", "enum": sorted(countries()), "description": "ISO 3166-1 alpha-2."}),
+    WithJsonSchema(
+        {"type": "string", "enum": sorted(countries()), "description": "Country code (ISO 3166-1 alpha-2)."}
+    ),
 ]
 Timezone = Annotated[
     str,
@@ -54,8 +56,8 @@ Timezone = Annotated[
         }
     ),
 ]
-Latitude = Annotated[float, Field(ge=-90, le=90, description="Degrees, WGS 84; together with `longitude`.")]
-Longitude = Annotated[float, Field(ge=-180, le=180, description="Degrees, WGS 84; together with `latitude`.")]
+Latitude = Annotated[float, Field(ge=-90, le=90, description="Degrees (WGS 84); requires `longitude`.")]
+Longitude = Annotated[float, Field(ge=-180, le=180, description="Degrees (WGS 84); requires `latitude`.")]
 
 
 class LocationFields(TreeFields):
@@ -80,7 +82,7 @@ class WholeLocation(LocationFields):
 
 
 class LocationCreate(WholeLocation):
-    """A location to register."""
+    """A new location."""
 
     model_config = example(
         name="Milan showroom", kind="site", country="IT", timezone="Europe/Rome", latitude=45.4642, longitude=9.19
@@ -88,14 +90,14 @@ class LocationCreate(WholeLocation):
 
 
 class LocationReplace(WholeLocation):
-    """Everything a location is to be from now on; what is absent takes its default."""
+    """All fields of a location; omitted fields are reset to their defaults."""
 
     model_config = example(name="Europe", kind="region")
 
 
 @merge_patch
 class LocationPatch(LocationFields):
-    """The changes to a location."""
+    """Changes to a location: omitted fields are kept, `null` resets a field to its default."""
 
     model_config = example(address="1 Boiler Lane", timezone="Europe/London")
 

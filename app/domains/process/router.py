@@ -1,6 +1,8 @@
 """Process routes."""
 
-from fastapi import Response
+from typing import Annotated
+
+from fastapi import Query, Response
 
 from app.core.permissions import requires
 from app.domains.process.lists import ProcessListParameters, ProcessRepresentation, ProcessStatsParameters
@@ -29,20 +31,24 @@ DEPARTMENT_LINK_DEFAULTS = DepartmentLinkFields()
 RESOURCE_LINK_DEFAULTS = ResourceLinkFields()
 ROLE_LINK_DEFAULTS = RoleLinkFields()
 
+Responsibility = Annotated[
+    RoleResponsibility | None, Query(description="The responsibility to remove; by default all of the role.")
+]
+
 
 class BulkProcesses(shared.Bulk[ProcessCreate]):
-    """Up to 1,000 objects to write at once."""
+    """Up to 1,000 items, each of which writes one process."""
 
 
 @router.get("", response_model=shared.Page[ProcessRead], responses=shared.EXPORT, openapi_extra=REQUIRES_READ)
 async def list_processes(service: ProcessServiceDep, query: ProcessListParameters) -> Response:
-    """List the processes."""
+    """List processes."""
     return await shared.list_response(await service.page(query), query)
 
 
 @router.post("", status_code=201, response_model=ProcessRead, responses=shared.CREATE, openapi_extra=REQUIRES_WRITE)
 async def create_process(service: ProcessServiceDep, body: ProcessCreate) -> Response:
-    """Register a process."""
+    """Create a process."""
     return shared.created_response(await service.create(body), router)
 
 
@@ -52,13 +58,13 @@ async def create_process(service: ProcessServiceDep, body: ProcessCreate) -> Res
 async def bulk_processes(
     service: ProcessServiceDep, body: BulkProcesses, atomic: shared.Atomic = True, dry_run: shared.DryRun = False
 ) -> Response:
-    """Create, update, upsert and delete up to 1,000 processes at once."""
+    """Create, update, upsert and delete up to 1,000 processes in one request."""
     return shared.bulk_response(await service.bulk(body.items, atomic=atomic, dry_run=dry_run), dry_run=dry_run)
 
 
 @router.get("/stats", response_model=shared.Stats, responses=shared.INVALID, openapi_extra=REQUIRES_READ)
 async def count_processes(service: ProcessServiceDep, query: ProcessStatsParameters) -> Response:
-    """Count the processes that the filters select, by group."""
+    """Count the processes that match the filters, by group."""
     return shared.stats_response(await service.stats(query))
 
 
@@ -66,7 +72,7 @@ async def count_processes(service: ProcessServiceDep, query: ProcessStatsParamet
     "/import", response_model=shared.ImportAnswer, responses=shared.IMPORT, openapi_extra=REQUIRES_WRITE | FILES
 )
 async def import_processes(service: ProcessServiceDep, request: shared.ImportRequestDep) -> Response:
-    """Create and change processes from a file, or plan that."""
+    """Import processes from a file, or plan the import."""
     return shared.import_response(await service.import_file(request))
 
 
@@ -77,7 +83,7 @@ async def get_process(
     representation: ProcessRepresentation,
     if_none_match: shared.IfNoneMatch = None,
 ) -> Response:
-    """Return a process with all its links."""
+    """Get a process with its links."""
     return shared.document_response(await service.get(reference, representation.members), if_none_match)
 
 
@@ -85,7 +91,7 @@ async def get_process(
 async def replace_process(
     service: ProcessServiceDep, reference: shared.Reference, body: ProcessReplace, if_match: shared.IfMatch = None
 ) -> Response:
-    """Give a process all new values."""
+    """Replace a process."""
     return shared.updated_response(await service.replace(reference, body, if_match))
 
 
@@ -93,7 +99,7 @@ async def replace_process(
 async def update_process(
     service: ProcessServiceDep, reference: shared.Reference, body: ProcessPatch, if_match: shared.IfMatch = None
 ) -> Response:
-    """Change some values of a process (RFC 7396 merge patch)."""
+    """Update a process with a merge patch (RFC 7396)."""
     return shared.updated_response(await service.patch(reference, body, if_match))
 
 
@@ -101,7 +107,7 @@ async def update_process(
 async def delete_process(
     service: ProcessServiceDep, reference: shared.Reference, if_match: shared.IfMatch = None
 ) -> Response:
-    """Delete a process that nothing refers to."""
+    """Delete a process that no other object refers to."""
     await service.delete(reference, if_match)
     return shared.no_content()
 
@@ -115,7 +121,7 @@ async def delete_process(
 async def list_process_changes(
     service: ProcessServiceDep, reference: shared.Reference, query: shared.PageParameters
 ) -> Response:
-    """List the changes of a process, the newest first."""
+    """List the changes of a process, newest first."""
     return shared.page_response(await service.changes(reference, query), query)
 
 
@@ -125,7 +131,7 @@ async def list_process_changes(
 async def get_process_tree(
     service: ProcessServiceDep, reference: shared.Reference, depth: shared.Depth = shared.MAX_DEPTH
 ) -> Response:
-    """Return a process and what stands below it, depth first."""
+    """Get a process and its descendants, depth first."""
     return shared.tree_response(await service.tree(reference, depth))
 
 
@@ -133,7 +139,7 @@ async def get_process_tree(
     "/{reference}/ancestors", response_model=shared.Ancestors, responses=shared.TREE, openapi_extra=REQUIRES_READ
 )
 async def list_process_ancestors(service: ProcessServiceDep, reference: shared.Reference) -> Response:
-    """List what a process stands below, the root first."""
+    """List the ancestors of a process, root first."""
     return shared.ancestors_response(await service.ancestors(reference))
 
 
@@ -147,7 +153,7 @@ async def link_process_department(
     body: DepartmentLinkFields = DEPARTMENT_LINK_DEFAULTS,
     if_match: shared.IfMatch = None,
 ) -> Response:
-    """Set the link between a process and a department."""
+    """Link a department to a process, or change the relation."""
     await service.link(DEPARTMENTS, reference, department, if_match, body.relation)
     return shared.no_content()
 
@@ -174,7 +180,7 @@ async def link_process_location(
     body: shared.NoFields = shared.NO_FIELDS,  # noqa: ARG001 - the body may be an empty object
     if_match: shared.IfMatch = None,
 ) -> Response:
-    """Set the link between a process and a location."""
+    """Link a location to a process."""
     await service.link(LOCATIONS, reference, location, if_match)
     return shared.no_content()
 
@@ -201,7 +207,7 @@ async def link_process_resource(
     body: ResourceLinkFields = RESOURCE_LINK_DEFAULTS,
     if_match: shared.IfMatch = None,
 ) -> Response:
-    """Set the link between a process and a resource."""
+    """Link a resource to a process, or change the usage."""
     await service.link(RESOURCES, reference, resource, if_match, body.usage)
     return shared.no_content()
 
@@ -228,7 +234,10 @@ async def link_process_role(
     body: RoleLinkFields = ROLE_LINK_DEFAULTS,
     if_match: shared.IfMatch = None,
 ) -> Response:
-    """Add a responsibility of a role in a process; its others stay."""
+    """Add a responsibility of a role to a process.
+
+    Keeps the other responsibilities of the role.
+    """
     await service.link(ROLES, reference, role, if_match, body.responsibility)
     return shared.no_content()
 
@@ -240,10 +249,13 @@ async def unlink_process_role(
     service: ProcessServiceDep,
     reference: shared.Reference,
     role: shared.Reference,
-    responsibility: RoleResponsibility | None = None,
+    responsibility: Responsibility = None,
     if_match: shared.IfMatch = None,
 ) -> Response:
-    """Remove a role from a process, or one of its responsibilities only."""
+    """Remove a role from a process.
+
+    Removes all responsibilities of the role, or only the one named by `responsibility`.
+    """
     await service.unlink(ROLES, reference, role, if_match, responsibility)
     return shared.no_content()
 
@@ -272,7 +284,7 @@ async def list_department_processes(
 async def list_location_processes(
     service: ProcessServiceDep, reference: shared.Reference, query: ProcessListParameters
 ) -> Response:
-    """List the processes that a location takes part in."""
+    """List the processes that take place at a location."""
     return await shared.list_response(await service.page_linked(LOCATIONS, OWNER, reference, query), query)
 
 
@@ -286,7 +298,7 @@ async def list_location_processes(
 async def list_resource_processes(
     service: ProcessServiceDep, reference: shared.Reference, query: ProcessListParameters
 ) -> Response:
-    """List the processes that a resource takes part in."""
+    """List the processes that use a resource."""
     return await shared.list_response(await service.page_linked(RESOURCES, OWNER, reference, query), query)
 
 
@@ -300,5 +312,5 @@ async def list_resource_processes(
 async def list_role_processes(
     service: ProcessServiceDep, reference: shared.Reference, query: ProcessListParameters
 ) -> Response:
-    """List the processes that a role takes part in."""
+    """List the processes in which a role has a responsibility."""
     return await shared.list_response(await service.page_linked(ROLES, OWNER, reference, query), query)

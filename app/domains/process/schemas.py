@@ -30,8 +30,8 @@ _LinkLimit = Field(max_length=MAX_LINKS)
 
 def _short_form(long_form: str, default: str | None) -> Any:
     """Return a field that lists ids only; the links' own field, if any, is set to `default`."""
-    relation = f" with `{default}`" if default else ""
-    return Field(max_length=MAX_LINKS, description=f"Short form of `{long_form}`: just the ids{relation}.")
+    relation = f", each linked as `{default}`" if default else ""
+    return Field(max_length=MAX_LINKS, description=f"Short form of `{long_form}`: ids only{relation}.")
 
 
 def _reject_contradictions(links: list[Any], key: Callable[[Any], Any], what: str) -> None:
@@ -62,19 +62,19 @@ def _check_roles(links: list["RoleLink"]) -> list["RoleLink"]:
 
 
 class DepartmentLinkFields(Schema):
-    """How a department takes part in a process."""
+    """The relation of a department to a process."""
 
     relation: DepartmentRelation = "participant"
 
 
 class ResourceLinkFields(Schema):
-    """How a process uses a resource."""
+    """The use of a resource by a process."""
 
     usage: ResourceUsage = "uses"
 
 
 class RoleLinkFields(Schema):
-    """What a role does in a process."""
+    """A responsibility of a role in a process."""
 
     responsibility: RoleResponsibility = "responsible"
 
@@ -120,7 +120,7 @@ class ProcessFields(TreeFields):
 
 
 class ProcessCreate(ProcessFields):
-    """A process to register."""
+    """A new process."""
 
     model_config = example(
         name="Onboard a supplier",
@@ -136,7 +136,7 @@ class ProcessCreate(ProcessFields):
 
 
 class ProcessReplace(ProcessFields):
-    """Everything a process is to be from now on; what is absent takes its default, links included."""
+    """All fields of a process; omitted fields, including links, are reset to their defaults."""
 
     model_config = example(
         name="Lead the company", kind="management", status="active", department_ids=[1, 2], role_ids=[1]
@@ -145,7 +145,10 @@ class ProcessReplace(ProcessFields):
 
 @merge_patch
 class ProcessPatch(ProcessFields):
-    """The changes to a process; a list of links replaces that list only."""
+    """Changes to a process: omitted fields are kept, `null` resets a field to its default.
+
+    A list of links replaces only the links of its kind.
+    """
 
     model_config = example(status="in_review", role_ids=[1, 2])
 
@@ -157,23 +160,23 @@ class ProcessDepartmentRead(Brief):
 
 
 class ProcessLocationRead(Brief):
-    """A location where a process is done."""
+    """A location where a process takes place."""
 
 
 class ProcessResourceRead(Brief):
-    """A resource that a process needs."""
+    """A resource that a process uses."""
 
     usage: ResourceUsage
 
 
 class ProcessRoleRead(Brief):
-    """A role in a process."""
+    """A role with a responsibility in a process."""
 
     responsibility: RoleResponsibility
 
 
 class ProcessRead(ObjectRead):
-    """Something the organisation does, and all that takes part in it."""
+    """A process of the organisation with its links."""
 
     parent_id: int | None
     parent: Brief | None

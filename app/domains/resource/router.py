@@ -15,18 +15,18 @@ FILES = shared.accepts_files()
 
 
 class BulkResources(shared.Bulk[ResourceCreate]):
-    """Up to 1,000 objects to write at once."""
+    """Up to 1,000 items, each of which writes one resource."""
 
 
 @router.get("", response_model=shared.Page[ResourceRead], responses=shared.EXPORT, openapi_extra=REQUIRES_READ)
 async def list_resources(service: ResourceServiceDep, query: ResourceListParameters) -> Response:
-    """List the resources."""
+    """List resources."""
     return await shared.list_response(await service.page(query), query)
 
 
 @router.post("", status_code=201, response_model=ResourceRead, responses=shared.CREATE, openapi_extra=REQUIRES_WRITE)
 async def create_resource(service: ResourceServiceDep, body: ResourceCreate) -> Response:
-    """Register a resource."""
+    """Create a resource."""
     return shared.created_response(await service.create(body), router)
 
 
@@ -36,13 +36,13 @@ async def create_resource(service: ResourceServiceDep, body: ResourceCreate) -> 
 async def bulk_resources(
     service: ResourceServiceDep, body: BulkResources, atomic: shared.Atomic = True, dry_run: shared.DryRun = False
 ) -> Response:
-    """Create, update, upsert and delete up to 1,000 resources at once."""
+    """Create, update, upsert and delete up to 1,000 resources in one request."""
     return shared.bulk_response(await service.bulk(body.items, atomic=atomic, dry_run=dry_run), dry_run=dry_run)
 
 
 @router.get("/stats", response_model=shared.Stats, responses=shared.INVALID, openapi_extra=REQUIRES_READ)
 async def count_resources(service: ResourceServiceDep, query: ResourceStatsParameters) -> Response:
-    """Count the resources that the filters select, by group."""
+    """Count the resources that match the filters, by group."""
     return shared.stats_response(await service.stats(query))
 
 
@@ -50,7 +50,7 @@ async def count_resources(service: ResourceServiceDep, query: ResourceStatsParam
     "/import", response_model=shared.ImportAnswer, responses=shared.IMPORT, openapi_extra=REQUIRES_WRITE | FILES
 )
 async def import_resources(service: ResourceServiceDep, request: shared.ImportRequestDep) -> Response:
-    """Create and change resources from a file, or plan that."""
+    """Import resources from a file, or plan the import."""
     return shared.import_response(await service.import_file(request))
 
 
@@ -61,7 +61,7 @@ async def get_resource(
     representation: ResourceRepresentation,
     if_none_match: shared.IfNoneMatch = None,
 ) -> Response:
-    """Return a resource."""
+    """Get a resource."""
     return shared.document_response(await service.get(reference, representation.members), if_none_match)
 
 
@@ -69,7 +69,7 @@ async def get_resource(
 async def replace_resource(
     service: ResourceServiceDep, reference: shared.Reference, body: ResourceReplace, if_match: shared.IfMatch = None
 ) -> Response:
-    """Give a resource all new values."""
+    """Replace a resource."""
     return shared.updated_response(await service.replace(reference, body, if_match))
 
 
@@ -77,7 +77,7 @@ async def replace_resource(
 async def update_resource(
     service: ResourceServiceDep, reference: shared.Reference, body: ResourcePatch, if_match: shared.IfMatch = None
 ) -> Response:
-    """Change some values of a resource (RFC 7396 merge patch)."""
+    """Update a resource with a merge patch (RFC 7396)."""
     return shared.updated_response(await service.patch(reference, body, if_match))
 
 
@@ -85,7 +85,7 @@ async def update_resource(
 async def delete_resource(
     service: ResourceServiceDep, reference: shared.Reference, if_match: shared.IfMatch = None
 ) -> Response:
-    """Delete a resource that nothing refers to."""
+    """Delete a resource that no other object refers to."""
     await service.delete(reference, if_match)
     return shared.no_content()
 
@@ -99,5 +99,5 @@ async def delete_resource(
 async def list_resource_changes(
     service: ResourceServiceDep, reference: shared.Reference, query: shared.PageParameters
 ) -> Response:
-    """List the changes of a resource, the newest first."""
+    """List the changes of a resource, newest first."""
     return shared.page_response(await service.changes(reference, query), query)

@@ -22,7 +22,7 @@ class ResourceFields(ObjectFields):
 
 
 class ResourceCreate(ResourceFields):
-    """A resource to register."""
+    """A new resource."""
 
     model_config = example(
         name="Label printer", kind="equipment", owner_department_id=1, location_id=1, criticality="low"
@@ -30,7 +30,7 @@ class ResourceCreate(ResourceFields):
 
 
 class ResourceReplace(ResourceFields):
-    """Everything a resource is to be from now on; what is absent takes its default."""
+    """All fields of a resource; omitted fields are reset to their defaults."""
 
     model_config = example(
         name="ERP system", kind="application", criticality="critical", url="https://erp.tarnbeck.example"
@@ -39,13 +39,13 @@ class ResourceReplace(ResourceFields):
 
 @merge_patch
 class ResourcePatch(ResourceFields):
-    """The changes to a resource."""
+    """Changes to a resource: omitted fields are kept, `null` resets a field to its default."""
 
     model_config = example(criticality="high")
 
 
 class ResourceRead(ObjectRead):
-    """Something that processes need: an application, equipment, a document, a supplier, …"""
+    """A resource of processes, such as an application, equipment, a document or a supplier."""
 
     kind: ResourceKind
     owner_department_id: int | None

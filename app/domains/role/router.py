@@ -20,18 +20,18 @@ REQUIRES_USERS_READ = requires("users:read")
 
 
 class BulkRoles(shared.Bulk[RoleCreate]):
-    """Up to 1,000 objects to write at once."""
+    """Up to 1,000 items, each of which writes one role."""
 
 
 @router.get("", response_model=shared.Page[RoleRead], responses=shared.EXPORT, openapi_extra=REQUIRES_READ)
 async def list_roles(service: RoleServiceDep, query: RoleListParameters) -> Response:
-    """List the roles."""
+    """List roles."""
     return await shared.list_response(await service.page(query), query)
 
 
 @router.post("", status_code=201, response_model=RoleRead, responses=shared.CREATE, openapi_extra=REQUIRES_WRITE)
 async def create_role(service: RoleServiceDep, body: RoleCreate) -> Response:
-    """Register a role."""
+    """Create a role."""
     return shared.created_response(await service.create(body), router)
 
 
@@ -41,13 +41,13 @@ async def create_role(service: RoleServiceDep, body: RoleCreate) -> Response:
 async def bulk_roles(
     service: RoleServiceDep, body: BulkRoles, atomic: shared.Atomic = True, dry_run: shared.DryRun = False
 ) -> Response:
-    """Create, update, upsert and delete up to 1,000 roles at once."""
+    """Create, update, upsert and delete up to 1,000 roles in one request."""
     return shared.bulk_response(await service.bulk(body.items, atomic=atomic, dry_run=dry_run), dry_run=dry_run)
 
 
 @router.get("/stats", response_model=shared.Stats, responses=shared.INVALID, openapi_extra=REQUIRES_READ)
 async def count_roles(service: RoleServiceDep, query: RoleStatsParameters) -> Response:
-    """Count the roles that the filters select, by group."""
+    """Count the roles that match the filters, by group."""
     return shared.stats_response(await service.stats(query))
 
 
@@ -55,7 +55,7 @@ async def count_roles(service: RoleServiceDep, query: RoleStatsParameters) -> Re
     "/import", response_model=shared.ImportAnswer, responses=shared.IMPORT, openapi_extra=REQUIRES_WRITE | FILES
 )
 async def import_roles(service: RoleServiceDep, request: shared.ImportRequestDep) -> Response:
-    """Create and change roles from a file, or plan that."""
+    """Import roles from a file, or plan the import."""
     return shared.import_response(await service.import_file(request))
 
 
@@ -66,7 +66,7 @@ async def get_role(
     representation: RoleRepresentation,
     if_none_match: shared.IfNoneMatch = None,
 ) -> Response:
-    """Return a role."""
+    """Get a role."""
     return shared.document_response(await service.get(reference, representation.members), if_none_match)
 
 
@@ -74,7 +74,7 @@ async def get_role(
 async def replace_role(
     service: RoleServiceDep, reference: shared.Reference, body: RoleReplace, if_match: shared.IfMatch = None
 ) -> Response:
-    """Give a role all new values."""
+    """Replace a role."""
     return shared.updated_response(await service.replace(reference, body, if_match))
 
 
@@ -82,7 +82,7 @@ async def replace_role(
 async def update_role(
     service: RoleServiceDep, reference: shared.Reference, body: RolePatch, if_match: shared.IfMatch = None
 ) -> Response:
-    """Change some values of a role (RFC 7396 merge patch)."""
+    """Update a role with a merge patch (RFC 7396)."""
     return shared.updated_response(await service.patch(reference, body, if_match))
 
 
@@ -90,7 +90,7 @@ async def update_role(
 async def delete_role(
     service: RoleServiceDep, reference: shared.Reference, if_match: shared.IfMatch = None
 ) -> Response:
-    """Delete a role that nothing refers to."""
+    """Delete a role that no other object refers to."""
     await service.delete(reference, if_match)
     return shared.no_content()
 
@@ -104,7 +104,7 @@ async def delete_role(
 async def list_role_changes(
     service: RoleServiceDep, reference: shared.Reference, query: shared.PageParameters
 ) -> Response:
-    """List the changes of a role, the newest first."""
+    """List the changes of a role, newest first."""
     return shared.page_response(await service.changes(reference, query), query)
 
 
@@ -115,7 +115,7 @@ async def list_role_changes(
     openapi_extra=REQUIRES_USERS_READ,
 )
 async def list_role_holders(users: UserServiceDep, reference: shared.Reference, query: UserListParameters) -> Response:
-    """List the users who hold a role."""
+    """List the holders of a role."""
     return await shared.list_response(await users.page_linked(HOLDERS, HOLDERS.target, reference, query), query)
 
 
@@ -127,7 +127,7 @@ async def add_role_holder(
     body: shared.NoFields = shared.NO_FIELDS,  # noqa: ARG001 - the body may be an empty object
     if_match: shared.IfMatch = None,
 ) -> Response:
-    """Give a role to a user."""
+    """Assign a role to a user."""
     await service.link(HOLDERS, reference, user, if_match)
     return shared.no_content()
 
@@ -136,6 +136,6 @@ async def add_role_holder(
 async def remove_role_holder(
     service: RoleServiceDep, reference: shared.Reference, user: shared.Reference, if_match: shared.IfMatch = None
 ) -> Response:
-    """Take a role from a user."""
+    """Remove a role from a user."""
     await service.unlink(HOLDERS, reference, user, if_match)
     return shared.no_content()

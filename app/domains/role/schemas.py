@@ -8,26 +8,26 @@ class RoleFields(ObjectFields):
 
 
 class RoleCreate(RoleFields):
-    """A role to register."""
+    """A new role."""
 
     model_config = example(name="Data steward", description="Keeps master data clean.", department_id=1)
 
 
 class RoleReplace(RoleFields):
-    """Everything a role is to be from now on; what is absent takes its default."""
+    """All fields of a role; omitted fields are reset to their defaults."""
 
     model_config = example(name="Managing director", department_id=1)
 
 
 @merge_patch
 class RolePatch(RoleFields):
-    """The changes to a role."""
+    """Changes to a role: omitted fields are kept, `null` resets a field to its default."""
 
     model_config = example(description="Answers for the whole company.")
 
 
 class RoleRead(ObjectRead):
-    """A job function, which any number of users may hold."""
+    """A job function, held by any number of users."""
 
     department_id: int | None
     department: Brief | None

@@ -25,5 +25,5 @@ Service = Annotated[SearchService, Depends(SearchService.provide)]
 async def search_objects(
     service: Service, query: Annotated[SearchQuery, Depends(list_parameters(SearchQuery))]
 ) -> Response:
-    """Search all collections that the caller may read, the best first."""
+    """Search the collections that the caller may read, best matches first."""
     return page_response(await service.page(query), query)

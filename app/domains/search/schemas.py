@@ -23,20 +23,20 @@ class SearchQuery(CursorQuery):
 
     q: TextParameter = Field(description=Q.description, examples=["supplier invoice"])
     type: Annotated[list[SearchType], Field(max_length=len(TYPES))] | None = Field(
-        None, description="Only of these collections; without it, of all that the caller may read."
+        None, description="Collections to search; by default all that the caller may read."
     )
-    limit: Annotated[int, Digits] = Field(20, ge=1, le=MAX_RESULTS, description="Most objects to return.")
+    limit: Annotated[int, Digits] = Field(20, ge=1, le=MAX_RESULTS, description="Maximum number of objects to return.")
 
 
 class SnippetPart(Schema):
-    """A piece of text as it stands in the object: not escaped, without markup."""
+    """A piece of the original text, which is neither escaped nor markup."""
 
     text: str
-    match: Annotated[bool, Field(description="Whether it is what was asked for, or similar to it.")]
+    match: Annotated[bool, Field(description="Whether the piece matches a word of `q` or is similar to one.")]
 
 
 class Found(Schema):
-    """An object that was found."""
+    """A search result."""
 
     type: SearchType
     object: Brief
@@ -45,11 +45,11 @@ class Found(Schema):
         Field(
             ge=1,
             le=5,
-            description="How it was found: 1 by its code or whole name, 2 by their beginnings, 3 by the words of code "
-            "and name, 4 by the description too, 5 by similar words.",
+            description="Match: 1 whole code or name, 2 beginning of code or name, 3 words of code and name, "
+            "4 words of code, name and description, 5 similar words.",
         ),
     ]
     snippet: Annotated[
         list[SnippetPart],
-        Field(description="Where it was found: the name, the code, or a part of the description, in pieces."),
+        Field(description="The matching text (name, code or part of the description) in pieces."),
     ]

@@ -52,9 +52,9 @@ def problems(*errors: type[RegisterError]) -> Responses:
         if error.status in {ServiceUnavailable.status, TooManyRequests.status}:
             response["headers"] = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
         if error.status in {Unauthorized.status, Forbidden.status}:
-            response["headers"] = _header("WWW-Authenticate", "What to send (RFC 6750).")
+            response["headers"] = _header("WWW-Authenticate", "The required authentication (RFC 6750).")
         if error.status == PreconditionFailed.status:
-            response["headers"] = _header("ETag", "The current tag.")
+            response["headers"] = _header("ETag", "The current `ETag` of the object.")
         if error.status == UnsupportedMediaType.status:
             response["headers"] = _header("Accept-Encoding", "`identity`, if the body was compressed (RFC 9110).")
         responses[error.status] = response
@@ -67,13 +67,13 @@ def _header(name: str, description: str, *, always: bool = False) -> dict[str, A
 
 
 _ETAG = _header("ETag", '`"<version>.<digest>"` of this representation.', always=True)
-_LINK = _header("Link", "`next` and `prev` (RFC 8288), as far as 8,192 characters hold them.")
+_LINK = _header("Link", "URLs of the `next` and `prev` page (RFC 8288), as far as they fit into 8,192 characters.")
 BODY = (BadRequest, ContentTooLarge, UnsupportedMediaType, InvalidContent)
 
 ANYWHERE: Responses = problems(HeadersTooLarge, InternalError)
 READ: Responses = {
     200: {"headers": _ETAG},
-    304: {"description": "You have it already.", "headers": _ETAG},
+    304: {"description": "Not modified: the representation still has the `ETag` of `If-None-Match`.", "headers": _ETAG},
     **problems(NotFound, InvalidContent),
 }
 LIST: Responses = {200: {"headers": _LINK}, **problems(BadRequest, InvalidContent)}
@@ -81,10 +81,10 @@ SUBLIST: Responses = LIST | problems(NotFound)
 # Lists that can also be streamed.
 EXPORT: Responses = LIST | {
     200: {
-        "headers": _LINK | _header("Content-Disposition", "A name for the file; not of JSON."),
+        "headers": _LINK | _header("Content-Disposition", "File name; not sent with JSON."),
         "content": {
-            MEDIA_TYPES["ndjson"]: {"schema": {"type": "string", "description": "One object a line."}},
-            MEDIA_TYPES["csv"]: {"schema": {"type": "string", "description": "A header, and one object a row."}},
+            MEDIA_TYPES["ndjson"]: {"schema": {"type": "string", "description": "One object per line."}},
+            MEDIA_TYPES["csv"]: {"schema": {"type": "string", "description": "A header row, then one object per row."}},
         },
     },
     **problems(NotAcceptable),
@@ -92,7 +92,7 @@ EXPORT: Responses = LIST | {
 SUBLIST_EXPORT: Responses = EXPORT | problems(NotFound)
 TREE: Responses = problems(NotFound)
 CREATE: Responses = {
-    201: {"headers": _ETAG | _header("Location", "Path of the new object.", always=True)},
+    201: {"headers": _ETAG | _header("Location", "Path of the created object.", always=True)},
     **problems(Conflict, *BODY),
 }
 WRITE: Responses = {200: {"headers": _ETAG}, **problems(NotFound, Conflict, PreconditionFailed, *BODY)}

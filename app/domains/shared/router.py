@@ -109,7 +109,7 @@ Reference = Annotated[
     str,
     # The pattern is for OpenAPI only: a reference that does not match names no object, which is 404, not 422.
     Path(
-        description="`id`, or `code:` and the code.",
+        description="`id`, or `code:` followed by the code.",
         openapi_examples={"id": {"summary": "By id", "value": "1"}},
         json_schema_extra={"pattern": REFERENCE_PATTERN},
     ),
@@ -127,16 +127,18 @@ def _parse_number(text: str) -> int:
 Number = Annotated[
     int,
     BeforeValidator(_parse_number),
-    Path(ge=1, le=MAX_ID, description="`id`.", openapi_examples={"id": {"summary": "By id", "value": 1}}),
+    Path(ge=1, le=MAX_ID, description="`id` of the object.", openapi_examples={"id": {"summary": "By id", "value": 1}}),
 ]
 IfMatch = Annotated[
     str | None,
-    Header(alias="If-Match", description="Write only if the object still has the version of this `ETag`; else 412."),
+    Header(
+        alias="If-Match", description="Write only if the object still has the version of this `ETag`, else return 412."
+    ),
 ]
 IfNoneMatch = Annotated[
-    str | None, Header(alias="If-None-Match", description="An `ETag` you have: 304 if nothing has changed since.")
+    str | None, Header(alias="If-None-Match", description="Return 304 if the representation still has this `ETag`.")
 ]
-Depth = Annotated[int, Query(ge=0, le=MAX_DEPTH, description="Levels to go down."), Digits]
+Depth = Annotated[int, Query(ge=0, le=MAX_DEPTH, description="Number of levels below the object to return."), Digits]
 
 
 def api_router(prefix: str = "", tags: list[str | Enum] | None = None) -> APIRouter:

@@ -100,26 +100,30 @@ _URL = TypeAdapter(Annotated[str, Field(pattern=URL_PATTERN), AfterValidator(Htt
 # Trimming runs first: a Before validator wraps the validators on its left.
 Name = Annotated[
     str,
-    Field(min_length=1, max_length=NAME_LENGTH, description="What people call it.", examples=["Accounts payable"]),
+    Field(min_length=1, max_length=NAME_LENGTH, description="Display name.", examples=["Accounts payable"]),
     BeforeValidator(_trim_to_nfc),
     AfterValidator(_check_line),
 ]
 Description = Annotated[
     str,
-    Field(max_length=DESCRIPTION_LENGTH, description="What it is, in as many lines as it takes."),
+    Field(max_length=DESCRIPTION_LENGTH, description="Free text, which may have several lines."),
     BeforeValidator(_trim_to_nfc),
     AfterValidator(_check_lines),
 ]
 Code = Annotated[
     str,
-    Field(pattern=CODE_PATTERN, description="Human key, unique in the collection ignoring case.", examples=["FIN-01"]),
+    Field(
+        pattern=CODE_PATTERN,
+        description="Human-readable key, unique in the collection ignoring case.",
+        examples=["FIN-01"],
+    ),
 ]
 ExternalId = Annotated[
     str,
     Field(
         min_length=1,
         max_length=EXTERNAL_ID_LENGTH,
-        description="Key of the object in the system it came from, unique in the collection.",
+        description="Key of the object in its source system, unique in the collection.",
     ),
     BeforeValidator(_trim_to_nfc),
     AfterValidator(_check_line),
@@ -182,7 +186,7 @@ class TreeFields(ObjectFields):
 
 
 class Brief(Schema):
-    """What is needed to show a reference to an object."""
+    """A reference to an object, with its code and name."""
 
     id: int
     code: str | None
@@ -190,7 +194,7 @@ class Brief(Schema):
 
 
 class NoFields(Schema):
-    """A link that has nothing but its two ends."""
+    """A link without fields of its own."""
 
 
 NO_FIELDS = NoFields()
@@ -199,7 +203,7 @@ NO_FIELDS = NoFields()
 class ObjectRead(Schema):
     """What a client reads, in every collection."""
 
-    id: Annotated[int, Field(description="64-bit integer given by the register.", examples=[1])]
+    id: Annotated[int, Field(description="64-bit integer assigned by the register.", examples=[1])]
     code: str | None
     external_id: str | None
     name: str
@@ -208,7 +212,7 @@ class ObjectRead(Schema):
     updated_at: datetime
     created_by: Annotated[Brief | None, Field(description="Null only for the first administrator.")]
     updated_by: Annotated[Brief | None, Field(description="Null only for the first administrator.")]
-    version: Annotated[int, Field(description="Grows by one with every change of the object or of its links.")]
+    version: Annotated[int, Field(description="Increases by one with each change of the object or its links.")]
 
 
 ReadT = TypeVar("ReadT", bound=BaseModel)
@@ -217,12 +221,14 @@ SchemaT = TypeVar("SchemaT", bound=BaseModel)
 
 class Page(Schema, Generic[ReadT]):
     # The docstring of a generic class is not inherited by its specialisations.
-    model_config = ConfigDict(json_schema_extra={"description": "Part of a list, and where its neighbours are."})
+    model_config = ConfigDict(
+        json_schema_extra={"description": "A page of a list, with the URLs of the next and previous page."}
+    )
 
     items: list[ReadT]
-    next: Annotated[str | None, Field(description="Relative URL of the following page; null on the last.")]
-    prev: Annotated[str | None, Field(description="Relative URL of the preceding page; null on the first.")]
-    total: Annotated[int | None, Field(description="Objects in the whole list; only with `count=exact`.")]
+    next: Annotated[str | None, Field(description="Relative URL of the next page; null on the last page.")]
+    prev: Annotated[str | None, Field(description="Relative URL of the previous page; null on the first page.")]
+    total: Annotated[int | None, Field(description="Number of objects in the whole list; null without `count=exact`.")]
 
     @classmethod
     def model_parametrized_name(cls, params: tuple[Any, ...]) -> str:
@@ -230,69 +236,76 @@ class Page(Schema, Generic[ReadT]):
 
 
 class Actor(Schema):
-    """Who made a change, under the name of that time."""
+    """The user who made a change, with the name at that time."""
 
     id: int
     name: str
 
 
 class ChangeRead(Schema):
-    """One change of one object.
+    """A change of an object.
 
-    `before` and `after` have the members that changed: references together with what they refer to, and of lists of
-    links only the entries that went or came.
+    `before` and `after` contain the changed members: references with the objects that they refer to, and of lists of
+    links only the removed and the added entries.
     """
 
     id: int
     at: datetime
-    actor: Annotated[Actor | None, Field(description="Null for what the register did by itself.")]
+    actor: Annotated[Actor | None, Field(description="Null for changes by the register itself.")]
     request_id: str | None
-    message: Annotated[str | None, Field(description="What `X-Change-Message` said.")]
+    message: Annotated[str | None, Field(description="Value of `X-Change-Message`.")]
     type: Annotated[str, Field(description="Collection of the object.", examples=["departments"])]
-    object: Annotated[Brief, Field(description="The object, as it was called then.")]
+    object: Annotated[Brief, Field(description="The object, with the code and name at that time.")]
     action: ChangeAction
-    before: Annotated[dict[str, Any] | None, Field(description="Null when there was nothing before.")]
-    after: Annotated[dict[str, Any] | None, Field(description="Null when there is nothing any more.")]
+    before: Annotated[
+        dict[str, Any] | None, Field(description="Null if the object or link did not exist before the change.")
+    ]
+    after: Annotated[
+        dict[str, Any] | None, Field(description="Null if the object or link does not exist after the change.")
+    ]
 
 
 class TreeNode(Brief):
-    """An object in its tree."""
+    """An object of a tree."""
 
     parent_id: int | None
-    depth: Annotated[int, Field(description="Levels below the object that was asked for.")]
-    children: Annotated[int, Field(description="Objects directly below, shown or not.")]
+    depth: Annotated[int, Field(description="Number of levels below the requested object.")]
+    children: Annotated[int, Field(description="Number of all direct children, including those beyond `depth`.")]
 
 
 class Tree(Schema):
-    """An object and what stands below it, depth first, siblings by name."""
+    """An object and its descendants, depth first, siblings by name."""
 
     items: list[TreeNode]
-    truncated: Annotated[bool, Field(description="Whether there are more nodes than one answer holds.")]
+    truncated: Annotated[bool, Field(description="Whether nodes are missing because there are more than 10,000.")]
 
 
 class Ancestors(Schema):
-    """What an object stands below, the root first."""
+    """The ancestors of an object, root first."""
 
     items: list[Brief]
 
 
 class StatsGroup(Schema):
-    """Objects that have something in common, and how many they are."""
+    """A group of objects and its size."""
 
     key: Annotated[
-        str | None, Field(description="What the filter of this group takes, as text; null for objects without a value.")
+        str | None,
+        Field(
+            description="Value to filter by for the objects of this group, as text; null for objects without a value."
+        ),
     ]
-    object: Annotated[Brief | None, Field(description="What `key` is the `id` of; null of any other group.")]
+    object: Annotated[Brief | None, Field(description="The object whose `id` is `key`; null if `key` is not an `id`.")]
     count: int
 
 
 class Stats(Schema):
-    """How many objects there are in each group, the largest group first."""
+    """The number of objects per group, largest group first."""
 
     group_by: str
-    total: Annotated[int, Field(description="Objects that were counted, each once.")]
+    total: Annotated[int, Field(description="Number of counted objects, each counted once.")]
     groups: list[StatsGroup]
-    truncated: Annotated[bool, Field(description="Whether there are more groups than one answer holds.")]
+    truncated: Annotated[bool, Field(description="Whether groups are missing because there are more than 1,000.")]
 
 
 def merge_patch(schema: type[SchemaT]) -> type[SchemaT]:

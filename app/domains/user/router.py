@@ -16,18 +16,18 @@ FILES = shared.accepts_files("code,name,email\r\nE-1,Ada Example,ada@register.ex
 
 
 class BulkUsers(shared.Bulk[UserCreate]):
-    """Up to 1,000 objects to write at once."""
+    """Up to 1,000 items, each of which writes one user."""
 
 
 @router.get("", response_model=shared.Page[UserRead], responses=shared.EXPORT, openapi_extra=REQUIRES_READ)
 async def list_users(service: UserServiceDep, query: UserListParameters) -> Response:
-    """List the users."""
+    """List users."""
     return await shared.list_response(await service.page(query), query)
 
 
 @router.post("", status_code=201, response_model=UserRead, responses=shared.CREATE, openapi_extra=REQUIRES_WRITE)
 async def create_user(service: UserServiceDep, body: UserCreate) -> Response:
-    """Register a user."""
+    """Create a user."""
     return shared.created_response(await service.create(body), router)
 
 
@@ -37,13 +37,13 @@ async def create_user(service: UserServiceDep, body: UserCreate) -> Response:
 async def bulk_users(
     service: UserServiceDep, body: BulkUsers, atomic: shared.Atomic = True, dry_run: shared.DryRun = False
 ) -> Response:
-    """Create, update, upsert and delete up to 1,000 users at once."""
+    """Create, update, upsert and delete up to 1,000 users in one request."""
     return shared.bulk_response(await service.bulk(body.items, atomic=atomic, dry_run=dry_run), dry_run=dry_run)
 
 
 @router.get("/stats", response_model=shared.Stats, responses=shared.INVALID, openapi_extra=REQUIRES_READ)
 async def count_users(service: UserServiceDep, query: UserStatsParameters) -> Response:
-    """Count the users that the filters select, by group."""
+    """Count the users that match the filters, by group."""
     return shared.stats_response(await service.stats(query))
 
 
@@ -51,7 +51,7 @@ async def count_users(service: UserServiceDep, query: UserStatsParameters) -> Re
     "/import", response_model=shared.ImportAnswer, responses=shared.IMPORT, openapi_extra=REQUIRES_WRITE | FILES
 )
 async def import_users(service: UserServiceDep, request: shared.ImportRequestDep) -> Response:
-    """Create and change users from a file, or plan that."""
+    """Import users from a file, or plan the import."""
     return shared.import_response(await service.import_file(request))
 
 
@@ -62,7 +62,7 @@ async def get_user(
     representation: UserRepresentation,
     if_none_match: shared.IfNoneMatch = None,
 ) -> Response:
-    """Return a user."""
+    """Get a user."""
     return shared.document_response(await service.get(reference, representation.members), if_none_match)
 
 
@@ -70,7 +70,7 @@ async def get_user(
 async def replace_user(
     service: UserServiceDep, reference: shared.Reference, body: UserReplace, if_match: shared.IfMatch = None
 ) -> Response:
-    """Give a user all new values."""
+    """Replace a user."""
     return shared.updated_response(await service.replace(reference, body, if_match))
 
 
@@ -78,7 +78,7 @@ async def replace_user(
 async def update_user(
     service: UserServiceDep, reference: shared.Reference, body: UserPatch, if_match: shared.IfMatch = None
 ) -> Response:
-    """Change some values of a user (RFC 7396 merge patch)."""
+    """Update a user with a merge patch (RFC 7396)."""
     return shared.updated_response(await service.patch(reference, body, if_match))
 
 
@@ -86,7 +86,7 @@ async def update_user(
 async def delete_user(
     service: UserServiceDep, reference: shared.Reference, if_match: shared.IfMatch = None
 ) -> Response:
-    """Delete a user that nothing refers to."""
+    """Delete a user that no other object refers to."""
     await service.delete(reference, if_match)
     return shared.no_content()
 
@@ -100,5 +100,5 @@ async def delete_user(
 async def list_user_changes(
     service: UserServiceDep, reference: shared.Reference, query: shared.PageParameters
 ) -> Response:
-    """List the changes of a user, the newest first."""
+    """List the changes of a user, newest first."""
     return shared.page_response(await service.changes(reference, query), query)

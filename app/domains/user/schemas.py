@@ -32,7 +32,7 @@ Email = Annotated[
             "type": "string",
             "format": "email",
             "maxLength": EMAIL_LENGTH,
-            "description": "Unique ignoring case.",
+            "description": "E-mail address for signing in, unique ignoring case.",
             "examples": ["ada.byron@register.example"],
         }
     ),
@@ -48,20 +48,20 @@ class UserFields(ObjectFields):
 
 
 class UserCreate(UserFields):
-    """A user to register."""
+    """A new user."""
 
     model_config = example(name="Ada Byron", email="ada.byron@register.example", department_id=1, access_level="editor")
 
 
 class UserReplace(UserFields):
-    """Everything a user is to be from now on; what is absent takes its default."""
+    """All fields of a user; omitted fields are reset to their defaults."""
 
     model_config = example(name="First administrator", email="admin@register.example", access_level="admin")
 
 
 @merge_patch
 class UserPatch(UserFields):
-    """The changes to a user."""
+    """Changes to a user: omitted fields are kept, `null` resets a field to its default."""
 
     model_config = example(description="Makes the first entries.")
 

@@ -25,12 +25,17 @@ from app.utils.exceptions import (
 from app.utils.validation import summary
 
 BULK: Responses = {
-    207: {"model": BulkAnswer, "description": "Some items failed, and all others were written (`atomic=false`)."},
+    207: {
+        "model": BulkAnswer,
+        "description": "Some items failed, and all others were written; only with `atomic=false`.",
+    },
     **problems(Conflict, *BODY),
 }
 
-Atomic = Annotated[bool, Query(description="Write all items or none. Without it the good ones are written.")]
-DryRun = Annotated[bool, Query(description="Check everything, tell what would be done, and do nothing.")]
+Atomic = Annotated[
+    bool, Query(description="Write all items or none; `false` writes the valid items even if others fail.")
+]
+DryRun = Annotated[bool, Query(description="Check all items and report the changes without writing them.")]
 
 
 def bulk_response(outcome: BulkOutcome, *, dry_run: bool) -> Response:

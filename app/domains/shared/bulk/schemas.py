@@ -19,26 +19,29 @@ CreateT = TypeVar("CreateT", bound=ObjectFields)
 
 
 class CodeReference(Schema):
-    """An object by its code, ignoring case: one that this request makes, or one that is registered."""
+    """A reference by code, ignoring case, to an object of this request or a registered object."""
 
     code: Code
 
 
 class ExternalIdReference(Schema):
-    """An object by its external id: one that this request makes, or one that is registered."""
+    """A reference by external id to an object of this request or a registered object."""
 
     external_id: ExternalId
 
 
-Version = Annotated[int, Field(ge=1, le=MAX_ID, description="Only if the object still has this version.")]
-_UPSERT = "Change the object that the key names, or register it with this key if there is none."
+Version = Annotated[int, Field(ge=1, le=MAX_ID, description="Write only if the object still has this version.")]
+_UPSERT = (
+    "Update the object with this key, or create it if no object has the key; exactly one of `code` and `external_id` "
+    "is required."
+)
 
 # `Reference` without its description, which would be nested in the union, where client generators do not read it.
 BulkReference = Annotated[int, Field(ge=1, le=MAX_ID)] | CodeReference | ExternalIdReference
 
 
 class BulkDelete(Schema):
-    """Delete the object that one of the keys names."""
+    """Delete the object with this key; exactly one of `id`, `code` and `external_id` is required."""
 
     op: Literal["delete"]
     id: Reference | None = None
@@ -48,25 +51,27 @@ class BulkDelete(Schema):
 
 
 class BulkItemResult(Schema):
-    """What became of an item, or of a dry run, what would have."""
+    """The result of an item; in a dry run, the result that it would have."""
 
-    index: Annotated[int, Field(description="Place of the item in the request, from 0.")]
+    index: Annotated[int, Field(description="Index of the item in the request, from 0.")]
     status: Status
-    id: Annotated[int | None, Field(description="Null if there is no object: a dry run makes none.")]
-    version: Annotated[int | None, Field(description="Version of the object as it is now; null if there is none.")]
+    id: Annotated[int | None, Field(description="Null if the object does not exist, such as a new one in a dry run.")]
+    version: Annotated[
+        int | None, Field(description="Current version of the object; null if the object does not exist.")
+    ]
     before: Annotated[
-        dict[str, Any] | None, Field(description="Members that change, as they were; only of a dry run.")
+        dict[str, Any] | None, Field(description="Changed members before the change; only in a dry run.")
     ] = None
     after: Annotated[
-        dict[str, Any] | None, Field(description="Members that change, as they would be; only of a dry run.")
+        dict[str, Any] | None, Field(description="Changed members after the change; only in a dry run.")
     ] = None
-    errors: Annotated[list[ProblemError] | None, Field(description="Only with `failed`; pointers into the body.")] = (
-        None
-    )
+    errors: Annotated[
+        list[ProblemError] | None, Field(description="Errors of a failed item, with pointers into the body.")
+    ] = None
 
 
 class BulkCounts(Schema):
-    """How many items have each status."""
+    """The number of items per status."""
 
     created: int
     updated: int
@@ -76,7 +81,7 @@ class BulkCounts(Schema):
 
 
 class BulkAnswer(Schema):
-    """What became of all items, in their order."""
+    """The results of all items, in the order of the request."""
 
     dry_run: bool
     counts: BulkCounts
@@ -100,13 +105,23 @@ class Bulk(Schema, Generic[CreateT]):
 @cache
 def _body_of(create: type[ObjectFields]) -> type[BaseModel]:
     noun = create.__name__.removesuffix("Create")
-    fields = _derived(create, f"Bulk{noun}Fields", "What a new object is to be.")
-    patch = merge_patch(_derived(create, f"Bulk{noun}Patch", "What is to change (RFC 7396 merge patch)."))
+    fields = _derived(
+        create, f"Bulk{noun}Fields", "Fields of a new object; a reference is an id, a code or an external id."
+    )
+    patch = merge_patch(
+        _derived(
+            create, f"Bulk{noun}Patch", "Changes to an object (merge patch, RFC 7396), or the fields of a new object."
+        )
+    )
     key: dict[str, Any] = {"code": (Code | None, None), "external_id": (ExternalId | None, None)}
     target: dict[str, Any] = {"id": (Reference | None, None), **key, "version": (Version | None, None)}
-    create_item = _item(f"BulkCreate{noun}", "Register a new object.", Literal["create"], {}, fields)
+    create_item = _item(f"BulkCreate{noun}", "Create an object.", Literal["create"], {}, fields)
     update_item = _item(
-        f"BulkUpdate{noun}", "Change the object that one of the keys names.", Literal["update"], target, patch
+        f"BulkUpdate{noun}",
+        "Update the object with this key; exactly one of `id`, `code` and `external_id` is required.",
+        Literal["update"],
+        target,
+        patch,
     )
     upsert_item = _item(f"BulkUpsert{noun}", _UPSERT, Literal["upsert"], key, patch)
     item: Any = Annotated[create_item | update_item | upsert_item | BulkDelete, Field(discriminator="op")]

@@ -32,26 +32,25 @@ class ImportQuery(BaseModel):
     # Not `strict`: query parameters are text.
     model_config = ConfigDict(extra="forbid")
 
-    dry_run: bool = Field(
-        False, description="Check everything, answer with a plan of what would be done, and do nothing."
-    )
+    dry_run: bool = Field(False, description="Check the file and return a plan of the changes without writing them.")
     plan_id: UUID | None = Field(
-        None, description="Instead of a file: carry out the plan with this id, exactly as it is, or answer 409."
+        None, description="Execute the plan with this id instead of sending a file; 409 if the plan is outdated."
     )
     map: list[str] = Field(
         [],
         max_length=MAX_MAPPINGS,
-        description="What a column is, as `column:member`; `column:` passes over it. "
-        "Without it a column is the member that its name says, whatever case and separators it has.",
+        description="Mapping of a column to a member, as `column:member`, or `column:` to ignore the column; "
+        "other columns are mapped by name, ignoring case and separators.",
         examples=[["Kürzel:code"]],
     )
     match_ids: bool = Field(
         False,
-        description="Rows with an `id` are about the object that has it, as in what this register exported. "
-        "Otherwise ids only tell which rows refer to which.",
+        description="Rows with an `id` update the object with this `id`, as in exports of this register; "
+        "by default an `id` only identifies a row for references within the file.",
     )
     csv: Literal["raw"] | None = Field(
-        None, description="`raw`: of `text/csv`, no apostrophe in front of a cell is a mark, as if exported so."
+        None,
+        description="`raw` keeps the apostrophes with which exports escape CSV cells; by default they are removed.",
     )
 
     @model_validator(mode="after")
@@ -63,26 +62,28 @@ class ImportQuery(BaseModel):
 
 
 class ImportedRow(Schema):
-    """What becomes, or became, of a row of the file."""
+    """The result of a row of the file; in a plan, the result that it would have."""
 
-    row: Annotated[int, Field(description="Its number in the file; a header is the first row.")]
+    row: Annotated[int, Field(description="Number of the row in the file, from 1; a header counts as a row.")]
     action: Action
-    id: Annotated[int | None, Field(description="Null if there is no object: a plan makes none.")]
-    version: Annotated[int | None, Field(description="Version of the object afterwards; null if there is none.")]
-    before: Annotated[dict[str, Any] | None, Field(description="Members that change, as they are; only of a plan.")] = (
+    id: Annotated[int | None, Field(description="Null if the object does not exist, such as a new one in a plan.")]
+    version: Annotated[
+        int | None, Field(description="Version of the object after the import; null if the object does not exist.")
+    ]
+    before: Annotated[
+        dict[str, Any] | None, Field(description="Changed members before the change; only in a plan.")
+    ] = None
+    after: Annotated[dict[str, Any] | None, Field(description="Changed members after the change; only in a plan.")] = (
         None
     )
-    after: Annotated[
-        dict[str, Any] | None, Field(description="Members that change, as they would be; only of a plan.")
-    ] = None
     errors: Annotated[
         list[ProblemError] | None,
-        Field(description="Only with `fault`; pointers are `/row/column`, and where a column has parts, its part."),
+        Field(description="Errors of the row; a pointer is `/row/column`, or `/row/column/part` of a list."),
     ] = None
 
 
 class ImportCounts(Schema):
-    """How many rows there are of each kind."""
+    """The number of rows per action."""
 
     create: int
     change: int
@@ -91,14 +92,14 @@ class ImportCounts(Schema):
 
 
 class ImportAnswer(Schema):
-    """What became of the rows of a file, or what would."""
+    """The results of all rows; in a plan, the results that they would have."""
 
     dry_run: bool
     plan_id: Annotated[
         str | None,
-        Field(description="With it the plan can be carried out once; null without `dry_run` or with faults."),
+        Field(description="Id for executing the plan once; null without `dry_run` or if the file has errors."),
     ]
-    expires_at: Annotated[Instant | None, Field(description="When the plan is forgotten.")]
+    expires_at: Annotated[Instant | None, Field(description="Time until which the plan can be executed.")]
     counts: ImportCounts
     rows: list[ImportedRow]
 
@@ -110,12 +111,12 @@ _EXAMPLE = "code,name,description\r\nT-1,Thing,The first thing\r\n"
 
 def accepts_files(example: str = _EXAMPLE) -> dict[str, Any]:
     """Return the declaration of a route that takes a table or NDJSON, for its `openapi_extra`."""
-    table = {"schema": {"type": "string", "description": "A header, and one object a row."}, "example": example}
-    lines = {"schema": {"type": "string", "description": "One object a line."}}
+    table = {"schema": {"type": "string", "description": "A header row, then one object per row."}, "example": example}
+    lines = {"schema": {"type": "string", "description": "One object per line."}}
     body = {
-        "description": f"Up to {MAX_ROWS} rows, each about the object with its code or external id, or else a new "
-        "one. A table has a header; commas, semicolons or tabs separate its cells. "
-        f"A plan is kept for {RETENTION_MINUTES} minutes.",
+        "description": f"A file of up to {MAX_ROWS:,} rows. Each row updates the object with its code or external id, "
+        "or creates one if there is none. A CSV file has a header row and cells separated by commas, semicolons or "
+        f"tabs. A plan is kept for {RETENTION_MINUTES} minutes; to execute one, send `plan_id` without a file.",
         "required": False,
         "content": {"text/csv": table, "application/x-ndjson": lines},
     }

@@ -11,6 +11,7 @@ suit the type of one field:
     name__gt __gte __lt __lte
 """
 
+import operator
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any, get_args
@@ -74,7 +75,7 @@ def ranked_choice(name: str, values: Any) -> Iterable[Filter]:
 
     # Compares ranks because the index, which also serves the sort order, is over the rank.
     yield from _choice(name, values, Integer(), rank, convert, complement)
-    is_null = Parameter(f"{name}__null", bool, "Whether it has no value.", None)
+    is_null = Parameter(f"{name}__null", bool, _describe_absence(name), None)
     null_rank = literal_column(str(len(ranks) + 1), Integer())
     yield Filter(
         (is_null,),
@@ -91,7 +92,8 @@ def rank_column(source: FromClause, name: str, values: Sequence[str]) -> ColumnE
 
 def flag(name: str) -> Iterable[Filter]:
     """Yield the filter of a Boolean field."""
-    yield _single(name, bool, "Only those for which it is so, or not.", Boolean(), lambda field, value: field == value)
+    description = _describe(name, "equals this value")
+    yield _single(name, bool, description, Boolean(), lambda field, value: field == value)
 
 
 def own_id() -> Iterable[Filter]:
@@ -143,11 +145,24 @@ def text(
         yield _text_equality(name, suffix, whole_text, ignore_case=ignore_case, negated=negated)
     if partial:
         part = _text_parameter(length, PartOfLines if multiline else PartOfLine)
-        patterns = (("__ic", "Contains, ignoring case.", "%{}%"), ("__sw", "Starts with, ignoring case.", "{}%"))
-        for suffix, description, pattern in patterns:
-            yield _pattern(name, suffix, part, description, pattern)
+        for suffix, verb, pattern in (("__ic", "contains", "%{}%"), ("__sw", "starts with", "{}%")):
+            yield _pattern(name, suffix, part, _describe(name, f"{verb} this text, ignoring case"), pattern)
     if nullable:
         yield _null_filter(name, uses_num_nulls=True)
+
+
+def _describe(name: str, condition: str) -> str:
+    """Return the description of a parameter that filters by a field."""
+    return f"Only objects whose `{name}` {condition}."
+
+
+def _describe_equality(name: str, *, negated: bool = False, ignore_case: bool = False) -> str:
+    values = f"equals {'none' if negated else 'one'} of these values"
+    return _describe(name, f"{values}, ignoring case" if ignore_case else values)
+
+
+def _describe_absence(name: str) -> str:
+    return f"`true` for only objects without a value of `{name}`, `false` for only objects with one."
 
 
 def _text_parameter(length: int, rules: tuple[Any, ...]) -> Any:
@@ -167,10 +182,10 @@ def _single(
 
 
 def _equality(name: str, annotation: Any, kind: TypeEngine[Any]) -> Iterable[Filter]:
-    equal = Parameter(name, annotation, "Equal to one of these.", kind, is_list=True)
+    equal = Parameter(name, annotation, _describe_equality(name), kind, is_list=True)
     yield Filter((equal,), lambda source, operands: source.c[name] == any_(operands[name]))
     negation = f"{name}__not"
-    unequal = Parameter(negation, annotation, "Equal to none of these.", kind, is_list=True)
+    unequal = Parameter(negation, annotation, _describe_equality(name, negated=True), kind, is_list=True)
     yield Filter((unequal,), lambda source, operands: _is_not(source.c[name] == any_(operands[negation])))
 
 
@@ -183,8 +198,8 @@ def _choice(
     complement: Callable[[list[Any]], list[Any]],
 ) -> Iterable[Filter]:
     # `__not` is an equality with the other values, which an index can serve.
-    parts = (name, "Equal to one of these.", convert), (f"{name}__not", "Equal to none of these.", complement)
-    for parameter_name, description, to_operand in parts:
+    for parameter_name, negated, to_operand in ((name, False, convert), (f"{name}__not", True, complement)):
+        description = _describe_equality(name, negated=negated)
         parameter = Parameter(parameter_name, annotation, description, kind, is_list=True, convert=to_operand)
         yield _choice_filter(parameter, field)
 
@@ -195,7 +210,7 @@ def _choice_filter(parameter: Parameter, field: Callable[[FromClause], ColumnEle
 
 def _text_equality(name: str, suffix: str, annotation: Any, *, ignore_case: bool, negated: bool) -> Filter:
     parameter_name = name + suffix
-    description = f"Equal to {'none' if negated else 'one'} of these{', ignoring case' if ignore_case else ''}."
+    description = _describe_equality(name, negated=negated, ignore_case=ignore_case)
     parameter = Parameter(parameter_name, annotation, description, String(), is_list=True)
 
     def condition(source: FromClause, operands: Operands) -> ColumnElement[bool]:
@@ -228,17 +243,23 @@ def _pattern(name: str, suffix: str, annotation: Any, description: str, pattern:
 
 
 def _comparisons(name: str, annotation: Any, kind: TypeEngine[Any]) -> Iterable[Filter]:
-    yield _single(f"{name}__gt", annotation, "Greater.", kind, lambda field, value: field > value)
-    yield _single(f"{name}__gte", annotation, "Greater or equal.", kind, lambda field, value: field >= value)
-    yield _single(f"{name}__lt", annotation, "Less.", kind, lambda field, value: field < value)
-    yield _single(f"{name}__lte", annotation, "Less or equal.", kind, lambda field, value: field <= value)
+    is_instant = annotation is InstantParameter
+    comparisons: tuple[tuple[str, str, str, Callable[[Any, Any], Any]], ...] = (
+        ("__gt", "is greater than this value", "is after this instant", operator.gt),
+        ("__gte", "is at least this value", "is at or after this instant", operator.ge),
+        ("__lt", "is less than this value", "is before this instant", operator.lt),
+        ("__lte", "is at most this value", "is at or before this instant", operator.le),
+    )
+    for suffix, of_number, of_instant, compare in comparisons:
+        description = _describe(name, of_instant if is_instant else of_number)
+        yield _single(name + suffix, annotation, description, kind, compare)
 
 
 def _null_filter(name: str, *, uses_num_nulls: bool = False) -> Filter:
     """Return the filter for a missing value; `uses_num_nulls` if the index is over `num_nulls` of the field."""
     parameter_name = f"{name}__null"
     # No bind parameter: the planner needs a constant to use the index.
-    parameter = Parameter(parameter_name, bool, "Whether it has no value.", None)
+    parameter = Parameter(parameter_name, bool, _describe_absence(name), None)
 
     def condition(source: FromClause, operands: Operands) -> ColumnElement[bool]:
         field = source.c[name]

@@ -34,7 +34,7 @@ def subtree(field: str, model: type[Base], name: str | None = None) -> Iterable[
 
     The parameter is called `name`, by default `field` with `_within` instead of `_id`.
     """
-    parameter = _subtree_parameter(name or field.replace("_id", "_within"))
+    parameter = _subtree_parameter(name or field.replace("_id", "_within"), f"Only objects whose `{field}` is")
 
     def condition(source: FromClause, operands: Operands) -> ColumnElement[bool]:
         table = table_of(model)
@@ -61,14 +61,18 @@ def links(
     must be linked. All other conditions must hold for the same link.
     """
     noun = target.removesuffix("_id")
-    parameters = [Parameter(target, IdParameter, f"Linked to one of these {noun}s.", BigInteger(), is_list=True)]
+    parameters = [
+        Parameter(
+            target, IdParameter, f"Only objects linked to a {noun} with one of these `id`s.", BigInteger(), is_list=True
+        )
+    ]
     if in_tree:
-        parameters.append(_subtree_parameter(f"{noun}_within"))
+        parameters.append(_subtree_parameter(f"{noun}_within", f"Only objects linked to a {noun} whose `id` is"))
     if detail is not None:
-        description = f"Linked to such a {noun} as one of these."
+        description = f"Only objects whose link to a {noun} has one of these values as `{detail[0]}`."
         parameters.append(Parameter(detail[0], detail[1], description, String(), is_list=True))
     if match is not None:
-        description = f"Whether `any`, the default, `all` or `none` of the {noun}s in `{target}` must be linked."
+        description = f"Whether `any` (default), `all` or `none` of the {noun}s in `{target}` must be linked."
         parameters.append(Parameter(match, Match, description, None, requires=target))
 
     def condition(source: FromClause, operands: Operands) -> ColumnElement[bool]:
@@ -92,8 +96,8 @@ def links(
     yield Filter(tuple(parameters), condition)
 
 
-def _subtree_parameter(name: str) -> Parameter:
-    return Parameter(name, IdParameter, "In the subtree of this object, itself included.", BigInteger())
+def _subtree_parameter(name: str, description: str) -> Parameter:
+    return Parameter(name, IdParameter, f"{description} this value or in the subtree below it.", BigInteger())
 
 
 def _referenced_table(table: Table, column_name: str) -> Table:

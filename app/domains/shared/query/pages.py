@@ -109,9 +109,13 @@ class PageQuery(BaseModel):
     # Not `strict`: query parameters are text. `defer_build`: see `FilterQuery`.
     model_config = ConfigDict(defer_build=True, extra="forbid")
 
-    limit: Annotated[int, Digits] = Field(DEFAULT_LIMIT, ge=1, le=MAX_LIMIT, description="Most objects to return.")
-    offset: Annotated[int, Digits] = Field(0, ge=0, le=MAX_OFFSET, description="Objects to pass over first.")
-    count: Literal["exact"] | None = Field(None, description="`exact` counts the whole list into `total`.")
+    limit: Annotated[int, Digits] = Field(
+        DEFAULT_LIMIT, ge=1, le=MAX_LIMIT, description="Maximum number of objects to return."
+    )
+    offset: Annotated[int, Digits] = Field(0, ge=0, le=MAX_OFFSET, description="Number of objects to skip.")
+    count: Literal["exact"] | None = Field(
+        None, description="`exact` returns the number of objects in the whole list as `total`."
+    )
     _origin: Origin | None = PrivateAttr(default=None)
 
     @property
@@ -128,7 +132,7 @@ class CursorQuery(PageQuery):
     """The parameters of a list with cursors."""
 
     cursor: str | None = Field(
-        None, description="Where to go on, as `next` and `prev` have it; not together with `offset`."
+        None, description="Position in the list, from `next` or `prev`; cannot be combined with `offset`."
     )
     # The content of the cursor, once its seal is verified.
     _position: Position | None = PrivateAttr(default=None)
@@ -182,7 +186,7 @@ class ListQuery(FilterQuery, CursorQuery, RepresentationQuery):
 
     sort: str | None = None
     csv: Literal["raw"] | None = Field(
-        None, description="`raw`: of `text/csv`, leave cells as they are, also those that a spreadsheet would run."
+        None, description="`raw` leaves CSV cells unescaped, even those that a spreadsheet would evaluate as formulas."
     )
     # The format negotiated by `Accept`.
     _format: Format = PrivateAttr(default="json")
@@ -226,9 +230,7 @@ def list_query(name: str, declaration: ListDeclaration, read_schema: type[BaseMo
     names = "|".join(declaration.sorts)
     sort = Field(
         None,
-        description=f"Names of what to sort by, the first first, at most {MAX_SORT_FIELDS}; `-` turns one round. Ties "
-        "are ordered by `id`, downwards if the last name has a `-`. Without it, lists are ordered by `id`, and with "
-        "`q` by how well that is matched.",
+        description=f"Comma-separated sort fields (at most {MAX_SORT_FIELDS}); prefix `-` for descending order.",
         examples=["name", "-updated_at,name"],
         # For OpenAPI only: `_check_sort` validates, and suggests the nearest name.
         json_schema_extra={"pattern": f"^-?({names})(,-?({names})){{0,{MAX_SORT_FIELDS - 1}}}$"},

@@ -87,14 +87,8 @@ def representation_query(name: str, schema: type[BaseModel]) -> type[Representat
     return model
 
 
-_FIELDS = (
-    "Names of the members to show, in any order: the others are absent from the answer, and not queried. "
-    "What `embed` names is shown as well."
-)
-_EMBED = (
-    "Names of the references and links to show, all by default; `none` leaves the object's own members. "
-    "The others are absent from the answer, and not queried. What `fields` names is shown as well."
-)
+_FIELDS = "Comma-separated names of the members to return; all by default."
+_EMBED = "Comma-separated names of the references and links to return, or `none`; all by default."
 
 
 def _embeddable(schema: type[BaseModel]) -> tuple[str, ...]:

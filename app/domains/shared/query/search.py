@@ -36,7 +36,7 @@ from app.domains.shared.query.filters import Filter, Operands, Parameter, TextPa
 Q = Parameter(
     "q",
     TextParameter,
-    "What to search for in code, name and description: all of these words, their beginnings, or words similar to them.",
+    "Only objects whose code, name or description contains all of these words, word beginnings or similar words.",
     String(),
 )
 EQUAL, SIMILAR = 1, 5

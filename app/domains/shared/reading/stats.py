@@ -68,7 +68,7 @@ def stats_parameters(list_model: type[ListQuery]) -> QueryModel[StatsQuery]:
 def stats_query(list_model: type[ListQuery]) -> type[StatsQuery]:
     """Return the model of the parameters of the statistics of a list."""
     names = tuple(list_model.declaration.groups)
-    group_by = Field(description="What to count by.", examples=[names[0]])
+    group_by = Field(description="Field, reference or link to group by.", examples=[names[0]])
     fields: dict[str, Any] = {"group_by": (Literal[names], group_by)} | list_model.declaration.fields
     model = create_model(list_model.__name__.replace("List", "Stats"), __base__=StatsQuery, **fields)
     model.declaration = list_model.declaration
