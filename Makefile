@@ -16,11 +16,11 @@ help: ## Show this list
 # Each stamp is newer than its lock file, so dependencies are installed once per change.
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Process Register needs Python 3.11 or newer: make PYTHON=/path/to/python3 …" >&2; exit 1; }
-	@echo "Making $(VENV) …"
+	@echo "Creating $(VENV) …"
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/.local: requirements/local.txt | $(BIN)/python
-	@echo "Installing what the service needs …"
+	@echo "Installing the dependencies …"
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
@@ -35,25 +35,25 @@ $(NODE_TOOLS)/.installed: tests/clients/package-lock.json | $(VENV)/.dev
 	@PATH="$(CURDIR)/$(BIN):$$PATH" npm ci --silent --prefix tests/clients
 	@touch $@
 
-run: $(VENV)/.local ## Start everything: database, schema, demo data, service
+run: $(VENV)/.local ## Start the service with a private database, schema and demo data
 	@exec $(BIN)/python -m app run
 
-migrate: $(VENV)/.local ## Bring the schema of DATABASE_URL up to date
+migrate: $(VENV)/.local ## Upgrade the schema of DATABASE_URL
 	@$(BIN)/python -m app migrate
 
-migration: $(VENV)/.dev ## Write the next revision from the models: make migration NAME="Cost centers"
+migration: $(VENV)/.dev ## Generate a revision from the models: make migration NAME="Cost centers"
 	@$(BIN)/python -m tests.new_revision $(if $(NAME),"$(NAME)")
 
-test: $(VENV)/.dev $(NODE_TOOLS)/.installed ## Run the test suite on a throwaway PostgreSQL
+test: $(VENV)/.dev $(NODE_TOOLS)/.installed ## Run the test suite on a temporary PostgreSQL
 	@$(BIN)/pytest -m "not browser" --cov --numprocesses auto --maxprocesses 4 --dist worksteal
 
-test-browser: $(VENV)/.dev ## Try /docs and /redoc in a real browser
+test-browser: $(VENV)/.dev ## Test /docs and /redoc in a browser
 	@$(BIN)/pytest -m browser
 
-test-clients: $(VENV)/.dev $(NODE_TOOLS)/.installed ## Only the tests that generate clients and call a server with them
+test-clients: $(VENV)/.dev $(NODE_TOOLS)/.installed ## Run only the tests of generated clients
 	@$(BIN)/pytest tests/clients -m clients
 
-check: $(VENV)/.dev ## Format, lint, types, plain English, import contracts, schema drift, OpenAPI document, alerts
+check: $(VENV)/.dev ## Check format, lint, types, plain English, import contracts, schema drift, generated documents and alerts
 	@$(BIN)/ruff format --check --quiet . || { echo "Run 'make format'." >&2; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
@@ -62,6 +62,7 @@ check: $(VENV)/.dev ## Format, lint, types, plain English, import contracts, sch
 	@$(BIN)/python -m tests.schema_check
 	@$(BIN)/python -m app openapi | diff -u docs/openapi.json - || { echo "Run 'make openapi'." >&2; exit 1; }
 	@$(BIN)/python -m tests.openapi_changes
+	@$(BIN)/python -m tests.error_table --print | diff -u docs/12-error-codes.md - || { echo "Run 'make error-codes'." >&2; exit 1; }
 	@$(MAKE) --no-print-directory lint-openapi lint-alerts
 	@echo "make check: passed"
 
@@ -69,8 +70,8 @@ lint-openapi: $(NODE_TOOLS)/.installed ## Lint docs/openapi.json with Spectral's
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(NODE_TOOLS)/.bin/spectral lint --quiet --fail-severity hint \
 		--ruleset tests/clients/spectral.yaml docs/openapi.json
 
-lint-alerts: ## Check Prometheus's configuration and alerts, and run the tests of the alerts
-	@command -v promtool >/dev/null || { echo "promtool is missing: install Prometheus (Debian and Ubuntu: apt-get install prometheus; macOS: brew install prometheus), or promtool alone as prometheus/README.md shows." >&2; exit 1; }
+lint-alerts: ## Check the configuration of Prometheus, and test its alerts
+	@command -v promtool >/dev/null || { echo "promtool is missing. Install Prometheus (Debian and Ubuntu: apt-get install prometheus; macOS: brew install prometheus), or promtool alone as prometheus/README.md shows." >&2; exit 1; }
 	@promtool check config prometheus/prometheus.yml >/dev/null
 	@promtool test rules prometheus/alerts_test.yml >/dev/null
 
@@ -78,29 +79,32 @@ format: $(VENV)/.dev ## Format the code and apply the linter's safe fixes
 	@$(BIN)/ruff check --quiet --fix .
 	@$(BIN)/ruff format --quiet .
 
-openapi: $(VENV)/.local ## Write docs/openapi.json anew; fails when that breaks clients
+openapi: $(VENV)/.local ## Regenerate docs/openapi.json; fails if that breaks clients
 	@$(BIN)/python -m app openapi --output docs/openapi.json
 	@$(BIN)/python -m tests.openapi_changes --add
 
-break-openapi: $(VENV)/.local ## Write docs/openapi.json anew, also when that breaks clients
+break-openapi: $(VENV)/.local ## Regenerate docs/openapi.json even if that breaks clients
 	@$(BIN)/python -m app openapi --output docs/openapi.json
 	@$(BIN)/python -m tests.openapi_changes --break
 
-load: $(VENV)/.dev ## Load a running server for 60 s with 50 users; fails on any failed request
+error-codes: $(VENV)/.dev ## Regenerate docs/12-error-codes.md
+	@$(BIN)/python -m tests.error_table
+
+load: $(VENV)/.dev ## Load-test a running server for 60 s with 50 users; fails if a request fails
 	@$(BIN)/locust -f locust/locustfile.py --headless --users 50 --spawn-rate 10 --run-time 60s --only-summary --exit-code-on-error 1 --host http://$(HOST):$(PORT)
 
-sign-in-rush: $(VENV)/.dev ## Measure that sign-ins hold nobody up (locust/README.md has the settings it needs)
+sign-in-rush: $(VENV)/.dev ## Measure that sign-ins do not slow other requests (settings: locust/README.md)
 	@$(BIN)/python locust/sign_in_rush.py rush --host http://$(HOST):$(PORT)
 	@$(BIN)/python locust/sign_in_rush.py times --host http://$(HOST):$(PORT)
 
-lock: $(VENV)/.dev ## Resolve the dependencies anew into requirements/*.txt
+lock: $(VENV)/.dev ## Resolve the dependencies into requirements/*.txt
 	@set -e; compile() { $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-header --no-annotate --no-strip-extras --upgrade "$$@" pyproject.toml; }; \
 	compile -o requirements/production.txt; \
 	compile --extra local -o requirements/local.txt; \
 	compile --extra local --extra load --extra dev -o requirements/dev.txt
 
-clean: ## Remove caches and the environment; keeps the data
+clean: ## Remove caches and the environment; keep the data
 	@rm -rf $(VENV) $(NODE_TOOLS) .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .schemathesis
 
-.PHONY: help run migrate migration test test-browser test-clients check lint-openapi lint-alerts format openapi break-openapi load sign-in-rush lock clean
+.PHONY: help run migrate migration test test-browser test-clients check lint-openapi lint-alerts format openapi break-openapi error-codes load sign-in-rush lock clean

@@ -14,28 +14,32 @@ from typing import TYPE_CHECKING, Any
 import click
 from pydantic import ValidationError
 
-from app.core.config import Settings, get_settings
+from app.core.config import Settings, describe_faults, get_settings
 from app.core.database_errors import IntegrityViolation
 from app.core.local_postgres import EmbeddedPostgres, EmbeddedPostgresError
 from app.utils.exceptions import RegisterError
+from app.utils.wording import counted
 
 # Each command imports its modules when it is called: importing all takes seconds, and megabytes in every server.
 if TYPE_CHECKING:
     from app.domains.auth.schemas import PasswordLink
     from app.utils.db_init import Administrator
 
+# The outcomes of an import, where their names are not words of a sentence.
+_OUTCOMES = {"create": "created", "change": "changed", "done": "already imported"}
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def cli() -> None:
-    """Process Register: which processes we run, who takes part in them, what breaks when one goes away.
+    """Process Register: a register of the processes of an organisation and of all that takes part in them.
 
-    Settings come from the environment and from .env; docs/04-configuration.md lists them.
+    Settings are read from the environment and from .env; docs/04-configuration.md lists them.
     """
 
 
 @cli.command()
 def run() -> None:
-    """Make everything ready and serve, with a private PostgreSQL when DATABASE_URL is not set."""
+    """Prepare the database and serve. Without DATABASE_URL, a private PostgreSQL is started."""
     from app.utils.db_init import initialise
 
     settings = get_settings()
@@ -51,22 +55,22 @@ def run() -> None:
         _report(f"  Documentation   {_address(settings)}/docs")
         _report(f"  Administrator   {administrator.email}")
         _report(f"  Password        {_password_of(administrator)}")
-        _report("  Stop with Ctrl-C; the data is kept.")
+        _report("  Press Ctrl-C to stop. The data is kept.")
         _report("")
         _serve(settings, reload=False)
 
 
 @cli.command()
-@click.option("--reload", is_flag=True, help="Start again when a source file changes.")
+@click.option("--reload", is_flag=True, help="Restart when a source file changes.")
 def serve(*, reload: bool) -> None:
-    """Serve, on a database that is ready."""
+    """Serve on a database that is already prepared."""
     _required_url()
     _serve(get_settings(), reload=reload)
 
 
 @cli.command()
 def migrate() -> None:
-    """Bring the schema up to date. May run from several replicas at once."""
+    """Upgrade the schema. Several replicas may run it at the same time."""
     from app.core.migrations import upgrade
 
     upgrade(_required_url())
@@ -74,9 +78,9 @@ def migrate() -> None:
 
 
 @cli.command()
-@click.option("--demo-data", is_flag=True, help="Load the demo data, too, if the register is empty.")
+@click.option("--demo-data", is_flag=True, help="Also load the demo data if the register is empty.")
 def init(*, demo_data: bool) -> None:
-    """Bring the schema up to date and make the first administrator. May run at every start."""
+    """Upgrade the schema and create the first administrator. Can be run at every start."""
     from app.utils.db_init import initialise
 
     administrator = asyncio.run(initialise(get_settings(), _required_url(), _report, demo_data=demo_data))
@@ -95,22 +99,22 @@ def seed() -> None:
 
 @cli.command("create-admin")
 @click.argument("email")
-@click.option("--name", default="Administrator", show_default=True)
+@click.option("--name", default="Administrator", show_default=True, help="Name of the administrator.")
 def create_admin(email: str, name: str) -> None:
-    """Make another administrator, and print a token to set the password with."""
+    """Create an administrator. Prints a token for setting the password."""
     from app.tasks import create_administrator
 
     settings = get_settings()
     with _database_url(settings) as url:
         link = asyncio.run(create_administrator(settings, url, email, name))
-    _report(f"{email} is an administrator now.")
+    _report(f"Created the administrator {email}.")
     _show_link(settings, link)
 
 
 @cli.command("password-link")
 @click.argument("email")
 def password_link(email: str) -> None:
-    """Print a token with which a user sets a new password: for those who lost theirs."""
+    """Print a token for setting a new password. For a user who has lost the old one."""
     from app.tasks import issue_password_link
 
     settings = get_settings()
@@ -121,19 +125,19 @@ def password_link(email: str) -> None:
 
 @cli.command()
 def housekeeping() -> None:
-    """Remove what has expired, and thin the history as HISTORY_DAYS has it. Run it daily."""
+    """Delete expired rows. Also thins out the history older than HISTORY_DAYS. Run it daily."""
     from app.tasks import clean_up_all
 
     for name, number in asyncio.run(clean_up_all(get_settings(), _required_url())).items():
-        _report(f"{name}: {number} removed")
+        _report(f"{name}: {number:,} deleted")
 
 
 @cli.command()
 @click.argument("directory", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--with-history", is_flag=True, help="Write the history, too.")
+@click.option("--with-history", is_flag=True, help="Also write the history.")
 @click.option("--force", is_flag=True, help="Replace an earlier export in DIR.")
 def export(directory: Path, **options: bool) -> None:
-    """Write the whole register, as it is now, into files in DIR."""
+    """Export the whole register to DIR. All files are of one consistent snapshot."""
     from app.domains.register.export import export_register
 
     settings = get_settings()
@@ -141,24 +145,28 @@ def export(directory: Path, **options: bool) -> None:
         # Without a handler a partial export would be left; with the servers' handler the command would exit with 0.
         signal.signal(signal.SIGTERM, _exit_with_signal)
         manifest = asyncio.run(export_register(settings, url, directory, **options))
-    _report(f"{sum(file.rows for file in manifest.files.values())} rows are in {directory}.")
+    _report(f"Exported {counted(sum(file.rows for file in manifest.files.values()), 'row')} to {directory}.")
 
 
 @cli.command("import")
 @click.argument("source", metavar="DIR|FILE", type=click.Path(exists=True, path_type=Path))
-@click.option("--collection", help="Of a FILE; without it that with which its name begins.")
-@click.option("--map", "mapping", multiple=True, metavar="COLUMN:MEMBER", help="Of a FILE: what a column is.")
-@click.option("--match-ids", is_flag=True, help="Of a FILE: rows with an id are about the object that has it.")
-@click.option("--raw", is_flag=True, help="Of a FILE: no apostrophe in front of a cell is a mark.")
-@click.option("--dry-run", is_flag=True, help="Of a FILE: check everything, and do nothing.")
+@click.option("--collection", help="Collection of FILE (default: from the file name).")
+@click.option("--map", "mapping", multiple=True, metavar="COLUMN:MEMBER", help="Read a column of FILE as a member.")
+@click.option("--match-ids", is_flag=True, help="Rows of FILE that have an id update the object with it.")
+@click.option("--raw", is_flag=True, help="Read cells of FILE as they are (keep leading apostrophes).")
+@click.option("--dry-run", is_flag=True, help="Check FILE and report the changes without making them.")
 def import_(source: Path, **options: Any) -> None:
-    """Read what `export` wrote into DIR, or go on with it; or a FILE of one collection, CSV or NDJSON."""
+    """Import an export or a file.
+
+    DIR is a directory that `export` wrote; an interrupted import of it is resumed. FILE is a CSV or NDJSON file of one
+    collection.
+    """
     from app.domains.register.restore import import_register
     from app.domains.register.table_files import import_table
 
     settings = get_settings()
     if source.is_dir() and any(options.values()):
-        raise click.UsageError("An export is imported as it is: these options are for files.")
+        raise click.UsageError("Options are not allowed when a directory is imported. Remove them, or name a file.")
     with _database_url(settings) as url:
         signal.signal(signal.SIGTERM, _exit_with_signal)
         imported = (
@@ -167,11 +175,15 @@ def import_(source: Path, **options: Any) -> None:
             else import_table(settings, url, source, **options)
         )
         counts = asyncio.run(imported)
-    _report(", ".join(f"{number} {name}" for name, number in counts.items()) + ".")
+    noun = "object" if source.is_dir() else "row"
+    outcomes = (f"{counted(number, noun)} {_OUTCOMES.get(name, name)}" for name, number in counts.items())
+    _report(f"{'Dry run: ' if options['dry_run'] else ''}{', '.join(outcomes)}.")
 
 
 @cli.command()
-@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="A file instead of standard output.")
+@click.option(
+    "--output", type=click.Path(dir_okay=False, path_type=Path), help="Output file (default: standard output)."
+)
 def openapi(output: Path | None) -> None:
     """Print the OpenAPI document."""
     from app.main import create_app
@@ -188,9 +200,8 @@ def main() -> None:
     try:
         cli(prog_name="python -m app")
     except ValidationError as error:
-        for fault in error.errors(include_url=False, include_input=False):
-            name = ".".join(map(str, fault["loc"])).upper()
-            _report(f"Bad setting: {name + ': ' if name else ''}{fault['msg'].removeprefix('Value error, ')}")
+        for message in describe_faults(error):
+            _report(f"Invalid setting: {message}")
         sys.exit(2)
     except IntegrityViolation as violation:
         from app.domains.shared.writing.constraints import error_for
@@ -215,7 +226,7 @@ def _report(*parts: str) -> None:
 def _required_url() -> str:
     url = get_settings().database_url
     if url is None:
-        raise click.UsageError("Set DATABASE_URL, or use `python -m app run`, which brings a database of its own.")
+        raise click.UsageError("Set DATABASE_URL, or use `python -m app run`, which starts a private database.")
     return url
 
 
@@ -239,7 +250,7 @@ def _reject_port_in_use(settings: Settings) -> None:
     except OSError as error:
         address = f"{settings.host}:{settings.port}"
         raise click.ClickException(
-            f"Cannot listen on {address} ({os.strerror(error.errno or 0)}). Choose another PORT."
+            f"Cannot listen on {address}: {os.strerror(error.errno or 0)}. Choose another PORT."
         ) from error
 
 
@@ -280,14 +291,14 @@ def _password_of(administrator: "Administrator") -> str:
     """Return the new password, or else the command that sets one."""
     command = f"python -m app password-link {administrator.email}"
     if administrator.new_password is not None:
-        return f"{administrator.new_password}   (shown this once; change it)"
+        return f"{administrator.new_password}   (shown only once; change it)"
     if administrator.has_password:
-        return f"as set; if it is lost: {command}"
-    return f"none yet; set one with: {command}"
+        return f"already set; to reset it, run: {command}"
+    return f"not set; to set it, run: {command}"
 
 
 def _show_link(settings: Settings, link: "PasswordLink") -> None:
-    _report("With this token a password can be set until", f"{link.expires_at:%Y-%m-%d %H:%M} UTC, once:")
+    _report(f"Use this token once, before {link.expires_at:%Y-%m-%d %H:%M} UTC, to set a password:")
     click.echo(link.token)
     address = f"{_address(settings)}/api/v1/auth/set-password"
     _report(f"""curl {address} -H 'Content-Type: application/json' -d '{{"token": "…", "password": "…"}}'""")

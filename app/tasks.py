@@ -18,6 +18,7 @@ from app.domains.user.administrators import first_administrator
 from app.domains.user.models import User
 from app.domains.user.schemas import UserCreate
 from app.domains.user.service import UserService
+from app.utils.validation import error_text
 
 
 async def seed_demo_data(settings: Settings, url: str) -> None:
@@ -29,7 +30,7 @@ async def issue_password_link(settings: Settings, url: str, email: str) -> Passw
     async with unit_of_work(settings, url) as (session, caller):
         user_id = await session.scalar(select(User.id).where(func.lower(User.email) == email.lower()))
         if user_id is None:
-            raise click.ClickException(f"There is no user {email}.")
+            raise click.ClickException(f"There is no user with the e-mail address {email}.")
         return await create_password_link(session, caller, user_id)
 
 
@@ -46,8 +47,8 @@ async def create_administrator(settings: Settings, url: str, email: str, name: s
         try:
             body = UserCreate(email=email, name=name, access_level="admin")
         except ValidationError as error:
-            faults = (f"{fault['loc'][0]}: {fault['msg']}" for fault in error.errors())
-            raise click.UsageError("; ".join(faults)) from error
+            faults = (f"{fault['loc'][0]}: {error_text(fault)}" for fault in error.errors())
+            raise click.UsageError(" ".join(faults)) from error
         user = await UserService(session, caller).create(body)
         return await create_password_link(session, caller, user.id)
 
@@ -60,7 +61,7 @@ async def unit_of_work(settings: Settings, url: str) -> AsyncIterator[tuple[Regi
         async with database.transaction() as session:
             caller = await first_administrator(session)
             if caller is None:
-                raise click.ClickException("Run `python -m app init` first.")
+                raise click.ClickException("The register is not initialised. Run `python -m app init` first.")
             yield session, caller
     finally:
         await database.dispose()

@@ -51,6 +51,7 @@ TURNS = (
     Turn("(?:who|whom|whoso)ever", "name the subject: the user, the client, the caller"),
     Turn("nobody|somebody|anybody|everybody", "name the subject: no user, another transaction, every client"),
     Turn("(?:for|of|by) who", "name the noun: for users that …"),
+    Turn("(?:Who|Whom|Whose|What)(?= [a-z])", "begin with a noun or an imperative verb", ignore_case=False),
     Turn("(?:those|ones?) who", "name the noun: users that …"),
     Turn("what is absent", "an omitted member"),
     Turn("what (?:becomes|became) of", "name the result"),
@@ -96,7 +97,7 @@ class Exempt:
     reason: str
 
 
-EXCEPTIONS: tuple[Exempt, ...] = ()
+EXCEPTIONS = (Exempt("app/core/local_postgres.py", "nobody", "the name of an account"),)
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,8 @@ SURROUNDINGS = LONG_TIMEOUT_ENV | {
     name: value for name, value in os.environ.items() if name not in OWN and not name.startswith("FIRST_ADMIN_")
 }
 ADMIN = "admin@register.example"
-SHOWN_ONCE = re.compile(r"Password:? +(\S+)   \(shown this once; change it\)")
-LOST = f"as set; if it is lost: python -m app password-link {ADMIN}"
+SHOWN_ONCE = re.compile(r"Password:? +(\S+)   \(shown only once; change it\)")
+LOST = f"already set; to reset it, run: python -m app password-link {ADMIN}"
 
 
 def run_command(root: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -85,7 +85,7 @@ def test_missing_database_is_reported_as_a_sentence(root: Path, command: str) ->
 def test_bad_setting_is_named(root: Path, variables: dict[str, str], told: str) -> None:
     done = run_command(root, "run", **variables)
     assert done.returncode == 2
-    assert done.stderr.startswith("Bad setting: ")
+    assert done.stderr.startswith("Invalid setting: ")
     assert told in done.stderr
     assert "Traceback" not in done.stderr
     assert not any(len(value) > 10 and value in done.stderr for value in variables.values())
@@ -114,7 +114,10 @@ async def test_commands_initialise_a_database(server_url: URL, root: Path) -> No
     async with new_database(server_url) as url:
         database = {"DATABASE_URL": text_of(url)}
         without_schema = run_command(root, "seed", **database)
-        assert (without_schema.returncode, without_schema.stderr) == (1, "Error: Run `python -m app init` first.\n")
+        assert (without_schema.returncode, without_schema.stderr) == (
+            1,
+            "Error: The register is not initialised. Run `python -m app init` first.\n",
+        )
         assert run_command(root, "migrate", **database).returncode == 0
         too_early = run_command(root, "seed", **database)
         assert (too_early.returncode, "init" in too_early.stderr) == (1, True)
@@ -126,10 +129,10 @@ async def test_commands_initialise_a_database(server_url: URL, root: Path) -> No
         nonsense = run_command(root, "create-admin", "nonsense", **database)
         assert (nonsense.returncode, nonsense.stderr.splitlines()[-1]) == (
             2,
-            "Error: email: Text must be an e-mail address",
+            "Error: email: Must be an e-mail address.",
         )
         twice = run_command(root, "create-admin", "SECOND@register.example", **database)
-        assert (twice.returncode, "exists already" in twice.stderr) == (1, True)
+        assert (twice.returncode, "already exists" in twice.stderr) == (1, True)
         assert run_command(root, "seed", **database).returncode == 0
         async with connected(url) as connection:
             admins = await connection.fetch("SELECT email FROM users WHERE access_level = 'admin' ORDER BY id LIMIT 2")
@@ -186,7 +189,7 @@ async def test_init_in_production_prints_how_to_set_a_password(server_url: URL, 
         command = f"password-link {ADMIN}"
         assert (made.returncode, made.stderr.splitlines()[-1]) == (
             0,
-            f"Password: none yet; set one with: python -m app {command}",
+            f"Password: not set; to set it, run: python -m app {command}",
         )
         assert await count(url, "credentials") == 0
         link = run_command(root, *command.split(), **production)
@@ -222,7 +225,7 @@ async def test_lost_password_is_replaced_by_the_newest_link(server_url: URL, roo
         assert (unknown.returncode, unknown.stdout, unknown.stderr) == (
             1,
             "",
-            "Error: There is no user nobody@register.example.\n",
+            "Error: There is no user with the e-mail address nobody@register.example.\n",
         )
 
 
@@ -239,21 +242,21 @@ async def test_housekeeping_removes_expired_rows_and_prints_their_numbers(server
         assert (done.returncode, done.stderr.splitlines()) == (
             0,
             [
-                "refresh tokens: 0 removed",
-                "sessions: 0 removed",
-                "password links: 0 removed",
-                "API tokens: 0 removed",
-                "familiar addresses: 0 removed",
-                "idempotency keys: 0 removed",
-                "import plans: 0 removed",
-                "imported ids: 0 removed",
-                "imports: 0 removed",
-                "attempts to sign in: 1 removed",
+                "refresh tokens: 0 deleted",
+                "sessions: 0 deleted",
+                "password links: 0 deleted",
+                "API tokens: 0 deleted",
+                "familiar addresses: 0 deleted",
+                "idempotency keys: 0 deleted",
+                "import plans: 0 deleted",
+                "imported ids: 0 deleted",
+                "imports: 0 deleted",
+                "attempts to sign in: 1 deleted",
             ],
         )
         assert await count(url, "sign_in_attempts") == 1
         thinned = run_command(root, "housekeeping", HISTORY_DAYS="1", **database)
-        assert thinned.stderr.splitlines()[-1] == "changes: 0 removed"
+        assert thinned.stderr.splitlines()[-1] == "changes: 0 deleted"
 
 
 def free_port() -> int:

@@ -203,8 +203,8 @@ async def test_history_is_thinned_by_the_owner_only(roles: Roles, root: Path) ->
     old = "SELECT count(*) FROM changes WHERE object_name = 'Old'"
     refused = await housekeeping(root, roles.app_url, HISTORY_DAYS="30")
     told = (
-        "The database role may not remove this, as it should be for the role of the service: "
-        "run housekeeping as the owner of the tables (docs/10-history.md).\n"
+        "The role of the service is not allowed to delete these rows. "
+        "Run housekeeping as the owner of the tables (docs/10-history.md).\n"
     )
     assert (refused.returncode, refused.stderr) == (1, told)
     assert await roles.owner.fetchval(old) == 5
@@ -215,8 +215,8 @@ async def test_history_is_thinned_by_the_owner_only(roles: Roles, root: Path) ->
     await roles.owner.execute("UPDATE idempotency_keys SET expires_at = now()")
     # What has expired is no history: that the service may remove.
     done = await housekeeping(root, roles.app_url)
-    assert (done.returncode, done.stderr.splitlines()[0]) == (0, "refresh tokens: 0 removed")
-    assert "idempotency keys: 1 removed" in done.stderr.splitlines()
+    assert (done.returncode, done.stderr.splitlines()[0]) == (0, "refresh tokens: 0 deleted")
+    assert "idempotency keys: 1 deleted" in done.stderr.splitlines()
     done = await housekeeping(root, roles.owner_url, HISTORY_DAYS="30")
-    assert (done.returncode, done.stderr.splitlines()[-1]) == (0, "changes: 3 removed")
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (0, "changes: 3 deleted")
     assert await roles.owner.fetchval(old) == 2

@@ -38,6 +38,7 @@ SENTENCES = [
     "Remove what no lock [of ours] holds, or a row [of theirs].",
     "It counts whatever [comes of] it.",
     "Passwords and [the like] are removed.",
+    "[Who] waits is served in order. [What] follows is read later.",
     "The value [stands in] an address, [stand behind] it, [stood in] it.",
 ]
 # Sentences with the same words in plain technical English.
@@ -54,6 +55,7 @@ PLAIN = [
     "It is one of ours, and ahead of ours.",
     "The likelihood, the likes, and income of a department.",
     "Take the table along the index.",
+    "What. Why. It returns what the client sent.",
 ]
 
 

@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from app.core.database_errors import IntegrityViolation
+from app.core.http.routing import method_not_allowed
 from app.core.permissions import PUBLIC, requires
 from app.domains.shared.answers import ANYWHERE, problems
 from app.domains.shared.idempotency.route import Replayed, replay
@@ -56,7 +57,7 @@ async def explain_problem(
     The `type` of a problem document is the path of its explanation.
     """
     if name not in _TYPES:
-        raise NotFound("There is no such kind of problem.")
+        raise NotFound("There is no such problem type.")
     error = _TYPES[name]
     return ProblemType(name=error.name, title=error.title, status=error.status, explanation=explanation(error))
 
@@ -97,12 +98,11 @@ async def _on_http_exception(request: Request, error: HTTPException) -> Response
     """Translate the errors that Starlette and FastAPI raise themselves."""
     own: RegisterError
     if error.status_code == NotFound.status:
-        own = NotFound("There is nothing at this address.")
+        own = NotFound()
     elif error.status_code == MethodNotAllowed.status:
-        allowed = ", ".join(sorted(_methods_at(request)))
-        own = MethodNotAllowed(f"This address knows only {allowed}.", headers={"Allow": allowed})
+        own = method_not_allowed(_methods_at(request))
     elif error.status_code == ContentTooLarge.status:
-        own = ContentTooLarge("The body is too large.")
+        own = ContentTooLarge()
     else:
         own = BadRequest("The body cannot be read.")
     return answer_with_problem(request, own)

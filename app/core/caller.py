@@ -9,6 +9,7 @@ from app.core.permissions import AccessLevel, Scope, scopes_of
 from app.utils.exceptions import (
     Forbidden,
 )
+from app.utils.fault_codes import text_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +47,8 @@ class Caller:
     def require(self, scope: Scope) -> None:
         """Raise `Forbidden` unless the caller has the scope."""
         if scope not in self.scopes:
-            if scope not in scopes_of(self.access_level):
-                detail = f"The access level {self.access_level} does not include the scope {scope}."
-            else:
-                detail = f"This token was not given the scope {scope}."
-            raise Forbidden(detail, scope=scope)
+            key = "forbidden:token" if scope in scopes_of(self.access_level) else "forbidden"
+            raise Forbidden(text_of(key, level=self.access_level, scope=scope), scope=scope)
 
 
 SYSTEM_CALLER = Caller(None, None, "admin", scopes_of("admin"))

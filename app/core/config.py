@@ -1,15 +1,19 @@
 """Settings, read from the environment and from `.env`; `docs/04-configuration.md` lists them all."""
 
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import EmailStr, Field, SecretStr, field_validator, model_validator
+from pydantic import EmailStr, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from app.core.passwords import MAX_LENGTH, MIN_LENGTH, is_common
+from app.utils.fault_codes import described_pattern, text_of
+from app.utils.validation import error_text
+from app.utils.wording import joined
 
 VERSION = "0.1.0"
 DEFAULT_SECRET_KEY = "development-only-secret-key-never-use-in-production"  # noqa: S105 - refused in production
@@ -17,6 +21,8 @@ MINIMUM_SECRET_LENGTH = 32
 
 # The query parameters that the driver accepts. It would reject others too late, when it connects.
 URL_PARAMETERS = frozenset({"host", "port", "ssl", "sslmode", "target_session_attrs"})
+
+_URL_TEXT = "Must be a URL of PostgreSQL, such as postgresql://user:password@host:5432/name."
 
 PageAccess = Literal["public", "admin", "off"]
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
@@ -29,108 +35,129 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_file=".env", extra="ignore", env_ignore_empty=True, hide_input_in_errors=True)
 
     env: Literal["development", "test", "production"] = Field(
-        "development", description="Production refuses unsafe settings and logs JSON."
+        "development",
+        description="Environment (`development`, `test` or `production`); production refuses unsafe settings and "
+        "logs JSON.",
     )
     database_url: str | None = Field(
         None,
         repr=False,
-        pattern=r"^postgres(ql)?(\+\w+)?://",
-        description="`postgresql://user:password@host:5432/name`. Without it, outside production, `make run` starts a "
-        "private PostgreSQL below `DATA_DIR`.",
+        pattern=described_pattern(r"^postgres(ql)?(\+\w+)?://", _URL_TEXT),
+        description="URL of PostgreSQL, `postgresql://user:password@host:5432/name`; without it, outside "
+        "production, `make run` starts a private PostgreSQL in `DATA_DIR`.",
     )
     secret_key: SecretStr = Field(
-        SecretStr(DEFAULT_SECRET_KEY), description="Signs the tokens that clients hand back. At least 32 characters."
+        SecretStr(DEFAULT_SECRET_KEY),
+        description="Secret from which the keys for tokens and cursors are derived; in production at least 32 "
+        "characters.",
     )
     previous_secret_key: SecretStr | None = Field(
-        None, description="The former `SECRET_KEY`, while it is being replaced: what it signed stays valid."
+        None, description="Former `SECRET_KEY` during a key change; tokens and cursors made with it stay valid."
     )
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on.")
-    workers: int = Field(1, ge=1, description="Server processes.")
-    data_dir: Path = Field(Path(".data"), description="Where the private PostgreSQL keeps its data.")
+    workers: int = Field(1, ge=1, description="Number of server processes.")
+    data_dir: Path = Field(Path(".data"), description="Data directory of the private PostgreSQL.")
     demo_data: bool = Field(
-        True, description="Load the demo data into an empty database at `make run`. Never in production."
+        True, description="Load the demo data into an empty register at `make run`; ignored in production."
     )
     first_admin_email: EmailStr = Field(
-        "admin@register.example", description="E-mail of the administrator made at first start."
+        "admin@register.example",
+        description="E-mail address of the first administrator, used when this user is created.",
     )
     first_admin_password: SecretStr | None = Field(
         None,
-        description="Password of that administrator, 12 to 256 characters. Without it, outside production, one is made "
-        "and printed once.",
+        description="Initial password of the first administrator, 12 to 256 characters; leave it empty to have one "
+        "generated and printed once, or in production to set one with a link token.",
     )
-    first_admin_name: str = Field("First administrator", description="Name of the administrator made at first start.")
+    first_admin_name: str = Field(
+        "First administrator", description="Name of the first administrator, used when this user is created."
+    )
 
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Minimum log level.")
     cors_origins: CommaSeparated = Field(
-        (), description="Origins of web pages that may call the API, separated by commas; `*` for any."
+        (), description="Origins of web pages that may call the API, separated by commas; `*` allows all."
     )
-    cors_allow_credentials: bool = Field(False, description="Whether those pages may send credentials.")
+    cors_allow_credentials: bool = Field(False, description="Whether pages of `CORS_ORIGINS` may send credentials.")
     trusted_hosts: CommaSeparated = Field(
-        ("*",), description="Host names the service answers to, separated by commas; `*` for any."
+        ("*",), description="Accepted host names, separated by commas; `*` accepts all."
     )
     forwarded_allow_ips: CommaSeparated = Field(
         (),
-        description="Addresses or networks of proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed, "
-        "separated by commas; `*` for any, never in production.",
+        description="Addresses or networks of proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are trusted, "
+        "separated by commas; `*` trusts all and is refused in production.",
     )
-    docs_access: PageAccess = Field("public", description="`/docs`: `public`, `admin` or `off`.")
-    redoc_access: PageAccess = Field("public", description="`/redoc`: `public`, `admin` or `off`.")
-    metrics_access: PageAccess = Field("public", description="`/metrics`: `public`, `admin` or `off`.")
+    docs_access: PageAccess = Field("public", description="Access to `/docs`: `public`, `admin` or `off`.")
+    redoc_access: PageAccess = Field("public", description="Access to `/redoc`: `public`, `admin` or `off`.")
+    metrics_access: PageAccess = Field("public", description="Access to `/metrics`: `public`, `admin` or `off`.")
 
     caller_cache_seconds: float = Field(
-        1.0, ge=0, le=1, description="Seconds for which a process remembers who a token stands for."
+        1.0, ge=0, le=1, description="Seconds for which a server process caches the user of a token, at most 1."
     )
-    hashing_concurrency: int = Field(2, ge=1, description="Passwords each server process checks at the same time.")
-    sign_in_window_seconds: int = Field(900, ge=1, description="Seconds for which failed attempts to sign in count.")
-    sign_in_attempts: int = Field(
-        10, ge=1, description="Failed attempts in that time, to one account from one address, before 429."
-    )
+    hashing_concurrency: int = Field(2, ge=1, description="Passwords that each server process hashes at the same time.")
+    sign_in_window_seconds: int = Field(900, ge=1, description="Seconds for which failed sign-in attempts count.")
+    sign_in_attempts: int = Field(10, ge=1, description="Failed attempts per account and address before 429.")
     sign_in_attempts_per_account: int = Field(
         30,
         ge=1,
-        description="Likewise, to one account from all addresses from which its user has not signed in in the last 90 "
-        "days.",
+        description="Failed attempts per account before 429, counted over all addresses from which the user has not "
+        "signed in during the last 90 days.",
     )
-    sign_in_attempts_per_address: int = Field(100, ge=1, description="Likewise, from one address to all accounts.")
+    sign_in_attempts_per_address: int = Field(
+        100, ge=1, description="Failed attempts per address before 429, counted over all accounts."
+    )
     history_days: int | None = Field(
-        None, ge=1, description="Days of history that `housekeeping` keeps; without it, all of it."
+        None, ge=1, description="Days of history that `housekeeping` keeps; without a value, all history is kept."
     )
 
     pool_size: int = Field(
         10,
         ge=1,
-        description="Database connections of each server process for requests; one more is for readiness.",
+        description="Database connections per server process for requests; the readiness check uses one more.",
     )
-    pool_timeout: float = Field(2.0, gt=0, description="Seconds a request waits for a connection before 503.")
+    pool_timeout: float = Field(
+        2.0, gt=0, description="Seconds that a request waits for a database connection before 503."
+    )
     connect_timeout: float = Field(3.0, gt=0, description="Seconds to wait for a new connection to PostgreSQL.")
     statement_timeout: float = Field(
-        5.0, gt=0, description="Seconds one SQL statement may run; those of an import may run for a minute."
+        5.0,
+        gt=0,
+        description="Seconds that an SQL statement may run; statements of bulk and import requests may run for 60 "
+        "seconds.",
     )
-    lock_timeout: float = Field(2.0, gt=0, description="Seconds one SQL statement may wait for a lock.")
+    lock_timeout: float = Field(2.0, gt=0, description="Seconds that an SQL statement may wait for a lock.")
     idle_in_transaction_timeout: float = Field(
-        10.0, gt=0, description="Seconds a transaction may sit idle before PostgreSQL ends it."
+        10.0, gt=0, description="Seconds that a transaction may be idle before PostgreSQL ends it."
     )
     export_concurrency: int = Field(
-        2, ge=1, description="Exports each server process sends at the same time; each holds a database connection."
+        2,
+        ge=1,
+        description="Exports that each server process sends at the same time; each holds a database connection.",
     )
     export_stall_seconds: float = Field(
-        30.0, gt=0, description="Seconds the reader of an export may take for what was sent, before it is cut off."
+        30.0,
+        gt=0,
+        description="Seconds that the client of an export may take to read the data sent so far before it is "
+        "disconnected.",
     )
-    max_body_bytes: int = Field(1024 * 1024, ge=1024, description="Largest request body, in bytes.")
+    max_body_bytes: int = Field(1024 * 1024, ge=1024, description="Maximum size of a request body, in bytes.")
     max_bulk_bytes: int = Field(
-        16 * 1024 * 1024, ge=1024, description="Largest body of a request that writes many objects at once, in bytes."
+        16 * 1024 * 1024, ge=1024, description="Maximum body size of a bulk or import request, in bytes."
     )
-    max_header_bytes: int = Field(32 * 1024, ge=1024, description="Largest headers of a request, in bytes.")
-    keep_alive_seconds: int = Field(65, ge=1, description="Seconds an idle client connection is kept.")
-    graceful_stop_seconds: int = Field(15, ge=1, description="Seconds that requests under way get when we stop.")
+    max_header_bytes: int = Field(
+        32 * 1024, ge=1024, description="Maximum total size of the request headers, in bytes."
+    )
+    keep_alive_seconds: int = Field(65, ge=1, description="Seconds that an idle client connection stays open.")
+    graceful_stop_seconds: int = Field(
+        15, ge=1, description="Seconds that running requests get to finish when the server stops."
+    )
 
     @field_validator("first_admin_password")
     @classmethod
     def _check_length(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not MIN_LENGTH <= len(value.get_secret_value()) <= MAX_LENGTH:
-            raise ValueError(f"it must have {MIN_LENGTH} to {MAX_LENGTH} characters")
+            raise ValueError(f"Must have {MIN_LENGTH} to {MAX_LENGTH} characters.")
         return value
 
     @field_validator("database_url")
@@ -141,11 +168,11 @@ class Settings(BaseSettings):
         try:
             url = make_url(value)
         except (ArgumentError, ValueError):  # their texts may contain the password
-            raise ValueError("it is not a URL such as postgresql://user:password@host:5432/name") from None
+            raise ValueError(_URL_TEXT) from None
         if not url.drivername.startswith("postgres"):
-            raise ValueError("the service needs PostgreSQL: postgresql://user:password@host:5432/name")
+            raise ValueError(_URL_TEXT)
         if unknown := sorted(set(url.query) - URL_PARAMETERS):
-            raise ValueError(f"it has parameters that are not known here: {', '.join(unknown)}")
+            raise ValueError(f"Has unknown parameters: {joined(unknown)}. Remove them.")
         return value
 
     @model_validator(mode="before")
@@ -159,24 +186,24 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _reject_unsafe(self) -> Self:
         if "*" in self.cors_origins and self.cors_allow_credentials:
-            raise ValueError("CORS_ORIGINS may not contain * together with CORS_ALLOW_CREDENTIALS: name the origins")
+            raise ValueError("CORS_ORIGINS must not contain * if CORS_ALLOW_CREDENTIALS is set. Name the origins.")
         if self.env == "production":
             secret = self.secret_key.get_secret_value()
             if self.database_url is None:
-                raise ValueError("DATABASE_URL must be set in production")
+                raise ValueError("DATABASE_URL is required in production.")
             if secret == DEFAULT_SECRET_KEY:
-                raise ValueError("SECRET_KEY must be set in production, and not to the default")
+                raise ValueError("SECRET_KEY is required in production, and must not be the default.")
             if self.first_admin_password is not None and is_common(self.first_admin_password.get_secret_value()):
-                raise ValueError("FIRST_ADMIN_PASSWORD must not be a common password in production")
+                raise ValueError("FIRST_ADMIN_PASSWORD is too common for production. Choose another.")
             if self.previous_secret_key is not None:
                 previous = self.previous_secret_key.get_secret_value()
                 if previous == DEFAULT_SECRET_KEY or len(previous) < MINIMUM_SECRET_LENGTH:
-                    raise ValueError("PREVIOUS_SECRET_KEY must be a former SECRET_KEY of production")
+                    raise ValueError("PREVIOUS_SECRET_KEY must be a former SECRET_KEY of production.")
             if len(secret) < MINIMUM_SECRET_LENGTH:
-                raise ValueError(f"SECRET_KEY must have at least {MINIMUM_SECRET_LENGTH} characters in production")
+                raise ValueError(f"SECRET_KEY must have at least {MINIMUM_SECRET_LENGTH} characters in production.")
             # Otherwise any client could forge its address and evade the throttling of sign-ins.
             if any(proxy == "*" or proxy.endswith("/0") for proxy in self.forwarded_allow_ips):
-                raise ValueError("FORWARDED_ALLOW_IPS may not let in everybody in production: name the proxies")
+                raise ValueError("FORWARDED_ALLOW_IPS must not contain all addresses in production. Name the proxies.")
         return self
 
 
@@ -187,3 +214,13 @@ def get_settings() -> Settings:
     Raises `pydantic.ValidationError`, which names each bad setting.
     """
     return Settings()
+
+
+def describe_faults(error: ValidationError) -> Iterator[str]:
+    """Yield what is wrong with each setting, beginning with its name. Values are not repeated."""
+    for fault in error.errors(include_url=False, include_input=False):
+        name = ".".join(map(str, fault["loc"])).upper()
+        # Only `EmailStr` raises a `value_error` with a reason; all others are raised above.
+        context = fault.get("ctx", {})
+        text = text_of("email") if "reason" in context else str(context.get("error", "")) or error_text(fault)
+        yield f"{name}: {text}" if name else text

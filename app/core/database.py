@@ -173,7 +173,7 @@ class RegisterSession(AsyncSession):
         statement failed and its error was caught outside a savepoint, because nothing would be saved.
         """
         if self._is_aborted:
-            raise RuntimeError("A statement of this transaction failed: undo it, or catch errors around a savepoint")
+            raise RuntimeError("A statement of this transaction failed: roll back, or catch errors around a savepoint")
         try:
             await self._with_timeout(super().commit())
         except ConnectionLost as error:

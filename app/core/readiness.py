@@ -44,12 +44,12 @@ class Readiness:
             # On a separate connection: a busy pool of requests does not mean that the database is unreachable.
             async with asyncio.timeout(PROBE_TIMEOUT_SECONDS), self._database.probe_engine.connect() as connection:
                 if not await connection.scalar(text("SELECT to_regclass('alembic_version') IS NOT NULL")):
-                    return "The database has no schema yet: run `python -m app migrate`."
+                    return "The database has no schema. Run `python -m app migrate`."
                 revision = await connection.scalar(text("SELECT version_num FROM alembic_version"))
         except (ServiceUnavailable, SQLAlchemyError, TimeoutError) as error:
-            cause = "no answer in time" if isinstance(error, TimeoutError) else repr(error.__cause__ or error)
+            cause = "timeout" if isinstance(error, TimeoutError) else repr(error.__cause__ or error)
             logger.warning("not ready", cause=cause)
-            return "The database cannot be reached at the moment."
+            return ServiceUnavailable.text
         if revision != self._head:
-            return "The schema of the database is not that of this version: run `python -m app migrate`."
+            return "The schema of the database belongs to another version. Run `python -m app migrate`."
         return None

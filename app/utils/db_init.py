@@ -41,7 +41,7 @@ class Administrator:
 
 async def initialise(settings: Settings, url: str | URL, report: Report, *, demo_data: bool) -> Administrator:
     """Prepare a database for serving requests, and return the first administrator."""
-    report("Bringing the schema up to date …")
+    report("Upgrading the schema …")
     await asyncio.to_thread(upgrade, url)
     init_settings = settings.model_copy(
         update={

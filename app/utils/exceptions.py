@@ -1,4 +1,4 @@
-"""The errors a client can meet, and the problem documents they become (RFC 9457).
+"""The errors that clients receive as problem documents (RFC 9457).
 
     RegisterError
     ├── BadRequest                  400
@@ -43,21 +43,25 @@
         └── OutcomeUnknown
 
 Errors are raised, never returned; one handler (`app/api/problems.py`) turns them into responses. The docstring of a
-class is the explanation that `GET /problems/{name}` returns.
+class is the explanation that `GET /problems/{name}` returns, and `text` is the standard `detail`.
 """
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
-# How to authenticate (RFC 6750).
+from app.utils.fault_codes import code_of, text_of
+
+# The challenge of bearer authentication (RFC 6750).
 BEARER = 'Bearer realm="process-register"'
+
+Source = Literal["body", "query", "path", "header"]
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing that is wrong with a request.
+    """One thing that is wrong with a request. `Fault.of` makes one with the text of its code.
 
     `pointer` is a JSON pointer (RFC 6901) into the body, or `/name` of the parameter when `source` is not the body.
     """
@@ -65,19 +69,25 @@ class Fault:
     pointer: str
     code: str
     detail: str
-    source: Literal["body", "query", "path", "header"] = "body"
+    source: Source = "body"
+
+    @classmethod
+    def of(cls, pointer: str, key: str, *, source: Source = "body", **values: Any) -> Self:
+        """Return the fault with the text of `key` (`app/utils/fault_codes.py`). Raises `KeyError` if there is none."""
+        return cls(pointer, code_of(key), text_of(key, **values), source)
 
     def as_json(self) -> dict[str, str]:
         return {"pointer": self.pointer, "source": self.source, "code": self.code, "detail": self.detail}
 
 
 class RegisterError(Exception):
-    """Something went wrong."""
+    """The request or the command failed."""
 
     status: ClassVar[int] = 500
     name: ClassVar[str] = "internal-error"
     title: ClassVar[str] = "Internal error"
     code: ClassVar[str] = "internal_error"
+    text: ClassVar[str] = "The service failed. Report the request_id to its operators."
 
     def __init__(
         self,
@@ -87,49 +97,53 @@ class RegisterError(Exception):
         headers: Mapping[str, str] | None = None,
         extensions: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(detail)
-        self.detail = detail
+        self.detail = detail or self.text
+        super().__init__(self.detail)
         self.errors = tuple(errors)
         self.headers = dict(headers or {})
         self.extensions = dict(extensions or {})
 
 
 class BadRequest(RegisterError):
-    """The request cannot be understood: the body is not JSON in UTF-8, an object in it names a member twice, or it ends
-    too early; the address carries a parameter that is not known there, or a cursor that was altered or belongs to
-    another list or order; the service does not answer to the host name; a file to import is not CSV, or not UTF-8; or
-    there is an `Idempotency-Key` where answers carry credentials, which are not kept. Nothing was changed. Correct the
-    request; sending it again unchanged gives the same answer."""
+    """The request is malformed: the body is not JSON in UTF-8, has an object that names a member twice, or ends too
+    early; a query parameter is unknown or repeated; a cursor was altered or belongs to another list, order or filter;
+    the host name is not one of this service; a file to import is not CSV or not UTF-8; or an `Idempotency-Key` was sent
+    to an operation whose responses carry credentials, which are not stored. Nothing was changed. Correct the request
+    before you send it again."""
 
     status, name, title, code = 400, "bad-request", "Bad request", "bad_request"
+    text = "The request is malformed."
 
 
 class Unauthorized(RegisterError):
-    """The request does not say who makes it, or not believably: there is no `Authorization` header, or its token is
-    not one of ours, has expired, or was revoked. Sign in with `POST /api/v1/auth/token`, or refresh."""
+    """Authentication is missing or invalid: there is no `Authorization` header, or its token is unknown, expired or
+    revoked. Sign in with `POST /api/v1/auth/token`, or refresh the session."""
 
     status, name, title, code = 401, "unauthorized", "Unauthorized", "unauthorized"
+    text = "Authentication is missing or invalid."
 
-    def __init__(self, detail: str, *, challenge: str) -> None:
+    def __init__(self, detail: str = "", *, challenge: str) -> None:
         super().__init__(detail, headers={"WWW-Authenticate": challenge})
 
 
 class WrongCredentials(Unauthorized):
-    """Signing in failed. For all that the answer tells, the e-mail address may be unknown. See `Unauthorized`."""
+    """Signing in failed. The response does not reveal whether the e-mail address is known. See `Unauthorized`."""
 
     code = "wrong_credentials"
+    text = "The e-mail address or the password is wrong."
 
-    def __init__(self, detail: str = "The e-mail address or the password is wrong.") -> None:
+    def __init__(self, detail: str = "") -> None:
         super().__init__(detail, challenge=BEARER)
 
 
 class Forbidden(RegisterError):
-    """You are known, but may not do this: `scope` names what is missing. Either your access level does not include
-    it (an administrator can change that), or your token was narrowed to other scopes."""
+    """You are authenticated, but not authorised for this operation; `scope` names the missing scope. Either your access
+    level does not include it, which an administrator can change, or your token is restricted to other scopes."""
 
     status, name, title, code = 403, "forbidden", "Forbidden", "forbidden"
+    text = "A scope is missing."
 
-    def __init__(self, detail: str, *, scope: str, errors: Sequence[Fault] = ()) -> None:
+    def __init__(self, detail: str = "", *, scope: str, errors: Sequence[Fault] = ()) -> None:
         # RFC 6750, section 3.1. A signed-in session is not a scope that a client could request.
         named = "" if scope == "session" else f', scope="{scope}"'
         challenge = f'{BEARER}, error="insufficient_scope"{named}'
@@ -138,177 +152,192 @@ class Forbidden(RegisterError):
 
 
 class NotFound(RegisterError):
-    """Nothing is registered under this address. An object is addressed by its `id` (a 64-bit integer) or by
-    `code:` and its code, which is compared without regard to case. It may have been deleted since you last saw it."""
+    """Nothing is registered at this address. An object is addressed by its `id` (a 64-bit integer) or by `code:` and
+    its code, ignoring case. It may have been deleted since you last read it."""
 
     status, name, title, code = 404, "not-found", "Not found", "not_found"
+    text = "Nothing is registered at this address."
 
 
 class MethodNotAllowed(RegisterError):
-    """The address exists but does not know this method. The `Allow` header lists the methods it knows."""
+    """The address exists but does not support this method. The `Allow` header lists the methods that it supports."""
 
     status, name, title, code = 405, "method-not-allowed", "Method not allowed", "method_not_allowed"
+    text = "This method is not allowed here."
 
 
 class NotAcceptable(RegisterError):
-    """The service has nothing that the `Accept` header takes. Lists come as `application/json`,
+    """The service cannot send a media type that the `Accept` header allows. Lists are available as `application/json`,
     `application/x-ndjson` and `text/csv`; without the header they are JSON."""
 
     status, name, title, code = 406, "not-acceptable", "Not acceptable", "not_acceptable"
+    text = "None of the media types in Accept is available."
 
 
 class Conflict(RegisterError):
-    """The request is well formed but contradicts what is registered: the key is taken, other objects still refer to
-    the object, it is the first or the last administrator, or the move would put it below itself; what a planned import
-    rests on has changed since (plan it anew); or the first request with this `Idempotency-Key` is still at work
-    (`Retry-After` says when to ask again), or its answer was too large to be given again. `code` and `errors` say
-    which. Nothing was changed."""
+    """The request is well formed but contradicts the state of the register: another object has the key; other objects
+    still reference the object; it is the first or the last administrator; the move would place it below itself; the
+    objects of a planned import have changed, so that it must be planned again; or the first request with this
+    `Idempotency-Key` is still in progress (retry after `Retry-After` seconds), or its response was too large to be
+    stored. `code` and `errors` name the cause. Nothing was changed."""
 
     status, name, title, code = 409, "conflict", "Conflict", "conflict"
+    text = "The request contradicts the state of the register."
 
 
 class Duplicate(Conflict):
     code = "duplicate"
+    text = "An object with this key already exists."
 
 
 class StillReferenced(Conflict):
     code = "still_referenced"
+    text = "The object is still referenced by others."
 
 
 class FirstAdministrator(Conflict):
     code = "first_administrator"
+    text = text_of("first_administrator")
 
 
 class LastAdministrator(Conflict):
     code = "last_administrator"
+    text = text_of("last_administrator")
 
 
 class Cycle(Conflict):
     code = "cycle"
+    text = "An object cannot be placed below itself."
 
 
 class PlanOutdated(Conflict):
     code = "plan_outdated"
-
-    def __init__(self, *, errors: Sequence[Fault] = ()) -> None:
-        detail = "What the plan was made of has changed in the meantime. Plan the import anew."
-        super().__init__(detail, errors=errors)
+    text = "The objects of this plan have changed in the meantime. Plan the import again."
 
 
 class RequestInFlight(Conflict):
     code = "request_in_flight"
+    text = "The first request with this Idempotency-Key is still in progress. Send this one again in a moment."
 
     def __init__(self) -> None:
-        detail = "The first request with this Idempotency-Key is still at work. Send it again in a moment."
-        super().__init__(detail, headers={"Retry-After": "1"})
+        super().__init__(headers={"Retry-After": "1"})
 
 
 class AnswerTooLarge(Conflict):
     code = "answer_too_large"
+    text = "This request was carried out before, but its response was too large to be stored. Read the objects instead."
 
     def __init__(self, status: int) -> None:
         super().__init__(
-            f"This request was carried out before, with status {status}; its answer was too large to be kept. "
-            "Read what it concerned."
+            f"This request was carried out before, with status {status}, but its response was too large to be stored. "
+            "Read the objects instead."
         )
 
 
 class PreconditionFailed(RegisterError):
-    """The object was changed since the version that `If-Match` names. Nothing was written. The `ETag` header has the
-    current tag: read the object again, apply your change to what it is now, and send it with that tag."""
+    """The object has changed since the version in `If-Match`. Nothing was written. The `ETag` header has the current
+    tag: read the object again, apply your change to it, and send it with that tag."""
 
     status, name, title, code = 412, "precondition-failed", "Precondition failed", "precondition_failed"
+    text = "The object has changed in the meantime."
 
 
 class ContentTooLarge(RegisterError):
-    """The body is larger than the service accepts, or has more links, rows or columns. Send fewer or smaller objects in
-    one request."""
+    """The body is larger than the service accepts, or has too many links, rows or columns. Send fewer or smaller
+    objects in one request."""
 
     status, name, title, code = 413, "content-too-large", "Content too large", "content_too_large"
+    text = "The body is too large."
 
 
 class UnsupportedMediaType(RegisterError):
     """The service reads JSON in UTF-8: send the body with `Content-Type: application/json` (or, for PATCH,
     `application/merge-patch+json`). Only signing in takes a form, `application/x-www-form-urlencoded`, and only imports
-    take files, `text/csv` or `application/x-ndjson`. None is decompressed: send it without `Content-Encoding`."""
+    take files, `text/csv` or `application/x-ndjson`. Compressed bodies are not supported: remove `Content-Encoding`."""
 
     status, name, title, code = 415, "unsupported-media-type", "Unsupported media type", "unsupported_media_type"
+    text = "The media type or the encoding of the body is not supported."
 
 
 class InvalidContent(RegisterError):
-    """The request was understood but breaks the schema, or names objects that do not exist. `errors` lists every fault
-    with a JSON pointer to its place; the values you sent are never repeated. With `idempotency_key_reused`, the
-    `Idempotency-Key` was sent with another request before: take a new one for each request. Nothing was changed."""
+    """The request is well formed but violates the schema, or references objects that do not exist. `errors` lists each
+    error with a JSON pointer to its place; the values you sent are never repeated. With `idempotency_key_reused`, the
+    `Idempotency-Key` was already used for another request: choose a new key for each request. Nothing was changed."""
 
     status, name, title, code = 422, "invalid-content", "Invalid content", "invalid_content"
+    text = "The request violates the schema."
 
 
 class UnknownReference(InvalidContent):
     code = "unknown_reference"
+    text = "The request references an object that does not exist."
 
 
 class UnstorableValue(InvalidContent):
     # Validation should have rejected it: an alert watches the counter of this class.
     code = "unstorable_value"
+    text = "The request has a value that cannot be stored."
 
 
 class CommonPassword(InvalidContent):
     code = "common_password"
+    text = text_of("common_password")
 
 
 class SpentLink(InvalidContent):
     code = "spent_link"
+    text = text_of("spent_link")
 
 
 class KeyReused(InvalidContent):
     code = "idempotency_key_reused"
+    text = text_of("idempotency_key_reused")
 
 
 class TooManyRequests(RegisterError):
-    """Too many attempts to sign in, to this account or from this address. Try again after the number of seconds in
-    `Retry-After`. An administrator can send a link to set a new password, which works at once."""
+    """There were too many attempts to sign in, to this account or from this address. Try again after `Retry-After`
+    seconds. An administrator can send a link to set a new password, which works immediately."""
 
     status, name, title, code = 429, "too-many-requests", "Too many requests", "too_many_requests"
+    text = "Too many attempts to sign in. Try again later."
 
     def __init__(self, *, retry_after: int) -> None:
-        detail = "There were too many attempts to sign in. Try again later."
-        super().__init__(detail, headers={"Retry-After": str(retry_after)})
+        super().__init__(headers={"Retry-After": str(retry_after)})
 
 
 class HeadersTooLarge(RegisterError):
-    """The headers of the request are larger than the service accepts. Cookies of other services that share the
-    domain are the usual cause."""
+    """The headers of the request are larger than the service accepts. The usual cause is cookies of other services on
+    the same domain."""
 
     status, name, title, code = 431, "headers-too-large", "Headers too large", "headers_too_large"
+    text = "The headers are too large."
 
 
 class InternalError(RegisterError):
-    """The service failed. The fault is ours: quote the `request_id` to the operators, whose logs have the cause."""
+    """The service failed through no fault of the request. Report the `request_id` to its operators, who find the cause
+    in the logs."""
 
 
 class ServiceUnavailable(RegisterError):
-    """The database is away or too busy to answer in time. Nothing was changed. Try again after the number of seconds
-    in `Retry-After`."""
+    """The database is unavailable or too busy to respond in time. Nothing was changed. Try again after `Retry-After`
+    seconds."""
 
     status, name, title, code = 503, "service-unavailable", "Service unavailable", "service_unavailable"
+    text = "The database cannot be reached at the moment."
 
-    usual_detail: ClassVar[str] = "The database cannot be reached at the moment."
     retry_after: ClassVar[int] = 2
 
-    def __init__(self, detail: str | None = None) -> None:
-        super().__init__(detail or self.usual_detail, headers={"Retry-After": str(self.retry_after)})
+    def __init__(self, detail: str = "") -> None:
+        super().__init__(detail, headers={"Retry-After": str(self.retry_after)})
 
 
 class DatabaseBusy(ServiceUnavailable):
     code = "database_busy"
-    usual_detail, retry_after = "The database is too busy with other requests to answer in time.", 1
+    text, retry_after = "The database is too busy to respond in time.", 1
 
 
 class TransactionAborted(DatabaseBusy):
-    """The database aborted the transaction in favour of another; run again, it may succeed.
-
-    See `ServiceUnavailable`.
-    """
+    """The database aborted the transaction in favour of another one; a retry may succeed. See `ServiceUnavailable`."""
 
 
 class Deadlock(TransactionAborted):
@@ -316,7 +345,7 @@ class Deadlock(TransactionAborted):
 
 
 class SerializationFailure(TransactionAborted):
-    """Concurrent transactions changed what this one had read. See `ServiceUnavailable`."""
+    """Concurrent transactions changed data that this one had read. See `ServiceUnavailable`."""
 
 
 class SchemaChanged(TransactionAborted):
@@ -324,44 +353,46 @@ class SchemaChanged(TransactionAborted):
 
 
 class DatabaseReadOnly(ServiceUnavailable):
-    """The database takes no changes at the moment, as after a failover; reading goes on. See `ServiceUnavailable`."""
+    """The database accepts no changes at the moment, for example after a failover; reading works.
+
+    See `ServiceUnavailable`.
+    """
 
     code = "database_read_only"
-    usual_detail, retry_after = "The database takes no changes at the moment.", 5
+    text, retry_after = "The database accepts no changes at the moment.", 5
 
 
 class HashingBusy(ServiceUnavailable):
-    """More people sign in at the same time than the service can check passwords. See `ServiceUnavailable`."""
+    """More people sign in at the same time than the service can check passwords for. See `ServiceUnavailable`."""
 
     code = "hashing_busy"
-    usual_detail, retry_after = "Too many people sign in at this moment.", 2
+    text, retry_after = "Too many people are signing in at the moment.", 2
 
 
 class ExportsBusy(ServiceUnavailable):
-    """The service sends as many whole lists as it can at a time. See `ServiceUnavailable`."""
+    """The service already streams as many exports as it allows at a time. See `ServiceUnavailable`."""
 
     code = "exports_busy"
-    usual_detail, retry_after = "Too many exports are under way at this moment.", 10
+    text, retry_after = "Too many exports are in progress.", 10
 
 
 class LargeBodiesBusy(ServiceUnavailable):
-    """The service is at work on as many large requests as it has room for. See `ServiceUnavailable`."""
+    """The service already processes as many large requests as it has memory for. See `ServiceUnavailable`."""
 
     code = "large_bodies_busy"
-    usual_detail, retry_after = "Too many large requests are under way at this moment.", 5
+    text, retry_after = "Too many large requests are in progress.", 5
 
 
 class ConnectionLost(ServiceUnavailable):
-    """The connection to the database was lost, or never came about. See `ServiceUnavailable`."""
+    """The connection to the database was lost, or could not be established. See `ServiceUnavailable`."""
 
 
 class OutcomeUnknown(ServiceUnavailable):
-    """The connection to the database was lost while the change was being made, or the service stopped: it may or may
-    not have been saved. Send the request again with the `Idempotency-Key` it had, or read the object before you try
-    again."""
+    """The connection to the database was lost during the change, or the service stopped: the change may or may not have
+    been saved. Send the request again with the same `Idempotency-Key`, or read the object before you try again."""
 
     name, title, code = "outcome-unknown", "Outcome unknown", "outcome_unknown"
-    usual_detail = "The change was cut off while it was being saved; it may or may not be stored."
+    text = "The change was interrupted, and may or may not have been saved."
 
 
 def problem_types() -> Iterator[type[RegisterError]]:

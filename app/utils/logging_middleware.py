@@ -59,7 +59,7 @@ class RequestMiddleware:
             is_read = scope["method"] in {"GET", "HEAD", "OPTIONS"}
             problem = ServiceUnavailable("The service is stopping.") if is_read else OutcomeUnknown()
             self._metrics.errors.labels(type(problem).__name__).inc()
-            logger.warning("given up at the stop", code=problem.code)
+            logger.warning("aborted at shutdown", code=problem.code)
             await problem_response(problem, scope)(scope, receive, send_with_id)
         except Exception as error:
             self._metrics.errors.labels(type(error).__name__).inc()

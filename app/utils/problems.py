@@ -70,7 +70,7 @@ def problem_response(error: RegisterError, scope: Scope) -> Response:
     """Return the response to an error. It never contains messages of the driver or a traceback."""
     document: dict[str, Any] = {
         **_head(type(error)),
-        "detail": error.detail or error.title,
+        "detail": error.detail,
         "instance": quote(scope["path"]),
         "code": error.code,
         "request_id": scope.get("state", {}).get("request_id", ""),
@@ -93,7 +93,7 @@ def example_problem(error: type[RegisterError]) -> dict[str, Any]:
     """Return the documentation's example of an error."""
     return {
         **_head(error),
-        "detail": error.title,
+        "detail": error.text,
         "instance": "/api/v1/processes/1",
         "code": error.code,
         "request_id": "5ecf45473de548edbb17a77c7ee43656",

@@ -1,30 +1,18 @@
-"""Pydantic's errors in our own words: a pointer and the fault, never the value."""
+"""Pydantic's errors as faults: a pointer, a code and a text of this service, never the value."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import ValidationError
 
-from app.utils.exceptions import Fault, InvalidContent
+from app.utils.exceptions import Fault, InvalidContent, Source
+from app.utils.fault_codes import PYDANTIC_TEXTS, UNKNOWN_TYPE_TEXT, pattern_text
+from app.utils.wording import counted
 
-# An answer that lists every fault of a hostile body would be larger than the body.
+# A response that lists every fault of a hostile body would be larger than the body.
 MAX_FAULTS = 100
 
-# Of these Pydantic's words are about Python, with the name of one of our classes.
-_NO_OBJECT = {"model_type", "model_attributes_type"}
-_AN_OBJECT = "Input should be an object"
-# Of a password or token these words would be about the items of a value, and tell how many were sent.
-_OF_SECRETS = {
-    "too_short": "Text should have at least {min_length} characters",
-    "too_long": "Text should have at most {max_length} characters",
-}
-
-_SOURCES: dict[Any, Literal["body", "query", "path", "header"]] = {
-    "body": "body",
-    "query": "query",
-    "path": "path",
-    "header": "header",
-}
+_SOURCES: dict[Any, Source] = {"body": "body", "query": "query", "path": "path", "header": "header"}
 
 
 def invalid_content(error: ValidationError) -> InvalidContent:
@@ -46,20 +34,42 @@ def json_pointer(location: Iterable[Any]) -> str:
     return "".join(f"/{part}" for part in parts).encode("utf-8", "replace").decode()
 
 
-def _fault(
-    source: Literal["body", "query", "path", "header"], location: Iterable[Any], error: Mapping[str, Any]
-) -> Fault:
+def _fault(source: Source, location: Iterable[Any], error: Mapping[str, Any]) -> Fault:
     # A fault between members is placed at one of them.
-    context = error.get("ctx", {})
-    member = context.get("member")
-    detail = _AN_OBJECT if error["type"] in _NO_OBJECT else error["msg"]
-    if context.get("field_type") == "Value" and error["type"] in _OF_SECRETS:
-        detail = _OF_SECRETS[error["type"]].format_map(context)
-    return Fault(json_pointer([*location, member] if member else location), error["type"], detail, source)
+    member = error.get("ctx", {}).get("member")
+    pointer = json_pointer([*location, member] if member else location)
+    return Fault(pointer, error["type"], error_text(error), source)
+
+
+def error_text(error: Mapping[str, Any]) -> str:
+    """Return the text of one of Pydantic's errors, which is this service's own even if the error is Pydantic's."""
+    kind, context = error["type"], error.get("ctx", {})
+    if "text" in context:  # raised by a validator, through `fault_codes.invalid`
+        return str(context["text"])
+    if kind not in PYDANTIC_TEXTS:
+        return UNKNOWN_TYPE_TEXT
+    # The length of a secret is in characters, although Pydantic counts items of a value.
+    is_secret = context.get("field_type") == "Value"
+    template = PYDANTIC_TEXTS.get(f"{kind}:secret", PYDANTIC_TEXTS[kind]) if is_secret else PYDANTIC_TEXTS[kind]
+    return template.format_map(_values(context))
+
+
+def _values(context: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a text's placeholders, given the context of Pydantic's error."""
+    values: dict[str, Any] = {
+        name: int(value) if isinstance(value, float) and value.is_integer() else value
+        for name, value in context.items()
+    }
+    limit = values.get("max_length", values.get("min_length"))
+    if limit is not None:
+        values |= {"characters": counted(limit, "character"), "items": counted(limit, "item")}
+    if "pattern" in values:
+        values["format"] = pattern_text(values["pattern"])
+    return values
 
 
 def summary(count: int, most: int = MAX_FAULTS) -> str:
-    """Return how many faults a request has, of which `most` are told."""
+    """Return how many faults a request has, and how many of them are listed if these are not all."""
     if count > most:
-        return f"The request has {count} faults, of which these are the first {most}."
-    return "The request has a fault." if count == 1 else f"The request has {count} faults."
+        return f"The request has {counted(count, 'error')}. The first {most:,} are listed."
+    return f"The request has {counted(count, 'error')}."

@@ -20,12 +20,20 @@ from sqlalchemy import URL
 from app.core.config import Settings
 from app.main import create_app
 from app.utils.exceptions import RegisterError, problem_types
+from app.utils.fault_codes import TEXTS, UNKNOWN_PATTERN_TEXT, code_of
 from app.utils.problems import Problem
 from tests.conftest import new_database, settings_for
 from tests.waiting import HANG_TIMEOUT, wait_until
 
 # A marker in values that clients send; no response may repeat it.
 CANARY = "Kanarienvogel"
+
+
+def is_text_of(code: str, detail: str) -> bool:
+    """Return whether a text is one that the catalogue has for a code."""
+    templates = [text for key, text in TEXTS.items() if code_of(key) == code]
+    patterns = [re.sub(r"( ?)\\\{\w+\\\}", ".*", re.escape(template).replace("\\ ", " ")) for template in templates]
+    return detail != UNKNOWN_PATTERN_TEXT and any(re.fullmatch(pattern, detail) for pattern in patterns)
 
 
 def subclasses(error: type[RegisterError]) -> list[type[RegisterError]]:
@@ -77,6 +85,9 @@ def assert_problem(response: httpx.Response, code: str, *pointers: str) -> dict[
         "code": code,
     }
     assert problem["detail"]
+    assert [each for each in problem["errors"] if not is_text_of(each["code"], each["detail"])] == []
+    details = [problem["detail"], *(each["detail"] for each in problem["errors"])]
+    assert [each for each in details if re.search(r"\(\?|\[\S+-\S+\]|\\[a-z]|\{\d", each)] == [], "a regular expression"
     assert problem["request_id"] == response.headers["x-request-id"]
     assert sorted(each["pointer"] for each in problem["errors"]) == sorted(pointers)
     told = response.text.replace(problem["instance"], "") + str(response.headers)

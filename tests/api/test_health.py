@@ -232,7 +232,7 @@ async def test_database_too_slow_for_a_probe_is_not_ready(
 
 async def test_database_without_schema_is_not_ready(server_url: URL) -> None:
     async with new_database(server_url) as url, running(url) as service:
-        detail = "The database has no schema yet: run `python -m app migrate`."
+        detail = "The database has no schema. Run `python -m app migrate`."
         assert await ready_problem(service) == detail
 
 
@@ -242,7 +242,7 @@ async def test_schema_of_another_revision_is_not_ready(committed: Committed) -> 
         for change in ("UPDATE alembic_version SET version_num = '0000'", "DELETE FROM alembic_version"):
             await connection.execute(change)
             assert await ready_problem(committed) == (
-                "The schema of the database is not that of this version: run `python -m app migrate`."
+                "The schema of the database belongs to another version. Run `python -m app migrate`."
             )
         await connection.execute("INSERT INTO alembic_version VALUES ($1)", head)
     committed.app.state.readiness._checked_at = float("-inf")
@@ -327,7 +327,7 @@ async def test_more_passwords_than_can_be_checked_are_unavailable(
     monkeypatch.setattr(passwords, "_MAX_WAITING", 0)
     response = await committed.client.post("/auth/token", data=form)
     problem = assert_problem(response, "hashing_busy")
-    assert problem["detail"] == "Too many people sign in at this moment."
+    assert problem["detail"] == "Too many people are signing in at the moment."
     assert response.headers["retry-after"] == "2"
     # Other requests do not wait for them.
     assert (await committed.client.get("/departments")).status_code == 200
@@ -461,7 +461,7 @@ async def test_connection_lost_during_commit_leaves_the_outcome_unknown(
         response = await service.client.post("/departments", json={"name": "Perhaps"}, headers=headers)
         problem = assert_problem(response, "outcome_unknown")
         assert problem["type"] == "/problems/outcome-unknown"
-        assert "may or may not be stored" in problem["detail"]
+        assert "may or may not have been saved" in problem["detail"]
         proxy.cut_at = lambda _: None
         await until_sql(database, ALONE)
         names = [item["name"] for item in (await service.client.get("/departments")).json()["items"]]
@@ -477,7 +477,7 @@ async def test_database_that_only_reads_refuses_writes(committed: Committed) -> 
         await committed.client.post("/auth/token", data={"username": ADMIN_EMAIL, "password": ADMIN_PASSWORD}),
     ):
         problem = assert_problem(response, "database_read_only")
-        assert problem["detail"] == "The database takes no changes at the moment."
+        assert problem["detail"] == "The database accepts no changes at the moment."
         assert response.headers["retry-after"] == "5"
 
 

@@ -352,7 +352,7 @@ async def test_every_fault_of_a_body_has_its_pointer_at_once(client: Client) -> 
     ]
     process = await make_process(client)
     problem = assert_problem(await client.post("/processes", json=body), "invalid_content", *pointers)
-    assert problem["detail"] == f"The request has {len(pointers)} faults."
+    assert problem["detail"] == f"The request has {len(pointers)} errors."
     assert {error["source"] for error in problem["errors"]} == {"body"}
     path = f"/processes/{process['id']}"
     assert_problem(await client.put(path, json=body), "invalid_content", *pointers)
@@ -524,7 +524,7 @@ def test_unexpected_error_tells_only_the_request_id_and_keeps_the_connection(
         "type": "/problems/internal-error",
         "title": "Internal error",
         "status": 500,
-        "detail": "Internal error",
+        "detail": InternalError.text,
         "instance": "/api/v1/departments",
         "code": "internal_error",
         "request_id": "ours-1",

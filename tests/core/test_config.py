@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from app.core.config import DEFAULT_SECRET_KEY, Settings, get_settings
+from app.core.config import DEFAULT_SECRET_KEY, Settings, describe_faults, get_settings
 
 SECRET = "0123456789abcdef0123456789abcdef"  # noqa: S105
 URL = "postgresql://register:hunter2-Zx81@db/register"
@@ -65,17 +65,17 @@ def test_production_starts_with_a_database_and_a_secret(environment: dict[str, s
 @pytest.mark.parametrize(
     ("name", "value", "reason"),
     [
-        ("DATABASE_URL", "", "DATABASE_URL must be set"),
-        ("SECRET_KEY", "", "SECRET_KEY must be set"),
-        ("SECRET_KEY", DEFAULT_SECRET_KEY, "not to the default"),
+        ("DATABASE_URL", "", "DATABASE_URL is required"),
+        ("SECRET_KEY", "", "SECRET_KEY is required"),
+        ("SECRET_KEY", DEFAULT_SECRET_KEY, "must not be the default"),
         ("SECRET_KEY", SECRET[:31], "SECRET_KEY must have at least 32 characters"),
         ("PREVIOUS_SECRET_KEY", DEFAULT_SECRET_KEY, "must be a former SECRET_KEY of production"),
         ("PREVIOUS_SECRET_KEY", SECRET[:31], "must be a former SECRET_KEY of production"),
-        ("FIRST_ADMIN_PASSWORD", "password1234", "must not be a common password"),
-        ("FORWARDED_ALLOW_IPS", "*", "FORWARDED_ALLOW_IPS may not let in everybody"),
-        ("FORWARDED_ALLOW_IPS", "10.0.0.1, *", "FORWARDED_ALLOW_IPS may not let in everybody"),
-        ("FORWARDED_ALLOW_IPS", "0.0.0.0/0", "FORWARDED_ALLOW_IPS may not let in everybody"),
-        ("FORWARDED_ALLOW_IPS", "10.0.0.1,::/0", "FORWARDED_ALLOW_IPS may not let in everybody"),
+        ("FIRST_ADMIN_PASSWORD", "password1234", "is too common for production"),
+        ("FORWARDED_ALLOW_IPS", "*", "FORWARDED_ALLOW_IPS must not contain all addresses"),
+        ("FORWARDED_ALLOW_IPS", "10.0.0.1, *", "FORWARDED_ALLOW_IPS must not contain all addresses"),
+        ("FORWARDED_ALLOW_IPS", "0.0.0.0/0", "FORWARDED_ALLOW_IPS must not contain all addresses"),
+        ("FORWARDED_ALLOW_IPS", "10.0.0.1,::/0", "FORWARDED_ALLOW_IPS must not contain all addresses"),
     ],
 )
 def test_production_refuses_what_is_unsafe_by_name(
@@ -84,6 +84,31 @@ def test_production_refuses_what_is_unsafe_by_name(
     environment.update(PRODUCTION | {name: value})
     assert reason in refusal()
     assert name in refusal()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("PORT", "http", "PORT: Must be an integer."),
+        ("PORT", "70000", "PORT: Must be at most 65535."),
+        ("DEMO_DATA", "perhaps", "DEMO_DATA: Must be true or false."),
+        ("LOG_LEVEL", "x", "LOG_LEVEL: Must be 'DEBUG', 'INFO', 'WARNING' or 'ERROR'."),
+        ("FIRST_ADMIN_EMAIL", "nobody", "FIRST_ADMIN_EMAIL: Must be an e-mail address."),
+        ("FIRST_ADMIN_PASSWORD", "eleven char", "FIRST_ADMIN_PASSWORD: Must have 12 to 256 characters."),
+        (
+            "DATABASE_URL",
+            "mysql://x",
+            "DATABASE_URL: Must be a URL of PostgreSQL, such as postgresql://user:password@host:5432/name.",
+        ),
+        ("DATABASE_URL", "postgresql://a@b/c?x=1", "DATABASE_URL: Has unknown parameters: x. Remove them."),
+        ("ENV", "production", "DATABASE_URL is required in production."),
+    ],
+)
+def test_bad_setting_is_told_in_a_sentence(environment: dict[str, str], name: str, value: str, told: str) -> None:
+    environment[name] = value
+    with pytest.raises(ValidationError) as caught:
+        read()
+    assert list(describe_faults(caught.value)) == [told]
 
 
 def test_production_believes_named_proxies(environment: dict[str, str]) -> None:

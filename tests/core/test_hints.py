@@ -108,7 +108,7 @@ async def test_every_kind_of_list_proposes_what_was_meant(client: httpx.AsyncCli
 
 async def test_without_a_guess_all_parameters_are_named(client: httpx.AsyncClient) -> None:
     detail = (await client.get("/changes?xyzzy=1")).json()["detail"]
-    assert detail.startswith("There is no parameter xyzzy here. Known are ")
+    assert detail.startswith("There is no parameter xyzzy here. Known parameters: ")
     assert "object_id" in detail
 
 

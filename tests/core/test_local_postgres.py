@@ -188,10 +188,10 @@ def open_path() -> Iterator[Path]:
 def test_data_outlive_a_restart(tmp_path: Path) -> None:
     with Run(tmp_path) as first:
         first.keep_a_row()
-    assert first.reports == [f"Initialising PostgreSQL 18 in {tmp_path}/postgres", "Starting PostgreSQL 18"]
+    assert first.reports == [f"Initialising PostgreSQL 18 in {tmp_path}/postgres …", "Starting PostgreSQL 18 …"]
     with Run(tmp_path) as second:
         assert second.has_the_row()
-    assert second.reports == ["Starting PostgreSQL 18"]
+    assert second.reports == ["Starting PostgreSQL 18 …"]
 
 
 def test_server_has_the_documented_settings(data_dir: Path) -> None:
@@ -256,7 +256,7 @@ def test_data_of_another_version_are_refused_untouched(tmp_path: Path) -> None:
     (cluster / "PG_VERSION").write_text("16\n")
     (cluster / "postmaster.pid").write_text("1\n")
     before = everything_below(tmp_path / "postgres")
-    with pytest.raises(EmbeddedPostgresError, match=r"belong to PostgreSQL 16, but this is PostgreSQL 18\. Dump"):
+    with pytest.raises(EmbeddedPostgresError, match=r"belongs to PostgreSQL 16, but this is PostgreSQL 18\. Dump"):
         EmbeddedPostgres(tmp_path, report=print).start()
     assert everything_below(tmp_path / "postgres") == before
 
@@ -276,7 +276,7 @@ def test_killed_server_recovers(data_dir: Path) -> None:
         run.keep_a_row()
         os.kill(run.pid, signal.SIGKILL)
     with Run(data_dir) as run:
-        assert run.reports[0] == "PostgreSQL was not shut down properly and will recover"
+        assert run.reports[0] == "PostgreSQL was not shut down properly and recovers now …"
         assert run.has_the_row()
 
 
@@ -333,7 +333,7 @@ def test_server_is_shut_down_when_its_parent_is_killed(data_dir: Path) -> None:
     wait_until(lambda: not is_running(pid))
     assert not (data_dir / "postgres/data/postmaster.pid").exists()
     with Run(data_dir) as run:
-        assert run.reports == ["Starting PostgreSQL 18"]
+        assert run.reports == ["Starting PostgreSQL 18 …"]
 
 
 @linux_only
@@ -342,7 +342,7 @@ def test_orphan_is_stopped_before_the_next_start(data_dir: Path) -> None:
     time.sleep(0.2)
     assert is_running(pid)
     with Run(data_dir) as run:
-        assert run.reports[0] == f"Stopping the PostgreSQL that an earlier run left behind (process {pid})"
+        assert run.reports[0] == f"Stopping PostgreSQL from an earlier run (process {pid}) …"
         assert not is_running(pid)
         assert run.pid != pid
         assert run.query("SELECT 1") == [(1,)]
@@ -415,7 +415,7 @@ def test_ordinary_user_needs_no_setpriv(data_dir: Path, monkeypatch: pytest.Monk
 @root_only
 def test_error_for_root_names_missing_setpriv(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(EmbeddedPostgresError, match=r"setpriv.* is missing\. Use an ordinary user"):
+    with pytest.raises(EmbeddedPostgresError, match=r"setpriv is missing.*\. Use an ordinary user"):
         EmbeddedPostgres(data_dir, report=print).start()
 
 

@@ -20,6 +20,8 @@ from app.utils.exceptions import (
     InvalidContent,
     Unauthorized,
 )
+from app.utils.fault_codes import text_of
+from app.utils.wording import counted
 
 CHANGE_MESSAGE = "X-Change-Message"
 MAX_MESSAGE_LENGTH = 500
@@ -56,7 +58,7 @@ class Authenticator:
         caller = await self._identify(_bearer(request))
         request.state.caller_id = caller.id
         if permission in {SESSION, ADMIN_SESSION} and caller.session_id is None:
-            raise Forbidden("Credentials are managed by a user who signed in, not by an API token.", scope=SESSION)
+            raise Forbidden("API tokens cannot manage credentials. Sign in as a user.", scope=SESSION)
         if permission == ADMIN_SESSION:
             caller.require("admin")
         elif permission in SCOPES:
@@ -74,7 +76,7 @@ class Authenticator:
         """
         token = _basic_password(request) or _bearer(request, _BASIC)
         if "operations:read" not in (await self._identify(token, _BASIC)).scopes:
-            raise Unauthorized("The token was not given the scope operations:read.", challenge=_BASIC)
+            raise Unauthorized(text_of("forbidden:token", scope="operations:read"), challenge=_BASIC)
 
     async def _identify(self, token: str, challenge: str = INVALID_TOKEN) -> Caller:
         entry = self._cache.get(token)
@@ -82,7 +84,7 @@ class Authenticator:
             lookup_at = time.monotonic()
             found = await self._find(token)
             if found is None:
-                raise Unauthorized("The token is not valid, or not any more.", challenge=challenge)
+                raise Unauthorized("The token is invalid, expired or revoked.", challenge=challenge)
             entry = self._cache[token] = found, lookup_at
         caller, _ = entry
         if caller.expires_at <= time.time():
@@ -103,7 +105,7 @@ def _bearer(request: Request, challenge: str = BEARER) -> str:
     headers = request.headers.getlist("authorization")
     scheme, _, token = headers[0].partition(" ") if len(headers) == 1 else ("", "", "")
     if scheme.lower() != "bearer" or not token.strip():
-        raise Unauthorized("Send a token: `Authorization: Bearer …`.", challenge=challenge)
+        raise Unauthorized("A token is required. Send it as `Authorization: Bearer …`.", challenge=challenge)
     return token.strip()
 
 
@@ -131,8 +133,9 @@ def _message(headers: list[str]) -> str | None:
     message = unicodedata.normalize("NFC", header.strip())
     is_text = all(unicodedata.category(character) not in _CONTROL for character in message)
     if len(headers) > 1 or len(message) > MAX_MESSAGE_LENGTH or not is_text:
-        detail = f"A change message is one line of at most {MAX_MESSAGE_LENGTH} characters."
-        raise InvalidContent(detail, errors=[Fault(f"/{CHANGE_MESSAGE}", "change_message", detail, "header")])
+        characters = counted(MAX_MESSAGE_LENGTH, "character")
+        fault = Fault.of(f"/{CHANGE_MESSAGE}", "change_message", source="header", characters=characters)
+        raise InvalidContent(fault.detail, errors=[fault])
     return message or None
 
 

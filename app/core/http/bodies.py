@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope
 
 from app.core.http.strict_json import parse_json
 from app.utils.exceptions import BadRequest, ContentTooLarge, LargeBodiesBusy
+from app.utils.wording import counted
 
 _INLINE_PARSE_BYTES = 256 * 1024
 # Enough for signing in. Validating a whole mebibyte blocks the event loop for a second.
@@ -58,7 +59,7 @@ class StrictRequest(Request):
                 if len(body) > limit:
                     raise ContentTooLarge(_too_large(limit))
         except ClientDisconnect as error:
-            raise BadRequest("The body ends too early.") from error
+            raise BadRequest("The body ends before its declared length.") from error
         return bytes(body)
 
     async def json(self) -> Any:
@@ -95,7 +96,7 @@ def reject_too_many_tokens(body: bytes) -> None:
     for start in range(0, len(body), _COUNT_CHUNK_BYTES):
         count += sum(body.count(token, start, start + _COUNT_CHUNK_BYTES) for token in (b"{", b"[", b","))
         if count > MAX_JSON_TOKENS:
-            detail = f"A body of JSON may have at most {MAX_JSON_TOKENS} opening brackets and commas, also within text."
+            detail = f"A JSON body may have at most {MAX_JSON_TOKENS:,} opening brackets and commas, strings included."
             raise ContentTooLarge(detail)
 
 
@@ -111,4 +112,4 @@ def media_type(content_type: str | None) -> str | None:
 
 
 def _too_large(limit: int) -> str:
-    return f"A body may have at most {limit} bytes."
+    return f"The body may have at most {counted(limit, 'byte')}."

@@ -50,12 +50,12 @@ def nearest_name(name: str, known: Sequence[str]) -> str | None:
     return _closest_name(spelling, known)
 
 
-def name_hint(name: str, known: Sequence[str]) -> str:
+def name_hint(name: str, known: Sequence[str], kind: str = "names") -> str:
     """Return a sentence with the nearest known name, or else with all known names; empty if there are none."""
     near = nearest_name(name, known)
     if near:
         return f"Did you mean {near}?"
-    return f"Known are {', '.join(known)}." if known else ""
+    return f"Known {kind}: {', '.join(known)}." if known else ""
 
 
 def _normalise(name: str) -> str:

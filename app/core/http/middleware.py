@@ -21,7 +21,7 @@ class HeaderLimitMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and sum(len(name) + len(value) for name, value in scope["headers"]) > self._limit:
-            error = HeadersTooLarge(f"Headers may have at most {self._limit} bytes.")
+            error = HeadersTooLarge(f"The headers may have at most {self._limit:,} bytes.")
             await problem_response(error, scope)(scope, receive, send)
         else:
             await self._app(scope, receive, send)
@@ -40,7 +40,7 @@ class TrustedHostsMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not scope["path"].startswith(_OPEN_TO_ANY_HOST) and not self._trusts(scope):
-            error = BadRequest("This service does not answer to that host name.")
+            error = BadRequest("This service does not serve that host name.")
             await problem_response(error, scope)(scope, receive, send)
         else:
             await self._app(scope, receive, send)

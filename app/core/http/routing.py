@@ -25,6 +25,7 @@ from app.utils.exceptions import (
     UnsupportedMediaType,
 )
 from app.utils.validation import MAX_FAULTS, json_pointer
+from app.utils.wording import joined
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -111,7 +112,7 @@ class StrictRoute(APIRoute):
                 if media_type(request.headers.get("content-type")) not in media_types:
                     raise UnsupportedMediaType(f"Send the body as {usual_types} in UTF-8.")
                 if request.headers.get("content-encoding", _IDENTITY).lower() != _IDENTITY:
-                    detail = "Send the body as it is: none is decompressed here."
+                    detail = "Compressed bodies are not supported. Remove Content-Encoding."
                     raise UnsupportedMediaType(detail, headers={"Accept-Encoding": _IDENTITY})
             if has_body and len(body := await request.body()) > settings.max_body_bytes:
                 if "json" in request.headers.get("content-type", ""):
@@ -124,14 +125,21 @@ class StrictRoute(APIRoute):
         return strict_handler
 
 
+def method_not_allowed(allowed: Iterable[str]) -> MethodNotAllowed:
+    """Return the 405 of an address that supports the `allowed` methods only."""
+    methods = sorted(allowed)
+    detail = f"Only {joined(methods)} {'is' if len(methods) == 1 else 'are'} allowed here."
+    return MethodNotAllowed(detail, headers={"Allow": ", ".join(methods)})
+
+
 class _MethodNotAllowedEndpoint:
     """Rejects the methods that no earlier route of its path allows."""
 
-    def __init__(self, allowed: str) -> None:
-        self._allowed = allowed
+    def __init__(self, allowed: Iterable[str]) -> None:
+        self._allowed = tuple(allowed)
 
     async def __call__(self, _scope: Scope, _receive: Receive, _send: Send) -> None:
-        raise MethodNotAllowed(f"This address knows only {self._allowed}.", headers={"Allow": self._allowed})
+        raise method_not_allowed(self._allowed)
 
 
 def reject_other_methods(routes: Sequence[BaseRoute]) -> Iterator[BaseRoute]:
@@ -149,8 +157,7 @@ def reject_other_methods(routes: Sequence[BaseRoute]) -> Iterator[BaseRoute]:
         matches_object = any(other.path_regex.match(route.path) for other in later)
         if route is same_path[-1] and matches_object:
             methods = {method for other in same_path for method in other.methods or ()}
-            allowed = sorted(methods | ({"HEAD"} if "GET" in methods else set()))
-            yield Route(route.path, _MethodNotAllowedEndpoint(", ".join(allowed)))
+            yield Route(route.path, _MethodNotAllowedEndpoint(methods | ({"HEAD"} if "GET" in methods else set())))
 
 
 def declared_permission(route: APIRoute) -> str:
@@ -179,7 +186,7 @@ def _reject_undecodable(query_string: bytes) -> None:
     try:
         unquote_to_bytes(query_string.decode("ascii")).decode()
     except UnicodeDecodeError as error:
-        raise BadRequest("What follows the question mark must be UTF-8 with percent-encoding (RFC 3986).") from error
+        raise BadRequest("The query string must be UTF-8 with percent-encoding (RFC 3986).") from error
 
 
 def _reject_unknown(request: Request, known: Mapping[str, bool]) -> None:
@@ -188,9 +195,9 @@ def _reject_unknown(request: Request, known: Mapping[str, bool]) -> None:
     if unknown:
         # Finding the nearest of a hundred names takes milliseconds, so only the first few unknown ones get a hint.
         hints = dict.fromkeys(unknown[:MAX_FAULTS], "")
-        hints |= {name: name_hint(name, tuple(known)) for name in unknown[:_MAX_HINTS]}
+        hints |= {name: name_hint(name, tuple(known), "parameters") for name in unknown[:_MAX_HINTS]}
         faults = [
-            Fault(json_pointer([name]), "unknown_parameter", f"There is no such parameter. {hint}".strip(), "query")
+            Fault.of(json_pointer([name]), "unknown_parameter", source="query", hint=hint)
             for name, hint in hints.items()
         ]
         detail = f"There is no parameter {_printable(unknown[0])} here. {hints[unknown[0]]}".strip()
@@ -204,9 +211,8 @@ def _reject_repeated(request: Request, repeatable: Mapping[str, bool]) -> None:
         return
     repeated = [name for name in query if not repeatable[name] and len(query.getlist(name)) > 1]
     if repeated:
-        detail = "This parameter takes one value."
-        faults = [Fault(json_pointer([name]), "repeated_parameter", detail, "query") for name in repeated]
-        raise BadRequest(f"The parameter {repeated[0]} takes one value, but has more.", errors=faults)
+        faults = [Fault.of(json_pointer([name]), "repeated_parameter", source="query") for name in repeated]
+        raise BadRequest(f"The parameter {repeated[0]} takes one value, but was sent with several.", errors=faults)
 
 
 def _printable(name: str) -> str:

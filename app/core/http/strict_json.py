@@ -12,22 +12,29 @@ def parse_json(text: bytes) -> Any:
     """
     try:
         return json.loads(text.decode(), object_pairs_hook=_unique_members, parse_constant=_reject_constant)
-    except json.JSONDecodeError:
-        raise
+    except _RefusedError as error:
+        raise json.JSONDecodeError(str(error), "", 0) from error
+    except json.JSONDecodeError as error:
+        place = f"there is a syntax error in line {error.lineno}, column {error.colno}"
+        raise json.JSONDecodeError(place, "", error.pos) from error
     except UnicodeDecodeError as error:
-        raise json.JSONDecodeError("Not UTF-8", "", 0) from error
+        raise json.JSONDecodeError("it is not UTF-8", "", 0) from error
     except RecursionError as error:
-        raise json.JSONDecodeError("Nested too deep", "", 0) from error
+        raise json.JSONDecodeError("it is nested too deeply", "", 0) from error
     except ValueError as error:  # an integer with more digits than Python parses
-        raise json.JSONDecodeError("Number too long", "", 0) from error
+        raise json.JSONDecodeError("a number has too many digits", "", 0) from error
+
+
+class _RefusedError(Exception):
+    """JSON that Python accepts and this service does not; the message is the reason."""
 
 
 def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) < len(pairs):
-        raise json.JSONDecodeError("Member named twice", "", 0)
+        raise _RefusedError("an object names a member twice")
     return members
 
 
 def _reject_constant(_name: str) -> Any:
-    raise json.JSONDecodeError("NaN and infinities are not JSON", "", 0)
+    raise _RefusedError("NaN and infinities are not allowed")

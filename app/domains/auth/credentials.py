@@ -76,5 +76,4 @@ async def count_attempt(session: RegisterSession, settings: Settings, email: str
 def reject_common_password(password: SecretStr, pointer: str, *personal: str | None) -> None:
     """Raise `CommonPassword` if a password is common or is derived from the `personal` texts."""
     if is_common(password.get_secret_value(), *personal):
-        detail = "Everybody would try this password first: choose another."
-        raise CommonPassword(detail, errors=[Fault(pointer, "common_password", detail)])
+        raise CommonPassword(errors=[Fault.of(pointer, "common_password")])

@@ -5,12 +5,12 @@ import unicodedata
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
-from pydantic_core import PydanticCustomError
 
 from app.core.passwords import MAX_LENGTH, MIN_LENGTH
 from app.core.permissions import SCOPES, AccessLevel, Scope
 from app.domains.shared.schemas import NO_TEXT, Brief, Instant, Name, Schema, example
 from app.domains.user.models import EMAIL_LENGTH
+from app.utils.fault_codes import invalid
 
 MAX_API_TOKEN_DAYS = 365
 DEFAULT_API_TOKEN_DAYS = 90
@@ -21,13 +21,13 @@ _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 def _reject_surrogates(secret: SecretStr) -> SecretStr:
     if _SURROGATE.search(secret.get_secret_value()):
-        raise PydanticCustomError("surrogate", "Text may not contain surrogates")
+        raise invalid("surrogate")
     return secret
 
 
 def _clean_text(value: str) -> str:
     if NO_TEXT.search(value):
-        raise PydanticCustomError("control_character", "Text may not contain NUL or surrogates")
+        raise invalid("control_character:stored")
     return unicodedata.normalize("NFC", value.strip())
 
 
@@ -48,7 +48,7 @@ OpaqueToken = Annotated[SecretStr, Field(max_length=MAX_TOKEN_LENGTH), AfterVali
 
 def _check_scopes(value: str) -> str:
     if not SCOPES.keys() >= set(value.split()):
-        raise PydanticCustomError("unknown_scope", "Scopes must be known ones, separated by spaces")
+        raise invalid("unknown_scope")
     return value
 
 

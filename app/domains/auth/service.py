@@ -121,8 +121,7 @@ class AccountService(CredentialService):
             **self.caller.signature(),
         )
         if not is_changed:
-            fault = Fault("/old_password", "wrong_password", "This is not the password.")
-            raise InvalidContent("The old password is wrong.", errors=[fault])
+            raise InvalidContent("The old password is wrong.", errors=[Fault.of("/old_password", "wrong_password")])
         own = {"user_id": user_id, "session_id": self.caller.session_id}
         await self.session.execute(statements.END_OTHER_SESSIONS, own)
         await self.session.execute(statements.RESET_COUNTERS, {"keys": account.keys})
@@ -172,7 +171,7 @@ class AccountService(CredentialService):
         """Lock the caller's session; raise `Unauthorized` if it has ended, since the caller may come from the cache."""
         own = {"user_id": self.caller.user_id, "session_id": self.caller.session_id}
         if await self._row(statements.LOCK_SESSION, **own) is None:
-            raise Unauthorized("The session was ended.", challenge=INVALID_TOKEN)
+            raise Unauthorized("The session has ended.", challenge=INVALID_TOKEN)
 
     async def own_api_tokens(self, query: PageQuery) -> Listing:
         """Return one page of the caller's API tokens, the newest first."""

@@ -96,7 +96,7 @@ class SignInService(CredentialService):
         means that the token was stolen. Raises `Unauthorized` if the token is invalid, expired or reused.
         """
         token = body.refresh_token.get_secret_value()
-        error = Unauthorized("The refresh token is not valid, or not any more.", challenge=INVALID_TOKEN)
+        error = Unauthorized("The refresh token is invalid, expired or already used.", challenge=INVALID_TOKEN)
         if not is_well_formed(REFRESH_TOKEN, token):
             raise error
         successor = self.tokens.successor(token)
@@ -175,5 +175,4 @@ class SignInService(CredentialService):
 
 
 def _spent_link() -> SpentLink:
-    detail = "The link is not valid, or not any more: ask for a new one."
-    return SpentLink(detail, errors=[Fault("/token", "spent_link", detail)])
+    return SpentLink(errors=[Fault.of("/token", "spent_link")])

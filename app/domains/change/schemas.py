@@ -3,12 +3,12 @@
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
-from pydantic_core import PydanticCustomError
 
 from app.domains.collections import NAMES
 from app.domains.shared.query.filters import Digits, InstantParameter
 from app.domains.shared.query.pages import PageQuery
 from app.domains.shared.schemas import Reference
+from app.utils.fault_codes import invalid
 
 # API tokens are the only credentials with their own type; the others are recorded as changes of users.
 CHANGE_TYPES = (*NAMES, "api_tokens")
@@ -36,5 +36,5 @@ class ChangeQuery(PageQuery):
     @model_validator(mode="after")
     def _require_type(self) -> Self:
         if self.object_id is not None and self.type is None:
-            raise PydanticCustomError("type_missing", "Give the type of the object, too", {"member": "type"})
+            raise invalid("type_missing", member="type")
         return self

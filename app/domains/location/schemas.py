@@ -5,10 +5,10 @@ from importlib.resources import files
 from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
-from pydantic_core import PydanticCustomError
 
 from app.domains.location.models import ADDRESS_LENGTH, TIMEZONE_LENGTH, LocationKind
 from app.domains.shared.schemas import Brief, MultipleLines, ObjectRead, TreeFields, example, merge_patch
+from app.utils.fault_codes import invalid
 
 
 @cache
@@ -25,13 +25,13 @@ def _timezones() -> frozenset[str]:
 
 def _check_country(value: str) -> str:
     if value not in countries():
-        raise PydanticCustomError("country", "Text must be a country code of ISO 3166-1 alpha-2, in capitals")
+        raise invalid("country")
     return value
 
 
 def _check_timezone(value: str) -> str:
     if value not in _timezones():
-        raise PydanticCustomError("timezone", "Text must be the name of a time zone, such as Europe/Zurich")
+        raise invalid("timezone")
     return value
 
 
@@ -73,11 +73,7 @@ class WholeLocation(LocationFields):
     @model_validator(mode="after")
     def _check_coordinates(self) -> Self:
         if (self.latitude is None) != (self.longitude is None):
-            raise PydanticCustomError(
-                "coordinates",
-                "Latitude and longitude go together: give both or neither",
-                {"member": "longitude" if self.longitude is None else "latitude"},
-            )
+            raise invalid("coordinates", member="longitude" if self.longitude is None else "latitude")
         return self
 
 

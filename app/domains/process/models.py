@@ -16,6 +16,7 @@ from app.domains.shared.models import (
     reference,
     register_table,
 )
+from app.utils.fault_codes import text_of
 
 ProcessKind = Literal["core", "management", "support"]
 ProcessStatus = Literal["draft", "in_review", "active", "retired"]
@@ -33,7 +34,7 @@ class ProcessDepartment(Base):
             "process_id",
             unique=True,
             postgresql_where=text("relation = 'owner'"),
-            info=conflict("/departments", "A process has at most one owner department."),
+            info=conflict("/departments", text_of("several_owners")),
         ),
         Index(f"ix_{__tablename__}_department_id", "department_id", "process_id"),
     )
@@ -78,7 +79,7 @@ class ProcessRole(Base):
             "process_id",
             unique=True,
             postgresql_where=text("responsibility = 'accountable'"),
-            info=conflict("/roles", "A process has at most one accountable role."),
+            info=conflict("/roles", text_of("several_accountable")),
         ),
         Index(f"ix_{__tablename__}_role_id", "role_id", "process_id"),
     )

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, Field, model_validator
-from pydantic_core import PydanticCustomError
 
 from app.domains.process.models import (
     DepartmentRelation,
@@ -24,6 +23,7 @@ from app.domains.shared.schemas import (
     example,
     merge_patch,
 )
+from app.utils.fault_codes import invalid
 
 _LinkLimit = Field(max_length=MAX_LINKS)
 
@@ -34,19 +34,19 @@ def _short_form(long_form: str, default: str | None) -> Any:
     return Field(max_length=MAX_LINKS, description=f"Short form of `{long_form}`: ids only{relation}.")
 
 
-def _reject_contradictions(links: list[Any], key: Callable[[Any], Any], what: str) -> None:
+def _reject_contradictions(links: list[Any], key: Callable[[Any], Any], noun: str) -> None:
     """Raise unless entries with the same key are equal; the writer removes duplicates."""
     seen: dict[Any, Any] = {}
     for link in links:
         other = seen.setdefault(key(link), link)
         if other is not link and other != link:
-            raise PydanticCustomError("contradicting_links", "Each {what} can stand here only once", {"what": what})
+            raise invalid("contradicting_links", noun=noun)
 
 
 def _check_departments(links: list["DepartmentLink"]) -> list["DepartmentLink"]:
     _reject_contradictions(links, lambda link: link.department_id, "department")
     if len({link.department_id for link in links if link.relation == "owner"}) > 1:
-        raise PydanticCustomError("several_owners", "A process has at most one owner department")
+        raise invalid("several_owners")
     return links
 
 
@@ -57,7 +57,7 @@ def _check_resources(links: list["ResourceLink"]) -> list["ResourceLink"]:
 
 def _check_roles(links: list["RoleLink"]) -> list["RoleLink"]:
     if len({link.role_id for link in links if link.responsibility == "accountable"}) > 1:
-        raise PydanticCustomError("several_accountable", "A process has at most one accountable role")
+        raise invalid("several_accountable")
     return links
 
 
@@ -114,8 +114,7 @@ class ProcessFields(TreeFields):
         for member in type(self).model_fields:
             name = member.removesuffix("_ids")
             if name != member and {f"{name}s", member} <= self.model_fields_set:
-                context = {"name": name, "member": member}
-                raise PydanticCustomError("both_forms", "Give {name}s or {name}_ids, not both", context)
+                raise invalid("both_forms", member=member, field=f"{name}s", short=member)
         return self
 
 

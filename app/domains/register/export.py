@@ -37,6 +37,7 @@ from app.domains.shared.reading.history_pages import all_changes
 from app.domains.shared.reading.json_text import utf8
 from app.domains.shared.reading.streams import lines_of
 from app.utils.exceptions import RegisterError
+from app.utils.wording import counted
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -132,7 +133,7 @@ async def _snapshot(settings: Settings, url: str) -> AsyncIterator[AsyncConnecti
         if sqlstate_of(error) != NO_PRIVILEGE:
             raise
         raise RegisterError(
-            f"The database role may not read the whole register: {getattr(error, 'orig', error)}."
+            f"The database role cannot read the whole register: {getattr(error, 'orig', error)}."
         ) from error
     finally:
         await database.dispose()
@@ -147,11 +148,11 @@ async def _revision_and_time(snapshot: AsyncConnection) -> tuple[str, datetime]:
             raise
         row = None
     if row is None:
-        raise RegisterError("Run `python -m app init` first.")
+        raise RegisterError("The register is not initialised. Run `python -m app init` first.")
     head = head_revision()
     if row.version_num != head:
         raise RegisterError(
-            f"The database has schema revision {row.version_num}, but this version of the service works with {head}."
+            f"The database has schema revision {row.version_num}, but this version of the service requires {head}."
         )
     return row.version_num, row.at
 
@@ -169,7 +170,7 @@ async def _write_all(snapshot: AsyncConnection, parts: list[_Part], temporary: P
                     progress.update(len(rows))
             files[name] = file.entry
             if not is_terminal:
-                click.echo(f"{name}: {file.entry.rows} rows", err=True)
+                click.echo(f"{name}: {counted(file.entry.rows, 'row')}", err=True)
     return files
 
 
@@ -207,7 +208,7 @@ def _prepare_directory(directory: Path, *, force: bool) -> None:
     with _os_errors_as_messages(directory):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not force and any(directory.iterdir()):
-            raise RegisterError(f"{directory} is not empty. With --force, an earlier export in it is replaced.")
+            raise RegisterError(f"{directory} is not empty. Use --force to replace an earlier export in it.")
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from app.core.http.strict_json import parse_json
 from app.core.migrations import known_revisions
 from app.domains.register.export import FORMAT, MANIFEST, FileEntry, Manifest
 from app.utils.exceptions import RegisterError
+from app.utils.wording import counted
 
 _CHUNK_BYTES = 1024 * 1024
 
@@ -34,7 +35,7 @@ def load_verified_manifest(directory: Path, names: list[str]) -> Manifest:
         content = (directory / MANIFEST).read_bytes()
         manifest = Manifest.model_validate_json(content)
     except FileNotFoundError as error:
-        raise RegisterError(f"{directory} is no export: it has no {MANIFEST}.") from error
+        raise RegisterError(f"{directory} is not an export: it has no {MANIFEST}.") from error
     except OSError as error:
         raise _read_error(directory / MANIFEST, error) from error
     except ValidationError as error:
@@ -43,12 +44,12 @@ def load_verified_manifest(directory: Path, names: list[str]) -> Manifest:
         raise RegisterError(f"The export has format {manifest.format}, but this version of the service reads {FORMAT}.")
     if manifest.schema_revision not in known_revisions():
         raise RegisterError(
-            f"The export has schema revision {manifest.schema_revision}, which this version of the service does not "
-            f"know. Import it with version {manifest.service_version} or a newer one."
+            f"This version of the service does not support schema revision {manifest.schema_revision} of the export. "
+            f"Import it with version {manifest.service_version} or a newer one."
         )
     for name in names:
         if name not in manifest.files:
-            raise RegisterError(f"The export is not complete: its manifest has no {name}.")
+            raise RegisterError(f"The export is incomplete: its manifest does not list {name}.")
         _verify_file(directory / name, manifest.files[name])
     return manifest
 
@@ -88,16 +89,18 @@ def _verify_file(path: Path, entry: FileEntry) -> None:
                 length += len(content)
                 rows += content.count(b"\n")
     except FileNotFoundError as error:
-        raise RegisterError(f"The export is not complete: there is no {path}.") from error
+        raise RegisterError(f"The export is incomplete: {path} is missing.") from error
     except OSError as error:
         raise _read_error(path, error) from error
     if digest.hexdigest() != entry.sha256:
         detail = (
-            f"It has {length} bytes, of {entry.bytes}." if length != entry.bytes else "Its checksum is another one."
+            f"It has {counted(length, 'byte')} instead of {entry.bytes:,}."
+            if length != entry.bytes
+            else "Its checksum does not match the manifest."
         )
-        raise RegisterError(f"{path} is not as it was exported. {detail}")
+        raise RegisterError(f"{path} was changed after the export. {detail}")
     if rows != entry.rows:
-        raise RegisterError(f"{path} has {rows} lines, but {entry.rows} according to the manifest.")
+        raise RegisterError(f"{path} has {counted(rows, 'line')}, but the manifest says {entry.rows:,}.")
 
 
 def _read_error(path: Path, error: OSError) -> RegisterError:

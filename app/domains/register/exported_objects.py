@@ -59,7 +59,7 @@ def import_data(
 def _entries(link: LinkSet, ids: Mapping[ExportedId, Any], table: str, line: Line) -> list[dict[str, Any]]:
     entries = line.document[link.field]
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise line_error(f"{table}.ndjson", line.number, link.field, "It is a list of objects.")
+        raise line_error(f"{table}.ndjson", line.number, link.field, "Must be an array of objects.")
     details = (link.detail,) if link.detail else ()
     target = link.target_model.__tablename__
     return [
@@ -75,7 +75,7 @@ def resolve_id(ids: Mapping[ExportedId, T], target: str, key: Any, table: str, l
     Raises `RegisterError` if `key` is not an id or is not in `ids`.
     """
     if not is_id(key) or (target, key) not in ids:
-        raise line_error(f"{table}.ndjson", line.number, field, "It refers to an object that the export does not have.")
+        raise line_error(f"{table}.ndjson", line.number, field, "Refers to an object that is not in the export.")
     return ids[target, key]
 
 
@@ -93,6 +93,6 @@ def parse_created_at(table: str, line: Line) -> str | None:
     except (TypeError, ValueError, OverflowError):
         instant = None
     if instant is None:
-        detail = "It is a moment with its time zone, such as 2026-11-26T13:11:05+00:00."
+        detail = "Must be an instant with its offset from UTC, such as 2026-11-26T13:11:05+00:00."
         raise line_error(f"{table}.ndjson", line.number, "created_at", detail)
     return instant.isoformat()

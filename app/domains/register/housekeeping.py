@@ -80,8 +80,8 @@ async def clean_up(database: Database, history_days: int | None) -> dict[str, in
         if sqlstate_of(error) != NO_PRIVILEGE:
             raise
         raise RegisterError(
-            "The database role may not remove this, as it should be for the role of the service: "
-            "run housekeeping as the owner of the tables (docs/10-history.md)."
+            "The role of the service is not allowed to delete these rows. "
+            "Run housekeeping as the owner of the tables (docs/10-history.md)."
         ) from error
     return removed
 

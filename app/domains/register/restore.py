@@ -70,9 +70,7 @@ async def import_register(settings: Settings, url: str, directory: Path) -> Coun
     names = [f"{table}.ndjson" for table in (*_ORDER, _HOLDERS)]
     manifest = load_verified_manifest(directory, names)
     async with database_with_long_timeouts(settings, url) as (database, administrator):
-        caller = replace(
-            administrator, message=f"Import of what was exported at {manifest.exported_at:%Y-%m-%d %H:%M:%S} UTC"
-        )
+        caller = replace(administrator, message=f"Import of the export of {manifest.exported_at:%Y-%m-%d %H:%M:%S} UTC")
         ids = await ImportedIds.begin(database, export_digest(manifest, names))
         total = sum(manifest.files[name].rows for name in names)
         is_terminal = sys.stderr.isatty()
@@ -107,11 +105,11 @@ async def database_with_long_timeouts(settings: Settings, url: str) -> AsyncIter
                 await session.undo()
                 revision = None
             if revision is not None and revision != (head := head_revision()):
-                detail = f"but this version of the service works with {head}"
+                detail = f"but this version of the service requires {head}"
                 raise RegisterError(f"The database has schema revision {revision}, {detail}.")
             caller = revision and await first_administrator(session)
         if caller is None:
-            raise RegisterError("Run `python -m app init` first.")
+            raise RegisterError("The register is not initialised. Run `python -m app init` first.")
         yield database, caller
     finally:
         await database.dispose()
@@ -237,9 +235,7 @@ def _check_ascending(lines: Iterable[Line], table: str) -> Iterator[Line]:
     for line in lines:
         key = line.document.get("id")
         if not is_id(key) or key <= last:
-            raise line_error(
-                f"{table}.ndjson", line.number, "id", "Ids are whole numbers, and ascend from line to line."
-            )
+            raise line_error(f"{table}.ndjson", line.number, "id", "Must be greater than the id of the previous line.")
         last = key
         yield line
 
@@ -268,4 +264,4 @@ def _raise_faults(table: str, lines: Sequence[Line], items: Sequence[ItemResult]
         for each in item.faults
     ]
     more = [f"… and {len(messages) - _MAX_FAULTS} more."] if len(messages) > _MAX_FAULTS else []
-    raise RegisterError("\n".join([*messages[:_MAX_FAULTS], *more, "What came before these lines is imported."]))
+    raise RegisterError("\n".join([*messages[:_MAX_FAULTS], *more, "All earlier lines are imported."]))

@@ -12,6 +12,7 @@ from app.domains.shared.imports.files import FILE_TYPES, FileFormat
 from app.domains.shared.imports.importing import ImportFile, import_file
 from app.domains.shared.service import CollectionService
 from app.utils.exceptions import RegisterError
+from app.utils.wording import joined
 
 _MAX_FAULTS = 20
 _SERVICES = {entry.name: entry.service for entry in COLLECTIONS}
@@ -50,8 +51,8 @@ def _service_of(path: Path, collection: str | None) -> type[CollectionService]:
     # Downloaded lists have names such as departments-2026-11-26.csv.
     name = collection or path.name.partition(".")[0].partition("-")[0]
     if name not in _SERVICES:
-        known = ", ".join(_SERVICES)
-        raise click.UsageError(f"Say with --collection what {path.name} has: {known}.")
+        known = joined(list(_SERVICES), "or")
+        raise click.UsageError(f"The collection of {path.name} is unknown. Set --collection to {known}.")
     return _SERVICES[name]
 
 
@@ -62,7 +63,7 @@ def _read_content(path: Path, max_bytes: int) -> bytes:
     except OSError as error:
         raise RegisterError(f"Cannot read {path}: {error.strerror}.") from error
     if len(content) > max_bytes:
-        raise RegisterError(f"{path} has more than {max_bytes} bytes (MAX_BULK_BYTES). Split it.")
+        raise RegisterError(f"{path} has more than {max_bytes:,} bytes (MAX_BULK_BYTES). Split it.")
     return content
 
 
@@ -70,7 +71,7 @@ def _format_of(path: Path) -> FileFormat:
     for file_format in FILE_TYPES.values():
         if path.suffix.lower() == f".{file_format}":
             return file_format
-    raise click.UsageError(f"{path.name} is neither .csv nor .ndjson.")
+    raise click.UsageError(f"{path.name} is neither a .csv nor a .ndjson file.")
 
 
 def _with_faults(path: Path, error: RegisterError) -> RegisterError:

@@ -120,7 +120,7 @@ def _parse_number(text: str) -> int:
     """Return the `id` in a path. Raises `NotFound` if it is no possible id, so also for numbers beyond 64 bits."""
     if re.fullmatch("[0-9]{1,19}", text) and 1 <= int(text) <= MAX_ID:
         return int(text)
-    raise NotFound("There is nothing with such an id.")
+    raise NotFound
 
 
 # The path parameter of objects without a code.

@@ -80,8 +80,11 @@ class RuleViolation:
         """Return the error for a single write."""
         if self.scope is not None:
             return Forbidden(self.detail, scope=self.scope)
-        faults = [Fault(self.pointer, self.error.code, self.detail)] if self.pointer else []
-        return self.error(self.detail, errors=faults)
+        return self.error(self.detail, errors=[self.as_fault(self.pointer)] if self.pointer else [])
+
+    def as_fault(self, pointer: str) -> Fault:
+        """Return the fault at a pointer. Its text is that of the rule."""
+        return Fault(pointer, self.error.code, self.detail)
 
 
 def missing_scope(caller: Caller, scope: Scope, pointer: str = "") -> Iterator[RuleViolation]:

@@ -23,7 +23,6 @@ from pydantic import (
     ValidationError,
     WithJsonSchema,
 )
-from pydantic_core import PydanticCustomError
 
 from app.domains.shared.models import (
     CODE_LENGTH,
@@ -35,14 +34,19 @@ from app.domains.shared.models import (
 from app.domains.shared.models import (
     Criticality as Criticality,  # noqa: PLC0414 - for the schemas of domains
 )
+from app.utils.fault_codes import described_pattern, invalid, text_of
 
 MAX_ID = 2**63 - 1
 # URL parsers ignore white space and control characters, which would then be stored.
-URL_PATTERN = r"^[Hh][Tt][Tt][Pp][Ss]?://[^\s\x00-\x1f\x7f-\x9f]+$"
+URL_PATTERN = described_pattern(r"^[Hh][Tt][Tt][Pp][Ss]?://[^\s\x00-\x1f\x7f-\x9f]+$", text_of("url"))
 DESCRIPTION_LENGTH = 20_000
 # The maximum number of links of one kind of one object.
 MAX_LINKS = 1000
-CODE_PATTERN = rf"^[A-Za-z0-9][A-Za-z0-9._-]{{0,{CODE_LENGTH - 1}}}$"
+CODE_PATTERN = described_pattern(
+    rf"^[A-Za-z0-9][A-Za-z0-9._-]{{0,{CODE_LENGTH - 1}}}$",
+    f"A code has 1 to {CODE_LENGTH} letters A to Z, digits, dots, underscores and hyphens, and begins with a letter or "
+    "digit.",
+)
 
 # Unicode general categories of invisible characters: a name needs at least one character of another category.
 _INVISIBLE = frozenset({"Cc", "Cf", "Cn", "Co", "Zs", "Zl", "Zp", "Mn", "Me"})
@@ -68,22 +72,20 @@ def _trim_to_nfc(value: object) -> object:
 
 def _reject_line_breaks(value: str) -> str:
     if _LINE_CONTROL.search(value):
-        raise PydanticCustomError("control_character", "Text may not contain control characters")
+        raise invalid("control_character")
     return value
 
 
 def _check_line(value: str) -> str:
     _reject_line_breaks(value)
     if all(unicodedata.category(character) in _INVISIBLE for character in value):
-        raise PydanticCustomError("invisible_text", "Text must contain at least one visible character")
+        raise invalid("invisible_text")
     return value
 
 
 def _check_lines(value: str) -> str:
     if _TEXT_CONTROL.search(value):
-        raise PydanticCustomError(
-            "control_character", "Text may not contain control characters other than tab and line breaks"
-        )
+        raise invalid("control_character:lines")
     return value
 
 
@@ -91,7 +93,7 @@ def _check_http_url(value: str) -> str:
     try:
         _URL.validate_python(value)
     except ValidationError as error:
-        raise PydanticCustomError("url", "Text must be an http or https URL") from error
+        raise invalid("url") from error
     return value
 
 
@@ -160,7 +162,7 @@ Instant = Annotated[
 
 
 class Schema(BaseModel):
-    """What every body is checked against."""
+    """The base of all schemas: strict types, and no unknown members."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -171,7 +173,7 @@ def example(**members: Any) -> ConfigDict:
 
 
 class ObjectFields(Schema):
-    """What a client may write, in every collection."""
+    """The members that bodies of every collection share."""
 
     code: Code | None = None
     external_id: ExternalId | None = None
@@ -180,7 +182,7 @@ class ObjectFields(Schema):
 
 
 class TreeFields(ObjectFields):
-    """What a client may write of an object that stands in a tree."""
+    """The members of a body of an object in a tree."""
 
     parent_id: Reference | None = None
 
@@ -201,7 +203,7 @@ NO_FIELDS = NoFields()
 
 
 class ObjectRead(Schema):
-    """What a client reads, in every collection."""
+    """The members that responses of every collection share."""
 
     id: Annotated[int, Field(description="64-bit integer assigned by the register.", examples=[1])]
     code: str | None

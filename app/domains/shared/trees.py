@@ -14,6 +14,7 @@ from app.domains.shared.reading.tree_queries import MAX_DEPTH, MAX_NODES, Subtre
 from app.domains.shared.rules import Rule, RuleViolation, Write
 from app.domains.shared.service import Collection, CollectionService, LinkSet
 from app.utils.exceptions import Cycle
+from app.utils.fault_codes import text_of
 
 __all__ = ["MAX_DEPTH", "MAX_NODES", "Collection", "LinkSet", "NoCycle", "Subtree", "TreeService"]
 
@@ -81,7 +82,8 @@ class NoCycle(Rule):
             for key in self._cycles(starts):
                 write = self._moves.get(key)
                 if write is not None and not write.is_rejected:
-                    yield write, RuleViolation(Cycle, f"A {write.model.noun} cannot stand below itself.", "/parent_id")
+                    detail = text_of("cycle", noun=write.model.noun)
+                    yield write, RuleViolation(Cycle, detail, "/parent_id")
                     self._undo_moves([key])
 
     def _undo_moves(self, keys: Sequence[Any]) -> None:

@@ -45,8 +45,7 @@ class Administrators(Rule):
         if after is None:
             assert before is not None
             if before["created_by_id"] is None:
-                detail = "The first administrator cannot be deleted: the command line acts on its behalf."
-                yield RuleViolation(FirstAdministrator, detail)
+                yield RuleViolation(FirstAdministrator, FirstAdministrator.text)
             if before["access_level"] == "admin":
                 yield from missing_scope(self.caller, "admin")
         elif before is None:
@@ -67,7 +66,7 @@ class Administrators(Rule):
             last = [write for write in writes if _removes_administrator(write) and not write.is_rejected][-1]
             after = last.after
             pointer = "" if after is None else "/access_level" if after["is_active"] else "/is_active"
-            yield last, RuleViolation(LastAdministrator, "This is the last active administrator.", pointer)
+            yield last, RuleViolation(LastAdministrator, LastAdministrator.text, pointer)
 
     async def apply(self, session: RegisterSession, writes: Sequence[Write]) -> None:
         deactivated = [

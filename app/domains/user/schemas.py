@@ -4,11 +4,11 @@ from typing import Annotated
 
 from email_validator import SPECIAL_USE_DOMAIN_NAMES, EmailNotValidError, validate_email
 from pydantic import AfterValidator, Field, WithJsonSchema
-from pydantic_core import PydanticCustomError
 
 from app.core.permissions import AccessLevel
 from app.domains.shared.schemas import Brief, ObjectFields, ObjectRead, Reference, example, merge_patch
 from app.domains.user.models import EMAIL_LENGTH
+from app.utils.fault_codes import invalid
 
 # Organisations use internal domains such as corp.local and home.arpa, which are not globally deliverable.
 for _name in ("arpa", "local", "test"):
@@ -19,7 +19,7 @@ def _normalise_email(value: str) -> str:
     try:
         email = validate_email(value, check_deliverability=False, globally_deliverable=False)
     except EmailNotValidError as error:
-        raise PydanticCustomError("email", "Text must be an e-mail address") from error
+        raise invalid("email") from error
     return email.normalized
 
 

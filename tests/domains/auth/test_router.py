@@ -686,7 +686,11 @@ async def test_password_has_12_to_256_characters(app: FastAPI, password: str, fa
         assert (changed.status_code, faults(changed)) == (422, [("/new_password", fault)])
         response = await call(app, None, "POST", "/auth/set-password", content=body, headers=json_type)
         assert (response.status_code, faults(response)) == (422, [("/password", fault)])
-        words = {"too_short": "at least 12 characters", "too_long": "at most 256 characters", "surrogate": "surrogates"}
+        words = {
+            "too_short": "at least 12 characters.",
+            "too_long": "at most 256 characters.",
+            "surrogate": "surrogates.",
+        }
         assert response.json()["errors"][0]["detail"].endswith(words[fault])
 
 

@@ -557,7 +557,7 @@ async def test_objects_linked_to_a_process_cannot_be_deleted(
     response = await client.delete(f"/{kind}/{first['id']}")
     problem = response.json()
     assert (response.status_code, problem["code"]) == (409, "still_referenced")
-    assert problem["detail"] == f"The {kind.removesuffix('s')} is still referred to by 1 processes."
+    assert problem["detail"] == f"The {kind.removesuffix('s')} is still referenced by 1 process."
     brief = {"type": "processes", "id": linked.process["id"], "code": "P-1", "name": linked.process["name"]}
     assert problem["dependants"] == {"total": 1, "counts": {"processes": 1}, "first": [brief]}
     assert (await client.delete(linked.path(kind, 0))).status_code == 204

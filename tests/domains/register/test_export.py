@@ -23,6 +23,7 @@ from app.core.migrations import head_revision
 from app.domains.register import export as register_export
 from app.domains.register.export import Manifest, export_register
 from app.utils.exceptions import RegisterError, ServiceUnavailable
+from app.utils.wording import counted
 from tests.builders import make, make_department, make_process, make_user
 from tests.catalogue import COLLECTIONS, IN_ORDER_OF_REFERENCES, LINKS
 from tests.conftest import ADMIN_TOKEN, LONG_TIMEOUT_ENV, Committed, connected, settings_for, text_of
@@ -130,7 +131,7 @@ async def test_earlier_export_is_replaced_only_with_force(committed: Committed, 
     await export(committed.url, tmp_path, with_history=True)
     (tmp_path / "notes.txt").write_text("notes")
     before = (tmp_path / "manifest.json").read_bytes()
-    with pytest.raises(RegisterError, match=r"is not empty\. With --force"):
+    with pytest.raises(RegisterError, match=r"is not empty\. Use --force"):
         await export(committed.url, tmp_path)
     assert (tmp_path / "manifest.json").read_bytes() == before
     await make_department(committed.client)
@@ -198,10 +199,10 @@ async def test_unavailable_database_is_reported(tmp_path: Path) -> None:
 
 
 async def test_missing_or_other_schema_is_reported(empty: URL, committed: Committed, tmp_path: Path) -> None:
-    with pytest.raises(RegisterError, match=r"^Run `python -m app init` first\.$"):
+    with pytest.raises(RegisterError, match=r"^The register is not initialised\. Run `python -m app init` first\.$"):
         await export(empty, tmp_path)
     await run_sql(committed.url, "UPDATE alembic_version SET version_num = '0001'")
-    with pytest.raises(RegisterError, match=f"has schema revision 0001, but .* works with {head_revision()}"):
+    with pytest.raises(RegisterError, match=f"has schema revision 0001, but .* requires {head_revision()}"):
         await export(committed.url, tmp_path)
     assert names(tmp_path) == set()
 
@@ -214,7 +215,7 @@ async def test_missing_privilege_is_reported(committed: Committed, tmp_path: Pat
         f"ALTER DATABASE {committed.url.database} SET role = {role}",
     )
     try:
-        with pytest.raises(RegisterError, match="may not read the whole register: permission denied for table "):
+        with pytest.raises(RegisterError, match="cannot read the whole register: permission denied for table "):
             await export(committed.url, tmp_path)
     finally:
         await run_sql(committed.url.set(database="postgres"), f"ALTER DATABASE {committed.url.database} RESET role")
@@ -245,7 +246,7 @@ async def test_progress_is_one_line_per_file(
     await export(committed.url, tmp_path)
     numbers = dict.fromkeys(EXPORTED, 0) | {"departments": 1, "users": 1}
     output = capsys.readouterr()
-    assert output.err == "".join(f"{name}.ndjson: {n} rows\n" for name, n in numbers.items())
+    assert output.err == "".join(f"{name}.ndjson: {counted(n, 'row')}\n" for name, n in numbers.items())
     assert output.out == ""
 
 
@@ -259,7 +260,7 @@ async def test_command_shows_a_progress_bar_on_a_terminal(committed: Committed, 
     assert "Exporting" in output
     assert "100%" in output
     assert ".ndjson" not in output
-    assert output.splitlines()[-1] == f"1 rows are in {tmp_path}."
+    assert output.splitlines()[-1] == f"Exported 1 row to {tmp_path}."
     assert names(tmp_path) == FILES
 
 

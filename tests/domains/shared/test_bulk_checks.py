@@ -97,7 +97,7 @@ async def test_tree_that_is_inverted(fails: bool) -> None:
     ]
     batch = Batch(Department, items, None)
     if fails:
-        items[-1].add_fault("/data/name", "too_long", "It is too long.")
+        items[-1].add_fault("/data/name", "too_long", items="1 item")
     calls, checks = await count_calls(batch, {index: index - 1 or None for index in range(1, ITEMS + 1)})
     assert codes(batch) == ([["cycle"]] * (ITEMS - 1) + [["too_long"]] if fails else [[]] * ITEMS)
     assert (calls < MAX_CALLS, checks <= 2) == (True, True)

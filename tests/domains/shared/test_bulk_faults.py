@@ -209,7 +209,7 @@ async def test_referenced_objects_are_not_deleted(client: httpx.AsyncClient) -> 
     assert (response.status_code, response.json()["code"]) == (409, "still_referenced")
     (fault,) = response.json()["errors"]
     assert fault["pointer"] == "/items/0"
-    assert fault["detail"] == "The department is still referred to by processes and roles."
+    assert fault["detail"] == "The department is still referenced by processes and roles."
     user = await make_user(client)
     assert (await client.put(f"/roles/{role['id']}/holders/{user['id']}")).status_code == 204
     assert faults(await send(client, "users", [delete(user["id"])])) == {("/items/0", "still_referenced")}
@@ -435,12 +435,12 @@ async def test_fault_of_a_non_object_names_no_class(client: httpx.AsyncClient, v
     ):
         errors = (await send(client, collection, items)).json()["errors"]
         assert [(each["pointer"], each["code"]) for each in errors] == [(pointer, "model_type")]
-        assert [each["detail"] for each in errors] == ["Input should be an object"]
+        assert [each["detail"] for each in errors] == ["Must be an object."]
     single = await client.post("/processes", json=link["data"])
-    assert [each["detail"] for each in single.json()["errors"]] == ["Input should be an object"]
+    assert [each["detail"] for each in single.json()["errors"]] == ["Must be an object."]
     body = await client.post("/departments/bulk", json=value)
     if value is not None:
-        assert [each["detail"] for each in body.json()["errors"]] == ["Input should be an object"]
+        assert [each["detail"] for each in body.json()["errors"]] == ["Must be an object."]
 
 
 async def test_one_and_a_thousand_items_are_a_batch(client: httpx.AsyncClient) -> None:
@@ -460,12 +460,12 @@ async def test_item_reports_as_many_faults_as_a_single_request(client: httpx.Asy
     body = {"name": "N", "departments": [{"department_id": 9_000_000 + number} for number in range(unknown)]}
     alone = (await client.post("/processes", json=body)).json()
     assert len(alone["errors"]) == min(unknown, 100)
-    assert alone["detail"].endswith("the first 100.") == (unknown > 100)
+    assert alone["detail"].endswith("The first 100 are listed.") == (unknown > 100)
     batch = (await send(client, "processes", [create(**body)])).json()
     assert [error["pointer"] for error in batch["errors"]] == [
         f"/items/0/data{error['pointer']}" for error in alone["errors"]
     ]
-    assert batch["detail"].startswith("The request has more than 100 faults") == (unknown > 100)
+    assert batch["detail"].startswith("The request has more than 100 errors") == (unknown > 100)
 
 
 async def test_fault_of_two_items_about_one_object_is_reported_once(client: httpx.AsyncClient) -> None:
@@ -489,9 +489,12 @@ async def test_faults_beyond_a_thousand_are_left_out(client: httpx.AsyncClient) 
     items = [create(name="", kind=1, latitude="x") for _ in range(600)]
     response = await send(client, "locations", items)
     assert (response.status_code, len(response.json()["errors"])) == (422, 1000)
-    assert response.json()["detail"] == "The request has more than 1000 faults, of which these are the first."
+    assert response.json()["detail"] == "The request has more than 1,000 errors. The first ones are listed."
     links = [{"department_id": 9_000_000 + number} for number in range(101)]
-    for number, detail in ((100, "The request has 1000 faults."), (101, "The request has more than 1000 faults, of")):
+    for number, detail in (
+        (100, "The request has 1,000 errors."),
+        (101, "The request has more than 1,000 errors. The"),
+    ):
         items = [create(name="N", departments=links[:number]) for _ in range(10)]
         problem = (await send(client, "processes", items)).json()
         assert len(problem["errors"]) == 1000
@@ -517,7 +520,7 @@ async def test_values_of_a_large_body_have_their_limit(client: httpx.AsyncClient
     body = b'{"items": [' + piece * (1_000_000 // signs + 1) + b"0" * 1024 * 1024 + b"]}"
     response = await client.post("/roles/bulk", content=body, headers={"Content-Type": "application/json"})
     assert (response.status_code, response.json()["code"]) == (413, "content_too_large")
-    detail = "A body of JSON may have at most 1000000 opening brackets and commas, also within text."
+    detail = "A JSON body may have at most 1,000,000 opening brackets and commas, strings included."
     assert response.json()["detail"] == detail
     lines = await client.post("/roles/import", content=body, headers={"Content-Type": "application/x-ndjson"})
     assert (lines.status_code, lines.json()["detail"]) == (413, detail)
@@ -552,7 +555,7 @@ async def test_links_of_a_batch_have_their_limit(client: httpx.AsyncClient) -> N
     items = [create(name="P", kind="core", status="draft", role_ids=list(range(1, 1001))) for _ in range(201)]
     response = await send(client, "processes", items)
     assert (response.status_code, response.json()["code"]) == (413, "content_too_large")
-    assert response.json()["detail"] == "A batch may have at most 200000 links."
+    assert response.json()["detail"] == "A batch may have at most 200,000 links."
     assert (await client.get("/processes")).json()["items"] == []
 
 

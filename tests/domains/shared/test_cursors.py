@@ -205,17 +205,17 @@ async def test_list_of_linked_objects_has_its_own_cursors(client: httpx.AsyncCli
 @pytest.mark.parametrize(
     ("sort", "code", "words"),
     [
-        ("foo", "unknown_sort", "Name 1 is none to sort by here. Known are id, code, name, created_at, updated_at."),
-        ("-nmae", "unknown_sort", "Name 1 is none to sort by here. Did you mean name?"),
-        ("name,-updatedAt", "unknown_sort", "Name 2 is none to sort by here. Did you mean updated_at?"),
+        ("foo", "unknown_sort", "Sort field 1 is unknown. Known fields: id, code, name, created_at, updated_at."),
+        ("-nmae", "unknown_sort", "Sort field 1 is unknown. Did you mean name?"),
+        ("name,-updatedAt", "unknown_sort", "Sort field 2 is unknown. Did you mean updated_at?"),
         ("--name", "unknown_sort", "Did you mean name?"),
-        ("", "unknown_sort", "Name 1 is none to sort by here. Known are id, "),
-        ("name,", "unknown_sort", "Name 2 is none to sort by here. Known are id, "),
+        ("", "unknown_sort", "Sort field 1 is unknown. Known fields: id, "),
+        ("name,", "unknown_sort", "Sort field 2 is unknown. Known fields: id, "),
         (" name", "unknown_sort", "Did you mean name?"),
-        ("rank", "unknown_sort", "Name 1 is none to sort by here. "),
-        ("id,code,name,created_at,updated_at", "too_many_sorts", "at most 4 names"),
-        ("name,name,name,name,name", "too_many_sorts", "at most 4 names"),
-        ("name,-name", "repeated_sort", "each name only once"),
+        ("rank", "unknown_sort", "Sort field 1 is unknown. "),
+        ("id,code,name,created_at,updated_at", "too_many_sorts", "at most 4 fields"),
+        ("name,name,name,name,name", "too_many_sorts", "at most 4 fields"),
+        ("name,-name", "repeated_sort", "each field only once"),
     ],
 )
 async def test_unknown_order_is_rejected_with_a_message(

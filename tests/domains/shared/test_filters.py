@@ -139,7 +139,7 @@ async def test_number_is_written_as_a_decimal(client: httpx.AsyncClient, value: 
 async def test_instant_is_written_as_in_rfc_3339(client: httpx.AsyncClient, address: str) -> None:
     for value in ("2026-01-31T23:59:59Z", "2026-01-31t00:00:00.1234567z", "2024-02-29T12:00:00 02:00"):
         assert (await client.get(f"/{address}={quote(value)}")).status_code == 200, value
-    offset, existence = "with its offset from UTC", "There is no such instant"
+    offset, existence = "with its offset from UTC", "This instant does not exist"
     for value, words in {
         "2026-01-31": offset,
         "2026-01-31T23:59:59": offset,
@@ -147,7 +147,7 @@ async def test_instant_is_written_as_in_rfc_3339(client: httpx.AsyncClient, addr
         "2026-01-31T23:59:59+01:75": offset,
         "2026-01-31T23:59:59+25:00": existence,
         "2026-02-29T00:00:00Z": existence,
-        "2016-12-31T23:59:60Z": "or it is a leap second",
+        "2016-12-31T23:59:60Z": "or is a leap second",
         "0001-01-01T00:00:00+01:00": "in the years 1 to 9999",
     }.items():
         response = await client.get(f"/{address}={quote(value)}")

@@ -5,6 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
+from app.utils.exceptions import FirstAdministrator
 from tests.builders import (
     make_department,
     make_location,
@@ -139,7 +140,7 @@ async def test_duplicate_email_is_a_conflict_ignoring_case(client: httpx.AsyncCl
         await client.patch(f"/users/{other['id']}", json={"email": second}),
     ):
         assert (response.status_code, response.json()["code"]) == (409, "duplicate")
-        assert response.json()["detail"] == "A user with this email exists already."
+        assert response.json()["detail"] == "A user with this email already exists."
         assert faults(response) == [("/email", "duplicate")]
     assert (await client.get(f"/users/{other['id']}")).json() == other
 
@@ -183,7 +184,7 @@ async def test_referenced_user_cannot_be_deleted(client: httpx.AsyncClient) -> N
     response = await client.delete(f"/users/{user['id']}")
     problem = response.json()
     assert (response.status_code, problem["code"]) == (409, "still_referenced")
-    assert problem["detail"] == "The user is still referred to by 1 departments, 1 processes, 2 roles, 1 users."
+    assert problem["detail"] == "The user is still referenced by 1 department, 1 process, 2 roles and 1 user."
     assert problem["dependants"]["total"] == 5
     assert problem["dependants"]["counts"] == {"departments": 1, "processes": 1, "roles": 2, "users": 1}
     expected = [("departments", department), ("processes", process)]
@@ -217,7 +218,7 @@ async def test_first_administrator_cannot_be_deleted(client: httpx.AsyncClient) 
         problem = response.json()
         assert (response.status_code, problem["code"]) == (409, "first_administrator")
         assert problem["type"] == "/problems/conflict"
-        assert problem["detail"] == ("The first administrator cannot be deleted: the command line acts on its behalf.")
+        assert problem["detail"] == FirstAdministrator.text
         assert "dependants" not in problem
     assert (await client.get(path)).json() == administrator
 

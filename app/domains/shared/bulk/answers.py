@@ -23,6 +23,7 @@ from app.utils.exceptions import (
     UnknownReference,
 )
 from app.utils.validation import summary
+from app.utils.wording import counted
 
 BULK: Responses = {
     207: {
@@ -59,7 +60,7 @@ def batch_error(faults: Sequence[Fault], missing_scope: Scope | None, *, is_trun
     shown = faults[:MAX_TOTAL_FAULTS]
     detail = summary(len(shown), MAX_TOTAL_FAULTS)
     if is_truncated or len(shown) < len(faults):
-        detail = f"The request has more than {len(shown)} faults, of which these are the first."
+        detail = f"The request has more than {counted(len(shown), 'error')}. The first ones are listed."
     if missing_scope is not None:
         return Forbidden(f"{detail} The scope {missing_scope} is missing.", scope=missing_scope, errors=shown)
     # An item that failed because of another item does not determine the error.

@@ -193,22 +193,21 @@ class _Bulk:
             item.current, item.id, item.version = current, current["id"], current["version"]
             other = self.batch.items_by_id.setdefault(current["id"], item)
             if item.expected_version is not None and item.expected_version != current["version"]:
-                detail = f"The {self.model.noun} was changed in the meantime: its version is {current['version']}."
-                item.add_fault("/version", "precondition_failed", detail)
+                facts = {"noun": self.model.noun, "version": current["version"]}
+                item.add_fault("/version", "precondition_failed", **facts)
         elif item.op == "upsert":
             other = new.setdefault(folded_key(column, value), item)
         else:
-            item.add_fault(f"/{column}", "not_found", f"There is no such {self.model.noun}.")
+            item.add_fault(f"/{column}", "not_found", noun=self.model.noun)
             return
         if other is not item:
             item.duplicate_of = other
-            detail = f"{other.label.capitalize()} of this request is about the same {self.model.noun}."
-            item.add_fault(f"/{column}", "same_object", detail)
+            facts = {"other": other.label.capitalize(), "noun": self.model.noun}
+            item.add_fault(f"/{column}", "same_object", **facts)
         if item.op == "upsert":
             new_value = item.data.setdefault(column, value if current is None else current[column])
             if read_key(column, new_value) not in {None, folded_key(column, value)} or new_value is None:
-                detail = "An object that is found or made by a key keeps it: say the same, or nothing."
-                item.add_fault(f"/data/{column}", "other_key", detail)
+                item.add_fault(f"/data/{column}", "other_key")
 
     async def _validate(self) -> None:
         for item in self.batch.items:

@@ -7,7 +7,7 @@ on it. All rows were read before.
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from app.core.permissions import Scope
@@ -17,6 +17,8 @@ from app.domains.shared.collection import foreign_keys
 from app.domains.shared.models import RegisterObject, table_of
 from app.domains.shared.rules import Rules, RuleViolation, Write
 from app.domains.shared.writing.constraints import duplicate_key_fault
+from app.utils.exceptions import Fault
+from app.utils.wording import joined
 
 # Failed items processed before control is yielded to the event loop.
 _MAX_ITEMS_PER_SLICE = 500
@@ -64,8 +66,7 @@ def _reject_duplicate_keys(batch: Batch) -> None:
         for column, value in item.keys.items():
             other = first.setdefault((column, value), item)
             if other is not item and other is not item.duplicate_of:
-                detail = f"{other.label.capitalize()} of this request has this {column}, too."
-                item.add_fault(f"/data/{column}", "duplicate", detail)
+                item.add_fault(f"/data/{column}", "duplicate:item", other=other.label.capitalize(), field=column)
 
 
 def releases_key(item: Item, column: str, value: str) -> bool:
@@ -134,12 +135,12 @@ class ConflictPropagation:
         for write, violation in violations:
             self._batch.missing_scope = self._batch.missing_scope or violation.scope
             pointer = f"/data{violation.pointer}" if violation.pointer else ""
-            self._reject(self._items[write], pointer, violation.error.code, violation.detail)
+            self._reject(self._items[write], violation.as_fault(pointer))
 
-    def _reject(self, item: Item, pointer: str, code: str, detail: str) -> None:
+    def _reject(self, item: Item, fault: Fault) -> None:
         if item.is_valid:
             self._failed.append(item)
-        item.add_fault(pointer, code, detail)
+        item.add(fault)
 
     async def _propagate(self) -> None:
         """Reject the items that depend on failed items, and those that depend on them in turn."""
@@ -149,8 +150,7 @@ class ConflictPropagation:
             for pointer, item in self._referrers.get(other, ()):
                 # The items of a cycle refer to each other, but the cycle itself is their fault already.
                 if item is not other and not any(fault.pointer == pointer for fault in item.faults):
-                    detail = f"It refers to {other.label}, which cannot be written."
-                    self._reject(item, pointer, "failed_reference", detail)
+                    self._reject(item, Fault.of(pointer, "failed_reference", other=other.label))
             for column, item in self._key_waiters.get(other, ()):
                 self._reject_occupied_key(item, column)
             self._reject_deletes_of_referenced(other)
@@ -172,14 +172,12 @@ class ConflictPropagation:
 
     def _reject_occupied_key(self, item: Item, column: str) -> None:
         fault = duplicate_key_fault(self._batch.model.noun, column)
-        self._reject(item, f"/data{fault.pointer}", fault.code, fault.detail)
+        self._reject(item, replace(fault, pointer=f"/data{fault.pointer}"))
 
     def _reject_referenced_deletes(self) -> None:
         for item in self._batch.items:
             if item.deletes and item.id in self._batch.referrers:
-                types = " and ".join(self._batch.referrers[item.id])
-                detail = f"The {self._batch.model.noun} is still referred to by {types}."
-                self._reject(item, "", "still_referenced", detail)
+                self._reject_delete(item, joined(self._batch.referrers[item.id]))
         for item in self._batch.items:
             self._reject_deletes_of_referenced(item)
 
@@ -187,5 +185,8 @@ class ConflictPropagation:
         for key in _final_references(self._batch, item):
             other = self._batch.items_by_id.get(key)
             if other is not None and other.deletes and other is not item:
-                detail = f"The {self._batch.model.noun} is still referred to, by the object of {item.label}."
-                self._reject(other, "", "still_referenced", detail)
+                self._reject_delete(other, f"the object of {item.label}")
+
+    def _reject_delete(self, item: Item, referrers: str) -> None:
+        fault = Fault.of("", "still_referenced", noun=self._batch.model.noun, referrers=referrers)
+        self._reject(item, fault)

@@ -12,7 +12,9 @@ from app.domains.shared.models import RegisterObject
 from app.domains.shared.rules import Link, Write
 from app.domains.shared.schemas import MAX_ID, MAX_LINKS, Code, ExternalId, ObjectFields, Reference, Schema, is_id
 from app.utils.exceptions import ContentTooLarge, Fault
+from app.utils.fault_codes import code_of
 from app.utils.validation import invalid_content
+from app.utils.wording import counted, joined
 
 Operation = Literal["create", "update", "upsert", "delete"]
 Status = Literal["created", "updated", "unchanged", "deleted", "failed"]
@@ -110,13 +112,22 @@ class Item:
     def deletes(self) -> bool:
         return self.op == "delete"
 
-    def add_fault(self, pointer: str, code: str, detail: str) -> None:
-        """Add a fault, unless there is one with the same pointer and code, and mark the write as rejected."""
-        known = any(fault.pointer == pointer and fault.code == code for fault in self.faults)
-        if not known and self.budget.allows(self.faults):
-            self.faults.append(Fault(pointer, code, detail))
+    def add_fault(self, pointer: str, key: str, **values: Any) -> None:
+        """Add a fault with the text of `key`, unless one has the same pointer and code; mark the write as rejected."""
+        if self._takes(pointer, code_of(key)):
+            self.faults.append(Fault.of(pointer, key, **values))
+
+    def add(self, fault: Fault) -> None:
+        """Add a fault, once."""
+        if self._takes(fault.pointer, fault.code):
+            self.faults.append(fault)
+
+    def _takes(self, pointer: str, code: str) -> bool:
+        """Reject the write of the item; return whether the fault is a new one and within the budget."""
         if self.write is not None:
             self.write.is_rejected = True
+        is_known = any(fault.pointer == pointer and fault.code == code for fault in self.faults)
+        return not is_known and self.budget.allows(self.faults)
 
     def add_validation_faults(self, error: ValidationError, below: str = "") -> None:
         """Add the faults of a validation error."""
@@ -152,7 +163,7 @@ def reject_too_many_links(items: Sequence[Any]) -> None:
     data = (item.get("data") for item in items if isinstance(item, dict))
     members = (value for each in data if isinstance(each, dict) for value in each.values())
     if sum(len(value) for value in members if isinstance(value, list)) > MAX_BATCH_LINKS:
-        raise ContentTooLarge(f"A batch may have at most {MAX_BATCH_LINKS} links.")
+        raise ContentTooLarge(f"A batch may have at most {MAX_BATCH_LINKS:,} links.")
 
 
 def read_item(index: int, label: str, budget: FaultBudget, raw: Any) -> Item:
@@ -168,15 +179,15 @@ def read_item(index: int, label: str, budget: FaultBudget, raw: Any) -> Item:
     item.is_readable = item.op == "create" or item.key is not None
     if envelope.op == "delete":
         if envelope.data is not None:
-            item.add_fault("/data", "unexpected_data", "An object that is deleted takes no data.")
+            item.add_fault("/data", "unexpected_data")
     elif envelope.data is None:
         item.is_readable = False
-        item.add_fault("/data", "missing", "Field required")
+        item.add_fault("/data", "missing")
     else:
         # A shallow copy; `collect_key_references` copies the lists in which it replaces references.
         item.data = dict(envelope.data)
     if envelope.version is not None and envelope.op not in {"update", "delete"}:
-        item.add_fault("/version", "unexpected_version", "Only `update` and `delete` take a version.")
+        item.add_fault("/version", "unexpected_version")
     return item
 
 
@@ -186,11 +197,11 @@ def _read_key(item: Item, envelope: Envelope) -> None:
     allowed = {"create": (), "upsert": ("code", "external_id")}.get(item.op, KEYS)
     for name, _ in keys:
         if name not in allowed:
-            item.add_fault(f"/{name}", "unexpected_key", f"`{item.op}` does not take this member.")
+            item.add_fault(f"/{name}", "unexpected_key", operation=item.op)
     if allowed and not keys:
-        item.add_fault("", "missing_key", f"Name the object by one of {', '.join(allowed)}.")
+        item.add_fault("", "missing_key", keys=joined(allowed, "or"))
     if len(keys) > 1:
-        item.add_fault("", "several_keys", "Name the object by one of its keys only.")
+        item.add_fault("", "several_keys")
     if keys and item.is_valid:
         item.key = keys[0]
 
@@ -211,8 +222,7 @@ def reject_long_lists(item: Item, links: tuple[LinkSet, ...]) -> None:
     for name in (name for link in links for name in (link.field, link.short)):
         count = len(_list(item.data.get(name)))
         if count > MAX_LINKS:
-            detail = f"List should have at most {MAX_LINKS} items after validation, not {count}"
-            item.add_fault(f"/data/{name}", "too_long", detail)
+            item.add_fault(f"/data/{name}", "too_long", items=counted(MAX_LINKS, "item"))
             del item.data[name]
 
 
@@ -255,7 +265,7 @@ def _collect(item: Item, pointer: str, model: type[RegisterObject], container: A
         item.references.append(KeyReference(pointer, model, ("id", key), container, slot, object_name))
         return
     if name not in _KEY_TYPES:
-        item.add_fault(pointer, "bad_reference", 'Refer by an id, {"code": …} or {"external_id": …}.')
+        item.add_fault(pointer, "bad_reference")
         return
     try:
         key = folded_key(name, _KEY_TYPES[name].validate_python(value[name], strict=True))

@@ -98,7 +98,7 @@ class References:
                 # Ids that replace references by key were not sent by the client.
                 if key in unknown.get(model, ()) and key not in item.placeholder_ids and key not in resolved:
                     pointer = "/data" + json_pointer(location)
-                    item.add_fault(pointer, "unknown_reference", "No such object is registered.")
+                    item.add_fault(pointer, "unknown_reference")
             await self._pause(item)
 
     def _fill_in(self, known: dict[tuple[str, str, Any], int], names: dict[tuple[str, int], str]) -> None:
@@ -115,12 +115,11 @@ class References:
                 other = items.get(reference.key) if reference.model is self._model else None
                 found = other.id if other is not None else known.get((reference.model.__tablename__, *reference.key))
                 if found is None:
-                    item.add_fault(reference.pointer, "unknown_reference", "No such object is registered.")
+                    item.add_fault(reference.pointer, "unknown_reference")
                     continue
                 reference.container[reference.slot] = found
                 if reference.name is not None and reference.name != names[reference.model.__tablename__, found]:
-                    detail = "The object with this id has another name here: refer to it by a key, or by the id alone."
-                    item.add_fault(reference.pointer, "other_name", detail)
+                    item.add_fault(reference.pointer, "other_name")
                 if other is not None and not _already_has_key(other, reference.key):
                     item.depends_on.append((reference.pointer, other))
 

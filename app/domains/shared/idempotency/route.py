@@ -33,10 +33,11 @@ from app.utils.exceptions import (
     TooManyRequests,
     Unauthorized,
 )
+from app.utils.fault_codes import described_pattern, text_of
 from app.utils.problems import answer_with_problem
 
 # Printable ASCII, without blanks at its ends, which are not part of a header's value.
-KEY_PATTERN = "^[!-~]([ -~]{0,253}[!-~])?$"
+KEY_PATTERN = described_pattern("^[!-~]([ -~]{0,253}[!-~])?$", text_of("idempotency_key"))
 METHODS = frozenset({"POST", "PATCH"})
 
 # Part of the fingerprint, with method, URL and body: these headers change the effect of a request.
@@ -83,8 +84,8 @@ async def claim_key(request: Request, session: SessionDep) -> None:
 async def reject_idempotency_key(request: Request) -> None:
     """Raise `BadRequest` for an `Idempotency-Key` on a route whose responses have credentials, which are not stored."""
     if IDEMPOTENCY_KEY in request.headers:
-        detail = f"An {IDEMPOTENCY_KEY} means nothing here: answers that carry credentials are not kept."
-        raise BadRequest(detail, errors=[Fault(f"/{IDEMPOTENCY_KEY}", "idempotency_key", detail, "header")])
+        fault = _header_fault("idempotency_key:refused")
+        raise BadRequest(fault.detail, errors=[fault])
 
 
 async def replay(_request: Request, replayed: Exception) -> Response:
@@ -132,12 +133,16 @@ class IdempotentRoute(StrictRoute, _ResponseStoringRoute):
     """A strict route that supports `Idempotency-Key`."""
 
 
+def _header_fault(key: str) -> Fault:
+    return Fault.of(f"/{IDEMPOTENCY_KEY}", key, source="header")
+
+
 def _key(request: Request) -> str:
     values = request.headers.getlist(IDEMPOTENCY_KEY)
     key = values[0].strip(" \t")
     if len(values) > 1 or not re.fullmatch(KEY_PATTERN, key):
-        detail = f"An {IDEMPOTENCY_KEY} has 1 to 255 printable characters of ASCII."
-        raise InvalidContent(detail, errors=[Fault(f"/{IDEMPOTENCY_KEY}", "idempotency_key", detail, "header")])
+        fault = _header_fault("idempotency_key")
+        raise InvalidContent(fault.detail, errors=[fault])
     return key
 
 
@@ -176,11 +181,10 @@ async def _store_error_response(request: Request, error: RegisterError) -> Respo
 def _replayed_response(stored: Any, attempt: Attempt) -> Response:
     """Return the stored response, marked as replayed. Raises `KeyReused`, `Forbidden` or `AnswerTooLarge`."""
     if stored.fingerprint != attempt.fingerprint:
-        detail = f"This {IDEMPOTENCY_KEY} was sent with another request before."
-        raise KeyReused(detail, errors=[Fault(f"/{IDEMPOTENCY_KEY}", KeyReused.code, detail, "header")])
+        raise KeyReused(errors=[_header_fault(KeyReused.code)])
     if missing := set(stored.scopes) - attempt.scopes:
         scope = min(missing)
-        raise Forbidden(f"The first request with this key was made with the scope {scope}.", scope=scope)
+        raise Forbidden(f"The first request with this key had the scope {scope}, which is missing now.", scope=scope)
     if stored.body is None:
         raise AnswerTooLarge(stored.status)
     response = Response(stored.body, stored.status, stored.headers)

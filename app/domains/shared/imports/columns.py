@@ -71,12 +71,12 @@ class Hints:
     def __init__(self) -> None:
         self._hints: dict[tuple[str, tuple[str, ...]], str] = {}
 
-    def after(self, sentence: str, name: str, known: Iterable[str]) -> str:
-        """Return the sentence, followed by a suggestion if there is one."""
+    def of(self, name: str, known: Iterable[str], kind: str) -> str:
+        """Return the sentence with the nearest known name, or with all known names, which are of this kind."""
         key = (name, tuple(filter(None, known)))
         if key not in self._hints and len(self._hints) < MAX_HINTS:
-            self._hints[key] = name_hint(*key)
-        return f"{sentence} {self._hints.get(key, '')}".rstrip()
+            self._hints[key] = name_hint(*key, kind)
+        return self._hints.get(key, "")
 
 
 def name_columns(
@@ -100,22 +100,21 @@ def name_columns(
     used: set[str] = set()
     for name, count in Counter(names).items():
         if count > 1 and name:
-            detail = "There is another column with this name."
-            faults.append(Fault(json_pointer([row, name]), "duplicate_column", detail))
+            faults.append(Fault.of(json_pointer([row, name]), "duplicate_column"))
         member = mapped.get(name, _normalize(name) if table else name)
         if not member and (table or name in mapped):
             columns[name] = None
         elif member not in known:
             if table or name in mapped:
-                detail = hints.after("There is no such member.", member, known)
-                faults.append(Fault(json_pointer([row, name]), "unknown_column", detail))
+                hint = hints.of(member, known, "members")
+                faults.append(Fault.of(json_pointer([row, name]), "unknown_column:member", hint=hint))
         elif member in used:
-            faults.append(Fault(json_pointer([row, name]), "duplicate_column", f"Another column is {member}, too."))
+            faults.append(Fault.of(json_pointer([row, name]), "duplicate_column:member", member=member))
         else:
             columns[name] = known[member]
             used.add(member)
     if faults:
-        raise InvalidContent("The columns of the file are not those of the collection.", errors=faults)
+        raise InvalidContent("The columns of the file do not match the collection.", errors=faults)
     return columns
 
 
@@ -124,21 +123,20 @@ def _read_mapping(mapping: Sequence[str], names: Sequence[str], hints: Hints, fa
     mapped: dict[str, str] = {}
     for place, entry in enumerate(mapping):
         name, colon, member = entry.rpartition(":")
-        wrong = partial(Fault, json_pointer(["map", place]), source="query")
+        wrong = partial(Fault.of, json_pointer(["map", place]), source="query")
         if not colon:
-            faults.append(wrong("mapping", "Write a mapping as column:member."))
+            faults.append(wrong("mapping"))
         elif "\0" in entry:
             # PostgreSQL cannot store it with a plan.
-            faults.append(wrong("mapping", "A mapping cannot have the character NUL."))
+            faults.append(wrong("mapping:nul"))
         elif name in mapped:
-            faults.append(wrong("mapping", "This column is mapped already."))
+            faults.append(wrong("mapping:repeated"))
         else:
             mapped[name] = member
             if name not in names:
                 # Comparing with more names would be too slow.
                 known = names if len(names) <= MAX_COMPARED_NAMES else ()
-                detail = hints.after("There is no such column in the file.", name, known)
-                faults.append(wrong("unknown_column", detail))
+                faults.append(wrong("unknown_column", hint=hints.of(name, known, "columns")))
     return mapped
 
 

@@ -12,6 +12,7 @@ from app.core.http.strict_json import parse_json
 from app.domains.shared.reading.cells import unescape_formula
 from app.utils.exceptions import BadRequest, ContentTooLarge, Fault, InvalidContent
 from app.utils.validation import json_pointer
+from app.utils.wording import counted
 
 FileFormat = Literal["csv", "ndjson"]
 # Takes the names of the columns and the number of their row; returns the names of the columns to keep.
@@ -26,6 +27,12 @@ MAX_NAME_LENGTH = 200
 # In one row. No row with valid links and texts has more; the limit bounds the memory for a list of cells.
 MAX_DELIMITERS = 300_000
 _DELIMITERS = ",;\t"
+# The text of a fault in a row, by a part of the message of Python's reader.
+_CSV_REASONS = {
+    "unexpected end": "a quote is not closed",
+    "expected after": "text follows a closing quote",
+    "new-line character": "a carriage return stands outside quotes",
+}
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 # No limit for a cell, which may list a thousand links: only the size of the file is limited.
@@ -41,8 +48,8 @@ class FileRow:
     values: dict[str, Any] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
 
-    def add_fault(self, name: str | None, code: str, detail: str) -> None:
-        self.faults.append(_fault(self.number, name, code, detail))
+    def add_fault(self, name: str | None, key: str, **values: Any) -> None:
+        self.faults.append(_fault(self.number, name, key, **values))
 
 
 def read_table(content: bytes, select_columns: SelectColumns, *, raw: bool) -> list[FileRow]:
@@ -65,19 +72,19 @@ def _limit_rows(source: Iterable[FileRow]) -> list[FileRow]:
     for row in source:
         rows.append(row)
         if len(rows) > MAX_ROWS:
-            raise ContentTooLarge(f"A file may have at most {MAX_ROWS} rows.")
+            raise ContentTooLarge(f"A file may have at most {MAX_ROWS:,} rows.")
     if not rows:
-        detail = "The file has no rows."
-        raise InvalidContent(detail, errors=[Fault("", "empty_file", detail)])
+        fault = Fault.of("", "empty_file")
+        raise InvalidContent(fault.detail, errors=[fault])
     return rows
 
 
 def check_names(names: Sequence[str]) -> None:
     """Raise `ContentTooLarge` for too many or too long names of columns, because each is looked up."""
     if len(names) > MAX_COLUMNS:
-        raise ContentTooLarge(f"A file may have at most {MAX_COLUMNS} columns.")
+        raise ContentTooLarge(f"A file may have at most {MAX_COLUMNS:,} columns.")
     if any(len(name) > MAX_NAME_LENGTH for name in names):
-        raise ContentTooLarge(f"The name of a column may have at most {MAX_NAME_LENGTH} characters.")
+        raise ContentTooLarge(f"The name of a column may have at most {MAX_NAME_LENGTH:,} characters.")
 
 
 def _read_lines(content: bytes) -> Iterator[FileRow]:
@@ -91,12 +98,12 @@ def _read_lines(content: bytes) -> Iterator[FileRow]:
         try:
             values = parse_json(line)
         except json.JSONDecodeError as error:
-            row.add_fault(None, "json_invalid", f"The line is not JSON: {error.msg}.")
+            row.add_fault(None, "json_invalid", reason=error.msg)
         else:
             if isinstance(values, dict):
                 row.values = values
             else:
-                row.add_fault(None, "not_an_object", "The line is not a JSON object.")
+                row.add_fault(None, "not_an_object")
         yield row
 
 
@@ -119,8 +126,8 @@ def _read_table(content: bytes, select_columns: SelectColumns, *, raw: bool) -> 
                 name: (cells[index] or None) if raw else unescape_formula(cells[index]) for index, name in columns
             }
         else:
-            detail = f"The row has {len(cells)} cells, and the header {len(header)}."
-            row.add_fault(None, "wrong_number_of_cells", detail)
+            counts = {"cells": counted(len(cells), "cell"), "columns": counted(len(header), "column")}
+            row.add_fault(None, "wrong_number_of_cells", **counts)
         yield row
 
 
@@ -140,9 +147,9 @@ def _records(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     except csv.Error as error:
         column = _broken_column("".join(lines.row_lines), delimiter)
         name = _name_of(column, header)
-        detail = f"Row {number + 1} cannot be read from its cell {column} on: {error}."
-        fault = _fault(number + 1, name, "csv_invalid", detail)
-        raise BadRequest(f"The file is not CSV (RFC 4180). {detail}", errors=[fault]) from error
+        reason = next((text for words, text in _CSV_REASONS.items() if words in str(error)), "it is malformed")
+        fault = _fault(number + 1, name, "csv_invalid", row=number + 1, cell=column, reason=reason)
+        raise BadRequest(f"The file is not CSV (RFC 4180). {fault.detail}", errors=[fault]) from error
 
 
 class _Lines:
@@ -165,7 +172,7 @@ class _Lines:
         line = next(self._lines)
         self._delimiters += line.count(self._delimiter)
         if self._delimiters > MAX_DELIMITERS:
-            raise ContentTooLarge(f"A row may have at most {MAX_DELIMITERS} delimiters, those in texts included.")
+            raise ContentTooLarge(f"A row may have at most {MAX_DELIMITERS:,} delimiters, quoted ones included.")
         self.row_lines.append(line)
         return line
 
@@ -190,9 +197,8 @@ def _text(content: bytes) -> str:
         # The valid text before the error determines its row and cell. It does not include the byte order mark.
         start = error.object[: error.start].decode()
         number, column, name = _end_of(start + "?")
-        detail = f"Row {number} has bytes that are not UTF-8, in its cell {column}."
-        fault = _fault(number, name, "not_utf8", detail)
-        raise BadRequest(f"The file is not UTF-8. {detail}", errors=[fault]) from error
+        fault = _fault(number, name, "not_utf8", row=number, cell=column)
+        raise BadRequest(f"The file is not UTF-8. {fault.detail}", errors=[fault]) from error
 
 
 def _end_of(text: str) -> tuple[int, int, str | None]:
@@ -221,9 +227,9 @@ def _header(cells: list[str]) -> list[str]:
     return [(unescape_formula(cell.strip()) or "").strip() for cell in cells]
 
 
-def _fault(number: int, name: str | None, code: str, detail: str) -> Fault:
-    return Fault(json_pointer([number] if name is None else [number, name]), code, detail)
+def _fault(number: int, name: str | None, key: str, **values: Any) -> Fault:
+    return Fault.of(json_pointer([number] if name is None else [number, name]), key, **values)
 
 
 def _too_many_lines() -> ContentTooLarge:
-    return ContentTooLarge(f"A file may have at most {MAX_LINES} lines, blank ones included.")
+    return ContentTooLarge(f"A file may have at most {MAX_LINES:,} lines, including blank ones.")

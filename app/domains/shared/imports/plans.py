@@ -76,15 +76,14 @@ async def execute_plan(service: CollectionReader, key: UUID) -> ImportResult:
     values = {"id": key, "user_id": service.caller.user_id, "collection": service.collection.name}
     plan = (await service.session.execute(_TAKE_PLAN, values)).one_or_none()
     if plan is None:
-        raise NotFound("There is no such plan any more.")
+        raise NotFound("There is no such plan, or it has expired.")
     content = await to_thread.run_sync(zlib.decompress, plan.file)
     file = ImportFile(content, **plan.options | {"mapping": tuple(plan.options["mapping"])})
     imported = await import_file(service, file, dry_run=False)
     missing = imported.outcome.missing_scope
     if missing is not None:
         # The plan was made with another token, and is not outdated.
-        detail = f"The scope {missing} is missing."
-        raise Forbidden(detail, scope=missing, errors=imported.faults[:MAX_FAULTS])
+        raise Forbidden(f"The scope {missing} is missing.", scope=missing, errors=imported.faults[:MAX_FAULTS])
     if imported.faults or _basis(imported.outcome.batch) != plan.basis:
         raise PlanOutdated(errors=imported.faults[:MAX_FAULTS])
     return imported

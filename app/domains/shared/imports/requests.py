@@ -7,7 +7,6 @@ from uuid import UUID
 
 from fastapi import Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
 
 from app.core.http.bodies import media_type
 from app.core.http.query_models import query_of
@@ -21,13 +20,14 @@ from app.domains.shared.imports.plans import RETENTION_MINUTES, Plan, execute_pl
 from app.domains.shared.reading.reader import CollectionReader
 from app.domains.shared.schemas import Instant, Schema
 from app.utils.exceptions import Conflict, Fault, InvalidContent, NotFound
+from app.utils.fault_codes import invalid
 from app.utils.problems import ProblemError
 
 MAX_MAPPINGS = 200
 
 
 class ImportQuery(BaseModel):
-    """How a file is imported."""
+    """The query parameters of an import."""
 
     # Not `strict`: query parameters are text.
     model_config = ConfigDict(extra="forbid")
@@ -56,8 +56,7 @@ class ImportQuery(BaseModel):
     @model_validator(mode="after")
     def _plan_alone(self) -> Self:
         if self.plan_id is not None and (others := sorted(self.model_fields_set - {"plan_id"})):
-            context = {"member": others[0]}
-            raise PydanticCustomError("planned_already", "A plan is carried out as it is: give its id alone", context)
+            raise invalid("planned_already", member=others[0])
         return self
 
 
@@ -148,10 +147,10 @@ async def read_request(
     content = await request.body()
     if query.plan_id is not None:
         if content:
-            raise _request_error("unexpected_file", "A plan has its file already: send none.")
+            raise _request_error("unexpected_file")
         return ImportRequest(None, query.plan_id, dry_run=False)
     if not content:
-        raise _request_error("missing_file", "Send a file, or the id of a plan.")
+        raise _request_error("missing_file")
     return ImportRequest(_file(request, content, query), None, query.dry_run)
 
 
@@ -176,8 +175,9 @@ async def execute_import(service: CollectionReader, request: ImportRequest) -> I
     return ImportOutcome(imported, None, dry_run=False)
 
 
-def _request_error(code: str, detail: str) -> InvalidContent:
-    return InvalidContent(detail, errors=[Fault("", code, detail)])
+def _request_error(key: str) -> InvalidContent:
+    fault = Fault.of("", key)
+    return InvalidContent(fault.detail, errors=[fault])
 
 
 def _file(request: Request, content: bytes, query: ImportQuery) -> ImportFile:

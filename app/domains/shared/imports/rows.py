@@ -7,7 +7,7 @@ registers, too.
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import Any
 
@@ -52,7 +52,7 @@ class ImportRow:
             added = None if member is None else _added_part(member)
             known = takewhile(str.isdigit if self.table else lambda part: part != added, parts[1:])
             parts = [json_pointer([name])[1:], *known]
-        return Fault("/" + "/".join([str(self.number), *parts]), fault.code, fault.detail)
+        return replace(fault, pointer="/" + "/".join([str(self.number), *parts]))
 
 
 class RowReader:
@@ -98,7 +98,7 @@ class RowReader:
         if value is None or type(value) is int:
             return value
         if not isinstance(value, str):
-            raise BadCellError("Write an id as a whole number.")
+            raise BadCellError("bad_cell:whole_number")
         return read_id(value.strip())
 
     def _read(self, row: FileRow) -> ImportRow:
@@ -113,11 +113,11 @@ class RowReader:
                 data[member.field] = self._cell(member, value) if self._table else self._value(member, value)
             except BadCellError as error:
                 if self._budget.allows(row.faults):
-                    row.add_fault(name, "bad_cell", str(error))
+                    row.add_fault(name, str(error))
         for name in row.values:
             # The budget first: no hints are computed for faults that are left out.
             if name not in self._columns and self._budget.allows(row.faults):
-                row.add_fault(name, "unknown_member", self._hints.after("There is no such member.", name, self._known))
+                row.add_fault(name, "unknown_member", hint=self._hints.of(name, self._known, "members"))
         result.item = self._item(row, data)
         return result
 
@@ -140,7 +140,7 @@ class RowReader:
                 key = self._own_id(row)
             except BadCellError as error:
                 if self._budget.allows(row.faults):
-                    row.add_fault(self._id_name, "bad_cell", str(error))
+                    row.add_fault(self._id_name, str(error))
                 return None
             if key is not None:
                 return {"op": "update", "id": key, "data": data}
@@ -190,7 +190,7 @@ class RowReader:
         return value
 
     def _link_entry(self, link: LinkSet, entry: Any) -> Any:
-        """Return an entry of a link list as bodies have it, given an entry as lists show it or as bodies have it."""
+        """Return an entry of a link list in the form of bodies; `entry` has that form or the one of lists."""
         if not isinstance(entry, dict) or link.target in entry:
             return entry
         reference = self._resolve_brief(entry, link.target_model)
@@ -200,7 +200,7 @@ class RowReader:
         """Raise `ContentTooLarge` for too many links in the file: each takes many times the memory of its text."""
         self._links_left -= links
         if self._links_left < 0:
-            raise ContentTooLarge(f"A file may have at most {MAX_FILE_LINKS} links.")
+            raise ContentTooLarge(f"A file may have at most {MAX_FILE_LINKS:,} links.")
 
     def _resolve_brief(self, brief: Any, target: type[RegisterObject] | None) -> Any:
         """Return the reference to the object that a brief shows. Raises `BadCellError` if the brief has no key."""
@@ -213,7 +213,7 @@ class RowReader:
         return {ID_AND_NAME: (value, name)}
 
     def _resolve(self, reference: CellReference, target: type[RegisterObject] | None) -> Any:
-        """Return a reference as items have it: by key, by id, or by the item that has the id in this file.
+        """Return a reference in the form of items: by key, by id, or by the item that has the id in this file.
 
         Raises `BadCellError` if several rows have the id.
         """
@@ -224,7 +224,7 @@ class RowReader:
             return value
         index = self._indexes[int(value)]
         if index is None:
-            raise BadCellError("Several rows of the file have this id.")
+            raise BadCellError("bad_cell:repeated_id")
         return {ITEM_INDEX: index}
 
 
@@ -246,26 +246,26 @@ def _key_of(brief: Any) -> CellReference:
                 return name, brief[name]
         if type(brief.get("id")) is int:
             return "id", brief["id"]
-    raise BadCellError("Refer to an object by its `code`, `external_id` or `id`.")
+    raise BadCellError("bad_cell:reference")
 
 
 def _entry(link: LinkSet, target: Any, detail: str | None) -> dict[str, Any]:
     if detail is None:
         return {link.target: target}
     if link.detail is None:
-        raise BadCellError("These links have no detail behind a colon.")
+        raise BadCellError("bad_cell:no_detail")
     return {link.target: target, link.detail: detail}
 
 
 def _number(cell: str) -> float:
     if not _NUMBER.fullmatch(cell.strip()):
-        raise BadCellError("Write a number in digits, with a point before its fraction.")
+        raise BadCellError("bad_cell:number")
     return float(cell)
 
 
 def _boolean(cell: str) -> bool:
     if cell.strip().lower() not in _BOOLEANS:
-        raise BadCellError("Write true or false.")
+        raise BadCellError("bad_cell:boolean")
     return _BOOLEANS[cell.strip().lower()]
 
 

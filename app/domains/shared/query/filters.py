@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field
-from pydantic_core import PydanticCustomError, PydanticKnownError
+from pydantic_core import PydanticKnownError
 from sqlalchemy import (
     ARRAY,
     ColumnElement,
@@ -22,6 +22,7 @@ from sqlalchemy.types import TypeEngine
 
 from app.domains.shared.models import EXTERNAL_ID_LENGTH
 from app.domains.shared.schemas import MAX_ID, SingleLine
+from app.utils.fault_codes import invalid
 
 MAX_VALUES = 100
 
@@ -40,20 +41,20 @@ def _parse_instant(value: object) -> object:
         return value
     instant = _INSTANT.fullmatch(value)
     if instant is None:
-        raise PydanticCustomError("datetime", "Text must be an instant as in RFC 3339, with its offset from UTC")
+        raise invalid("datetime")
     # An unescaped plus sign in a query string is decoded as a blank.
     offset = "+00:00" if instant[2] in "Zz" else instant[2].replace(" ", "+")
     try:
         return datetime.fromisoformat(instant[1] + offset)
     except ValueError as error:
-        raise PydanticCustomError("datetime", "There is no such instant, or it is a leap second") from error
+        raise invalid("datetime:absent") from error
 
 
 def _to_utc(value: datetime) -> datetime:
     try:
         return value.astimezone(UTC)
     except OverflowError as error:
-        raise PydanticCustomError("datetime", "Instant must lie in the years 1 to 9999 of UTC") from error
+        raise invalid("datetime:range") from error
 
 
 def _check_digits(value: object) -> object:

@@ -6,6 +6,7 @@ from typing import Literal
 from fastapi import Request
 
 from app.utils.exceptions import NotAcceptable
+from app.utils.wording import joined
 
 Format = Literal["json", "ndjson", "csv"]
 # Formats of equal quality are preferred in this order.
@@ -25,7 +26,7 @@ def _negotiate(accept: str) -> Format:
     qualities: dict[Format, float] = {name: _quality(media_type, accept) for name, media_type in MEDIA_TYPES.items()}
     best = max(qualities, key=lambda name: qualities[name])
     if not qualities[best]:
-        raise NotAcceptable(f"A list comes as {', '.join(MEDIA_TYPES.values())}.")
+        raise NotAcceptable(f"Lists are available as {joined(list(MEDIA_TYPES.values()))}.")
     return best
 
 

@@ -11,7 +11,6 @@ from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, create_model, field_validator, model_validator
-from pydantic_core import PydanticCustomError
 from sqlalchemy import Executable
 
 from app.core.database import RegisterSession
@@ -35,6 +34,8 @@ from app.domains.shared.query.orders import OBJECT_SORTS, Order, SortKey
 from app.domains.shared.query.representations import RepresentationQuery, representation
 from app.domains.shared.query.search import SEARCH
 from app.domains.shared.schemas import DESCRIPTION_LENGTH
+from app.utils.fault_codes import described_pattern, invalid
+from app.utils.wording import counted
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 200
@@ -147,7 +148,7 @@ class CursorQuery(PageQuery):
     @model_validator(mode="after")
     def _check_cursor_and_offset(self) -> Self:
         if self.cursor is not None and self.offset:
-            raise PydanticCustomError("two_places", "Give a cursor or an offset, not both", {"member": "offset"})
+            raise invalid("two_places", member="offset")
         return self
 
 
@@ -176,8 +177,7 @@ class FilterQuery(BaseModel):
     def _check_required_parameters(self) -> Self:
         for name, needed in self.declaration.requires.items():
             if name in self.model_fields_set and needed not in self.model_fields_set:
-                context = {"needed": needed, "member": name}
-                raise PydanticCustomError("parameter_missing", "It says nothing without {needed}", context)
+                raise invalid("parameter_missing", member=name, needed=needed)
         return self
 
 
@@ -214,26 +214,26 @@ class ListQuery(FilterQuery, CursorQuery, RepresentationQuery):
             return None
         names = [name.removeprefix("-") for name in value.split(",")]
         if len(names) > MAX_SORT_FIELDS:
-            raise PydanticCustomError("too_many_sorts", f"A list can be sorted by at most {MAX_SORT_FIELDS} names")
+            raise invalid("too_many_sorts", fields=counted(MAX_SORT_FIELDS, "field"))
         sorts = tuple(cls.declaration.sorts)
         for place, name in enumerate(names, 1):
             if name not in sorts:
-                context = {"place": place, "hint": name_hint(name, sorts)}
-                raise PydanticCustomError("unknown_sort", "Name {place} is none to sort by here. {hint}", context)
+                raise invalid("unknown_sort", place=place, hint=name_hint(name, sorts, "fields"))
         if len(set(names)) < len(names):
-            raise PydanticCustomError("repeated_sort", "A list can be sorted by each name only once")
+            raise invalid("repeated_sort")
         return value
 
 
 def list_query(name: str, declaration: ListDeclaration, read_schema: type[BaseModel]) -> type[ListQuery]:
     """Return the model of a list's parameters; `read_schema` is that of its objects."""
     names = "|".join(declaration.sorts)
+    pattern = f"^-?({names})(,-?({names})){{0,{MAX_SORT_FIELDS - 1}}}$"
     sort = Field(
         None,
         description=f"Comma-separated sort fields (at most {MAX_SORT_FIELDS}); prefix `-` for descending order.",
         examples=["name", "-updated_at,name"],
         # For OpenAPI only: `_check_sort` validates, and suggests the nearest name.
-        json_schema_extra={"pattern": f"^-?({names})(,-?({names})){{0,{MAX_SORT_FIELDS - 1}}}$"},
+        json_schema_extra={"pattern": described_pattern(pattern, "Must be sort fields, separated by commas.")},
     )
     fields: dict[str, Any] = declaration.fields | {"sort": (str | None, sort)} | representation(read_schema)
     model = create_model(name, __base__=ListQuery, **fields)

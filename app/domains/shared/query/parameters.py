@@ -71,8 +71,8 @@ def _read_cursor(query: CursorQuery) -> None:
         return
     payload = query.origin.tokens.unseal(query.cursor, _cursor_binding(query))
     if payload is None:
-        detail = "The cursor is not one of this list with this order: take it from `next` or `prev`."
-        raise BadRequest(detail, errors=[Fault("/cursor", "bad_cursor", detail, "query")])
+        fault = Fault.of("/cursor", "bad_cursor", source="query")
+        raise BadRequest(fault.detail, errors=[fault])
     start, *keys = json.loads(payload)
     query.set_position(Position(start, tuple(keys)))
 

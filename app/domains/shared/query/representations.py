@@ -8,10 +8,10 @@ from functools import cache
 from typing import Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
-from pydantic_core import PydanticCustomError
 
 from app.core.http.hints import name_hint
 from app.domains.shared.schemas import ObjectRead
+from app.utils.fault_codes import described_pattern, invalid
 
 # Longer than the names of all members of any collection.
 MAX_NAMES_LENGTH = 1000
@@ -68,7 +68,7 @@ class RepresentationQuery(BaseModel):
         if value == "none":
             return value
         if "none" in value.split(","):
-            raise PydanticCustomError("unknown_member", "`none` goes with no other name")
+            raise invalid("unknown_member:none")
         return _check_names(value, (*_embeddable(cls.read_schema), "none"))
 
 
@@ -104,14 +104,12 @@ def _names_field(names: tuple[str, ...], keyword: str, description: str, example
         max_length=MAX_NAMES_LENGTH,
         description=description,
         examples=examples,
-        json_schema_extra={"pattern": pattern},
+        json_schema_extra={"pattern": described_pattern(pattern, "Must be names of members, separated by commas.")},
     )
 
 
 def _check_names(value: str, names: tuple[str, ...]) -> str:
     for name in value.split(","):
         if name not in names:
-            raise PydanticCustomError(
-                "unknown_member", "There is no such member. {hint}", {"hint": name_hint(name, names)}
-            )
+            raise invalid("unknown_member", hint=name_hint(name, names, "members"))
     return value

@@ -25,7 +25,7 @@ CellReference = tuple[Literal["id", "code", "external_id"], int | str]
 
 
 class BadCellError(ValueError):
-    """A cell is malformed. The message is meant for people."""
+    """A cell cannot be read; the message is the key of its text in `app/utils/fault_codes.py`."""
 
 
 def plain_cell(column: ColumnElement[Any]) -> ColumnElement[str]:
@@ -98,7 +98,7 @@ def read_links(cell: str) -> Iterator[tuple[CellReference, str | None]]:
     for entry in _split(cell, "|"):
         reference, *details = (part.strip() for part in _split(entry, ":"))
         if not reference or len(details) > 1:
-            raise BadCellError("Write each link as a reference, and behind a colon its detail; `|` separates links.")
+            raise BadCellError("bad_cell:links")
         yield read_reference(reference), details[0] if details else None
 
 
@@ -111,7 +111,7 @@ def read_id(cell: str) -> int:
     """Return an id. Raises `BadCellError` if it has other characters than digits, or more than 30."""
     # The schema rejects a number that is too large for an id.
     if not re.fullmatch("[0-9]{1,30}", cell, re.ASCII):
-        raise BadCellError("Write an id as digits; a code or an external id stands in the column without `_id`.")
+        raise BadCellError("bad_cell:id")
     return int(cell)
 
 

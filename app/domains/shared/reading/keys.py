@@ -15,10 +15,13 @@ from app.domains.shared.query.orders import Condition
 from app.domains.shared.reading.documents import by_code, by_id
 from app.domains.shared.schemas import CODE_PATTERN, MAX_ID
 from app.utils.exceptions import NotFound
+from app.utils.fault_codes import described_pattern, text_of
 
 _CODE = re.compile(CODE_PATTERN.removesuffix("$"))
 _ID = re.compile("[0-9]{1,19}")
-REFERENCE_PATTERN = f"^([0-9]{{1,19}}|code:{CODE_PATTERN[1:-1]})$"
+REFERENCE_PATTERN = described_pattern(
+    f"^([0-9]{{1,19}}|code:{CODE_PATTERN[1:-1]})$", "Must be an id, or `code:` and a code."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,7 @@ class Key:
 
 
 def not_found(model: type[RegisterObject]) -> NotFound:
-    return NotFound(f"There is no such {model.noun}.")
+    return NotFound(text_of("not_found", noun=model.noun))
 
 
 def parse_key(reference: str, model: type[RegisterObject]) -> Key:

@@ -107,7 +107,7 @@ class CollectionReader(RequestService):
 
     def _export(self, query: ListQuery, order: Order, condition: Condition | None, values: dict[str, Any]) -> Export:
         if query.position is not None and query.position.start == "before":
-            raise BadRequest("A whole list is not read backwards: take the cursor from `next`.")
+            raise BadRequest("An export cannot be read backwards. Take the cursor from `next`.")
         as_table = query.format == "csv"
         statement = self.documents.export(
             order,

@@ -43,8 +43,8 @@ async def with_all_faults(
 
 def _summary_of_unknown(count: int) -> str:
     if count > MAX_FAULTS:
-        return f"The request names {count} objects that do not exist, of which these are the first {MAX_FAULTS}."
-    return "The request names objects that do not exist."
+        return f"The request references {count:,} objects that do not exist. The first {MAX_FAULTS} are listed."
+    return "The request references objects that do not exist."
 
 
 async def _duplicate_keys(
@@ -76,7 +76,5 @@ async def _unknown_references(
         ids = {key for _, model_of_key, key in references if model_of_key is target}
         known |= {(target, key) for key in await session.scalars(select(column).where(column.in_(ids)))}
     return tuple(
-        Fault(pointer, UnknownReference.code, "No such object is registered.")
-        for pointer, target, key in references
-        if (target, key) not in known
+        Fault.of(pointer, "unknown_reference") for pointer, target, key in references if (target, key) not in known
     )

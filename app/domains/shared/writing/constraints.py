@@ -13,14 +13,12 @@ def error_for(violation: IntegrityViolation) -> RegisterError | None:
     """Return the error that a client can act on, or None if only a bug can violate the constraint."""
     name = violation.constraint
     if violation.is_reference:
-        fault = Fault(_foreign_keys().get(name, ""), "unknown_reference", "No such object is registered.")
-        return UnknownReference("The request names an object that does not exist.", errors=[fault])
+        return UnknownReference(errors=[Fault.of(_foreign_keys().get(name, ""), "unknown_reference")])
     if name in _self_parent_checks():
-        fault = Fault("/parent_id", "unknown_reference", "No such object is registered.")
-        return UnknownReference("The request names an object that does not exist.", errors=[fault])
+        return UnknownReference(errors=[Fault.of("/parent_id", "unknown_reference")])
     if name in _declared_conflicts():
         pointer, detail = _declared_conflicts()[name]
-        return Conflict(detail, errors=[Fault(pointer, "conflict", detail)])
+        return Conflict(detail, errors=[Fault.of(pointer, "conflict", reason=detail)])
     if key := _unique_keys().get(name):
         fault = duplicate_key_fault(*key)
         return Duplicate(fault.detail, errors=[fault])
@@ -29,7 +27,7 @@ def error_for(violation: IntegrityViolation) -> RegisterError | None:
 
 def duplicate_key_fault(noun: str, column: str) -> Fault:
     """Return the fault for a key that another object has."""
-    return Fault(f"/{column}", Duplicate.code, f"A {noun} with this {column} exists already.")
+    return Fault.of(f"/{column}", "duplicate", noun=noun, field=column)
 
 
 @cache

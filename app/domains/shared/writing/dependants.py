@@ -24,6 +24,7 @@ from sqlalchemy import (
 
 from app.core.database import RegisterSession
 from app.domains.shared.models import Base, RegisterObject, table_of
+from app.utils.wording import counted, joined
 
 MAX_LISTED = 20
 
@@ -37,7 +38,9 @@ class Dependants:
 
     @property
     def summary(self) -> str:
-        return ", ".join(f"{count} {collection}" for collection, count in self.counts.items())
+        models = (mapper.class_ for mapper in Base.registry.mappers)
+        nouns = {model.__tablename__: model.noun for model in models if issubclass(model, RegisterObject)}
+        return joined([counted(count, nouns[name], name) for name, count in self.counts.items()])
 
     def as_json(self) -> dict[str, Any]:
         return {"total": sum(self.counts.values()), "counts": self.counts, "first": self.first}

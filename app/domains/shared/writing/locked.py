@@ -50,7 +50,7 @@ class LockedWriter:
         if versions is not None and row["version"] not in versions:
             document = await read_object(self.session, self.collection, Key(by_id, row["id"]))
             raise PreconditionFailed(
-                f"The {self.model.noun} was changed in the meantime.", headers={"ETag": document.etag}
+                f"The {self.model.noun} has changed in the meantime.", headers={"ETag": document.etag}
             )
         return dict(row)
 

@@ -19,6 +19,7 @@ from app.domains.shared.writing.dependants import find_dependants
 from app.domains.shared.writing.locked import LockedWriter, delete_object, read_columns
 from app.domains.shared.writing.single_statement import insert_object, update_object
 from app.utils.exceptions import Conflict, RegisterError, StillReferenced
+from app.utils.fault_codes import text_of
 
 # The lists of links in a body, without those that a patch leaves unchanged.
 LinkLists = Mapping[LinkSet, list[Link]]
@@ -81,7 +82,7 @@ class ObjectWriter(LockedWriter):
         dependants = await find_dependants(self.session, self.model, write.id)
         if dependants.counts:
             raise StillReferenced(
-                f"The {self.model.noun} is still referred to by {dependants.summary}.",
+                text_of("still_referenced", noun=self.model.noun, referrers=dependants.summary),
                 extensions={"dependants": dependants.as_json()},
             )
         await self.session.execute(delete_object(self.documents), {"key": write.id, **self.caller.signature()})

@@ -1,0 +1,181 @@
+"""The texts of all faults: the `code` and the `detail` of each entry of a problem document's `errors`.
+
+Faults take their text from here by its key: a code, or `code:variant` where one code has several texts. A fault whose
+code has no text cannot be raised, and `docs/12-error-codes.md` is generated from these tables. Texts never repeat a
+value that a client sent.
+"""
+
+from typing import Any
+
+from pydantic_core import PydanticCustomError
+
+_ARRAY = "Must be an array."
+_BOOLEAN = "Must be true or false."
+_INSTANT = "Must be an instant in RFC 3339 format, with its offset from UTC."
+_INTEGER = "Must be an integer."
+_NUMBER = "Must be a number."
+_OBJECT = "Must be an object."
+_UUID = "Must be a UUID."
+
+# Pydantic's error types. `{characters}` and `{items}` are a limit with its noun, `{format}` is the text of a pattern.
+PYDANTIC_TEXTS: dict[str, str] = {
+    "bool_parsing": _BOOLEAN,
+    "bool_type": _BOOLEAN,
+    "datetime_from_date_parsing": _INSTANT,
+    "datetime_object_invalid": _INSTANT,
+    "datetime_parsing": _INSTANT,
+    "datetime_type": _INSTANT,
+    "dict_type": _OBJECT,
+    "enum": "Must be {expected}.",
+    "extra_forbidden": "This member is unknown. Remove it or correct its name.",
+    "finite_number": "Must be a finite number.",
+    "float_parsing": _NUMBER,
+    "float_type": _NUMBER,
+    "greater_than": "Must be greater than {gt}.",
+    "greater_than_equal": "Must be at least {ge}.",
+    "int_from_float": _INTEGER,
+    "int_parsing": _INTEGER,
+    "int_parsing_size": "Must be an integer with fewer digits.",
+    "int_type": _INTEGER,
+    "less_than": "Must be less than {lt}.",
+    "less_than_equal": "Must be at most {le}.",
+    "list_type": _ARRAY,
+    "literal_error": "Must be {expected}.",
+    "missing": "A value is required.",
+    "model_attributes_type": _OBJECT,
+    "model_type": _OBJECT,
+    "none_required": "Must be null.",
+    "string_pattern_mismatch": "{format}",
+    "string_too_long": "Must have at most {characters}.",
+    "string_too_short": "Must have at least {characters}.",
+    "string_type": "Must be a string.",
+    "string_unicode": "Must be a string of Unicode characters.",
+    "timezone_aware": _INSTANT,
+    "too_long": "Must have at most {items}.",
+    "too_long:secret": "Must have at most {characters}.",
+    "too_short": "Must have at least {items}.",
+    "too_short:secret": "Must have at least {characters}.",
+    "uuid_parsing": _UUID,
+    "uuid_type": _UUID,
+}
+# An error type of Pydantic that the table above does not have.
+UNKNOWN_TYPE_TEXT = "This value is not valid."
+UNKNOWN_PATTERN_TEXT = "This text has the wrong format."
+
+OWN_TEXTS: dict[str, str] = {
+    "bad_cell:boolean": "Write true or false.",
+    "bad_cell:id": "Write the id in digits. A code or an external id belongs in the column without `_id`.",
+    "bad_cell:links": "Separate links by `|`. Write each as a reference, or as a reference, a colon and the detail.",
+    "bad_cell:no_detail": "These links have no detail. Remove the colon and the text after it.",
+    "bad_cell:number": "Write the number in digits, with a decimal point.",
+    "bad_cell:reference": "Refer to an object by its `code`, `external_id` or `id`.",
+    "bad_cell:repeated_id": "Several rows of the file have this id.",
+    "bad_cell:whole_number": "Write the id as a whole number.",
+    "bad_cursor": "This cursor belongs to another list, order or filter. Take it from `next` or `prev`.",
+    "bad_reference": "Refer to an object by its id, or by an object with the single member `code` or `external_id`.",
+    "both_forms": "Set `{field}` or `{short}`, not both.",
+    "change_message": "A change message is one line of at most {characters}.",
+    "common_password": "This password is too common. Choose another.",
+    "conflict": "{reason}",
+    "contradicting_links": "This list has contradictory entries for the same {noun}.",
+    "control_character": "Must not contain control characters.",
+    "control_character:lines": "Must not contain control characters other than tabs and line breaks.",
+    "control_character:stored": "Must not contain NUL or surrogates.",
+    "coordinates": "Latitude and longitude belong together. Set both or neither.",
+    "country": "Must be a country code of ISO 3166-1 alpha-2 in capital letters, such as CH.",
+    "csv_invalid": "Row {row} cannot be read as CSV from cell {cell} on: {reason}.",
+    "cycle": "A {noun} cannot be placed below itself.",
+    "datetime": _INSTANT,
+    "datetime:absent": "This instant does not exist, or is a leap second.",
+    "datetime:range": "Must be an instant in the years 1 to 9999 of UTC.",
+    "duplicate": "A {noun} with this {field} already exists.",
+    "duplicate:item": "{other} of this request has the same {field}.",
+    "duplicate_column": "Another column has the same name.",
+    "duplicate_column:member": "Another column is already `{member}`.",
+    "email": "Must be an e-mail address.",
+    "empty_file": "The file has no rows.",
+    "failed_reference": "Refers to {other}, which cannot be written.",
+    "first_administrator": "The first administrator cannot be deleted, because the command line acts on its behalf.",
+    "forbidden": "The access level {level} does not include the scope {scope}.",
+    "forbidden:token": "This token does not have the scope {scope}.",
+    "idempotency_key": "An Idempotency-Key has 1 to 255 printable ASCII characters and is sent once.",
+    "idempotency_key:refused": (
+        "Remove the Idempotency-Key. Responses of this operation carry credentials and are not stored."
+    ),
+    "idempotency_key_reused": "This Idempotency-Key was already used for another request. Choose a new one.",
+    "invisible_text": "Must contain at least one visible character.",
+    "json_invalid": "The line is not JSON: {reason}.",
+    "last_administrator": "This is the last active administrator. Appoint another one first.",
+    "mapping": "Write a mapping as `column:member`.",
+    "mapping:nul": "A mapping must not contain the character NUL.",
+    "mapping:repeated": "This column is already mapped.",
+    "missing_file": "Send a file, or the id of a plan.",
+    "missing_key": "Identify the object by one of {keys}.",
+    "not_an_object": "The line is not a JSON object.",
+    "not_found": "There is no such {noun}.",
+    "not_utf8": "Row {row} has bytes that are not UTF-8, in cell {cell}.",
+    "other_key": "This key identifies the object and cannot change. Repeat the same key or omit it.",
+    "other_name": "The object with this id has another name. Refer to it by a key, or by the id alone.",
+    "parameter_missing": "Requires the parameter {needed}.",
+    "planned_already": "A plan is executed unchanged. Send its id without other parameters.",
+    "precondition_failed": "The {noun} has changed in the meantime. Its version is now {version}.",
+    "repeated_parameter": "This parameter takes one value.",
+    "repeated_sort": "A list can be sorted by each field only once.",
+    "same_object": "{other} of this request concerns the same {noun}.",
+    "several_accountable": "A process has at most one accountable role.",
+    "several_keys": "Identify the object by only one of its keys.",
+    "several_owners": "A process has at most one owner department.",
+    "spent_link": "This link is invalid, already used or expired. Request a new one.",
+    "still_referenced": "The {noun} is still referenced by {referrers}.",
+    "surrogate": "Must not contain surrogates.",
+    "timezone": "Must be the name of a time zone, such as Europe/Zurich.",
+    "too_many_sorts": "A list can be sorted by at most {fields}.",
+    "two_places": "Set a cursor or an offset, not both.",
+    "type_missing": "Requires the parameter type, because ids are unique only within a collection.",
+    "unexpected_data": "An item that deletes an object takes no data. Remove it.",
+    "unexpected_file": "A plan already has its file. Send no body.",
+    "unexpected_key": "`{operation}` does not take this member. Remove it.",
+    "unexpected_version": "Only `update` and `delete` take a version. Remove it.",
+    "unknown_column": "The file has no such column. {hint}",
+    "unknown_column:member": "Objects have no such member. {hint}",
+    "unknown_member": "There is no such member. {hint}",
+    "unknown_member:none": "`none` cannot be combined with other names.",
+    "unknown_parameter": "There is no such parameter. {hint}",
+    "unknown_reference": "This object does not exist.",
+    "unknown_scope": "Must be known scopes, separated by spaces.",
+    "unknown_sort": "Sort field {place} is unknown. {hint}",
+    "url": "Must be an http or https URL.",
+    "wrong_number_of_cells": "The row has {cells}, but the header has {columns}.",
+    "wrong_password": "This is not the current password.",
+}
+
+TEXTS = PYDANTIC_TEXTS | OWN_TEXTS
+_PATTERN_TEXTS: dict[str, str] = {}
+
+
+def code_of(key: str) -> str:
+    """Return the code of a text."""
+    return key.partition(":")[0]
+
+
+def text_of(key: str, **values: Any) -> str:
+    """Return a text with its placeholders filled in. Raises `KeyError` for an unknown key or a missing value."""
+    return TEXTS[key].format_map(values).rstrip()
+
+
+def invalid(key: str, *, member: str | None = None, **values: Any) -> PydanticCustomError:
+    """Return the error that a validator raises for a value. A fault between members is placed at `member`."""
+    # Pydantic fills in placeholders in this order: the text comes last, since its values may look like placeholders.
+    context = {"member": member, "text": text_of(key, **values)}
+    return PydanticCustomError(code_of(key), "{text}", context)
+
+
+def described_pattern(pattern: str, text: str) -> str:
+    """Register the text that clients get instead of a regular expression, and return the expression."""
+    _PATTERN_TEXTS[pattern] = text
+    return pattern
+
+
+def pattern_text(pattern: str) -> str:
+    """Return the text of a regular expression that `described_pattern` registered, or else a general one."""
+    return _PATTERN_TEXTS.get(pattern, UNKNOWN_PATTERN_TEXT)

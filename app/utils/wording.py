@@ -1,0 +1,13 @@
+"""Counts and lists in English sentences."""
+
+from collections.abc import Sequence
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun: `1 process`, `2,000 processes`. The plural is the noun with an `s` by default."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
+
+
+def joined(parts: Sequence[str], word: str = "and") -> str:
+    """Return the parts as in a sentence: `a`, `a and b`, `a, b and c`."""
+    return f" {word} ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
