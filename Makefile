@@ -93,7 +93,7 @@ error-codes: $(VENV)/.dev ## Regenerate docs/12-error-codes.md
 load: $(VENV)/.dev ## Load-test a running server for 60 s with 50 users; fails if a request fails
 	@$(BIN)/locust -f locust/locustfile.py --headless --users 50 --spawn-rate 10 --run-time 60s --only-summary --exit-code-on-error 1 --host http://$(HOST):$(PORT)
 
-sign-in-rush: $(VENV)/.dev ## Measure that sign-ins do not slow other requests (settings: locust/README.md)
+sign-in-rush: $(VENV)/.dev ## Check that sign-ins do not slow down other requests (settings: locust/README.md)
 	@$(BIN)/python locust/sign_in_rush.py rush --host http://$(HOST):$(PORT)
 	@$(BIN)/python locust/sign_in_rush.py times --host http://$(HOST):$(PORT)
 

@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from app.domains.auth.schemas import PasswordLink
     from app.utils.db_init import Administrator
 
-# The outcomes of an import, where their names are not words of a sentence.
+# Texts for those outcomes of an import whose names do not fit into a sentence.
 _OUTCOMES = {"create": "created", "change": "changed", "done": "already imported"}
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def cli() -> None:
-    """Process Register: a register of the processes of an organisation and of all that takes part in them.
+    """Process Register: the processes of an organisation, their participants and their dependencies.
 
     Settings are read from the environment and from .env; docs/04-configuration.md lists them.
     """
@@ -101,7 +101,7 @@ def seed() -> None:
 @click.argument("email")
 @click.option("--name", default="Administrator", show_default=True, help="Name of the administrator.")
 def create_admin(email: str, name: str) -> None:
-    """Create an administrator. Prints a token for setting the password."""
+    """Create an administrator. Prints a token with which the password is set."""
     from app.tasks import create_administrator
 
     settings = get_settings()
@@ -114,7 +114,7 @@ def create_admin(email: str, name: str) -> None:
 @cli.command("password-link")
 @click.argument("email")
 def password_link(email: str) -> None:
-    """Print a token for setting a new password. For a user who has lost the old one."""
+    """Print a token with which a user can set a new password."""
     from app.tasks import issue_password_link
 
     settings = get_settings()
@@ -137,7 +137,7 @@ def housekeeping() -> None:
 @click.option("--with-history", is_flag=True, help="Also write the history.")
 @click.option("--force", is_flag=True, help="Replace an earlier export in DIR.")
 def export(directory: Path, **options: bool) -> None:
-    """Export the whole register to DIR. All files are of one consistent snapshot."""
+    """Export the whole register to DIR. All files are from one consistent snapshot."""
     from app.domains.register.export import export_register
 
     settings = get_settings()
@@ -151,7 +151,7 @@ def export(directory: Path, **options: bool) -> None:
 @cli.command("import")
 @click.argument("source", metavar="DIR|FILE", type=click.Path(exists=True, path_type=Path))
 @click.option("--collection", help="Collection of FILE (default: from the file name).")
-@click.option("--map", "mapping", multiple=True, metavar="COLUMN:MEMBER", help="Read a column of FILE as a member.")
+@click.option("--map", "mapping", multiple=True, metavar="COLUMN:FIELD", help="Read a column of FILE as a field.")
 @click.option("--match-ids", is_flag=True, help="Rows of FILE that have an id update the object with it.")
 @click.option("--raw", is_flag=True, help="Read cells of FILE as they are (keep leading apostrophes).")
 @click.option("--dry-run", is_flag=True, help="Check FILE and report the changes without making them.")

@@ -1,4 +1,4 @@
-"""The work of the commands in the database."""
+"""The database operations of the command line."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -55,7 +55,10 @@ async def create_administrator(settings: Settings, url: str, email: str, name: s
 
 @asynccontextmanager
 async def unit_of_work(settings: Settings, url: str) -> AsyncIterator[tuple[RegisterSession, Caller]]:
-    """Yield a session and the first administrator as the caller; commit at the end."""
+    """Yield a session and the first administrator as the caller; commit at the end.
+
+    Raises `click.ClickException` if the register is not initialised.
+    """
     database = Database(url, settings)
     try:
         async with database.transaction() as session:

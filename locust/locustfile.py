@@ -99,7 +99,7 @@ class Client:
         return self._session.request(method, url, name=API + template, json=body, headers=headers)
 
     def create(self, collection: str, body: Body) -> ObjectRef | None:
-        """Create an object with an own code, and return it if that succeeded."""
+        """Create an object with a unique code, and return the object if that succeeded."""
         code = f"{OWN_CODE_PREFIX}{uuid4().hex}"
         self.uncertain.append((collection, code))
         response = self.send("POST", f"/{collection}", body={"code": code, **body})
@@ -109,9 +109,9 @@ class Client:
         return ObjectRef(collection, response.json()["id"], code, response.headers["ETag"], body.get("parent_id"))
 
     def clean_up(self, created: list[ObjectRef]) -> None:
-        """Delete the created objects, and those that may have been created; a 404 of the latter is no failure.
+        """Delete the created objects, and those that may have been created; a 404 of the latter is not a failure.
 
-        These requests have a separate row, because people do not delete so many objects together.
+        These requests have a separate row, because real users do not delete so many objects together.
         """
         while created:
             item = created.pop()
@@ -364,8 +364,8 @@ class RegisterUser(FastHttpUser):
     @task(5)
     def change_other_object(self) -> None:
         item = self._pick_own(*COLLECTIONS[:-1])
-        has_room = len(self._own_objects(*COLLECTIONS[:-1])) < MAX_OWN
-        if item is None or (has_room and _one_in(3)):
+        can_create = len(self._own_objects(*COLLECTIONS[:-1])) < MAX_OWN
+        if item is None or (can_create and _one_in(3)):
             self._create(choice(COLLECTIONS[:-1]))
         elif item.collection == "roles" and _one_in(2):
             template = "/roles/{reference}/holders/{user}"

@@ -1,4 +1,4 @@
-"""Measures that password hashing delays no other request, and that response times reveal no e-mail address.
+"""Checks that password hashing delays no other request, and that response times reveal no e-mail address.
 
     python locust/sign_in_rush.py rush      times of other requests, without and with 20 sign-ins a second
     python locust/sign_in_rush.py times     times of sign-ins with known and with unknown addresses

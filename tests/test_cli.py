@@ -251,7 +251,7 @@ async def test_housekeeping_removes_expired_rows_and_prints_their_numbers(server
                 "import plans: 0 deleted",
                 "imported ids: 0 deleted",
                 "imports: 0 deleted",
-                "attempts to sign in: 1 deleted",
+                "sign-in attempts: 1 deleted",
             ],
         )
         assert await count(url, "sign_in_attempts") == 1

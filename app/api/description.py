@@ -40,12 +40,12 @@ The description of each operation names the scope that it requires.
 are broken by `id`, in descending order if the last field has the prefix. Objects without a `code` or `criticality` come
 last, or first in descending order. Without `sort`, objects are sorted by `id`, and with `q` by relevance.
 
-## Selecting members
+## Selecting fields
 
-`fields=id,name` returns only the named members. `embed=owner,departments` returns only these of the references and
-links, together with all other members; `embed=none` returns no references and links. With both, the response contains
-the members that either of them names. The order of the names has no effect. Members that are not returned are not
-queried.
+`fields=id,name` returns only the named fields. `embed=owner,departments` returns only these references and links,
+together with all other fields; `embed=none` returns no references and links. With both parameters, the response
+contains the fields that either of them names. The order of the names has no effect. Fields that are not returned are
+not queried.
 
 ## Filters
 

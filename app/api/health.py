@@ -13,7 +13,7 @@ from app.utils.exceptions import ServiceUnavailable
 
 router = APIRouter(tags=["operations"], generate_unique_id_function=lambda route: route.name, responses=ANYWHERE)
 
-IS_PUBLIC = requires(PUBLIC)
+REQUIRES_NOTHING = requires(PUBLIC)
 
 
 class Health(BaseModel):
@@ -22,7 +22,7 @@ class Health(BaseModel):
     status: Literal["ok"]
 
 
-@router.get("/health/live", openapi_extra=IS_PUBLIC)
+@router.get("/health/live", openapi_extra=REQUIRES_NOTHING)
 async def check_live() -> Health:
     """Check that the process responds.
 
@@ -31,7 +31,7 @@ async def check_live() -> Health:
     return Health(status="ok")
 
 
-@router.get("/health/ready", responses=problems(ServiceUnavailable), openapi_extra=IS_PUBLIC)
+@router.get("/health/ready", responses=problems(ServiceUnavailable), openapi_extra=REQUIRES_NOTHING)
 async def check_ready(request: Request) -> Health:
     """Check that the service can handle requests.
 
@@ -41,7 +41,7 @@ async def check_ready(request: Request) -> Health:
     return Health(status="ok")
 
 
-@router.get("/health", responses=problems(ServiceUnavailable), openapi_extra=IS_PUBLIC)
+@router.get("/health", responses=problems(ServiceUnavailable), openapi_extra=REQUIRES_NOTHING)
 async def check_health(request: Request) -> Health:
     """Check that the service can handle requests (alias of `/health/ready`)."""
     await request.app.state.readiness.check()

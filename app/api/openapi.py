@@ -90,7 +90,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
         _sort_parameters(document)
         _summarise(document)
         _add_problem(document["components"])
-        # Before the service's errors are added, of which one has the same status.
+        # Before the service's own errors are added: one of them has the same status.
         _drop_foreign_errors(document)
         _add_security(document)
         _add_idempotency_key(document)
@@ -128,7 +128,7 @@ def _sort_parameters(document: dict[str, Any]) -> None:
 
 
 def _summarise(document: dict[str, Any]) -> None:
-    """Make the first paragraph of each docstring the summary, and add the required permission to the other ones."""
+    """Make the first paragraph of each docstring the summary, and append the required permission to the others."""
     for path in document["paths"].values():
         for operation in path.values():
             summary, _, details = operation["description"].partition("\n\n")
@@ -172,13 +172,13 @@ def _add_security(document: dict[str, Any]) -> None:
             "flows": {"password": {"tokenUrl": f"{API}/auth/token", "scopes": _SCOPES}},
         },
     }
-    refusals = {str(status): response for status, response in problems(Unauthorized, Forbidden).items()}
+    denials = {str(status): response for status, response in problems(Unauthorized, Forbidden).items()}
     for path in document["paths"].values():
         for method, operation in path.items():
             if operation[DECLARATION] != PUBLIC:
                 operation["responses"] |= {
-                    status: refusal
-                    for status, refusal in refusals.items()
+                    status: response
+                    for status, response in denials.items()
                     if status == "401" or operation[DECLARATION] != AUTHENTICATED
                 }
                 if method != "get":

@@ -6,9 +6,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 
 from app.core.permissions import AccessLevel, Scope, scopes_of
-from app.utils.exceptions import (
-    Forbidden,
-)
+from app.utils.exceptions import Forbidden
 from app.utils.fault_codes import text_of
 
 

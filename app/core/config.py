@@ -16,13 +16,13 @@ from app.utils.validation import error_text
 from app.utils.wording import joined
 
 VERSION = "0.1.0"
-DEFAULT_SECRET_KEY = "development-only-secret-key-never-use-in-production"  # noqa: S105 - refused in production
+DEFAULT_SECRET_KEY = "development-only-secret-key-never-use-in-production"  # noqa: S105 - rejected in production
 MINIMUM_SECRET_LENGTH = 32
 
-# The query parameters that the driver accepts. It would reject others too late, when it connects.
+# Query parameters that the driver accepts; the driver would reject others only when it connects.
 URL_PARAMETERS = frozenset({"host", "port", "ssl", "sslmode", "target_session_attrs"})
 
-_URL_TEXT = "Must be a URL of PostgreSQL, such as postgresql://user:password@host:5432/name."
+_URL_TEXT = "Must be a PostgreSQL URL, such as postgresql://user:password@host:5432/name."
 
 PageAccess = Literal["public", "admin", "off"]
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
@@ -36,8 +36,8 @@ class Settings(BaseSettings):
 
     env: Literal["development", "test", "production"] = Field(
         "development",
-        description="Environment (`development`, `test` or `production`); production refuses unsafe settings and "
-        "logs JSON.",
+        description="Environment (`development`, `test` or `production`); in production, unsafe settings are rejected "
+        "and logs are JSON.",
     )
     database_url: str | None = Field(
         None,
@@ -86,7 +86,7 @@ class Settings(BaseSettings):
     forwarded_allow_ips: CommaSeparated = Field(
         (),
         description="Addresses or networks of proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are trusted, "
-        "separated by commas; `*` trusts all and is refused in production.",
+        "separated by commas; `*` trusts all and is rejected in production.",
     )
     docs_access: PageAccess = Field("public", description="Access to `/docs`: `public`, `admin` or `off`.")
     redoc_access: PageAccess = Field("public", description="Access to `/redoc`: `public`, `admin` or `off`.")

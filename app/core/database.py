@@ -90,7 +90,7 @@ class RegisterSession(AsyncSession):
     """SQLAlchemy's session, which also runs prepared statements without SQLAlchemy's result objects.
 
     `fetch` and `write_alone` are the fast path (`app/core/prepared.py`): outside a transaction they borrow a connection
-    for their one statement, which is a snapshot or a transaction by itself; inside a transaction they run on the
+    for their one statement, which has its own snapshot and is autocommitted; inside a transaction they run on the
     session's connection. Every statement raises `ServiceUnavailable` or one of its subclasses if the database cannot
     answer, and `IntegrityViolation` if it violates a constraint.
     """
@@ -201,7 +201,7 @@ class RegisterSession(AsyncSession):
         connection = await self.connection()
         driver: asyncpg.Connection = (await connection.get_raw_connection()).driver_connection
         if not driver.is_closed() and not driver.is_in_transaction():
-            await connection.exec_driver_sql("SELECT")  # SQLAlchemy sends BEGIN only with a statement of its own
+            await connection.exec_driver_sql("SELECT")  # SQLAlchemy sends BEGIN only before a statement that it runs
         return driver
 
     async def _fetch_in_transaction(self, sql: str, arguments: tuple[Any, ...]) -> Row | None:
@@ -263,7 +263,7 @@ SessionDep = Annotated[RegisterSession, Depends(get_session, scope="function")]
 
 
 async def retry_if_aborted(request: Request, handler: Callable[[Request], Awaitable[Response]]) -> Response:
-    """Run a handler, up to three times in all while the database aborts its transaction in favour of another.
+    """Run a handler, at most three times, until the database no longer aborts its transaction in favour of another.
 
     FastAPI solves the dependencies again for each run, so each run has a separate session. All sessions end with the
     request, and only the last one has anything to commit.
@@ -274,7 +274,7 @@ async def retry_if_aborted(request: Request, handler: Callable[[Request], Awaita
         except TransactionAborted:
             session: RegisterSession | None = getattr(request.state, "session", None)
             if session is None:
-                raise  # a test that overrides the session undoes it
+                raise  # a test has replaced the session and rolls it back
             await session.undo()
             # A random pause, so that the same transactions do not collide again.
             await asyncio.sleep(random.uniform(0, _MAX_RETRY_PAUSE_SECONDS * attempt))  # noqa: S311 - no secret

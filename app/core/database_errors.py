@@ -29,7 +29,7 @@ _BY_STATE: dict[str, type[ServiceUnavailable]] = {
 }
 # SQLSTATEs that the command line explains: insufficient_privilege and undefined_table.
 NO_PRIVILEGE, NO_TABLE = "42501", "42P01"
-# Untranslated errors of a failed statement, by SQLAlchemy and by the driver.
+# Untranslated errors of a failed statement, from SQLAlchemy and from the driver.
 STATEMENT_ERRORS = (DBAPIError, asyncpg.PostgresError)
 T = TypeVar("T")
 

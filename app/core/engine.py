@@ -93,8 +93,8 @@ def driver_url(url: str | URL) -> URL:
 def make_engine(url: str | URL, settings: Settings, size: int, command_timeout: float) -> AsyncEngine:
     """Return an engine of at most `size` connections, each command of which ends within `command_timeout` seconds.
 
-    It raises `ServiceUnavailable` if the database cannot answer, and `IntegrityViolation` if a write violates a
-    constraint.
+    The engine raises `ServiceUnavailable` if the database does not respond, and `IntegrityViolation` if a write
+    violates a constraint.
     """
     engine = create_async_engine(
         driver_url(url),
@@ -148,6 +148,6 @@ def _raise_translated(context: ExceptionContext) -> None:
 
 
 def _replace_closed(dbapi_connection: Any, _entry: ConnectionPoolEntry, _proxy: PoolProxiedConnection) -> None:
-    # The event loop has noticed a closed socket, so this check saves the round trip of pool_pre_ping.
+    # The event loop notices a closed socket, so this check replaces pool_pre_ping and saves its round trip.
     if dbapi_connection.driver_connection.is_closed():
         raise DisconnectionError

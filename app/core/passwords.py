@@ -22,7 +22,7 @@ from app.utils.exceptions import HashingBusy
 MIN_LENGTH = 12
 MAX_LENGTH = 256
 
-# Further hashes would be computed too late to be of use.
+# Further hashes would be ready too late to be useful.
 _MAX_WAITING = 100
 _NICENESS = 10
 _OUTER_NON_LETTERS = re.compile(r"^[\W\d_]+|[\W\d_]+$")
@@ -41,8 +41,8 @@ class PasswordCheck:
 class Passwords:
     """Hashes and checks with OWASP's parameters for Argon2id: 19 MiB, 2 passes, 1 lane.
 
-    At most `concurrency` hashes are computed at the same time, so that neither memory nor processors run out. Every
-    method raises `HashingBusy` if too many calls wait already.
+    At most `concurrency` hashes are computed at the same time, which limits the use of memory and CPU. Every method
+    raises `HashingBusy` if too many calls wait already.
     """
 
     def __init__(self, concurrency: int) -> None:
@@ -89,7 +89,7 @@ class Passwords:
 
 
 def _lower_priority() -> None:
-    """Give this thread a lower priority than that of the event loop, and so of all other requests."""
+    """Lower the priority of this thread below that of the event loop, which serves all other requests."""
     if sys.platform == "linux":  # elsewhere only processes have a priority
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
 
@@ -100,10 +100,11 @@ def _normalise(password: str) -> str:
 
 
 def is_common(password: str, *user_words: str | None) -> bool:
-    """Return whether a password is an attacker's first guess.
+    """Return whether a password is common, ignoring case.
 
-    Common are the passwords of a list, also with digits and punctuation around them; a single repeated character; and
-    `user_words`, such as name and e-mail address, also without the domain of the address.
+    A password is common if it is in a list of common passwords, also with digits and punctuation around it; if it
+    repeats a single character; or if it is one of `user_words`, such as name and e-mail address, also with digits and
+    punctuation around it or without the domain of the address.
     """
     folded = password.casefold()
     core = _OUTER_NON_LETTERS.sub("", folded)

@@ -6,9 +6,9 @@ rest of the request (`docs/decisions/07-session-and-fast-path.md` has the figure
 can skip all of that: `prepare` compiles it once with SQLAlchemy's own compiler, and `RegisterSession.fetch` and
 `RegisterSession.write_alone` (`app/core/database.py`) hand its text and its arguments to asyncpg.
 
-Prepared are only the statements with a latency target (one object by id, pages of lists, writes of single objects) and
-whole lists, which are read through a cursor of the driver (`app/core/http/streaming.py`). All others are ordinary
-statements for `session.execute`.
+Only the statements with a latency target (one object by id, pages of lists, writes of single objects) are prepared, and
+those of whole lists, which are read through a cursor of the driver (`app/core/http/streaming.py`). All others are
+ordinary statements for `session.execute`.
 """
 
 from dataclasses import dataclass

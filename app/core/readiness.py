@@ -28,7 +28,10 @@ class Readiness:
         self.draining = False
 
     async def check(self) -> None:
-        """Raise `ServiceUnavailable` if the service is stopping, the database unreachable or its schema another one."""
+        """Raise `ServiceUnavailable` unless the service can handle requests.
+
+        The service may be stopping, the database unreachable, or the schema of the database one of another version.
+        """
         if self.draining:
             raise ServiceUnavailable("The service is stopping.")
         # One check at a time: concurrent callers share the result of the first.

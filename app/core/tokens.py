@@ -1,7 +1,7 @@
 """The tokens of the service: access tokens (JWT, RFC 7519), and opaque tokens that only the service can look up.
 
-All keys are derived from `SECRET_KEY`. While it is being replaced, `PREVIOUS_SECRET_KEY` keeps tokens of the former key
-valid; access tokens name their key in `kid`.
+All keys are derived from `SECRET_KEY`. During a key change, `PREVIOUS_SECRET_KEY` keeps tokens of the former key valid;
+access tokens name their key in `kid`.
 """
 
 import base64
@@ -94,7 +94,7 @@ class Tokens:
         return AccessToken(int(subject), int(session), int(claims["exp"]))
 
     def successor(self, refresh_token: str) -> str:
-        """Return the refresh token that follows one; it is always the same, so a lost response can be repeated."""
+        """Return the refresh token that replaces another: always the same one, so a lost response can be repeated."""
         key = _derive(self._secrets[0], "refresh token")
         return _with_checksum(REFRESH_TOKEN, hmac.digest(key, refresh_token.encode(), "sha256"))
 
@@ -130,7 +130,7 @@ def new_token(prefix: str) -> str:
 
 
 def is_well_formed(prefix: str, token: str) -> bool:
-    """Return whether a text has the prefix, length and checksum of such a token."""
+    """Return whether a text has the prefix, length and checksum of a token that `new_token` creates."""
     body = token.removeprefix(prefix)
     length = _SECRET_LENGTH + _CHECKSUM_LENGTH
     if not token.startswith(prefix) or len(body) != length or not body.isascii() or not body.isalnum():
@@ -139,7 +139,7 @@ def is_well_formed(prefix: str, token: str) -> bool:
 
 
 def token_hash(token: str) -> bytes:
-    """Return the stored hash of a token that lives for days: 256 random bits need neither salt nor key."""
+    """Return the hash that is stored of a refresh or link token: 256 random bits need neither salt nor key."""
     return hashlib.sha256(token.encode()).digest()
 
 

@@ -1,7 +1,7 @@
 """The list of collections.
 
-It determines the routers, tags, types of search and history, the order of exports and the collections of the tests. A
-test compares it with the scopes in `core/permissions.py`.
+The list determines the routers, tags, types of search and history, the order of exports and the collections of the
+tests. A test compares the list with the scopes in `core/permissions.py`.
 """
 
 from dataclasses import dataclass

@@ -61,7 +61,7 @@ Source = Literal["body", "query", "path", "header"]
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing that is wrong with a request. `Fault.of` makes one with the text of its code.
+    """An error in a request. `Fault.of` creates one with the text of its code.
 
     `pointer` is a JSON pointer (RFC 6901) into the body, or `/name` of the parameter when `source` is not the body.
     """

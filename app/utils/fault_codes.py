@@ -1,8 +1,8 @@
 """The texts of all faults: the `code` and the `detail` of each entry of a problem document's `errors`.
 
-Faults take their text from here by its key: a code, or `code:variant` where one code has several texts. A fault whose
-code has no text cannot be raised, and `docs/12-error-codes.md` is generated from these tables. Texts never repeat a
-value that a client sent.
+Each fault takes its text from these tables by key: a code, or `code:variant` if a code has several texts. A fault
+whose code has no text cannot be raised, and `docs/12-error-codes.md` is generated from these tables. Texts never
+repeat a value that a client sent.
 """
 
 from typing import Any
@@ -27,7 +27,7 @@ PYDANTIC_TEXTS: dict[str, str] = {
     "datetime_type": _INSTANT,
     "dict_type": _OBJECT,
     "enum": "Must be {expected}.",
-    "extra_forbidden": "This member is unknown. Remove it or correct its name.",
+    "extra_forbidden": "This field is unknown. Remove it or correct its name.",
     "finite_number": "Must be a finite number.",
     "float_parsing": _NUMBER,
     "float_type": _NUMBER,
@@ -72,7 +72,7 @@ OWN_TEXTS: dict[str, str] = {
     "bad_cell:repeated_id": "Several rows of the file have this id.",
     "bad_cell:whole_number": "Write the id as a whole number.",
     "bad_cursor": "This cursor belongs to another list, order or filter. Take it from `next` or `prev`.",
-    "bad_reference": "Refer to an object by its id, or by an object with the single member `code` or `external_id`.",
+    "bad_reference": "Refer to an object by its id, or by an object with the single field `code` or `external_id`.",
     "both_forms": "Set `{field}` or `{short}`, not both.",
     "change_message": "A change message is one line of at most {characters}.",
     "common_password": "This password is too common. Choose another.",
@@ -106,7 +106,7 @@ OWN_TEXTS: dict[str, str] = {
     "invisible_text": "Must contain at least one visible character.",
     "json_invalid": "The line is not JSON: {reason}.",
     "last_administrator": "This is the last active administrator. Appoint another one first.",
-    "mapping": "Write a mapping as `column:member`.",
+    "mapping": "Write a mapping as `column:field`.",
     "mapping:nul": "A mapping must not contain the character NUL.",
     "mapping:repeated": "This column is already mapped.",
     "missing_file": "Send a file, or the id of a plan.",
@@ -134,11 +134,11 @@ OWN_TEXTS: dict[str, str] = {
     "type_missing": "Requires the parameter type, because ids are unique only within a collection.",
     "unexpected_data": "An item that deletes an object takes no data. Remove it.",
     "unexpected_file": "A plan already has its file. Send no body.",
-    "unexpected_key": "`{operation}` does not take this member. Remove it.",
+    "unexpected_key": "`{operation}` does not take this field. Remove it.",
     "unexpected_version": "Only `update` and `delete` take a version. Remove it.",
     "unknown_column": "The file has no such column. {hint}",
-    "unknown_column:member": "Objects have no such member. {hint}",
-    "unknown_member": "There is no such member. {hint}",
+    "unknown_column:member": "Objects have no such field. {hint}",
+    "unknown_member": "There is no such field. {hint}",
     "unknown_member:none": "`none` cannot be combined with other names.",
     "unknown_parameter": "There is no such parameter. {hint}",
     "unknown_reference": "This object does not exist.",

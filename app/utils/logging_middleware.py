@@ -25,7 +25,10 @@ logger = structlog.get_logger("app.request")
 
 
 class RequestMiddleware:
-    """Pure ASGI: BaseHTTPMiddleware would start a task group for each request and lose context variables."""
+    """Sets the id of each request, logs and measures the request, and responds to unhandled errors.
+
+    Pure ASGI: BaseHTTPMiddleware would start a task group for each request and lose context variables.
+    """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app

@@ -72,8 +72,8 @@ def configure_logging(level: str, *, as_json: bool) -> None:
         logging.getLogger(name).handlers = []
         logging.getLogger(name).propagate = True
     # SQLAlchemy silences its own pools below warnings by their logger name, which this pool does not share.
-    logging.getLogger("app.core.database.FairPool").setLevel(logging.WARNING)
-    # The service's own line per request says more.
+    logging.getLogger("app.core.engine.FairPool").setLevel(logging.WARNING)
+    # The service logs its own line per request, which has more details.
     logging.getLogger("uvicorn.access").disabled = True
 
 

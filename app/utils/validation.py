@@ -42,7 +42,7 @@ def _fault(source: Source, location: Iterable[Any], error: Mapping[str, Any]) ->
 
 
 def error_text(error: Mapping[str, Any]) -> str:
-    """Return the text of one of Pydantic's errors, which is this service's own even if the error is Pydantic's."""
+    """Return this service's text for an error that Pydantic or a validator raised."""
     kind, context = error["type"], error.get("ctx", {})
     if "text" in context:  # raised by a validator, through `fault_codes.invalid`
         return str(context["text"])
@@ -68,8 +68,8 @@ def _values(context: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def summary(count: int, most: int = MAX_FAULTS) -> str:
-    """Return how many faults a request has, and how many of them are listed if these are not all."""
-    if count > most:
-        return f"The request has {counted(count, 'error')}. The first {most:,} are listed."
+def summary(count: int, max_listed: int = MAX_FAULTS) -> str:
+    """Return a sentence with the number of faults and, if not all are listed, one with the number of listed faults."""
+    if count > max_listed:
+        return f"The request has {counted(count, 'error')}. The first {max_listed:,} are listed."
     return f"The request has {counted(count, 'error')}."

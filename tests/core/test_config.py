@@ -98,7 +98,7 @@ def test_production_refuses_what_is_unsafe_by_name(
         (
             "DATABASE_URL",
             "mysql://x",
-            "DATABASE_URL: Must be a URL of PostgreSQL, such as postgresql://user:password@host:5432/name.",
+            "DATABASE_URL: Must be a PostgreSQL URL, such as postgresql://user:password@host:5432/name.",
         ),
         ("DATABASE_URL", "postgresql://a@b/c?x=1", "DATABASE_URL: Has unknown parameters: x. Remove them."),
         ("ENV", "production", "DATABASE_URL is required in production."),

@@ -34,12 +34,12 @@ _CONTROL = frozenset({"Cc", "Cs", "Zl", "Zp"})
 UNKNOWN_ADDRESS = "unknown"
 
 
-# Returns the caller of a token, or None if the token is not valid (any more).
+# Returns the caller of a token, or None if the token is invalid, expired or revoked.
 FindCaller = Callable[[str], Awaitable[Caller | None]]
 
 
 class Authenticator:
-    """Authorises requests. It caches the results of `find` for `cache_seconds`, which are at most one."""
+    """Authorises requests, and caches the results of `find` for `cache_seconds`, at most one second."""
 
     def __init__(self, find: FindCaller, cache_seconds: float) -> None:
         self._find = find

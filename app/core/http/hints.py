@@ -4,7 +4,7 @@ import difflib
 import re
 from collections.abc import Iterator, Sequence
 
-# Longer names are no typing errors, and take long to compare.
+# Longer names are not typing errors, and take long to compare.
 _MAX_COMPARED_LENGTH = 64
 # Names less similar than this have only letters in common (`difflib`).
 _MIN_SIMILARITY = 0.6

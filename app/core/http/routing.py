@@ -96,7 +96,7 @@ class StrictRoute(APIRoute):
         is_large = BODY_LIMIT in (self.openapi_extra or {})
 
         async def strict_handler(request: Request) -> Response:
-            # First: a caller without permission learns nothing about the request, and its body is not read.
+            # Authorise first: a caller without permission gets no other error, and the body is not read.
             await request.app.dependency_overrides.get(authorise, authorise)(request, permission)
             if request.scope["query_string"]:
                 _reject_undecodable(request.scope["query_string"])
@@ -107,7 +107,7 @@ class StrictRoute(APIRoute):
             settings = request.app.state.settings
             limit = settings.max_bulk_bytes if is_large else settings.max_body_bytes
             request = StrictRequest(request.scope, request.receive, limit)
-            # Before FastAPI reads the body, because it replaces the errors of reading.
+            # Read the body here: FastAPI would replace the errors of reading by its own.
             if has_body and await request.body():
                 if media_type(request.headers.get("content-type")) not in media_types:
                     raise UnsupportedMediaType(f"Send the body as {usual_types} in UTF-8.")

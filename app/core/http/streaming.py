@@ -68,7 +68,8 @@ class Streams:
     async def read(self, statement: Prepared, values: dict[str, Any]) -> AsyncGenerator[Rows]:
         """Yield the rows of a statement in batches, all from one snapshot; the first batch may be empty.
 
-        Raises `ExportsBusy`, and `ServiceUnavailable` as every statement does.
+        Raises `ExportsBusy` if the process already reads the maximum number of streams, and `ServiceUnavailable` as
+        every statement does.
         """
         if not self._free:
             raise ExportsBusy

@@ -12,7 +12,7 @@ def parse_json(text: bytes) -> Any:
     """
     try:
         return json.loads(text.decode(), object_pairs_hook=_unique_members, parse_constant=_reject_constant)
-    except _RefusedError as error:
+    except _RejectedError as error:
         raise json.JSONDecodeError(str(error), "", 0) from error
     except json.JSONDecodeError as error:
         place = f"there is a syntax error in line {error.lineno}, column {error.colno}"
@@ -25,16 +25,16 @@ def parse_json(text: bytes) -> Any:
         raise json.JSONDecodeError("a number has too many digits", "", 0) from error
 
 
-class _RefusedError(Exception):
-    """JSON that Python accepts and this service does not; the message is the reason."""
+class _RejectedError(Exception):
+    """JSON that Python accepts but this service rejects; the message is the reason."""
 
 
 def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) < len(pairs):
-        raise _RefusedError("an object names a member twice")
+        raise _RejectedError("an object names a member twice")
     return members
 
 
 def _reject_constant(_name: str) -> Any:
-    raise _RefusedError("NaN and infinities are not allowed")
+    raise _RejectedError("NaN and infinities are not allowed")

@@ -26,7 +26,7 @@ _SELECT_CALLER = """
          WHERE t.token_hash = ANY(:hashes) AND t.expires_at > now() AND u.is_active
 """
 _BY_API_TOKEN_READ_ONLY = text(_SELECT_CALLER)
-# The same statement updates `last_used_at`, at most once a minute, and the hash after a change of `SECRET_KEY`.
+# Also updates `last_used_at`, at most once a minute, and the hash after a change of `SECRET_KEY`.
 _BY_API_TOKEN = text(
     f"""
         WITH found AS ({_SELECT_CALLER}

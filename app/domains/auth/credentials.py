@@ -16,9 +16,7 @@ from app.core.tokens import (
     token_hash,
 )
 from app.domains.auth import statements
-from app.domains.auth.schemas import (
-    PasswordLink,
-)
+from app.domains.auth.schemas import PasswordLink
 from app.utils.exceptions import (
     CommonPassword,
     Conflict,

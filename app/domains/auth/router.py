@@ -40,29 +40,29 @@ me = api_router("/users/me", ["me"])
 api_tokens = api_router("/api-tokens", ["api tokens"])
 users = api_router("/users", ["users"])
 
-IS_PUBLIC, REQUIRES_SESSION, REQUIRES_ADMIN = requires(PUBLIC), requires(SESSION), requires("admin")
+REQUIRES_NOTHING, REQUIRES_SESSION, REQUIRES_ADMIN = requires(PUBLIC), requires(SESSION), requires("admin")
 REQUIRES_ADMIN_SESSION = requires(ADMIN_SESSION)
 
 SignInServiceDep = Annotated[SignInService, Depends(SignInService.provide)]
 Service = Annotated[AccountService, Depends(AccountService.provide)]
 
 
-@router.post("/token", responses=problems(Unauthorized, TooManyRequests, *BODY), openapi_extra=IS_PUBLIC)
+@router.post("/token", responses=problems(Unauthorized, TooManyRequests, *BODY), openapi_extra=REQUIRES_NOTHING)
 async def sign_in(service: SignInServiceDep, form: Annotated[SignIn, Form()]) -> TokenPair:
     """Sign in with e-mail address and password (OAuth 2 password grant)."""
     return await service.sign_in(form)
 
 
-@router.post("/refresh", responses=problems(Unauthorized, *BODY), openapi_extra=IS_PUBLIC)
+@router.post("/refresh", responses=problems(Unauthorized, *BODY), openapi_extra=REQUIRES_NOTHING)
 async def refresh_token(service: SignInServiceDep, body: Refresh) -> TokenPair:
     """Exchange a refresh token for a new token pair.
 
-    A repeat within ten seconds returns the same pair; later reuse ends the session.
+    A repeat within ten seconds returns the same refresh token; later reuse ends the session.
     """
     return await service.refresh(body)
 
 
-@router.post("/set-password", responses=problems(*BODY), openapi_extra=IS_PUBLIC)
+@router.post("/set-password", responses=problems(*BODY), openapi_extra=REQUIRES_NOTHING)
 async def set_password(service: SignInServiceDep, body: SetPassword) -> TokenPair:
     """Set a password with a link token and sign in.
 

@@ -67,7 +67,7 @@ class SignIn(BaseModel):
         str,
         Field(
             max_length=1000,
-            description="Scopes to limit the session to, separated by spaces; all scopes of the user by default.",
+            description="Scopes of the session, separated by spaces; all scopes of the user by default.",
         ),
         AfterValidator(_check_scopes),
     ] = ""
@@ -118,7 +118,7 @@ class SessionRead(Schema):
     expires_at: Instant
     address: Annotated[
         str,
-        Field(description="IP address of the client; of IPv6 addresses only the /64 network.", examples=["192.0.2.7"]),
+        Field(description="IP address of the client; for IPv6 only its /64 network.", examples=["192.0.2.7"]),
     ]
     user_agent: str | None
     scopes: Annotated[list[Scope] | None, Field(description="Null if the session is not limited to certain scopes.")]

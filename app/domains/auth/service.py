@@ -111,9 +111,9 @@ class AccountService(CredentialService):
         reject_common_password(body.new_password, "/new_password", user.name, user.email)
         account = await count_attempt(self.session, self.settings, user.email, self.address)
         await self.session.release()  # as in `SignInService.sign_in`
-        verdict = await self.passwords.verify(user.password_hash, body.old_password.get_secret_value())
-        new_hash = await self.passwords.hash(body.new_password.get_secret_value()) if verdict.is_valid else ""
-        is_changed = verdict.is_valid and await self._row(
+        check = await self.passwords.verify(user.password_hash, body.old_password.get_secret_value())
+        new_hash = await self.passwords.hash(body.new_password.get_secret_value()) if check.is_valid else ""
+        is_changed = check.is_valid and await self._row(
             statements.CHANGE_PASSWORD,
             user_id=user_id,
             old_hash=user.password_hash,

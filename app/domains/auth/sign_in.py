@@ -64,7 +64,7 @@ class SignInService(CredentialService):
         Raises `TooManyRequests`, and `WrongCredentials` with the same response and timing for every cause.
         """
         account = await count_attempt(self.session, self.settings, form.username, self.address)
-        # Commits the count even if the request fails, and hashing needs no connection.
+        # Commit now: a failed request must not roll back the count, and hashing needs no connection.
         await self.session.release()
         scopes, keys = form.scope.split() or None, account.keys
         pair = await self._open_if_valid(form.password, account.id, account.password_hash, scopes, keys)
@@ -84,10 +84,10 @@ class SignInService(CredentialService):
 
         Raises `WrongCredentials` if the password does not match.
         """
-        verdict = await self.passwords.verify(stored_hash, password.get_secret_value())
-        if not verdict.is_valid or stored_hash is None:
+        check = await self.passwords.verify(stored_hash, password.get_secret_value())
+        if not check.is_valid or stored_hash is None:
             raise WrongCredentials
-        return await self._open_session(user_id, stored_hash, scopes=scopes, new_hash=verdict.new_hash, keys=keys)
+        return await self._open_session(user_id, stored_hash, scopes=scopes, new_hash=check.new_hash, keys=keys)
 
     async def refresh(self, body: Refresh) -> TokenPair:
         """Exchange a refresh token for a new token pair.

@@ -17,7 +17,7 @@ def _upsert_counter(key: str, source: str) -> str:
                    attempts = CASE WHEN a.ends_at > clock_timestamp() THEN a.attempts + 1 ELSE 1 END,
                    ends_at = CASE WHEN a.ends_at > clock_timestamp() THEN a.ends_at ELSE excluded.ends_at END
             RETURNING key, attempts, ends_at
-    """  # noqa: S608 - constant text only, as below
+    """  # noqa: S608 - constant text only, as in all statements below
 
 
 _COUNT_BY_PAIR = _upsert_counter(
@@ -101,7 +101,7 @@ OPEN_SESSION = text(
          WHERE user_id = account.id AND CAST(:new_hash AS text) IS NOT NULL
     ), {_RESET_COUNTERS_CTES}
     SELECT opened.id, account.access_level FROM opened, account
-    """  # noqa: S608 - made of our own text
+    """  # noqa: S608
 )
 
 RESET_COUNTERS = text(f"WITH account AS (SELECT), {_RESET_COUNTERS_CTES} SELECT 1 AS done")
@@ -141,7 +141,8 @@ LOCK_SESSION = text(
        FOR SHARE OF u FOR KEY SHARE OF s
     """
 )
-# Runs after the statement that stores a password: its newer snapshot includes sessions for which that one waited.
+# Runs after the statement that stores a password: the newer snapshot includes sessions that were opened while that
+# statement waited for a row lock.
 END_OTHER_SESSIONS = text("DELETE FROM sessions WHERE user_id = :user_id AND id <> :session_id RETURNING id")
 END_SESSION = text("DELETE FROM sessions WHERE id = :session_id AND user_id = :user_id RETURNING id")
 
@@ -174,7 +175,7 @@ _STORE_PASSWORD_CTES = f"""
             {_RECORD} 'users', id, code, name, 'updated', '{{}}'::jsonb, '{{"password": "changed"}}'::jsonb FROM account
         )
         SELECT id FROM account
-"""  # noqa: S608 - likewise
+"""  # noqa: S608
 
 CREATE_LINK = text(
     f"""
@@ -190,7 +191,7 @@ CREATE_LINK = text(
           FROM target
     )
     SELECT expires_at FROM created
-    """  # noqa: S608 - likewise
+    """  # noqa: S608
 )
 
 # Used by the command line, which acts on behalf of the first administrator.
@@ -199,7 +200,7 @@ STORE_PASSWORD = text(
     WITH account AS (
         SELECT id, code, name FROM users WHERE id = :user_id
     ), {_STORE_PASSWORD_CTES}
-    """  # noqa: S608 - likewise
+    """  # noqa: S608
 )
 
 # Serialised by the row lock of the user: the second of two concurrent uses finds the link spent.
@@ -216,7 +217,7 @@ REDEEM_LINK = text(
     ), account AS (
         SELECT t.id, t.code, t.name FROM target t JOIN spent ON spent.user_id = t.id
     ), {_STORE_PASSWORD_CTES}
-    """  # noqa: S608 - likewise
+    """  # noqa: S608
 )
 
 # Changes the password only if the verified one is still stored.
@@ -235,7 +236,7 @@ CHANGE_PASSWORD = text(
           FROM users u JOIN stored ON u.id = stored.user_id
     )
     SELECT user_id FROM stored
-    """  # noqa: S608 - likewise
+    """  # noqa: S608
 )
 
 # An API token as the history records it.
@@ -257,10 +258,10 @@ CREATE_API_TOKEN = text(
     SELECT t.id, t.name, t.scopes, t.created_at, t.expires_at, u.id AS user_id, u.code AS user_code,
            u.name AS user_name
       FROM created t JOIN users u ON u.id = t.user_id
-    """  # noqa: S608 - likewise
+    """  # noqa: S608
 )
 
-# `user_id` restricts it to a token of that user; NULL allows any token.
+# `:user_id` restricts the statement to tokens of that user; NULL allows any token.
 REVOKE_API_TOKEN = text(
     f"""
     WITH deleted AS (
@@ -271,7 +272,7 @@ REVOKE_API_TOKEN = text(
           FROM deleted t JOIN users u ON u.id = t.user_id
     )
     SELECT id FROM deleted
-    """  # noqa: S608 - likewise
+    """  # noqa: S608
 )
 
 SELECT_SESSIONS = text(

@@ -82,7 +82,8 @@ async def export_register(
 
     The files get their final names once all are complete. Raises `RegisterError` if the directory is not empty and
     `force`, which replaces an earlier export, is not set; if a file cannot be written; if the database has another
-    schema or may not be read. Raises `ServiceUnavailable` if the database is not available.
+    schema revision; or if the database role lacks privileges. Raises `ServiceUnavailable` if the database is not
+    available.
     """
     _prepare_directory(directory, force=force)
     parts = _parts(with_history=with_history)

@@ -100,7 +100,7 @@ def _verify_file(path: Path, entry: FileEntry) -> None:
         )
         raise RegisterError(f"{path} was changed after the export. {detail}")
     if rows != entry.rows:
-        raise RegisterError(f"{path} has {counted(rows, 'line')}, but the manifest says {entry.rows:,}.")
+        raise RegisterError(f"{path} has {counted(rows, 'line')} instead of {entry.rows:,}.")
 
 
 def _read_error(path: Path, error: OSError) -> RegisterError:

@@ -34,14 +34,14 @@ _DELETE_EXPIRED = {
     "(SELECT user_id, key FROM idempotency_keys WHERE expires_at < now() LIMIT :batch FOR UPDATE SKIP LOCKED)",
     "import plans": "DELETE FROM import_plans WHERE expires_at < now() AND id IN "
     "(SELECT id FROM import_plans WHERE expires_at < now() LIMIT :batch FOR UPDATE SKIP LOCKED)",
-    # Kept for 30 days, so that a repeated import finds objects without keys. Before imports, which have the age.
+    # Kept for 30 days, so that a repeated import finds objects without keys. Before imports, whose rows have the age.
     "imported ids": "DELETE FROM imported_objects WHERE (import_id, collection, old_id) IN "
     "(SELECT o.import_id, o.collection, o.old_id FROM imported_objects o JOIN register_imports i ON i.id = o.import_id "
     "WHERE i.used_at < now() - interval '30 days' LIMIT :batch FOR UPDATE SKIP LOCKED)",
     "imports": "DELETE FROM register_imports WHERE id IN (SELECT i.id FROM register_imports i "
     "WHERE i.used_at < now() - interval '30 days' "
     "AND NOT EXISTS (SELECT FROM imported_objects o WHERE o.import_id = i.id) LIMIT :batch FOR UPDATE SKIP LOCKED)",
-    "attempts to sign in": "DELETE FROM sign_in_attempts WHERE ends_at < now() AND key IN "
+    "sign-in attempts": "DELETE FROM sign_in_attempts WHERE ends_at < now() AND key IN "
     "(SELECT key FROM sign_in_attempts WHERE ends_at < now() LIMIT :batch FOR UPDATE SKIP LOCKED)",
 }
 # Keeps the first and the last change of each object. Keyset pagination: each batch starts after the last one, so that
@@ -63,7 +63,8 @@ _DELETE_CHANGES = """
 
 
 async def clean_up(database: Database, history_days: int | None) -> dict[str, int]:
-    """Delete expired rows and, unless `history_days` is None, changes older than `history_days` days.
+    """Delete expired rows and, unless `history_days` is None, changes older than `history_days` days, except the
+    first and the last change of each object.
 
     Return the number of deleted rows by kind. Raises `RegisterError` if the database role lacks the privilege.
     """

@@ -13,7 +13,7 @@ from app.domains.shared.schemas import NO_TEXT
 # The collection and the id of an object in the exported register.
 ExportedId = tuple[str, int]
 
-# A finished import starts a new run; an unfinished one continues its run.
+# A finished import starts a new run; an unfinished one resumes its run.
 _BEGIN = text(
     """
     INSERT INTO register_imports AS i (digest, run, used_at) VALUES (:digest, 1, now())
@@ -57,7 +57,7 @@ class ImportedIds:
 
     @classmethod
     async def begin(cls, database: Database, digest: bytes) -> "ImportedIds":
-        """Begin or continue the import of the export with this digest."""
+        """Begin or resume the import of the export with this digest."""
         async with database.transaction() as session:
             row = (await session.execute(_BEGIN, {"digest": digest})).one()
         return cls(row.id, row.run)
@@ -76,8 +76,9 @@ class ImportedIds:
         """Return the local ids of exported documents, by exported id.
 
         The local object is the first that exists of: the one recorded by this import; the one with the same id and
-        `created_at`, which is the exported object itself; the one with the same `external_id`; with the same code,
-        unless the external ids differ; with the same e-mail address, unless the external ids or the codes differ.
+        `created_at`, which is the exported object itself; the one with the same `external_id`; the one with the same
+        code, unless the external ids differ; the one with the same e-mail address, unless the external ids or the codes
+        differ.
         """
         keys = {
             f"{name}s": [_key(document.get(name)) for document in documents]

@@ -1,7 +1,7 @@
 """Imports an export into another register, or into the one from which it was exported.
 
-Each batch of objects is written with its history and its `ImportedObject`s in a separate transaction. So an interrupted
-import can be continued, and a repeated import changes nothing. References to later objects are deferred to the end.
+Each batch of objects is written with its history and its `ImportedObject`s in a separate transaction, so an interrupted
+import can be resumed, and a repeated import changes nothing. References to later objects are deferred to the end.
 """
 
 import sys
@@ -61,11 +61,11 @@ class _DeferredReference:
 
 
 async def import_register(settings: Settings, url: str, directory: Path) -> Counter[str]:
-    """Begin or continue the import of an export, and return the number of objects by result (`created`, `updated`, …).
+    """Begin or resume the import of an export, and return the number of objects by result (`created`, `updated`, …).
 
     Objects that an interrupted import wrote count as `done`. Raises `RegisterError` if the export is incomplete or was
-    altered, if an object cannot be written (earlier batches stay), or if the database has another schema. Raises
-    `ServiceUnavailable` if the database is not available.
+    altered, if an object cannot be written (earlier batches stay), or if the database has another schema revision.
+    Raises `ServiceUnavailable` if the database is not available.
     """
     names = [f"{table}.ndjson" for table in (*_ORDER, _HOLDERS)]
     manifest = load_verified_manifest(directory, names)
@@ -264,4 +264,6 @@ def _raise_faults(table: str, lines: Sequence[Line], items: Sequence[ItemResult]
         for each in item.faults
     ]
     more = [f"… and {len(messages) - _MAX_FAULTS} more."] if len(messages) > _MAX_FAULTS else []
-    raise RegisterError("\n".join([*messages[:_MAX_FAULTS], *more, "All earlier lines are imported."]))
+    raise RegisterError(
+        "\n".join([*messages[:_MAX_FAULTS], *more, "This batch was rolled back. All earlier batches are imported."])
+    )

@@ -247,7 +247,7 @@ class Actor(Schema):
 class ChangeRead(Schema):
     """A change of an object.
 
-    `before` and `after` contain the changed members: references with the objects that they refer to, and of lists of
+    `before` and `after` contain the changed fields: references with the objects that they refer to, and of lists of
     links only the removed and the added entries.
     """
 

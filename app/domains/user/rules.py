@@ -59,7 +59,7 @@ class Administrators(Rule):
                     yield from missing_scope(self.caller, scope, "/access_level")
 
     def check_together(self, writes: Sequence[Write]) -> Iterator[tuple[Write, RuleViolation]]:
-        # Of several writes of one user at most one is not rejected: the sort puts that one last.
+        # At most one of several writes of the same user is not rejected; the sort puts it last.
         results = {write.id: write.result for write in sorted(writes, key=lambda write: not write.is_rejected)}
         if not self._has_other_administrators and not any(map(_is_administrator, results.values())):
             # If several writes together remove all administrators, the last of these writes is rejected.
@@ -76,7 +76,7 @@ class Administrators(Rule):
             if not write.after["is_active"]
         ]
         if deactivated:
-            # Inactive users are rejected anyway, but reactivation must not revive their sessions.
+            # Sessions of inactive users are invalid anyway, but reactivation must not revive them.
             await end_sessions(session, *deactivated)
 
 

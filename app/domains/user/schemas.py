@@ -63,7 +63,7 @@ class UserReplace(UserFields):
 class UserPatch(UserFields):
     """Changes to a user: omitted fields are kept, `null` resets a field to its default."""
 
-    model_config = example(description="Makes the first entries.")
+    model_config = example(description="Creates the first objects.")
 
 
 class UserRead(ObjectRead):

@@ -29,7 +29,7 @@ KINDS = (
     "import plans",
     "imported ids",
     "imports",
-    "attempts to sign in",
+    "sign-in attempts",
 )
 NOTHING = dict.fromkeys(KINDS, 0)
 CREDENTIALS = """
@@ -133,7 +133,7 @@ async def test_expired_rows_are_deleted_in_batches(
         )
         monkeypatch.setattr(housekeeping, "BATCH", batch)
         with counted(database) as seen:
-            assert await clean_up(database, None) == NOTHING | {"attempts to sign in": 10}
+            assert await clean_up(database, None) == NOTHING | {"sign-in attempts": 10}
         assert sum("sign_in_attempts" in statement for statement in seen) == statements
 
 
@@ -259,7 +259,7 @@ async def test_two_concurrent_runs_share_the_work(
     )
     removed = await asyncio.gather(clean_up(database, 30), clean_up(database, 30))
     assert sum(each["changes"] for each in removed) == 20 * 28
-    assert sum(each["attempts to sign in"] for each in removed) == 500
+    assert sum(each["sign-in attempts"] for each in removed) == 500
     assert await remaining(connection) == {("roles", number): [1, 30] for number in range(20)}
 
 
@@ -305,7 +305,7 @@ async def test_command_prints_the_numbers_of_deleted_rows(
             "import plans: 1 deleted",
             "imported ids: 1 deleted",
             "imports: 1 deleted",
-            "attempts to sign in: 1 deleted",
+            "sign-in attempts: 1 deleted",
             "changes: 1 deleted",
         ],
     )

@@ -426,7 +426,7 @@ async def test_command_imports_a_file_of_one_collection(empty_register: URL, tmp
     known = ", ".join(members_of(DepartmentService.collection))
     assert str(raised.value).splitlines() == [
         "The columns of the file do not match the collection.",
-        f"{file.name}/1/Kürzel: Objects have no such member. Known members: {known}.",
+        f"{file.name}/1/Kürzel: Objects have no such field. Known fields: {known}.",
     ]
     file.write_text("code,name\nA,\n", "utf-8")
     with pytest.raises(RegisterError, match=r"(?s)Nothing was imported\..*\.csv/2/name: "):

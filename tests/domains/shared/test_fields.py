@@ -79,14 +79,14 @@ async def test_lists_of_linked_objects_and_holders_accept_them(client: httpx.Asy
     ("query", "member", "hint"),
     [
         ("fields=id,nmae", "/fields", "Did you mean name?"),
-        ("fields=", "/fields", "Known members: id, code"),
+        ("fields=", "/fields", "Known fields: id, code"),
         ("fields=id, name", "/fields", "Did you mean name?"),
-        ("fields=zzzzzz", "/fields", "Known members: id, code"),
+        ("fields=zzzzzz", "/fields", "Known fields: id, code"),
         ("embed=created_bi", "/embed", "Did you mean created_by?"),
-        ("embed=name", "/embed", "There is no such member."),
+        ("embed=name", "/embed", "There is no such field."),
         ("embed=none,created_by", "/embed", "`none` cannot be combined with other names"),
         ("embed=nnoe", "/embed", "Did you mean none?"),
-        ("fields=none", "/fields", "There is no such member."),
+        ("fields=none", "/fields", "There is no such field."),
     ],
 )
 async def test_unknown_member_is_rejected_with_a_suggestion(

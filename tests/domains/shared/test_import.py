@@ -185,7 +185,7 @@ async def test_few_unknown_columns_get_a_hint(client: httpx.AsyncClient) -> None
     header = ",".join(f"nme{n}" for n in range(900))
     response = await send(client, "departments", f"{header}\r\n{'x,' * 899}x\r\n")
     details = [error["detail"] for error in response.json()["errors"]]
-    assert details == ["Objects have no such member. Did you mean name?"] * 10 + ["Objects have no such member."] * 890
+    assert details == ["Objects have no such field. Did you mean name?"] * 10 + ["Objects have no such field."] * 890
 
 
 async def test_cells_of_ignored_columns_are_not_stored(client: httpx.AsyncClient) -> None:
@@ -212,7 +212,7 @@ async def test_columns_must_be_distinct_members(client: httpx.AsyncClient, dry_r
     response = await send(client, "departments", content, dry_run=dry_run)
     assert response.status_code == 422
     assert [(error["pointer"], error["code"], error["detail"]) for error in response.json()["errors"]] == [
-        ("/1/nmae", "unknown_column", "Objects have no such member. Did you mean name?"),
+        ("/1/nmae", "unknown_column", "Objects have no such field. Did you mean name?"),
         ("/1/Code", "duplicate_column", "Another column is already `code`."),
     ]
     twice = await send(client, "departments", "\r\nname,name,nmae\r\nx,y,z\r\n", dry_run=dry_run)
@@ -248,11 +248,11 @@ async def test_invalid_mapping_is_rejected(client: httpx.AsyncClient, dry_run: b
     assert response.status_code == 422
     assert [(error["pointer"], error["code"], error["detail"]) for error in response.json()["errors"]] == [
         ("/map/1", "mapping", "This column is already mapped."),
-        ("/map/2", "mapping", "Write a mapping as `column:member`."),
+        ("/map/2", "mapping", "Write a mapping as `column:field`."),
         ("/map/3", "unknown_column", "The file has no such column. Known columns: A, B, A\0."),
         ("/map/4", "mapping", "A mapping must not contain the character NUL."),
         *(
-            (f"/1/{name}", "unknown_column", f"Objects have no such member. Known members: {known}.")
+            (f"/1/{name}", "unknown_column", f"Objects have no such field. Known fields: {known}.")
             for name in ("B", "A\0")
         ),
     ]

@@ -60,10 +60,10 @@ class BulkItemResult(Schema):
         int | None, Field(description="Current version of the object; null if the object does not exist.")
     ]
     before: Annotated[
-        dict[str, Any] | None, Field(description="Changed members before the change; only in a dry run.")
+        dict[str, Any] | None, Field(description="Changed fields before the change; only in a dry run.")
     ] = None
     after: Annotated[
-        dict[str, Any] | None, Field(description="Changed members after the change; only in a dry run.")
+        dict[str, Any] | None, Field(description="Changed fields after the change; only in a dry run.")
     ] = None
     errors: Annotated[
         list[ProblemError] | None, Field(description="Errors of a failed item, with pointers into the body.")

@@ -106,7 +106,7 @@ def name_columns(
             columns[name] = None
         elif member not in known:
             if table or name in mapped:
-                hint = hints.of(member, known, "members")
+                hint = hints.of(member, known, "fields")
                 faults.append(Fault.of(json_pointer([row, name]), "unknown_column:member", hint=hint))
         elif member in used:
             faults.append(Fault.of(json_pointer([row, name]), "duplicate_column:member", member=member))

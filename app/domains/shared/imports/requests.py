@@ -39,7 +39,7 @@ class ImportQuery(BaseModel):
     map: list[str] = Field(
         [],
         max_length=MAX_MAPPINGS,
-        description="Mapping of a column to a member, as `column:member`, or `column:` to ignore the column; "
+        description="Mapping of a column to a field, as `column:field`, or `column:` to ignore the column; "
         "other columns are mapped by name, ignoring case and separators.",
         examples=[["Kürzel:code"]],
     )
@@ -69,10 +69,10 @@ class ImportedRow(Schema):
     version: Annotated[
         int | None, Field(description="Version of the object after the import; null if the object does not exist.")
     ]
-    before: Annotated[
-        dict[str, Any] | None, Field(description="Changed members before the change; only in a plan.")
-    ] = None
-    after: Annotated[dict[str, Any] | None, Field(description="Changed members after the change; only in a plan.")] = (
+    before: Annotated[dict[str, Any] | None, Field(description="Changed fields before the change; only in a plan.")] = (
+        None
+    )
+    after: Annotated[dict[str, Any] | None, Field(description="Changed fields after the change; only in a plan.")] = (
         None
     )
     errors: Annotated[

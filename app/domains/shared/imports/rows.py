@@ -117,7 +117,7 @@ class RowReader:
         for name in row.values:
             # The budget first: no hints are computed for faults that are left out.
             if name not in self._columns and self._budget.allows(row.faults):
-                row.add_fault(name, "unknown_member", hint=self._hints.of(name, self._known, "members"))
+                row.add_fault(name, "unknown_member", hint=self._hints.of(name, self._known, "fields"))
         result.item = self._item(row, data)
         return result
 

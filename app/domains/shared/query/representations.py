@@ -87,7 +87,7 @@ def representation_query(name: str, schema: type[BaseModel]) -> type[Representat
     return model
 
 
-_FIELDS = "Comma-separated names of the members to return; all by default."
+_FIELDS = "Comma-separated names of the fields to return; all by default."
 _EMBED = "Comma-separated names of the references and links to return, or `none`; all by default."
 
 
@@ -111,5 +111,5 @@ def _names_field(names: tuple[str, ...], keyword: str, description: str, example
 def _check_names(value: str, names: tuple[str, ...]) -> str:
     for name in value.split(","):
         if name not in names:
-            raise invalid("unknown_member", hint=name_hint(name, names, "members"))
+            raise invalid("unknown_member", hint=name_hint(name, names, "fields"))
     return value
