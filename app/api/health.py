@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from app.core.http.routing import StrictRoute
 from app.core.permissions import PUBLIC, requires
-from app.domains.shared.answers import ANYWHERE, problems
+from app.domains.shared.responses import ANYWHERE, problems
 from app.utils.exceptions import ServiceUnavailable
 
 router = APIRouter(tags=["operations"], generate_unique_id_function=lambda route: route.name, responses=ANYWHERE)

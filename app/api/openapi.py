@@ -20,9 +20,9 @@ from app.core.permissions import (
     SESSION,
     TOKEN_SCHEME,
 )
-from app.domains.shared.answers import problems
 from app.domains.shared.idempotency.route import KEY_PATTERN, accepts_idempotency_key
 from app.domains.shared.idempotency.store import IDEMPOTENCY_KEY, REPLAYED, RETENTION_HOURS
+from app.domains.shared.responses import problems
 from app.domains.shared.router import API
 from app.domains.shared.schemas import MAX_ID
 from app.utils.exceptions import Conflict, Forbidden, InvalidContent, Unauthorized

@@ -11,8 +11,8 @@ from starlette.routing import Match
 from app.core.database_errors import IntegrityViolation
 from app.core.http.routing import method_not_allowed
 from app.core.permissions import PUBLIC, requires
-from app.domains.shared.answers import ANYWHERE, problems
 from app.domains.shared.idempotency.route import Replayed, replay
+from app.domains.shared.responses import ANYWHERE, problems
 from app.domains.shared.writing.constraints import error_for
 from app.utils.exceptions import (
     BadRequest,

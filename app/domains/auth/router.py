@@ -20,12 +20,12 @@ from app.domains.auth.schemas import (
 )
 from app.domains.auth.service import AccountService
 from app.domains.auth.sign_in import SignInService
-from app.domains.shared.answers import BODY
+from app.domains.shared.responses import BODY
 from app.domains.shared.router import (
     LIST,
-    Number,
     Page,
     PageParameters,
+    PathId,
     Reference,
     api_router,
     no_content,
@@ -92,7 +92,7 @@ async def list_sessions(service: Service, query: PageParameters) -> Response:
 
 
 @router.delete("/sessions/{session}", status_code=204, responses=problems(NotFound), openapi_extra=REQUIRES_SESSION)
-async def end_session(service: Service, session: Number) -> Response:
+async def end_session(service: Service, session: PathId) -> Response:
     """End one of the caller's sessions."""
     await service.end_session(session)
     return no_content()
@@ -130,7 +130,7 @@ async def create_own_api_token(service: Service, body: ApiTokenCreate) -> ApiTok
 
 
 @me.delete("/tokens/{token}", status_code=204, responses=problems(NotFound), openapi_extra=REQUIRES_SESSION)
-async def revoke_own_api_token(service: Service, token: Number) -> Response:
+async def revoke_own_api_token(service: Service, token: PathId) -> Response:
     """Revoke one of the caller's API tokens."""
     await service.revoke_api_token(token, own=True)
     return no_content()
@@ -143,7 +143,7 @@ async def list_api_tokens(service: Service, query: PageParameters) -> Response:
 
 
 @api_tokens.delete("/{token}", status_code=204, responses=problems(NotFound), openapi_extra=REQUIRES_ADMIN)
-async def revoke_api_token(service: Service, token: Number) -> Response:
+async def revoke_api_token(service: Service, token: PathId) -> Response:
     """Revoke an API token of any user."""
     await service.revoke_api_token(token, own=False)
     return no_content()

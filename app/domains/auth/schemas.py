@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
 from app.core.passwords import MAX_LENGTH, MIN_LENGTH
 from app.core.permissions import SCOPES, AccessLevel, Scope
-from app.domains.shared.schemas import NO_TEXT, Brief, Instant, Name, Schema, example
+from app.domains.shared.schemas import UNSTORABLE_CHARACTER, Brief, Instant, Name, Schema, example
 from app.domains.user.models import EMAIL_LENGTH
 from app.utils.fault_codes import invalid
 
@@ -26,7 +26,7 @@ def _reject_surrogates(secret: SecretStr) -> SecretStr:
 
 
 def _clean_text(value: str) -> str:
-    if NO_TEXT.search(value):
+    if UNSTORABLE_CHARACTER.search(value):
         raise invalid("control_character:stored")
     return unicodedata.normalize("NFC", value.strip())
 

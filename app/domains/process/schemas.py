@@ -35,7 +35,7 @@ def _short_form(long_form: str, default: str | None) -> Any:
 
 
 def _reject_contradictions(links: list[Any], key: Callable[[Any], Any], noun: str) -> None:
-    """Raise unless entries with the same key are equal; the writer removes duplicates."""
+    """Raise the error of `invalid` if entries with the same key differ; the writer removes duplicates."""
     seen: dict[Any, Any] = {}
     for link in links:
         other = seen.setdefault(key(link), link)

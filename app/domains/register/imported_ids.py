@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Executable, text
 
 from app.core.database import Database, RegisterSession
-from app.domains.shared.schemas import NO_TEXT
+from app.domains.shared.schemas import UNSTORABLE_CHARACTER
 
 # The collection and the id of an object in the exported register.
 ExportedId = tuple[str, int]
@@ -118,7 +118,7 @@ class ImportedIds:
 
 def _key(value: Any) -> str | None:
     """Return a value if it is a storable text, else None: the schema rejects the line later."""
-    return value if isinstance(value, str) and not NO_TEXT.search(value) else None
+    return value if isinstance(value, str) and not UNSTORABLE_CHARACTER.search(value) else None
 
 
 @cache

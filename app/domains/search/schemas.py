@@ -29,7 +29,7 @@ class SearchQuery(CursorQuery):
 
 
 class SnippetPart(Schema):
-    """A piece of the original text, which is neither escaped nor markup."""
+    """A piece of the original text, without escapes or markup."""
 
     text: str
     match: Annotated[bool, Field(description="Whether the piece matches a word of `q` or is similar to one.")]
@@ -45,8 +45,8 @@ class Found(Schema):
         Field(
             ge=1,
             le=5,
-            description="Match: 1 whole code or name, 2 beginning of code or name, 3 words of code and name, "
-            "4 words of code, name and description, 5 similar words.",
+            description="Rank of the match: 1 code or name equals `q`, 2 code or name begins with `q`, 3 all words in "
+            "code and name, 4 all words in code, name and description, 5 similar words.",
         ),
     ]
     snippet: Annotated[

@@ -31,7 +31,7 @@ from app.domains.shared.query.search import SIMILAR, matches_search, query_words
 
 READ_SCOPES: dict[SearchType, Scope] = {entry.name: entry.scope_to_read for entry in COLLECTIONS}
 
-# The characters of a description that a snippet may come from; after a later match it shows the beginning.
+# The length of the beginning of a description that is searched for the snippet, in characters.
 _MAX_DESCRIPTION_LENGTH = 4000
 # The first rank that considers the description; better ones consider code and name only.
 _DESCRIPTION_RANK = 4

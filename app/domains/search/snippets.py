@@ -63,7 +63,7 @@ def _passage(text: str, match: int) -> tuple[int, int]:
 
 
 def _spans(text: str, words: str) -> Iterator[tuple[int, int]]:
-    """Yield the begin and end of each match in `text`, in order."""
+    """Yield the start and end of each match in `text`, in order."""
     folded, places = _folded(text)
     for match in _pattern(words.split()).finditer(folded) if words else ():
         last = places[match.end() - 1]

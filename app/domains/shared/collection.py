@@ -51,7 +51,7 @@ class LinkSet:
 
     @property
     def is_repeatable(self) -> bool:
-        """Whether an object may have several links to another one, which differ in `detail`."""
+        """Whether an object may have several links to the same target, which differ in `detail`."""
         return self.detail is not None and self.detail in self.table.primary_key.columns
 
     def arguments(self, links: Iterable[Link]) -> dict[str, list[Any]]:
@@ -68,7 +68,7 @@ class Collection:
     """The declaration of a collection, from which its reads and writes are derived.
 
     `read` is the schema of objects in responses. `body` is the schema of a whole object in requests; the result of a
-    merge patch is validated against it, too. `links` are the kinds of links that bodies list. `rules` check every
+    merge patch is also validated against it. `links` are the kinds of links that bodies list. `rules` check every
     write.
     """
 

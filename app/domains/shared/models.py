@@ -31,7 +31,7 @@ EXTERNAL_ID_LENGTH = 512
 NAME_LENGTH = 500
 URL_LENGTH = 2048
 
-# Constraint names are API: `constraints.py` maps errors from them.
+# Constraint names are API: `constraints.py` maps them to errors.
 NAMING_CONVENTION = {
     "pk": "pk_%(table_name)s",
     "fk": "fk_%(table_name)s_%(column_0_name)s",
@@ -64,7 +64,7 @@ def conflict(pointer: str, detail: str) -> dict[str, Any]:
 
 
 def enumeration(name: str, values: tuple[str, ...]) -> CheckConstraint:
-    """Return the CHECK of a text column for `values`; unlike an enumerated type it can be changed in place."""
+    """Return the CHECK that limits a text column to `values`; an enumerated type could not be changed in place."""
     return CheckConstraint(f"{name} IN ({', '.join(repr(value) for value in values)})", name=name)
 
 
@@ -132,8 +132,8 @@ def register_table(
     """Return the indexes and constraints of a collection's table: for each sort order, filter and foreign key.
 
     Without an index on a foreign key, every DELETE in the referenced table would scan this one sequentially. `texts`
-    are the text columns of this collection that are filtered partially, too; `exact_texts` are filtered by equality
-    only and have an index each, which for a new column is cheaper than rebuilding the trigram index.
+    are additional text columns with partial filters. `exact_texts` are those with equality filters only; each has its
+    own index, which is cheaper for a new column than rebuilding the trigram index.
     """
     nullable = ("external_id", "description", *(name for name in texts if name != "email"), *exact_texts)
     # One trigram index on all columns serves the partial filters (`__ic`, `__sw`).
@@ -144,9 +144,9 @@ def register_table(
     foreign_keys = ["created_by_id", "updated_by_id", *(["parent_id"] if tree else [])]
     return (
         Index(f"uq_{table}_code", text("lower(code)"), unique=True),
-        # A partial index cannot be the target of foreign keys. An UPDATE of a column that can be takes the lock FOR
-        # UPDATE, which conflicts with FOR KEY SHARE of new references, so two objects that start to refer to each other
-        # would deadlock.
+        # Partial, because a foreign key cannot refer to the column of a partial index. An UPDATE of a column that a
+        # foreign key can refer to takes FOR UPDATE, which conflicts with the FOR KEY SHARE of new references: two
+        # objects that start to refer to each other would deadlock.
         Index(f"uq_{table}_external_id", "external_id", unique=True, postgresql_where=text("external_id IS NOT NULL")),
         Index(f"ix_{table}_code", text("num_nulls(code)"), text("coalesce(lower(code), '')"), "id"),
         Index(f"ix_{table}_name", text("lower(name)"), "id"),
@@ -159,8 +159,8 @@ def register_table(
             postgresql_using="gin",
             postgresql_ops=dict.fromkeys(trigrams, "gin_trgm_ops"),
         ),
-        # A short pending list (GIN fastupdate): every search reads it. Without it a write costs half as much again;
-        # with one of the default size a search does.
+        # A short GIN pending list (fastupdate), because every search reads all of it. Without a pending list, writes
+        # cost half as much again; with one of the default size, searches do.
         *(
             Index(f"ix_{table}_{name}", name, postgresql_using="gin", postgresql_with={"gin_pending_list_limit": "64"})
             for name in ("search_name", "search_text")
@@ -208,5 +208,5 @@ class SearchWord(Base):
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
     # Collated by code points, so that an index range holds all words with a common prefix.
     word: Mapped[str] = mapped_column(Text(collation="C"))
-    # In ASCII: pg_trgm ignores characters that are no letters in the locale of the database.
+    # In ASCII: pg_trgm ignores characters that are not letters in the locale of the database.
     letters: Mapped[str] = mapped_column(Text, Computed("search_letters(word)", persisted=True))

@@ -9,7 +9,14 @@ from fastapi.routing import APIRoute
 from pydantic import BeforeValidator
 
 from app.core.http.routing import LARGE_BODY
-from app.domains.shared.answers import (
+from app.domains.shared.bulk.responses import BULK, Atomic, DryRun, bulk_response
+from app.domains.shared.bulk.schemas import Bulk, BulkAnswer
+from app.domains.shared.idempotency.route import IdempotentRoute
+from app.domains.shared.imports.requests import IMPORT, ImportAnswer, ImportRequestDep, accepts_files, import_response
+from app.domains.shared.query.filters import Digits
+from app.domains.shared.query.parameters import PageParameters
+from app.domains.shared.reading.keys import REFERENCE_PATTERN
+from app.domains.shared.responses import (
     ANYWHERE,
     CREATE,
     DELETE,
@@ -34,13 +41,6 @@ from app.domains.shared.answers import (
     tree_response,
     updated_response,
 )
-from app.domains.shared.bulk.answers import BULK, Atomic, DryRun, bulk_response
-from app.domains.shared.bulk.schemas import Bulk, BulkAnswer
-from app.domains.shared.idempotency.route import IdempotentRoute
-from app.domains.shared.imports.requests import IMPORT, ImportAnswer, ImportRequestDep, accepts_files, import_response
-from app.domains.shared.query.filters import Digits
-from app.domains.shared.query.parameters import PageParameters
-from app.domains.shared.reading.keys import REFERENCE_PATTERN
 from app.domains.shared.schemas import MAX_ID, NO_FIELDS, Ancestors, ChangeRead, NoFields, Page, Stats, Tree
 from app.domains.shared.trees import MAX_DEPTH
 from app.utils.exceptions import (
@@ -80,9 +80,9 @@ __all__ = [
     "ImportAnswer",
     "ImportRequestDep",
     "NoFields",
-    "Number",
     "Page",
     "PageParameters",
+    "PathId",
     "Reference",
     "Stats",
     "Tree",
@@ -116,17 +116,17 @@ Reference = Annotated[
 ]
 
 
-def _parse_number(text: str) -> int:
-    """Return the `id` in a path. Raises `NotFound` if it is no possible id, so also for numbers beyond 64 bits."""
+def _parse_id(text: str) -> int:
+    """Return the `id` in a path. Raises `NotFound` if no object can have it, such as one beyond 64 bits."""
     if re.fullmatch("[0-9]{1,19}", text) and 1 <= int(text) <= MAX_ID:
         return int(text)
     raise NotFound
 
 
 # The path parameter of objects without a code.
-Number = Annotated[
+PathId = Annotated[
     int,
-    BeforeValidator(_parse_number),
+    BeforeValidator(_parse_id),
     Path(ge=1, le=MAX_ID, description="`id` of the object.", openapi_examples={"id": {"summary": "By id", "value": 1}}),
 ]
 IfMatch = Annotated[

@@ -49,7 +49,7 @@ class Write:
         self.added[field], self.removed[field] = after - before, before - after
 
     def new_links(self) -> dict[str, set[Link]]:
-        """Return the added links by the member that lists them, except links of which only the own field changes."""
+        """Return the added links by the member that lists them, except existing links whose own field changes."""
         replaced = {field: {target for target, _ in links} for field, links in self.removed.items()}
         new_links = {
             field: {link for link in links if link[0] not in replaced.get(field, ())}
@@ -67,7 +67,7 @@ class Write:
 class RuleViolation:
     """The reason why a rule rejects a write. `pointer` points into the body; "" stands for the whole write.
 
-    For an own error code, add a subclass of `Conflict` to `utils/exceptions.py`.
+    For a separate error code, add a subclass of `Conflict` to `utils/exceptions.py`.
     """
 
     error: type[RegisterError]
@@ -114,7 +114,7 @@ class Rule:
     def concerns(self, values: Values) -> bool:  # noqa: ARG002 - for subclasses, as below
         """Return whether the rule can reject a write with these values even if no watched column changes.
 
-        `values` are the values after the write; setting or removing a link is such a write, too.
+        `values` are the values after the write; setting or removing a link is also such a write.
         """
         return False
 
@@ -157,8 +157,8 @@ class Rule:
 class LocksUnavailableError(Exception):
     """Another transaction holds one of the advisory locks that rules need.
 
-    The writer must release its row locks before it waits for `names`, the advisory locks: lock order prevents a
-    deadlock.
+    The writer must release its row locks before it waits for the advisory locks `names`: this lock order
+    prevents a deadlock.
     """
 
     def __init__(self, names: set[str]) -> None:
@@ -178,7 +178,7 @@ class Rules:
         return tuple(sorted({name for rule in self._rules for name in rule.watches}))
 
     def concern(self, values: Values) -> bool:
-        """Return whether a rule concerns these values; see `Rule.concerns`."""
+        """Return whether at least one rule concerns these values; see `Rule.concerns`."""
         return any(rule.concerns(values) for rule in self._rules)
 
     def locks(self, writes: Sequence[Write]) -> set[str]:

@@ -53,8 +53,8 @@ _INVISIBLE = frozenset({"Cc", "Cf", "Cn", "Co", "Zs", "Zl", "Zp", "Mn", "Me"})
 # Includes surrogates, which UTF-8 cannot encode and PostgreSQL cannot store.
 _LINE_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _TEXT_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
-# Characters that PostgreSQL can neither store nor compare.
-NO_TEXT = re.compile(r"[\x00\ud800-\udfff]")
+# A character that PostgreSQL can neither store nor compare.
+UNSTORABLE_CHARACTER = re.compile(r"[\x00\ud800-\udfff]")
 
 
 def is_id(value: Any) -> TypeGuard[int]:
@@ -70,14 +70,14 @@ def _trim_to_nfc(value: object) -> object:
     return _to_nfc(value.strip()) if isinstance(value, str) else value
 
 
-def _reject_line_breaks(value: str) -> str:
+def _reject_line_controls(value: str) -> str:
     if _LINE_CONTROL.search(value):
         raise invalid("control_character")
     return value
 
 
 def _check_line(value: str) -> str:
-    _reject_line_breaks(value)
+    _reject_line_controls(value)
     if all(unicodedata.category(character) in _INVISIBLE for character in value):
         raise invalid("invisible_text")
     return value
@@ -134,7 +134,7 @@ ExternalId = Annotated[
 SingleLine = (BeforeValidator(_trim_to_nfc), AfterValidator(_check_line))
 MultipleLines = (BeforeValidator(_trim_to_nfc), AfterValidator(_check_lines))
 # The validators of a part of such a text, where blanks at the ends count and a visible character is not required.
-PartOfLine = (BeforeValidator(_to_nfc), AfterValidator(_reject_line_breaks))
+PartOfLine = (BeforeValidator(_to_nfc), AfterValidator(_reject_line_controls))
 PartOfLines = (BeforeValidator(_to_nfc), AfterValidator(_check_lines))
 Reference = Annotated[int, Field(ge=1, le=MAX_ID, description="`id` of an object.", examples=[1])]
 HttpAddress = Annotated[
@@ -247,8 +247,8 @@ class Actor(Schema):
 class ChangeRead(Schema):
     """A change of an object.
 
-    `before` and `after` contain the changed fields: references with the objects that they refer to, and of lists of
-    links only the removed and the added entries.
+    `before` and `after` contain the changed fields: references with the code and name of their objects, and of lists of
+    links only the removed or added entries.
     """
 
     id: int
@@ -293,9 +293,7 @@ class StatsGroup(Schema):
 
     key: Annotated[
         str | None,
-        Field(
-            description="Value to filter by for the objects of this group, as text; null for objects without a value."
-        ),
+        Field(description="Filter value that selects this group, as text; null for the objects without a value."),
     ]
     object: Annotated[Brief | None, Field(description="The object whose `id` is `key`; null if `key` is not an `id`.")]
     count: int

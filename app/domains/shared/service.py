@@ -24,15 +24,15 @@ __all__ = ["Collection", "CollectionService", "LinkSet", "parse_key"]
 class CollectionService(CollectionReader):
     """Reads and writes one collection.
 
-    Every method raises `NotFound` if its reference (an id, or `code:…`) selects no object. Writes raise the errors of
-    the collection's rules, too.
+    Every method raises `NotFound` if its reference (an id, or `code:…`) selects no object. Writes also
+    raise the errors of the collection's rules.
     """
 
     async def create(self, body: ObjectFields) -> Document:
         """Create an object.
 
-        Raises `Duplicate` if keys are taken, `UnknownReference` if references name no object, and `InvalidContent` for
-        both kinds of faults together, each with a pointer.
+        Raises `Duplicate` if keys are taken, `UnknownReference` if references name no object, and `InvalidContent` if
+        there are both kinds of faults; each fault has a pointer.
         """
         return await ObjectWriter(self).insert(body)
 
@@ -71,9 +71,10 @@ class CollectionService(CollectionReader):
     async def link(
         self, link_set: LinkSet, reference: str, target: str, if_match: str | None, detail: str | None = None
     ) -> None:
-        """Set one link, whatever its previous state; setting an existing link again changes nothing.
+        """Set one link or replace its detail (idempotent: setting an equal link again changes nothing).
 
-        Raises `NotFound` for either end, `Conflict` if the owner may have only one such link, and `PreconditionFailed`.
+        Raises `NotFound` if either end does not exist, `Conflict` if the owner may have only one such link, and
+        `PreconditionFailed` if `if_match` names another version.
         """
         writer = LinkWriter(self, link_set, parse_key(target, link_set.target_model), detail)
         await writer.add(parse_key(reference, self.model), if_match)
@@ -81,9 +82,9 @@ class CollectionService(CollectionReader):
     async def unlink(
         self, link_set: LinkSet, reference: str, target: str, if_match: str | None, detail: str | None = None
     ) -> None:
-        """Remove the links to an object, or only the one with `detail`; without such a link nothing changes.
+        """Remove the links to an object, or only the one with `detail` (idempotent: a missing link changes nothing).
 
-        Raises `NotFound` for either end and `PreconditionFailed`.
+        Raises `NotFound` if either end does not exist, and `PreconditionFailed` if `if_match` names another version.
         """
         writer = LinkWriter(self, link_set, parse_key(target, link_set.target_model), detail)
         await writer.remove(parse_key(reference, self.model), if_match)

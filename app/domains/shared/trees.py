@@ -32,7 +32,7 @@ class TreeService(CollectionService):
         return Subtree(row.items, truncated=row.rows > MAX_NODES)
 
     async def ancestors(self, reference: str) -> bytes:
-        """Return the ancestors of the object, the root first: a JSON array of briefs."""
+        """Return the ancestors of the object, the root first: a JSON array of briefs in bytes."""
         key = parse_key(reference, self.model)
         row = (await self.session.execute(select_ancestors(self.model, key.condition), {"key": key.value})).one()
         if not row.rows:
@@ -94,7 +94,7 @@ class NoCycle(Rule):
             self._unchecked.append(key)
 
     def _cycles(self, starts: Sequence[Any]) -> list[Any]:
-        """Return the objects on cycles that are reached from `starts`; every new cycle is."""
+        """Return the objects on all cycles that can be reached from `starts`, as every new cycle can."""
         cycles: list[Any] = []
         visited: set[Any] = set()
         for start in starts:

@@ -1,7 +1,8 @@
-"""Writes a batch of items of one collection, with a number of statements that does not depend on their number.
+"""Writes a batch of items of one collection, with the same number of statements for any number of items.
 
 A batch is read, locked and checked as a whole, so that all its faults are known before anything is written; then the
-valid items are written together. A constraint violation or deadlock, caused by a concurrent transaction, restarts it.
+valid items are written together. A constraint violation or deadlock, caused by a concurrent transaction, restarts the
+batch.
 """
 
 import asyncio
@@ -71,8 +72,8 @@ async def write_batch(
     """Write a batch; each of `raw` is an item as in a request body, and `label` names an item in faults of others.
 
     If `atomic`, nothing is written if an item has a fault; otherwise the valid items are written. A dry run does the
-    same and rolls it back. Raises a `RegisterError` without pointers if each of `ATTEMPTS` attempts fails because of
-    concurrent writers.
+    same and then rolls it back. Raises a `RegisterError` without pointers if each of `ATTEMPTS` attempts fails because
+    of concurrent writers.
     """
     failures = 0
     locks: set[str] = set()
@@ -147,7 +148,7 @@ class _Bulk:
             raise _RollBackError
 
     def result(self, item: Item) -> ItemResult:
-        # Ids are drawn for all new objects, but there is none for a failed item, nor after a dry run.
+        # Ids are drawn for all new objects, but a failed item or a dry run creates none.
         has_object = not item.creates or (item.status == "created" and not self.dry_run)
         key = item.id if has_object else None
         return ItemResult(item.index, item.status, key, item.version, tuple(item.faults), item.before, item.after)
@@ -160,7 +161,7 @@ class _Bulk:
             await self._yield_to_event_loop(item)
 
     async def _yield_to_event_loop(self, item: Item) -> None:
-        """Let other requests run, if this item and those before it had enough entries."""
+        """Let other requests run once the items since the last pause have enough entries."""
         entries = sum(len(value) for value in item.data.values() if isinstance(value, list))
         self.entries_since_yield += _ENTRIES_PER_ITEM + entries
         if self.entries_since_yield >= _MAX_ENTRIES_PER_SLICE:
@@ -186,7 +187,7 @@ class _Bulk:
                 self._match(item, rows.get(folded_key(*item.key)), new)
 
     def _match(self, item: Item, current: dict[str, Any] | None, new: dict[Any, Item]) -> None:
-        """Set the object of an item with a key; add a fault if there is none, or if an earlier item has the same."""
+        """Set the object of an item with a key; add a fault if no object has the key, or if an earlier item has it."""
         assert item.key is not None
         column, value = item.key
         if current is not None:
@@ -256,7 +257,7 @@ class _Bulk:
         await self.rules.load(self.session, writes)
 
     async def _build_writes(self) -> list[Write]:
-        """Return the writes for the rules to check, those of failed items included as far as they are known."""
+        """Return the writes for the rules to check, also those of failed items with a valid body or a known object."""
         linking: list[tuple[Item, Write]] = []
         for item in self.batch.items:
             after = None

@@ -2,7 +2,7 @@
 
 A failed item may make others fail: an item that refers to an object that is not created, that needs a key which is not
 released, or that deletes an object which is still referred to. So each failure is propagated to the items that depend
-on it. All rows were read before.
+on it. All rows have been read before, so no statement runs here.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ class Batch:
     items: list[Item]
     caller_id: int | None
     budget: FaultBudget = field(default_factory=FaultBudget)
-    # The items about existing objects, by the object's id; of several, the first.
+    # The items about existing objects, by the object's id; the first if there are several.
     items_by_id: dict[int, Item] = field(default_factory=dict)
     # The ids of the objects that have a unique key of an item, by column and folded value.
     key_owners: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -50,7 +50,7 @@ class Batch:
 
     @property
     def writes(self) -> list[Write]:
-        """The writes of the items, as far as they are known."""
+        """The writes of all items that have one."""
         return [item.write for item in self.items if item.write is not None]
 
 
@@ -143,12 +143,12 @@ class ConflictPropagation:
         item.add(fault)
 
     async def _propagate(self) -> None:
-        """Reject the items that depend on failed items, and those that depend on them in turn."""
+        """Reject the items that depend on failed items, directly or through other items."""
         count = 0
         while self._failed:
             other = self._failed.pop()
             for pointer, item in self._referrers.get(other, ()):
-                # The items of a cycle refer to each other, but the cycle itself is their fault already.
+                # The items of a cycle refer to each other, but already have the fault of the cycle.
                 if item is not other and not any(fault.pointer == pointer for fault in item.faults):
                     self._reject(item, Fault.of(pointer, "failed_reference", other=other.label))
             for column, item in self._key_waiters.get(other, ()):

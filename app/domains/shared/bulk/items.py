@@ -19,7 +19,7 @@ from app.utils.wording import counted, joined
 Operation = Literal["create", "update", "upsert", "delete"]
 Status = Literal["created", "updated", "unchanged", "deleted", "failed"]
 
-# In all items together: a parsed link takes many times the memory of its text.
+# The limit for all items together: a parsed link takes many times the memory of its text.
 MAX_BATCH_LINKS = 200_000
 KEYS = ("id", "code", "external_id")
 # `{ITEM_INDEX: 3}` refers to the object of another item by that item's index. JSON cannot have this key.
@@ -114,15 +114,15 @@ class Item:
 
     def add_fault(self, pointer: str, key: str, **values: Any) -> None:
         """Add a fault with the text of `key`, unless one has the same pointer and code; mark the write as rejected."""
-        if self._takes(pointer, code_of(key)):
+        if self._accepts(pointer, code_of(key)):
             self.faults.append(Fault.of(pointer, key, **values))
 
     def add(self, fault: Fault) -> None:
         """Add a fault, once."""
-        if self._takes(fault.pointer, fault.code):
+        if self._accepts(fault.pointer, fault.code):
             self.faults.append(fault)
 
-    def _takes(self, pointer: str, code: str) -> bool:
+    def _accepts(self, pointer: str, code: str) -> bool:
         """Reject the write of the item; return whether the fault is a new one and within the budget."""
         if self.write is not None:
             self.write.is_rejected = True

@@ -140,7 +140,7 @@ def _item(name: str, doc: str, op: Any, keys: dict[str, Any], data: Any) -> Any:
 
 
 def _derived(schema: type[BaseModel], name: str, doc: str) -> type[Any]:
-    """Return the schema with references that may be keys."""
+    """Return the schema, with references by id, code or external id."""
     hints = get_type_hints(schema, include_extras=True)
     fields: dict[str, Any] = {
         field: (_with_keys(hints[field]), ... if info.is_required() else info.default)

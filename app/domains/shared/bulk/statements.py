@@ -1,6 +1,7 @@
-"""The statements of bulk writes: one for each step of a batch, whatever the number of items.
+"""The statements of bulk writes: one for each step of a batch, independent of the number of items.
 
-Values are passed as arrays or as one JSON array of rows. Rows are locked in the order of their ids, against deadlocks.
+Values are passed as arrays or as one JSON array of rows. Rows are locked in the order of
+their ids: this lock order prevents deadlocks.
 """
 
 from collections.abc import Sequence
@@ -75,9 +76,9 @@ def lock_objects(model: type[RegisterObject], *, deleting: bool) -> Executable:
 def find_references(model: type[RegisterObject], links: Sequence[LinkSet]) -> Executable:
     """Return the statement that finds the objects a batch refers to, and draws `new` ids for its new objects.
 
-    Its parameters are three arrays for each collection that can be referred to: `{collection}_ids`,
-    `{collection}_codes` in lower case, and `{collection}_external_ids`; and `with_names`, without which names are NULL.
-    The drawn ids are rows without a `type`.
+    Its parameters are `new`; three arrays for each collection that can be referred to: `{collection}_ids`,
+    `{collection}_codes` in lower case, and `{collection}_external_ids`; and `with_names`, whether to return names
+    instead of NULL. The drawn ids are rows without a `type`.
     """
     queries: list[Select[Any]] = []
     for target in referenced_models(model, links):
@@ -149,8 +150,8 @@ def release_keys(model: type[RegisterObject]) -> Executable:
 def insert_objects(model: type[RegisterObject]) -> Executable:
     """Return the statement that adds the objects in `rows`, a JSON array; its other parameter is `caller_id`.
 
-    Within one statement, parents and children may be in any order. Rows are inserted in the order of their keys: two
-    batches with the same keys then wait for one another instead of deadlocking.
+    Within one statement, parents and children may be in any order. Rows are inserted in the order of their keys: of two
+    batches with the same keys, one then waits for the other instead of a deadlock.
     """
     rows = _rows(model)
     caller = bindparam("caller_id", type_=BigInteger)

@@ -27,7 +27,7 @@ from app.domains.shared.rules import Rules
 async def write_items(service: CollectionReader, batch: Batch, rules: Rules, *, with_changes: bool) -> None:
     """Write the valid items of a batch and their history, and set their `status` and `version`.
 
-    If `with_changes`, set also their `before` and `after`, as the history records them.
+    If `with_changes`, also set their `before` and `after`, as the history records them.
     """
     await _Writer(service, batch, with_changes).run()
     await rules.apply(service.session, [item.write for item in batch.valid_items() if item.write is not None])
@@ -106,7 +106,7 @@ class _Writer:
         return owner_ids
 
     def _arrays(self, link: LinkSet, owners: list[Item]) -> dict[str, list[Any]]:
-        """Return the arrays of the owners' links, sorted and without repetitions, as `LinkSet.arguments` does."""
+        """Return the arrays of the owners' links, sorted and without duplicates, as `LinkSet.arguments` does."""
         arrays: dict[str, list[Any]] = {f"{link.field}_{name}": [] for name in (link.owner, *link.columns)}
         for item in sorted(owners, key=lambda item: item.id or 0):
             arguments = link.arguments(item.links.get(link, ()))

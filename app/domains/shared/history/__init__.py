@@ -1,4 +1,4 @@
 """The history: its table, the CTE that adds a row, and the difference between two documents.
 
-Importers: the layers above it in `shared` and the code that works on all collections, but no file of a collection.
+Imported by higher packages of `shared` and by packages that span all collections, never by a single collection.
 """

@@ -106,7 +106,7 @@ def _member(document: ColumnElement[Any], key: ColumnElement[str]) -> ColumnElem
 
 
 def _entries(links: ColumnElement[Any], other_links: ColumnElement[Any]) -> ColumnElement[Any]:
-    """Return the entries of a list of links without an equal one in the other list; codes and names do not count."""
+    """Return the entries of a list of links without an equal one in the other list, ignoring codes and names."""
     entry, other = (
         func.jsonb_array_elements(entries).table_valued(column("value", JSONB)).alias(name)
         for entries, name in ((links, "entry"), (func.coalesce(other_links, _EMPTY_LIST), "other"))

@@ -37,6 +37,6 @@ class IdempotencyKey(Base):
     scopes: Mapped[list[str]] = mapped_column(ARRAY(Text))
     status: Mapped[int] = mapped_column(SmallInteger)
     headers: Mapped[Any] = mapped_column(JSONB)
-    # NULL if it was too large to store.
+    # NULL if the body was too large to store.
     body: Mapped[bytes | None] = mapped_column(LargeBinary)
     expires_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))

@@ -42,7 +42,7 @@ METHODS = frozenset({"POST", "PATCH"})
 
 # Part of the fingerprint, with method, URL and body: these headers change the effect of a request.
 _FINGERPRINT_HEADERS = ("content-type", "if-match")
-# Not stored, because a repeat may be authorised or within the rate limit by then.
+# Not stored, because a later repeat may be authorised or within the rate limit.
 _UNSTORED_STATUSES = frozenset({Unauthorized.status, Forbidden.status, TooManyRequests.status})
 
 
@@ -82,7 +82,7 @@ async def claim_key(request: Request, session: SessionDep) -> None:
 
 
 async def reject_idempotency_key(request: Request) -> None:
-    """Raise `BadRequest` for an `Idempotency-Key` on a route whose responses have credentials, which are not stored."""
+    """Raise `BadRequest` for an `Idempotency-Key` on a route whose responses contain credentials and are not stored."""
     if IDEMPOTENCY_KEY in request.headers:
         fault = _header_fault("idempotency_key:refused")
         raise BadRequest(fault.detail, errors=[fault])

@@ -63,7 +63,7 @@ async def claim(attempt: Attempt) -> Any | None:
 async def store_response(attempt: Attempt, response: Response) -> None:
     """Store the response, which is final once the transaction is committed.
 
-    Raises `RequestInFlight` if another request has stored one since.
+    Raises `RequestInFlight` if another request has stored one in the meantime.
     """
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in response.raw_headers}
     headers.pop("content-length", None)
@@ -78,7 +78,7 @@ async def store_response(attempt: Attempt, response: Response) -> None:
         "body": body if len(body) <= MAX_STORED_BYTES else None,
     }
     if (await attempt.session.execute(_STORE, values)).first() is None:
-        raise RequestInFlight  # which rolls back the writes of this one
+        raise RequestInFlight  # rolls back the writes of this request
 
 
 def _claim_statement() -> Executable:

@@ -18,7 +18,7 @@ from app.domains.shared.reading.documents import documents_of
 from app.utils.exceptions import Fault, InvalidContent
 from app.utils.validation import json_pointer
 
-# In one file.
+# Limits per file.
 MAX_HINTS = 10
 MAX_COMPARED_NAMES = 50
 
@@ -123,20 +123,20 @@ def _read_mapping(mapping: Sequence[str], names: Sequence[str], hints: Hints, fa
     mapped: dict[str, str] = {}
     for place, entry in enumerate(mapping):
         name, colon, member = entry.rpartition(":")
-        wrong = partial(Fault.of, json_pointer(["map", place]), source="query")
+        mapping_fault = partial(Fault.of, json_pointer(["map", place]), source="query")
         if not colon:
-            faults.append(wrong("mapping"))
+            faults.append(mapping_fault("mapping"))
         elif "\0" in entry:
             # PostgreSQL cannot store it with a plan.
-            faults.append(wrong("mapping:nul"))
+            faults.append(mapping_fault("mapping:nul"))
         elif name in mapped:
-            faults.append(wrong("mapping:repeated"))
+            faults.append(mapping_fault("mapping:repeated"))
         else:
             mapped[name] = member
             if name not in names:
                 # Comparing with more names would be too slow.
                 known = names if len(names) <= MAX_COMPARED_NAMES else ()
-                faults.append(wrong("unknown_column", hint=hints.of(name, known, "columns")))
+                faults.append(mapping_fault("unknown_column", hint=hints.of(name, known, "columns")))
     return mapped
 
 

@@ -20,18 +20,18 @@ SelectColumns = Callable[[list[str], int], Container[str]]
 FILE_TYPES: dict[str, FileFormat] = {"text/csv": "csv", "application/x-ndjson": "ndjson"}
 
 MAX_ROWS = 10_000
-# Including blank lines.
+# Includes blank lines.
 MAX_LINES = 50_000
 MAX_COLUMNS = 1000
 MAX_NAME_LENGTH = 200
-# In one row. No row with valid links and texts has more; the limit bounds the memory for a list of cells.
+# The limit for one row. No row with valid links and texts has more; the limit bounds the memory for a list of cells.
 MAX_DELIMITERS = 300_000
 _DELIMITERS = ",;\t"
 # The text of a fault in a row, by a part of the message of Python's reader.
 _CSV_REASONS = {
     "unexpected end": "a quote is not closed",
     "expected after": "text follows a closing quote",
-    "new-line character": "a carriage return stands outside quotes",
+    "new-line character": "a carriage return is outside quotes",
 }
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 

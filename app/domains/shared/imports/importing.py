@@ -81,7 +81,7 @@ async def import_file(service: CollectionReader, file: ImportFile, *, dry_run: b
     outcome = await write_batch(
         service,
         [row.item for row in readable],
-        # A plan shows also the results of the valid rows.
+        # A plan also shows the results of the valid rows.
         atomic=not dry_run,
         # With faulty rows nothing is written, but a dry run still finds the faults of the other rows.
         dry_run=dry_run or has_faults,

@@ -1,7 +1,7 @@
 """Planned imports: stored for an hour, and executed exactly as planned or not at all.
 
 The file is stored with a digest of its basis: the object of each row, its version, and the objects it refers to.
-Executing a plan imports the file again; if the basis is another one by then, nothing is written.
+Executing a plan imports the file again; if the basis has changed, nothing is written.
 """
 
 import json
@@ -33,7 +33,7 @@ from app.domains.shared.reading.reader import CollectionReader
 from app.utils.exceptions import Forbidden, NotFound, PlanOutdated
 from app.utils.validation import MAX_FAULTS
 
-# Of one user; one more replaces the oldest.
+# The plans of one user; another plan replaces the oldest.
 MAX_PLANS = 5
 RETENTION_MINUTES = 60
 
@@ -71,7 +71,7 @@ async def execute_plan(service: CollectionReader, key: UUID) -> ImportResult:
     """Execute a plan, once.
 
     Raises `NotFound` if the caller has no such plan for this collection, or it was executed or has expired,
-    `Forbidden` if the token lacks a scope, and `PlanOutdated` if the basis has changed or a row has a fault by now.
+    `Forbidden` if the token lacks a scope, and `PlanOutdated` if the basis has changed or a row now has a fault.
     """
     values = {"id": key, "user_id": service.caller.user_id, "collection": service.collection.name}
     plan = (await service.session.execute(_TAKE_PLAN, values)).one_or_none()
@@ -82,7 +82,7 @@ async def execute_plan(service: CollectionReader, key: UUID) -> ImportResult:
     imported = await import_file(service, file, dry_run=False)
     missing = imported.outcome.missing_scope
     if missing is not None:
-        # The plan was made with another token, and is not outdated.
+        # The plan was created with another token, and is not outdated.
         raise Forbidden(f"The scope {missing} is missing.", scope=missing, errors=imported.faults[:MAX_FAULTS])
     if imported.faults or _basis(imported.outcome.batch) != plan.basis:
         raise PlanOutdated(errors=imported.faults[:MAX_FAULTS])

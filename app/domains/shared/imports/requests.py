@@ -11,13 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from app.core.http.bodies import media_type
 from app.core.http.query_models import query_of
 from app.core.http.routing import LARGE_BODY
-from app.domains.shared.answers import BODY, JSON, Responses, compact, problems
-from app.domains.shared.bulk.answers import batch_error, result_json
 from app.domains.shared.bulk.batch import STATEMENT_SECONDS
+from app.domains.shared.bulk.responses import batch_error, result_json
 from app.domains.shared.imports.files import FILE_TYPES, MAX_ROWS
 from app.domains.shared.imports.importing import Action, ImportFile, ImportResult, RowOutcome, import_file
 from app.domains.shared.imports.plans import RETENTION_MINUTES, Plan, execute_plan, plan_import
 from app.domains.shared.reading.reader import CollectionReader
+from app.domains.shared.responses import BODY, JSON, Responses, compact, problems
 from app.domains.shared.schemas import Instant, Schema
 from app.utils.exceptions import Conflict, Fault, InvalidContent, NotFound
 from app.utils.fault_codes import invalid
@@ -54,7 +54,7 @@ class ImportQuery(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _plan_alone(self) -> Self:
+    def _reject_other_parameters(self) -> Self:
         if self.plan_id is not None and (others := sorted(self.model_fields_set - {"plan_id"})):
             raise invalid("planned_already", member=others[0])
         return self
@@ -77,7 +77,7 @@ class ImportedRow(Schema):
     )
     errors: Annotated[
         list[ProblemError] | None,
-        Field(description="Errors of the row; a pointer is `/row/column`, or `/row/column/part` of a list."),
+        Field(description="Errors of the row; a pointer is `/row/column`, or `/row/column/part` for a part of a list."),
     ] = None
 
 
@@ -104,7 +104,6 @@ class ImportAnswer(Schema):
 
 
 IMPORT: Responses = problems(NotFound, Conflict, *BODY)
-# The first two rows of a table.
 _EXAMPLE = "code,name,description\r\nT-1,Thing,The first thing\r\n"
 
 

@@ -1,7 +1,7 @@
 """Converts the rows of a file into the items of a batch, in the types of the collection's schemas.
 
-If a row has a reference twice, as `parent` and as `parent_id`, `parent` takes precedence: its keys hold in other
-registers, too.
+If a row has a reference twice, as `parent` and as `parent_id`, `parent` takes precedence: its keys are also valid
+in other registers.
 """
 
 import re
@@ -78,7 +78,7 @@ class RowReader:
         self._links_left = MAX_FILE_LINKS
         self._hints = hints
         self._budget = budget
-        # The name in the file of the rows' own ids.
+        # The name in the file of the column with the rows' own ids.
         self._id_name = next((name for name, member in columns.items() if member and member.name == "id"), None)
 
     def read(self, rows: Sequence[FileRow]) -> list[ImportRow]:
@@ -86,7 +86,7 @@ class RowReader:
         readable = [row for row in rows if not row.faults]
         if not self._match_ids:
             for index, row in enumerate(readable):
-                # An invalid id is no fault where ids serve only for references between rows.
+                # An invalid id is not a fault if ids serve only for references between rows.
                 with suppress(BadCellError):
                     if (key := self._own_id(row)) is not None:
                         self._indexes[key] = None if key in self._indexes else index
@@ -115,7 +115,7 @@ class RowReader:
                 if self._budget.allows(row.faults):
                     row.add_fault(name, str(error))
         for name in row.values:
-            # The budget first: no hints are computed for faults that are left out.
+            # The budget is checked first, so that no hints are computed for faults that are left out.
             if name not in self._columns and self._budget.allows(row.faults):
                 row.add_fault(name, "unknown_member", hint=self._hints.of(name, self._known, "fields"))
         result.item = self._item(row, data)
@@ -170,7 +170,7 @@ class RowReader:
 
     def _links(self, member: Member, cell: str) -> list[dict[str, Any]]:
         link = member.link
-        assert link is not None  # of a member that lists links
+        assert link is not None  # the member lists links
         return [
             _entry(link, self._resolve(reference, link.target_model), detail) for reference, detail in read_links(cell)
         ]

@@ -1,4 +1,4 @@
 """The queries of lists: filters, sort orders, groupings, search, pages, cursors, and the members to show.
 
-Importers: the layers above it in `shared` and the code that works on all collections, but no file of a collection.
+Imported by higher packages of `shared` and by packages that span all collections, never by a single collection.
 """

@@ -136,8 +136,8 @@ def text(
 ) -> Iterable[Filter]:
     """Yield the filters of text; `partial` adds `__ic` and `__sw`.
 
-    List a partial field in `texts` of `register_table` (trigram index) and any other one in `exact_texts`.
-    `ignore_case` makes equality ignore case, too. `length` is the maximum length of a value in characters. `multiline`
+    List a partial field in `texts` of `register_table` (trigram index) and any other in `exact_texts`.
+    `ignore_case` also makes equality ignore case. `length` is the maximum length of a value in characters. `multiline`
     allows line breaks.
     """
     whole_text = _text_parameter(length, MultipleLines if multiline else SingleLine)
@@ -162,7 +162,7 @@ def _describe_equality(name: str, *, negated: bool = False, ignore_case: bool = 
 
 
 def _describe_absence(name: str) -> str:
-    return f"`true` for only objects without a value of `{name}`, `false` for only objects with one."
+    return f"`true`: only objects without a value of `{name}`; `false`: only objects with one."
 
 
 def _text_parameter(length: int, rules: tuple[Any, ...]) -> Any:
@@ -225,7 +225,7 @@ def _text_equality(name: str, suffix: str, annotation: Any, *, ignore_case: bool
 
 
 def _lower_all(values: ColumnElement[Any]) -> ColumnElement[Any]:
-    # Not a subquery, whose values the planner could not estimate. U+001F can separate: it occurs in no text.
+    # Not a subquery, whose values the planner could not estimate. U+001F is a safe separator: texts cannot contain it.
     separator = literal_column("chr(31)", String())
     return func.string_to_array(func.lower(func.array_to_string(values, separator)), separator, type_=ARRAY(String))
 

@@ -29,7 +29,7 @@ MAX_VALUES = 100
 # The operand of each parameter of the request, by the parameter's name.
 Operands = Mapping[str, Any]
 
-# RFC 3339 has no 24:00:00; `datetime.fromisoformat` reads ISO 8601, which has.
+# RFC 3339 has no 24:00:00; `datetime.fromisoformat` reads ISO 8601, which has it.
 _INSTANT = re.compile(
     r"(\d{4}-\d{2}-\d{2}T(?:[01]\d|2[0-3]):\d{2}:\d{2}(?:\.\d+)?)(Z|[ +-]\d{2}:[0-5]\d)", re.IGNORECASE | re.ASCII
 )
@@ -94,7 +94,7 @@ class Parameter:
     type: TypeEngine[Any] | None
     is_list: bool = False
     convert: Callable[[Any], Any] | None = None
-    # The name of another parameter that must be present, too.
+    # The name of a parameter that must also be present.
     requires: str | None = None
 
     @property

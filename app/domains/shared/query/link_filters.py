@@ -30,7 +30,7 @@ Match = Literal["any", "all", "none"]
 
 
 def subtree(field: str, model: type[Base], name: str | None = None) -> Iterable[Filter]:
-    """Yield the filter by a subtree: `field`, an id, is that of an object or of one of its descendants.
+    """Yield the filter by a subtree: the id in `field` belongs to an object or to one of its descendants.
 
     The parameter is called `name`, by default `field` with `_within` instead of `_id`.
     """
@@ -106,7 +106,7 @@ def _referenced_table(table: Table, column_name: str) -> Table:
 
 
 def _subtree_ids(table: Table, root: ColumnElement[int]) -> ColumnElement[Any]:
-    """Return the array of the ids of a subtree, an uncorrelated subquery that runs once a statement."""
+    """Return the array of the ids of a subtree, an uncorrelated subquery that runs once per statement."""
     node = table.alias("node")
     descendants = select(node.c.id).where(node.c.id == root).cte(recursive=True)
     child = table.alias("child")

@@ -75,7 +75,7 @@ def opaque_parameter(name: str, kind: TypeEngine[Any] | None = None) -> ColumnEl
     """Return a parameter, by default a BIGINT, whose value is hidden from the planner by a subquery.
 
     If the planner saw the value, a custom plan would look cheaper than the generic plan, so PostgreSQL would replan the
-    statement at each run. Planning takes ten times as long as reading the page.
+    statement at each execution. Planning takes ten times as long as reading the page.
     """
     return select(bindparam(name, type_=kind or BigInteger())).scalar_subquery()
 
@@ -133,7 +133,7 @@ class Order:
     ) -> Select[Any]:
         """Sort rows and limit them to the page and one more row.
 
-        `replan` shows the limit to the planner, so that it makes a custom plan at each run: the best index for a
+        `replan` shows the limit to the planner, so that it makes a custom plan at each execution: the best index for a
         filtered list depends on the values of the filters. Without `replan` the generic plan is kept.
         """
         limit, offset = (

@@ -1,7 +1,7 @@
 """Lists: their declarations, their query parameters, and their pages.
 
-Keyset pagination: a cursor holds the sort keys of the first or last row of a page. So a deep page costs no more than
-the first one, and rows that are inserted or deleted meanwhile do not shift the pages.
+Keyset pagination: a cursor holds the sort keys of the first or last row of a page. Therefore every page costs the
+same, and rows that are inserted or deleted in the meantime do not shift the pages.
 """
 
 import json

@@ -80,13 +80,13 @@ def _read_cursor(query: CursorQuery) -> None:
 def _cursor_url(listing: Listing, query: CursorQuery, start: Literal["after", "before"]) -> str | None:
     position = query.position
     direction = "after" if position is None else position.start
-    # Against the direction of reading there is the page that the cursor or the offset came from.
+    # Against the direction of reading, there is a page if this one was reached by a cursor or an offset.
     has_page = listing.has_more if start == direction else position is not None or query.offset > 0
     if not has_page:
         return None
     if listing.edges is None:
         # An empty page has no row for a cursor. `next` restarts at the beginning: no row precedes a page that was read
-        # backwards. `prev` goes by `offset`, if any: the row before the cursor may be gone.
+        # backwards. `prev` uses the `offset`, if any: the row before the cursor may have been deleted.
         return _url(query) if start == "after" else _prev_url(query)
     keys = listing.edges[1] if start == "after" else listing.edges[0]
     return _url(query, cursor=query.origin.tokens.seal(_encode_json([start, *keys]), _cursor_binding(query)))

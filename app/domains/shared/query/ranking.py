@@ -46,7 +46,7 @@ from app.domains.shared.query.search import (
 
 BY_RANK = "rank"
 
-# The places of the sample, the rows read at each, and the number of places with a match from which matches are common.
+# The places of the sample, the rows read at each, and the number of places with a match that makes matches common.
 _PLACES, _ROWS, _COMMON_PLACES = 32, 16, 3
 _ZERO: ColumnElement[int] = literal_column("0")
 _MIN_ID, _MAX_ID = literal_column("0", BigInteger), literal_column(str(2**63 - 1), BigInteger)
@@ -89,7 +89,7 @@ def search_order(sort: str | None, declaration: ListDeclaration) -> SearchOrder:
 
 
 def ranked_ids(source: FromClause, condition: Condition | None, start: Start, name: str = "") -> FromClause:
-    """Return `id` and `rank` of the first matches, of each rank at least as many as the page needs.
+    """Return `id` and `rank` of the first matches, for each rank at least as many as the page needs.
 
     The parameters of the position are `key_0` (a rank) and `key_1` (an id), each with the suffix `name`, which must
     differ between several uses in one statement.
@@ -118,7 +118,7 @@ def ranked_ids(source: FromClause, condition: Condition | None, start: Start, na
 
 def rows_by_id(source: FromClause, ids: FromClause) -> FromClause:
     """Return the rows with these ids, and their ranks."""
-    # LATERAL with OFFSET 0 forces one index lookup a row. The planner overestimates the number of ids, and would
+    # LATERAL with OFFSET 0 forces one index lookup per row. The planner overestimates the number of ids, and would
     # otherwise choose a sequential scan.
     row = select(*source.c).where(source.c.id == ids.c.id).offset(_ZERO).lateral("row")
     return select(*row.c, ids.c.rank).select_from(ids.join(row, true())).subquery("s")
@@ -190,7 +190,7 @@ def _tier_parts(rows: Select[Any], source: FromClause, rank: int, sample: _Sampl
 def _optimizer_fence(rows: Select[Any], name: str) -> FromClause:
     """Return rows as a subquery that the planner does not pull up, because of its OFFSET 0.
 
-    So the outer ORDER BY cannot make the planner scan the rows in list order.
+    The outer ORDER BY therefore cannot make the planner scan the rows in list order.
     """
     return rows.offset(_ZERO).subquery(name)
 

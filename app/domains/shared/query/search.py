@@ -3,7 +3,7 @@
 Ranks, from the best:
 
     1   code or whole name equals `q`, ignoring case
-    2   code or name begins with `q`: its first word is a prefix of code or name, every other one of a word of either
+    2   code or name begins with `q`: its first word begins code or name, every other word begins a word of either
     3   every word of `q` is a prefix of a word of code or name
     4   every word of `q` is a prefix of a word of code, name or description
     5   like 4, but a word of `q` may instead be similar to a word of the object
@@ -36,7 +36,8 @@ from app.domains.shared.query.filters import Filter, Operands, Parameter, TextPa
 Q = Parameter(
     "q",
     TextParameter,
-    "Only objects whose code, name or description contains all of these words, word beginnings or similar words.",
+    "Only objects with each of these words in code, name or description: the word itself, a word that begins with it, "
+    "or a similar word.",
     String(),
 )
 EQUAL, SIMILAR = 1, 5
@@ -61,8 +62,8 @@ SELECT lower(:filter_q) AS whole, string_agg(word, ' ') AS words,
   FROM ({_WORDS}) AS query_word
 """  # noqa: S608 - all parts are constants
 # Two words are similar if they share enough trigrams: half of them, or three tenths if no word of the vocabulary begins
-# with the word of `q`. Of several, only those near the best are kept. The more words `q` has, the fewer similar words
-# each may have, as the index is searched for every combination.
+# with the word of `q`. Only the similar words near the best one are kept. The more words `q` has, the fewer similar
+# words each may have, because the index is searched for every combination.
 _TOLERANT_QUERY = f"""
 SELECT CAST(string_agg('(' || concat_ws('|', prefix, similar_words) || ')', ' & ') AS tsquery) AS tolerant,
        concat_ws(' ', string_agg(word, ' '), string_agg(replace(similar_words, '|', ' '), ' ')) AS tolerant_words

@@ -2,5 +2,5 @@
 
 `documents` and `json_text` are part of the fast path.
 
-Importers: the layers above it in `shared` and the code that works on all collections, but no file of a collection.
+Imported by higher packages of `shared` and by packages that span all collections, never by a single collection.
 """

@@ -1,6 +1,6 @@
 """References and links as cells of a CSV table, and their parsers.
 
-    reference = code | "~" external_id | "#" id     the first one that the object has
+    reference = code | "~" external_id | "#" id     the first that the object has
     entry     = reference [":" detail]
     links     = entry *("|" entry)
 
@@ -108,7 +108,7 @@ def read_ids(cell: str) -> Iterator[int]:
 
 
 def read_id(cell: str) -> int:
-    """Return an id. Raises `BadCellError` if it has other characters than digits, or more than 30."""
+    """Return an id. Raises `BadCellError` unless it has 1 to 30 digits and nothing else."""
     # The schema rejects a number that is too large for an id.
     if not re.fullmatch("[0-9]{1,30}", cell, re.ASCII):
         raise BadCellError("bad_cell:id")

@@ -44,7 +44,7 @@ from app.domains.shared.query.orders import Condition, Order, Start, opaque_para
 from app.domains.shared.query.representations import Members
 from app.domains.shared.reading.cells import links_cell, plain_cell, reference_cell
 from app.domains.shared.reading.json_text import (
-    PageBriefs,
+    PageValues,
     brief_of_one,
     briefs_of_page,
     json_array,
@@ -99,11 +99,11 @@ class Documents:
         self._schema = schema
         self.model = model
 
-    @lru_cache(maxsize=256)  # noqa: B019 - one instance a collection, for the life of the process
+    @lru_cache(maxsize=256)  # noqa: B019 - one instance per collection, for the life of the process
     def single_object(self, condition: Condition, members: Members = None) -> Prepared:
         """Return the statement of the object that the condition selects: `id`, `version` and `body`.
 
-        It does not query the tables of embedded members that are not among `members`.
+        Tables of embedded members are queried only for those among `members`.
         """
         table = self._mapper.local_table.alias("o")
         body = utf8(json_object(self._members(table, members)))
@@ -156,7 +156,7 @@ class Documents:
         as_table: bool,
         external_ids: bool,
     ) -> Prepared:
-        """Return the statement of the whole list, or of its part `from_position` on, one row an object.
+        """Return the statement of the whole list, or of its part `from_position` on, one row per object.
 
         A row has the `body`, or with `as_table` the cells. With `external_ids` briefs include `external_id`, by which
         another register can resolve them. The parameters are those of `page`; a `limit` of NULL means no limit.
@@ -174,7 +174,7 @@ class Documents:
             row: list[ColumnElement[Any]] = [cell.label(name) for name, cell in self._cells(limited, members)]
         else:
             row = [utf8(json_object(self._members(limited, members, external_ids=external_ids))).label("body")]
-        # The explicit FROM is needed if every cell is a correlated subquery: each one would else read the list itself.
+        # The explicit FROM is needed if every cell is a correlated subquery: each would otherwise read the list.
         return prepare(select(*row).select_from(limited))
 
     def header(self, members: Members) -> tuple[str, ...]:
@@ -216,7 +216,7 @@ class Documents:
             elif name in self.briefs:
                 (key,) = relationships[name].local_columns
                 if key.name in before.c:
-                    # A brief differs if its reference does: renaming the referenced object does not change this one.
+                    # A brief differs if its reference does: renaming the referenced object does not change this object.
                     differs = before.c[key.name].is_distinct_from(after.c[key.name])
                     briefs = (cast(brief_of_one(relationships[name], row), JSONB) for row in (before, after))
                     members[name] = tuple(case((differs, brief)) for brief in briefs)
@@ -231,7 +231,7 @@ class Documents:
         return select(table.c.id, table.c.code, table.c.name, document).where(condition(table)).subquery()
 
     def snapshots(self, condition: Condition) -> Subquery:
-        """Return the same as `snapshot`, for many objects."""
+        """Return the subquery of `snapshot` for many objects; it reads references and links once for all of them."""
         table = self._mapper.local_table.alias("o")
         page = select(*table.c).where(condition(table)).cte("page").prefix_with("MATERIALIZED")
         joined, document = self._documents_of(page, None)
@@ -252,11 +252,11 @@ class Documents:
         return inspect(self.model)
 
     def _documents_of(self, page: CTE, members: Members) -> tuple[FromClause, ColumnElement[str]]:
-        """Return the rows of a page, joined with what they embed, and the expression of a row's document."""
+        """Return the rows of a page, joined with embedded objects, and the expression of a row's document."""
         joined: FromClause = page
         values: list[tuple[str, ColumnElement[str]]] = []
         for name, member in self._members_of_page(page, members):
-            if isinstance(member, PageBriefs):
+            if isinstance(member, PageValues):
                 joined = joined.outerjoin(member.rows, member.rows.c.key == member.join_key)
                 values.append((name, member.value))
             else:
@@ -302,7 +302,7 @@ class Documents:
             else:
                 yield name, links_of_one(relationship, nested_schema(annotation), source, external_ids=external_ids)
 
-    def _members_of_page(self, page: CTE, members: Members) -> Iterator[tuple[str, ColumnElement[str] | PageBriefs]]:
+    def _members_of_page(self, page: CTE, members: Members) -> Iterator[tuple[str, ColumnElement[str] | PageValues]]:
         for name, relationship, annotation in self._selected_fields(members):
             if relationship is None:
                 yield name, self._plain(name, page)

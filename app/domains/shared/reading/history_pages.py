@@ -30,7 +30,7 @@ from app.domains.shared.query.pages import Listing, PageQuery, execute_page
 from app.domains.shared.reading.documents import by_id
 from app.domains.shared.reading.json_text import json_list, utf8
 
-# The changes of one user or of one collection are read from the index that this column leads.
+# The changes of one user or of one collection are read from the index whose leading column is one of these.
 _LEADING = ("actor_id", "type")
 
 
@@ -118,8 +118,9 @@ def changes_where(filters: frozenset[str], types: frozenset[str]) -> Condition:
 
 def _since(source: FromClause) -> list[ColumnElement[bool]]:
     since = bindparam("since", type_=DateTime(timezone=True))
-    # `at` is the begin of the transaction that assigned the id. As no transaction takes a day, changes of a day before
-    # `since` have smaller ids than all changes since then. This lower bound ends the scan of the primary key.
+    # `at` is the start of the transaction that assigned the id. As no transaction takes a day, a change more than a day
+    # before `since` has a smaller id than every change since then: this lower bound ends the backward scan of the
+    # primary key.
     older = table_of(Change).alias("older")
     newest = select(older.c.id).where(older.c.at < since - literal_column("interval '1 day'", Interval))
     last_id = newest.order_by(older.c.at.desc(), older.c.id.desc()).limit(literal_column("1")).scalar_subquery()

@@ -97,7 +97,7 @@ def brief_of_one(
 
 
 @dataclass(frozen=True, slots=True)
-class PageBriefs:
+class PageValues:
     """A CTE of the values that the objects of a page embed, to be joined with the page: `rows.key == join_key`."""
 
     rows: CTE
@@ -105,15 +105,15 @@ class PageBriefs:
     value: ColumnElement[str]
 
 
-def briefs_of_page(relationship: RelationshipProperty[Any], page: FromClause) -> PageBriefs:
-    # One lookup a referenced object; a correlated subquery needs one lookup an object of the page.
+def briefs_of_page(relationship: RelationshipProperty[Any], page: FromClause) -> PageValues:
+    # One lookup per referenced object; a correlated subquery needs one per object of the page.
     (foreign_key,) = relationship.local_columns
     target = relationship.mapper.local_table.alias("t")
     ids = func.array(select(page.c[foreign_key.name]).distinct().scalar_subquery())
     brief = target.c.brief_json.concat(_constant("}"))
     query = select(target.c.id.label("key"), brief.label("brief")).where(target.c.id == any_(ids))
     rows = query.cte(f"{relationship.key}_of_page").prefix_with("MATERIALIZED")
-    return PageBriefs(rows, page.c[foreign_key.name], func.coalesce(rows.c.brief, _constant("null")))
+    return PageValues(rows, page.c[foreign_key.name], func.coalesce(rows.c.brief, _constant("null")))
 
 
 def _links(
@@ -148,11 +148,11 @@ def links_of_one(
 def links_after_write(
     relationship: RelationshipProperty[Any], schema: type[BaseModel], links: FromClause
 ) -> ColumnElement[str]:
-    """Return the JSON array of the links that the same statement writes, and so does not see in the table."""
+    """Return the JSON array of the links that the same statement writes and therefore does not see in the table."""
     return _links(relationship, schema, links).scalar_subquery()
 
 
-def links_of_page(relationship: RelationshipProperty[Any], schema: type[BaseModel], page: FromClause) -> PageBriefs:
+def links_of_page(relationship: RelationshipProperty[Any], schema: type[BaseModel], page: FromClause) -> PageValues:
     # One aggregation for the page; a correlated subquery costs more than twice as much.
     link = relationship.mapper.local_table.alias("l")
     (owner,) = relationship.remote_side
@@ -160,4 +160,4 @@ def links_of_page(relationship: RelationshipProperty[Any], schema: type[BaseMode
     query = _links(relationship, schema, link)
     query = query.add_columns(link.c[owner.name].label("key")).where(link.c[owner.name] == any_(ids))
     rows = query.group_by(link.c[owner.name]).cte(f"{relationship.key}_of_page")
-    return PageBriefs(rows, page.c.id, func.coalesce(rows.c["items"], _constant("[]")))
+    return PageValues(rows, page.c.id, func.coalesce(rows.c["items"], _constant("[]")))

@@ -39,7 +39,7 @@ def not_found(model: type[RegisterObject]) -> NotFound:
 def parse_key(reference: str, model: type[RegisterObject]) -> Key:
     """Return the key of a reference in a path: an `id`, or `code:` and a code.
 
-    Raises `NotFound` if it is neither, so also for numbers beyond 64 bits.
+    Raises `NotFound` if it is neither; a number beyond 64 bits is not an id.
     """
     if _ID.fullmatch(reference) and int(reference) <= MAX_ID:
         return Key(by_id, int(reference))

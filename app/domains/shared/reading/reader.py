@@ -52,7 +52,7 @@ class CollectionReader(RequestService):
         return await self._page(query)
 
     async def stats(self, query: StatsQuery) -> Counts:
-        """Return the number of objects in each group, of those that the filters select."""
+        """Count the objects that the filters select, by group."""
         statement, values = query.statement(self.model)
         row = (await self.session.execute(statement, values)).one()
         return Counts(query.group_by, row.groups, row.total, truncated=row.group_count > MAX_GROUPS)
@@ -66,14 +66,14 @@ class CollectionReader(RequestService):
         if may_be_missing and not await self._exists(other, key):
             raise not_found(other)
         if isinstance(listing, Export):
-            # The stream takes another connection from the pool; holding this one meanwhile could exhaust the pool.
+            # The stream takes another connection from the pool; holding this one as well could exhaust the pool.
             await self.session.release()
         return listing
 
     async def changes(self, reference: str, query: PageQuery) -> Listing:
         """Return one page of the history of one object, the newest change first.
 
-        The reference may be the `id` of a deleted object.
+        The reference may also be the `id` of a deleted object.
         """
         key = parse_key(reference, self.model)
         condition = changes_of(self.model, key.condition)

@@ -109,7 +109,7 @@ def _where(query: Select[Any], table: FromClause, selection: Selection | None) -
 
 
 def _count_all_links(table: FromClause, links: LinkTable, target: str) -> CompoundSelect[Any]:
-    """Count all links by target, and the objects without links; faster than an outer join of objects and links."""
+    """Count all links by target, and the objects without links, faster than with an outer join."""
     link = table_of(links.model).alias("l")
     owner = link.c[links.owner]
     counts = select(link.c[target].label("key"), _count_owners(links, target, owner).label("count"))

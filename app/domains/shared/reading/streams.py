@@ -1,4 +1,4 @@
-"""Streams of whole lists: NDJSON, one document a line, or CSV (RFC 4180)."""
+"""Streams of whole lists: NDJSON, one document per line, or CSV (RFC 4180)."""
 
 import csv
 import io
@@ -35,7 +35,7 @@ class Export:
 async def export_response(export: Export, origin: Origin) -> Response:
     """Return the response that streams a whole list.
 
-    Raises errors that occur before the first byte; a later error ends the response early.
+    Raises errors that occur before the first byte; a later error truncates the response.
     """
     batches = origin.streams.read(export.statement, export.values)
     first = await anext(batches)

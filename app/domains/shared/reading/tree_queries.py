@@ -41,7 +41,7 @@ class Subtree:
 
 @cache
 def select_ancestors(model: type[RegisterObject], condition: Condition) -> Executable:
-    """Return the statement of an object's ancestors: `items`, the root first, and `rows`, which counts the object, too.
+    """Return the statement of an object's ancestors: `items`, the root first, and `rows`, which includes the object.
 
     `rows` is 0 if the object does not exist. The parameter is `key`.
     """

@@ -53,7 +53,7 @@ def _declared_conflicts() -> dict[str, tuple[str, str]]:
 def _self_parent_checks() -> frozenset[str]:
     """Return the checks that an object is not its own parent.
 
-    A new object can violate one only by guessing its own id, which is unknown to the client until then.
+    A new object can violate one only by guessing its own id, which the client does not know yet.
     """
     return frozenset(f"ck_{name}_parent_id" for name in Base.metadata.tables)
 

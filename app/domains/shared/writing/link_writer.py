@@ -74,7 +74,7 @@ class LinkWriter(LockedWriter):
             error = error_for(violation)
             if error is None:
                 raise
-            # The body of this request has no member but the link's own field.
+            # The only member in the body of this request is the link's own field.
             error.errors = tuple(replace(fault, pointer=f"/{self._link_set.detail}") for fault in error.errors)
             raise error from violation
         if row is None:

@@ -1,4 +1,4 @@
-"""Statements that replace a list of links, given as arrays, whatever its length."""
+"""Statements that replace a list of links, given as arrays: one statement for any number of links."""
 
 from collections import defaultdict
 from collections.abc import Sequence

@@ -57,8 +57,8 @@ class LockedWriter:
     async def lock(self, key: Key, if_match: str | None, build_write: BuildWrite, *, lock: Lock = "change") -> Write:
         """Lock an object, take the advisory locks of its rules, and return the write.
 
-        Advisory locks are not waited for while the row is locked, because that would break the lock order and could
-        deadlock: the row lock is released, the advisory locks are waited for, and the object is read again.
+        Lock order: advisory locks before row locks. If an advisory lock is not available, the row lock is released
+        first, to prevent a deadlock; after waiting for the advisory locks, the object is locked and read again.
 
         Raises the errors of `columns`.
         """

@@ -67,7 +67,9 @@ def _header(name: str, description: str, *, always: bool = False) -> dict[str, A
 
 
 _ETAG = _header("ETag", '`"<version>.<digest>"` of this representation.', always=True)
-_LINK = _header("Link", "URLs of the `next` and `prev` page (RFC 8288), as far as they fit into 8,192 characters.")
+_LINK = _header(
+    "Link", "URLs of the `next` and `prev` pages (RFC 8288); URLs that do not fit into 8,192 characters are left out."
+)
 BODY = (BadRequest, ContentTooLarge, UnsupportedMediaType, InvalidContent)
 
 ANYWHERE: Responses = problems(HeadersTooLarge, InternalError)
@@ -122,7 +124,7 @@ def updated_response(document: Document) -> Response:
 
 
 def no_content() -> Response:
-    """Return the response to a write without content."""
+    """Return the response 204 to a write."""
     return Response(status_code=204)
 
 
@@ -155,11 +157,11 @@ def stats_response(counts: Counts) -> Response:
 
 
 def tree_response(subtree: Subtree) -> Response:
-    """Return the response with the nodes of a tree."""
+    """Return the response to a request for a tree."""
     truncated = b"true" if subtree.truncated else b"false"
     return Response(b'{"items":' + subtree.items + b',"truncated":' + truncated + b"}", media_type=JSON)
 
 
 def ancestors_response(items: bytes) -> Response:
-    """Return the response with the ancestors of an object."""
+    """Return the response to a request for the ancestors of an object: `items`, a JSON array in bytes."""
     return Response(b'{"items":' + items + b"}", media_type=JSON)

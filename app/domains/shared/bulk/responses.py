@@ -8,11 +8,11 @@ from typing import Annotated, Any, get_args
 from fastapi import Query, Response
 
 from app.core.permissions import Scope
-from app.domains.shared.answers import BODY, JSON, Responses, compact, problems
 from app.domains.shared.bulk.batch import BulkOutcome
 from app.domains.shared.bulk.fault_budget import MAX_TOTAL_FAULTS
 from app.domains.shared.bulk.items import ItemResult, Status
 from app.domains.shared.bulk.schemas import BulkAnswer
+from app.domains.shared.responses import BODY, JSON, Responses, compact, problems
 from app.utils.exceptions import (
     Conflict,
     Fault,
