@@ -39,7 +39,7 @@ def cli() -> None:
 
 @cli.command()
 def run() -> None:
-    """Prepare the database and serve. Without DATABASE_URL, a private PostgreSQL is started."""
+    """Initialise the database and serve the API. Without DATABASE_URL, a private PostgreSQL is started."""
     from app.utils.db_init import initialise
 
     settings = get_settings()
@@ -63,7 +63,7 @@ def run() -> None:
 @cli.command()
 @click.option("--reload", is_flag=True, help="Restart when a source file changes.")
 def serve(*, reload: bool) -> None:
-    """Serve on a database that is already prepared."""
+    """Serve the API. The database must be initialised."""
     _required_url()
     _serve(get_settings(), reload=reload)
 
@@ -80,7 +80,7 @@ def migrate() -> None:
 @cli.command()
 @click.option("--demo-data", is_flag=True, help="Also load the demo data if the register is empty.")
 def init(*, demo_data: bool) -> None:
-    """Upgrade the schema and create the first administrator. Can be run at every start."""
+    """Upgrade the schema and create the first administrator. It is safe to run this command at every start."""
     from app.utils.db_init import initialise
 
     administrator = asyncio.run(initialise(get_settings(), _required_url(), _report, demo_data=demo_data))
@@ -101,7 +101,7 @@ def seed() -> None:
 @click.argument("email")
 @click.option("--name", default="Administrator", show_default=True, help="Name of the administrator.")
 def create_admin(email: str, name: str) -> None:
-    """Create an administrator. Prints a token with which the password is set."""
+    """Create an administrator, and print a token with which to set the password."""
     from app.tasks import create_administrator
 
     settings = get_settings()
@@ -114,7 +114,7 @@ def create_admin(email: str, name: str) -> None:
 @cli.command("password-link")
 @click.argument("email")
 def password_link(email: str) -> None:
-    """Print a token with which a user can set a new password."""
+    """Print a token with which a user sets a first or a new password."""
     from app.tasks import issue_password_link
 
     settings = get_settings()
@@ -125,7 +125,7 @@ def password_link(email: str) -> None:
 
 @cli.command()
 def housekeeping() -> None:
-    """Delete expired rows. Also thins out the history older than HISTORY_DAYS. Run it daily."""
+    """Delete expired rows, and old history if HISTORY_DAYS is set. Run this command daily."""
     from app.tasks import clean_up_all
 
     for name, number in asyncio.run(clean_up_all(get_settings(), _required_url())).items():
@@ -137,7 +137,7 @@ def housekeeping() -> None:
 @click.option("--with-history", is_flag=True, help="Also write the history.")
 @click.option("--force", is_flag=True, help="Replace an earlier export in DIR.")
 def export(directory: Path, **options: bool) -> None:
-    """Export the whole register to DIR. All files are from one consistent snapshot."""
+    """Export the whole register to DIR. The export is a consistent snapshot."""
     from app.domains.register.export import export_register
 
     settings = get_settings()
@@ -151,8 +151,8 @@ def export(directory: Path, **options: bool) -> None:
 @cli.command("import")
 @click.argument("source", metavar="DIR|FILE", type=click.Path(exists=True, path_type=Path))
 @click.option("--collection", help="Collection of FILE (default: from the file name).")
-@click.option("--map", "mapping", multiple=True, metavar="COLUMN:FIELD", help="Read a column of FILE as a field.")
-@click.option("--match-ids", is_flag=True, help="Rows of FILE that have an id update the object with it.")
+@click.option("--map", "mapping", multiple=True, metavar="COLUMN:FIELD", help="Read a column of FILE as this field.")
+@click.option("--match-ids", is_flag=True, help="Rows of FILE with an id update the object with this id.")
 @click.option("--raw", is_flag=True, help="Read cells of FILE as they are (keep leading apostrophes).")
 @click.option("--dry-run", is_flag=True, help="Check FILE and report the changes without making them.")
 def import_(source: Path, **options: Any) -> None:

@@ -14,7 +14,7 @@ from app.domains.auth.credentials import create_password_link
 from app.domains.auth.schemas import PasswordLink
 from app.domains.register.demo_data import load_demo_data
 from app.domains.register.housekeeping import clean_up
-from app.domains.user.administrators import first_administrator
+from app.domains.user.administrators import NOT_INITIALISED, first_administrator
 from app.domains.user.models import User
 from app.domains.user.schemas import UserCreate
 from app.domains.user.service import UserService
@@ -64,7 +64,7 @@ async def unit_of_work(settings: Settings, url: str) -> AsyncIterator[tuple[Regi
         async with database.transaction() as session:
             caller = await first_administrator(session)
             if caller is None:
-                raise click.ClickException("The register is not initialised. Run `python -m app init` first.")
+                raise click.ClickException(NOT_INITIALISED)
             yield session, caller
     finally:
         await database.dispose()

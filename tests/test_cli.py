@@ -18,6 +18,7 @@ from sqlalchemy import URL
 
 from app.cli import cli
 from app.domains.register.demo_data import DEMO_PASSWORD, DEMO_USERS
+from app.domains.user.administrators import NOT_INITIALISED
 from app.main import create_app
 from tests.conftest import LONG_TIMEOUT_ENV, client_of, connected, new_database, settings_for, text_of
 from tests.waiting import HANG_TIMEOUT, wait_until, wait_until_ready
@@ -116,7 +117,7 @@ async def test_commands_initialise_a_database(server_url: URL, root: Path) -> No
         without_schema = run_command(root, "seed", **database)
         assert (without_schema.returncode, without_schema.stderr) == (
             1,
-            "Error: The register is not initialised. Run `python -m app init` first.\n",
+            f"Error: {NOT_INITIALISED}\n",
         )
         assert run_command(root, "migrate", **database).returncode == 0
         too_early = run_command(root, "seed", **database)

@@ -10,8 +10,8 @@ Paths take the `id` of an object, or `code:` followed by its code: `/api/v1/depa
 
 ## Authentication
 
-Use **Authorize**, or send `Authorization: Bearer …` with an access token of `POST /api/v1/auth/token` or an API token.
-The description of each operation names the scope that it requires.
+Use **Authorize**, or send `Authorization: Bearer …` with an access token from `POST /api/v1/auth/token` or with an API
+token. The description of each operation names the scope that it requires.
 
 ## Writing
 
@@ -31,7 +31,7 @@ The description of each operation names the scope that it requires.
   take an `offset` of up to {MAX_OFFSET:,}.
 - **Exports**: with `Accept: application/x-ndjson` or `text/csv`, a list of objects is streamed whole from one snapshot,
   with the same filters, `sort`, `fields` and `embed`. `limit` then has no default, `count` has no effect, and a cursor
-  of `prev` is rejected.
+  from `prev` is rejected.
 - Unknown parameters are rejected with 400.
 
 ## Sorting
@@ -44,12 +44,12 @@ last, or first in descending order. Without `sort`, objects are sorted by `id`, 
 
 `fields=id,name` returns only the named fields. `embed=owner,departments` returns only these references and links,
 together with all other fields; `embed=none` returns no references and links. With both parameters, the response
-contains the fields that either of them names. The order of the names has no effect. Fields that are not returned are
+contains the fields that either parameter names. The order of the names has no effect. Fields that are not returned are
 not queried.
 
 ## Filters
 
-All filters of a request must match. A suffix of the field's name selects the comparison:
+All filters of a request must match. A suffix of the parameter selects the comparison:
 
 | parameter | selects objects whose field |
 | --- | --- |

@@ -198,7 +198,10 @@ class Settings(BaseSettings):
             if self.previous_secret_key is not None:
                 previous = self.previous_secret_key.get_secret_value()
                 if previous == DEFAULT_SECRET_KEY or len(previous) < MINIMUM_SECRET_LENGTH:
-                    raise ValueError("PREVIOUS_SECRET_KEY must be a former SECRET_KEY of production.")
+                    raise ValueError(
+                        f"PREVIOUS_SECRET_KEY must have at least {MINIMUM_SECRET_LENGTH} characters in production, "
+                        "and must not be the default."
+                    )
             if len(secret) < MINIMUM_SECRET_LENGTH:
                 raise ValueError(f"SECRET_KEY must have at least {MINIMUM_SECRET_LENGTH} characters in production.")
             # Otherwise any client could forge its address and evade the throttling of sign-ins.

@@ -105,7 +105,7 @@ class RegisterError(Exception):
 
 
 class BadRequest(RegisterError):
-    """The request is malformed: the body is not JSON in UTF-8, has an object that names a member twice, or ends too
+    """The request is malformed: the body is not JSON in UTF-8, has an object with the same field twice, or ends too
     early; a query parameter is unknown or repeated; a cursor was altered or belongs to another list, order or filter;
     the host name is not one of this service; a file to import is not CSV or not UTF-8; or an `Idempotency-Key` was sent
     to an operation whose responses carry credentials, which are not stored. Nothing was changed. Correct the request
@@ -138,7 +138,8 @@ class WrongCredentials(Unauthorized):
 
 class Forbidden(RegisterError):
     """You are authenticated, but not authorised for this operation; `scope` names the missing scope. Either your access
-    level does not include it, which an administrator can change, or your token is restricted to other scopes."""
+    level does not include it, which an administrator can change, or your token is restricted to other scopes. With the
+    scope `session`, sign in: the operation rejects API tokens."""
 
     status, name, title, code = 403, "forbidden", "Forbidden", "forbidden"
     text = "A scope is missing."
@@ -319,8 +320,8 @@ class InternalError(RegisterError):
 
 
 class ServiceUnavailable(RegisterError):
-    """The database is unavailable or too busy to respond in time. Nothing was changed. Try again after `Retry-After`
-    seconds."""
+    """The database is unavailable or too busy to respond in time, or too many requests of this kind are in progress.
+    Nothing was changed. Try again after `Retry-After` seconds."""
 
     status, name, title, code = 503, "service-unavailable", "Service unavailable", "service_unavailable"
     text = "The database cannot be reached at the moment."
@@ -392,7 +393,10 @@ class OutcomeUnknown(ServiceUnavailable):
     been saved. Send the request again with the same `Idempotency-Key`, or read the object before you try again."""
 
     name, title, code = "outcome-unknown", "Outcome unknown", "outcome_unknown"
-    text = "The change was interrupted, and may or may not have been saved."
+    text = (
+        "The change was interrupted, and may or may not have been saved. "
+        "Repeat the request with the same Idempotency-Key, or read the object first."
+    )
 
 
 def problem_types() -> Iterator[type[RegisterError]]:

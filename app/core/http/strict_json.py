@@ -15,7 +15,9 @@ def parse_json(text: bytes) -> Any:
     except _RejectedError as error:
         raise json.JSONDecodeError(str(error), "", 0) from error
     except json.JSONDecodeError as error:
-        place = f"there is a syntax error in line {error.lineno}, column {error.colno}"
+        # A line of NDJSON is parsed alone: "line 1" would not be its number in the file.
+        line = f"line {error.lineno}, " if error.lineno > 1 else ""
+        place = f"there is a syntax error in {line}column {error.colno}"
         raise json.JSONDecodeError(place, "", error.pos) from error
     except UnicodeDecodeError as error:
         raise json.JSONDecodeError("it is not UTF-8", "", 0) from error
@@ -32,7 +34,7 @@ class _RejectedError(Exception):
 def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) < len(pairs):
-        raise _RejectedError("an object names a member twice")
+        raise _RejectedError("an object has the same field twice")
     return members
 
 

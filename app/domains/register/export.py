@@ -36,6 +36,7 @@ from app.domains.shared.reading.documents import documents_of
 from app.domains.shared.reading.history_pages import all_changes
 from app.domains.shared.reading.json_text import utf8
 from app.domains.shared.reading.streams import lines_of
+from app.domains.user.administrators import NOT_INITIALISED
 from app.utils.exceptions import RegisterError
 from app.utils.wording import counted
 
@@ -149,7 +150,7 @@ async def _revision_and_time(snapshot: AsyncConnection) -> tuple[str, datetime]:
             raise
         row = None
     if row is None:
-        raise RegisterError("The register is not initialised. Run `python -m app init` first.")
+        raise RegisterError(NOT_INITIALISED)
     head = head_revision()
     if row.version_num != head:
         raise RegisterError(

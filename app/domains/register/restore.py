@@ -34,7 +34,7 @@ from app.domains.shared.collection import foreign_keys
 from app.domains.shared.models import RegisterObject
 from app.domains.shared.schemas import is_id
 from app.domains.shared.service import CollectionService
-from app.domains.user.administrators import first_administrator
+from app.domains.user.administrators import NOT_INITIALISED, first_administrator
 from app.utils.exceptions import RegisterError
 
 # The number of lines per transaction.
@@ -109,7 +109,7 @@ async def database_with_long_timeouts(settings: Settings, url: str) -> AsyncIter
                 raise RegisterError(f"The database has schema revision {revision}, {detail}.")
             caller = revision and await first_administrator(session)
         if caller is None:
-            raise RegisterError("The register is not initialised. Run `python -m app init` first.")
+            raise RegisterError(NOT_INITIALISED)
         yield database, caller
     finally:
         await database.dispose()

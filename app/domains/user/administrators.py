@@ -9,6 +9,11 @@ from app.core.database_errors import NO_TABLE, sqlstate_of
 from app.core.permissions import scopes_of
 from app.domains.user.models import User
 
+# The private database of `run` has no URL that `init` could take.
+NOT_INITIALISED = (
+    "The register is not initialised. Run `python -m app init` first (without DATABASE_URL: `python -m app run`)."
+)
+
 
 async def first_administrator(session: RegisterSession) -> Caller | None:
     """Return the first administrator, on whose behalf the command line acts; None if there is no user or no schema."""

@@ -104,7 +104,7 @@ def _names_field(names: tuple[str, ...], keyword: str, description: str, example
         max_length=MAX_NAMES_LENGTH,
         description=description,
         examples=examples,
-        json_schema_extra={"pattern": described_pattern(pattern, "Must be names of members, separated by commas.")},
+        json_schema_extra={"pattern": described_pattern(pattern, "Must be names of fields, separated by commas.")},
     )
 
 
