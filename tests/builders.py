@@ -1,4 +1,4 @@
-"""Objects for tests, made through the API with as little said as possible."""
+"""Objects for tests, created through the API with as few members as possible."""
 
 from itertools import count
 from typing import Any
@@ -13,7 +13,7 @@ _numbers = count(1)
 
 
 async def make(client: httpx.AsyncClient, collection: str, **fields: Any) -> dict[str, Any]:
-    """Register an object and return it."""
+    """Create an object and return it."""
     number = next(_numbers)
     body = required(collection, f"user{number}") | {"name": f"{collection} {number}"} | fields
     response = await client.post(f"/{collection}", json=body)
@@ -47,9 +47,9 @@ async def make_user(client: httpx.AsyncClient, **fields: Any) -> dict[str, Any]:
 
 
 async def admin_session(client: httpx.AsyncClient) -> dict[str, str]:
-    """Return the header of the first administrator, signed in without an attempt being counted.
+    """Return the header of a new session of the first administrator, for operations that refuse API tokens.
 
-    For what an API token may not do.
+    The session is inserted, so no attempt to sign in is counted.
     """
     app: FastAPI = client._transport.app  # type: ignore[attr-defined]
     opened = text(
@@ -62,7 +62,7 @@ async def admin_session(client: httpx.AsyncClient) -> dict[str, str]:
 
 
 async def token_with(client: httpx.AsyncClient, *scopes: str) -> dict[str, str]:
-    """Return the header of an API token of the first administrator, narrowed to scopes."""
+    """Return the header of a new API token of the first administrator with these scopes."""
     body = {"name": "Narrow", "scopes": list(scopes)}
     response = await client.post("/users/me/tokens", json=body, headers=await admin_session(client))
     assert response.status_code == 201, response.text
@@ -70,5 +70,5 @@ async def token_with(client: httpx.AsyncClient, *scopes: str) -> dict[str, str]:
 
 
 async def make_password_link(client: httpx.AsyncClient, reference: object) -> httpx.Response:
-    """Make a link for a user as the first administrator, and return the answer."""
+    """Create a password link for a user as the first administrator, and return the response."""
     return await client.post(f"/users/{reference}/password-links", headers=await admin_session(client))

@@ -1,6 +1,6 @@
 """The facts about each collection that tests need, derived from the one list in `app/domains/collections.py`.
 
-A collection that joins the list joins every test that is parametrised with the constants of this module.
+Every test that is parametrised with the constants of this module includes a collection that is added to the list.
 """
 
 from importlib import import_module
@@ -107,7 +107,7 @@ def details_of(collection: str, links: LinkSet) -> tuple[str, ...]:
 
 
 def unique_members(collection: str, label: str) -> dict[str, str]:
-    """Return values, made of a label, for the members besides `code` and `external_id` that no two objects share."""
+    """Return values, derived from a label, for the unique members other than `code` and `external_id`."""
     others = unique_keys(MODELS[collection]).keys() - {"code", "external_id"}
     return {name: f"{label}@register.example" if name == "email" else label for name in sorted(others)}
 
@@ -121,7 +121,7 @@ def _example(body: type[BaseModel]) -> dict[str, Any]:
 def required(collection: str, label: str = "thing") -> dict[str, Any]:
     """Return the smallest body that creates an object, with the name "Thing".
 
-    Values come from the example of the body, those of unique members from the label: two objects have two labels.
+    Values come from the example of the body, those of unique members from the label: each object needs its own label.
     """
     body = DECLARATIONS[collection].body
     values: dict[str, Any] = _example(body) | {"name": "Thing"} | unique_members(collection, label)

@@ -1,8 +1,8 @@
 """The database, the application and the client of every test.
 
 Tests run on a real PostgreSQL: that of `DATABASE_URL`, or a private one. Each test has one outer transaction that is
-undone; the application's own session dependency runs inside it, on savepoints. Tests that must commit take a database
-of their own with `committed`.
+rolled back; the application's own session dependency runs inside it, on savepoints. Tests that must commit use
+`committed`, which has a separate database.
 """
 
 import os
@@ -36,7 +36,7 @@ from app.utils.db_init import initialise
 from app.utils.logging_service import configure_logging
 from tests.waiting import HANG_TIMEOUT, until, wait_until_ready
 
-# Generated input is the same at every run: a failure here is a failure everywhere.
+# Generated input is the same in every run, so a failure can be reproduced.
 settings.register_profile(
     "steady",
     derandomize=True,
@@ -47,14 +47,14 @@ settings.register_profile(
 )
 settings.load_profile("steady")
 
-# As in development: what nobody expected is logged with a plain traceback.
+# As in development, unexpected errors are logged with a plain traceback.
 configure_logging("WARNING", as_json=False)
 
 ADMIN_PASSWORD = "the administrator of all tests"  # noqa: S105
 ADMIN_TOKEN = new_token(API_TOKEN)
 
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
-# Production's time limits would fail requests that a slow machine only delays. A test of a limit sets it itself.
+# With the time limits of production, requests would fail on a slow machine. Tests of a limit set it themselves.
 LONG_TIMEOUTS = dict.fromkeys(
     (
         *("pool_timeout", "connect_timeout", "statement_timeout", "lock_timeout"),
@@ -62,7 +62,7 @@ LONG_TIMEOUTS = dict.fromkeys(
     ),
     HANG_TIMEOUT,
 )
-# The same limits for subprocesses, and a command line that also lifts the limit of readiness, which is no setting.
+# The same limits for subprocesses, and a command that also lifts the limit of readiness, which is not a setting.
 LONG_TIMEOUT_ENV = {name.upper(): str(seconds) for name, seconds in LONG_TIMEOUTS.items()}
 LONG_TIMEOUT_APP = (
     *(sys.executable, "-c"),
@@ -88,7 +88,7 @@ def long_timeouts() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[URL]:
-    """A PostgreSQL server on which databases may be made."""
+    """A PostgreSQL server on which tests may create databases."""
     if given := os.environ.get("DATABASE_URL"):
         yield make_url(given)
         return
@@ -97,7 +97,7 @@ def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[URL]:
 
 
 def text_of(url: URL) -> str:
-    """Return a URL as the driver itself, and the environment, take it."""
+    """Return a URL in the form for the driver and for environment variables."""
     return url.set(drivername="postgresql").render_as_string(hide_password=False)
 
 
@@ -113,7 +113,7 @@ async def borrowed(database: Database) -> AsyncIterator[asyncpg.Connection]:
 
 @asynccontextmanager
 async def connected(url: URL) -> AsyncIterator[asyncpg.Connection]:
-    """A connection past the application."""
+    """A connection that bypasses the application."""
     connection = await asyncpg.connect(text_of(url), timeout=HANG_TIMEOUT)
     try:
         yield connection
@@ -135,12 +135,12 @@ async def until_lock_wait(url: URL) -> None:
 
 @asynccontextmanager
 async def new_database(server: URL, template: str | None = None) -> AsyncIterator[URL]:
-    """Make a database, as a copy of `template` if given, and drop it afterwards."""
+    """Create a database, as a copy of `template` if given, and drop it afterwards."""
     name = f"test_{uuid4().hex}"
     async with connected(server) as admin:
 
         async def run(statement: str) -> bool:
-            # PostgreSQL gives up after 5 s when the process of a closed session has not ended yet.
+            # PostgreSQL fails after 5 s if the process of a closed session has not ended yet.
             with suppress(asyncpg.ObjectInUseError):
                 await admin.execute(statement)
                 return True
@@ -162,7 +162,7 @@ async def empty(server_url: URL) -> AsyncIterator[URL]:
 
 def settings_for(url: URL | None, **changes: Any) -> Settings:
     text = url and url.render_as_string(hide_password=False)
-    # Nobody is remembered, so that each request takes the same statements and sees what the last one changed.
+    # Callers are not cached, so each request runs the same statements and sees the changes of the previous one.
     chosen: dict[str, Any] = {"caller_cache_seconds": 0, "first_admin_password": SecretStr(ADMIN_PASSWORD)}
     return Settings(_env_file=None, env="test", database_url=text, **LONG_TIMEOUTS | chosen | changes)
 
@@ -182,7 +182,7 @@ async def give_admin_token(url: URL) -> None:
 
 @pytest.fixture(scope="session")
 async def template(server_url: URL) -> AsyncIterator[URL]:
-    """A database with the schema and the first administrator, who has `ADMIN_TOKEN`. Copies are made of it."""
+    """The template of other databases, with the schema and the first administrator, who has `ADMIN_TOKEN`."""
     async with new_database(server_url) as url:
         await initialise(settings_for(url), url, lambda _: None, demo_data=False)
         await give_admin_token(url)
@@ -199,7 +199,7 @@ async def app(server_url: URL, template: URL) -> AsyncIterator[FastAPI]:
 
 @asynccontextmanager
 async def undone(app: FastAPI) -> AsyncIterator[AsyncConnection]:
-    """Undo afterwards what the application does within, on this one connection."""
+    """Let the application use one connection, whose transaction is rolled back afterwards."""
     database: Database = app.state.database
     async with database.engine.connect() as connection:
         transaction = await connection.begin()
@@ -214,13 +214,13 @@ async def undone(app: FastAPI) -> AsyncIterator[AsyncConnection]:
 
 @pytest.fixture
 async def connection(app: FastAPI) -> AsyncIterator[AsyncConnection]:
-    """The one connection of a test, in a transaction that is undone."""
+    """The only connection of a test, in a transaction that is rolled back."""
     async with undone(app) as connection:
         yield connection
 
 
 def client_of(app: FastAPI, token: str | None = ADMIN_TOKEN) -> httpx.AsyncClient:
-    """Return a client of an application in this process; without a token it is nobody's."""
+    """Return a client of an application in this process; without a token it is anonymous."""
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     return httpx.AsyncClient(transport=transport, base_url="http://register.test/api/v1", headers=headers)
@@ -229,7 +229,7 @@ def client_of(app: FastAPI, token: str | None = ADMIN_TOKEN) -> httpx.AsyncClien
 @pytest.fixture
 async def client(
     app: FastAPI,
-    connection: AsyncConnection,  # noqa: ARG001 - what the client does is undone with it
+    connection: AsyncConnection,  # noqa: ARG001 - rolls back the requests of the client
 ) -> AsyncIterator[httpx.AsyncClient]:
     async with client_of(app) as client:
         yield client
@@ -237,7 +237,7 @@ async def client(
 
 @dataclass
 class Committed:
-    """An application on a database of its own, where everything is committed for good."""
+    """An application on a separate database, where transactions are committed."""
 
     app: FastAPI
     url: URL
@@ -249,7 +249,7 @@ class Committed:
 
 @asynccontextmanager
 async def register_like(server_url: URL, template: URL) -> AsyncIterator[Committed]:
-    """An application on a database of its own, a copy of `template`."""
+    """An application on a new database, which is a copy of `template`."""
     async with new_database(server_url, template.database) as url:
         register = Committed(create_app(settings_for(url)), url)
         try:
@@ -293,7 +293,7 @@ async def statements(app: FastAPI, connection: AsyncConnection) -> AsyncIterator
 
     engine = app.state.database.engine.sync_engine
     driver: Any = (await connection.get_raw_connection()).driver_connection
-    # Once a connection the driver asks what arrays are made of.
+    # The driver looks up the types of arrays once per connection.
     await driver.fetch("SELECT $1::bigint[], $2::varchar[], $3::text[]", [], [], [])
     event.listen(engine, "before_cursor_execute", on_execute)
     driver.add_query_logger(on_query)
@@ -310,9 +310,7 @@ async def served_database(server_url: URL, template: URL) -> AsyncIterator[URL]:
 
 @pytest.fixture(scope="module")
 def live_server(served_database: URL, root: Path) -> Iterator[str]:
-    """The address of a real server process with the demo data, on a database of its own. No module finds there what
-    another one wrote.
-    """
+    """The address of a real server process with the demo data. Each module has a separate database."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

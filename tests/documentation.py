@@ -29,7 +29,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Fault:
-    """A fence that Markdown reads in another way than it looks."""
+    """A fence that Markdown reads differently from its appearance."""
 
     page: str
     line: int

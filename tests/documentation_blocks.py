@@ -1,4 +1,4 @@
-"""How each code block of the pages is checked; `tests/test_documentation.py` does it.
+"""The rules by which `tests/test_documentation.py` checks the code blocks of the pages.
 
 A block is run by default: shell commands against a server with the demo data, in the order of the page and in one
 shell; SQL on the same database; Python in a coroutine. JSON is validated against a schema of the OpenAPI document. A
@@ -137,7 +137,7 @@ def command_of_cron(line: str) -> str:
 
 
 def script_of(block: Block) -> str:
-    """Return the commands of a block as they are run, in the folder of the project."""
+    """Return the commands of a block in the form in which they run, in the folder of the project."""
     code = command_of_cron(block.code) if block.language == "cron" else block.code
     for placeholder, value in PLACEHOLDERS.items():
         code = code.replace(placeholder, value)

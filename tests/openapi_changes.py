@@ -1,11 +1,11 @@
-"""What in the OpenAPI document would break clients: `python -m tests.openapi_changes`.
+"""Finds the changes of the OpenAPI document that break clients: `python -m tests.openapi_changes`.
 
-`docs/openapi.contract.json` has what clients of the last commit depend on, and none of the words. What is new is added
-by `--add`; what breaks clients, only when somebody means it (`--break`), and then the change is there to be reviewed.
+`docs/openapi.contract.json` is the contract: the parts of the committed document that clients depend on, without its
+texts. `--add` adds new parts; `--break` accepts breaking changes, too, so that the difference can be reviewed.
 
-No maintained tool that PyPI or npm has compares OpenAPI 3.1 documents. This one knows the rule behind most of
-theirs: what was a valid request stays one, and an answer stays one that the old document describes. It does not judge
-patterns that change, nor the limits of answers.
+No maintained tool on PyPI or npm compares OpenAPI 3.1 documents. The rule here is that of most such tools: a valid
+request stays valid, and a response stays one that the old document describes. Changed patterns, and the limits of
+responses, are not compared.
 """
 
 import json
@@ -21,16 +21,16 @@ DOCUMENT = ROOT / "docs" / "openapi.json"
 CONTRACT = ROOT / "docs" / "openapi.contract.json"
 
 WORDS = {"title", "summary", "description", "example", "examples", "tags", "default"}
-# Members of these are names, not keywords.
+# The members of these objects are names, not keywords.
 NAMES = {"paths", "schemas", "properties", "headers", "content", "responses"}
-# What operations refer to.
+# The components that operations refer to.
 KINDS = ("responses", "schemas")
-# A value that fits the one limit may not fit the other when the comparison holds.
+# A lower maximum or a higher minimum excludes values.
 UPPER, LOWER = ("maximum", "maxLength", "maxItems"), ("minimum", "minLength", "minItems")
 
 
 def contract(document: Any, *, of_names: bool = False) -> Any:
-    """Return a document without what is only for people."""
+    """Return a document without its texts."""
     if isinstance(document, dict):
         return {
             name: contract(inner, of_names=name in NAMES and not of_names)
@@ -41,15 +41,15 @@ def contract(document: Any, *, of_names: bool = False) -> Any:
 
 
 def breaking(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Return what a client of the old document would trip over."""
+    """Return the changes that break a client of the old document."""
     return list(dict.fromkeys(_Comparison(old, new).faults()))
 
 
 class _Comparison:
     def __init__(self, old: dict[str, Any], new: dict[str, Any]) -> None:
         self.old, self.new = old, new
-        self._is_answer = False
-        # The pairs of schemas that are being compared: one may refer to itself.
+        self._is_response = False
+        # The pairs of schemas under comparison, because a schema may refer to itself.
         self._open: list[tuple[int, int]] = []
 
     def faults(self) -> Iterator[str]:
@@ -69,17 +69,17 @@ class _Comparison:
             yield f"{old['operationId']} is called {new['operationId']} now"
         if old["x-permission"] != new["x-permission"] and new["x-permission"] != "public":
             yield f"needs {new['x-permission']} now, not {old['x-permission']}"
-        self._is_answer = False
+        self._is_response = False
         yield from self._parameters(old, new)
         yield from self._body(old.get("requestBody"), new.get("requestBody"))
-        self._is_answer = True
+        self._is_response = True
         yield from self._responses(old["responses"], new["responses"])
 
     def _parameters(self, old: Any, new: Any) -> Iterator[str]:
         before, after = _by_name(old), _by_name(new)
         for key, parameter in after.items():
             required = parameter.get("required") and not before.get(key, {}).get("required")
-            # Those of a path are the path's.
+            # Path parameters are part of the path, which is compared itself.
             if required and key[0] != "path":
                 yield f"{' '.join(key)} is required now"
         for key, parameter in before.items():
@@ -115,7 +115,7 @@ class _Comparison:
                 yield from self._misfits(content["schema"], after["schema"], status)
 
     def _misfits(self, wide: Schema, narrow: Schema, where: str) -> Iterator[str]:
-        """Yield why not everything that fits the one schema fits the other."""
+        """Yield the reasons why a value that is valid in `narrow` may be invalid in `wide`."""
         for each in _alternatives(narrow, self._narrow):
             yield from self._misfits_of_all(_alternatives(wide, self._wide), each, where)
 
@@ -123,9 +123,9 @@ class _Comparison:
         found = [list(self._misfit(kind, narrow, where)) for kind in kinds if _fits_type(kind, narrow)]
         if not found:
             kind = narrow.get("type", "of any type")
-            yield f"{where} may be {kind} now" if self._is_answer else f"{where} no longer takes {kind}"
+            yield f"{where} may be {kind} now" if self._is_response else f"{where} no longer takes {kind}"
         elif all(found):
-            # The one it was meant to be is the one it comes closest to.
+            # The alternative with the fewest differences is the corresponding one.
             yield from min(found, key=len)
 
     def _misfit(self, wide: Schema, narrow: Schema, where: str) -> Iterator[str]:
@@ -134,7 +134,7 @@ class _Comparison:
             return
         self._open.append(pair)
         yield from self._values(wide, narrow, where)
-        if not self._is_answer:
+        if not self._is_response:
             yield from _limits(wide, narrow, where)
         yield from self._members(wide, narrow, where)
         for inner, label in (("items", "each"), ("additionalProperties", "any member")):
@@ -144,31 +144,31 @@ class _Comparison:
 
     @property
     def _wide(self) -> dict[str, Any]:
-        """The document that must allow what the other does: of requests the new one, of answers the old one."""
-        return self.old if self._is_answer else self.new
+        """The document that must allow all values of the other: the new one for requests, the old one for responses."""
+        return self.old if self._is_response else self.new
 
     @property
     def _narrow(self) -> dict[str, Any]:
-        return self.new if self._is_answer else self.old
+        return self.new if self._is_response else self.old
 
     def _values(self, wide: Schema, narrow: Schema, where: str) -> Iterator[str]:
         allowed, possible = _values_of(wide), _values_of(narrow)
         if allowed is not None and possible is None:
-            yield f"{where} may be any value now" if self._is_answer else f"{where} takes only some values now"
+            yield f"{where} may be any value now" if self._is_response else f"{where} takes only some values now"
         elif allowed is not None and possible is not None and (others := possible - allowed):
             listed = ", ".join(sorted(others))
-            yield f"{where} may be {listed} now" if self._is_answer else f"{where} no longer takes {listed}"
+            yield f"{where} may be {listed} now" if self._is_response else f"{where} no longer takes {listed}"
 
     def _members(self, wide: Schema, narrow: Schema, where: str) -> Iterator[str]:
-        old, new = (wide, narrow) if self._is_answer else (narrow, wide)
+        old, new = (wide, narrow) if self._is_response else (narrow, wide)
         before, after = old.get("properties", {}), new.get("properties", {})
         for name in before.keys() - after.keys():
             yield f"{where}/{name} is gone"
         for name in set(wide.get("required", ())) - set(narrow.get("required", ())):
             if name in after:
-                yield f"{where}/{name} may be absent now" if self._is_answer else f"{where}/{name} is required now"
+                yield f"{where}/{name} may be absent now" if self._is_response else f"{where}/{name} is required now"
         for name in before.keys() & after.keys():
-            members = (before[name], after[name]) if self._is_answer else (after[name], before[name])
+            members = (before[name], after[name]) if self._is_response else (after[name], before[name])
             yield from self._misfits(*members, f"{where}/{name}")
 
 
@@ -177,7 +177,7 @@ def _by_name(operation: Any) -> dict[tuple[str, str], Any]:
 
 
 def _resolved(node: Any, document: dict[str, Any]) -> Any:
-    """Return a schema or a response, or that to which it refers."""
+    """Return a schema or a response, with its reference resolved."""
     if "$ref" not in node:
         return node
     *_, kind, name = node["$ref"].split("/")
@@ -185,7 +185,7 @@ def _resolved(node: Any, document: dict[str, Any]) -> Any:
 
 
 def _alternatives(schema: Schema, document: dict[str, Any]) -> list[Schema]:
-    """Return the schemas of which a value fits one."""
+    """Return the alternatives of a schema: a value must be valid in one of them."""
     if "$ref" in schema:
         return _alternatives(_resolved(schema, document), document)
     if isinstance(schema.get("type"), list):
@@ -216,7 +216,7 @@ def _limits(wide: Schema, narrow: Schema, where: str) -> Iterator[str]:
 
 
 def written(document: dict[str, Any]) -> str:
-    """Return the contract as text, with a line for each operation, schema and response: a difference can be read."""
+    """Return the contract as text with one line per operation, schema and response, so that differences are legible."""
     paths = [
         f"{json.dumps(path)}:{_lines(operations)}"
         for path, operations in contract(document["paths"], of_names=True).items()
@@ -232,7 +232,7 @@ def _lines(members: dict[str, Any]) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Compare, and with `--add` take what is new into the contract; with `--break`, everything, whatever it breaks."""
+    """Compare the document with the contract. `--add` adds new parts to the contract, and `--break` replaces it."""
     document = json.loads(DOCUMENT.read_text("utf-8"))
     text, old = written(document), CONTRACT.read_text("utf-8")
     if arguments != ["--break"]:
@@ -240,12 +240,12 @@ def main(arguments: list[str]) -> int:
         for fault in faults:
             sys.stderr.write(f"Breaks clients: {fault}\n")
         if faults:
-            sys.stderr.write("If that is meant: `make break-openapi`.\n")
+            sys.stderr.write("If this is intended, run `make break-openapi`.\n")
             return 1
     if arguments:
         CONTRACT.write_text(text, "utf-8")
     elif text != old:
-        sys.stderr.write(f"{CONTRACT.name} lacks what is new: run `make openapi`.\n")
+        sys.stderr.write(f"{CONTRACT.name} lacks new parts of the document: run `make openapi`.\n")
         return 1
     return 0
 

@@ -1,8 +1,8 @@
 """Refuses turns of phrase that are not plain technical English: `python -m tests.plain_english`, part of `make check`.
 
-It reads the docstrings, comments and string literals of `app/`, the Markdown pages and the CHANGELOG outside code, and
-the titles, summaries and descriptions of `docs/openapi.json`. Each finding is printed as `path:line: "turn": hint`. The
-exit status is 1 if there is a finding, or an exception that excuses none.
+It reads the docstrings, comments and string literals of `app/`, `tests/` and `locust/`, the Markdown pages and the
+CHANGELOG outside code, and the titles, summaries and descriptions of `docs/openapi.json`. Each finding is printed as
+`path:line: "turn": hint`. The exit status is 1 if there is a finding, or an exception that excuses none.
 """
 
 import ast
@@ -17,7 +17,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "CHANGELOG.md", "docs/**/*.md", "locust/README.md", "prometheus/README.md")
-SOURCES = "app/**/*.py"
+SOURCES = ("app/**/*.py", "tests/**/*.py", "locust/**/*.py")
+# The list of turns and its tests quote the turns.
+UNREAD = ("tests/plain_english.py", "tests/test_plain_english.py")
 DOCUMENT = "docs/openapi.json"
 
 
@@ -97,7 +99,10 @@ class Exempt:
     reason: str
 
 
-EXCEPTIONS = (Exempt("app/core/local_postgres.py", "nobody", "the name of an account"),)
+EXCEPTIONS = (
+    Exempt("app/core/local_postgres.py", "nobody", "the name of an account"),
+    Exempt("tests/core/test_local_postgres.py", "nobody", "the name of an account"),
+)
 
 
 @dataclass(frozen=True)
@@ -206,11 +211,18 @@ def _texts_of_document(document: str) -> Iterator[tuple[str, int, int]]:
 
 def passages(root: Path) -> Iterator[Passage]:
     """Yield every text of a project that must be plain English."""
-    readers = [(SOURCES, _texts_of_source), *((page, _texts_of_page) for page in PAGES), (DOCUMENT, _texts_of_document)]
+    readers = [
+        *((pattern, _texts_of_source) for pattern in SOURCES),
+        *((pattern, _texts_of_page) for pattern in PAGES),
+        (DOCUMENT, _texts_of_document),
+    ]
     for pattern, texts_of in readers:
         for file in sorted(root.glob(pattern)):
+            path = file.relative_to(root).as_posix()
+            if path in UNREAD:
+                continue
             for text, line, last_line in texts_of(file.read_text("utf-8")):
-                yield Passage(file.relative_to(root).as_posix(), text, line, last_line)
+                yield Passage(path, text, line, last_line)
 
 
 def _excused(passage: Passage, start: int, end: int, exceptions: Iterable[Exempt]) -> Exempt | None:

@@ -1,4 +1,4 @@
-"""Plans of PostgreSQL, as `EXPLAIN (FORMAT JSON)` tells them."""
+"""Query plans of PostgreSQL, as `EXPLAIN (FORMAT JSON)` returns them."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -9,13 +9,13 @@ from sqlalchemy import URL
 
 from tests.conftest import connected, new_database
 
-# ANALYZE looks at 300 rows for each unit of this, so here at all there are: plans are the same each time.
+# ANALYZE samples 300 rows per unit, which is every row here, so plans are the same in every run.
 SAMPLE_ALL = "SET default_statistics_target = 400"
 
 
 @asynccontextmanager
 async def filled(server_url: URL, template: URL, fill: str, table: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection to a copy of `template` in which one table has many rows, and the planner knows it."""
+    """A connection to a copy of `template` in which one table has many rows and current statistics."""
     async with new_database(server_url, template.database) as url, connected(url) as connection:
         await connection.execute(fill)
         await connection.execute(SAMPLE_ALL)

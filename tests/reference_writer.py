@@ -1,4 +1,4 @@
-"""The plain truth of single writes, which the fast path must equal: only ORM objects and the unit of work.
+"""The reference of single writes, which the fast path must equal: only ORM objects and the unit of work.
 
 Bodies are valid, the caller has every scope, and no other transaction writes at the same time.
 """
@@ -113,11 +113,13 @@ class ReferenceWriter:
         return found
 
     async def _set_links(self, row: Any, links: LinkSet, wanted: set[Link]) -> tuple[list[Document], list[Document]]:
-        """Give an object these links, and return the entries of the document that went and that came."""
+        """Set the links of an object, and return the removed and the added entries of the document."""
         old = await self._linked(row, links)
         for pair in old.keys() - wanted:
             await self.session.delete(old[pair][0])
-        await self.session.flush()  # a unit of work inserts first, but the old owner must go before the new one comes
+        await (
+            self.session.flush()
+        )  # a unit of work inserts first, but the old owner must be removed before the new one is added
         for pair in wanted - old.keys():
             self.session.add(links.model(**{links.owner: row.id}, **dict(zip(links.columns, pair, strict=False))))
         new = await self._linked(row, links)
@@ -147,7 +149,7 @@ class ReferenceWriter:
 
     async def _record(self, row: Any, action: str, before: Document | None, after: Document | None) -> None:
         if not before and not after:
-            return  # a write that changes nothing leaves no row, and the version as it was
+            return  # a write without a difference records no change and keeps the version
         if action in {"updated", "linked", "unlinked"}:
             row.version, row.updated_at, row.updated_by_id = row.version + 1, func.now(), self.caller.id
         by = {"actor_id": self.caller.id, "actor_name": self.caller.name}
@@ -171,27 +173,28 @@ class ReferenceWriter:
         return administrators.all() == [row]
 
     async def _refusal(self, whole: Any, own_id: int | None, broken: errors.RegisterError | None = None) -> Exception:
-        """Return the error with all faults of a body: the broken rule, the keys taken and the unknown references."""
-        taken, unknown, named = [], [], [fault for links in self.links for fault in body_link_targets(whole, links)]
+        """Return the error with all faults of a body: the broken rule, duplicate keys and unknown references."""
+        duplicates, unknown = [], []
+        named = [fault for links in self.links for fault in body_link_targets(whole, links)]
         for name, value in whole.model_dump(include=set(self.columns), exclude_none=True).items():
             column = getattr(self.model, name)
             if name in {"code", "email", "external_id"}:
                 is_same = column == value if name == "external_id" else func.lower(column) == func.lower(value)
                 if await self.session.scalar(select(self.model.id).where(is_same, self.model.id != own_id)):
-                    taken.append(errors.Fault(f"/{name}", "duplicate", ""))
+                    duplicates.append(errors.Fault(f"/{name}", "duplicate", ""))
             elif name.endswith("_id"):
                 named.append((f"/{name}", self.related[name.removesuffix("_id")], value))
         for pointer, model, key in named:
             if await self.session.get(model, key) is None:
                 unknown.append(errors.Fault(pointer, "unknown_reference", ""))
-        kind = errors.Duplicate if broken is None else errors.Conflict if taken else type(broken)
+        kind = errors.Duplicate if broken is None else errors.Conflict if duplicates else type(broken)
         if unknown:
-            kind = errors.InvalidContent if broken or taken else errors.UnknownReference
-        return kind(errors=[*(broken.errors if broken else ()), *taken, *unknown])
+            kind = errors.InvalidContent if broken or duplicates else errors.UnknownReference
+        return kind(errors=[*(broken.errors if broken else ()), *duplicates, *unknown])
 
 
 def difference(one: Document, other: Document) -> Document:
-    """Return the members that another document has not: a brief goes by its reference, a list entry by entry."""
+    """Return the members that differ from another document: briefs by their reference, lists by their entries."""
     found = {}
     for name, value in one.items():
         if name not in BOOKKEEPING and one.get(f"{name}_id", value) != other.get(f"{name}_id", other.get(name)):

@@ -1,6 +1,6 @@
-"""Whether the models and the head revision agree: `python -m tests.schema_check`, part of `make check`.
+"""Compares the models with the head revision: `python -m tests.schema_check`, part of `make check`.
 
-Exits with 0 when they do. Otherwise Alembic says what an automatic revision would contain.
+Exits with 0 if they agree. Otherwise Alembic prints the operations of an automatic revision.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from tests.conftest import FAST, new_database
 
 @contextmanager
 def migrated_database() -> Iterator[URL]:
-    """Make a database at the head revision, on the server of `DATABASE_URL` or on one that is stopped afterwards."""
+    """Create a database at the head revision, on the server of `DATABASE_URL` or on a temporary server."""
     with ExitStack() as stack:
         server = os.environ.get("DATABASE_URL") or stack.enter_context(
             EmbeddedPostgres(

@@ -1,7 +1,7 @@
-"""What Schemathesis cannot learn from the OpenAPI document: without it most valid requests would end early.
+"""Hooks of Schemathesis with rules that the OpenAPI document cannot express.
 
-Only what was generated as valid is changed, and only so that it stays valid. The exceptions are requests that would
-take away the rights with which all the others are made; they get at somebody else.
+Without them most generated requests would fail early. Only requests that were generated as valid are changed, and they
+stay valid. Requests that would revoke the credentials of the run are directed to another user.
 """
 
 import json
@@ -24,13 +24,13 @@ LINKS = ("department", "location", "resource", "role")
 
 EVERY = 20
 MANY = 20
-# Cursors are ours: whatever is invented is refused (test_cursors.py). With the others members are absent that the
+# Generated cursors are always refused (test_cursors.py). With `fields` and `embed`, responses lack members that the
 # schema requires (test_fields.py).
-TESTED_ELSEWHERE = ("cursor", "fields", "embed")
-# The HTTP server refuses longer addresses in its own words, and many long texts together are such a one.
-LONGEST_QUERY = 65_000
+COVERED_ELSEWHERE = ("cursor", "fields", "embed")
+# The HTTP server refuses longer URLs with its own response; a query of many long texts can exceed this.
+MAX_QUERY = 65_000
 
-# An administrator makes the requests. Another user signs out, again and again.
+# The administrator sends the requests, except those that sign out, which another user sends.
 ADMINISTRATOR, OTHER = os.environ["ADMINISTRATOR"], os.environ["OTHER_USER"]
 PASSWORD = os.environ["PASSWORD"]
 SIGNING_OUT = ("/api/v1/auth/logout", "/api/v1/auth/logout-all", "/api/v1/auth/sessions/{session}")
@@ -56,7 +56,7 @@ def sign_in(email: str) -> dict[str, Any]:
 
 # A token lasts ten minutes; the run may take longer.
 @cached(TTLCache(1, ttl=300))
-def administrators_token() -> str:
+def administrator_token() -> str:
     return str(sign_in(ADMINISTRATOR)["access_token"])
 
 
@@ -67,8 +67,8 @@ def id_of(email: str) -> int:
 
 
 def make(path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Make something as the administrator."""
-    response = service().post(path, json=body, headers={"Authorization": f"Bearer {administrators_token()}"})
+    """Create an object as the administrator."""
+    response = service().post(path, json=body, headers={"Authorization": f"Bearer {administrator_token()}"})
     made: dict[str, Any] = response.raise_for_status().json()
     return made
 
@@ -78,7 +78,7 @@ class SignedIn:
     """Signs the administrator in."""
 
     def get(self, _case: schemathesis.Case[Any], _context: schemathesis.AuthContext) -> str:
-        return f"Bearer {administrators_token()}"
+        return f"Bearer {administrator_token()}"
 
     def set(self, case: schemathesis.Case[Any], data: str, _context: schemathesis.AuthContext) -> None:
         case.headers["Authorization"] = data
@@ -86,12 +86,12 @@ class SignedIn:
 
 @schemathesis.hook
 def before_load_schema(_context: schemathesis.HookContext, schema: dict[str, Any]) -> None:
-    # A few functions make the filters of all lists. Every filter of every list would be most of all cases, so that
-    # each form of them is tried in one place; test_filters.py has all of them.
+    # Most filters of the lists have the same few forms. Testing every filter would be most of the cases, so each form
+    # is tested in one list; test_filters.py tests all filters.
     seen: set[str] = set()
     for path in schema["paths"].values():
         parameters = [
-            each for each in path.get("get", {}).get("parameters", []) if each["name"] not in TESTED_ELSEWHERE
+            each for each in path.get("get", {}).get("parameters", []) if each["name"] not in COVERED_ELSEWHERE
         ]
         if len(parameters) > MANY:
             parameters = [each for each in parameters if _is_new(each, seen)]
@@ -109,10 +109,9 @@ def _is_new(parameter: dict[str, Any], seen: set[str]) -> bool:
 
 @schemathesis.hook
 def filter_case(_context: schemathesis.HookContext, case: schemathesis.Case[Any]) -> bool:
-    if len(urlencode(case.query, doseq=True)) > LONGEST_QUERY:
+    if len(urlencode(case.query, doseq=True)) > MAX_QUERY:
         return False
-    # All of the 250 countries in every request that has one, and all of an object in every item of a batch, would be
-    # most of all cases.
+    # Otherwise most cases of the coverage phase would vary the country of an object or the members of items of a batch.
     is_place = isinstance(case.body, dict) and "country" in case.body
     is_batch = case.path.endswith("/bulk")
     data = case.meta and case.meta.phase.data
@@ -123,23 +122,25 @@ def filter_case(_context: schemathesis.HookContext, case: schemathesis.Case[Any]
 @schemathesis.hook
 def before_call(_context: schemathesis.HookContext, case: schemathesis.Case[Any], _kwargs: dict[str, Any]) -> None:
     number = next(_numbers)
-    # The simplest header is an empty one, and no version has an empty tag; now and then is enough.
+    # Hypothesis prefers the empty header, which matches no version; a quarter of these cases is enough.
     if case.headers.get("If-Match") == "" and number % 4 and not _is_negative(case, ParameterLocation.HEADER):
         del case.headers["If-Match"]
-    # Each request is another one, so that its key is, too.
+    # Each request is a new one, so it needs a new key.
     if "Idempotency-Key" in case.headers and not _is_negative(case, ParameterLocation.HEADER):
         case.headers["Idempotency-Key"] = f"generated-{number}"
     if case.path in SIGNING_OUT and case.headers.get("Authorization", "").startswith("Bearer ey"):
         case.headers["Authorization"] = f"Bearer {sign_in(OTHER)['access_token']}"
     if case.method == "DELETE" and number % 2 and not _is_negative(case, ParameterLocation.PATH):
-        case.path_parameters |= _living(case.path)
+        case.path_parameters |= _own_parameters(case.path)
     protected = {str(id_of(ADMINISTRATOR)), str(id_of(OTHER))}
     if case.path in ONE_USER and case.method != "GET" and str(case.path_parameters.get("reference")) in protected:
         case.path_parameters["reference"] = THIRD_USER
     if isinstance(case.body, dict) and case.meta is not None and not _is_negative(case, ParameterLocation.BODY):
         body = _free_keys(_one_form(case.body, number), case.path, number)
         if "reference" in case.path_parameters and number % 4:
-            body.pop("parent_id", None)  # the first objects are ancestors of all others: most moves would be cycles
+            body.pop(
+                "parent_id", None
+            )  # the first objects are ancestors of all others, so most moves would form a cycle
         case.body = body | (_right_secrets(case.path) if number % 2 else {})
 
 
@@ -147,8 +148,8 @@ def _is_negative(case: schemathesis.Case[Any], location: ParameterLocation) -> b
     return case.meta is not None and case.meta.is_negative_at(location)
 
 
-def _living(path: str) -> dict[str, int]:
-    """Return the parameters of a path to something of the caller's that can be ended."""
+def _own_parameters(path: str) -> dict[str, int]:
+    """Return parameters of the path that name a session or token which the caller can end."""
     match path.removeprefix("/api/v1"):
         case "/auth/sessions/{session}":
             token = sign_in(OTHER)["access_token"]
@@ -159,7 +160,7 @@ def _living(path: str) -> dict[str, int]:
 
 
 def _right_secrets(path: str) -> dict[str, str]:
-    """Return what a body needs so that not only wrong passwords and tokens are tried."""
+    """Return members with right passwords and tokens for a body, because generated ones are always wrong."""
     match path.removeprefix("/api/v1"):
         case "/auth/token":
             return {"username": OTHER, "password": PASSWORD, "scope": "processes:read"}
@@ -174,7 +175,7 @@ def _right_secrets(path: str) -> dict[str, str]:
 
 
 def _one_form(body: dict[str, Any], number: int) -> dict[str, Any]:
-    """Leave links in one of their two forms, and coordinates together."""
+    """Keep only one of the two forms of links, and remove a coordinate without the other."""
     forms = {f"{link}s" if number % 2 else f"{link}_ids" for link in LINKS if {f"{link}s", f"{link}_ids"} <= set(body)}
     if ("latitude" in body) != ("longitude" in body):
         forms |= {"latitude", "longitude"}
@@ -182,7 +183,7 @@ def _one_form(body: dict[str, Any], number: int) -> dict[str, Any]:
 
 
 def _free_keys(body: dict[str, Any], path: str, number: int) -> dict[str, Any]:
-    """Replace keys that an earlier request of this path has used."""
+    """Replace keys that an earlier request to this path has used."""
     changed = dict(body)
     for name in KEYS:
         value = body.get(name)

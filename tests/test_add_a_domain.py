@@ -1,4 +1,4 @@
-"""The pages that add a domain and extend one, followed on a copy of the project: they are enough for what they add."""
+"""The steps of the pages that add a domain and extend one are complete: they are run on a copy of the project."""
 
 import json
 import os
@@ -20,17 +20,17 @@ from tests.waiting import HANG_TIMEOUT
 COPIED = ("app", "alembic", "docs", "tests", "alembic.ini", "pyproject.toml")
 NOT_COPIED = shutil.ignore_patterns("__pycache__", "node_modules", ".*")
 PAGES = ("docs/08-add-a-domain.md", "docs/11-extend-a-domain.md")
-# What the Makefile, which is not copied, runs as `tests/new_revision.py`.
+# The Makefile is not copied; its target runs `tests/new_revision.py`.
 DRAFT = re.compile(r'make migration NAME="(.+)"\n')
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PATH = re.compile(r"`([\w./]+/[\w./]+\.py)`")
 LINT_IMPORTS = "from importlinter.cli import lint_imports_command; lint_imports_command()"
-# What the page writes, as far as it is not to be formatted afterwards.
+# The paths that the pages write, except those that are formatted afterwards.
 WRITTEN = (
     *("app/domains/contract", "app/domains/location", "app/domains/process", "app/domains/collections.py"),
     *("app/core", "app/models"),
 )
-# The tests of what the page adds: verbose, so that their names are shown.
+# The tests of the added code, verbose so that their names are printed.
 RUN_TESTS = (
     *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-vv"),
     *("-k", "contracts or locations or test_registration or test_collections"),
@@ -42,7 +42,7 @@ RUN_TESTS = (
 
 @dataclass(frozen=True)
 class Step:
-    """A block of code of the page: a new file, differences, or commands."""
+    """A code block of a page: a new file, differences, or commands."""
 
     language: str
     code: str
@@ -60,9 +60,9 @@ def steps_of(page: str) -> list[Step]:
 
 
 def edit(project: Path, differences: str) -> None:
-    """Apply differences: `+++` names a file, `@@` separates two places of it.
+    """Apply differences: `+++` names a file, `@@` separates two places in it.
 
-    The unmarked and removed lines of a place must stand in the file exactly once.
+    The file must contain the unmarked and removed lines of a place exactly once.
     """
     for part in differences.split("+++ ")[1:]:
         path, _, places = part.partition("\n")
@@ -83,7 +83,7 @@ class Project:
     def __init__(self, path: Path, database: URL, server: URL) -> None:
         self.path = path
         self.last = head_revision()
-        # Neither the coverage nor the options of this test run are meant for the copy.
+        # The coverage and the options of this test run do not apply to the copy.
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("COV", "PYTEST"))}
         binaries = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         self._environment = inherited | {"ENV": "test", "PATH": binaries}
@@ -109,7 +109,7 @@ class Project:
         return done.stdout
 
     def follow(self, step: Step) -> None:
-        """Apply a step; `LAST` and `NEXT` stand for numbers of revisions."""
+        """Apply a step; `LAST` and `NEXT` are placeholders of revision numbers."""
         following = f"{int(self.last) + 1:04}"
         code = step.code.replace("NEXT", following).replace("LAST", self.last)
         if step.language == "diff":
@@ -132,7 +132,7 @@ class Project:
 @pytest.fixture(scope="module")
 def steps(root: Path) -> list[Step]:
     if (root / "app/domains/contract/models.py").exists():
-        pytest.skip("The page has been followed here: app/domains/contract exists.")
+        pytest.skip("The steps of the pages were applied here: app/domains/contract exists.")
     return [step for page in PAGES for step in steps_of((root / page).read_text("utf-8"))]
 
 
@@ -180,7 +180,7 @@ async def test_page_adds_a_collection_a_kind_of_link_and_a_field(project: Projec
         assert re.search(rf"{name} PASSED", held), held
 
 
-async def test_collection_without_its_migration_would_be_noticed(project: Project, steps: list[Step]) -> None:
+async def test_collection_without_its_migration_is_detected(project: Project, steps: list[Step]) -> None:
     registration = next(number for number, step in enumerate(steps) if step.language == "diff")
     for step in steps[: registration + 1]:
         if "create_collection" not in step.code:

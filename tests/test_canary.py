@@ -1,4 +1,4 @@
-"""Secrets that clients send or get are found nowhere else: not in logs, problems, metrics, history or any table."""
+"""Secrets that clients send or receive appear nowhere else: not in logs, problems, metrics, history or any table."""
 
 import base64
 import json
@@ -21,7 +21,7 @@ from tests.conftest import ADMIN_TOKEN, client_of, connected, new_database, sett
 from tests.domains.auth.conftest import client_from
 from tests.utils.conftest import configured_log
 
-# All of letters and digits, so that no notation changes how they look.
+# Only letters and digits, so that no encoding changes them.
 FIRST, SECOND, THIRD = "Canary1stPasswordQx7", "Canary2ndPasswordWz8", "Canary3rdPasswordEy9"
 WRONG, WRONG_OLD, IN_QUERY = "CanaryWrongPasswordRu4", "CanaryWrongOldPasswordTi5", "CanaryInQueryPasswordYo6"
 UNFINISHED, MISPLACED, TOO_SHORT = "CanaryUnfinishedJsonUp1", "CanaryMisplacedFieldIa2", "Canary9Os3"
@@ -44,7 +44,7 @@ PLANTED = (
     IN_FORM,
     FAILING,
 )
-# What is no secret, to show that the places are looked at.
+# Not a secret: it shows that the test reads the right places.
 VISIBLE = "VisibleNameOfADepartment"
 
 WITH_SECRETS = (
@@ -65,7 +65,7 @@ CREATE TRIGGER refuse BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION ref
 
 @dataclass
 class Story:
-    """Everything that was sent, with the secrets that came of it."""
+    """An application, with the secrets of its requests and responses and with the refused responses."""
 
     app: FastAPI
     url: URL
@@ -73,16 +73,16 @@ class Story:
     refusals: list[httpx.Response] = field(default_factory=list)
 
     async def send(self, status: int, method: str, path: str, token: str | None = None, **request: Any) -> Any:
-        """Send a request, which must be answered so; return the answer's document, or nothing."""
+        """Send a request, assert the status of its response, and return the document of a success."""
         async with client_from(self.app, token=token) as client:
             response = await client.request(method, path, **request)
         assert response.status_code == status, (method, path, response.text)
         if not response.is_success:
             self.refusals.append(response)
             return None
-        answer = response.json() if response.content and "json" in response.headers["content-type"] else {}
-        self.secrets |= {answer[name] for name in ("access_token", "refresh_token", "token") if name in answer}
-        return answer
+        document = response.json() if response.content and "json" in response.headers["content-type"] else {}
+        self.secrets |= {document[name] for name in ("access_token", "refresh_token", "token") if name in document}
+        return document
 
     async def database(self, statement: str) -> list[asyncpg.Record]:
         async with connected(self.url) as connection:
@@ -112,8 +112,8 @@ JSON: dict[str, Any] = {"headers": {"Content-Type": "application/json"}}
 PROGRAM = {"name": "Program", "scopes": ["users:read", "operations:read"]}
 
 
-async def succeed(story: Story, email: str, links: str) -> dict[str, str]:
-    """Send what succeeds, and return the tokens that came of it."""
+async def send_valid(story: Story, email: str, links: str) -> dict[str, str]:
+    """Send valid requests, and return the received tokens."""
     send = story.send
     async with client_of(story.app) as administrator:
         signed_in = await admin_session(administrator)
@@ -127,15 +127,15 @@ async def succeed(story: Story, email: str, links: str) -> dict[str, str]:
     spare = await send(201, "POST", "/users/me/tokens", access, json=PROGRAM)
     await send(200, "GET", "/users/me", made["token"])
     await send(204, "DELETE", f"/users/me/tokens/{spare['id']}", access)
-    await keep_no_credentials(story, email, access, links, signed_in)
+    await send_keys(story, email, access, links, signed_in)
     await send(200, "GET", "http://register.test/docs", headers=basic(BASIC_NAME, made["token"]))
     spent, link = link, (await send(201, "POST", links, headers=signed_in))["token"]
     refresh_token = refreshed["refresh_token"]
     return {"access": access, "refresh": refresh_token, "api": made["token"], "spent": spent, "link": link}
 
 
-async def keep_no_credentials(story: Story, email: str, access: str, links: str, signed_in: dict[str, str]) -> None:
-    """Ask for credentials in such a way that the answer would be kept; then they would be in the clear."""
+async def send_keys(story: Story, email: str, access: str, links: str, signed_in: dict[str, str]) -> None:
+    """Request credentials with an idempotency key: a stored response would contain them in plain text."""
     send, key = story.send, {"Idempotency-Key": "1"}
     await send(400, "POST", "/auth/token", data={"username": email, "password": SECOND}, headers=key)
     await send(400, "POST", "/users/me/tokens", access, json=PROGRAM, headers=key)
@@ -143,8 +143,8 @@ async def keep_no_credentials(story: Story, email: str, access: str, links: str,
     await send(201, "POST", "/departments", ADMIN_TOKEN, json={"name": VISIBLE}, headers=key)
 
 
-async def be_refused(story: Story, email: str, tokens: dict[str, str]) -> None:
-    """Send what is refused, in as many ways as there are."""
+async def send_refused(story: Story, email: str, tokens: dict[str, str]) -> None:
+    """Send refused requests of every kind."""
     send, access, link = story.send, tokens["access"], tokens["link"]
     form = {"username": email, "password": FIRST}
     await send(401, "POST", "/auth/token", data=form | {"password": WRONG})
@@ -178,19 +178,19 @@ async def be_refused(story: Story, email: str, tokens: dict[str, str]) -> None:
     await send(401, "GET", "http://register.test/docs", headers=basic(BASIC_NAME, BASIC))
     await send(401, "GET", "/users/me", params={"access_token": access})
     await send(404, "GET", "/nothing", access)
-    # Where the id of a token belongs, somebody puts the token. The answer names the address; nothing else may.
+    # A token in place of its id: only the response may repeat it, as part of the path.
     for token in (tokens["api"], access, link):
         async with client_from(story.app, token=access) as client:
             assert (await client.delete(f"/users/me/tokens/{token}")).status_code == 404
     await send(431, "GET", "/users/me", headers={"Authorization": f"Bearer {BEARER}" + "x" * 2**15})
 
 
-async def break_down(*_: object) -> None:
+async def raise_error(*_: object) -> None:
     raise RuntimeError("broken down")
 
 
-async def fail(story: Story, email: str, tokens: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Send what fails: in the database, which knows the statement's values, and in our own code."""
+async def send_failing(story: Story, email: str, tokens: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send requests that fail in the database, whose errors contain the values of the statement, or in the service."""
     send, access = story.send, tokens["access"]
     for table, path, request in (
         ("sessions", "/auth/token", {"data": {"username": email, "password": SECOND}}),
@@ -203,32 +203,32 @@ async def fail(story: Story, email: str, tokens: dict[str, str], monkeypatch: py
         await send(500, "POST", path, access, **request)
         await story.database("DROP FUNCTION refuse CASCADE")
     with monkeypatch.context() as patch:
-        patch.setattr(story.app.state.passwords, "_run_in_thread", break_down)
+        patch.setattr(story.app.state.passwords, "_run_in_thread", raise_error)
         await send(500, "POST", "/auth/token", data={"username": email, "password": FAILING})
-        patch.setattr(story.app.state.authenticator, "_find", break_down)
+        patch.setattr(story.app.state.authenticator, "_find", raise_error)
         await send(500, "GET", "/users/me", tokens["api"])
         await send(500, "GET", "http://register.test/docs", headers=basic(BASIC_NAME, BASIC))
 
 
-async def tell(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+async def send_everything(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
     """Send every kind of request that carries a secret."""
     async with client_of(story.app) as administrator:
         user = await make_user(administrator, access_level="admin")
         await make_department(administrator, name=VISIBLE)
-    tokens = await succeed(story, user["email"], f"/users/{user['id']}/password-links")
-    await be_refused(story, user["email"], tokens)
-    await fail(story, user["email"], tokens, monkeypatch)
+    tokens = await send_valid(story, user["email"], f"/users/{user['id']}/password-links")
+    await send_refused(story, user["email"], tokens)
+    await send_failing(story, user["email"], tokens, monkeypatch)
 
 
 def traces(text: str, secrets: set[str]) -> list[str]:
-    """Return the secrets of which a text has a part that nobody writes by chance."""
+    """Return the secrets of which a text contains a long part."""
     return [secret for secret in secrets if secret[4:20] in text or secret[-16:] in text]
 
 
 @pytest.mark.parametrize("as_json", [True, False], ids=["json", "console"])
-async def test_secrets_stand_nowhere_else(story: Story, monkeypatch: pytest.MonkeyPatch, *, as_json: bool) -> None:
+async def test_secrets_appear_nowhere_else(story: Story, monkeypatch: pytest.MonkeyPatch, *, as_json: bool) -> None:
     with configured_log(as_json=as_json, level="DEBUG") as log:
-        await tell(story, monkeypatch)
+        await send_everything(story, monkeypatch)
     written = log.getvalue()
     stored = {
         name: [row[0] for row in await story.database(f"SELECT to_jsonb(t)::text FROM {name} t")]
@@ -240,7 +240,7 @@ async def test_secrets_stand_nowhere_else(story: Story, monkeypatch: pytest.Monk
         history = (await administrator.get("/changes?limit=200")).text
     problems = [response.text + str(response.headers) for response in story.refusals]
 
-    # The places are the right ones.
+    # The test reads the right places.
     assert VISIBLE in "".join(stored["changes"])
     assert VISIBLE in history
     assert VISIBLE.encode().hex() in "".join(stored["idempotency_keys"])
@@ -260,21 +260,21 @@ async def test_secrets_stand_nowhere_else(story: Story, monkeypatch: pytest.Monk
     for name, rows in stored.items():
         for row in rows:
             assert traces(row, story.secrets) == [], name
-            # Bytes are shown in hexadecimal digits.
+            # PostgreSQL returns bytes in hexadecimal digits.
             hexadecimal = {secret.encode().hex() for secret in story.secrets}
             assert [each for each in hexadecimal if each[8:40] in row] == [], name
-    # What is stored instead of a password leaves the database as little.
+    # Hashes of passwords do not leave the database, either.
     assert len(hashes) == 2
     for text in (written, metrics, history, *problems):
         assert not [each for each in hashes if each[-20:] in text]
         assert "$argon2" not in text
 
 
-async def test_history_says_that_a_credential_changed_and_no_more(
+async def test_history_records_changes_of_credentials_without_secrets(
     story: Story, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with configured_log():
-        await tell(story, monkeypatch)
+        await send_everything(story, monkeypatch)
     rows = await story.database(
         "SELECT type, action, before, after FROM changes WHERE type = 'users' AND before = '{}'"
     )
@@ -285,5 +285,5 @@ async def test_history_says_that_a_credential_changed_and_no_more(
     rows = await story.database("SELECT action, before, after FROM changes WHERE type = 'api_tokens'")
     assert sorted(row["action"] for row in rows) == ["created", "created", "deleted"]
     for row in rows:
-        told = json.loads(row["after"] or row["before"])
-        assert told.keys() == {"name", "scopes", "expires_at", "user"}
+        recorded = json.loads(row["after"] or row["before"])
+        assert recorded.keys() == {"name", "scopes", "expires_at", "user"}

@@ -23,7 +23,7 @@ from app.main import create_app
 from tests.conftest import LONG_TIMEOUT_ENV, client_of, connected, new_database, settings_for, text_of
 from tests.waiting import HANG_TIMEOUT, wait_until, wait_until_ready
 
-# Whatever the settings of the suite are, these tests choose their own.
+# These tests choose their settings, independently of those of the suite.
 OWN = {"DATABASE_URL", "HOST", "PORT", "ENV", "SECRET_KEY", "HISTORY_DAYS"}
 SURROUNDINGS = LONG_TIMEOUT_ENV | {
     name: value for name, value in os.environ.items() if name not in OWN and not name.startswith("FIRST_ADMIN_")
@@ -52,7 +52,7 @@ def test_help_names_every_command(root: Path) -> None:
     for name, command in cli.commands.items():
         assert f"  {name} " in done.stdout
         assert command.help is not None
-        # A long one is cut off.
+        # Long descriptions are cut off.
         assert command.help.split()[0] in done.stdout.partition(f"  {name} ")[2].splitlines()[0]
     served, managed = {"run", "serve", "migrate", "init", "seed"}, {"create-admin", "password-link", "housekeeping"}
     assert cli.commands.keys() == served | managed | {"export", "import", "openapi"}
@@ -71,11 +71,11 @@ def test_missing_database_is_reported_as_a_sentence(root: Path, command: str) ->
 
 
 @pytest.mark.parametrize(
-    ("variables", "told"),
+    ("variables", "name"),
     [
         ({"PORT": "http"}, "PORT"),
         ({"DATABASE_URL": "mysql://x"}, "DATABASE_URL"),
-        ({"FIRST_ADMIN_EMAIL": "nobody"}, "FIRST_ADMIN_EMAIL"),
+        ({"FIRST_ADMIN_EMAIL": "unknown"}, "FIRST_ADMIN_EMAIL"),
         ({"FIRST_ADMIN_PASSWORD": "eleven char"}, "FIRST_ADMIN_PASSWORD"),
         ({"FIRST_ADMIN_PASSWORD": "x" * 257}, "FIRST_ADMIN_PASSWORD"),
         ({"ENV": "production"}, "DATABASE_URL"),
@@ -83,11 +83,11 @@ def test_missing_database_is_reported_as_a_sentence(root: Path, command: str) ->
         ({"CORS_ORIGINS": "*", "CORS_ALLOW_CREDENTIALS": "true"}, "CORS_ORIGINS"),
     ],
 )
-def test_bad_setting_is_named(root: Path, variables: dict[str, str], told: str) -> None:
+def test_invalid_setting_is_named(root: Path, variables: dict[str, str], name: str) -> None:
     done = run_command(root, "run", **variables)
     assert done.returncode == 2
     assert done.stderr.startswith("Invalid setting: ")
-    assert told in done.stderr
+    assert name in done.stderr
     assert "Traceback" not in done.stderr
     assert not any(len(value) > 10 and value in done.stderr for value in variables.values())
 
@@ -97,7 +97,7 @@ def test_unreachable_database_is_reported_as_a_sentence(root: Path, tmp_path: Pa
     file = tmp_path / "roles.csv"
     file.write_text("name\nA\n")
     argument = {"export": [str(tmp_path / "export")], "import": [str(file)]}.get(command, [])
-    done = run_command(root, command, *argument, DATABASE_URL="postgresql://nobody@127.0.0.1:9/none")
+    done = run_command(root, command, *argument, DATABASE_URL="postgresql://unknown@127.0.0.1:9/none")
     assert done.returncode == 1
     assert "cannot be reached" in done.stderr
     assert "Traceback" not in done.stderr
@@ -207,9 +207,9 @@ async def test_new_administrator_sets_a_password_with_the_printed_token(server_u
         assert made.returncode == 0
         assert re.fullmatch(r"prl_\w+\n", made.stdout)
         assert made.stdout.strip() not in made.stderr
-        entered = await set_password(url, made.stdout.strip(), "second to nobody")
+        entered = await set_password(url, made.stdout.strip(), "second of its kind")
         assert (entered.status_code, "admin" in entered.json()["scope"].split()) == (200, True)
-        assert (await sign_in(url, "second@register.example", "second to nobody")).status_code == 200
+        assert (await sign_in(url, "second@register.example", "second of its kind")).status_code == 200
 
 
 async def test_lost_password_is_replaced_by_the_newest_link(server_url: URL, root: Path) -> None:
@@ -222,11 +222,11 @@ async def test_lost_password_is_replaced_by_the_newest_link(server_url: URL, roo
         assert (await set_password(url, newer, "remembered by dawn")).status_code == 200
         assert (await sign_in(url, ADMIN, "forgotten by noon")).status_code == 401
         assert (await sign_in(url, ADMIN, "remembered by dawn")).status_code == 200
-        unknown = run_command(root, "password-link", "nobody@register.example", **database)
+        unknown = run_command(root, "password-link", "unknown@register.example", **database)
         assert (unknown.returncode, unknown.stdout, unknown.stderr) == (
             1,
             "",
-            "Error: There is no user with the e-mail address nobody@register.example.\n",
+            "Error: There is no user with the e-mail address unknown@register.example.\n",
         )
 
 
@@ -298,10 +298,10 @@ def test_run_starts_everything_keeps_the_data_and_stops_everything(root: Path, t
     data_dir, log, port = tmp_path / "data", tmp_path / "log", free_port()
     api = httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", timeout=HANG_TIMEOUT)
     with api, running(root, data_dir, port, log) as first:
-        told = log.read_text("utf-8")
-        assert f"http://127.0.0.1:{port}/docs" in told
-        assert f"  Administrator   {ADMIN}\n" in told
-        (password,) = SHOWN_ONCE.findall(told)
+        output = log.read_text("utf-8")
+        assert f"http://127.0.0.1:{port}/docs" in output
+        assert f"  Administrator   {ADMIN}\n" in output
+        (password,) = SHOWN_ONCE.findall(output)
         assert api.get("/processes").status_code == 401
         for email in DEMO_USERS:
             demo = api.post("/auth/token", data={"username": email, "password": DEMO_PASSWORD})
@@ -318,8 +318,8 @@ def test_run_starts_everything_keeps_the_data_and_stops_everything(root: Path, t
         assert first.wait(HANG_TIMEOUT) == 0
         wait_for_end(data_dir)
         with running(root, data_dir, port, log) as again:
-            told = log.read_text("utf-8")
-            assert (SHOWN_ONCE.findall(told), f"  Password        {LOST}\n" in told) == ([], True)
+            output = log.read_text("utf-8")
+            assert (SHOWN_ONCE.findall(output), f"  Password        {LOST}\n" in output) == ([], True)
             # Sessions outlive the process, too.
             assert api.get("/roles/code:KEPT").json() == created.json()
             again.kill()
@@ -342,22 +342,22 @@ async def test_run_in_production_loads_no_demo_data_unless_asked(server_url: URL
         try:
             address = f"http://127.0.0.1:{port}"
             await asyncio.to_thread(wait_until_ready, address, lambda: process.returncode)
-            async with httpx.AsyncClient(base_url=address, timeout=HANG_TIMEOUT) as anybody:
-                assert (await anybody.get("/api/v1/departments")).status_code == 401
+            async with httpx.AsyncClient(base_url=address, timeout=HANG_TIMEOUT) as client:
+                assert (await client.get("/api/v1/departments")).status_code == 401
             assert await count(url, "departments") == 0
         finally:
             process.terminate()
         assert await asyncio.wait_for(process.wait(), HANG_TIMEOUT) == 0
-        asked = await asyncio.to_thread(run_command, root, "init", "--demo-data", **settings)
-        assert asked.returncode == 0
+        demo = await asyncio.to_thread(run_command, root, "init", "--demo-data", **settings)
+        assert demo.returncode == 0
         assert await count(url, "departments") > 40
         # The demo users' password is public.
         assert await count(url, "credentials") == 0
 
 
 def test_port_in_use_is_reported_before_the_initialisation(root: Path, tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
         done = run_command(root, "run", PORT=str(port), DATA_DIR=str(tmp_path / "data"))
     assert done.returncode == 1
     assert f"Cannot listen on 127.0.0.1:{port}" in done.stderr

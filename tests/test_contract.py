@@ -1,4 +1,4 @@
-"""What holds for every collection alike."""
+"""The behaviour that all collections share."""
 
 import httpx
 import pytest
@@ -40,7 +40,9 @@ async def test_object_is_found_by_id_and_by_code_in_any_case(client: httpx.Async
 @pytest.mark.parametrize(
     "reference", ["0", "9223372036854775807", "9223372036854775808", "-1", "1.0", "x", "code:", "code:absent", "%00"]
 )
-async def test_what_names_nothing_is_not_found(client: httpx.AsyncClient, collection: str, reference: str) -> None:
+async def test_reference_without_an_object_is_not_found(
+    client: httpx.AsyncClient, collection: str, reference: str
+) -> None:
     body = required(collection)
     path = f"/{collection}/{reference}"
     for response in (
@@ -96,7 +98,7 @@ async def test_put_of_the_same_values_changes_nothing(client: httpx.AsyncClient,
 
 
 @every_collection
-async def test_patch_changes_what_it_names_and_null_clears(client: httpx.AsyncClient, collection: str) -> None:
+async def test_patch_changes_named_members_and_null_clears(client: httpx.AsyncClient, collection: str) -> None:
     made = await make(client, collection, code="T-1", description="Long")
     patch = {"description": None, "external_id": "x"}
     content_type = {"Content-Type": "application/merge-patch+json"}
@@ -108,7 +110,7 @@ async def test_patch_changes_what_it_names_and_null_clears(client: httpx.AsyncCl
 
 
 @every_collection
-async def test_what_is_required_cannot_be_cleared(client: httpx.AsyncClient, collection: str) -> None:
+async def test_required_member_cannot_be_cleared(client: httpx.AsyncClient, collection: str) -> None:
     made = await make(client, collection)
     response = await client.patch(f"/{collection}/{made['id']}", json={"name": None})
     assert response.status_code == 422
@@ -128,7 +130,7 @@ async def test_stale_tag_refuses_every_write(client: httpx.AsyncClient, collecti
     ):
         assert (response.status_code, response.headers["etag"]) == (412, fresh)
     assert (await client.get(path)).json()["name"] == "Changed"
-    # The version alone is compared: a tag of any representation of it serves.
+    # Only the version is compared, so the entity tag of any representation matches.
     assert (await client.delete(path, headers={"If-Match": '"2.another"'})).status_code == 204
 
 
@@ -142,7 +144,7 @@ async def test_deleted_object_is_gone(client: httpx.AsyncClient, collection: str
 
 @every_collection
 @pytest.mark.parametrize(("field", "first", "second"), [("code", "Fin-1", "FIN-1"), ("external_id", "a/1", "a/1")])
-async def test_taken_key_is_a_conflict(
+async def test_duplicate_key_is_a_conflict(
     client: httpx.AsyncClient, collection: str, field: str, first: str, second: str
 ) -> None:
     await make(client, collection, **{field: first})
@@ -156,7 +158,9 @@ async def test_taken_key_is_a_conflict(
 
 
 @every_collection
-async def test_taken_keys_and_unknown_references_are_told_at_once(client: httpx.AsyncClient, collection: str) -> None:
+async def test_duplicate_keys_and_unknown_references_are_reported_together(
+    client: httpx.AsyncClient, collection: str
+) -> None:
     keys = {"code": "a", "external_id": "a"} | unique_members(collection, "taken")
     await make(client, collection, **keys)
     other = await make(client, collection, code="B")
@@ -171,7 +175,7 @@ async def test_taken_keys_and_unknown_references_are_told_at_once(client: httpx.
             problem = response.json()
             assert problem["code"] == code
             assert sorted(error["pointer"] for error in problem["errors"]) == sorted(f"/{name}" for name in keys | body)
-    # Its own keys are not in its way.
+    # The keys of the object itself are no duplicates.
     response = await client.put(path, json=required(collection) | {"code": "b", "external_id": "a"})
     assert [error["pointer"] for error in response.json()["errors"]] == ["/external_id"]
 
@@ -186,7 +190,7 @@ async def test_faults_beyond_a_hundred_are_counted(client: httpx.AsyncClient) ->
 
 
 @every_tree
-async def test_move_below_itself_hides_no_other_fault(client: httpx.AsyncClient, collection: str) -> None:
+async def test_cycle_hides_no_other_fault(client: httpx.AsyncClient, collection: str) -> None:
     await make(client, collection, code="A")
     above = await make(client, collection, code="B")
     below = await make(client, collection, parent_id=above["id"])
@@ -205,7 +209,7 @@ async def test_move_below_itself_hides_no_other_fault(client: httpx.AsyncClient,
             assert pointers == sorted(f"/{name}" for name in move | more)
 
 
-async def test_accounts_of_the_last_administrator_hide_no_other_fault(client: httpx.AsyncClient) -> None:
+async def test_rule_of_the_last_administrator_hides_no_other_fault(client: httpx.AsyncClient) -> None:
     other = await make_user(client)
     body = {"access_level": "viewer", "email": other["email"], "department_id": 9_000_000}
     response = await client.patch("/users/1", json=body)
@@ -222,7 +226,7 @@ async def test_server_fields_are_refused_in_bodies(client: httpx.AsyncClient, co
 
 
 @every_collection
-async def test_list_pages_lead_through_everything_once(client: httpx.AsyncClient, collection: str) -> None:
+async def test_pages_contain_every_object_once(client: httpx.AsyncClient, collection: str) -> None:
     made = [(await make(client, collection, name=f"N{number}"))["id"] for number in (3, 1, 2, 5, 4)]
     first_page = await client.get(f"/{collection}", params={"limit": 2, "sort": "-id", "count": "exact"})
     seen, url, backwards = [], f"/{collection}?limit=2&sort=-id", None
@@ -240,7 +244,7 @@ async def test_list_pages_lead_through_everything_once(client: httpx.AsyncClient
 
 
 @every_collection
-async def test_list_is_sorted_as_asked(client: httpx.AsyncClient, collection: str) -> None:
+async def test_list_is_sorted_as_requested(client: httpx.AsyncClient, collection: str) -> None:
     for name, code in (("beta", "C"), ("Alpha", "b"), ("alpha", "A")):
         await make(client, collection, name=name, code=code)
 
@@ -279,7 +283,7 @@ async def test_list_parameter_out_of_range_is_invalid(client: httpx.AsyncClient,
 
 
 @every_collection
-async def test_unknown_parameter_is_refused_with_the_nearest(client: httpx.AsyncClient, collection: str) -> None:
+async def test_unknown_parameter_is_refused_with_the_nearest_name(client: httpx.AsyncClient, collection: str) -> None:
     response = await client.get(f"/{collection}?limt=1")
     assert response.status_code == 400
     problem = response.json()
@@ -289,7 +293,7 @@ async def test_unknown_parameter_is_refused_with_the_nearest(client: httpx.Async
 
 @every_collection
 @pytest.mark.parametrize("query", ["limit=1&name__ic=a&name__ic=b", "name__ic=a&name__ic=a", "name__ic=a&name__ic="])
-async def test_parameter_of_one_value_is_refused_when_it_has_more(
+async def test_repeated_parameter_of_one_value_is_refused(
     client: httpx.AsyncClient, collection: str, query: str
 ) -> None:
     response = await client.get(f"/{collection}?{query}")
@@ -299,14 +303,14 @@ async def test_parameter_of_one_value_is_refused_when_it_has_more(
     assert [(error["source"], error["pointer"], error["code"]) for error in problem["errors"]] == [
         ("query", "/name__ic", "repeated_parameter")
     ]
-    # Of many values each counts.
+    # A parameter of several values uses each of them.
     made = [(await make(client, collection))["id"] for _ in range(3)]
     response = await client.get(f"/{collection}?id={made[0]}&id={made[2]}")
     assert [item["id"] for item in response.json()["items"]] == [made[0], made[2]]
 
 
 @every_tree
-async def test_every_endpoint_refuses_what_is_repeated(client: httpx.AsyncClient, collection: str) -> None:
+async def test_every_endpoint_refuses_repeated_parameters(client: httpx.AsyncClient, collection: str) -> None:
     made = await make(client, collection)
     for path, name in (
         (f"/{collection}", "within"),
@@ -388,9 +392,9 @@ async def test_number_of_statements_is_fixed(
         (2, "GET", f"/{collection}?count=exact", None),
         (1, "POST", f"/{collection}", body),
         (1, "PUT", path, other),
-        # What changes nothing is read once more, for the answer.
+        # A write without a difference reads the object again for the response.
         (2, "PUT", path, other),
-        # A patch is merged into what is there.
+        # A patch reads the object, and is merged into it.
         (2, "PATCH", path, {"name": "Third"}),
         (3, "DELETE", path, None),
     ):
@@ -454,7 +458,7 @@ async def test_number_of_statements_of_role_holders_is_fixed(client: httpx.Async
         (2, "PUT", f"{path}/{user['id']}"),
         (1, "GET", path),
         (2, "DELETE", f"{path}/{user['id']}"),
-        (2, "GET", path),  # an empty page asks whether the role exists at all
+        (2, "GET", path),  # an empty page checks that the role exists
     ):
         with statements.counted() as seen:
             response = await client.request(method, url)
@@ -473,7 +477,7 @@ async def test_head_is_get_without_the_body(client: httpx.AsyncClient, collectio
     assert (await client.head(f"/{collection}/0")).status_code == 404
 
 
-async def test_misspelt_parameter_never_does_more_than_was_asked_for(client: httpx.AsyncClient) -> None:
+async def test_misspelt_parameter_never_widens_a_request(client: httpx.AsyncClient) -> None:
     role = await make_role(client)
     roles = [{"role_id": role["id"], "responsibility": value} for value in ("accountable", "informed")]
     process = await make(client, "processes", roles=roles)
@@ -487,14 +491,14 @@ async def test_misspelt_parameter_never_does_more_than_was_asked_for(client: htt
     assert detail == "There is no parameter field here. Did you mean fields?"
 
 
-async def test_answer_lists_the_first_hundred_faults(client: httpx.AsyncClient) -> None:
+async def test_response_lists_the_first_hundred_faults(client: httpx.AsyncClient) -> None:
     response = await client.post("/departments", json={"name": "D"} | {f"m{number}": 1 for number in range(150)})
     problem = response.json()
     assert (response.status_code, len(problem["errors"])) == (422, 100)
     assert problem["detail"] == "The request has 150 errors. The first 100 are listed."
 
 
-async def test_link_without_fields_takes_none(client: httpx.AsyncClient) -> None:
+async def test_link_without_fields_refuses_fields(client: httpx.AsyncClient) -> None:
     process, location = await make(client, "processes"), await make_location(client)
     role, user = await make_role(client), await make_user(client)
     for path in (
@@ -507,7 +511,7 @@ async def test_link_without_fields_takes_none(client: httpx.AsyncClient) -> None
         assert (await client.put(path)).status_code == 204
 
 
-async def test_previous_page_ends_where_this_one_begins(client: httpx.AsyncClient) -> None:
+async def test_previous_page_ends_before_this_one(client: httpx.AsyncClient) -> None:
     for _ in range(3):
         await make_department(client)
     whole = (await client.get("/departments")).json()["items"]

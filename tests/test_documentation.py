@@ -1,4 +1,4 @@
-"""Every code block of every page is well formed and is checked, as `tests/documentation_blocks.py` says.
+"""Every code block of every page is well formed, and is checked by the rules of `tests/documentation_blocks.py`.
 
 The CHANGELOG follows its format.
 """
@@ -50,7 +50,7 @@ from tests.documentation_blocks import (
 from tests.test_add_a_domain import steps_of
 
 BLOCKS, FAULTS = blocks_and_faults(Path(__file__).parents[1])
-# What the tables lack now; tests of the tables see what one change adds.
+# The present faults of the tables; tests of the tables compare with them.
 KNOWN = set(faults_of_tables(BLOCKS))
 _, EDITOR, _ = DEMO_USERS
 
@@ -130,14 +130,14 @@ def test_new_block_of_a_language_that_runs_is_run(language: str) -> None:
 
 
 @pytest.mark.parametrize("named", [*NOT_RUN, *SCHEMAS, *REFUSED])
-def test_entry_of_a_block_that_is_gone_or_not_the_only_one_is_a_fault(named: Any) -> None:
+def test_entry_without_exactly_one_block_is_a_fault(named: Any) -> None:
     gone = [block for block in BLOCKS if block not in named.among(BLOCKS)]
     assert f"{named.page} has 0 blocks with {named.text!r}: an entry must fit exactly one" in faults_of_tables(gone)
     twice = [*gone, *2 * [Block(named.page, 1, "bash", named.text)]]
     assert f"{named.page} has 2 blocks with {named.text!r}: an entry must fit exactly one" in faults_of_tables(twice)
 
 
-def test_language_that_a_page_has_no_longer_is_a_fault() -> None:
+def test_entry_of_a_missing_language_is_a_fault() -> None:
     gone = [block for block in BLOCKS if (block.page, block.language) != (HISTORY, "sql")]
     assert set(faults_of_tables(gone)) - KNOWN == {f"{HISTORY} has no block of sql: remove it from ELSEWHERE"}
 
@@ -191,7 +191,7 @@ def shell(
     environment = shell_environment(
         project,
         sys.prefix,
-        # The pages say how to get it.
+        # The pages describe how to get a token.
         TOKEN=json.loads(pair.stdout)["access_token"],
         DEMO_REGISTER=text_of(served_database),
         EMPTY_REGISTER=text_of(empty_register),
@@ -211,7 +211,7 @@ def test_commands_of_every_page_succeed(shell: Shell, page: str) -> None:
         pytest.skip(f"{', '.join(f'{block} needs {missing_program(block)}' for block in left_out)}.")
 
 
-def test_first_calls_of_the_readme_do_as_it_says(shell: Shell) -> None:
+def test_first_calls_of_the_readme_have_the_described_results(shell: Shell) -> None:
     calls = (
         *("/processes/code:P-3.2.1 ", "/departments/code:FIN/processes?", '"code": "P-99"', "-X PATCH", "-X DELETE"),
         "/processes/code:P-99/changes",
@@ -227,7 +227,7 @@ def test_first_calls_of_the_readme_do_as_it_says(shell: Shell) -> None:
     assert [change["action"] for change in history["items"]] == ["updated", "created"]
 
 
-def test_calls_for_many_objects_of_the_readme_do_as_it_says(shell: Shell) -> None:
+def test_calls_for_many_objects_of_the_readme_have_the_described_results(shell: Shell) -> None:
     calls = ("/search?", "Accept: text/csv", "/departments/bulk?", "/departments/import?")
     found, table, batch, plan = (shell.text(README, call) for call in calls)
     ranks = [(item["type"], item["rank"]) for item in json.loads(found)["items"]]
@@ -282,14 +282,14 @@ async def test_sql_runs_on_a_register_with_objects(
 async def test_python_runs(
     block: Block,
     app: FastAPI,
-    connection: AsyncConnection,  # noqa: ARG001 - what the block does is undone with it
+    connection: AsyncConnection,  # noqa: ARG001 - rolls back the statements of the block
 ) -> None:
     code = compile(block.code, str(block), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     names: dict[str, Any] = {"Department": Department, "func": func, "select": select}
     # The block is part of a service.
     names |= {"code": "FIN", "ids": [1], "statement": text("SELECT CAST(:ids AS bigint[])")}
     async with app.state.database.transaction() as session:
-        result = eval(code, names | {"self": SimpleNamespace(session=session)})  # noqa: S307 - our own page
+        result = eval(code, names | {"self": SimpleNamespace(session=session)})  # noqa: S307 - a page of the project
         if inspect.iscoroutine(result):
             await result
 

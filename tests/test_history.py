@@ -1,6 +1,6 @@
-"""Every change leaves one row that tells it, and nothing else leaves any.
+"""Every change is recorded as one row of the history, and nothing else is recorded.
 
-What is changed here is committed for good, to one database for all of these tests.
+The tests commit, to one database for all of them.
 """
 
 import asyncio
@@ -73,7 +73,7 @@ _numbers = count(1)
 
 
 class Row(NamedTuple):
-    """What a row of the history says of an object."""
+    """The part of a row of the history that describes the change of an object."""
 
     type: str
     object: dict[str, Any]
@@ -88,12 +88,12 @@ def brief(made: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass
 class World:
-    """An application with a database where changes stay, and what tests need in it."""
+    """An application with a database in which changes are committed, with connections and clients."""
 
     url: URL
     app: Any
     connection: asyncpg.Connection
-    # An API token of the first administrator, and the same user signed in.
+    # Clients of the first administrator: with an API token, and in a session.
     client: httpx.AsyncClient
     session: httpx.AsyncClient
     admin: dict[str, Any]
@@ -116,12 +116,12 @@ class World:
         return await self.stack.enter_async_context(client_of(self.app, token))
 
     async def account(self, **fields: Any) -> "Account":
-        """Make a user who is signed in."""
+        """Create a user and sign it in."""
         user = await make_user(self.client, **fields)
         link = (await make_password_link(self.client, user["id"])).json()
-        answer = await self.session.post("/auth/set-password", json={"token": link["token"], "password": PASSWORD})
-        assert answer.status_code == 200
-        pair = answer.json()
+        response = await self.session.post("/auth/set-password", json={"token": link["token"], "password": PASSWORD})
+        assert response.status_code == 200
+        pair = response.json()
         return Account(user, await self.client_with(pair["access_token"]), pair["refresh_token"])
 
 
@@ -158,7 +158,7 @@ def client(world: World) -> httpx.AsyncClient:
 
 @contextmanager
 def without_log() -> Iterator[None]:
-    """Keep the traceback of a failure that is meant to happen out of the output."""
+    """Suppress the log of expected failures."""
     with structlog.testing.capture_logs():
         yield
 
@@ -168,18 +168,18 @@ def without_log() -> Iterator[None]:
 
 @dataclass
 class Call:
-    """One call of an operation, and the rows that it must make, given its answer."""
+    """A call of an operation, and the function from its response to the expected rows."""
 
     rows: Callable[[dict[str, Any]], list[Row]]
     place: dict[str, Any] = field(default_factory=dict)
     body: dict[str, Any] | None = None
     form: dict[str, Any] | None = None
-    # NDJSON.
+    # In NDJSON.
     file: str | None = None
     client: httpx.AsyncClient | None = None
     actor: dict[str, Any] | None = None
     message: str | None = MESSAGE
-    # Selects the transaction that wrote what was changed; otherwise that of the object itself.
+    # The SQL of the transaction that wrote the change, if the row of the object does not have it.
     written: str | None = None
 
 
@@ -192,14 +192,14 @@ def nothing(_answer: dict[str, Any]) -> list[Row]:
 
 @dataclass
 class Sample:
-    """A body that says everything, nothing of it a default, and what the history shows of it."""
+    """A body with every member, none with its default, and the form of its values in the history."""
 
     body: dict[str, Any]
     shown: dict[str, Any]
     needed: dict[str, Any] = field(default_factory=dict)
 
 
-# What a whole body sets that leaves these out.
+# The defaults of omitted members in a whole body.
 DEFAULTS: dict[str, Any] = {
     "locations": {"kind": "site"},
     "resources": {"kind": "application"},
@@ -207,7 +207,7 @@ DEFAULTS: dict[str, Any] = {
     "users": {"access_level": "viewer", "is_active": True},
 }
 
-# Values of the other members that only one collection has, besides nullable columns of plain text.
+# Values of the members of a single collection, except nullable columns of plain text.
 OWN: dict[str, dict[str, Any]] = {
     "locations": {"kind": "floor", "country": "GB", "timezone": "Europe/London"}
     | {"latitude": 51.5, "longitude": -0.25},
@@ -258,7 +258,7 @@ LINK_DETAILS: dict[str, dict[str, str]] = {
 def creates(collection: str) -> Prepare:
     async def prepare(world: World) -> Call:
         it = await sample(world.client, collection)
-        return Call(lambda answer: [Row(collection, brief(answer), "created", None, it.shown)], body=it.body)
+        return Call(lambda response: [Row(collection, brief(response), "created", None, it.shown)], body=it.body)
 
     return prepare
 
@@ -268,7 +268,7 @@ def replaces(collection: str) -> Prepare:
         it = await sample(world.client, collection)
         made = await make(world.client, collection, **it.body)
         body = {"name": "Now"} | it.needed
-        # Lists of links that are empty now say nothing.
+        # The history omits empty lists of links.
         plain = {name: None for name, value in it.shown.items() if not isinstance(value, list)}
         after = plain | DEFAULTS.get(collection, {}) | body
         named = {"id": made["id"], "code": None, "name": "Now"}
@@ -300,7 +300,7 @@ def deletes(collection: str) -> Prepare:
 
 
 def writes_many(collection: str) -> Prepare:
-    """Make one, change one, leave one as it is and delete one."""
+    """Create an object, change one, write one without a difference, and delete one."""
 
     async def prepare(world: World) -> Call:
         new, *samples = [await sample(world.client, collection) for _ in range(4)]
@@ -312,8 +312,8 @@ def writes_many(collection: str) -> Prepare:
             {"op": "delete", "id": gone["id"]},
         ]
 
-        def rows(answer: dict[str, Any]) -> list[Row]:
-            made = new.body | {"id": answer["items"][0]["id"]}
+        def rows(response: dict[str, Any]) -> list[Row]:
+            made = new.body | {"id": response["items"][0]["id"]}
             now = brief(changed) | {"name": "Now"}
             return [
                 Row(collection, brief(made), "created", None, new.shown),
@@ -321,7 +321,7 @@ def writes_many(collection: str) -> Prepare:
                 Row(collection, brief(gone), "deleted", samples[2].shown, None),
             ]
 
-        # Rows of a savepoint have its own number: that of the transaction is in the row of the history beside.
+        # Rows written in a savepoint have its id as xmin; the row of the history has the id of the transaction.
         beside = f"SELECT xmin FROM {collection} WHERE id = {changed['id']}"
         written = f"SELECT transaction_id % 4294967296 FROM changes WHERE xmin = ({beside}) LIMIT 1"
         return Call(rows, body={"items": items}, written=written)
@@ -330,15 +330,15 @@ def writes_many(collection: str) -> Prepare:
 
 
 def imports(collection: str) -> Prepare:
-    """Make one and change one by a file."""
+    """Create an object and change one by an import."""
 
     async def prepare(world: World) -> Call:
         new, sample_ = [await sample(world.client, collection) for _ in range(2)]
         changed = await make(world.client, collection, **sample_.body)
         lines = [new.body, {"code": changed["code"], "name": "Now"}]
 
-        def rows(answer: dict[str, Any]) -> list[Row]:
-            made = new.body | {"id": answer["rows"][0]["id"]}
+        def rows(response: dict[str, Any]) -> list[Row]:
+            made = new.body | {"id": response["rows"][0]["id"]}
             now = brief(changed) | {"name": "Now"}
             return [
                 Row(collection, brief(made), "created", None, new.shown),
@@ -354,7 +354,7 @@ def imports(collection: str) -> Prepare:
 
 
 def links(kind: str, owner: str = "processes", *, there: bool = False) -> Prepare:
-    """Set a link, or remove it when it is there."""
+    """Set a link, or remove it if `there` is true."""
     target_name = kind.removesuffix("s") if owner == "processes" else "user"
 
     async def prepare(world: World) -> Call:
@@ -390,7 +390,7 @@ async def setting_the_password(world: World) -> Call:
         lambda _: [Row("users", brief(user), "updated", {}, {"password": "changed"})],
         body={"token": link["token"], "password": PASSWORD},
         actor=user,
-        message=None,  # nobody is authorised, so nobody's header is kept
+        message=None,  # the request is anonymous, so its header is not kept
         written=f"SELECT xmin FROM credentials WHERE user_id = {user['id']}",
     )
 
@@ -419,10 +419,10 @@ def token_brief(token: dict[str, Any]) -> dict[str, Any]:
 async def making_an_api_token(world: World) -> Call:
     user, client, _ = await world.account(access_level="editor")
 
-    def rows(answer: dict[str, Any]) -> list[Row]:
-        assert answer["scopes"] == ["changes:read", "roles:read"]
-        assert answer["user"] == brief(user)
-        return [Row("api_tokens", token_brief(answer), "created", None, granted(answer))]
+    def rows(response: dict[str, Any]) -> list[Row]:
+        assert response["scopes"] == ["changes:read", "roles:read"]
+        assert response["user"] == brief(user)
+        return [Row("api_tokens", token_brief(response), "created", None, granted(response))]
 
     return Call(rows, body=API_TOKEN_BODY, client=client, actor=user)
 
@@ -461,7 +461,7 @@ async def ending_a_session(world: World) -> Call:
     return Call(nothing, {"session": session["id"]}, client=client)
 
 
-# Each write operation there is, and what it must leave in the history.
+# Every write operation, with its call and the expected rows of the history.
 OPERATIONS: dict[str, Prepare] = {
     **{f"create_{noun}": creates(collection) for collection, noun in NOUNS.items()},
     **{f"replace_{noun}": replaces(collection) for collection, noun in NOUNS.items()},
@@ -501,7 +501,7 @@ def test_every_write_operation_is_in_the_table(world: World) -> None:
 
 
 @pytest.mark.parametrize("operation", sorted(OPERATIONS))
-async def test_operation_leaves_exactly_its_rows(world: World, operation: str) -> None:
+async def test_operation_records_exactly_its_changes(world: World, operation: str) -> None:
     call = await OPERATIONS[operation](world)
     method, path = write_operations(world.app)[operation]
     last = await world.last()
@@ -514,30 +514,30 @@ async def test_operation_leaves_exactly_its_rows(world: World, operation: str) -
     else:
         response = await client.request(method, url, json=call.body, data=call.form, headers=headers)
     assert response.is_success, response.text
-    answer = response.json() if response.content else {}
+    document = response.json() if response.content else {}
 
     records = await world.records(last)
-    expected = [row._replace(before=row.before, after=row.after) for row in call.rows(answer)]
+    expected = [row._replace(before=row.before, after=row.after) for row in call.rows(document)]
     rows = [row_of(record) for record in records]
     assert [row._replace(before=row.before, after=row.after) for row in rows] == expected
     actor = call.actor or world.admin
     for record, row in zip(records, rows, strict=True):
         assert (record["actor_id"], record["actor_name"]) == (actor["id"], actor["name"])
         assert (record["request_id"], record["message"]) == (f"history-{operation}", call.message)
-        told = repr(dict(record))
-        for members in (call.body or {}, answer):
+        text = repr(dict(record))
+        for members in (call.body or {}, document):
             for name in SECRETS:
-                assert name not in members or members[name] not in told
+                assert name not in members or members[name] not in text
         written = call.written or f"SELECT xmin FROM {row.type} WHERE id = {row.object['id']}"
         if row.action != "deleted":
             transaction = await world.connection.fetchval(f"SELECT ({written})::text::bigint")
             assert transaction == record["transaction_id"] % 2**32
 
 
-# --- What the rows say ---
+# --- Contents of the rows ---
 
 
-async def test_new_object_tells_only_what_it_says(world: World, client: httpx.AsyncClient) -> None:
+async def test_creation_is_recorded_without_empty_members(world: World, client: httpx.AsyncClient) -> None:
     last = await world.last()
     process = await make_process(client, name="Bare")
     role = await make_role(client, name="Bare")
@@ -547,7 +547,7 @@ async def test_new_object_tells_only_what_it_says(world: World, client: httpx.As
     ]
 
 
-async def test_link_lists_tell_only_entries_that_went_or_came(world: World, client: httpx.AsyncClient) -> None:
+async def test_only_removed_and_added_links_are_recorded(world: World, client: httpx.AsyncClient) -> None:
     departments = [await make_department(client) for _ in range(4)]
     roles = [await make_role(client) for _ in range(2)]
     first, second, third, fourth = (brief(department) for department in departments)
@@ -586,7 +586,7 @@ async def test_link_lists_tell_only_entries_that_went_or_came(world: World, clie
     assert await world.rows(last) == [Row("processes", brief(process), "updated", before, after)]
 
 
-async def test_short_forms_tell_links_as_documents_show_them(world: World, client: httpx.AsyncClient) -> None:
+async def test_links_of_the_short_form_are_recorded_as_in_documents(world: World, client: httpx.AsyncClient) -> None:
     kinds = {"departments": "relation", "locations": None, "resources": "usage", "roles": "responsibility"}
     defaults = {"relation": "participant", "usage": "uses", "responsibility": "responsible"}
     made = {kind: [await make(client, kind) for _ in range(2)] for kind in kinds}
@@ -606,20 +606,20 @@ async def test_short_forms_tell_links_as_documents_show_them(world: World, clien
     ]
 
 
-async def test_long_lists_are_told_in_the_order_of_the_document(world: World, client: httpx.AsyncClient) -> None:
+async def test_links_are_recorded_in_the_order_of_the_document(world: World, client: httpx.AsyncClient) -> None:
     await world.connection.execute("INSERT INTO roles (name) SELECT 'Many ' || n FROM generate_series(1, 300) AS n")
     ids = [row["id"] for row in await world.connection.fetch("SELECT id FROM roles WHERE name LIKE 'Many %'")]
     process = await make_process(client, role_ids=ids)
     last = await world.last()
     kept = sorted(ids)[::50]
-    answer = (await client.patch(f"/processes/{process['id']}", json={"role_ids": kept[::-1]})).json()
-    assert [link["id"] for link in answer["roles"]] == kept
+    response = (await client.patch(f"/processes/{process['id']}", json={"role_ids": kept[::-1]})).json()
+    assert [link["id"] for link in response["roles"]] == kept
     (row,) = await world.rows(last)
     assert row.before == {"roles": [link for link in process["roles"] if link["id"] not in kept]}
     assert row.after == {}
 
 
-async def test_link_whose_detail_changes_tells_both(world: World, client: httpx.AsyncClient) -> None:
+async def test_changed_link_is_recorded_with_both_values(world: World, client: httpx.AsyncClient) -> None:
     process, resource = await make_process(client), await make_resource(client, code=f"D-{next(_numbers)}")
     path = f"/processes/{process['id']}/resources/{resource['id']}"
     last = await world.last()
@@ -633,7 +633,7 @@ async def test_link_whose_detail_changes_tells_both(world: World, client: httpx.
     assert (await client.get(f"/processes/{process['id']}")).json()["version"] == 3
 
 
-async def test_roles_are_unlinked_one_responsibility_or_all(world: World, client: httpx.AsyncClient) -> None:
+async def test_one_or_all_responsibilities_of_a_role_are_unlinked(world: World, client: httpx.AsyncClient) -> None:
     process, role = await make_process(client), await make_role(client)
     path = f"/processes/{process['id']}/roles/{role['id']}"
     for responsibility in ("informed", "accountable", "consulted"):
@@ -650,9 +650,7 @@ async def test_roles_are_unlinked_one_responsibility_or_all(world: World, client
 
 
 @pytest.mark.parametrize("kind", [*LINK_DETAILS, "holders"])
-async def test_link_that_is_there_already_or_gone_already_is_no_change(
-    world: World, client: httpx.AsyncClient, kind: str
-) -> None:
+async def test_repeated_linking_or_unlinking_is_no_change(world: World, client: httpx.AsyncClient, kind: str) -> None:
     owner = "roles" if kind == "holders" else "processes"
     made, target = await make(client, owner), await make(client, "users" if kind == "holders" else kind)
     path = f"/{owner}/{made['id']}/{kind}/{target['id']}"
@@ -665,20 +663,20 @@ async def test_link_that_is_there_already_or_gone_already_is_no_change(
 
 
 @every_collection
-async def test_write_that_changes_nothing_leaves_no_row(
+async def test_write_without_a_difference_records_no_change(
     world: World, client: httpx.AsyncClient, collection: str
 ) -> None:
     it = await sample(client, collection)
     made = await make(client, collection, **it.body)
     path = f"/{collection}/{made['id']}"
     last = await world.last()
-    answers = [await client.put(path, json=it.body), await client.patch(path, json=it.body)]
-    answers += [await client.patch(path, json={}), await client.patch(path, json={"name": f" {made['name']} "})]
-    assert [answer.json() for answer in answers] == [made] * 4
+    responses = [await client.put(path, json=it.body), await client.patch(path, json=it.body)]
+    responses += [await client.patch(path, json={}), await client.patch(path, json={"name": f" {made['name']} "})]
+    assert [response.json() for response in responses] == [made] * 4
     assert await world.rows(last) == []
 
 
-async def test_object_that_moves_tells_where_from_and_where_to(world: World, client: httpx.AsyncClient) -> None:
+async def test_move_is_recorded_with_both_parents(world: World, client: httpx.AsyncClient) -> None:
     old, new = await make_location(client, code=f"M-{next(_numbers)}"), await make_location(client)
     moved = await make_location(client, parent_id=old["id"])
     last = await world.last()
@@ -691,7 +689,9 @@ async def test_object_that_moves_tells_where_from_and_where_to(world: World, cli
     ]
 
 
-async def test_what_is_renamed_elsewhere_is_no_change_of_this_object(world: World, client: httpx.AsyncClient) -> None:
+async def test_renaming_a_referenced_object_is_no_change_of_this_object(
+    world: World, client: httpx.AsyncClient
+) -> None:
     parent, owner = await make_process(client), await make_user(client)
     department, other = await make_department(client), await make_department(client)
     process = await make_process(
@@ -706,7 +706,7 @@ async def test_what_is_renamed_elsewhere_is_no_change_of_this_object(world: Worl
     assert await world.rows(last) == [Row("processes", brief(process), "updated", {"description": None}, after)]
 
 
-async def test_what_is_renamed_in_the_middle_of_a_write_is_no_change_of_its_object(
+async def test_renaming_referenced_objects_during_a_write_is_no_change_of_this_object(
     world: World, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parent, owner = await make_process(client), await make_user(client)
@@ -740,34 +740,36 @@ async def next_id(world: World, table: str) -> int:
     return int(await world.connection.fetchval(f"SELECT last_value + 1 FROM {sequence}"))
 
 
-async def test_user_who_is_made_as_their_own_manager_is_told_as_it_is(world: World, client: httpx.AsyncClient) -> None:
+async def test_user_created_with_itself_as_manager_is_returned_as_stored(
+    world: World, client: httpx.AsyncClient
+) -> None:
     own = await next_id(world, "users")
     body = {"name": "Own manager", "email": f"own{own}@register.example", "manager_id": own}
-    answer = await client.post("/users", json=body)
-    brief_of_it = {"id": own, "code": None, "name": "Own manager"}
-    assert answer.json()["manager"] == brief_of_it, answer.text
+    response = await client.post("/users", json=body)
+    expected = {"id": own, "code": None, "name": "Own manager"}
+    assert response.json()["manager"] == expected, response.text
     read = await client.get(f"/users/{own}")
-    assert (answer.content, answer.headers["etag"]) == (read.content, read.headers["etag"])
+    assert (response.content, response.headers["etag"]) == (read.content, read.headers["etag"])
     (change,) = (await client.get(f"/users/{own}/changes")).json()["items"]
-    assert change["after"]["manager"] == brief_of_it
+    assert change["after"]["manager"] == expected
 
 
 @every_tree
-async def test_object_cannot_be_made_as_its_own_parent(
+async def test_object_cannot_be_created_as_its_own_parent(
     world: World, client: httpx.AsyncClient, collection: str
 ) -> None:
     last, own = await world.last(), await next_id(world, collection)
     body = required(collection) | {"name": "Own parent", "parent_id": own}
-    answer = await client.post(f"/{collection}", json=body)
-    assert answer.status_code == 422, answer.text
-    assert [(fault["pointer"], fault["code"]) for fault in answer.json()["errors"]] == [
+    response = await client.post(f"/{collection}", json=body)
+    assert response.status_code == 422, response.text
+    assert [(fault["pointer"], fault["code"]) for fault in response.json()["errors"]] == [
         ("/parent_id", "unknown_reference")
     ]
     assert (await client.get(f"/{collection}/{own}")).status_code == 404
     assert await world.rows(last) == []
 
 
-async def test_what_users_make_of_themselves_is_told_as_it_is(world: World) -> None:
+async def test_user_that_changes_itself_is_returned_as_stored(world: World) -> None:
     account = await world.account(access_level="admin", name="Miss Byron")
     path = f"/users/{account.user['id']}"
     own = {"id": account.user["id"], "code": None, "name": "Lady Lovelace"}
@@ -777,17 +779,17 @@ async def test_what_users_make_of_themselves_is_told_as_it_is(world: World) -> N
     ):
         last = await world.last()
         given = {name: value for name, value in body.items() if name in UserReplace.model_fields}
-        answer = await account.client.request(method, path, json=given)
-        assert answer.json()["updated_by"] == own, answer.text
-        assert answer.headers["etag"] == (await account.client.get(path)).headers["etag"]
+        response = await account.client.request(method, path, json=given)
+        assert response.json()["updated_by"] == own, response.text
+        assert response.headers["etag"] == (await account.client.get(path)).headers["etag"]
         (row,) = await world.rows(last)
         managers = [(side or {})["manager"] for side in (row.before, row.after)]
         assert managers == ([None, own] if method == "PATCH" else [own, None])
-    # Others here rest on there being one administrator.
+    # Other tests need a single administrator.
     assert (await world.client.patch(path, json={"is_active": False})).is_success
 
 
-async def test_rows_keep_the_names_of_their_time(world: World) -> None:
+async def test_changes_keep_the_names_of_their_time(world: World) -> None:
     account = await world.account(access_level="editor", name="Miss Byron")
     department = await make_department(account.client, name="First", code=f"T-{next(_numbers)}")
     path = f"/departments/{department['id']}"
@@ -800,7 +802,7 @@ async def test_rows_keep_the_names_of_their_time(world: World) -> None:
     ]
 
 
-async def test_what_may_be_done_is_told_of_users(world: World, client: httpx.AsyncClient) -> None:
+async def test_changes_of_access_are_recorded(world: World, client: httpx.AsyncClient) -> None:
     user = await make_user(client)
     last = await world.last()
     body = {"access_level": "admin", "is_active": False, "email": f"new{user['id']}@register.example"}
@@ -809,10 +811,10 @@ async def test_what_may_be_done_is_told_of_users(world: World, client: httpx.Asy
     assert await world.rows(last) == [Row("users", brief(user), "updated", before, body)]
 
 
-# --- Writes that fail, and writes at once ---
+# --- Failing and concurrent writes ---
 
 
-async def test_refused_write_leaves_no_row(world: World, client: httpx.AsyncClient) -> None:
+async def test_refused_write_records_no_change(world: World, client: httpx.AsyncClient) -> None:
     taken = await make_department(client, code=f"F-{next(_numbers)}")
     child = await make_department(client, parent_id=taken["id"])
     process, role = await make_process(client), await make_role(client)
@@ -820,7 +822,7 @@ async def test_refused_write_leaves_no_row(world: World, client: httpx.AsyncClie
     path = f"/processes/{process['id']}"
     assert (await client.put(f"{path}/departments/{taken['id']}", json={"relation": "owner"})).status_code == 204
     last = await world.last()
-    answers = [
+    responses = [
         await client.post("/departments", json={"name": "Taken", "code": taken["code"]}),
         await client.patch(f"/departments/{child['id']}", json={"code": taken["code"]}),
         await client.patch(f"/departments/{taken['id']}", json={"parent_id": child["id"]}),
@@ -841,7 +843,7 @@ async def test_refused_write_leaves_no_row(world: World, client: httpx.AsyncClie
         ),
     ]
     expected = [409, 409, 409, 409, 409, 422, 422, 404, 412, 412, 412, 409, 409, 404, 422, 422]
-    assert [answer.status_code for answer in answers] == expected
+    assert [response.status_code for response in responses] == expected
     assert await world.rows(last) == []
 
 
@@ -854,7 +856,7 @@ REFUSE_AT_COMMIT = (
 )
 
 
-async def test_failed_commit_leaves_no_row(world: World, client: httpx.AsyncClient) -> None:
+async def test_failed_commit_records_no_change(world: World, client: httpx.AsyncClient) -> None:
     role, user = await make_role(client), await make_user(client)
     path = f"/roles/{role['id']}"
     last = await world.last()
@@ -862,7 +864,7 @@ async def test_failed_commit_leaves_no_row(world: World, client: httpx.AsyncClie
         await world.connection.execute(statement)
     try:
         with without_log():
-            answers = [
+            responses = [
                 await client.post("/roles", json={"name": "Never"}),
                 await client.put(path, json={"name": "Never"}),
                 await client.patch(path, json={"name": "Never"}),
@@ -871,18 +873,18 @@ async def test_failed_commit_leaves_no_row(world: World, client: httpx.AsyncClie
             ]
     finally:
         await world.connection.execute("DROP FUNCTION refuse CASCADE")
-    assert [answer.status_code for answer in answers] == [500] * 5
+    assert [response.status_code for response in responses] == [500] * 5
     assert await world.rows(last) == []
 
 
-async def test_failed_history_leaves_no_change(world: World, client: httpx.AsyncClient) -> None:
+async def test_write_is_rolled_back_if_its_history_fails(world: World, client: httpx.AsyncClient) -> None:
     role = await make_role(client, name="Kept")
     path = f"/roles/{role['id']}"
     user = await make_user(client)
     await world.connection.execute("ALTER TABLE changes ADD CONSTRAINT never CHECK (type <> 'roles') NOT VALID")
     try:
         with without_log():
-            answers = [
+            responses = [
                 await client.post("/roles", json={"name": "Never", "code": "NEVER"}),
                 await client.put(path, json={"name": "Never"}),
                 await client.put(f"{path}/holders/{user['id']}"),
@@ -890,31 +892,31 @@ async def test_failed_history_leaves_no_change(world: World, client: httpx.Async
             ]
     finally:
         await world.connection.execute("ALTER TABLE changes DROP CONSTRAINT never")
-    assert [answer.status_code for answer in answers] == [500] * 4
+    assert [response.status_code for response in responses] == [500] * 4
     assert (await client.get(path)).json() == role
     assert (await client.get(f"{path}/holders")).json()["items"] == []
     assert (await client.get("/roles/code:NEVER")).status_code == 404
 
 
-async def test_parallel_patches_chain_together(world: World, client: httpx.AsyncClient) -> None:
+async def test_changes_of_concurrent_patches_form_a_chain(world: World, client: httpx.AsyncClient) -> None:
     role = await make_role(client, name="Name 0")
     path = f"/roles/{role['id']}"
     last = await world.last()
     bodies = [{"name": f"Name {number}"} for number in range(1, 17)]
-    answers = await asyncio.gather(*(client.patch(path, json=body) for body in bodies))
-    assert [answer.status_code for answer in answers] == [200] * 16
+    responses = await asyncio.gather(*(client.patch(path, json=body) for body in bodies))
+    assert [response.status_code for response in responses] == [200] * 16
     rows = await world.rows(last)
-    assert sorted(answer.json()["version"] for answer in answers) == list(range(2, 18))
+    assert sorted(response.json()["version"] for response in responses) == list(range(2, 18))
     chain = [(row.before or {})["name"] for row in rows] + [(rows[-1].after or {})["name"]]
     assert chain[0] == "Name 0"
     assert chain[1:] == [(row.after or {})["name"] for row in rows]
     assert sorted(chain[1:]) == sorted(body["name"] for body in bodies)
-    by_version = sorted((answer.json() for answer in answers), key=lambda answer: int(answer["version"]))
-    assert [answer["name"] for answer in by_version] == chain[1:]
+    by_version = sorted((response.json() for response in responses), key=lambda response: int(response["version"]))
+    assert [response["name"] for response in by_version] == chain[1:]
     assert (await client.get(path)).json()["name"] == chain[-1]
 
 
-# --- What makes a database ready ---
+# --- Initialisation ---
 
 
 async def test_demo_data_has_a_history(empty: URL) -> None:
@@ -926,7 +928,7 @@ async def test_demo_data_has_a_history(empty: URL) -> None:
         }
         query = "SELECT type, action, count(*) FROM changes GROUP BY type, action"
         found = {(row["type"], row["action"]): row["count"] for row in await connection.fetch(query)}
-        # Heads and managers are set once the users are there.
+        # Heads and managers are set after the users are created.
         assert found == {
             **{(collection, "created"): counts[collection] for collection in COLLECTIONS},
             ("roles", "linked"): counts["role_holders"],
@@ -943,7 +945,7 @@ async def test_demo_data_has_a_history(empty: URL) -> None:
         assert (first["actor_id"], first["actor_name"]) == (None, None)
         assert {(row["actor_id"], row["actor_name"]) for row in others} == {(first["object_id"], first["object_name"])}
         assert len({row["transaction_id"] for row in (first, *others)}) == 1
-        # Every version but the first of each object is told by a row.
+        # Each version of each object has one row.
         for table in COLLECTIONS:
             versions = await connection.fetchval(f"SELECT sum(version) FROM {table}")
             rows = await connection.fetchval(
@@ -952,7 +954,7 @@ async def test_demo_data_has_a_history(empty: URL) -> None:
             assert (table, rows) == (table, versions)
 
 
-# --- Reading it ---
+# --- Reading the history ---
 
 
 async def items_of(client: httpx.AsyncClient, path: str, **parameters: Any) -> list[dict[str, Any]]:
@@ -993,26 +995,26 @@ async def test_all_changes_are_listed_newest_first(world: World, client: httpx.A
     assert ids == [row["id"] for row in newest]
 
 
-async def test_filters_hold_alone_and_together(world: World, client: httpx.AsyncClient) -> None:
+async def test_filters_select_alone_and_combined(world: World, client: httpx.AsyncClient) -> None:
     account = await world.account(access_level="editor")
-    mine = await make_department(account.client)
+    department = await make_department(account.client)
     between = await make_role(account.client)
-    assert (await client.patch(f"/departments/{mine['id']}", json={"name": "Theirs"})).is_success
-    assert (await account.client.patch(f"/departments/{mine['id']}", json={"name": "Mine again"})).is_success
+    assert (await client.patch(f"/departments/{department['id']}", json={"name": "Theirs"})).is_success
+    assert (await account.client.patch(f"/departments/{department['id']}", json={"name": "Mine again"})).is_success
     await make_location(account.client)
     everything = await world.records(0)
     actor, moment = account.user["id"], datetime.fromisoformat(between["created_at"])
     filters: list[dict[str, Any]] = [
         {"type": "departments"},
-        {"type": "departments", "object_id": mine["id"]},
+        {"type": "departments", "object_id": department["id"]},
         {"actor_id": actor},
         {"since": moment},
         {"type": "departments", "actor_id": actor},
         {"type": "locations", "since": moment},
         {"actor_id": actor, "since": moment},
-        {"type": "departments", "object_id": mine["id"], "actor_id": actor},
-        {"type": "departments", "object_id": mine["id"], "since": moment},
-        {"type": "departments", "object_id": mine["id"], "actor_id": actor, "since": moment},
+        {"type": "departments", "object_id": department["id"], "actor_id": actor},
+        {"type": "departments", "object_id": department["id"], "since": moment},
+        {"type": "departments", "object_id": department["id"], "actor_id": actor, "since": moment},
         {"type": "departments", "actor_id": actor, "since": moment},
         {"type": "roles", "object_id": 2**62},
         {"actor_id": 2**62},
@@ -1031,12 +1033,12 @@ async def test_filters_hold_alone_and_together(world: World, client: httpx.Async
         assert response.json()["total"] == len(expected), given
         assert [item["id"] for item in response.json()["items"]] == expected[:200], given
         sizes.append(len(expected))
-    assert (sizes[1], sizes[2], sizes[6]) == (3, 4 + 1, 3)  # setting the password is a change of one's own
+    assert (sizes[1], sizes[2], sizes[6]) == (3, 4 + 1, 3)  # setting the own password is a change, too
     assert sizes[7:10] == [2, 2, 1]
     assert sizes[11:] == [0, 0, 0, 1]
 
 
-async def test_changes_of_one_moment_count_from_that_moment(client: httpx.AsyncClient) -> None:
+async def test_since_includes_its_own_instant(client: httpx.AsyncClient) -> None:
     made = await make_role(client)
     moment = datetime.fromisoformat(made["created_at"])
     for since, listed in ((moment, True), (moment + timedelta(microseconds=1), False)):
@@ -1044,10 +1046,8 @@ async def test_changes_of_one_moment_count_from_that_moment(client: httpx.AsyncC
         assert [item["object"]["id"] for item in items] == [made["id"]] * listed
 
 
-async def test_change_with_a_lesser_id_than_an_older_one_is_found_by_its_instant(
-    world: World, client: httpx.AsyncClient
-) -> None:
-    # A slow transaction has the instant of its beginning, and ids from its end.
+async def test_since_compares_instants_and_not_ids(world: World, client: httpx.AsyncClient) -> None:
+    # The changes of a slow transaction have the instant of its beginning, but later ids than faster transactions.
     moment = datetime.now(UTC) - timedelta(days=3)
     insert = "INSERT INTO changes (at, type, object_id, object_name, action) VALUES ($1, 'roles', $2, $3, 'created')"
     await world.connection.execute(insert, moment, 2**61, "Quick")
@@ -1062,7 +1062,7 @@ async def test_change_with_a_lesser_id_than_an_older_one_is_found_by_its_instant
 
 
 @pytest.mark.parametrize("since", ["0001-01-01T00:00:00Z", "1900-01-01T00:00:00+05:30", "9999-12-31T23:59:59Z"])
-async def test_any_instant_can_be_asked_for(client: httpx.AsyncClient, since: str) -> None:
+async def test_any_instant_is_a_valid_filter_value(client: httpx.AsyncClient, since: str) -> None:
     await make_role(client)
     items = await items_of(client, "/changes", since=since)
     assert (items == []) == since.startswith("9999")
@@ -1114,7 +1114,7 @@ async def test_pages_of_changes_link_to_one_another(client: httpx.AsyncClient) -
         ("actor=1", 400, "/actor"),
     ],
 )
-async def test_bad_parameter_is_refused(client: httpx.AsyncClient, query: str, status: int, pointer: str) -> None:
+async def test_invalid_parameter_is_refused(client: httpx.AsyncClient, query: str, status: int, pointer: str) -> None:
     response = await client.get(f"/changes?{query}")
     assert response.status_code == status
     faults = response.json()["errors"]
@@ -1144,8 +1144,8 @@ async def test_changes_of_users_and_tokens_are_for_administrators_only(world: Wo
             f"type=users&actor_id={world.admin['id']}",
             "type=users&since=2000-01-01T00:00:00Z",
         ):
-            told = await reader.get(f"/changes?count=exact&{query}")
-            assert (told.status_code, told.json()["scope"]) == (403, "admin"), query
+            filtered = await reader.get(f"/changes?count=exact&{query}")
+            assert (filtered.status_code, filtered.json()["scope"]) == (403, "admin"), query
         own = f"/changes?count=exact&actor_id={account.user['id']}"
         listed = (await reader.get(own)).json()
         assert (listed["items"], listed["total"], listed["next"]) == ([], 0, None)
@@ -1154,20 +1154,20 @@ async def test_changes_of_users_and_tokens_are_for_administrators_only(world: Wo
         assert (refused.status_code, refused.json()["scope"]) == (403, "admin")
 
 
-async def test_token_sees_the_changes_of_what_it_may_read(world: World) -> None:
+async def test_token_sees_changes_of_readable_collections_only(world: World) -> None:
     await make_role(world.client)
     await make_department(world.client)
     body = {"name": "Narrow", "scopes": ["changes:read"]}
-    blind = await world.client_with((await world.session.post("/users/me/tokens", json=body)).json()["token"])
-    assert (await blind.get("/changes?count=exact")).json()["total"] == 0
-    told = await blind.get("/changes?type=roles")
-    assert (told.status_code, told.json()["scope"]) == (403, "roles:read")
+    narrow = await world.client_with((await world.session.post("/users/me/tokens", json=body)).json()["token"])
+    assert (await narrow.get("/changes?count=exact")).json()["total"] == 0
+    refused = await narrow.get("/changes?type=roles")
+    assert (refused.status_code, refused.json()["scope"]) == (403, "roles:read")
     body = {"name": "Narrow", "scopes": ["changes:read", "roles:read"]}
     reader = await world.client_with((await world.session.post("/users/me/tokens", json=body)).json()["token"])
     assert {item["type"] for item in (await reader.get("/changes?limit=200")).json()["items"]} == {"roles"}
 
 
-async def test_list_goes_on_before_an_id(client: httpx.AsyncClient) -> None:
+async def test_before_id_continues_the_list(client: httpx.AsyncClient) -> None:
     role = await make_role(client)
     for name in ("Second", "Third"):
         await client.patch(f"/roles/{role['id']}", json={"name": name})
@@ -1176,18 +1176,16 @@ async def test_list_goes_on_before_an_id(client: httpx.AsyncClient) -> None:
     assert (await items_of(client, "/changes", before_id=newest["id"]))[0]["id"] < newest["id"]
 
 
-async def test_instant_is_taken_as_it_was_told(client: httpx.AsyncClient) -> None:
+async def test_returned_instant_is_a_valid_filter_value(client: httpx.AsyncClient) -> None:
     role = await make_role(client)
     (change,) = await items_of(client, f"/roles/{role['id']}/changes")
-    # In an address the plus sign of its offset stands for a blank.
+    # A plus sign in a query means a blank; as the sign of an offset it is accepted.
     response = await client.get(f"/changes?type=roles&object_id={role['id']}&since={change['at']}")
     assert [item["id"] for item in response.json()["items"]] == [change["id"]]
 
 
 @every_collection
-async def test_history_of_an_object_by_id_and_code_and_after_its_end(
-    client: httpx.AsyncClient, collection: str
-) -> None:
+async def test_history_is_found_by_id_and_code_and_after_deletion(client: httpx.AsyncClient, collection: str) -> None:
     code = f"H-{next(_numbers)}"
     made, other = await make(client, collection, code=code), await make(client, collection)
     by_its_id, by_its_code = f"/{collection}/{made['id']}", f"/{collection}/code:{code}"
@@ -1212,9 +1210,9 @@ async def test_history_of_an_object_by_id_and_code_and_after_its_end(
     for never in (f"{by_its_code}/changes", f"/{collection}/{2**62}/changes", f"/{collection}/{2**64}/changes"):
         assert (await client.get(never)).status_code == 404
         assert (await client.get(f"{never}?offset=3")).status_code == 404
-    # Whoever takes the code does not take the history.
-    heir = await make(client, collection, code=code)
-    assert [item["object"]["id"] for item in await items_of(client, f"{by_its_code}/changes")] == [heir["id"]]
+    # A new object with the code does not inherit the history.
+    successor = await make(client, collection, code=code)
+    assert [item["object"]["id"] for item in await items_of(client, f"{by_its_code}/changes")] == [successor["id"]]
 
 
 @pytest.mark.parametrize(
@@ -1230,7 +1228,7 @@ async def test_history_of_an_object_by_id_and_code_and_after_its_end(
     ],
 )
 async def test_message_is_kept(client: httpx.AsyncClient, message: bytes, kept: str | None) -> None:
-    response = await client.post("/roles", json={"name": "Told"}, headers={b"X-Change-Message": message})
+    response = await client.post("/roles", json={"name": "Recorded"}, headers={b"X-Change-Message": message})
     assert response.status_code == 201
     (item,) = await items_of(client, f"/roles/{response.json()['id']}/changes")
     assert item["message"] == kept
@@ -1239,21 +1237,21 @@ async def test_message_is_kept(client: httpx.AsyncClient, message: bytes, kept: 
 @pytest.mark.parametrize(
     "message", [b"x" * 501, ("ß" * 501).encode(), b"a\tb", b"a\x01b", b"a\x7fb", "a\x85b".encode(), "a\u2028b".encode()]
 )
-async def test_message_that_cannot_be_kept_is_refused(world: World, client: httpx.AsyncClient, message: bytes) -> None:
+async def test_invalid_message_is_refused(world: World, client: httpx.AsyncClient, message: bytes) -> None:
     role = await make_role(client)
     last = await world.last()
     headers = {b"X-Change-Message": message}
-    answers = [
-        await client.post("/roles", json={"name": "Untold"}, headers=headers),
-        await client.patch(f"/roles/{role['id']}", json={"name": "Untold"}, headers=headers),
+    responses = [
+        await client.post("/roles", json={"name": "Refused"}, headers=headers),
+        await client.patch(f"/roles/{role['id']}", json={"name": "Refused"}, headers=headers),
         await client.delete(f"/roles/{role['id']}", headers=headers),
     ]
-    for answer in answers:
-        assert (answer.status_code, answer.json()["code"]) == (422, "invalid_content")
-        (fault,) = answer.json()["errors"]
+    for response in responses:
+        assert (response.status_code, response.json()["code"]) == (422, "invalid_content")
+        (fault,) = response.json()["errors"]
         assert (fault["pointer"], fault["source"], fault["code"]) == ("/X-Change-Message", "header", "change_message")
     assert await world.rows(last) == []
-    # A read changes nothing, so that nothing is to be said of it.
+    # A read ignores the message.
     assert (await client.get(f"/roles/{role['id']}", headers=headers)).json() == role
 
 
@@ -1270,10 +1268,10 @@ async def test_reading_the_history_takes_one_statement_for_the_page(app: FastAPI
         ):
             with statements.counted() as seen:
                 assert (await client.get(path)).status_code == 200
-            assert len(seen) == number + 1, path  # and the one that finds the caller
+            assert len(seen) == number + 1, path  # and the look-up of the caller
 
 
-async def test_recording_a_change_takes_no_statement_of_its_own(app: FastAPI, statements: Statements) -> None:
+async def test_recording_a_change_takes_no_further_statement(app: FastAPI, statements: Statements) -> None:
     async with client_of(app) as client:
         role, user = await make_role(client), await make_user(client)
         path = f"/roles/{role['id']}"
@@ -1291,13 +1289,13 @@ async def test_recording_a_change_takes_no_statement_of_its_own(app: FastAPI, st
             assert len(seen) == number + 1, (method, url, seen)
 
 
-# --- How it is read ---
+# --- Query plans ---
 
 ROWS = 50_000
-# The last hour has 60 rows; one actor made a single change, long ago, and one collection was changed once.
+# The last hour has 60 rows. One actor and one collection have a single change each, long ago.
 FILL = f"""
     INSERT INTO changes (at, actor_id, actor_name, type, object_id, object_name, action, after)
-    SELECT now() - ({ROWS} - n) * interval '1 minute', CASE n WHEN 7 THEN 999 ELSE 100 + n % 20 END, 'Somebody',
+    SELECT now() - ({ROWS} - n) * interval '1 minute', CASE n WHEN 7 THEN 999 ELSE 100 + n % 20 END, 'Actor',
            CASE n WHEN 8 THEN 'api_tokens' ELSE (ARRAY{list(COLLECTIONS)})[1 + n % {len(COLLECTIONS)}] END,
            n / 10, 'Something', 'updated', '{{"name": "Something"}}'
       FROM generate_series(1, {ROWS}) AS n
@@ -1318,16 +1316,16 @@ def listing(**filters: Any) -> tuple[Prepared, dict[str, Any]]:
 NOW = datetime.now(UTC)
 LISTS: dict[str, tuple[Prepared, dict[str, Any]]] = {
     "all": listing(),
-    "all that everybody sees": (
+    "all without users and tokens": (
         prepare(_page(changes_where(frozenset(), frozenset(READ_SCOPES) - {"users", "api_tokens"}), None)),
         {},
     ),
     "of an object": listing(type="roles", object_id=2000),
     "of an actor": listing(actor_id=110),
-    "of an actor who did little": listing(actor_id=999),
-    "of nobody": listing(actor_id=12345),
+    "of an actor with one change": listing(actor_id=999),
+    "of an unknown actor": listing(actor_id=12345),
     "of a collection": listing(type="roles"),
-    "of a collection that hardly changes": listing(type="api_tokens"),
+    "of a collection with one change": listing(type="api_tokens"),
     "since long ago": listing(since=NOW - timedelta(days=30)),
     "since an hour ago": listing(since=NOW - timedelta(hours=1)),
     "since tomorrow": listing(since=NOW + timedelta(days=1)),
@@ -1337,8 +1335,8 @@ LISTS: dict[str, tuple[Prepared, dict[str, Any]]] = {
     "history by id": (prepare(_page(changes_of(Department, by_id), None)), {"key": 2000}),
     "history by code": (prepare(_page(changes_of(Department, by_code), None)), {"key": "FIN-01"}),
 }
-# Rows that a page may look at: of the last day there are 1440, and one actor made a twentieth.
-MOST_LOOKED_AT = 4000
+# The maximum number of rows that a page reads. The last day has 1440 rows, and an actor a twentieth of all rows.
+MAX_ROWS_READ = 4000
 
 
 @pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
@@ -1362,12 +1360,12 @@ async def test_page_of_changes_is_read_from_an_index(large: asyncpg.Connection, 
     looked_at = sum(
         (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"] for node in reads
     )
-    assert looked_at <= MOST_LOOKED_AT
+    assert looked_at <= MAX_ROWS_READ
     sorted_rows = [node["Actual Rows"] for node in plan if node["Node Type"] in {"Sort", "Incremental Sort"}]
     assert max(sorted_rows, default=0) <= 100
 
 
-async def test_lists_with_and_without_an_order_of_their_own_agree(large: asyncpg.Connection) -> None:
+async def test_lists_ordered_by_their_index_are_in_the_order_of_ids(large: asyncpg.Connection) -> None:
     for name in ("of an actor", "of a collection", "of a collection by an actor", "of an actor since an hour ago"):
         statement, values = LISTS[name]
         row = await large.fetchrow(statement.sql, *statement.arguments({"limit": 50, "offset": 0} | values))

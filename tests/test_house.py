@@ -1,4 +1,4 @@
-"""What the import contracts cannot say of the packages and of what they may import."""
+"""Rules of the packages and their imports that import contracts cannot express."""
 
 import ast
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ def modules(*folders: str) -> Iterator[tuple[str, ast.Module]]:
 
 
 def imported(tree: ast.Module) -> set[str]:
-    """Return the modules that a module imports from, and what may be modules among the imported names."""
+    """Return the modules that a module imports from, and the imported names, which may be modules, too."""
     found: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -51,7 +51,7 @@ def importers(package: str) -> set[str]:
 @pytest.mark.parametrize(
     ("package", "allowed"),
     [
-        # The driver, and what only PostgreSQL has.
+        # The driver, and the dialect of PostgreSQL.
         ("asyncpg", ("core/", "domains/shared/reading/")),
         ("sqlalchemy.dialects.postgresql", ("core/", "domains/shared/", "domains/register/")),
     ],
@@ -71,11 +71,11 @@ def test_file_of_a_domain_imports_its_namesake_in_shared(entry: Entry) -> None:
         allowed = NAMESAKES.get(Path(path).stem, {"models"})
         assert used <= allowed, f"{path} imports {used - allowed} of shared"
         namesakes += bool(used)
-    assert namesakes >= 5  # a domain has at least so many files
+    assert namesakes >= 5  # the number of files that every domain has
 
 
 def names_in(tree: ast.Module) -> Iterator[str]:
-    """Yield the identifiers of a module, and its texts."""
+    """Yield the identifiers and the string literals of a module."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node.value
@@ -88,13 +88,13 @@ def names_in(tree: ast.Module) -> Iterator[str]:
 
 
 def test_core_and_shared_name_no_collection() -> None:
-    # Every object has its author among the users.
+    # Users are excluded, because every object refers to its author.
     names = {entry.name for entry in COLLECTIONS} - {"users"} | {entry.service.__name__ for entry in COLLECTIONS}
     found = {path for path, tree in modules("core", "domains/shared") if names & set(names_in(tree))}
     # The table of scopes, and an example in the documentation.
     assert found == {"core/permissions.py", "domains/shared/schemas.py"}
 
 
-def test_every_package_says_what_it_gives() -> None:
+def test_every_package_has_a_docstring() -> None:
     packages = [path for path, tree in modules("") if path.endswith("__init__.py") and not ast.get_docstring(tree)]
     assert packages == ["__init__.py"]

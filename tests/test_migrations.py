@@ -1,4 +1,4 @@
-"""The schema's revisions, on databases of their own."""
+"""The revisions of the schema, on separate databases."""
 
 import asyncio
 import os
@@ -34,7 +34,7 @@ LANDED = {
     "0008_briefs.py": "10b15b40a476bc9d4a342a016668b423114d21c2820ab688a1b9abd2faff6a1a",
 }
 
-# What revisions run besides themselves. While no landed revision imports it, its digest may be changed.
+# Code that revisions import. Its digest may be changed while no landed revision imports it.
 HELPER = "app/core/collection_migrations.py"
 HELPER_DIGEST = "f0460c601c4711c7c0ec8daff211e9810de7e98cc6ca5508df61ba72fa87ec0f"
 
@@ -128,14 +128,14 @@ async def test_models_and_head_agree(empty: URL) -> None:
     await asyncio.to_thread(command.check, alembic_config(empty))
 
 
-async def test_revisions_make_exactly_what_the_models_say(empty: URL, server_url: URL) -> None:
-    # Alembic does not compare everything: it passes over the conditions of partial indexes and CHECK constraints.
+async def test_revisions_create_exactly_the_schema_of_the_models(empty: URL, server_url: URL) -> None:
+    # Alembic does not compare the conditions of partial indexes and CHECK constraints.
     await asyncio.to_thread(upgrade, empty)
     async with new_database(server_url) as url:
         engine = create_async_engine(driver_url(url))
         async with engine.begin() as connection:
             await connection.execute(text("CREATE EXTENSION pg_trgm"))
-            # What the models use and cannot say.
+            # Functions that the models use, but do not create.
             for number in ("0006", "0008"):
                 revision: Any = ScriptDirectory.from_config(alembic_config(empty)).get_revision(number)
                 for function, definition in revision.module.FUNCTIONS.items():
@@ -146,8 +146,8 @@ async def test_revisions_make_exactly_what_the_models_say(empty: URL, server_url
     assert [row for row in await schema_of(empty) if "alembic_version" not in row[0]] == of_models
 
 
-# Makes a landed collection anew; of the models, locations have the most kinds of columns and indexes.
-MADE_ANEW = """
+# Recreates a landed collection: locations have the most kinds of columns and indexes.
+RECREATED_COLLECTION = """
 import sqlalchemy as sa
 
 from alembic import op
@@ -193,7 +193,7 @@ def downgrade():
 
 
 def config_with(revision: str, database: URL, root: Path, directory: Path) -> Config:
-    """Return the configuration of a copy of the revisions that has one more, `anew`."""
+    """Return the configuration of a copy of the revisions with the further revision `anew`."""
     shutil.copytree(root / "alembic", directory / "alembic", ignore=shutil.ignore_patterns("__pycache__"))
     (directory / "alembic/versions/anew.py").write_text(revision.format(head=head_revision()), "utf-8")
     config = alembic_config(database)
@@ -201,10 +201,10 @@ def config_with(revision: str, database: URL, root: Path, directory: Path) -> Co
     return config
 
 
-async def test_helper_makes_a_collection_as_landed_revisions_do(empty: URL, root: Path, tmp_path: Path) -> None:
+async def test_helper_creates_a_collection_as_landed_revisions_do(empty: URL, root: Path, tmp_path: Path) -> None:
     await asyncio.to_thread(upgrade, empty)
     schema, triggers = await schema_of(empty), await triggers_of(empty)
-    config = config_with(MADE_ANEW, empty, root, tmp_path)
+    config = config_with(RECREATED_COLLECTION, empty, root, tmp_path)
     await asyncio.to_thread(command.upgrade, config, "anew")
     assert await schema_of(empty) == schema
     assert await triggers_of(empty) == triggers
@@ -214,8 +214,8 @@ async def test_helper_makes_a_collection_as_landed_revisions_do(empty: URL, root
     assert await triggers_of(empty) == [row for row in triggers if " ON public.locations " not in row]
 
 
-# Makes landed tables of links anew: links without a field of their own, and those whose key has one.
-LINKS_MADE_ANEW = """
+# Recreates landed tables of links: without an own field, and with an own field in the primary key.
+RECREATED_LINKS = """
 import sqlalchemy as sa
 
 from app.core.collection_migrations import create_link_table, drop_link_table
@@ -251,10 +251,10 @@ def downgrade():
 """
 
 
-async def test_helper_makes_links_as_landed_revisions_do(empty: URL, root: Path, tmp_path: Path) -> None:
+async def test_helper_creates_links_as_landed_revisions_do(empty: URL, root: Path, tmp_path: Path) -> None:
     await asyncio.to_thread(upgrade, empty)
     schema = await schema_of(empty)
-    config = config_with(LINKS_MADE_ANEW, empty, root, tmp_path)
+    config = config_with(RECREATED_LINKS, empty, root, tmp_path)
     await asyncio.to_thread(command.upgrade, config, "anew")
     assert await schema_of(empty) == schema
     await asyncio.to_thread(command.downgrade, config, "-1")
@@ -269,7 +269,7 @@ async def triggers_of(url: URL) -> list[str]:
         return [row["definition"] for row in await connection.fetch(query)]
 
 
-async def test_three_migrations_at_once_all_succeed(empty: URL, root: Path) -> None:
+async def test_three_concurrent_migrations_succeed(empty: URL, root: Path) -> None:
     environment = os.environ | {"DATABASE_URL": text_of(empty)}
     command = (sys.executable, "-m", "app", "migrate")
     processes = [await asyncio.create_subprocess_exec(*command, cwd=root, env=environment) for _ in range(3)]
@@ -298,7 +298,7 @@ async def test_migration_waits_out_a_lock(empty: URL) -> None:
         await transaction.start()
         await blocker.execute("LOCK TABLE processes IN ACCESS SHARE MODE")
         migration = asyncio.create_task(asyncio.to_thread(command.downgrade, config, "base"))
-        # The first attempt fails, a later one gets through.
+        # The first attempt fails; a later one succeeds.
         await until_second_lock_wait(empty)
         assert not migration.done()
         await transaction.rollback()

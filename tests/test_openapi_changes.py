@@ -1,4 +1,4 @@
-"""What breaks clients is found, and nothing else."""
+"""Breaking changes of the OpenAPI document are found, and no others."""
 
 import json
 from collections.abc import Callable
@@ -97,7 +97,7 @@ def body(document: Document) -> Document:
     return found
 
 
-def answer(document: Document) -> Document:
+def thing(document: Document) -> Document:
     found: Document = document["components"]["schemas"]["Thing"]
     return found
 
@@ -137,7 +137,7 @@ BREAKING: dict[str, tuple[Change, list[str]]] = {
         lambda new: (
             new["components"]["schemas"].update(
                 Type=new["components"]["schemas"].pop("Kind"),
-                Thing=json.loads(json.dumps(answer(new)).replace("Kind", "Type")),
+                Thing=json.loads(json.dumps(thing(new)).replace("Kind", "Type")),
             )
             or parameter(new, 1)["items"].update({"$ref": "#/components/schemas/Type"})
         ),
@@ -204,43 +204,43 @@ BREAKING: dict[str, tuple[Change, list[str]]] = {
         lambda new: operation(new)["requestBody"]["content"].pop("text/csv"),
         [f"{HERE}: no longer takes text/csv"],
     ),
-    "body at all": (
+    "whole body": (
         lambda new: operation(new).pop("requestBody"),
         [f"{HERE}: no longer takes application/json", f"{HERE}: no longer takes text/csv"],
     ),
     "status": (lambda new: operation(new)["responses"].pop("404"), [f"{HERE}: 404 is gone"]),
     "header": (lambda new: created(new)["headers"].clear(), [f"{HERE}: 201 no longer has the header ETag"]),
-    "media type of a shared answer": (
+    "media type of a shared response": (
         lambda new: not_found(new)["content"].clear(),
         [f"{HERE}: 404 no longer comes as application/problem+json"],
     ),
-    "media type of the answer": (
+    "media type of the response": (
         lambda new: created(new).update(content={"text/csv": {"schema": {"type": "string"}}}),
         [f"{HERE}: 201 no longer comes as application/json"],
     ),
-    "member of an answer": (lambda new: answer(new)["properties"].pop("kind"), [f"{HERE}: 201/kind is gone"]),
+    "member of a response": (lambda new: thing(new)["properties"].pop("kind"), [f"{HERE}: 201/kind is gone"]),
     "member that may be absent": (
-        lambda new: answer(new)["required"].remove("kind"),
+        lambda new: thing(new)["required"].remove("kind"),
         [f"{HERE}: 201/kind may be absent now"],
     ),
-    "null in an answer": (
-        lambda new: answer(new)["properties"].update(name={"type": ["string", "null"]}),
+    "null in a response": (
+        lambda new: thing(new)["properties"].update(name={"type": ["string", "null"]}),
         [f"{HERE}: 201/name may be null now"],
     ),
-    "new value in an answer": (lambda new: kinds(new).append("three"), [f'{HERE}: 201/kind may be "three" now']),
-    "free text in an answer": (
-        lambda new: answer(new)["properties"].update(kind={"type": "string"}),
+    "new value in a response": (lambda new: kinds(new).append("three"), [f'{HERE}: 201/kind may be "three" now']),
+    "free text in a response": (
+        lambda new: thing(new)["properties"].update(kind={"type": "string"}),
         [f"{HERE}: 201/kind may be any value now"],
     ),
-    "wider number in an answer": (
-        lambda new: answer(new)["properties"]["counts"].update(additionalProperties={"type": "number"}),
+    "wider number in a response": (
+        lambda new: thing(new)["properties"]["counts"].update(additionalProperties={"type": "number"}),
         [f"{HERE}: 201/counts/any member may be number now"],
     ),
 }
 HARMLESS: dict[str, Change] = {
     "nothing": lambda _new: None,
     "words": lambda new: operation(new).update(summary="Make", description="Makes a thing.", tags=["things"]),
-    "open to everybody": lambda new: operation(new).update({"x-permission": "public"}),
+    "public operation": lambda new: operation(new).update({"x-permission": "public"}),
     "new path": lambda new: new["paths"].update({"/others": new["paths"]["/things"]}),
     "new parameter": lambda new: operation(new)["parameters"].append(a_parameter()),
     "header in other letters": lambda new: operation(new)["parameters"][2].update(name="if-match"),
@@ -251,24 +251,24 @@ HARMLESS: dict[str, Change] = {
     "member of a body that may be absent": lambda new: body(new).update(required=[]),
     "another alternative in a body": lambda new: body(new)["properties"]["title"]["anyOf"].append({"type": "integer"}),
     "new status": lambda new: operation(new)["responses"].update({"409": {}}),
-    "answer that is shared no more": lambda new: operation(new)["responses"].update({"404": not_found(new)}),
-    "shared answer of another name": lambda new: (
+    "response that is no longer shared": lambda new: operation(new)["responses"].update({"404": not_found(new)}),
+    "shared response with another name": lambda new: (
         new["components"]["responses"].update(Missing=not_found(new))
         or operation(new)["responses"].update({"404": {"$ref": "#/components/responses/Missing"}})
     ),
     "new header": lambda new: created(new)["headers"].update(Link={"schema": {"type": "string"}}),
     "new media type": lambda new: created(new)["content"].update({"text/csv": {"schema": {"type": "string"}}}),
-    "new member of an answer": lambda new: answer(new)["properties"].update(new={"type": "string"}),
-    "member of an answer that is always there": lambda new: answer(new)["required"].append("parent"),
-    "answer that is never null": lambda new: answer(new)["properties"].update(
+    "new member of a response": lambda new: thing(new)["properties"].update(new={"type": "string"}),
+    "member of a response that becomes required": lambda new: thing(new)["required"].append("parent"),
+    "member of a response that is never null": lambda new: thing(new)["properties"].update(
         parent={"$ref": "#/components/schemas/Thing"}
     ),
-    "limit of an answer": lambda new: answer(new)["properties"]["name"].update(maxLength=5),
+    "limit of a response": lambda new: thing(new)["properties"]["name"].update(maxLength=5),
 }
 
 
 @pytest.mark.parametrize("change", BREAKING)
-def test_what_breaks_clients_is_found(change: str) -> None:
+def test_breaking_change_is_found(change: str) -> None:
     make, expected = BREAKING[change]
     new = deepcopy(OLD)
     make(new)
@@ -276,7 +276,7 @@ def test_what_breaks_clients_is_found(change: str) -> None:
 
 
 @pytest.mark.parametrize("change", HARMLESS)
-def test_what_breaks_nobody_is_not(change: str) -> None:
+def test_harmless_change_is_no_fault(change: str) -> None:
     new = deepcopy(OLD)
     HARMLESS[change](new)
     assert breaking(contract(OLD), contract(new)) == []
@@ -295,7 +295,7 @@ def test_contract_is_written_with_a_line_for_each_operation_schema_and_response(
 
 @pytest.fixture
 def document(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Document:
-    """The old document, which is the contract, for a test to change and to `save`."""
+    """A copy of the old document, which is the contract; a test changes it and calls `save`."""
     monkeypatch.setattr(openapi_changes, "DOCUMENT", tmp_path / "openapi.json")
     monkeypatch.setattr(openapi_changes, "CONTRACT", tmp_path / "openapi.contract.json")
     openapi_changes.CONTRACT.write_text(written(OLD), "utf-8")
@@ -306,11 +306,11 @@ def save(document: Document) -> None:
     openapi_changes.DOCUMENT.write_text(json.dumps(document), "utf-8")
 
 
-def test_command_adds_what_is_new(document: Document, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_adds_new_parts(document: Document, capsys: pytest.CaptureFixture[str]) -> None:
     operation(document)["responses"]["409"] = not_found(document)
     save(document)
     assert main([]) == 1
-    assert capsys.readouterr().err == "openapi.contract.json lacks what is new: run `make openapi`.\n"
+    assert capsys.readouterr().err == "openapi.contract.json lacks new parts of the document: run `make openapi`.\n"
     assert main(["--add"]) == 0
     assert main([]) == 0
     operation(document)["responses"].pop("409")
@@ -318,13 +318,15 @@ def test_command_adds_what_is_new(document: Document, capsys: pytest.CaptureFixt
     assert main([]) == 1, "from now on it is part of the contract"
 
 
-def test_command_breaks_clients_only_when_told_to(document: Document, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_accepts_breaking_changes_only_with_its_option(
+    document: Document, capsys: pytest.CaptureFixture[str]
+) -> None:
     operation(document)["responses"].pop("404")
     save(document)
     for arguments in ([], ["--add"]):
         assert main(arguments) == 1
         assert capsys.readouterr().err == (
-            "Breaks clients: POST /things: 404 is gone\nIf that is meant: `make break-openapi`.\n"
+            "Breaks clients: POST /things: 404 is gone\nIf this is intended, run `make break-openapi`.\n"
         )
         assert openapi_changes.CONTRACT.read_text("utf-8") == written(OLD)
     assert main(["--break"]) == 0

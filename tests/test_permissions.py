@@ -1,6 +1,6 @@
-"""Who may call what: every operation with every kind of caller, against the one table below.
+"""The permission of every operation: each is called by every kind of caller and compared with one table.
 
-Each operation is tried on objects that it would change. What one call does is undone before the next.
+Each operation is called with objects that it would change. The effects of a call are rolled back before the next call.
 """
 
 import json
@@ -28,7 +28,7 @@ VERBS = ("create", "replace", "update", "delete")
 
 
 def of_every_collection() -> dict[str, str]:
-    """Return the permissions of the operations that every collection has, and every tree."""
+    """Return the permissions of the operations that every collection or every tree has."""
     needed: dict[str, str] = {}
     for name, noun in NOUNS.items():
         reads = [f"list_{name}", f"count_{name}", f"get_{noun}", f"list_{noun}_changes"]
@@ -39,8 +39,8 @@ def of_every_collection() -> dict[str, str]:
     return needed
 
 
-# What each other operation needs, and each that differs from those of other collections. A new operation is added here
-# by hand, because its permission is a decision.
+# The permissions of the other operations, and those that differ from the pattern of the collections. A new operation is
+# added here by hand, because its permission is a decision.
 TABLE = """
 list_department_processes   processes:read
 list_location_processes     processes:read
@@ -101,7 +101,7 @@ INVALID = ("garbage", "expired", "deactivated session", "deactivated token")
 NARROW = ("session with all but it", "token with all but it", "session with only it", "token with only it")
 CALLERS = ("anonymous", *INVALID, *LEVELS, "viewer's token with all scopes", *NARROW)
 
-# Where the operation needs no scope, the narrow callers have this one, or all but the other one.
+# The scopes of narrow callers of an operation without a scope: only the first, or all but the second.
 ANY_SCOPE, OTHER_SCOPE = "processes:read", "admin"
 
 OPERATIONS = {
@@ -118,11 +118,11 @@ BODIES: dict[str, dict[str, Any]] = {
 
 @dataclass
 class Scene:
-    """Objects to call about, and tokens to call with."""
+    """Objects and tokens for the calls."""
 
     app: FastAPI
     tokens: dict[str, str | None]
-    # The parameters of paths; for each kind of link one object that is linked and one that is not yet.
+    # The parameters of paths. Each kind of link has a linked object and one that is not linked yet.
     objects: dict[str, int]
 
     def token(self, caller: str, permission: str) -> str | None:
@@ -133,7 +133,7 @@ class Scene:
         return self.tokens[f"{caller} {permission}"]
 
     def request(self, operation: str) -> tuple[str, str, dict[str, Any]]:
-        """Return a request that succeeds, and changes something if it can, for who may make it."""
+        """Return a request that succeeds with the permission, and changes something unless the operation only reads."""
         method, template = OPERATIONS[operation]
         collection = template.split("/")[3] if template.startswith("/api") else ""
         path = template.replace("{reference}", str(self.objects.get(collection)))
@@ -161,8 +161,8 @@ def narrow_scopes(caller: str, scope: str) -> set[str]:
     return {scope} if caller.endswith("only it") else ADMIN - {scope}
 
 
-async def sign_in_everybody(app: FastAPI) -> dict[str, str | None]:
-    """Return the token of each of `CALLERS`, of the narrow ones for each scope."""
+async def sign_in_callers(app: FastAPI) -> dict[str, str | None]:
+    """Return a token for each of `CALLERS`, and for narrow callers a token for each scope."""
     tokens: dict[str, str | None] = {"anonymous": None, "garbage": "garbage"}
     users = {level: await make_account(app, level) for level in LEVELS}
     for level, user in users.items():
@@ -210,7 +210,7 @@ async def make_objects(app: FastAPI, signed_in: str | None) -> dict[str, int]:
             objects[f"user {method}"] = (await make_user(client))["id"]
         path = f"/roles/{objects['roles']}/holders/{objects['user DELETE']}"
         assert (await client.put(path)).status_code == 204
-    # The lists of processes of an object, which are reached by its collection.
+    # The lists of processes of an object are found by its collection.
     objects |= {f"{target.removesuffix('s')} GET": objects[target] for target in LINKED}
     body = {"name": "To be revoked", "scopes": [ANY_SCOPE]}
     objects["token"] = (await call(app, signed_in, "POST", "/users/me/tokens", json=body)).json()["id"]
@@ -223,13 +223,13 @@ async def make_objects(app: FastAPI, signed_in: str | None) -> dict[str, int]:
 async def scene(server_url: URL, template: URL) -> AsyncIterator[Scene]:
     async with new_database(server_url, template.database) as url:
         app = create_app(settings_for(url))
-        tokens = await sign_in_everybody(app)
+        tokens = await sign_in_callers(app)
         yield Scene(app, tokens, await make_objects(app, tokens["admin"]))
         await app.state.database.dispose()
 
 
 async def dump(connection: AsyncConnection) -> dict[str, list[Any]]:
-    """Return all rows of all tables, but for what a refused call may leave: attempts, and when a token was used."""
+    """Return all rows, without those that a refused call may write: attempts, and the last use of a token."""
     rows = {}
     for name in Base.metadata.tables.keys() - {"sign_in_attempts"}:
         found = await connection.execute(text(f"SELECT to_jsonb(t) - 'last_used_at' FROM {name} t ORDER BY t::text"))
@@ -238,7 +238,7 @@ async def dump(connection: AsyncConnection) -> dict[str, list[Any]]:
 
 
 def expected_refusal(caller: str, permission: str) -> tuple[int, str | None] | None:
-    """Return the status, and of a 403 the scope that it names; None when the caller may call."""
+    """Return the expected status and the scope in a 403, or None if the caller is permitted."""
     if permission != "public" and (caller == "anonymous" or caller in INVALID):
         return 401, None
     if permission in {"public", "authenticated"}:
@@ -247,16 +247,16 @@ def expected_refusal(caller: str, permission: str) -> tuple[int, str | None] | N
         if "token" in caller:
             return 403, "session"
         return None if permission == "session" or caller == "admin" else (403, "admin")
-    has_it = caller.endswith("only it") if caller in NARROW else permission in LEVELS.get(caller, VIEWER)
-    return None if has_it else (403, permission)
+    is_granted = caller.endswith("only it") if caller in NARROW else permission in LEVELS.get(caller, VIEWER)
+    return None if is_granted else (403, permission)
 
 
 def assert_refused(response: httpx.Response, status: int, scope: str | None, *, anonymous: bool) -> None:
-    told = (response.status_code, response.headers["content-type"], response.json().get("scope"))
-    assert told == (status, "application/problem+json", scope)
+    returned = (response.status_code, response.headers["content-type"], response.json().get("scope"))
+    assert returned == (status, "application/problem+json", scope)
     challenge = 'Bearer realm="process-register"'
     if status == 403:
-        # To have signed in is no scope that a client could ask for.
+        # `session` is not a scope that a client can request.
         challenge += ', error="insufficient_scope"' + (f', scope="{scope}"' if scope != "session" else "")
     elif not anonymous:
         challenge += ', error="invalid_token"'
@@ -267,7 +267,7 @@ def test_table_has_every_operation_and_no_other() -> None:
     assert PERMISSIONS.keys() == OPERATIONS.keys()
 
 
-def test_document_declares_what_the_table_says() -> None:
+def test_document_declares_the_permissions_of_the_table() -> None:
     declared = {
         operation["operationId"]: operation["x-permission"]
         for operations in openapi()["paths"].values()
@@ -276,12 +276,12 @@ def test_document_declares_what_the_table_says() -> None:
     assert declared == PERMISSIONS
 
 
-def test_document_names_the_schemes_that_serve() -> None:
+def test_document_declares_the_accepted_schemes() -> None:
     for operations in openapi()["paths"].values():
         for operation in operations.values():
             permission = PERMISSIONS[operation["operationId"]]
             scopes = [permission] if permission in ADMIN else ["admin"] if permission == "admin-session" else []
-            # Only OAuth 2 has scopes there.
+            # Only OAuth 2 schemes have scopes there.
             with_password: dict[str, list[str]] = {"signIn": scopes}
             with_token: dict[str, list[str]] = {"apiToken": []}
             in_session = {"session": [with_password], "admin-session": [with_password]}
@@ -308,20 +308,20 @@ async def test_matrix(scene: Scene, operation: str) -> None:
                 assert response.status_code not in {401, 403}, (caller, response.text)
                 assert response.status_code < 500, (caller, response.text)
                 if caller == "admin" and permission != "public":
-                    # What was refused to the others would have been done.
+                    # The refused requests would have succeeded.
                     assert response.is_success, response.text
                     assert (await dump(connection) != before) is (method != "GET")
                 await savepoint.rollback()
 
 
-def test_matrix_has_both_answers_for_every_permission() -> None:
+def test_matrix_grants_and_refuses_every_permission() -> None:
     for permission in set(PERMISSIONS.values()) - {"public"}:
-        answers = {expected_refusal(caller, permission) is None for caller in CALLERS}
-        assert answers == {True, False}, permission
+        responses = {expected_refusal(caller, permission) is None for caller in CALLERS}
+        assert responses == {True, False}, permission
 
 
 @pytest.mark.parametrize("operation", PROTECTED)
-async def test_credentials_are_checked_before_anything_else_of_the_request(scene: Scene, operation: str) -> None:
+async def test_credentials_are_checked_before_the_rest_of_the_request(scene: Scene, operation: str) -> None:
     method, path, _ = scene.request(operation)
     json_type = {"Content-Type": "application/json"}
     flaws: list[dict[str, Any]] = [

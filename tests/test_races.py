@@ -1,7 +1,4 @@
-"""What happens when several clients act at once, and when the commit itself fails.
-
-Everything here is committed for good, to one database for all of these tests.
-"""
+"""Concurrent requests, and failing commits. The tests commit, to one database for all of them."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Iterator
@@ -23,7 +20,7 @@ from tests.conftest import Committed, connected, new_database, settings_for, unt
 ROUNDS = 12
 
 
-async def at_once(*requests: Awaitable[httpx.Response]) -> list[httpx.Response]:
+async def send_together(*requests: Awaitable[httpx.Response]) -> list[httpx.Response]:
     """Send requests together. No race may end in a server error, not even in the 503 of a deadlock."""
     responses = await asyncio.gather(*requests)
     for response in responses:
@@ -43,23 +40,23 @@ async def read(client: httpx.AsyncClient, path: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-async def crowd(server_url: URL, template: URL) -> AsyncIterator[Committed]:
+async def register(server_url: URL, template: URL) -> AsyncIterator[Committed]:
     async with new_database(server_url, template.database) as url:
-        crowd = Committed(create_app(settings_for(url)), url)
+        register = Committed(create_app(settings_for(url)), url)
         # With all connections open, requests that are sent together run together.
-        await at_once(*(crowd.client.get("/departments") for _ in range(10)))
-        yield crowd
-        await crowd.client.aclose()
-        await crowd.app.state.database.dispose()
+        await send_together(*(register.client.get("/departments") for _ in range(10)))
+        yield register
+        await register.client.aclose()
+        await register.app.state.database.dispose()
 
 
 @pytest.fixture
-def client(crowd: Committed) -> httpx.AsyncClient:
-    return crowd.client
+def client(register: Committed) -> httpx.AsyncClient:
+    return register.client
 
 
-async def query(crowd: Committed, *statements: str) -> list[asyncpg.Record]:
-    async with connected(crowd.url) as connection:
+async def query(register: Committed, *statements: str) -> list[asyncpg.Record]:
+    async with connected(register.url) as connection:
         for statement in statements:
             rows: list[asyncpg.Record] = await connection.fetch(statement)
     return rows
@@ -67,20 +64,20 @@ async def query(crowd: Committed, *statements: str) -> list[asyncpg.Record]:
 
 @contextmanager
 def without_log() -> Iterator[None]:
-    """Keep the traceback of a failure that is meant to happen out of the output."""
+    """Suppress the log of expected failures."""
     with structlog.testing.capture_logs():
         yield
 
 
 @every_tree
 @pytest.mark.parametrize("size", [2, 3])
-async def test_moves_that_form_a_cycle_together_do_not_all_win(
+async def test_concurrent_moves_that_form_a_cycle_do_not_all_succeed(
     client: httpx.AsyncClient, collection: str, size: int
 ) -> None:
     for _ in range(ROUNDS):
         nodes = [await make(client, collection) for _ in range(size)]
         following = [*nodes[1:], nodes[0]]
-        responses = await at_once(
+        responses = await send_together(
             *(
                 client.patch(f"/{collection}/{node['id']}", json={"parent_id": parent["id"]})
                 for node, parent in zip(nodes, following, strict=True)
@@ -97,7 +94,7 @@ async def test_moves_that_form_a_cycle_together_do_not_all_win(
 async def test_move_below_an_object_that_is_being_deleted(client: httpx.AsyncClient) -> None:
     for _ in range(ROUNDS):
         parent, child = await make_department(client), await make_department(client)
-        moved, deleted = await at_once(
+        moved, deleted = await send_together(
             client.patch(f"/departments/{child['id']}", json={"parent_id": parent["id"]}),
             client.delete(f"/departments/{parent['id']}"),
         )
@@ -106,7 +103,7 @@ async def test_move_below_an_object_that_is_being_deleted(client: httpx.AsyncCli
         assert now["parent_id"] == (parent["id"] if moved.status_code == 200 else None)
 
 
-async def test_two_replacements_never_mix(client: httpx.AsyncClient) -> None:
+async def test_concurrent_replacements_never_mix(client: httpx.AsyncClient) -> None:
     targets = {kind: [(await make(client, kind))["id"] for _ in range(6)] for kind in LINKED}
     for number in range(ROUNDS):
         first = {"name": f"First {number}"} | {f"{kind.removesuffix('s')}_ids": targets[kind][:4] for kind in LINKED}
@@ -115,23 +112,23 @@ async def test_two_replacements_never_mix(client: httpx.AsyncClient) -> None:
         }
         process = await make_process(client, department_ids=targets["departments"])
         path = f"/processes/{process['id']}"
-        responses = await at_once(*(client.put(path, json=body) for body in (first, second)))
+        responses = await send_together(*(client.put(path, json=body) for body in (first, second)))
         assert statuses(responses) == [200, 200]
-        answers = sorted((response.json() for response in responses), key=lambda answer: int(answer["version"]))
-        assert [answer["version"] for answer in answers] == [2, 3]
+        documents = sorted((response.json() for response in responses), key=lambda each: int(each["version"]))
+        assert [document["version"] for document in documents] == [2, 3]
         for body, response in zip((first, second), responses, strict=True):
             for kind in LINKED:
                 wanted = sorted(body[f"{kind.removesuffix('s')}_ids"])
                 assert [link["id"] for link in response.json()[kind]] == wanted
-        assert await read(client, path) == answers[-1]
+        assert await read(client, path) == documents[-1]
 
 
-async def test_replacements_in_opposite_orders_do_not_lock_each_other_out(client: httpx.AsyncClient) -> None:
+async def test_replacements_in_opposite_orders_do_not_deadlock(client: httpx.AsyncClient) -> None:
     roles = [await make_role(client) for _ in range(10)]
     processes = [await make_process(client) for _ in range(4)]
     ids = [role["id"] for role in roles]
     for number in range(ROUNDS):
-        responses = await at_once(
+        responses = await send_together(
             *(
                 client.patch(f"/processes/{process['id']}", json={"role_ids": ids[::step], "name": f"N{number}"})
                 for process, step in zip(processes, (1, -1, 2, -3), strict=True)
@@ -141,11 +138,11 @@ async def test_replacements_in_opposite_orders_do_not_lock_each_other_out(client
         assert statuses(responses) == [200] * 8
 
 
-async def test_objects_that_come_to_refer_to_each_other_do_not_lock_each_other_out(client: httpx.AsyncClient) -> None:
+async def test_concurrent_mutual_references_do_not_deadlock(client: httpx.AsyncClient) -> None:
     for number in range(ROUNDS):
         first, second = await make_user(client), await make_user(client)
         department = await make_department(client)
-        responses = await at_once(
+        responses = await send_together(
             client.patch(f"/users/{first['id']}", json={"manager_id": second["id"], "external_id": f"1/{number}"}),
             client.patch(
                 f"/users/{second['id']}",
@@ -166,12 +163,12 @@ async def test_objects_that_come_to_refer_to_each_other_do_not_lock_each_other_o
         ("users", [{"email": "ada{}@register.example"}, {"email": "ADA{}@register.example"}]),
     ],
 )
-async def test_one_of_two_creates_with_one_key_wins(
+async def test_one_of_two_creates_with_the_same_key_succeeds(
     client: httpx.AsyncClient, collection: str, bodies: list[dict[str, str]]
 ) -> None:
     for number in range(ROUNDS):
         filled = [{name: value.format(number) for name, value in body.items()} for body in bodies]
-        responses = await at_once(
+        responses = await send_together(
             *(client.post(f"/{collection}", json={"name": "One of two"} | body) for body in filled)
         )
         assert statuses(responses) == [201, 409]
@@ -183,12 +180,14 @@ async def test_one_of_two_creates_with_one_key_wins(
 @pytest.mark.parametrize(
     ("kind", "field", "value"), [("departments", "relation", "owner"), ("roles", "responsibility", "accountable")]
 )
-async def test_one_of_two_owners_wins(client: httpx.AsyncClient, kind: str, field: str, value: str) -> None:
+async def test_one_of_two_concurrent_owners_is_stored(
+    client: httpx.AsyncClient, kind: str, field: str, value: str
+) -> None:
     targets = [await make(client, kind) for _ in range(2)]
     for _ in range(ROUNDS):
         process = await make_process(client)
         path = f"/processes/{process['id']}"
-        responses = await at_once(
+        responses = await send_together(
             *(client.put(f"{path}/{kind}/{target['id']}", json={field: value}) for target in targets)
         )
         assert statuses(responses) == [204, 409]
@@ -199,7 +198,9 @@ async def test_one_of_two_owners_wins(client: httpx.AsyncClient, kind: str, fiel
 
 
 @pytest.mark.parametrize("way", ["link", "create", "patch"])
-async def test_link_to_an_object_that_is_being_deleted(crowd: Committed, client: httpx.AsyncClient, way: str) -> None:
+async def test_link_to_an_object_that_is_being_deleted(
+    register: Committed, client: httpx.AsyncClient, way: str
+) -> None:
     for _ in range(ROUNDS):
         process, department = await make_process(client), await make_department(client)
         path = f"/processes/{process['id']}"
@@ -210,7 +211,7 @@ async def test_link_to_an_object_that_is_being_deleted(crowd: Committed, client:
             linking = client.post("/processes", json={"name": "New"} | links)
         else:
             linking = client.patch(path, json=links)
-        linked, deleted = await at_once(linking, client.delete(f"/departments/{department['id']}"))
+        linked, deleted = await send_together(linking, client.delete(f"/departments/{department['id']}"))
         if deleted.status_code == 204:
             assert linked.status_code in {404, 409, 422}, linked.text
         else:
@@ -221,26 +222,26 @@ async def test_link_to_an_object_that_is_being_deleted(crowd: Committed, client:
     dangling = (
         "SELECT * FROM process_departments l LEFT JOIN departments d ON d.id = l.department_id WHERE d.id IS NULL"
     )
-    assert await query(crowd, dangling) == []
+    assert await query(register, dangling) == []
 
 
-async def test_deleted_process_and_a_link_to_it(crowd: Committed, client: httpx.AsyncClient) -> None:
+async def test_deleted_process_and_a_link_to_it(register: Committed, client: httpx.AsyncClient) -> None:
     role = await make_role(client)
     for _ in range(ROUNDS):
         process = await make_process(client)
         path = f"/processes/{process['id']}"
-        linked, deleted = await at_once(client.put(f"{path}/roles/{role['id']}"), client.delete(path))
+        linked, deleted = await send_together(client.put(f"{path}/roles/{role['id']}"), client.delete(path))
         assert (linked.status_code, deleted.status_code) in {(204, 204), (404, 204)}
-    assert await query(crowd, f"SELECT * FROM process_roles WHERE role_id = {role['id']}") == []
+    assert await query(register, f"SELECT * FROM process_roles WHERE role_id = {role['id']}") == []
 
 
-async def test_update_is_not_lost_with_a_tag(client: httpx.AsyncClient) -> None:
+async def test_entity_tag_prevents_lost_updates(client: httpx.AsyncClient) -> None:
     made = await make_department(client)
     path = f"/departments/{made['id']}"
     for number in range(ROUNDS):
         tag = {"If-Match": (await client.get(path)).headers["etag"]}
         bodies = [{"name": f"First {number}"}, {"description": f"Second {number}"}]
-        responses = await at_once(*(client.patch(path, json=body, headers=tag) for body in bodies))
+        responses = await send_together(*(client.patch(path, json=body, headers=tag) for body in bodies))
         assert statuses(responses) == [200, 412]
         (winner,) = (response for response in responses if response.status_code == 200)
         (loser,) = (response for response in responses if response.status_code == 412)
@@ -248,58 +249,58 @@ async def test_update_is_not_lost_with_a_tag(client: httpx.AsyncClient) -> None:
         assert loser.headers["etag"] == winner.headers["etag"]
 
 
-async def test_patches_of_different_fields_both_land_without_a_tag(client: httpx.AsyncClient) -> None:
+async def test_concurrent_patches_of_different_fields_are_both_stored(client: httpx.AsyncClient) -> None:
     made = await make_department(client)
     path = f"/departments/{made['id']}"
     for number in range(ROUNDS):
         bodies = [{"name": f"First {number}"}, {"description": f"Second {number}"}]
-        assert statuses(await at_once(*(client.patch(path, json=body) for body in bodies))) == [200, 200]
+        assert statuses(await send_together(*(client.patch(path, json=body) for body in bodies))) == [200, 200]
         now = await read(client, path)
         assert (now["name"], now["description"]) == (f"First {number}", f"Second {number}")
         assert now["version"] == 1 + 2 * (number + 1)
 
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH"])
-async def test_who_had_to_wait_answers_with_what_is_there_then(
-    crowd: Committed, client: httpx.AsyncClient, method: str
+async def test_write_after_a_lock_wait_returns_the_current_names(
+    register: Committed, client: httpx.AsyncClient, method: str
 ) -> None:
     role, process = await make_role(client), await make_process(client)
     path = f"/processes/{process['id']}"
-    async with connected(crowd.url) as holder:
-        # It has the object for a while and leaves it as it is.
+    async with connected(register.url) as holder:
+        # It locks the object and does not change it.
         transaction = holder.transaction()
         await transaction.start()
         await holder.execute(f"SELECT FROM processes WHERE id = {process['id']} FOR UPDATE")
         body = {"name": "Waited", "role_ids": [role["id"]]}
         writing = asyncio.create_task(client.request(method, path, json=body))
-        await until_lock_wait(crowd.url)
+        await until_lock_wait(register.url)
         assert not writing.done()
         assert (await client.patch(f"/roles/{role['id']}", json={"name": f"Renamed by {method}"})).status_code == 200
         await transaction.rollback()
-    answer, now = await writing, await client.get(path)
-    assert answer.json()["roles"][0]["name"] == f"Renamed by {method}"
-    assert (answer.content, answer.headers["etag"]) == (now.content, now.headers["etag"])
+    response, now = await writing, await client.get(path)
+    assert response.json()["roles"][0]["name"] == f"Renamed by {method}"
+    assert (response.content, response.headers["etag"]) == (now.content, now.headers["etag"])
 
 
-async def test_twenty_links_at_once_all_land(client: httpx.AsyncClient) -> None:
+async def test_twenty_concurrent_links_are_stored(client: httpx.AsyncClient) -> None:
     roles = [await make_role(client) for _ in range(20)]
     process = await make_process(client)
     path = f"/processes/{process['id']}"
-    responses = await at_once(*(client.put(f"{path}/roles/{role['id']}") for role in roles))
+    responses = await send_together(*(client.put(f"{path}/roles/{role['id']}") for role in roles))
     assert statuses(responses) == [204] * 20
     now = await read(client, path)
     assert [link["id"] for link in now["roles"]] == [role["id"] for role in roles]
     assert now["version"] == 21
-    responses = await at_once(*(client.delete(f"{path}/roles/{role['id']}") for role in roles))
+    responses = await send_together(*(client.delete(f"{path}/roles/{role['id']}") for role in roles))
     assert statuses(responses) == [204] * 20
     now = await read(client, path)
     assert (now["roles"], now["version"]) == ([], 41)
 
 
-async def test_same_link_at_once_is_one_link(client: httpx.AsyncClient) -> None:
+async def test_concurrent_identical_links_are_one_link(client: httpx.AsyncClient) -> None:
     role, user = await make_role(client), await make_user(client)
     path = f"/roles/{role['id']}/holders/{user['id']}"
-    assert statuses(await at_once(*(client.put(path) for _ in range(10)))) == [204] * 10
+    assert statuses(await send_together(*(client.put(path) for _ in range(10)))) == [204] * 10
     assert (await read(client, f"/roles/{role['id']}"))["version"] == 2
     assert len((await read(client, f"/roles/{role['id']}/holders"))["items"]) == 1
 
@@ -324,13 +325,13 @@ DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse()
     ],
 )
 async def test_failed_commit_is_an_error_and_stores_nothing(
-    crowd: Committed, client: httpx.AsyncClient, sqlstate: str, constraint: str, status: int, code: str
+    register: Committed, client: httpx.AsyncClient, sqlstate: str, constraint: str, status: int, code: str
 ) -> None:
     made = await make_department(client)
     path = f"/departments/{made['id']}"
-    before = await query(crowd, EVERYTHING)
+    before = await query(register, EVERYTHING)
     trigger = REFUSE_AT_COMMIT.format(sqlstate=sqlstate, constraint=constraint)
-    await query(crowd, *trigger.split("\n\n"))
+    await query(register, *trigger.split("\n\n"))
     try:
         with without_log():
             responses = [
@@ -340,23 +341,23 @@ async def test_failed_commit_is_an_error_and_stores_nothing(
                 await client.delete(path),
             ]
     finally:
-        await query(crowd, "DROP FUNCTION refuse CASCADE")
+        await query(register, "DROP FUNCTION refuse CASCADE")
     for response in responses:
         assert (response.status_code, response.json()["code"]) == (status, code)
         assert "refused" not in response.text
         assert "location" not in response.headers
         assert "etag" not in response.headers
-    assert await query(crowd, EVERYTHING) == before
+    assert await query(register, EVERYTHING) == before
 
 
-async def test_transaction_whose_answer_cannot_be_made_stores_nothing(
-    crowd: Committed, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+async def test_transaction_is_rolled_back_if_its_response_fails(
+    register: Committed, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("cannot be made")
 
     made = await make_department(client)
-    before = await query(crowd, EVERYTHING)
+    before = await query(register, EVERYTHING)
     monkeypatch.setattr(shared_router, "created_response", fail)
     monkeypatch.setattr(shared_router, "updated_response", fail)
     monkeypatch.setattr(shared_router, "no_content", fail)
@@ -369,4 +370,4 @@ async def test_transaction_whose_answer_cannot_be_made_stores_nothing(
         ):
             assert (response.status_code, response.json()["code"]) == (500, "internal_error")
             assert "cannot be made" not in response.text
-    assert await query(crowd, EVERYTHING) == before
+    assert await query(register, EVERYTHING) == before

@@ -23,7 +23,7 @@ def test_architecture_names_every_package_and_module_of_shared(root: Path) -> No
     assert packages | modules <= set(re.findall(r"\w+", drawn))
 
 
-def test_demo_users_are_those_there_are(live_server: str, root: Path) -> None:
+def test_demo_users_of_the_readme_exist(live_server: str, root: Path) -> None:
     rows = re.findall(r"^\| `(\S+)` \((\w+)\) \|", (root / "README.md").read_text("utf-8"), re.MULTILINE)
     assert rows == list(zip(DEMO_USERS, LEVELS, strict=True))
     for email, level in rows:
@@ -34,14 +34,14 @@ def test_demo_users_are_those_there_are(live_server: str, root: Path) -> None:
         assert me["access_level"] == level
 
 
-def test_every_make_target_that_is_named_exists(root: Path) -> None:
+def test_every_named_make_target_exists(root: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):.*## ", (root / "Makefile").read_text("utf-8"), re.MULTILINE))
     for page in paths_of_pages(root):
         named = set(re.findall(r"(?:`|^(?:[A-Z_]+=\S+ )*)make ([a-z-]+)", page.read_text("utf-8"), re.MULTILINE))
         assert named <= targets, page.name
 
 
-def test_every_link_between_pages_leads_somewhere(root: Path) -> None:
+def test_every_link_between_pages_has_a_target(root: Path) -> None:
     for page in paths_of_pages(root):
         for path, _, anchor in links_of(page.read_text("utf-8")):
             target = page.parent / path if path else page

@@ -1,4 +1,4 @@
-"""What the OpenAPI document promises is what the running service does, for thousands of generated requests."""
+"""The service conforms to its OpenAPI document in thousands of generated requests."""
 
 import asyncio
 import os
@@ -16,14 +16,14 @@ from app.utils.db_init import initialise
 from tests.conftest import LONG_TIMEOUT_APP, LONG_TIMEOUT_ENV, new_database, settings_for
 from tests.waiting import HANG_TIMEOUT, wait_until_ready
 
-# Thousands of requests with every line counted would take minutes, and cover nothing that other tests don't.
+# Measuring coverage would take minutes, and would add no lines that other tests do not cover.
 UNMEASURED = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
-FEWEST_CASES = 5000
+MIN_CASES = 5000
 
 
 @pytest.fixture
 async def service(server_url: URL, template: URL, root: Path, tmp_path: Path) -> AsyncIterator[str]:
-    """The address of a service with the demo data, on a database and a port of its own."""
+    """The address of a service with the demo data, on a separate database and port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -34,7 +34,7 @@ async def service(server_url: URL, template: URL, root: Path, tmp_path: Path) ->
             "DATABASE_URL": url.render_as_string(hide_password=False),
             "PORT": str(port),
             "LOG_LEVEL": "ERROR",
-            # All comes from one address, and wrong passwords are part of it.
+            # All requests come from one address, and many have wrong passwords.
             "SIGN_IN_ATTEMPTS": "1000000",
             "SIGN_IN_ATTEMPTS_PER_ACCOUNT": "1000000",
             "SIGN_IN_ATTEMPTS_PER_ADDRESS": "1000000",
@@ -56,7 +56,7 @@ async def service(server_url: URL, template: URL, root: Path, tmp_path: Path) ->
                 await process.wait()
 
 
-async def test_service_does_what_its_openapi_document_says(service: str, root: Path, tmp_path: Path) -> None:
+async def test_service_conforms_to_its_openapi_document(service: str, root: Path, tmp_path: Path) -> None:
     _, editor, administrator = DEMO_USERS
     given = {
         "SCHEMATHESIS_HOOKS": str(root / "tests" / "schemathesis_hooks.py"),
@@ -84,7 +84,7 @@ async def test_service_does_what_its_openapi_document_says(service: str, root: P
     found = re.search(r"(\d+) generated, (\d+) passed", report)
     assert found, report
     generated, passed = map(int, found.groups())
-    assert generated == passed >= FEWEST_CASES, report
+    assert generated == passed >= MIN_CASES, report
     for phase in ("Examples", "Coverage", "Fuzzing", "Stateful"):
         assert f"✅ {phase}" in report
     assert "Traceback" not in log, log

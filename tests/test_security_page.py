@@ -1,10 +1,10 @@
-"""What `docs/09-security.md` claims is shown by tests that exist."""
+"""Each claim of `docs/09-security.md` names existing tests."""
 
 import re
 from pathlib import Path
 
 
-def test_every_test_that_is_named_exists(root: Path) -> None:
+def test_every_named_test_exists(root: Path) -> None:
     page = (root / "docs" / "09-security.md").read_text("utf-8")
     named = re.findall(r"`(test_\w+)`", page)
     defined = {
@@ -15,7 +15,7 @@ def test_every_test_that_is_named_exists(root: Path) -> None:
     assert [name for name in named if name not in defined] == []
 
 
-def test_every_claim_names_the_tests_that_show_it(root: Path) -> None:
+def test_every_claim_names_its_tests(root: Path) -> None:
     page = (root / "docs" / "09-security.md").read_text("utf-8")
     risks, _ = page.split("\n## In production\n")
     claims = re.findall(r"^- .*(?:\n  .*)*", risks, re.MULTILINE)

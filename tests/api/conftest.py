@@ -30,7 +30,7 @@ CANARY = "Kanarienvogel"
 
 
 def is_text_of(code: str, detail: str) -> bool:
-    """Return whether a text is one that the catalogue has for a code."""
+    """Return whether the catalogue has a text for a code."""
     templates = [text for key, text in TEXTS.items() if code_of(key) == code]
     patterns = [re.sub(r"( ?)\\\{\w+\\\}", ".*", re.escape(template).replace("\\ ", " ")) for template in templates]
     return detail != UNKNOWN_PATTERN_TEXT and any(re.fullmatch(pattern, detail) for pattern in patterns)
@@ -70,7 +70,7 @@ def documented_statuses(method: str, path: str) -> set[str] | None:
 
 
 def assert_problem(response: httpx.Response, code: str, *pointers: str) -> dict[str, Any]:
-    """Assert that an answer is the whole problem document of `code`, with exactly these pointers; return it."""
+    """Assert that a response is the complete problem document of `code` with exactly these pointers, and return it."""
     error = CODES[code]
     assert (response.status_code, response.headers["content-type"]) == (error.status, "application/problem+json")
     problem: dict[str, Any] = response.json()
@@ -90,8 +90,8 @@ def assert_problem(response: httpx.Response, code: str, *pointers: str) -> dict[
     assert [each for each in details if re.search(r"\(\?|\[\S+-\S+\]|\\[a-z]|\{\d", each)] == [], "a regular expression"
     assert problem["request_id"] == response.headers["x-request-id"]
     assert sorted(each["pointer"] for each in problem["errors"]) == sorted(pointers)
-    told = response.text.replace(problem["instance"], "") + str(response.headers)
-    assert CANARY not in told
+    text = response.text.replace(problem["instance"], "") + str(response.headers)
+    assert CANARY not in text
     waits = error.status in {429, 503} or code == "request_in_flight"
     assert ("retry-after" in response.headers) == waits
     if waits:
@@ -129,15 +129,15 @@ class Server:
                 try:
                     connection.sendall(part)
                 except (BrokenPipeError, ConnectionResetError):
-                    break  # the server has answered already and does not want the rest
+                    break  # the server has responded and closed the connection
             return receive(connection)
 
 
 def receive(connection: socket.socket) -> httpx.Response:
-    """Read one answer from a connection."""
-    answer = HTTPResponse(connection)
-    answer.begin()
-    return httpx.Response(answer.status, headers=answer.getheaders(), content=answer.read())
+    """Read one response from a connection."""
+    response = HTTPResponse(connection)
+    response.begin()
+    return httpx.Response(response.status, headers=response.getheaders(), content=response.read())
 
 
 @pytest.fixture(scope="session")

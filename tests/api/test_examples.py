@@ -13,7 +13,7 @@ from tests.catalogue import COLLECTIONS
 from tests.waiting import HANG_TIMEOUT
 
 JSON, FORM, CSV = "application/json", "application/x-www-form-urlencoded", "text/csv"
-AN_OBJECT = re.compile(rf"/api/v1/({'|'.join(COLLECTIONS)})/\{{reference\}}")
+OBJECT_PATH = re.compile(rf"/api/v1/({'|'.join(COLLECTIONS)})/\{{reference\}}")
 
 _numbers = count(1)
 
@@ -52,15 +52,12 @@ def document(live_server: str) -> dict[str, Any]:
     return loaded
 
 
-class Person:
-    """A new administrator, signed in with the password of the demo data.
-
-    What is done with these credentials disturbs nobody else.
-    """
+class Account:
+    """A new, signed-in administrator with the password of the demo data; other requests do not use its credentials."""
 
     def __init__(self, administrator: httpx.Client) -> None:
         self._administrator = administrator
-        fields = {"name": "Person", "email": f"somebody{next(_numbers)}@register.example", "access_level": "admin"}
+        fields = {"name": "Account", "email": f"account{next(_numbers)}@register.example", "access_level": "admin"}
         self._user = self._made("/users", fields)
         link = {"token": self.link_token(), "password": DEMO_PASSWORD}
         tokens = administrator.post("/auth/set-password", json=link).raise_for_status().json()
@@ -95,7 +92,7 @@ def test_every_operation_runs_with_its_example(live_server: str, document: dict[
             if operation := operations.get(method):
                 response = run(administrator, document, method, path)
                 # Deleting the first object of a collection is refused: others refer to it.
-                expected = {409} if method == "delete" and AN_OBJECT.fullmatch(path) else {200, 201, 204}
+                expected = {409} if method == "delete" and OBJECT_PATH.fullmatch(path) else {200, 201, 204}
                 assert response.status_code in expected, (method, path, response.text)
                 assert str(response.status_code) in operation["responses"]
                 tried += 1
@@ -103,18 +100,18 @@ def test_every_operation_runs_with_its_example(live_server: str, document: dict[
 
 
 def run(administrator: httpx.Client, document: dict[str, Any], method: str, path: str) -> httpx.Response:
-    """Call an operation with its example; only secrets and their ids, which are random, are inserted."""
+    """Call an operation with its example. Only secrets and their ids, which are random, are replaced."""
     operation = document["paths"][path][method]
     body, own = example_of(document, operation, JSON), {}
     headers = {}
     if operation["x-permission"] == SESSION or {"refresh_token", "token"} & set(body or ()):
-        somebody = Person(administrator)
-        headers = somebody.headers
-        secrets = {"refresh_token": somebody.refresh_token, "token": somebody.link_token()}
+        account = Account(administrator)
+        headers = account.headers
+        secrets = {"refresh_token": account.refresh_token, "token": account.link_token()}
         body = body and body | {name: secret for name, secret in secrets.items() if name in body}
-        own = {"session": somebody.session(), "token": somebody.api_token()}
+        own = {"session": account.session(), "token": account.api_token()}
     elif "{token}" in path:
-        own = {"token": Person(administrator).api_token()}
+        own = {"token": Account(administrator).api_token()}
     table = example_of(document, operation, CSV)
     if table is not None:
         headers |= {"Content-Type": CSV}
@@ -136,7 +133,7 @@ def run(administrator: httpx.Client, document: dict[str, Any], method: str, path
 
 
 def test_every_body_has_an_example(document: dict[str, Any]) -> None:
-    without = [
+    missing = [
         operation["operationId"]
         for operations in document["paths"].values()
         for operation in operations.values()
@@ -145,4 +142,4 @@ def test_every_body_has_an_example(document: dict[str, Any]) -> None:
         and media_type in operation["requestBody"]["content"]
         and example_of(document, operation, media_type) is None
     ]
-    assert without == []
+    assert missing == []

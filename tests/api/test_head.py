@@ -39,7 +39,7 @@ def test_head_has_the_headers_of_get_and_leaves_the_connection_usable(
     body = got.read()
     assert got.status == status
     assert body
-    assert connection.sock is socket  # it was not opened anew
+    assert connection.sock is socket  # it was not reopened
     assert head.getheader("Content-Type") == got.getheader("Content-Type")
     if got.getheader("Content-Length"):
         assert head.getheader("Content-Length") == got.getheader("Content-Length") == str(len(body))

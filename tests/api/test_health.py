@@ -41,7 +41,7 @@ READY = (f"{ROOT}/health/ready", f"{ROOT}/health")
 
 @asynccontextmanager
 async def running(url: URL, **settings: Any) -> AsyncIterator[Committed]:
-    """An application on a database, with other settings than usual."""
+    """An application on a database, with changed settings."""
     running = Committed(create_app(settings_for(url, **settings)), url)
     try:
         yield running
@@ -137,8 +137,8 @@ async def proxy(server_url: URL) -> AsyncIterator[Proxy]:
     await proxy.stop()
 
 
-async def refused(client: httpx.AsyncClient) -> None:
-    """Assert that everything that needs the database is answered with a full 503."""
+async def assert_unavailable(client: httpx.AsyncClient) -> None:
+    """Assert that every request that needs the database gets the problem document of a 503."""
     for response in (
         await client.get("/departments"),
         await client.get("/departments/1"),
@@ -157,7 +157,7 @@ async def test_service_is_live_and_ready(client: httpx.AsyncClient, path: str) -
     assert (response.status_code, response.json()) == (200, {"status": "ok"})
 
 
-async def test_short_form_answers_as_ready(client: httpx.AsyncClient) -> None:
+async def test_health_is_the_readiness_check(client: httpx.AsyncClient) -> None:
     response = await client.get(f"{ROOT}/health")
     assert (response.status_code, response.json()) == (200, {"status": "ok"})
 
@@ -183,10 +183,10 @@ async def test_without_database_the_service_is_live_but_not_ready(
     server_url: URL, place: Callable[[URL], Awaitable[URL]]
 ) -> None:
     async with running(await place(server_url)) as service:
-        await refused(service.client)
+        await assert_unavailable(service.client)
 
 
-async def test_other_server_at_the_address_is_no_database() -> None:
+async def test_server_of_another_protocol_is_unavailable() -> None:
     async def greet(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         writer.close()
@@ -194,10 +194,10 @@ async def test_other_server_at_the_address_is_no_database() -> None:
     async with await asyncio.start_server(greet, "127.0.0.1", 0) as listener:
         port = listener.sockets[0].getsockname()[1]
         async with running(make_url(f"postgresql://register@127.0.0.1:{port}/register")) as service:
-            await refused(service.client)
+            await assert_unavailable(service.client)
 
 
-async def test_server_that_never_answers_is_given_up(proxy: Proxy, database: URL) -> None:
+async def test_connecting_to_an_unresponsive_server_times_out(proxy: Proxy, database: URL) -> None:
     proxy.freeze()
     async with running(proxy.url_of(database), connect_timeout=0.3) as service, asyncio.timeout(HANG_TIMEOUT):
         for url in ("/departments", READY[0], f"{ROOT}/health"):
@@ -213,7 +213,7 @@ async def succeeds(service: Committed) -> bool:
     return response.is_success
 
 
-async def ready_problem(service: Committed) -> str:
+async def not_ready_reason(service: Committed) -> str:
     """Return the reason why the service is not ready, from a new check."""
     service.app.state.readiness._checked_at = float("-inf")
     details = {assert_problem(await service.client.get(url), "service_unavailable")["detail"] for url in READY}
@@ -221,19 +221,17 @@ async def ready_problem(service: Committed) -> str:
     return str(detail)
 
 
-async def test_database_too_slow_for_a_probe_is_not_ready(
-    committed: Committed, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_slow_database_is_not_ready(committed: Committed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readiness, "PROBE_TIMEOUT_SECONDS", 0.1)
     async with connected(committed.url) as connection, connection.transaction():
         await connection.execute("LOCK TABLE alembic_version")
-        assert await ready_problem(committed) == "The database cannot be reached at the moment."
+        assert await not_ready_reason(committed) == "The database cannot be reached at the moment."
 
 
 async def test_database_without_schema_is_not_ready(server_url: URL) -> None:
     async with new_database(server_url) as url, running(url) as service:
         detail = "The database has no schema. Run `python -m app migrate`."
-        assert await ready_problem(service) == detail
+        assert await not_ready_reason(service) == detail
 
 
 async def test_schema_of_another_revision_is_not_ready(committed: Committed) -> None:
@@ -241,7 +239,7 @@ async def test_schema_of_another_revision_is_not_ready(committed: Committed) -> 
         head = await connection.fetchval("SELECT version_num FROM alembic_version")
         for change in ("UPDATE alembic_version SET version_num = '0000'", "DELETE FROM alembic_version"):
             await connection.execute(change)
-            assert await ready_problem(committed) == (
+            assert await not_ready_reason(committed) == (
                 "The schema of the database belongs to another version. Run `python -m app migrate`."
             )
         await connection.execute("INSERT INTO alembic_version VALUES ($1)", head)
@@ -249,15 +247,15 @@ async def test_schema_of_another_revision_is_not_ready(committed: Committed) -> 
     assert (await committed.client.get(READY[0])).status_code == 200
 
 
-async def test_service_that_is_stopping_is_live_but_not_ready(committed: Committed) -> None:
+async def test_stopping_service_is_live_but_not_ready(committed: Committed) -> None:
     committed.app.state.readiness.draining = True
-    assert await ready_problem(committed) == "The service is stopping."
+    assert await not_ready_reason(committed) == "The service is stopping."
     assert (await committed.client.get(f"{ROOT}/health/live")).status_code == 200
     # Later requests are served.
     assert (await committed.client.get("/departments")).status_code == 200
 
 
-async def test_signal_to_stop_makes_the_service_not_ready_before_the_server_acts(committed: Committed) -> None:
+async def test_sigterm_ends_readiness_before_the_server_stops(committed: Committed) -> None:
     seen: list[bool] = []
 
     def stop(_number: int, _frame: Any) -> None:
@@ -268,13 +266,13 @@ async def test_signal_to_stop_makes_the_service_not_ready_before_the_server_acts
         async with committed.app.router.lifespan_context(committed.app):
             assert (await committed.client.get(READY[0])).status_code == 200
             signal.raise_signal(signal.SIGTERM)
-            assert await ready_problem(committed) == "The service is stopping."
+            assert await not_ready_reason(committed) == "The service is stopping."
     finally:
         signal.signal(signal.SIGTERM, before)
     assert seen == [True]
 
 
-async def test_readiness_is_asked_of_the_database_once_a_second(
+async def test_readiness_queries_the_database_once_a_second(
     committed: Committed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1000.0
@@ -293,7 +291,7 @@ async def test_readiness_is_asked_of_the_database_once_a_second(
         assert (await committed.client.get(READY[0])).status_code == 200
 
 
-async def test_many_probes_at_once_take_one_connection(committed: Committed) -> None:
+async def test_concurrent_probes_share_one_connection(committed: Committed) -> None:
     database: Database = committed.app.state.database
     async with connected(committed.url) as connection, connection.transaction():
         await connection.execute("LOCK TABLE alembic_version")
@@ -308,7 +306,7 @@ def readiness_head(app: FastAPI) -> str:
     return head
 
 
-async def test_register_without_administrator_lets_nobody_in(committed: Committed) -> None:
+async def test_register_without_users_refuses_all_credentials(committed: Committed) -> None:
     async with connected(committed.url) as connection:
         await connection.execute("DELETE FROM users")
     for method in ("GET", "POST"):
@@ -320,7 +318,7 @@ async def test_register_without_administrator_lets_nobody_in(committed: Committe
     assert (await committed.client.get(READY[0])).status_code == 200
 
 
-async def test_more_passwords_than_can_be_checked_are_unavailable(
+async def test_too_many_concurrent_sign_ins_are_unavailable(
     committed: Committed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     form = {"username": ADMIN_EMAIL, "password": ADMIN_PASSWORD}
@@ -335,7 +333,7 @@ async def test_more_passwords_than_can_be_checked_are_unavailable(
     assert (await committed.client.post("/auth/token", data=form)).status_code == 200
 
 
-async def test_service_outlives_its_database_and_recovers_at_the_first_request(proxy: Proxy, database: URL) -> None:
+async def test_service_survives_database_outages_and_recovers_at_the_first_request(proxy: Proxy, database: URL) -> None:
     async with running(proxy.url_of(database)) as service:
         client = service.client
         drivers: list[asyncpg.Connection] = []
@@ -351,7 +349,7 @@ async def test_service_outlives_its_database_and_recovers_at_the_first_request(p
             for driver in drivers:
                 await until_closed(driver)
             service.app.state.readiness._checked_at = float("-inf")
-            await refused(client)
+            await assert_unavailable(client)
             await proxy.start()
             response = await client.patch(f"/departments/{made['id']}", json={"description": None})
             assert (response.status_code, response.json()) == (200, made)
@@ -360,7 +358,7 @@ async def test_service_outlives_its_database_and_recovers_at_the_first_request(p
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
-async def test_connection_killed_between_requests_is_replaced_unnoticed(committed: Committed, method: str) -> None:
+async def test_killed_idle_connection_is_replaced_without_an_error(committed: Committed, method: str) -> None:
     await make_department(committed.client)
     async with committed.app.state.database.engine.connect() as pooled:
         driver = (await pooled.get_raw_connection()).driver_connection
@@ -373,7 +371,7 @@ async def test_connection_killed_between_requests_is_replaced_unnoticed(committe
         assert (await pooled.get_raw_connection()).driver_connection.get_server_pid() != driver.get_server_pid()
 
 
-async def test_exhausted_pool_is_unavailable_for_a_second(database: URL) -> None:
+async def test_exhausted_pool_is_unavailable_with_retry_after(database: URL) -> None:
     async with running(database, pool_size=1, pool_timeout=0.05) as service:
         async with borrowed(service.app.state.database):
             for response in (
@@ -383,7 +381,7 @@ async def test_exhausted_pool_is_unavailable_for_a_second(database: URL) -> None
                 problem = assert_problem(response, "database_busy")
                 assert problem["detail"] == "All database connections are in use."
                 assert response.headers["retry-after"] == "1"
-            # Busy is not away: other replicas would soon be as busy.
+            # A busy replica stays ready: without it, the other replicas would soon be busy, too.
             assert (await service.client.get(READY[0])).status_code == 200
         assert (await service.client.get("/departments")).status_code == 200
 
@@ -423,11 +421,13 @@ async def test_connection_lost_during_a_statement_is_unavailable(proxy: Proxy, d
         assert (await service.client.get(path)).json() == made
 
 
-ALONE = "NOT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid())"
+NO_OTHER_CONNECTION = (
+    "NOT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid())"
+)
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
-async def test_database_that_falls_silent_is_unavailable(
+async def test_unresponsive_database_is_unavailable(
     proxy: Proxy, database: URL, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.core.database._TIMEOUT_MARGIN", 0.1)
@@ -443,7 +443,7 @@ async def test_database_that_falls_silent_is_unavailable(
         assert await connection.fetchval("SELECT count(*) FROM departments") == 0
 
 
-# A single write is committed by its statement, of which this sees the values; others by a COMMIT.
+# A single-statement write commits itself and is recognised by its value; other writes end with a COMMIT.
 @pytest.mark.parametrize(("sign", "headers"), [(b"Perhaps", {}), (b"COMMIT", {"Idempotency-Key": "perhaps"})])
 @pytest.mark.parametrize("arrives", [False, True])
 async def test_connection_lost_during_commit_leaves_the_outcome_unknown(
@@ -454,7 +454,7 @@ async def test_connection_lost_during_commit_leaves_the_outcome_unknown(
         commits = count()
 
         def cut_at(data: bytes) -> bool | None:
-            # The first COMMIT is that of the look-up of the caller.
+            # The first COMMIT ends the look-up of the caller.
             return arrives if sign in data and (sign != b"COMMIT" or next(commits)) else None
 
         proxy.cut_at = cut_at
@@ -463,12 +463,12 @@ async def test_connection_lost_during_commit_leaves_the_outcome_unknown(
         assert problem["type"] == "/problems/outcome-unknown"
         assert "may or may not have been saved" in problem["detail"]
         proxy.cut_at = lambda _: None
-        await until_sql(database, ALONE)
+        await until_sql(database, NO_OTHER_CONNECTION)
         names = [item["name"] for item in (await service.client.get("/departments")).json()["items"]]
         assert names == (["Perhaps"] if arrives else [])
 
 
-async def test_database_that_only_reads_refuses_writes(committed: Committed) -> None:
+async def test_read_only_database_refuses_writes(committed: Committed) -> None:
     async with connected(committed.url) as connection:
         await connection.execute(f"ALTER DATABASE {committed.url.database} SET default_transaction_read_only = on")
     assert (await committed.client.get("/departments")).status_code == 200
@@ -481,21 +481,21 @@ async def test_database_that_only_reads_refuses_writes(committed: Committed) -> 
         assert response.headers["retry-after"] == "5"
 
 
-async def test_more_large_bodies_than_there_is_room_for_are_unavailable(committed: Committed) -> None:
+async def test_too_many_large_bodies_are_unavailable(committed: Committed) -> None:
     items = [{"op": "create", "data": {"name": "", "description": "x" * 19_000}} for _ in range(60)]
     large_bodies: LargeBodyLimiter = committed.app.state.large_bodies
     with large_bodies.slot(), large_bodies.slot():
         response = await committed.client.post("/roles/bulk", json={"items": items})
         problem = assert_problem(response, "large_bodies_busy")
         assert (problem["status"], response.headers["retry-after"]) == (503, "5")
-        # Others are not concerned.
+        # Small bodies are not limited.
         assert (await committed.client.post("/roles/bulk", json={"items": items[:1]})).status_code == 422
-    # They free their slots, whatever their outcome is.
+    # A request frees its slot even if it fails.
     for _ in range(3):
         assert (await committed.client.post("/roles/bulk", json={"items": items})).status_code == 422
 
 
-async def test_more_exports_than_are_sent_at_a_time_are_unavailable(committed: Committed) -> None:
+async def test_too_many_concurrent_exports_are_unavailable(committed: Committed) -> None:
     streams: Streams = committed.app.state.streams
     begun = [streams.read(Prepared("SELECT 1 AS body", ()), {}) for _ in range(2)]
     for stream in begun:

@@ -1,4 +1,4 @@
-"""Whatever comes from outside, the answer is the right problem document, never a 5xx, and repeats no value."""
+"""Hostile input gets the right problem document, never a 5xx, and no response repeats a value of the input."""
 
 import gzip
 import json
@@ -21,11 +21,11 @@ from tests.domains.auth.conftest import ADMIN_EMAIL, sign_in
 from tests.waiting import wait_until
 
 JSON = {"Content-Type": "application/json"}
-LARGEST = 2**63 - 1
+MAX_INT64 = 2**63 - 1
 
-# Every member of every body and the kind of value it takes; `!` where null is none.
+# Every member of every body and the kind of its values; `!` excludes null.
 COMMON = {"code": "text", "external_id": "text", "name": "text!", "description": "text"}
-# Those that only one collection has, besides nullable columns of plain text.
+# The members of a single collection, except nullable columns of plain text.
 OWN: dict[str, dict[str, str]] = {
     "locations": {"kind": "choice!", "country": "choice", "timezone": "choice"}
     | {"latitude": "degrees", "longitude": "degrees"},
@@ -41,7 +41,7 @@ MEMBERS: dict[str, dict[str, str]] = {
     | OWN.get(collection, {})
     for collection in COLLECTIONS
 }
-# One value of each JSON type, and the kinds of members that take it. A choice takes some texts, but not this one.
+# A value of each JSON type, and the kinds of members that accept it. A choice accepts some texts, but not this one.
 VALUES: dict[str, tuple[Any, set[str]]] = {
     "boolean": (True, {"flag"}),
     "integer": (1, {"reference", "degrees"}),
@@ -69,7 +69,7 @@ async def post(client: httpx.AsyncClient, body: str | bytes, collection: str = "
     return await client.post(f"/{collection}", content=content, headers=JSON)
 
 
-def test_kinds_of_all_members_are_known() -> None:
+def test_table_has_every_member() -> None:
     document = openapi()
     for collection in COLLECTIONS:
         body = document["paths"][f"/api/v1/{collection}"]["post"]["requestBody"]["content"]["application/json"]
@@ -79,7 +79,7 @@ def test_kinds_of_all_members_are_known() -> None:
 
 @every_collection
 @pytest.mark.parametrize("value", VALUES)
-async def test_value_of_another_type_is_refused_wherever_it_stands(
+async def test_value_of_another_type_is_refused_in_every_member(
     client: httpx.AsyncClient, collection: str, value: str
 ) -> None:
     made = await make(client, collection)
@@ -123,10 +123,8 @@ async def test_reference_beyond_64_bits_is_invalid_in_links(client: httpx.AsyncC
 
 
 @every_collection
-@pytest.mark.parametrize("number", [2**31, 2**32, LARGEST])
-async def test_reference_within_64_bits_is_only_unknown(
-    client: httpx.AsyncClient, collection: str, number: int
-) -> None:
+@pytest.mark.parametrize("number", [2**31, 2**32, MAX_INT64])
+async def test_reference_within_64_bits_is_unknown(client: httpx.AsyncClient, collection: str, number: int) -> None:
     references = [name for name, kind in MEMBERS[collection].items() if kind == "reference"]
     response = await client.post(f"/{collection}", json=required(collection) | dict.fromkeys(references, number))
     assert_problem(response, "unknown_reference", *(f"/{name}" for name in references))
@@ -134,9 +132,7 @@ async def test_reference_within_64_bits_is_only_unknown(
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "9" * 5000, "-" + "9" * 5000])
 @pytest.mark.parametrize("body", ['{"name":"N","latitude":%s,"longitude":0}', '{"name":"N","parent_id":%s}', "%s"])
-async def test_number_that_is_not_json_or_endless_is_a_bad_request(
-    client: httpx.AsyncClient, number: str, body: str
-) -> None:
+async def test_non_json_or_very_long_number_is_a_bad_request(client: httpx.AsyncClient, number: str, body: str) -> None:
     assert_problem(await post(client, body % number, "locations"), "bad_request")
 
 
@@ -147,14 +143,14 @@ async def test_latitude_out_of_range_is_invalid(client: httpx.AsyncClient, numbe
 
 
 @pytest.mark.parametrize("number", ["90", "-90.0", "-0.0", "1e-400", "4.9e-324"])
-async def test_latitude_at_the_edge_is_taken(client: httpx.AsyncClient, number: str) -> None:
+async def test_latitude_at_the_limit_is_accepted(client: httpx.AsyncClient, number: str) -> None:
     response = await post(client, f'{{"name":"N","latitude":{number},"longitude":0}}', "locations")
     assert (response.status_code, response.json()["latitude"]) == (201, float(number))
 
 
 @every_collection
 @pytest.mark.parametrize("character", ["\\u0000", "\\ud800", "\\udfff", "\\udc00\\ud800"])
-async def test_nul_and_lone_surrogates_are_invalid_wherever_they_stand(
+async def test_nul_and_lone_surrogates_are_invalid_in_every_text(
     client: httpx.AsyncClient, collection: str, character: str
 ) -> None:
     made = await make(client, collection)
@@ -188,7 +184,7 @@ async def test_nul_and_lone_surrogates_are_invalid_wherever_they_stand(
         "file:///etc/passwd",
     ],
 )
-async def test_address_that_is_no_web_address_is_invalid(client: httpx.AsyncClient, url: str) -> None:
+async def test_non_web_url_is_invalid(client: httpx.AsyncClient, url: str) -> None:
     response = await client.post("/resources", json={"name": "R", "url": url})
     assert_problem(response, "invalid_content", "/url")
 
@@ -208,7 +204,7 @@ async def test_address_that_is_no_web_address_is_invalid(client: httpx.AsyncClie
     ],
 )
 async def test_unknown_member_is_refused_at_every_depth(client: httpx.AsyncClient, name: str, pointer: str) -> None:
-    # Escaped by hand: httpx would not send the surrogate.
+    # Serialised by hand, because httpx does not send a surrogate.
     member = f"{json.dumps(name)}: {json.dumps(CANARY)}"
     response = await post(client, f'{{"name": "D", {member}}}')
     assert_problem(response, "invalid_content", pointer)
@@ -264,7 +260,7 @@ async def test_body_that_is_not_strict_json_is_a_bad_request(client: httpx.Async
 
 
 @pytest.mark.parametrize("body", ["null", "[]", '["name"]', f'"{CANARY}"', "1", "true", "1e999"])
-async def test_body_that_is_no_object_is_invalid(client: httpx.AsyncClient, body: str) -> None:
+async def test_non_object_body_is_invalid(client: httpx.AsyncClient, body: str) -> None:
     department = await make_department(client)
     for method, path in (
         ("POST", "/departments"),
@@ -276,7 +272,7 @@ async def test_body_that_is_no_object_is_invalid(client: httpx.AsyncClient, body
 
 
 @pytest.mark.parametrize("headers", [JSON, {}, {"Content-Type": "text/plain"}])
-async def test_body_that_is_missing_is_invalid(client: httpx.AsyncClient, headers: dict[str, str]) -> None:
+async def test_missing_body_is_invalid(client: httpx.AsyncClient, headers: dict[str, str]) -> None:
     department = await make_department(client)
     for method, path in (
         ("POST", "/departments"),
@@ -308,7 +304,7 @@ async def test_body_that_is_missing_is_invalid(client: httpx.AsyncClient, header
         f"application/{CANARY}",
     ],
 )
-async def test_body_of_another_media_type_is_not_read(client: httpx.AsyncClient, content_type: str | None) -> None:
+async def test_body_of_another_media_type_is_unsupported(client: httpx.AsyncClient, content_type: str | None) -> None:
     department = await make_department(client)
     headers = {} if content_type is None else {b"Content-Type": content_type.encode("latin-1")}
     for method, path in (
@@ -336,7 +332,7 @@ async def test_every_spelling_of_the_json_media_type_is_accepted(client: httpx.A
 
 
 @pytest.mark.parametrize("content_type", ["application/json", "text/plain"])
-async def test_body_that_is_too_large_is_refused_with_its_length_and_without(
+async def test_too_large_body_is_refused_with_or_without_content_length(
     client: httpx.AsyncClient, content_type: str
 ) -> None:
     read = 0
@@ -358,7 +354,7 @@ async def test_body_that_is_too_large_is_refused_with_its_length_and_without(
     assert read >= 3 * 2**20
 
 
-async def test_largest_body_is_taken_to_the_byte(client: httpx.AsyncClient) -> None:
+async def test_limit_of_a_body_is_exact(client: httpx.AsyncClient) -> None:
     body = b'{"name":"N"}'
     assert (await post(client, (body + b" " * (2**20 - len(body))).decode())).status_code == 201
     assert_problem(await post(client, (body + b" " * (2**20 - len(body) + 1)).decode()), "content_too_large")
@@ -372,7 +368,7 @@ async def test_largest_body_is_taken_to_the_byte(client: httpx.AsyncClient) -> N
         ("/auth/token", b"username=a&password=b&more=", "application/x-www-form-urlencoded"),
     ],
 )
-async def test_anonymous_body_is_limited_to_the_size_of_a_sign_in(
+async def test_anonymous_body_has_a_lower_limit(
     client: httpx.AsyncClient, path: str, body: bytes, media_type: str
 ) -> None:
     headers = {"Content-Type": media_type, "Authorization": ""}
@@ -381,8 +377,8 @@ async def test_anonymous_body_is_limited_to_the_size_of_a_sign_in(
     assert_problem(await client.post(path, content=largest + b" ", headers=headers), "content_too_large")
 
 
-async def test_longest_form_to_sign_in_is_read(client: httpx.AsyncClient) -> None:
-    # Everything at its longest, and each character as long as a form can write it.
+async def test_longest_sign_in_form_is_accepted(client: httpx.AsyncClient) -> None:
+    # Every field has its maximum length, in characters with the longest URL encoding.
     user = await make_user(client, email=f"{'e' * 60}@{'x' * 60}.{'y' * 60}.{'z' * 59}.example")
     form = {"username": user["email"], "password": "\U0001f511" * 256, "scope": "users:read " * 90}
     response = await client.post("/auth/token", data=form)
@@ -390,7 +386,7 @@ async def test_longest_form_to_sign_in_is_read(client: httpx.AsyncClient) -> Non
     assert 4_000 < len(response.request.content) < MAX_ANONYMOUS_BYTES
 
 
-async def test_body_of_a_call_that_takes_none_is_ignored(client: httpx.AsyncClient) -> None:
+async def test_body_of_get_and_delete_is_ignored(client: httpx.AsyncClient) -> None:
     department = await make_department(client)
     for method in ("GET", "DELETE"):
         path = f"/departments/{department['id']}"
@@ -411,7 +407,7 @@ LENGTHS = [
 
 
 @pytest.mark.parametrize(("collection", "field", "length", "character"), LENGTHS)
-async def test_text_is_taken_to_its_last_character(
+async def test_limit_of_a_text_is_exact(
     client: httpx.AsyncClient, collection: str, field: str, length: int, character: str
 ) -> None:
     body = required(collection) | {field: character * length}
@@ -422,7 +418,7 @@ async def test_text_is_taken_to_its_last_character(
         assert_problem(response, "invalid_content", f"/{field}")
 
 
-async def test_addresses_are_taken_to_their_last_character(client: httpx.AsyncClient) -> None:
+async def test_limits_of_url_and_email_are_exact(client: httpx.AsyncClient) -> None:
     start = "https://a.example/"
     url = start + "u" * (2048 - len(start))
     response = await client.post("/resources", json={"name": "R", "url": url})
@@ -438,7 +434,7 @@ async def test_addresses_are_taken_to_their_last_character(client: httpx.AsyncCl
 
 
 @every_collection
-async def test_decomposed_text_is_stored_composed_and_measured_so(client: httpx.AsyncClient, collection: str) -> None:
+async def test_text_is_composed_before_its_length_is_checked(client: httpx.AsyncClient, collection: str) -> None:
     decomposed = {"name": "e\u0301" * 500, "description": "e\u0301" * 20_000, "external_id": "e\u0301" * 512}
     made = await make(client, collection, **decomposed)
     assert {name: made[name] for name in decomposed} == {
@@ -448,7 +444,7 @@ async def test_decomposed_text_is_stored_composed_and_measured_so(client: httpx.
     }
     response = await client.post(f"/{collection}", json=required(collection) | {"external_id": "\xe9" * 512})
     assert_problem(response, "duplicate", "/external_id")
-    # Some characters get longer when they are composed.
+    # Composition (NFC) makes some characters longer.
     response = await client.post(f"/{collection}", json=required(collection) | {"name": "\u0958" * 251})
     assert_problem(response, "invalid_content", "/name")
 
@@ -465,7 +461,7 @@ async def test_invisible_name_is_invalid(client: httpx.AsyncClient, collection: 
 
 
 @every_collection
-async def test_space_around_text_is_taken_away(client: httpx.AsyncClient, collection: str) -> None:
+async def test_surrounding_white_space_is_removed(client: httpx.AsyncClient, collection: str) -> None:
     around = "\t\n\xa0\u3000 {} \u2003\r\n"
     made = await make(
         client, collection, name=around.format("N  n"), description=around.format("D\n"), external_id=around.format("X")
@@ -477,27 +473,27 @@ CONTROL_CHARACTERS = "\0\a\b\v\f\x1b\x7f\x80\x85\x9f"
 
 
 @pytest.mark.parametrize("character", CONTROL_CHARACTERS + "\t\n\r\u2028\u2029", ids=repr)
-async def test_control_character_in_a_line_of_text_is_invalid(client: httpx.AsyncClient, character: str) -> None:
+async def test_control_character_in_a_single_line_text_is_invalid(client: httpx.AsyncClient, character: str) -> None:
     for field in ("name", "external_id"):
         response = await client.post("/departments", json={"name": "N"} | {field: f"{CANARY}{character}{CANARY}"})
         assert_problem(response, "invalid_content", f"/{field}")
 
 
 @pytest.mark.parametrize("character", CONTROL_CHARACTERS, ids=repr)
-async def test_control_character_in_a_longer_text_is_invalid(client: httpx.AsyncClient, character: str) -> None:
+async def test_control_character_in_a_multi_line_text_is_invalid(client: httpx.AsyncClient, character: str) -> None:
     text = f"{CANARY}{character}{CANARY}"
     response = await client.post("/locations", json={"name": "N", "description": text, "address": text})
     assert_problem(response, "invalid_content", "/description", "/address")
 
 
-async def test_longer_text_may_have_lines_and_tabs(client: httpx.AsyncClient) -> None:
+async def test_multi_line_text_may_have_line_breaks_and_tabs(client: httpx.AsyncClient) -> None:
     text = "One\n\tTwo\r\nThree"
     made = await make(client, "locations", description=text, address=text)
     assert (made["description"], made["address"]) == (text, text)
 
 
 @pytest.mark.parametrize("code", ["", "-A", ".A", "A B", "A\n", " A", "Ä", "A/B", "A\0", "\u0410", "A" * 65, "\uff11"])
-async def test_code_of_other_characters_is_invalid(client: httpx.AsyncClient, code: str) -> None:
+async def test_code_with_other_characters_is_invalid(client: httpx.AsyncClient, code: str) -> None:
     assert_problem(await client.post("/departments", json={"name": "N", "code": code}), "invalid_content", "/code")
 
 
@@ -520,7 +516,7 @@ async def test_code_of_other_characters_is_invalid(client: httpx.AsyncClient, co
         f"{CANARY} <a@c.example>",
     ],
 )
-async def test_email_that_is_none_is_invalid(client: httpx.AsyncClient, email: str) -> None:
+async def test_malformed_email_is_invalid(client: httpx.AsyncClient, email: str) -> None:
     assert_problem(await client.post("/users", json={"name": "N", "email": email}), "invalid_content", "/email")
 
 
@@ -533,7 +529,7 @@ async def test_keys_that_differ_only_in_case_are_duplicates(client: httpx.AsyncC
         path = f"/users/{second['id']}"
         assert_problem(await client.patch(path, json={field: value}), "duplicate", f"/{field}")
         assert_problem(await client.put(path, json=body), "duplicate", f"/{field}")
-        # The same object may change the case of its own key.
+        # An object may change the case of its own key.
         changed = await client.patch(f"/users/{first['id']}", json={field: value})
         assert (changed.status_code, changed.json()[field].lower()) == (200, value.lower())
 
@@ -571,8 +567,8 @@ FAULTY_REFERENCES = [
 
 @pytest.mark.parametrize("reference", FAULTY_REFERENCES, ids=lambda reference: reference[:24])
 @pytest.mark.usefixtures("connection")
-async def test_path_that_can_name_nothing_is_not_found_by_any_operation(app: FastAPI, reference: str) -> None:
-    # Signed in, because an API token may not use all of them.
+async def test_malformed_reference_is_not_found_by_any_operation(app: FastAPI, reference: str) -> None:
+    # In a session, because some operations refuse API tokens.
     token = (await sign_in(app, ADMIN_EMAIL, ADMIN_PASSWORD))["access_token"]
     tried = 0
     async with client_of(app, token) as client:
@@ -703,9 +699,7 @@ GARBAGE = [
 
 @every_collection
 @pytest.mark.parametrize("tag", GARBAGE, ids=lambda tag: repr(tag[:12]))
-async def test_if_match_that_names_no_version_stops_every_write(
-    client: httpx.AsyncClient, collection: str, tag: bytes
-) -> None:
+async def test_malformed_if_match_refuses_every_write(client: httpx.AsyncClient, collection: str, tag: bytes) -> None:
     made = await make(client, collection)
     path = f"/{collection}/{made['id']}"
     current = await client.get(path)
@@ -757,13 +751,13 @@ async def test_line_break_at_the_end_of_a_path_does_not_reach_a_header(client: h
     assert (await client.get(response.headers["location"].removeprefix("/api/v1"))).status_code == 200
 
 
-async def test_text_that_looks_like_code_is_only_text(client: httpx.AsyncClient) -> None:
+async def test_text_that_looks_like_code_is_stored_unchanged(client: httpx.AsyncClient) -> None:
     for text in ("'; DROP TABLE users; --", "%s%(x)s{0}$1:key", "<script>alert(1)</script>", "\\u0000", "${jndi:x}"):
         made = await make_resource(client, name=text, description=text, external_id=text)
         assert (made["name"], made["description"], made["external_id"]) == (text, text, text)
 
 
-# From here on byte by byte, over a real server.
+# Raw bytes to a real server.
 
 HOST = b"Host: register.test\r\n"
 AUTHORIZATION = b"Authorization: Bearer " + ADMIN_TOKEN.encode() + b"\r\n"
@@ -792,8 +786,8 @@ def get(path: bytes, *headers: bytes) -> bytes:
 def test_path_with_bad_encoding_is_not_found(server: Server, path: bytes) -> None:
     assert_problem(server.send(get(path)), "not_found")
     # Anonymous callers learn which paths exist, but not which objects.
-    stranger = server.send(b"GET " + path + b" HTTP/1.1\r\n" + HOST + b"\r\n")
-    assert_problem(stranger, "unauthorized" if path.startswith(b"/api/v1/departments/") else "not_found")
+    anonymous = server.send(b"GET " + path + b" HTTP/1.1\r\n" + HOST + b"\r\n")
+    assert_problem(anonymous, "unauthorized" if path.startswith(b"/api/v1/departments/") else "not_found")
 
 
 @pytest.mark.parametrize("value", [b"%", b"%ZZ", b"%e"])
@@ -802,11 +796,11 @@ def test_query_with_bad_encoding_is_invalid(server: Server, value: bytes) -> Non
 
 
 @pytest.mark.parametrize("value", [b"%ff", b"%ed%a0%80"])
-def test_query_of_other_bytes_than_utf_8_is_a_bad_request(server: Server, value: bytes) -> None:
+def test_query_that_is_not_utf_8_is_a_bad_request(server: Server, value: bytes) -> None:
     assert_problem(server.send(get(b"/api/v1/departments?name=" + value)), "bad_request")
 
 
-def test_header_of_any_bytes_is_tolerated(server: Server) -> None:
+def test_header_with_any_bytes_is_accepted(server: Server) -> None:
     response = server.send(
         get(b"/api/v1/departments/0", b"X-Request-ID: \xff\x85", b"If-None-Match: \xff", b"Accept: \xff")
     )
@@ -843,17 +837,17 @@ def test_header_of_any_bytes_is_tolerated(server: Server) -> None:
     ],
     ids=lambda request_: repr(request_.replace(AUTHORIZATION, b"")[-40:]),
 )
-def test_other_protocol_than_http_is_refused_by_the_server_itself(server: Server, request_: bytes) -> None:
+def test_invalid_http_is_refused_by_the_server(server: Server, request_: bytes) -> None:
     assert server.send(request_).status_code == 400
 
 
-def test_declared_length_is_refused_before_the_body_comes(server: Server) -> None:
+def test_too_large_content_length_is_refused_before_the_body_arrives(server: Server) -> None:
     assert_problem(server.send(POST + b"Content-Length: 10000000\r\n\r\n"), "content_too_large")
     expecting = POST + b"Expect: 100-continue\r\nContent-Length: 10000000\r\n\r\n"
     assert_problem(server.send(expecting), "content_too_large")
 
 
-def test_stranger_is_refused_before_the_body_comes(server: Server) -> None:
+def test_anonymous_request_is_refused_before_the_body_arrives(server: Server) -> None:
     head = b"POST /api/v1/departments HTTP/1.1\r\n" + HOST
     for headers in (
         b"Content-Length: 10000000\r\n",
@@ -888,7 +882,7 @@ def test_disconnect_inside_a_body_is_no_internal_error(server: Server) -> None:
 
 
 @pytest.mark.parametrize("method", ["TRACE", "CONNECT", "PROPFIND", "OPTIONS"])
-def test_method_that_no_route_knows_is_not_allowed(server: Server, method: str) -> None:
+def test_unknown_method_is_not_allowed(server: Server, method: str) -> None:
     for head in (HOST, HEAD):
         response = server.send(f"{method} /api/v1/departments HTTP/1.1\r\n".encode() + head + b"\r\n")
         assert_problem(response, "method_not_allowed")
@@ -908,7 +902,7 @@ async def test_address_that_is_not_utf_8_is_a_bad_request(client: httpx.AsyncCli
 
 
 @pytest.mark.parametrize(("method", "path"), [("POST", "/departments"), ("POST", "/departments/bulk")])
-async def test_compressed_body_is_not_read(client: httpx.AsyncClient, method: str, path: str) -> None:
+async def test_compressed_body_is_refused(client: httpx.AsyncClient, method: str, path: str) -> None:
     headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
     response = await client.request(method, path, content=gzip.compress(b'{"name": "D"}'), headers=headers)
     assert_problem(response, "unsupported_media_type")

@@ -70,7 +70,7 @@ async def test_requests_are_counted_by_route_template(committed: Committed) -> N
     assert value(samples, "http_request_duration_seconds_sum", method="GET", route=ONE) > 0
 
 
-async def test_unknown_routes_and_methods_have_one_label_together(committed: Committed) -> None:
+async def test_unknown_routes_and_methods_share_one_label(committed: Committed) -> None:
     await committed.client.get("/nothing/0")
     await committed.client.request("BREW0", "/departments")
     await scrape(committed.client)
@@ -84,7 +84,7 @@ async def test_unknown_routes_and_methods_have_one_label_together(committed: Com
     assert value(samples, "http_requests_total", method="(other)", route="/api/v1/departments", status="405") == 30
 
 
-async def test_pool_is_reported_as_it_is(committed: Committed) -> None:
+async def test_metrics_match_the_pool(committed: Committed) -> None:
     async def pool() -> tuple[float, float, float]:
         samples = await scrape(committed.client)
         return (

@@ -59,7 +59,7 @@ def members(node: Any, name: str) -> Iterator[Any]:
             yield from members(inner, name)
 
 
-def test_committed_document_is_that_of_the_application(document: dict[str, Any], root: Path) -> None:
+def test_committed_document_matches_the_application(document: dict[str, Any], root: Path) -> None:
     committed = json.loads((root / "docs" / "openapi.json").read_text("utf-8"))
     assert committed == document, "run `make openapi`"
 
@@ -141,7 +141,7 @@ def test_every_operation_documents_unauthorised_callers(operations: dict[tuple[s
     assert throttled == {SIGN_IN, ("POST", "/api/v1/users/me/password")}
 
 
-def test_every_answer_has_the_request_id(
+def test_every_response_has_the_request_id(
     document: dict[str, Any], operations: dict[tuple[str, str], Operation]
 ) -> None:
     reference = {"$ref": "#/components/headers/X-Request-ID"}
@@ -191,7 +191,7 @@ def test_document_has_no_leftovers(document: dict[str, Any]) -> None:
     assert used == {f"#/components/schemas/{name}" for name in schemas} | headers | responses
 
 
-def test_answers_to_failed_requests_are_shared(document: dict[str, Any]) -> None:
+def test_error_responses_are_shared(document: dict[str, Any]) -> None:
     for operations in document["paths"].values():
         for operation in operations.values():
             for status, response in operation["responses"].items():
@@ -211,7 +211,7 @@ def test_description_of_a_nullable_type_belongs_to_the_member(document: dict[str
                 assert kind.keys().isdisjoint({"description", "examples"}), schema
 
 
-def test_names_of_schemas_make_good_types(document: dict[str, Any]) -> None:
+def test_names_of_schemas_are_valid_type_names(document: dict[str, Any]) -> None:
     names = document["components"]["schemas"]
     assert [name for name in names if not re.fullmatch("([A-Z][a-z]+)+", name)] == []
     assert {"DepartmentPage", "ChangePage", "ProcessStatus", "RoleResponsibility"} <= names.keys()
@@ -255,7 +255,7 @@ def test_bodies_reject_unknown_members(document: dict[str, Any], operations: dic
                 (reference,) = set(members(body["schema"], "$ref"))
                 schema = document["components"]["schemas"][reference.rpartition("/")[2]]
                 if media_type == "application/x-www-form-urlencoded":
-                    # OAuth 2 wants it so: unrecognised parameters are ignored (RFC 6749, section 3.2).
+                    # OAuth 2 requires that unrecognised parameters are ignored (RFC 6749, section 3.2).
                     forms.append(key)
                     assert "additionalProperties" not in schema
                     continue

@@ -125,7 +125,7 @@ REDOC_SCRIPT = f"{DOCS}/assets/redoc.standalone.js"
 @pytest.mark.parametrize(
     ("page", "media_type"), [(OPENAPI, "application/json"), (REDOC_SCRIPT, "text/javascript; charset=utf-8")]
 )
-async def test_document_and_script_are_not_sent_again_to_a_client_that_has_them(page: str, media_type: str) -> None:
+async def test_matching_entity_tag_of_document_or_script_is_not_modified(page: str, media_type: str) -> None:
     async with serving() as client:
         first = await client.get(page)
         tag = f'"{hashlib.sha256(first.content).hexdigest()[:32]}"'
@@ -181,7 +181,7 @@ async def test_entity_tag_of_the_document_needs_permission(committed: Committed)
         ("off", "off", "off"),
     ],
 )
-async def test_each_page_has_its_access_and_the_document_the_wider_one(
+async def test_document_is_as_open_as_the_more_open_page(
     docs: PageAccess, redoc: PageAccess, document: PageAccess
 ) -> None:
     async with serving(docs_access=docs, redoc_access=redoc) as client:
@@ -199,7 +199,7 @@ async def test_each_page_has_its_access_and_the_document_the_wider_one(
         assert asset.status_code == (404 if document == "off" else 200)
 
 
-async def test_closed_pages_open_to_a_token_of_an_administrator(
+async def test_restricted_pages_accept_a_token_of_an_administrator(
     committed: Committed, narrow_token: str, operations_token: str
 ) -> None:
     settings: dict[str, PageAccess] = {"docs_access": "admin", "redoc_access": "admin"}
@@ -235,26 +235,26 @@ async def test_closed_pages_open_to_a_token_of_an_administrator(
                 assert response.headers["www-authenticate"] == BASIC
 
 
-async def test_pages_do_not_open_the_api_to_basic_authentication(client: httpx.AsyncClient) -> None:
+async def test_api_refuses_basic_authentication(client: httpx.AsyncClient) -> None:
     response = await client.get("/departments", headers=basic(ADMIN_TOKEN))
     assert_refused(response, "unauthorized")
     assert response.headers["www-authenticate"] == BEARER
 
 
-async def test_metrics_are_public_unless_set_otherwise() -> None:
+async def test_metrics_are_public_by_default() -> None:
     async with serving() as client:
         assert (await client.get(METRICS)).status_code == 200
         document = (await client.get(OPENAPI)).json()
     assert document["paths"]["/metrics"]["get"]["security"] == []
 
 
-async def test_metrics_may_be_off() -> None:
+async def test_metrics_can_be_disabled() -> None:
     async with serving(metrics_access="off") as client:
         assert_refused(await client.get(METRICS), "not_found")
         assert "/metrics" not in (await client.get(OPENAPI)).json()["paths"]
 
 
-async def test_metrics_may_be_for_administrators(
+async def test_metrics_can_be_restricted_to_administrators(
     committed: Committed, narrow_token: str, operations_token: str
 ) -> None:
     async with serving(committed.url, metrics_access="admin") as client:
@@ -263,8 +263,8 @@ async def test_metrics_may_be_for_administrators(
             "operations:read",
             [{"signIn": ["operations:read"]}, {"apiToken": []}],
         )
-        for nobody in ({}, basic(ADMIN_TOKEN)):
-            response = await client.get(METRICS, headers=nobody)
+        for credentials in ({}, basic(ADMIN_TOKEN)):
+            response = await client.get(METRICS, headers=credentials)
             assert_refused(response, "unauthorized")
             assert response.headers["www-authenticate"] == BEARER
         assert_refused(await client.get(METRICS, headers=bearer(new_token(API_TOKEN))), "unauthorized")
@@ -307,7 +307,7 @@ async def test_caller_is_no_user_named_me(client: httpx.AsyncClient, method: str
     assert response.json()["code"] == "method_not_allowed"
 
 
-async def answer() -> dict[str, str]:
+async def response() -> dict[str, str]:
     return {}
 
 
@@ -319,7 +319,7 @@ def test_route_without_a_permission_keeps_the_service_from_starting(
     router = APIRouter(route_class=route_class)
 
     def start() -> FastAPI:
-        router.add_api_route("/new", answer, openapi_extra=extra)
+        router.add_api_route("/new", response, openapi_extra=extra)
         return start_with(router, monkeypatch)
 
     with pytest.raises(UndeclaredPermissionError, match="GET /new declares no permission"):
@@ -333,15 +333,15 @@ def start_with(router: APIRouter, monkeypatch: pytest.MonkeyPatch) -> FastAPI:
 
 def test_permission_that_nothing_enforces_keeps_the_service_from_starting(monkeypatch: pytest.MonkeyPatch) -> None:
     router = APIRouter()
-    router.add_api_route("/new", answer, openapi_extra=requires("departments:read"))
+    router.add_api_route("/new", response, openapi_extra=requires("departments:read"))
     with pytest.raises(UndeclaredPermissionError, match="/new declares a permission that nothing enforces"):
         start_with(router, monkeypatch)
 
 
 def test_route_with_a_permission_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
     strict, plain = APIRouter(route_class=StrictRoute), APIRouter()
-    strict.add_api_route("/strict", answer, openapi_extra=requires("departments:read"))
-    plain.add_api_route("/plain", answer, openapi_extra=requires(PUBLIC))
+    strict.add_api_route("/strict", response, openapi_extra=requires("departments:read"))
+    plain.add_api_route("/plain", response, openapi_extra=requires(PUBLIC))
     strict.include_router(plain)
     served = {context.path for context in iter_route_contexts(start_with(strict, monkeypatch).routes)}
     assert {"/strict", "/plain"} <= served

@@ -201,7 +201,7 @@ async def fail(*_args: Any) -> Any:
     raise RuntimeError(CANARY)
 
 
-# Those of status 503 have their causes in test_health.py.
+# test_health.py has the causes of status 503.
 CAUSES: dict[str, tuple[Callable[[Client], Awaitable[httpx.Response]], tuple[str, ...]]] = {
     "bad_request": (bad_request, ("/limt",)),
     "unauthorized": (unauthorized, ()),
@@ -252,7 +252,7 @@ async def test_every_kind_of_error_has_the_same_shape_and_is_explained(client: C
     assert len(response.json()["explanation"]) > 50
 
 
-def test_every_kind_of_error_has_a_cause_above() -> None:
+def test_every_error_has_a_cause() -> None:
     assert CAUSES.keys() == {code for code, error in CODES.items() if error.status != 503}
     elsewhere = set(re.findall(r'"(\w+)"', Path(__file__).with_name("test_health.py").read_text("utf-8")))
     assert elsewhere >= {code for code, error in CODES.items() if error.status == 503}
@@ -264,7 +264,7 @@ async def test_missing_scope_is_named(client: Client) -> None:
     assert response.headers["www-authenticate"] == ('Bearer realm="process-register", error="insufficient_scope"')
 
 
-async def test_refused_token_is_told_from_a_missing_one(client: Client) -> None:
+async def test_invalid_and_missing_tokens_have_different_challenges(client: Client) -> None:
     assert (await unauthorized(client)).headers["www-authenticate"] == 'Bearer realm="process-register"'
     response = await client.get("/departments", headers={"Authorization": f"Bearer {CANARY}"})
     assert_problem(response, "unauthorized")
@@ -285,7 +285,7 @@ async def test_every_page_of_problems_can_be_read(client: Client) -> None:
 
 
 @pytest.mark.parametrize("name", ["absent", "Conflict", "conflict%00", "code:conflict", "n" * 10_000])
-async def test_kind_of_problem_that_does_not_exist_is_not_found(client: Client, name: str) -> None:
+async def test_unknown_problem_type_is_not_found(client: Client, name: str) -> None:
     assert_problem(await client.get(f"http://register.test/problems/{name}"), "not_found")
 
 
@@ -295,7 +295,7 @@ async def test_unknown_address_is_not_found_by_any_method(client: Client, method
     assert_problem(await client.request(method, f"http://register.test{path}"), "not_found")
 
 
-async def test_other_methods_are_not_allowed_and_the_answer_lists_all_that_are(client: Client) -> None:
+async def test_other_methods_are_not_allowed_and_the_allowed_ones_are_listed(client: Client) -> None:
     for template, operations in openapi()["paths"].items():
         path = re.sub(r"\{\w+\}", "1", template)
         for slash in ("", "/"):
@@ -308,13 +308,13 @@ async def test_other_methods_are_not_allowed_and_the_answer_lists_all_that_are(c
 
 
 @pytest.mark.parametrize("path", ["/docs", "/redoc", "/openapi.json", "/docs/assets/swagger-ui.css"])
-async def test_pages_can_only_be_read(client: Client, path: str) -> None:
+async def test_pages_allow_get_and_head_only(client: Client, path: str) -> None:
     response = await client.post(f"http://register.test{path}")
     assert_problem(response, "method_not_allowed")
     assert response.headers["allow"] == "GET, HEAD"
 
 
-async def test_every_fault_of_a_body_has_its_pointer_at_once(client: Client) -> None:
+async def test_all_faults_of_a_body_are_reported_together(client: Client) -> None:
     department = await make_department(client)
     body = {
         "code": "-",
@@ -361,7 +361,7 @@ async def test_every_fault_of_a_body_has_its_pointer_at_once(client: Client) -> 
     assert (await client.get(path)).json() == process
 
 
-async def test_faults_of_body_and_query_are_told_together(client: Client) -> None:
+async def test_faults_of_body_and_query_are_reported_together(client: Client) -> None:
     process, role = await make_process(client), await make_role(client)
     response = await client.request(
         "DELETE", f"/processes/{process['id']}/roles/{role['id']}?responsibility={CANARY}", json={"x": CANARY}
@@ -395,7 +395,7 @@ async def test_links_that_contradict_each_other_are_invalid(client: Client, body
 
 
 @every_collection
-async def test_every_unknown_reference_has_its_pointer_at_once(client: Client, collection: str) -> None:
+async def test_all_unknown_references_are_reported_together(client: Client, collection: str) -> None:
     made = await make(client, collection)
     unknown = dict.fromkeys(REFERENCES[collection], UNKNOWN)
     pointers = [f"/{name}" for name in unknown]
@@ -411,7 +411,7 @@ async def test_every_unknown_reference_has_its_pointer_at_once(client: Client, c
     assert (await client.get(path)).json() == made
 
 
-async def test_every_unknown_link_has_its_pointer_at_once(client: Client) -> None:
+async def test_all_unknown_links_are_reported_together(client: Client) -> None:
     makers = (make_department, make_location, make_resource, make_role)
     known = {target: (await maker(client))["id"] for target, maker in zip(TARGETS, makers, strict=True)}
     ids = {target: [UNKNOWN, known[target], UNKNOWN + 1, UNKNOWN] for target in TARGETS}
@@ -431,7 +431,7 @@ async def test_every_unknown_link_has_its_pointer_at_once(client: Client) -> Non
 
 
 @pytest.mark.parametrize("target", TARGETS)
-async def test_either_end_of_a_link_that_is_missing_is_not_found(client: Client, target: str) -> None:
+async def test_link_with_a_missing_end_is_not_found(client: Client, target: str) -> None:
     process, other = await make_process(client), await make(client, f"{target}s")
     for left, right in ((process["id"], UNKNOWN), (UNKNOWN, other["id"]), (process["id"], "code:absent")):
         for method in ("PUT", "DELETE"):
@@ -456,16 +456,16 @@ async def test_second_owner_or_accountable_role_is_a_conflict(
 
 
 # Two random tokens are never equal, so this constraint needs no error for clients.
-OURS = {"uq_api_tokens_token_hash", "uq_password_links_token_hash"}
+INTERNAL_CONSTRAINTS = {"uq_api_tokens_token_hash", "uq_password_links_token_hash"}
 
 
-def test_every_constraint_that_input_can_break_is_explained() -> None:
+def test_every_constraint_that_input_can_violate_is_explained() -> None:
     unique, foreign = set(), set()
     for table in Base.metadata.tables.values():
         for index in table.indexes:
             if index.unique:
                 error = error_for(IntegrityViolation("23505", str(index.name)))
-                if index.name in OURS:
+                if index.name in INTERNAL_CONSTRAINTS:
                     assert error is None
                     continue
                 assert isinstance(error, Conflict), index.name
@@ -494,7 +494,7 @@ def test_every_constraint_that_input_can_break_is_explained() -> None:
         IntegrityViolation("23505", "pk_users"),
     ],
 )
-async def test_constraint_that_no_input_should_reach_is_our_fault(
+async def test_unexpected_constraint_violation_is_an_internal_error(
     client: Client, monkeypatch: pytest.MonkeyPatch, violation: IntegrityViolation
 ) -> None:
     async def violate(*_args: Any) -> Any:
@@ -506,7 +506,7 @@ async def test_constraint_that_no_input_should_reach_is_our_fault(
     assert [entry["event"] for entry in log.entries] == ["request failed", "request"]
 
 
-def test_unexpected_error_tells_only_the_request_id_and_keeps_the_connection(
+def test_unexpected_error_reveals_only_the_request_id_and_keeps_the_connection(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     request = b"GET %b HTTP/1.1\r\nHost: register.test\r\nX-Request-ID: ours-1\r\nAuthorization: Bearer "

@@ -1,4 +1,4 @@
-"""The documentation pages in a real browser that reaches no network but ours."""
+"""The documentation pages in a real browser, which requests nothing from other servers."""
 
 import shutil
 from collections.abc import AsyncIterator
@@ -23,7 +23,7 @@ async def browser() -> AsyncIterator[Browser]:
     if chromium is None:
         pytest.fail("There is no Chromium. On Debian and Ubuntu: apt-get install chromium", pytrace=False)
     async with async_playwright() as playwright:
-        # Chromium's own sandbox needs what a container or root does not have; the pages are ours.
+        # Chromium's sandbox does not run as root or in a container, and the pages are trusted.
         browser = await playwright.chromium.launch(
             executable_path=chromium, args=["--no-sandbox"], timeout=MILLISECONDS
         )
@@ -32,7 +32,7 @@ async def browser() -> AsyncIterator[Browser]:
 
 
 class Watched:
-    """A page, with what went wrong in it and where it went."""
+    """A page, with its errors and its requests to other servers."""
 
     def __init__(self, page: Page, server: str) -> None:
         self.page = page
@@ -66,7 +66,7 @@ async def open_swagger_ui(watched: Watched, server: str) -> None:
 
 
 async def sign_in(page: Page, email: str, password: str) -> Locator:
-    """Fill in the dialog of Authorize; return it."""
+    """Fill in the dialog of the Authorize button, and return its form."""
     await page.locator("button.authorize").first.click()
     form = page.locator(".auth-container").filter(has_text="OAuth2, password")
     await form.get_by_label("username:").fill(email)
@@ -76,15 +76,15 @@ async def sign_in(page: Page, email: str, password: str) -> Locator:
 
 
 async def execute(page: Page, operation_id: str) -> Locator:
-    """Send the request of an operation as the page has filled it in; return the answer that it shows."""
+    """Send the request of an operation with the values of the page, and return the displayed response."""
     operation = page.locator(f"#operations-{operation_id}")
     await operation.locator("button.opblock-summary-control").click()
     await operation.locator("button.execute").click()
     return operation.locator(".live-responses-table")
 
 
-def status(answer: Locator) -> Locator:
-    return answer.locator("tbody .response-col_status").first
+def status(response: Locator) -> Locator:
+    return response.locator("tbody .response-col_status").first
 
 
 async def test_swagger_ui_renders_the_collections_in_order(watched: Watched, live_server: str) -> None:
@@ -95,18 +95,16 @@ async def test_swagger_ui_renders_the_collections_in_order(watched: Watched, liv
     assert watched.elsewhere == []
 
 
-async def test_swagger_ui_is_refused_before_anybody_signs_in(watched: Watched, live_server: str) -> None:
+async def test_swagger_ui_is_unauthorised_before_sign_in(watched: Watched, live_server: str) -> None:
     await open_swagger_ui(watched, live_server)
-    answer = await execute(watched.page, "departments-get_department")
-    await expect(status(answer)).to_contain_text("401")
-    await expect(answer).to_contain_text('"code": "unauthorized"')
-    # Chromium itself tells of every such answer.
+    response = await execute(watched.page, "departments-get_department")
+    await expect(status(response)).to_contain_text("401")
+    await expect(response).to_contain_text('"code": "unauthorized"')
+    # Chromium reports every response of this kind.
     assert watched.errors == ["Failed to load resource: the server responded with a status of 401 (Unauthorized)"]
 
 
-async def test_swagger_ui_signs_in_reads_and_writes_the_example_as_it_stands(
-    watched: Watched, live_server: str
-) -> None:
+async def test_swagger_ui_signs_in_reads_and_writes_the_unchanged_example(watched: Watched, live_server: str) -> None:
     page = watched.page
     await open_swagger_ui(watched, live_server)
     _, editor, _ = DEMO_USERS
@@ -120,17 +118,17 @@ async def test_swagger_ui_signs_in_reads_and_writes_the_example_as_it_stands(
     await expect(status(written)).to_contain_text("201")
     assert watched.errors == []
     assert watched.elsewhere == []
-    # Nothing stays behind in the browser.
+    # The browser stores nothing.
     assert await page.evaluate("localStorage.length + sessionStorage.length + document.cookie.length") == 0
     await page.reload()
     await expect(status(await execute(page, "departments-get_department"))).to_contain_text("401")
 
 
-async def test_dialog_shows_a_wrong_password_and_asks_for_nothing_but_the_user(
+async def test_dialog_reports_a_wrong_password_and_has_only_fields_of_the_user(
     watched: Watched, live_server: str
 ) -> None:
     await open_swagger_ui(watched, live_server)
-    form = await sign_in(watched.page, "nobody@tarnbeck.example", "not the password")
+    form = await sign_in(watched.page, "unknown@tarnbeck.example", "not the password")
     await expect(form.locator(".errors").first).to_be_visible()
     fields = form.locator("input:not([type=checkbox]), select")
     shown = [await field.get_attribute("id") for field in await fields.all() if await field.is_visible()]
@@ -145,7 +143,7 @@ async def test_redoc_renders_and_searches(watched: Watched, live_server: str) ->
     await watched.page.get_by_placeholder("Search...").fill("holder")
     results = watched.page.locator("[data-role='search:results'] li")
     await expect(results.filter(has_text="List the holders of a role").first).to_be_visible()
-    # The styles apply, too: the menu stands beside the text.
+    # The styles apply, too: the menu is beside the text.
     menu = await watched.page.locator(".menu-content").bounding_box()
     assert menu is not None
     assert menu["width"] < 400

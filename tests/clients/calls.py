@@ -1,6 +1,6 @@
 """Calls of every kind through the generated Python client.
 
-Each prints a line, which `test_clients.py` reads. The client does not lie here: it is generated for the test.
+Each call prints a line, which `test_clients.py` reads. The test generates the client, so it is not part of the project.
 """
 
 import sys
@@ -54,7 +54,7 @@ def report(operation: str, status: HTTPStatus) -> None:
 
 
 def parsed(operation: str, response: Response[Answer | Problem]) -> Answer:
-    """Return what was asked for. Fails for a problem."""
+    """Return the parsed document of a response. Fails for a problem."""
     report(operation, response.status_code)
     assert response.parsed is not None, response.content
     assert not isinstance(response.parsed, Problem), response.parsed
@@ -73,7 +73,7 @@ def token(client: Client, username: str, password: str) -> TokenPair:
 
 
 def all_names(client: AuthenticatedClient) -> list[str]:
-    """Walk the pages of a list, with a filter given twice and an enumeration."""
+    """Read all pages of a list, with a repeated filter and an enumeration."""
     names: list[str] = []
     cursor: str | Unset = UNSET
     while True:
@@ -104,25 +104,25 @@ def write(client: AuthenticatedClient, finance: DepartmentRead) -> int:
     replaced = parsed(
         "replace_department", replace_department.sync_detailed(reference, client=client, body=new, if_match=tag)
     )
-    assert (replaced.parent_id, replaced.code) == (None, "GEN-PY"), "what was absent has its default"
+    assert (replaced.parent_id, replaced.code) == (None, "GEN-PY"), "an omitted member has its default"
 
     changes = DepartmentPatch(description=None, parent_id=finance.id)
     updated = parsed("update_department", update_department.sync_detailed(reference, client=client, body=changes))
-    assert (updated.description, updated.code) == (None, "GEN-PY"), "null clears, what is absent stays"
+    assert (updated.description, updated.code) == (None, "GEN-PY"), "null clears a member, an omitted member stays"
 
     stale = refused(
         "replace_department", replace_department.sync_detailed(reference, client=client, body=new, if_match=tag)
     )
-    assert stale.code == "precondition_failed", "the tag is of the first version"
+    assert stale.code == "precondition_failed", "the entity tag is that of the first version"
     return made.id
 
 
 def link(client: AuthenticatedClient) -> ProcessRead:
-    """Return a process, to which the department is linked."""
+    """Create a process, link the department to it, and return the process."""
     owner = DepartmentLink(department_id=1, relation=DepartmentRelation.OWNER)
     body = ProcessCreate(name="Generate clients", criticality=Criticality.LOW, departments=[owner])
     process = parsed("create_process", create_process.sync_detailed(client=client, body=body))
-    assert (process.kind, process.criticality) == (ProcessKind.CORE, Criticality.LOW), "the default, and what was given"
+    assert (process.kind, process.criticality) == (ProcessKind.CORE, Criticality.LOW), "the default and the given value"
     linked = link_process_department.sync_detailed(
         str(process.id),
         "code:GEN-PY",
@@ -134,11 +134,11 @@ def link(client: AuthenticatedClient) -> ProcessRead:
 
 
 def delete(client: AuthenticatedClient, reference: str, process: ProcessRead) -> None:
-    """Delete the department, first in vain."""
+    """Delete the department, after an attempt that is refused because of the link."""
     problem = refused("delete_department", delete_department.sync_detailed(reference, client=client))
     assert isinstance(problem.dependants, ProblemDependants), problem
     (dependant,) = problem.dependants.first
-    assert (dependant.type_, dependant.id) == ("processes", process.id), "what is referred to stays"
+    assert (dependant.type_, dependant.id) == ("processes", process.id), "a referenced object cannot be deleted"
 
     report("delete_process", delete_process.sync_detailed(str(process.id), client=client).status_code)
     report("delete_department", delete_department.sync_detailed(reference, client=client).status_code)

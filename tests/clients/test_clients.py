@@ -19,7 +19,7 @@ TOOLS = HERE / "node_modules"
 BIN = Path(sys.executable).parent
 _, EDITOR, _ = DEMO_USERS
 
-# What both programs call and are answered; the second of a kind is refused, and what is deleted is gone.
+# The operations that both programs call, with the statuses of the responses.
 CALLS = sorted(
     [
         *("sign_in 200", "list_processes 200", "get_department 200", "get_department_tree 200", "get_department 404"),
@@ -31,8 +31,8 @@ CALLS = sorted(
 
 
 def run(*command: str | Path, cwd: Path) -> str:
-    """Run a tool and return what it prints. Fails with that when the tool does."""
-    # Not of ours is what they run: traced for coverage, it would take twice as long.
+    """Run a tool and return its output. Fails with the output if the tool fails."""
+    # The tools are not part of the project; measuring their coverage would take twice as long.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
     # The generators and Node are in the environment of the tests, whether or not it is activated.
     environment |= {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "NO_COLOR": "1"}
@@ -68,7 +68,7 @@ def test_python_client_compiles_strictly_and_works(live_server: str, document: P
         *("--path", document, "--output-path", tmp_path / "process_register_client"),
         cwd=tmp_path,
     )
-    # It knows no tables: files are imported without it.
+    # The generator does not support `text/csv`, so the client has no operations that import files.
     warnings = {line for line in printed.splitlines() if line.startswith(("WARNING", "ERROR"))}
     assert warnings == {
         f"WARNING parsing POST /api/v1/{name}/import within {name}. Endpoint will not be generated." for name in TYPES

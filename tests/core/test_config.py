@@ -86,7 +86,7 @@ def test_production_starts_with_a_database_and_a_secret(environment: dict[str, s
         ("FORWARDED_ALLOW_IPS", "10.0.0.1,::/0", "FORWARDED_ALLOW_IPS must not contain all addresses"),
     ],
 )
-def test_production_refuses_what_is_unsafe_by_name(
+def test_production_refuses_unsafe_settings_by_name(
     environment: dict[str, str], name: str, value: str, reason: str
 ) -> None:
     environment.update(PRODUCTION | {name: value})
@@ -95,13 +95,13 @@ def test_production_refuses_what_is_unsafe_by_name(
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "told"),
+    ("name", "value", "expected"),
     [
         ("PORT", "http", "PORT: Must be an integer."),
         ("PORT", "70000", "PORT: Must be at most 65535."),
         ("DEMO_DATA", "perhaps", "DEMO_DATA: Must be true or false."),
         ("LOG_LEVEL", "x", "LOG_LEVEL: Must be 'DEBUG', 'INFO', 'WARNING' or 'ERROR'."),
-        ("FIRST_ADMIN_EMAIL", "nobody", "FIRST_ADMIN_EMAIL: Must be an e-mail address."),
+        ("FIRST_ADMIN_EMAIL", "unknown", "FIRST_ADMIN_EMAIL: Must be an e-mail address."),
         ("FIRST_ADMIN_PASSWORD", "eleven char", "FIRST_ADMIN_PASSWORD: Must have 12 to 256 characters."),
         (
             "DATABASE_URL",
@@ -112,14 +112,16 @@ def test_production_refuses_what_is_unsafe_by_name(
         ("ENV", "production", "DATABASE_URL is required in production."),
     ],
 )
-def test_bad_setting_is_told_in_a_sentence(environment: dict[str, str], name: str, value: str, told: str) -> None:
+def test_invalid_setting_is_reported_in_a_sentence(
+    environment: dict[str, str], name: str, value: str, expected: str
+) -> None:
     environment[name] = value
     with pytest.raises(ValidationError) as caught:
         read()
-    assert list(describe_faults(caught.value)) == [told]
+    assert list(describe_faults(caught.value)) == [expected]
 
 
-def test_production_believes_named_proxies(environment: dict[str, str]) -> None:
+def test_production_accepts_named_proxies(environment: dict[str, str]) -> None:
     environment.update(PRODUCTION | {"FORWARDED_ALLOW_IPS": "10.0.0.1, 192.0.2.0/24, 2001:db8::/32, 10.0.0.0/8"})
     assert read().forwarded_allow_ips == ("10.0.0.1", "192.0.2.0/24", "2001:db8::/32", "10.0.0.0/8")
 
@@ -158,7 +160,7 @@ def test_refusal_shows_no_secret(environment: dict[str, str]) -> None:
         ("FIRST_ADMIN_PASSWORD", "11 letters."),
         ("FIRST_ADMIN_PASSWORD", "x" * 257),
         ("DOCS_ACCESS", "viewer"),
-        ("REDOC_ACCESS", "nobody"),
+        ("REDOC_ACCESS", "unknown"),
         ("METRICS_ACCESS", "true"),
         ("CALLER_CACHE_SECONDS", "1.1"),
         ("CALLER_CACHE_SECONDS", "-1"),

@@ -156,7 +156,7 @@ THINGS = table("things", column("id", BigInteger), column("name", String))
     ],
     ids=str,
 )
-def test_statement_that_holds_a_value_is_not_prepared(statement: Any) -> None:
+def test_statement_with_a_literal_value_is_not_prepared(statement: Any) -> None:
     with pytest.raises(ValueError, match="values inside a prepared statement"):
         prepare(statement)
 
@@ -235,7 +235,7 @@ async def test_victim_of_a_deadlock_runs_again(
     create = DepartmentService.create
     runs = 0
 
-    async def create_and_meet(self: DepartmentService, body: Any) -> Any:
+    async def create_and_deadlock(self: DepartmentService, body: Any) -> Any:
         nonlocal runs
         await self.session.execute(select(1))  # begins a transaction
         document = await create(self, body)
@@ -244,7 +244,7 @@ async def test_victim_of_a_deadlock_runs_again(
             raise Deadlock
         return document
 
-    monkeypatch.setattr(DepartmentService, "create", create_and_meet)
+    monkeypatch.setattr(DepartmentService, "create", create_and_deadlock)
     response = await committed.client.post("/departments", json={"name": "Once"})
     assert (response.status_code, runs) == (status, min(deadlocks + 1, 3))
     assert [item["name"] for item in (await committed.client.get("/departments")).json()["items"]] == names
@@ -270,9 +270,9 @@ def places(matches: Any) -> list[str]:
 # The other places that begin or end transactions, with their reasons.
 MAY_END = Counter(
     {
-        ("domains/auth/credentials.py", "release"): 1,  # so that a refusal keeps what was counted
+        ("domains/auth/credentials.py", "release"): 1,  # so that a refusal keeps the counted attempts
         ("domains/auth/service.py", "release"): 1,  # before hashing
-        ("domains/auth/sign_in.py", "release"): 4,  # before hashing, and so that a refusal keeps what was done
+        ("domains/auth/sign_in.py", "release"): 4,  # before hashing, and so that a refusal keeps the earlier writes
         ("domains/register/restore.py", "begin"): 1,  # of an import, not of a transaction
         ("domains/register/restore.py", "undo"): 1,  # after a database without a schema
         ("domains/shared/idempotency/route.py", "undo"): 1,  # to store an error response
@@ -335,7 +335,7 @@ def test_routers_catch_and_decide_nothing() -> None:
         assert not kinds & {ast.Try, ast.TryStar, ast.Raise, ast.If, ast.For, ast.While, ast.ListComp}, path
 
 
-def test_schema_is_made_by_migrations_alone() -> None:
+def test_schema_is_created_by_migrations_only() -> None:
     def creates(node: ast.AST) -> bool:
         return isinstance(node, ast.Attribute) and node.attr in {"create_all", "drop_all"}
 

@@ -7,9 +7,9 @@ from app.core.http.hints import nearest_name
 from app.domains.process.lists import ProcessListQuery
 from tests.builders import make_department
 
-OF_PROCESSES = tuple(ProcessListQuery.model_fields)
+PROCESS_PARAMETERS = tuple(ProcessListQuery.model_fields)
 
-# Misspelt, spelt as elsewhere, and called as elsewhere.
+# Misspellings, and spellings and names of other APIs.
 MISSPELT = """
 statuss              status
 departmnt_id         department_id
@@ -68,17 +68,17 @@ total                count
 """
 
 
-@pytest.mark.parametrize(("name", "meant"), [line.split() for line in MISSPELT.splitlines() if line])
-def test_misspelt_parameter_of_a_list_is_recognised(name: str, meant: str) -> None:
-    assert nearest_name(name, OF_PROCESSES) == meant
+@pytest.mark.parametrize(("name", "expected"), [line.split() for line in MISSPELT.splitlines() if line])
+def test_misspelt_parameter_of_a_list_is_recognised(name: str, expected: str) -> None:
+    assert nearest_name(name, PROCESS_PARAMETERS) == expected
 
 
 @pytest.mark.parametrize("name", ["xyzzy", "", "_", "__ic", "%", "[]", "größe", "type", "limit" * 20, "\ud800"])
-def test_nothing_is_proposed_that_only_shares_letters(name: str) -> None:
-    assert nearest_name(name, OF_PROCESSES) is None
+def test_name_that_only_shares_letters_is_not_proposed(name: str) -> None:
+    assert nearest_name(name, PROCESS_PARAMETERS) is None
 
 
-def test_only_what_the_address_knows_is_proposed() -> None:
+def test_only_parameters_of_the_route_are_proposed() -> None:
     assert nearest_name("page", ("limit", "offset")) == "offset"
     assert nearest_name("order_by", ("limit", "offset")) is None
     assert nearest_name("search", ("name__ic", "q")) == "q"
@@ -86,9 +86,9 @@ def test_only_what_the_address_knows_is_proposed() -> None:
     assert nearest_name("anything", ()) is None
 
 
-async def test_every_kind_of_list_proposes_what_was_meant(client: httpx.AsyncClient) -> None:
+async def test_every_kind_of_list_proposes_the_intended_parameter(client: httpx.AsyncClient) -> None:
     department = await make_department(client)
-    for address, meant in {
+    for address, expected in {
         "/processes?statuss=draft": "status",
         "/processes/stats?group_by=status&departmnt_id=1": "department_id",
         "/processes/stats?groupby=status": "group_by",
@@ -102,17 +102,17 @@ async def test_every_kind_of_list_proposes_what_was_meant(client: httpx.AsyncCli
         problem = response.json()
         name = address.rpartition("&")[2].rpartition("?")[2].partition("=")[0]
         assert (response.status_code, problem["code"]) == (400, "bad_request")
-        assert problem["detail"] == f"There is no parameter {name} here. Did you mean {meant}?"
+        assert problem["detail"] == f"There is no parameter {name} here. Did you mean {expected}?"
         assert [(fault["source"], fault["pointer"]) for fault in problem["errors"]] == [("query", f"/{name}")]
 
 
-async def test_without_a_guess_all_parameters_are_named(client: httpx.AsyncClient) -> None:
+async def test_without_a_hint_all_parameters_are_named(client: httpx.AsyncClient) -> None:
     detail = (await client.get("/changes?xyzzy=1")).json()["detail"]
     assert detail.startswith("There is no parameter xyzzy here. Known parameters: ")
     assert "object_id" in detail
 
 
-async def test_only_the_first_of_many_get_a_guess(client: httpx.AsyncClient) -> None:
+async def test_only_the_first_unknown_parameters_get_a_hint(client: httpx.AsyncClient) -> None:
     query = "&".join(f"limit{number}=1" for number in range(200))
     problem = (await client.get(f"/processes?{query}")).json()
     assert len(problem["errors"]) == 100

@@ -1,4 +1,4 @@
-"""How a request gets its session, its caller and its service, and when its transaction ends."""
+"""The session, caller and service of a request, and the end of its transaction."""
 
 import ast
 import asyncio
@@ -38,12 +38,12 @@ def ends(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     sent: list[str] = []
     execute = asyncpg.Connection.execute
 
-    async def noting(self: Any, query: str, *arguments: Any, **options: Any) -> Any:
+    async def recording(self: Any, query: str, *arguments: Any, **options: Any) -> Any:
         if query.startswith(("COMMIT", "ROLLBACK")):
             sent.append(query.strip(";").split()[0])
         return await execute(self, query, *arguments, **options)
 
-    monkeypatch.setattr(asyncpg.Connection, "execute", noting)
+    monkeypatch.setattr(asyncpg.Connection, "execute", recording)
     return sent
 
 
@@ -54,20 +54,20 @@ async def test_authorisation_can_be_overridden(app: FastAPI, client: httpx.Async
     made = await make_department(client)
 
     async def as_viewer(request: Request, permission: str) -> None:
-        asked.append(permission)
-        request.state.caller = Caller(1, "Somebody", "viewer", scopes_of("viewer"))
+        permissions.append(permission)
+        request.state.caller = Caller(1, "Caller", "viewer", scopes_of("viewer"))
 
-    asked: list[str] = []
+    permissions: list[str] = []
     app.dependency_overrides[authorise] = as_viewer
     try:
-        async with client_of(app, token=None) as nobody:
-            assert (await nobody.get(f"/departments/{made['id']}")).status_code == 200
-            assert (await nobody.delete(f"/departments/{made['id']}")).status_code == 204
+        async with client_of(app, token=None) as anonymous:
+            assert (await anonymous.get(f"/departments/{made['id']}")).status_code == 200
+            assert (await anonymous.delete(f"/departments/{made['id']}")).status_code == 204
     finally:
         del app.dependency_overrides[authorise]
-    assert asked == ["departments:read", "departments:write"]
-    async with client_of(app, token=None) as nobody:
-        assert (await nobody.get("/departments")).status_code == 401
+    assert permissions == ["departments:read", "departments:write"]
+    async with client_of(app, token=None) as anonymous:
+        assert (await anonymous.get("/departments")).status_code == 401
 
 
 async def test_session_can_be_overridden(committed: Committed) -> None:
@@ -104,19 +104,19 @@ async def test_body_of_an_anonymous_request_is_not_read(app: FastAPI) -> None:
         yield b'{"name": "D"}'
 
     read: list[str] = []
-    async with client_of(app, token=None) as nobody:
+    async with client_of(app, token=None) as anonymous:
         for path in ("/departments", "/departments/bulk", "/departments/import"):
             headers = {"Content-Type": "application/json"}
-            response = await asgi_answer(app, "POST", f"/api/v1{path}", headers, read)
+            response = await asgi_status(app, "POST", f"/api/v1{path}", headers, read)
             assert response == 401, path
         assert read == []
         # Signing in is public, so its body is read.
-        assert await asgi_answer(app, "POST", "/api/v1/auth/refresh", {"Content-Type": "application/json"}, read) == 422
+        assert await asgi_status(app, "POST", "/api/v1/auth/refresh", {"Content-Type": "application/json"}, read) == 422
         assert read == ["read"]
-        assert (await nobody.post("/departments", content=body())).status_code == 401
+        assert (await anonymous.post("/departments", content=body())).status_code == 401
 
 
-async def asgi_answer(app: FastAPI, method: str, path: str, headers: dict[str, str], read: list[str]) -> int:
+async def asgi_status(app: FastAPI, method: str, path: str, headers: dict[str, str], read: list[str]) -> int:
     """Return the status of a request with a body, and record in `read` each read of the body."""
     statuses: list[int] = []
 
@@ -149,21 +149,21 @@ async def asgi_answer(app: FastAPI, method: str, path: str, headers: dict[str, s
 # --- The end of a transaction ---
 
 
-async def test_transaction_is_committed_before_the_answer_is_sent(committed: Committed, ends: list[str]) -> None:
+async def test_transaction_is_committed_before_the_response_is_sent(committed: Committed, ends: list[str]) -> None:
     made = await make_department(committed.client)
     del ends[:]
     order: list[str] = []
     app = committed.app
 
-    async def noting(scope: Any, receive: Any, send: Any) -> None:
-        async def send_and_note(message: Any) -> None:
+    async def recording(scope: Any, receive: Any, send: Any) -> None:
+        async def send_and_record(message: Any) -> None:
             order.extend([*ends, message["type"]])
             del ends[:]
             await send(message)
 
-        await app(scope, receive, send_and_note)
+        await app(scope, receive, send_and_record)
 
-    transport = httpx.ASGITransport(app=noting)
+    transport = httpx.ASGITransport(app=recording)
     headers = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
     async with httpx.AsyncClient(transport=transport, base_url="http://register.test", headers=headers) as client:
         assert (await client.delete(f"/api/v1/departments/{made['id']}")).status_code == 204
@@ -178,7 +178,7 @@ async def test_request_that_runs_again_commits_once(
     create = DepartmentService.create
     sessions: list[RegisterSession] = []
 
-    async def create_and_meet(self: DepartmentService, body: Any) -> Any:
+    async def create_and_deadlock(self: DepartmentService, body: Any) -> Any:
         await self.session.execute(select(1))  # begins a transaction
         document = await create(self, body)
         sessions.append(self.session)
@@ -186,10 +186,10 @@ async def test_request_that_runs_again_commits_once(
             raise Deadlock
         return document
 
-    monkeypatch.setattr(DepartmentService, "create", create_and_meet)
+    monkeypatch.setattr(DepartmentService, "create", create_and_deadlock)
     assert (
         await committed.client.get("/departments")
-    ).status_code == 200  # the first connection of a pool asks for more
+    ).status_code == 200  # the first request of a connection runs more statements
     del ends[:]
     response = await committed.client.post("/departments", json={"name": "Once"}, headers=headers)
     assert response.status_code == 201
@@ -213,18 +213,18 @@ async def test_statement_whose_result_a_migration_changed_runs_again(committed: 
         assert (await client.patch(path, json={"name": "last"})).json()["name"] == "last"
 
 
-async def test_write_alone_is_part_of_a_transaction_that_was_only_begun(committed: Committed) -> None:
+async def test_single_statement_write_joins_a_lazily_begun_transaction(committed: Committed) -> None:
     database: Database = committed.app.state.database
 
     async with database.transaction() as session:
         await session.connection()  # SQLAlchemy has sent no BEGIN yet
-        service = DepartmentService(session, Caller(1, "Somebody", "admin", scopes_of("admin")))
+        service = DepartmentService(session, Caller(1, "Caller", "admin", scopes_of("admin")))
         await service.create(service.collection.body.model_validate({"name": "Undone"}))
         await session.undo()
     assert (await committed.client.get("/departments")).json()["items"] == []
 
 
-async def test_caught_error_of_a_statement_does_not_pass_for_a_success(committed: Committed) -> None:
+async def test_transaction_fails_despite_a_caught_statement_error(committed: Committed) -> None:
     database: Database = committed.app.state.database
     add = text("INSERT INTO departments (name, code) VALUES (:name, 'TAKEN')")
 
@@ -242,7 +242,7 @@ async def test_caught_error_of_a_statement_does_not_pass_for_a_success(committed
     assert [item["name"] for item in (await committed.client.get("/departments")).json()["items"]] == ["first"]
 
 
-async def test_error_is_told_also_when_its_transaction_cannot_be_rolled_back(committed: Committed) -> None:
+async def test_error_is_raised_even_if_the_rollback_fails(committed: Committed) -> None:
     database: Database = committed.app.state.database
     with pytest.raises(LookupError):
         await fail_on_a_dead_connection(database)
@@ -259,22 +259,22 @@ async def fail_on_a_dead_connection(database: Database) -> None:
         raise LookupError
 
 
-async def test_write_that_finds_no_database_has_a_known_outcome(committed: Committed) -> None:
+async def test_write_without_a_connection_has_a_known_outcome(committed: Committed) -> None:
     nowhere = settings_for(committed.url.set(host="127.0.0.1", port=1, query={}))
     app = create_app(nowhere)
 
-    async def as_somebody(request: Request, _permission: str) -> None:
-        request.state.caller = Caller(1, "Somebody", "admin", scopes_of("admin"))
+    async def as_administrator(request: Request, _permission: str) -> None:
+        request.state.caller = Caller(1, "Caller", "admin", scopes_of("admin"))
 
-    app.dependency_overrides[authorise] = as_somebody
+    app.dependency_overrides[authorise] = as_administrator
     async with client_of(app) as client:
         for method, path in (("POST", "/departments"), ("PUT", "/departments/1"), ("GET", "/departments")):
             response = await client.request(method, path, json={"name": "D"})
             assert_problem(response, "service_unavailable")
 
 
-async def test_statements_have_a_limit_of_time_on_this_side_too(committed: Committed) -> None:
-    """For a server that no longer answers at all: PostgreSQL's own limit is longer here."""
+async def test_statements_have_a_client_side_timeout(committed: Committed) -> None:
+    """The client-side timeout covers a server that no longer responds; the limit of PostgreSQL is longer here."""
     settings = settings_for(committed.url, statement_timeout=20, pool_size=1)
     database = Database(committed.url, settings)
 
@@ -302,7 +302,7 @@ async def test_full_pool_is_busy_for_every_kind_of_statement(committed: Committe
     database: Database = app.state.database
     path = f"/departments/{made['id']}"
     async with client_of(app) as busy:
-        assert (await busy.get(path)).status_code == 200  # the caller is known for a second
+        assert (await busy.get(path)).status_code == 200  # the caller is cached for a second
         async with borrowed(database):
             refused = [
                 await busy.get(path),  # the fast path
@@ -313,7 +313,7 @@ async def test_full_pool_is_busy_for_every_kind_of_statement(committed: Committe
                 await busy.post("/departments/bulk", json={"items": [{"op": "delete", "id": made["id"]}]}),
             ]
             for response in refused:
-                # Once the second is over the caller is looked up: that finds the pool full, too.
+                # After that second the caller is looked up, which needs a connection, too.
                 problem = assert_problem(response, "database_busy")
                 assert problem["detail"] == "All database connections are in use."
             assert (await busy.get("http://register.test/health/ready")).status_code == 200
@@ -342,8 +342,8 @@ async def test_many_requests_share_a_small_pool(committed: Committed) -> None:
     app = create_app(settings_for(committed.url, pool_size=2, pool_timeout=60))
     async with client_of(app) as client:
         paths = ("/departments", "/departments/stats?group_by=parent", "/changes")
-        answers = await asyncio.gather(*(client.get(path) for path in paths * 20))
-    assert {answer.status_code for answer in answers} == {200}
+        responses = await asyncio.gather(*(client.get(path) for path in paths * 20))
+    assert {response.status_code for response in responses} == {200}
     pool = app.state.database.engine.pool
     assert pool.checkedout() == 0
     await app.state.database.dispose()
@@ -352,7 +352,7 @@ async def test_many_requests_share_a_small_pool(committed: Committed) -> None:
 # --- Parameters ---
 
 
-def test_route_knows_the_parameters_that_the_document_has(app: FastAPI) -> None:
+def test_parameters_of_routes_match_the_document(app: FastAPI) -> None:
     document = openapi()
     compared = 0
     for route in app.routes:
@@ -365,7 +365,7 @@ def test_route_knows_the_parameters_that_the_document_has(app: FastAPI) -> None:
     assert compared > 1000
 
 
-def test_every_route_takes_overrides(app: FastAPI) -> None:
+def test_every_route_supports_overrides(app: FastAPI) -> None:
     routes = [route for route in app.routes if isinstance(route, APIRoute)]
     assert len(routes) > 100
     assert {id(route.dependency_overrides_provider) for route in routes} == {id(app)}
@@ -413,8 +413,8 @@ def test_one_private_method_of_a_framework_is_overridden() -> None:
         module = importlib.import_module(".".join(path.relative_to(APP.parent).with_suffix("").parts))
         for kind in vars(module).values():
             if isinstance(kind, type) and kind.__module__ == module.__name__:
-                theirs = [base for base in kind.__mro__ if base.__module__.split(".")[0] in FRAMEWORKS]
+                bases = [base for base in kind.__mro__ if base.__module__.split(".")[0] in FRAMEWORKS]
                 own = {name for name in vars(kind) if name.startswith("_") and not name.startswith("__")}
-                overridden |= {f"{kind.__name__}.{name}" for name in own if any(name in vars(each) for each in theirs)}
+                overridden |= {f"{kind.__name__}.{name}" for name in own if any(name in vars(each) for each in bases)}
     # Mapped and abstract classes get attributes of these names from their metaclasses.
     assert {name for name in overridden if "._sa_" not in name and "._abc_" not in name} == {"FairPool._do_get"}

@@ -151,7 +151,7 @@ def someone_else(data_dir: Path) -> Iterator[int]:
 
 @contextmanager
 def moved(data_dir: Path, place: Path) -> Iterator[Path]:
-    """Lend the data directory to a test that wants it elsewhere."""
+    """Move the data directory to another place for a test."""
     shutil.move(data_dir, place)
     try:
         yield place
@@ -453,12 +453,12 @@ def test_for_root_the_server_has_no_needless_privilege(data_dir: Path, open_path
 @root_only
 @linux_only
 def test_for_root_the_server_runs_as_the_owner_of_the_data(tmp_path: Path) -> None:
-    nobody = pwd.getpwnam("nobody")
+    account = pwd.getpwnam("nobody")
     home = tmp_path / "postgres"
     home.mkdir(mode=0o700)
-    os.chown(home, nobody.pw_uid, nobody.pw_gid)
+    os.chown(home, account.pw_uid, account.pw_gid)
     with Run(tmp_path) as run:
-        assert process_status(run.pid, "Uid").split()[0] == str(nobody.pw_uid)
+        assert process_status(run.pid, "Uid").split()[0] == str(account.pw_uid)
 
 
 @root_only
@@ -475,14 +475,14 @@ def test_for_root_a_copy_made_by_root_is_usable(data_dir: Path, tmp_path: Path) 
 @linux_only
 def test_ordinary_user_runs_the_server_as_itself(open_path: Path) -> None:
     _skip_unless_world_readable(Path(sys.executable), ROOT, Path(_binaries()))
-    nobody = pwd.getpwnam("nobody")
-    os.chown(open_path, nobody.pw_uid, nobody.pw_gid)
-    options = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+    account = pwd.getpwnam("nobody")
+    os.chown(open_path, account.pw_uid, account.pw_gid)
+    options = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
     with run_python(CARELESS_RUN, open_path, **options) as child:
         assert child.stdout is not None
         url = child.stdout.readline().strip()
         pid = server_pid(open_path)
-        assert process_status(pid, "Uid").split()[0] == str(nobody.pw_uid)
+        assert process_status(pid, "Uid").split()[0] == str(account.pw_uid)
         assert asyncio.run(_query(url, ("SELECT 1",))) == [(1,)]
         child.kill()
     wait_until(lambda: not is_running(pid))

@@ -54,25 +54,25 @@ async def test_connection_has_its_limits(committed: Committed, monkeypatch: pyte
 
 async def test_waiters_are_served_first_come_first_served(committed: Committed) -> None:
     database = Database(committed.url, settings_for(committed.url, pool_size=1))
-    asked, served = [], []
+    started, served = [], []
 
-    async def ask(name: str) -> None:
+    async def use_connections(name: str) -> None:
         for time in range(5):
-            asked.append((name, time))
-            # Half of them by a session, half by the fast path: they share one queue.
+            started.append((name, time))
+            # Sessions and the fast path share one queue.
             async with database.transaction() as session, borrowed(database) if name in "ab" else session.begin():
                 if name in "cd":
                     await session.connection()
                 served.append((name, time))
                 await asyncio.sleep(0)
 
-    await asyncio.gather(*map(ask, "abcd"))
+    await asyncio.gather(*map(use_connections, "abcd"))
     await database.dispose()
-    assert served == asked
+    assert served == started
 
 
-def test_library_still_hands_connections_out_where_the_fair_pool_expects_it() -> None:
-    """`_do_get` is private: when SQLAlchemy renames it, the pool would silently be SQLAlchemy's own again."""
+def test_sqlalchemy_calls_the_overridden_method_of_the_fair_pool() -> None:
+    """`_do_get` is private: if SQLAlchemy renames it, connections would silently be served in another order."""
     assert QueuePool._do_get is not FairPool._do_get
     assert "_do_get" in vars(QueuePool)
 

@@ -137,21 +137,21 @@ async def test_cached_caller_of_an_ended_session_creates_no_credentials(committe
 async def test_cached_caller_is_looked_up_once(committed: Committed, monkeypatch: pytest.MonkeyPatch) -> None:
     async with replicas(committed) as (app, other):
         token = (await sign_in(app, ADMIN_EMAIL, ADMIN_PASSWORD))["access_token"]
-        asked = []
+        looked_up = []
         for each in (app, other):
             find = each.state.authenticator._find
 
             async def counted(token: str, find: Any = find) -> Any:
-                asked.append(token)
+                looked_up.append(token)
                 return await find(token)
 
             monkeypatch.setattr(each.state.authenticator, "_find", counted)
         for _ in range(3):
             assert await status_of(app, token) == 200
-        assert asked == [token]
-        for _ in range(3):  # nothing is remembered of who is not known
+        assert looked_up == [token]
+        for _ in range(3):  # unknown callers are not cached
             assert await status_of(app, "prt_unknown") == 401
-        assert asked == [token] + ["prt_unknown"] * 3
+        assert looked_up == [token] + ["prt_unknown"] * 3
 
 
 async def test_duration_of_the_lookup_counts_towards_the_cache_time(
@@ -159,18 +159,18 @@ async def test_duration_of_the_lookup_counts_towards_the_cache_time(
 ) -> None:
     async with replicas(committed) as (app, _):
         authenticator = app.state.authenticator
-        find, asked = authenticator._find, []
+        find, looked_up = authenticator._find, []
 
         async def slow(token: str) -> Any:
-            asked.append(token)
+            looked_up.append(token)
             found = await find(token)
-            clock.now += 1.1  # a database that is busy: what it told is old when it arrives
+            clock.now += 1.1  # a slow look-up: its result is that old when it arrives
             return found
 
         monkeypatch.setattr(authenticator, "_find", slow)
         for _ in range(2):
             assert await status_of(app, ADMIN_TOKEN) == 200
-        assert asked == [ADMIN_TOKEN] * 2
+        assert looked_up == [ADMIN_TOKEN] * 2
 
 
 @pytest.mark.usefixtures("clock")
@@ -178,15 +178,15 @@ async def test_cached_caller_expires_with_the_token(committed: Committed, monkey
     async with replicas(committed) as (app, _):
         signed_in = (await sign_in(app, ADMIN_EMAIL, ADMIN_PASSWORD))["access_token"]
         tokens: Tokens = app.state.tokens
-        said = tokens.read_access_token(signed_in)
-        assert said is not None
+        claims = tokens.read_access_token(signed_in)
+        assert claims is not None
         (row,) = await sql(
             app,
             "UPDATE api_tokens SET expires_at = now() + interval '9 minutes' RETURNING extract(epoch FROM expires_at)",
         )
         assert [await status_of(app, token) for token in (signed_in, ADMIN_TOKEN)] == [200, 200]
         now = time.time
-        for token, expires_at in ((signed_in, said.expires_at), (ADMIN_TOKEN, float(row[0]))):
+        for token, expires_at in ((signed_in, claims.expires_at), (ADMIN_TOKEN, float(row[0]))):
             monkeypatch.setattr("app.core.http.authorisation.time.time", lambda at=expires_at: at - 0.01)
             assert await status_of(app, token) == 200
             monkeypatch.setattr("app.core.http.authorisation.time.time", lambda at=expires_at: at)
@@ -217,7 +217,7 @@ async def test_use_of_an_api_token_is_written_once_a_minute(committed: Committed
         assert (after != before) == written, last
 
 
-async def test_token_never_widens_what_its_user_may(app: FastAPI, connection: AsyncConnection) -> None:
+async def test_token_never_exceeds_the_scopes_of_its_user(app: FastAPI, connection: AsyncConnection) -> None:
     del connection
     user = await make_account(app, "admin")
     session = (await sign_in(app, user["email"], scope="admin users:write processes:read"))["access_token"]
@@ -250,7 +250,7 @@ async def test_message_of_a_change_is_kept(client: httpx.AsyncClient, header: st
 
 
 @pytest.mark.parametrize("header", ["m" * 501, "tab\tin it", "\x1b[31mred", "line\u2028separator"])
-async def test_message_that_cannot_be_kept_is_refused(client: httpx.AsyncClient, header: str) -> None:
+async def test_invalid_message_is_refused(client: httpx.AsyncClient, header: str) -> None:
     response = await client.post("/departments", json={"name": "D"}, headers={b"X-Change-Message": header.encode()})
     (fault,) = response.json()["errors"]
     assert (response.status_code, fault["pointer"], fault["source"]) == (422, "/X-Change-Message", "header")
@@ -263,7 +263,7 @@ async def test_repeated_message_is_refused(client: httpx.AsyncClient) -> None:
 
 
 def basic(password: str | bytes) -> str:
-    raw = password if isinstance(password, bytes) else f"anybody:{password}".encode()
+    raw = password if isinstance(password, bytes) else f"user:{password}".encode()
     return f"Basic {base64.b64encode(raw).decode()}"
 
 

@@ -46,7 +46,7 @@ def client_with(**settings: Any) -> httpx.AsyncClient:
         ("", 400),
     ],
 )
-async def test_only_trusted_hosts_are_answered(host: str, status: int) -> None:
+async def test_only_trusted_hosts_are_accepted(host: str, status: int) -> None:
     async with client_with(trusted_hosts=("Register.example", "*.register.example", "::1")) as client:
         response = await client.get("/problems/conflict", headers={"Host": host})
         assert response.status_code == status
@@ -64,8 +64,8 @@ async def test_pages_of_configured_origins_may_call_and_read_the_headers() -> No
         assert allowed.status_code == 200
         assert allowed.headers["access-control-allow-origin"] == "https://app.example"
         assert allowed.headers["access-control-allow-credentials"] == "true"
-        answer = await client.get("/problems/conflict", headers={"Origin": "https://app.example"})
-        exposed = answer.headers["access-control-expose-headers"].split(", ")
+        response = await client.get("/problems/conflict", headers={"Origin": "https://app.example"})
+        exposed = response.headers["access-control-expose-headers"].split(", ")
         assert {"ETag", "Idempotency-Replayed", "Link", "Location", "X-Request-ID"} <= set(exposed)
         foreign = await client.get("/problems/conflict", headers={"Origin": "https://other.example"})
         assert "access-control-allow-origin" not in foreign.headers
@@ -90,11 +90,11 @@ def assert_secured(response: httpx.Response, *, policy: str = NO_PAGE) -> None:
     assert headers.get_list("cache-control") == expected
 
 
-async def test_every_answer_is_secured(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_every_response_has_security_headers(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
     made = await make_department(client)
     path = f"/departments/{made['id']}"
     etag = (await client.get(path)).headers["etag"]
-    nobodys = {"Authorization": ""}
+    anonymous = {"Authorization": ""}
     root = "http://register.test"
     sent: list[tuple[int, str, str, dict[str, Any]]] = [
         (200, "GET", "/departments", {}),
@@ -107,9 +107,9 @@ async def test_every_answer_is_secured(client: httpx.AsyncClient, monkeypatch: p
         (201, "POST", "/departments", {"json": {"name": "D"}}),
         (304, "GET", path, {"headers": {"If-None-Match": etag}}),
         (400, "GET", "/departments?nmae=x", {}),
-        (401, "GET", path, {"headers": nobodys}),
+        (401, "GET", path, {"headers": anonymous}),
         (401, "GET", path, {"headers": {"Authorization": "Bearer garbage"}}),
-        (401, "POST", "/auth/token", {"data": {"username": "nobody@register.example", "password": "x"}}),
+        (401, "POST", "/auth/token", {"data": {"username": "unknown@register.example", "password": "x"}}),
         (403, "POST", "/auth/logout", {}),
         (404, "GET", "/departments/0", {}),
         (404, "GET", "/nothing", {}),
@@ -137,19 +137,19 @@ async def test_every_answer_is_secured(client: httpx.AsyncClient, monkeypatch: p
     assert_secured(response)
 
 
-async def test_refused_hosts_and_preflights_are_secured() -> None:
+async def test_refused_hosts_and_preflights_have_security_headers() -> None:
     settings = {"trusted_hosts": ("register.example",), "cors_origins": ("https://app.example",)}
     async with client_with(**settings) as client:
         foreign = await client.get("/api/v1/departments", headers={"Host": "other.example"})
         assert foreign.status_code == 400
         assert_secured(foreign)
-        asked = {"Origin": "https://app.example", "Access-Control-Request-Method": "GET"}
-        preflight = await client.options("/api/v1/departments", headers=asked)
+        preflight_headers = {"Origin": "https://app.example", "Access-Control-Request-Method": "GET"}
+        preflight = await client.options("/api/v1/departments", headers=preflight_headers)
         assert preflight.status_code == 200
         assert_secured(preflight)
 
 
-async def test_answer_without_database_is_secured() -> None:
+async def test_response_without_database_has_security_headers() -> None:
     transport = httpx.ASGITransport(app=create_app(settings_for(make_url("postgresql:///r?host=/nonexistent"))))
     async with httpx.AsyncClient(transport=transport, base_url="http://register.example") as client:
         response = await client.get("/api/v1/departments", headers={"Authorization": f"Bearer {ADMIN_TOKEN}"})

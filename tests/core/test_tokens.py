@@ -261,11 +261,11 @@ async def test_forged_token_is_not_accepted(app: FastAPI, access_token: str, for
 
 async def test_session_and_user_belong_together(app: FastAPI, access_token: str) -> None:
     user = await make_account(app, "editor")
-    theirs = claims_of((await sign_in(app, user["email"]))["access_token"])
+    other = claims_of((await sign_in(app, user["email"]))["access_token"])
     own = claims_of(access_token)
-    for mixed in (own | {"sub": theirs["sub"]}, own | {"sid": theirs["sid"]}):
+    for mixed in (own | {"sub": other["sub"]}, own | {"sid": other["sid"]}):
         assert_not_accepted(await call(app, sign(HEADER, mixed), "GET", "/users/me"))
-    whole = await call(app, sign(HEADER, own | {"sub": theirs["sub"], "sid": theirs["sid"]}), "GET", "/users/me")
+    whole = await call(app, sign(HEADER, own | {"sub": other["sub"], "sid": other["sid"]}), "GET", "/users/me")
     assert (whole.status_code, whole.json()["id"]) == (200, user["id"])
 
 
@@ -408,7 +408,7 @@ def test_key_in_replacement_still_reads_and_no_longer_signs() -> None:
     assert during.read_access_token(sign(header, claims_of(old), before._keys[key_ids[0]])) is None
 
 
-def test_key_is_never_used_as_it_is() -> None:
+def test_key_is_never_used_unchanged() -> None:
     secret = OLD_KEY.get_secret_value().encode()
     tokens = Tokens(with_keys(secret_key=OLD_KEY))
     assert tokens._keys[tokens._current] != secret
@@ -435,7 +435,7 @@ async def test_replaced_key_ends_sessions_only_once_it_is_removed(committed: Com
         assert await status_of(during, signed_in["access_token"]) == 200
         assert await status_of(after, signed_in["access_token"]) == 401
 
-        # A token for programs is stored under the new key when it is used, whether or not it was a moment ago.
+        # Using an API token stores its hash under the new key, even if its last use was a moment ago.
         assert await status_of(committed.app, ADMIN_TOKEN) == 200
         assert await status_of(after, ADMIN_TOKEN) == 401
         assert await status_of(during, ADMIN_TOKEN) == 200

@@ -1,4 +1,4 @@
-"""The log as the service writes it."""
+"""The log in the formats of the service."""
 
 import io
 import json

@@ -100,7 +100,7 @@ async def test_register_in_use_gets_no_demo_data(empty: URL) -> None:
     assert await counts_of(empty) == dict.fromkeys(COLLECTIONS, 0) | {"roles": 1, "users": 1}
 
 
-async def test_demo_data_has_a_user_of_each_level_who_can_sign_in(empty: URL) -> None:
+async def test_demo_user_of_each_level_can_sign_in(empty: URL) -> None:
     await initialise_database(empty, demo_data=True)
     app = create_app(settings_for(empty))
     levels = []

@@ -37,7 +37,7 @@ UNUSED = re.compile(
     "|ordered_dict_type|recursion_.*|set_.*|string_not_ascii|time_.*|timezone_(naive|offset)|tuple_type|union_tag_.*"
     "|unexpected_.*|url_.*|uuid_version"
 )
-# The functions that take the key of a text, and the place of that among their arguments.
+# The functions with the key of a text as an argument, and the position of that argument.
 TAKES_KEY = {"of": 1, "add_fault": 1, "invalid": 0, "text_of": 0, "BadCellError": 0, "wrong": 0}
 TAKES_KEY |= {"_request_error": 0, "_header_fault": 0, "_fault": 2}
 
@@ -87,7 +87,7 @@ def test_every_error_of_pydantic_has_a_text_unless_it_cannot_occur() -> None:
 
 
 def test_faults_have_texts_of_the_catalogue_only(root: Path) -> None:
-    # Rules say themselves what they refuse; all else goes through `Fault.of` and `invalid`.
+    # Rules have their own texts; all other faults are created by `Fault.of` and `invalid`.
     made = {path.name for path, name, _ in calls(root) if name == "Fault"}
     assert made == {"rules.py", "validation.py"}
     assert {path.name for path, name, _ in calls(root) if name == "PydanticCustomError"} == {"fault_codes.py"}

@@ -188,7 +188,7 @@ def test_line_for_people_is_one_line_without_secrets() -> None:
     assert line.count("[redacted]") == 2
 
 
-def test_redaction_leaves_the_caller_s_values_alone() -> None:
+def test_redaction_does_not_change_the_values_of_the_caller() -> None:
     event = {"event": "x", "nested": {"password": SECRET}, "texts": [f"http://a:{SECRET}@b"]}
     assert redact(None, "", event) == {
         "event": "x",

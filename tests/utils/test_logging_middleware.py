@@ -105,12 +105,12 @@ async def test_lines_within_a_request_carry_its_id(
 ) -> None:
     page = DepartmentService.page
 
-    async def tell(*arguments: Any) -> Any:
+    async def log_lines(*arguments: Any) -> Any:
         structlog.get_logger("app.test").info("within")
         await asyncio.sleep(0)
         return await page(*arguments)
 
-    monkeypatch.setattr(DepartmentService, "page", tell)
+    monkeypatch.setattr(DepartmentService, "page", log_lines)
     for name in ("first", "second"):
         await client.get("/departments", headers={"X-Request-ID": name})
     assert [(entry["event"], entry["request_id"]) for entry in log.entries] == [
@@ -166,7 +166,7 @@ async def test_error_of_a_client_leaves_no_traceback(client: httpx.AsyncClient, 
 
 
 @pytest.mark.parametrize(("method", "code"), [("GET", "service_unavailable"), ("PATCH", "outcome_unknown")])
-async def test_request_that_the_server_gives_up_is_unavailable(
+async def test_cancelled_request_is_unavailable(
     client: httpx.AsyncClient, log: Log, monkeypatch: pytest.MonkeyPatch, method: str, code: str
 ) -> None:
     made = await make_department(client)
@@ -178,14 +178,14 @@ async def test_request_that_the_server_gives_up_is_unavailable(
 
     monkeypatch.setattr(DepartmentService, "get" if method == "GET" else "patch", hang)
     body = {"name": "N"} if method == "PATCH" else None
-    asked = asyncio.ensure_future(client.request(method, f"/departments/{made['id']}", json=body))
+    request = asyncio.ensure_future(client.request(method, f"/departments/{made['id']}", json=body))
     await begun.wait()
-    asked.cancel()
-    problem = assert_problem(await asked, code)
+    request.cancel()
+    problem = assert_problem(await request, code)
     assert (problem["status"], log.entries[-1]["status"]) == (503, 503)
 
 
-async def test_error_after_the_answer_began_cuts_the_connection(log: Log) -> None:
+async def test_error_during_the_response_cuts_the_connection(log: Log) -> None:
     sent: list[Any] = []
 
     async def app(_scope: Any, _receive: Any, send: Any) -> None:

@@ -90,7 +90,7 @@ async def test_email_is_compared_without_regard_to_case(app: FastAPI) -> None:
         assert (await try_to_sign_in(app, email)).status_code == 200
 
 
-async def test_session_is_narrowed_to_the_scopes_it_asks_for(app: FastAPI) -> None:
+async def test_session_has_only_the_requested_scopes(app: FastAPI) -> None:
     user = await make_account(app)
     pair = await sign_in(app, user["email"], scope="processes:read processes:write")
     assert pair["scope"] == "processes:read"
@@ -131,8 +131,8 @@ async def test_any_other_password_is_wrong(app: FastAPI, password: str) -> None:
     )
 
 
-async def nobody(_app: FastAPI) -> str:
-    return "nobody@register.example"
+async def unknown_user(_app: FastAPI) -> str:
+    return "unknown@register.example"
 
 
 async def with_another_password(app: FastAPI) -> str:
@@ -151,7 +151,12 @@ async def without_password(app: FastAPI) -> str:
 
 
 # Causes of failed sign-ins, each with the password that is sent.
-FAILURES = ((nobody, PASSWORD), (with_another_password, "wrong"), (deactivated, PASSWORD), (without_password, PASSWORD))
+FAILURES = (
+    (unknown_user, PASSWORD),
+    (with_another_password, "wrong"),
+    (deactivated, PASSWORD),
+    (without_password, PASSWORD),
+)
 
 
 def anonymised(response: httpx.Response) -> tuple[int, dict[str, Any], dict[str, str]]:
@@ -160,7 +165,7 @@ def anonymised(response: httpx.Response) -> tuple[int, dict[str, Any], dict[str,
     return response.status_code, response.json() | {"request_id": ""}, headers
 
 
-async def test_failures_to_sign_in_cannot_be_told_apart(
+async def test_failed_sign_ins_are_indistinguishable(
     app: FastAPI, statements: Statements, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hasher = app.state.passwords._hasher
@@ -200,12 +205,12 @@ async def test_failures_leave_the_same_rows_behind(app: FastAPI) -> None:
 
 
 async def test_attempts_do_not_store_the_email(app: FastAPI) -> None:
-    await try_to_sign_in(app, "nobody@register.example")
+    await try_to_sign_in(app, "unknown@register.example")
     for row in await sql(app, "SELECT key FROM sign_in_attempts"):
-        assert "nobody" not in row.key
+        assert "unknown" not in row.key
 
 
-async def test_weaker_hash_is_replaced_at_signing_in(app: FastAPI) -> None:
+async def test_weaker_hash_is_replaced_at_sign_in(app: FastAPI) -> None:
     user = await make_account(app)
     weaker = PasswordHasher(time_cost=1, memory_cost=8 * 1024, parallelism=1).hash(PASSWORD)
     stored = "SELECT password_hash FROM credentials WHERE user_id = :id"
@@ -225,7 +230,7 @@ async def test_too_many_concurrent_hashes_are_rejected_with_retry_after(
         raise HashingBusy
 
     monkeypatch.setattr(app.state.passwords, "verify", busy)
-    responses = [await try_to_sign_in(app, email) for email in (ADMIN_EMAIL, "nobody@register.example")]
+    responses = [await try_to_sign_in(app, email) for email in (ADMIN_EMAIL, "unknown@register.example")]
     assert [anonymised(response) for response in responses] == [anonymised(responses[0])] * 2
     assert (responses[0].status_code, responses[0].json()["code"]) == (503, "hashing_busy")
     assert responses[0].headers["retry-after"] == "2"
@@ -249,7 +254,7 @@ async def fail(app: FastAPI, email: str, times: int, address: str = STRANGERS[0]
 async def test_too_many_attempts_get_the_same_response_for_known_and_unknown_users(throttled: FastAPI) -> None:
     user = await make_account(throttled)
     responses: list[httpx.Response] = []
-    for email, address in ((user["email"], STRANGERS[0]), ("nobody@register.example", STRANGERS[1])):
+    for email, address in ((user["email"], STRANGERS[0]), ("unknown@register.example", STRANGERS[1])):
         assert await fail(throttled, email, 3, address) == [401] * 3
         responses += [await try_to_sign_in(throttled, email, each, address) for each in ("wrong", PASSWORD)]
     for response in responses:
@@ -266,21 +271,21 @@ async def test_refused_attempt_hashes_nothing(throttled: FastAPI, monkeypatch: p
 
 
 async def test_attempts_are_counted_by_address(throttled: FastAPI) -> None:
-    emails = [f"nobody{number}@register.example" for number in range(10)]
+    emails = [f"unknown{number}@register.example" for number in range(10)]
     statuses = [(await fail(throttled, email, 1))[0] for email in emails]
     assert statuses == [401] * 8 + [429] * 2
-    assert await fail(throttled, "nobody@register.example", 1, STRANGERS[1]) == [401]
+    assert await fail(throttled, "unknown@register.example", 1, STRANGERS[1]) == [401]
 
 
 async def test_addresses_of_one_network_share_a_counter(throttled: FastAPI) -> None:
-    email = "nobody@register.example"
+    email = "unknown@register.example"
     assert await fail(throttled, email, 2, "2001:db8::1") == [401] * 2
     assert await fail(throttled, email, 2, "2001:db8::2") == [401, 429]
     assert await fail(throttled, email, 1, "2001:db8:0:1::1") == [401]
 
 
 async def test_attempts_are_counted_by_account_ignoring_case(throttled: FastAPI) -> None:
-    email = "nobody@register.example"
+    email = "unknown@register.example"
     assert await fail(throttled, email, 2, STRANGERS[0]) == [401] * 2
     assert await fail(throttled, email.upper(), 2, STRANGERS[1]) == [401] * 2
     assert await fail(throttled, email.title(), 2, STRANGERS[2]) == [401, 429]
@@ -304,7 +309,7 @@ async def test_strangers_cannot_lock_out_the_owner(throttled: FastAPI) -> None:
     assert (await try_to_sign_in(throttled, user["email"], NEW_PASSWORD, away)).status_code == 200
 
 
-async def test_one_stranger_locks_out_nobody_elsewhere(throttled: FastAPI) -> None:
+async def test_failures_at_one_address_do_not_block_other_addresses(throttled: FastAPI) -> None:
     user = await make_account(throttled)
     # Attempts that are rejected with 429 do not count for the account.
     assert await fail(throttled, user["email"], 20, STRANGERS[0]) == [401] * 3 + [429] * 17
@@ -322,11 +327,11 @@ async def test_address_stays_familiar_after_signing_out(throttled: FastAPI) -> N
 
 
 async def test_blocked_address_adds_no_rows(throttled: FastAPI) -> None:
-    most = throttled.state.settings.sign_in_attempts_per_address
-    for number in range(3 * most):
-        await try_to_sign_in(throttled, f"nobody{number}@register.example", "wrong", STRANGERS[0])
+    limit = throttled.state.settings.sign_in_attempts_per_address
+    for number in range(3 * limit):
+        await try_to_sign_in(throttled, f"unknown{number}@register.example", "wrong", STRANGERS[0])
     rows = await sql(throttled, "SELECT key FROM sign_in_attempts WHERE key LIKE '1 %'")
-    assert len(rows) == most + 1
+    assert len(rows) == limit + 1
 
 
 async def test_attempts_of_a_familiar_address_are_limited(throttled: FastAPI) -> None:
@@ -403,22 +408,22 @@ async def test_sessions_are_listed_with_address_and_user_agent(app: FastAPI) -> 
 
 async def test_only_own_sessions_can_be_ended(app: FastAPI) -> None:
     user, other = await make_account(app), await make_account(app, "admin")
-    mine = [(await sign_in(app, user["email"]))["access_token"] for _ in range(2)]
-    theirs = (await sign_in(app, other["email"]))["access_token"]
+    own_tokens = [(await sign_in(app, user["email"]))["access_token"] for _ in range(2)]
+    other_token = (await sign_in(app, other["email"]))["access_token"]
     ids = [
         next(
             each["id"] for each in (await call(app, token, "GET", "/auth/sessions")).json()["items"] if each["current"]
         )
-        for token in (*mine, theirs)
+        for token in (*own_tokens, other_token)
     ]
-    assert (await call(app, mine[0], "DELETE", f"/auth/sessions/{ids[2]}")).status_code == 404
-    assert (await call(app, theirs, "DELETE", f"/auth/sessions/{ids[0]}")).status_code == 404
-    assert [await status_of(app, token) for token in (*mine, theirs)] == [200, 200, 200]
-    assert (await call(app, mine[0], "DELETE", f"/auth/sessions/{ids[1]}")).status_code == 204
-    assert [await status_of(app, token) for token in (*mine, theirs)] == [200, 401, 200]
-    assert (await call(app, mine[0], "DELETE", f"/auth/sessions/{ids[1]}")).status_code == 404
+    assert (await call(app, own_tokens[0], "DELETE", f"/auth/sessions/{ids[2]}")).status_code == 404
+    assert (await call(app, other_token, "DELETE", f"/auth/sessions/{ids[0]}")).status_code == 404
+    assert [await status_of(app, token) for token in (*own_tokens, other_token)] == [200, 200, 200]
+    assert (await call(app, own_tokens[0], "DELETE", f"/auth/sessions/{ids[1]}")).status_code == 204
+    assert [await status_of(app, token) for token in (*own_tokens, other_token)] == [200, 401, 200]
+    assert (await call(app, own_tokens[0], "DELETE", f"/auth/sessions/{ids[1]}")).status_code == 404
     for unknown in ("0", "-1", "x", str(2**63), str(2**63 - 1)):
-        assert (await call(app, mine[0], "DELETE", f"/auth/sessions/{unknown}")).status_code == 404
+        assert (await call(app, own_tokens[0], "DELETE", f"/auth/sessions/{unknown}")).status_code == 404
 
 
 async def test_signing_out_ends_this_session_and_its_refresh_token(app: FastAPI) -> None:
@@ -439,7 +444,7 @@ async def test_signing_out_everywhere_ends_all_own_sessions(app: FastAPI) -> Non
         assert (await refresh(app, pair["refresh_token"])).status_code == status
 
 
-async def test_deactivation_takes_effect_at_once(app: FastAPI) -> None:
+async def test_deactivation_takes_effect_immediately(app: FastAPI) -> None:
     user = await make_account(app)
     pair = await sign_in(app, user["email"])
     body = {"name": "Program", "scopes": ["processes:read"]}
@@ -461,7 +466,7 @@ async def test_reactivated_user_signs_in_again(app: FastAPI) -> None:
     assert (await try_to_sign_in(app, user["email"])).status_code == 200
 
 
-async def test_access_level_takes_effect_at_once_on_tokens_given_before(app: FastAPI) -> None:
+async def test_new_access_level_applies_to_existing_tokens(app: FastAPI) -> None:
     user = await make_account(app)
     pair = await sign_in(app, user["email"])
     create = {"json": {"name": "Department"}}
@@ -486,7 +491,7 @@ async def test_deleted_user_is_signed_out(app: FastAPI) -> None:
 # Refresh tokens
 
 
-async def test_refreshing_gives_a_new_pair_for_the_same_session(app: FastAPI) -> None:
+async def test_refresh_returns_a_new_pair_for_the_same_session(app: FastAPI) -> None:
     user = await make_account(app)
     first = await sign_in(app, user["email"])
     await sql(app, "UPDATE sessions SET expires_at = now() + interval '1 day', last_used_at = now() - interval '1 day'")
@@ -504,7 +509,7 @@ async def test_refreshing_gives_a_new_pair_for_the_same_session(app: FastAPI) ->
 
 
 @pytest.mark.usefixtures("long_grace")
-async def test_lost_answer_is_given_again_within_the_grace(app: FastAPI) -> None:
+async def test_lost_response_is_repeated_within_the_grace_period(app: FastAPI) -> None:
     first = await sign_in(app, ADMIN_EMAIL, ADMIN_PASSWORD)
     responses = [(await refresh(app, first["refresh_token"])).json() for _ in range(3)]
     assert len({response["refresh_token"] for response in responses}) == 1
@@ -773,7 +778,7 @@ async def test_invalid_api_token_is_rejected(app: FastAPI, changes: dict[str, An
     assert (response.status_code, faults(response)) == (422, [(pointer, fault)])
 
 
-async def test_api_token_cannot_have_what_its_maker_has_not(app: FastAPI) -> None:
+async def test_api_token_cannot_exceed_the_scopes_of_its_creator(app: FastAPI) -> None:
     user = await make_account(app, "editor")
     token = (await sign_in(app, user["email"]))["access_token"]
     for scope in ("users:write", "admin"):
@@ -783,7 +788,7 @@ async def test_api_token_cannot_have_what_its_maker_has_not(app: FastAPI) -> Non
     assert (await call(app, token, "GET", "/users/me/tokens")).json()["items"] == []
 
 
-async def test_own_api_tokens_are_revoked_by_their_user_and_anybodys_by_administrators(app: FastAPI) -> None:
+async def test_users_revoke_their_own_api_tokens_and_administrators_revoke_any(app: FastAPI) -> None:
     first, second = await make_account(app, "admin"), await make_account(app)
     tokens = [(await sign_in(app, user["email"]))["access_token"] for user in (first, second)]
     body = {"name": "Program", "scopes": ["users:read"]}
@@ -829,7 +834,7 @@ async def test_last_administrator_cannot_be_deleted(app: FastAPI) -> None:
     assert (refused.status_code, refused.json()["code"]) == (409, "last_administrator")
 
 
-async def test_administrators_are_made_and_changed_with_the_scope_admin_only(app: FastAPI) -> None:
+async def test_administrators_are_created_and_changed_with_the_scope_admin_only(app: FastAPI) -> None:
     user, admin = await make_account(app), await make_account(app, "admin")
     scopes = " ".join(sorted(SCOPES.keys() - {"admin"}))
     token = (await sign_in(app, admin["email"], scope=scopes))["access_token"]
@@ -874,7 +879,7 @@ async def test_narrowed_administrator_cannot_widen_the_own_scopes_by_a_link(app:
 
 
 @pytest.mark.parametrize("level", ["viewer", "editor"])
-async def test_nobody_can_raise_their_own_level(app: FastAPI, level: str) -> None:
+async def test_user_cannot_raise_the_own_access_level(app: FastAPI, level: str) -> None:
     user = await make_account(app, level)
     token = (await sign_in(app, user["email"]))["access_token"]
     refused = await patch_user(app, user, token, access_level="admin")

@@ -158,12 +158,12 @@ async def test_one_coordinate_alone_is_refused(client: httpx.AsyncClient, field:
 
 @pytest.mark.parametrize(("field", "other"), [("latitude", "longitude"), ("longitude", "latitude")])
 async def test_patch_may_not_leave_one_coordinate_alone(client: httpx.AsyncClient, field: str, other: str) -> None:
-    without = await make_location(client)
+    location = await make_location(client)
     with_both = await make_location(client, latitude=1, longitude=2)
     for made, patch, missing in (
-        (without, {field: 1}, other),
+        (location, {field: 1}, other),
         (with_both, {field: None}, field),
-        (without, {field: 1, other: None}, other),
+        (location, {field: 1, other: None}, other),
     ):
         response = await client.patch(f"/locations/{made['id']}", json=patch)
         assert (response.status_code, faults(response)) == (422, [(f"/{missing}", "coordinates")])

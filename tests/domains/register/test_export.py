@@ -98,7 +98,7 @@ async def test_files_have_the_documents_of_the_api(committed: Committed, tmp_pat
         assert entry.sha256 == sha256(content).hexdigest()
 
 
-async def test_nobody_else_reads_it_and_nothing_to_sign_in_with_is_in_it(committed: Committed, tmp_path: Path) -> None:
+async def test_files_are_private_and_contain_no_credentials(committed: Committed, tmp_path: Path) -> None:
     async with connected(committed.url) as connection:
         hashes = [row[0] for row in await connection.fetch("SELECT password_hash FROM credentials")]
         hashes += [row[0].hex() for row in await connection.fetch("SELECT token_hash FROM api_tokens")]
@@ -194,7 +194,7 @@ async def test_errors_of_the_file_system_are_reported(committed: Committed, tmp_
 
 async def test_unavailable_database_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ServiceUnavailable, match=r"^The database cannot be reached at the moment\.$"):
-        await export(make_url("postgresql://nobody@127.0.0.1:9/none"), tmp_path)
+        await export(make_url("postgresql://unknown@127.0.0.1:9/none"), tmp_path)
     assert names(tmp_path) == set()
 
 

@@ -85,7 +85,7 @@ async def test_cursor_is_bound_to_the_query(client: httpx.AsyncClient) -> None:
     assert (await client.get(f"/search?q=ledger&offset=1&cursor={cursor}")).status_code == 422
 
 
-async def test_one_sees_what_one_may_read(app: FastAPI, client: httpx.AsyncClient) -> None:
+async def test_search_returns_only_readable_collections(app: FastAPI, client: httpx.AsyncClient) -> None:
     for collection in COLLECTIONS:
         await make(client, collection, name="Ledger")
     user = await make_account(app, "admin")
@@ -100,8 +100,8 @@ async def test_one_sees_what_one_may_read(app: FastAPI, client: httpx.AsyncClien
         assert page["total"] == len(types)
         refused = await call(app, signed_in, "GET", "/search?q=ledger&type=departments")
         assert (refused.status_code, refused.json()["scope"]) == (403, "departments:read")
-    async with client_of(app, None) as nobody:
-        assert (await nobody.get("/search?q=ledger")).status_code == 401
+    async with client_of(app, None) as anonymous:
+        assert (await anonymous.get("/search?q=ledger")).status_code == 401
 
 
 @pytest.mark.parametrize(

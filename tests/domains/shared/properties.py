@@ -1,7 +1,7 @@
-"""Generated input for tests that talk to the database.
+"""Generated input for tests that use the database.
 
-Hypothesis drives plain functions, and a database test is a coroutine with a transaction of its own: so the examples
-are drawn beforehand, always the same ones, and become the parameters of the test.
+Hypothesis calls plain functions, but a test of the database is a coroutine with its own transaction. Therefore the
+examples are drawn beforehand, the same ones in every run, and are the parameters of the test.
 """
 
 from typing import TypeVar

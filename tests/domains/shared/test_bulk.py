@@ -246,8 +246,8 @@ async def test_all_changes_are_recorded_under_one_request(client: httpx.AsyncCli
     headers = {"X-Change-Message": "Quarterly", "X-Request-ID": "bulk-1"}
     assert (await client.post("/roles/bulk", json={"items": items}, headers=headers)).status_code == 200
     changes = (await client.get("/changes", params={"type": "roles"})).json()["items"]
-    told = [(change["action"], change["message"], change["request_id"]) for change in changes]
-    assert told[:2] == [("deleted", "Quarterly", "bulk-1"), ("created", "Quarterly", "bulk-1")]
+    recorded = [(change["action"], change["message"], change["request_id"]) for change in changes]
+    assert recorded[:2] == [("deleted", "Quarterly", "bulk-1"), ("created", "Quarterly", "bulk-1")]
 
 
 # --- Number of statements ---

@@ -242,16 +242,16 @@ async def test_valid_items_are_written_without_the_others(client: httpx.AsyncCli
         ("/items/6/data/code", "duplicate"),
         ("/items/9/data/name", "string_too_short"),
     }
-    answer = response.json()
-    assert answer["counts"] == {"created": 3, "updated": 1, "unchanged": 0, "deleted": 0, "failed": 6}
-    assert statuses(answer["items"]) == [
+    document = response.json()
+    assert document["counts"] == {"created": 3, "updated": 1, "unchanged": 0, "deleted": 0, "failed": 6}
+    assert statuses(document["items"]) == [
         *("created", "failed", "failed", "failed", "updated", "failed", "failed", "created", "created", "failed"),
     ]
     listed = (await client.get("/departments", params={"sort": "id"})).json()["items"]
     # A failed create has no object, and so no id.
     (_, _, good, below, new) = (each["id"] for each in listed)
     ids = [good, None, None, None, child["id"], kept["id"], None, below, new, None]
-    assert [item["id"] for item in answer["items"]] == ids
+    assert [item["id"] for item in document["items"]] == ids
     tried = (await send(client, "departments", items[1:4], atomic="false", dry_run="true")).json()
     assert [item["id"] for item in tried["items"]] == [None, None, None]
     assert [each["name"] for each in listed] == [kept["name"], "Changed", "Good", "Below the good one", "New"]
@@ -315,9 +315,9 @@ async def test_dry_run_reports_everything_and_changes_nothing(
     for one, other in zip(tried["items"], done["items"], strict=True):
         assert (one["status"], one["version"]) == (other["status"], other["version"])
     changes = (await client.get("/changes", params={"type": collection, "limit": 3})).json()["items"]
-    told = [(each["before"], each["after"]) for each in reversed(changes)]
-    assert [(each["before"], each["after"]) for each in tried["items"] if each["status"] != "unchanged"] == told
-    assert told[0][1]["name"] == "Made"
+    recorded = [(each["before"], each["after"]) for each in reversed(changes)]
+    assert [(each["before"], each["after"]) for each in tried["items"] if each["status"] != "unchanged"] == recorded
+    assert recorded[0][1]["name"] == "Made"
     assert (tried["items"][2]["before"], tried["items"][2]["after"]) == (None, None)
 
 
@@ -350,7 +350,7 @@ async def test_scope_of_the_collection_is_required(client: httpx.AsyncClient, co
     assert (response.status_code, response.json()["scope"]) == (403, f"{collection}:write")
 
 
-async def test_users_are_not_raised_by_who_may_not_raise_them(client: httpx.AsyncClient) -> None:
+async def test_access_levels_are_raised_with_the_scope_admin_only(client: httpx.AsyncClient) -> None:
     editor, admin = await make_user(client, access_level="editor"), await make_user(client, access_level="admin")
     before = [(await client.get(f"/users/{each['id']}")).json() for each in (editor, admin)]
     items = [
@@ -366,10 +366,10 @@ async def test_users_are_not_raised_by_who_may_not_raise_them(client: httpx.Asyn
         assert (response.status_code, response.json()["scope"]) == (403, "admin")
         assert (f"/items/1{pointer}", "forbidden") in faults(response)
         assert 'scope="admin"' in response.headers["www-authenticate"]
-    answer = await client.post("/users/bulk?atomic=false", json={"items": items[2:]}, headers=narrow)
+    response = await client.post("/users/bulk?atomic=false", json={"items": items[2:]}, headers=narrow)
     # Two items about one object: the second one is also rejected for that.
-    assert faults_of_items(answer) >= {("/items/0", "forbidden"), ("/items/1", "forbidden")}
-    assert answer.json()["counts"]["created"] == 1
+    assert faults_of_items(response) >= {("/items/0", "forbidden"), ("/items/1", "forbidden")}
+    assert response.json()["counts"]["created"] == 1
     assert [(await client.get(f"/users/{each['id']}")).json() for each in (editor, admin)] == before
 
 
@@ -533,9 +533,9 @@ async def test_more_links_than_an_object_may_have_are_not_looked_up(client: http
     response = await send(client, "processes", [create(name="P", **{member: [named] * 1001}), create(name="")])
     assert response.status_code == 422
     expected = await client.post("/processes", json={"name": "P", member: [plain] * 1001})
-    told = {each["pointer"]: each for each in expected.json()["errors"]}[f"/{member}"]
+    fault = {each["pointer"]: each for each in expected.json()["errors"]}[f"/{member}"]
     found = [each for each in response.json()["errors"] if each["pointer"].startswith("/items/0/data/loc")]
-    assert found == [told | {"pointer": f"/items/0/data/{member}"}]
+    assert found == [fault | {"pointer": f"/items/0/data/{member}"}]
 
 
 async def test_event_loop_runs_between_long_lists(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,13 +128,15 @@ async def everything(connection: asyncpg.Connection) -> dict[str, list[Any]]:
     }
 
 
-async def test_single_and_bulk_writes_leave_the_same(twins: list[tuple[httpx.AsyncClient, asyncpg.Connection]]) -> None:
-    (singly, one), (at_once, other) = twins
+async def test_single_and_bulk_writes_have_the_same_results(
+    twins: list[tuple[httpx.AsyncClient, asyncpg.Connection]],
+) -> None:
+    (singly, one), (bulk, other) = twins
     for collection, items in OPERATIONS.items():
         for item in items:
             response = await request_of(singly, collection, item)
             assert response.is_success, response.text
-        response = await at_once.post(f"/{collection}/bulk", json={"items": items}, headers=MESSAGE)
+        response = await bulk.post(f"/{collection}/bulk", json={"items": items}, headers=MESSAGE)
         assert response.status_code == 200, response.text
     expected, stored = await everything(one), await everything(other)
     assert len([change for change in expected["changes"] if change["message"] == "As decided"]) == 25
@@ -265,10 +267,10 @@ def refusals(response: httpx.Response) -> set[str]:
     return {error["code"] for error in problem["errors"]} or {problem["code"]}
 
 
-async def test_batches_leave_what_the_same_single_writes_leave(
+async def test_batches_have_the_results_of_the_same_single_writes(
     twins: list[tuple[httpx.AsyncClient, asyncpg.Connection]],
 ) -> None:
-    (singly, one), (at_once, other) = twins
+    (singly, one), (bulk, other) = twins
     written = 0
     refused: set[str] = set()
     for number, (collection, new, others) in enumerate(drawn(st.sampled_from(list(FIELDS)).flatmap(batches), 60)):
@@ -299,7 +301,7 @@ async def test_batches_leave_what_the_same_single_writes_leave(
                 assert refusals(batch) == refusals(response), item
                 refused |= refusals(response)
         if good:
-            response = await at_once.post(f"/{collection}/bulk", json={"items": good}, headers=MESSAGE)
+            response = await bulk.post(f"/{collection}/bulk", json={"items": good}, headers=MESSAGE)
             assert response.status_code == 200, (good, response.text)
         written += len(good)
         expected, stored = await everything(one), await everything(other)

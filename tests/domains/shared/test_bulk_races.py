@@ -12,7 +12,7 @@ from tests.builders import make, make_department, make_location, make_process, m
 from tests.catalogue import every_tree
 from tests.conftest import Committed, new_database, settings_for
 from tests.domains.shared.bulk import Item, create, send, write
-from tests.test_races import at_once, read, statuses
+from tests.test_races import read, send_together, statuses
 
 ROUNDS = 6
 
@@ -20,12 +20,12 @@ ROUNDS = 6
 @pytest.fixture(scope="module")
 async def client(server_url: URL, template: URL) -> AsyncIterator[httpx.AsyncClient]:
     async with new_database(server_url, template.database) as url:
-        crowd = Committed(create_app(settings_for(url)), url)
+        register = Committed(create_app(settings_for(url)), url)
         # With all connections open, requests that are sent together run together.
-        await at_once(*(crowd.client.get("/departments") for _ in range(10)))
-        yield crowd.client
-        await crowd.client.aclose()
-        await crowd.app.state.database.dispose()
+        await send_together(*(register.client.get("/departments") for _ in range(10)))
+        yield register.client
+        await register.client.aclose()
+        await register.app.state.database.dispose()
 
 
 def update(made: dict[str, Any], **data: Any) -> Item:
@@ -55,7 +55,7 @@ async def test_one_of_two_batches_with_the_same_keys_wins(
         for item in items:
             if collection != "users":
                 del item["data"]["email"]
-        responses = await at_once(send(client, collection, items), send(client, collection, items[::-1]))
+        responses = await send_together(send(client, collection, items), send(client, collection, items[::-1]))
         assert statuses(responses) == [200, 409]
         assert codes(responses) == ["duplicate"]
         (refused,) = (response.json() for response in responses if response.status_code == 409)
@@ -70,7 +70,7 @@ async def test_two_upserts_with_the_same_new_codes_both_succeed(client: httpx.As
             [{"op": "upsert", "code": f"U{number}-{n}", "data": {"name": name}} for n in range(10)]
             for name in ("One", "Other")
         )
-        responses = await at_once(send(client, "roles", one), send(client, "roles", other[::-1]))
+        responses = await send_together(send(client, "roles", one), send(client, "roles", other[::-1]))
         assert statuses(responses) == [200, 200]
         counts = [response.json()["counts"] for response in responses]
         assert {(each["created"], each["updated"]) for each in counts} == {(10, 0), (0, 10)}
@@ -81,7 +81,7 @@ async def test_two_upserts_with_the_same_new_codes_both_succeed(client: httpx.As
 async def test_batch_and_single_create_with_one_code(client: httpx.AsyncClient) -> None:
     for number in range(ROUNDS):
         items = [create(name="Many", code=f"S{number}-{n}") for n in range(10)]
-        many, one = await at_once(
+        many, one = await send_together(
             send(client, "locations", items),
             client.post("/locations", json={"name": "One", "code": f"s{number}-5"}),
         )
@@ -97,7 +97,7 @@ async def test_batches_in_opposite_orders_do_not_deadlock(client: httpx.AsyncCli
     for number in range(ROUNDS):
         links: dict[str, Any] = {"department_ids": [each["id"] for each in made], "role_ids": roles}
         backwards = {name: ids[::-1] for name, ids in links.items()}
-        responses = await at_once(
+        responses = await send_together(
             send(client, "departments", [update(each, name=f"Forth {number}") for each in made]),
             send(client, "departments", [update(each, name=f"Back {number}") for each in made[::-1]]),
             send(client, "processes", [update(each, name=f"Forth {number}", **links) for each in processes]),
@@ -113,7 +113,7 @@ async def test_batches_in_opposite_orders_do_not_deadlock(client: httpx.AsyncCli
 async def test_batch_and_single_writes_of_the_same_objects(client: httpx.AsyncClient) -> None:
     for number in range(ROUNDS):
         made = [await make_location(client, description="Old") for _ in range(8)]
-        changed, replaced, deleted = await at_once(
+        changed, replaced, deleted = await send_together(
             send(client, "locations", [update(each, name=f"Many {number}") for each in made]),
             client.put(f"/locations/{made[2]['id']}", json={"name": "One"}),
             client.delete(f"/locations/{made[5]['id']}"),
@@ -136,7 +136,7 @@ async def test_one_of_two_batches_with_the_same_version_wins(client: httpx.Async
         made = await make_role(client)
         path = f"/roles/{made['id']}"
         tag = {"If-Match": (await client.get(path)).headers["etag"]}
-        many, one = await at_once(
+        many, one = await send_together(
             send(client, "roles", [update(made, name="Many") | {"version": 1}]),
             client.patch(path, json={"name": "One"}, headers=tag),
         )
@@ -154,7 +154,7 @@ async def test_moves_that_form_a_cycle_together_do_not_all_succeed(client: httpx
             if number % 2
             else client.patch(f"/{collection}/{other['id']}", json={"parent_id": one["id"]}),
         ]
-        responses = await at_once(*moves)
+        responses = await send_together(*moves)
         assert statuses(responses) == [200, 409]
         assert codes(responses) == ["cycle"]
         parents = [(await read(client, f"/{collection}/{each['id']}"))["parent_id"] for each in (one, other)]
@@ -170,7 +170,7 @@ async def test_one_owner_and_one_accountable_role(client: httpx.AsyncClient, kin
     for _ in range(ROUNDS):
         processes = [await make_process(client) for _ in range(3)]
         links = {kind: [{target: targets[0], field: value}]}
-        many, one = await at_once(
+        many, one = await send_together(
             send(client, "processes", [update(each, **links) for each in processes]),
             client.put(f"/processes/{processes[1]['id']}/{kind}/{targets[1]}", json={field: value}),
         )
@@ -184,7 +184,7 @@ async def test_links_to_objects_that_a_batch_deletes(client: httpx.AsyncClient) 
     for _ in range(ROUNDS):
         gone = [await make_department(client) for _ in range(5)]
         process = await make_process(client)
-        deleted, linked, single = await at_once(
+        deleted, linked, single = await send_together(
             send(client, "departments", [delete(each) for each in gone]),
             send(client, "processes", [create(name="New", department_ids=[each["id"] for each in gone[::-1]])]),
             client.put(f"/processes/{process['id']}/departments/{gone[2]['id']}"),
@@ -211,7 +211,7 @@ async def test_new_references_between_two_objects_do_not_deadlock(client: httpx.
             update(user, department_id=each["id"], external_id=f"m/{number}/{user['id']}")
             for each, user in zip(departments, users, strict=True)
         ]
-        responses = await at_once(send(client, "departments", heads), send(client, "users", members[::-1]))
+        responses = await send_together(send(client, "departments", heads), send(client, "users", members[::-1]))
         assert statuses(responses) == [200, 200]
 
 
@@ -221,7 +221,7 @@ async def test_one_administrator_stays(client: httpx.AsyncClient) -> None:
         others = await write(
             client, "users", *(create(name="A", email=f"a{n}@x.example", access_level="admin") for n in range(2))
         )
-        many, one = await at_once(
+        many, one = await send_together(
             send(client, "users", [update(each, is_active=False) for each in others]),
             client.patch(f"/users/{others[0]['id']}", json={"access_level": "viewer"}),
         )

@@ -1,4 +1,4 @@
-"""A collection that is added is known wherever collections are named one by one."""
+"""Code that names collections one by one names every collection."""
 
 import re
 from pathlib import Path
@@ -27,7 +27,7 @@ from tests.catalogue import (
     route_of,
 )
 
-# What the mapping knows, whether the list names it or not.
+# The collections of the ORM mapping, in the list or not.
 MAPPED = {model.__tablename__ for model in RegisterObject.__subclasses__()}
 
 
@@ -37,7 +37,7 @@ def test_every_collection_is_searched_exported_and_recorded() -> None:
     assert set(get_args(ChangeType)) == MAPPED | {"api_tokens"}
 
 
-def test_contract_is_held_by_every_collection() -> None:
+def test_contract_tests_cover_every_collection() -> None:
     assert set(COLLECTIONS) == MAPPED
 
 
@@ -48,7 +48,7 @@ def test_objects_are_exported_after_those_they_link_to() -> None:
 
 
 @every_collection
-def test_tables_of_tests_agree_with_what_clients_send(collection: str) -> None:
+def test_tables_of_tests_match_the_bodies(collection: str) -> None:
     declaration = DECLARATIONS[collection]
     ids = {name for name in declaration.body.model_fields if name.endswith("_id") and name != "external_id"}
     assert set(REFERENCES[collection]) == ids
@@ -71,7 +71,7 @@ def test_history_needs_the_scope_that_the_list_names(collection: str) -> None:
     assert route.openapi_extra[DECLARATION] == (entry.history_scope or entry.scope_to_read)
 
 
-async def test_words_of_every_collection_are_noted(connection: AsyncConnection) -> None:
+async def test_words_of_every_collection_are_recorded(connection: AsyncConnection) -> None:
     rows = await connection.exec_driver_sql(
         "SELECT tgrelid::regclass::text, tgname FROM pg_trigger WHERE NOT tgisinternal"
     )

@@ -63,7 +63,7 @@ async def test_only_the_named_references_and_links_are_embedded(
     assert listed == expected
 
 
-async def test_lists_of_linked_objects_and_holders_accept_them(client: httpx.AsyncClient) -> None:
+async def test_lists_of_linked_objects_and_holders_accept_fields_and_embed(client: httpx.AsyncClient) -> None:
     process = await linked_process(client)
     role = process["roles"][0]
     for collection, entry in (("departments", process["departments"][0]), ("roles", role)):
@@ -118,7 +118,7 @@ async def test_entity_tag_is_that_of_the_representation_and_has_the_version(clie
     assert written.status_code == 200
 
 
-async def test_pages_keep_them_but_cursors_are_not_bound_to_them(client: httpx.AsyncClient) -> None:
+async def test_pages_keep_fields_and_embed_but_cursors_are_not_bound_to_them(client: httpx.AsyncClient) -> None:
     made = [await make_department(client) for _ in range(3)]
     page = (await client.get("/departments?limit=1&fields=id&embed=parent")).json()
     assert "fields=id" in page["next"]

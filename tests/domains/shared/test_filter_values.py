@@ -105,7 +105,7 @@ def value_of(each: Object, field: str, kind: Any) -> Any:
     return datetime.fromisoformat(value) if kind is datetime and value is not None else value
 
 
-def asked(field: str, suffix: str, kind: Any, values: list[Any]) -> Iterable[list[Any]]:
+def filter_values(field: str, suffix: str, kind: Any, values: list[Any]) -> Iterable[list[Any]]:
     """Yield values for a filter, from those of the objects."""
     if suffix == "null":
         yield from ([True], [False])
@@ -144,13 +144,13 @@ async def test_filter_equals_a_comparison_in_python(
     there = (await client.get(f"/{collection}")).json()["items"]
     query = LISTS[collection]
     links = set().union(*LINK_FILTERS.values()) if collection == "processes" else set()
-    answers: dict[str, list[list[int]]] = {}
+    responses: dict[str, list[list[int]]] = {}
     for name in sorted(query.declaration.parameters.keys() - {"q"} - BESIDES[collection] - links):
         field, _, suffix = name.partition("__")
         kind = kind_of(query, field)
         values = sorted({value_of(each, field, kind) for each in there} - {None, ""})
-        answers[name] = []
-        for given in asked(field, suffix, kind, values):
+        responses[name] = []
+        for given in filter_values(field, suffix, kind, values):
             response = await client.get(
                 f"/{collection}", params={"fields": "id", name: [written(each) for each in given]}
             )
@@ -160,9 +160,9 @@ async def test_filter_equals_a_comparison_in_python(
             assert found == [
                 each["id"] for each in there if holds(value_of(each, field, kind), suffix, given, ignoring_case=folded)
             ], (name, given)
-            answers[name].append(found)
-        assert any(answers[name]), f"{name} finds nothing here"
-        assert any(len(found) < len(there) for found in answers[name]), f"{name} finds everything here"
-    for name, found in answers.items():
-        if f"{name}e" in answers:
-            assert found != answers[f"{name}e"], name
+            responses[name].append(found)
+        assert any(responses[name]), f"{name} finds nothing here"
+        assert any(len(found) < len(there) for found in responses[name]), f"{name} finds everything here"
+    for name, found in responses.items():
+        if f"{name}e" in responses:
+            assert found != responses[f"{name}e"], name

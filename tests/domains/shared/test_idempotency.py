@@ -32,7 +32,7 @@ from tests.utils.conftest import configured_log
 from tests.waiting import until_closed
 
 KEYS, TWINS = 1000, 5
-CONCURRENT_KEYS = 2  # with their repeats as many requests as there are connections
+CONCURRENT_KEYS = 2  # with their repeats, as many requests as connections
 
 _names = count(1)
 
@@ -169,7 +169,7 @@ async def test_key_is_for_one_request(client: httpx.AsyncClient) -> None:
     path = f"/departments/{made['id']}"
     others: tuple[tuple[str, str, dict[str, Any]], ...] = (
         ("POST", "/departments", {"json": {"name": "E"}}),
-        ("POST", "/departments", {"content": '{"name":  "D"}'}),  # the bytes count, not what they mean
+        ("POST", "/departments", {"content": '{"name":  "D"}'}),  # the bytes are compared, not their meaning
         ("POST", "/roles", body),
         ("PATCH", path, body),
         ("POST", "/departments", body | {"headers": {"If-Match": "*"}}),
@@ -265,20 +265,20 @@ async def api_token(app: FastAPI, connection: AsyncConnection, user_id: int, *sc
 
 async def test_key_belongs_to_its_user(app: FastAPI, client: httpx.AsyncClient, connection: AsyncConnection) -> None:
     headers = with_key(new_key())
-    mine = await client.post("/departments", json={"name": "Mine"}, headers=headers)
+    first = await client.post("/departments", json={"name": "Mine"}, headers=headers)
     user = await make_user(client, access_level="editor")
     token = await api_token(app, connection, user["id"])
     async with client_of(app, token) as other:
-        theirs = await other.post("/departments", json={"name": "Theirs"}, headers=headers)
-        assert (theirs.status_code, is_replay(theirs), theirs.json()["name"]) == (201, False, "Theirs")
-        assert parts(await other.post("/departments", json={"name": "Theirs"}, headers=headers)) == parts(theirs)
-    assert parts(await client.post("/departments", json={"name": "Mine"}, headers=headers)) == parts(mine)
+        second = await other.post("/departments", json={"name": "Theirs"}, headers=headers)
+        assert (second.status_code, is_replay(second), second.json()["name"]) == (201, False, "Theirs")
+        assert parts(await other.post("/departments", json={"name": "Theirs"}, headers=headers)) == parts(second)
+    assert parts(await client.post("/departments", json={"name": "Mine"}, headers=headers)) == parts(first)
     # The same user with another token has the same keys.
     async with client_of(app, await api_token(app, connection, user["id"])) as again:
         assert is_replay(await again.post("/departments", json={"name": "Theirs"}, headers=headers))
 
 
-async def test_nobody_sees_an_answer_again_with_fewer_rights(
+async def test_replay_requires_the_scopes_of_the_request(
     app: FastAPI, client: httpx.AsyncClient, connection: AsyncConnection
 ) -> None:
     user = await make_user(client, access_level="admin")
@@ -286,26 +286,26 @@ async def test_nobody_sees_an_answer_again_with_fewer_rights(
     path = f"/users/{user['id']}"
     request = once({"name": "D"})
     own = once({"description": "Administrator"})
-    async with client_of(app, token) as theirs:
-        first = [await theirs.post("/departments", **request), await theirs.patch(path, **own)]
+    async with client_of(app, token) as caller:
+        first = [await caller.post("/departments", **request), await caller.patch(path, **own)]
         assert [response.status_code for response in first] == [201, 200]
 
     # With fewer scopes: only `admin` may change an administrator, so the replay needs it, too.
     narrow = await api_token(app, connection, user["id"], "users:write")
-    async with client_of(app, narrow) as theirs:
-        refused = await theirs.patch(path, **own)
+    async with client_of(app, narrow) as caller:
+        refused = await caller.patch(path, **own)
         assert assert_problem(refused, "forbidden")["scope"] == "admin"
         assert "Administrator" not in refused.text
-        assert (await theirs.post("/departments", **request)).json()["scope"] == "departments:write"
+        assert (await caller.post("/departments", **request)).json()["scope"] == "departments:write"
 
-    async with client_of(app, token) as theirs:
+    async with client_of(app, token) as caller:
         for level, statuses in (("editor", [403, 403]), ("viewer", [403, 403]), ("admin", [201, 200])):
             await client.patch(path, json={"access_level": level})
-            again = [await theirs.post("/departments", **request), await theirs.patch(path, **own)]
+            again = [await caller.post("/departments", **request), await caller.patch(path, **own)]
             assert [response.status_code for response in again] == statuses
         assert list(map(parts, again)) == list(map(parts, first))
         await client.patch(path, json={"is_active": False})
-        assert (await theirs.post("/departments", **request)).status_code == 401
+        assert (await caller.post("/departments", **request)).status_code == 401
 
 
 async def test_caller_with_more_scopes_gets_the_stored_response(
@@ -477,7 +477,7 @@ async def test_a_thousand_keys_with_five_twins_each_make_a_thousand_objects(comm
                 return response
             # Not `duplicate`, which would mean that a repeat was executed.
             assert response.json()["code"] == "request_in_flight"
-            in_flight["answers"] += 1
+            in_flight["responses"] += 1
             await asyncio.sleep(0.02)
 
     async def send_all(client: httpx.AsyncClient, number: int) -> list[httpx.Response]:
@@ -493,7 +493,7 @@ async def test_a_thousand_keys_with_five_twins_each_make_a_thousand_objects(comm
         assert [response.status_code for response in responses] == [201] * TWINS
         assert len({parts(response) for response in responses}) == 1
         assert sum(not is_replay(response) for response in responses) == 1
-    assert in_flight["answers"] > KEYS  # they did meet
+    assert in_flight["responses"] > KEYS  # repeats were in flight at the same time
     made = await query(committed, "SELECT count(*), count(DISTINCT external_id) FROM departments")
     assert made == [(KEYS, KEYS)]
     assert await query(committed, "SELECT count(*) FROM idempotency_keys") == [(KEYS,)]
@@ -506,7 +506,7 @@ async def test_primary_key_prevents_duplicates_without_locks(
     committed: Committed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     numbers = count(1)
-    monkeypatch.setattr(idempotency, "advisory_key", lambda _: next(numbers))  # nobody meets anybody
+    monkeypatch.setattr(idempotency, "advisory_key", lambda _: next(numbers))  # no two requests have the same lock
     for number in range(20):
         request = once({"name": f"Twin {number}"})
         twins = await asyncio.gather(*(committed.client.post("/departments", **request) for _ in range(TWINS)))
@@ -548,13 +548,13 @@ async def test_repeat_fails_immediately_while_the_first_request_is_in_flight(com
 
 async def test_error_is_not_stored_after_a_faster_repeat(committed: Committed, monkeypatch: pytest.MonkeyPatch) -> None:
     request = once({"name": "D", "code": "TAKEN"})
-    taken = await make_department(committed.client, code="TAKEN")
+    existing = await make_department(committed.client, code="TAKEN")
     undo, undone, twins = RegisterSession.undo, count(1), list[httpx.Response]()
 
     async def undo_slowly(self: RegisterSession) -> None:
         await undo(self)
         if next(undone) == 2:  # the first one is for finding all faults
-            await committed.client.delete(f"/departments/{taken['id']}")
+            await committed.client.delete(f"/departments/{existing['id']}")
             twins.append(await committed.client.post("/departments", **request))
 
     monkeypatch.setattr(RegisterSession, "undo", undo_slowly)

@@ -51,15 +51,15 @@ async def test_rows_create_objects_and_refer_to_one_another_in_any_order(client:
     content = "code,external_id,name,parent\r\nA,,Leaf,~x/1\r\n,x/1,Middle,B\r\nB,,Root,\r\n,,Nameless key,A\r\n"
     response = await send(client, "departments", content)
     assert response.status_code == 200, response.text
-    answer = response.json()
-    assert answer["counts"] == {"create": 4, "change": 0, "unchanged": 0, "fault": 0}
-    assert [(row["row"], row["action"], row["version"]) for row in answer["rows"]] == [
+    document = response.json()
+    assert document["counts"] == {"create": 4, "change": 0, "unchanged": 0, "fault": 0}
+    assert [(row["row"], row["action"], row["version"]) for row in document["rows"]] == [
         (number, "create", 1) for number in (2, 3, 4, 5)
     ]
     leaf = (await client.get("/departments/code:A")).json()
     middle = (await client.get(f"/departments/{leaf['parent_id']}")).json()
     assert (middle["external_id"], middle["parent"]["code"]) == ("x/1", "B")
-    assert (await client.get(f"/departments/{answer['rows'][3]['id']}")).json()["parent_id"] == leaf["id"]
+    assert (await client.get(f"/departments/{document['rows'][3]['id']}")).json()["parent_id"] == leaf["id"]
     again = (await send(client, "departments", content.replace(",,Nameless key,A\r\n", ""))).json()
     assert again["counts"] == {"create": 0, "change": 0, "unchanged": 3, "fault": 0}
 
@@ -162,8 +162,8 @@ async def test_every_fault_is_reported_with_its_row_and_column(client: httpx.Asy
     assert same == ["Row 2 of this request concerns the same department."]
     refused = await send(client, "departments", content)
     assert (refused.status_code, refused.json()["code"]) == (422, "invalid_content")
-    told = {(error["pointer"], error["code"]) for error in refused.json()["errors"]}
-    assert told == {fault for faults in expected.values() for fault in faults}
+    reported = {(error["pointer"], error["code"]) for error in refused.json()["errors"]}
+    assert reported == {fault for faults in expected.values() for fault in faults}
     assert await listed(client, "departments") == before
 
 
@@ -325,7 +325,7 @@ async def test_malformed_table_is_rejected(
         (b'{"name": "x", "departments": [' + b"1," * 200_000 + b"1]}", 413, []),
     ],
 )
-async def test_lines_that_would_take_much_memory_or_time_are_refused(
+async def test_lines_that_need_too_much_memory_or_time_are_refused(
     client: httpx.AsyncClient, content: bytes, status: int, pointers: list[tuple[str, str]]
 ) -> None:
     response = await client.post("/processes/import", content=content, headers=NDJSON)
@@ -539,8 +539,8 @@ async def test_import_may_take_longer_than_other_requests(
 
 
 async def test_brief_with_an_id_alone_must_have_the_name_of_the_object(client: httpx.AsyncClient) -> None:
-    ours = await make_department(client, name="Ours")
-    brief = {"id": ours["id"], "code": None, "external_id": None}
+    expected = await make_department(client, name="Ours")
+    brief = {"id": expected["id"], "code": None, "external_id": None}
     process = {"code": "P", "name": "P"}
     cases: list[tuple[str, dict[str, Any], str]] = [
         ("roles", {"department": brief | {"name": "Theirs"}}, "/1/department"),
@@ -561,10 +561,10 @@ async def test_brief_with_an_id_alone_must_have_the_name_of_the_object(client: h
         assert taken.status_code == 200, taken.text
         await client.delete(f"/{collection}/code:P")
     links = [brief | {"name": "Ours", "relation": "owner"}]
-    for members in ({"departments": links}, {"departments": [{"id": ours["id"], "relation": "owner"}]}):
+    for members in ({"departments": links}, {"departments": [{"id": expected["id"], "relation": "owner"}]}):
         done = await send_lines(client, "processes", process | members)
         assert done.status_code == 200, done.text
-        assert (await client.get("/processes/code:P")).json()["departments"][0]["id"] == ours["id"]
+        assert (await client.get("/processes/code:P")).json()["departments"][0]["id"] == expected["id"]
     gone = await send_lines(client, "roles", process | {"department": brief | {"id": 10**12, "name": "Ours"}})
     assert [(each["pointer"], each["code"]) for each in gone.json()["errors"]] == [
         ("/1/department", "unknown_reference")
@@ -600,8 +600,8 @@ async def test_object_that_a_file_renames_can_be_referred_to_by_either_name(clie
 
 async def test_lines_of_another_register_refer_by_external_id(committed: Committed, other: Committed) -> None:
     await make_department(committed.client, external_id="x/1", name="Meant")
-    theirs = (await committed.client.get("/departments")).json()["items"][0]["id"]
-    await make(committed.client, "roles", code="R", department_id=theirs)
+    found = (await committed.client.get("/departments")).json()["items"][0]["id"]
+    await make(committed.client, "roles", code="R", department_id=found)
     await make_department(other.client, name="Has the id")
     await make_department(other.client, external_id="x/1", name="Meant")
     form = "application/x-ndjson"
@@ -633,7 +633,7 @@ async def test_plan_is_executed_without_other_parameters(client: httpx.AsyncClie
     assert (await client.post("/departments/import", params={"plan_id": plan})).status_code == 200
 
 
-async def test_plan_belongs_to_who_made_it(app: FastAPI, client: httpx.AsyncClient) -> None:
+async def test_plan_belongs_to_its_creator(app: FastAPI, client: httpx.AsyncClient) -> None:
     plan = (await send(client, "departments", "name\r\nx\r\n", dry_run=True)).json()["plan_id"]
     other = await sign_in(app, (await make_account(app, "admin"))["email"])
     refused = await call(app, other["access_token"], "POST", f"/departments/import?plan_id={plan}")
@@ -664,8 +664,8 @@ async def test_plan_is_not_outdated_by_a_token_with_fewer_scopes(client: httpx.A
 
 async def test_number_of_plans_of_a_caller_is_limited(client: httpx.AsyncClient) -> None:
     plans = [(await send(client, "roles", f"name\r\n{n}\r\n", dry_run=True)).json()["plan_id"] for n in range(6)]
-    answers = [await client.post("/roles/import", params={"plan_id": plan}) for plan in plans]
-    assert sum(answer.status_code == 200 for answer in answers) == 5
+    responses = [await client.post("/roles/import", params={"plan_id": plan}) for plan in plans]
+    assert sum(response.status_code == 200 for response in responses) == 5
 
 
 @pytest.mark.parametrize(
@@ -741,8 +741,8 @@ async def test_number_of_statements_is_fixed(
     for number in (2, 60):
         for what, name, dry_run in (("plan", "A", True), ("create", "A", False), ("change", "B", False)):
             with statements.counted() as seen:
-                answer = await send(client, collection, table(number, f"{name}{number}"), dry_run=dry_run)
-            assert answer.status_code == 200, answer.text
+                response = await send(client, collection, table(number, f"{name}{number}"), dry_run=dry_run)
+            assert response.status_code == 200, response.text
             counts[what].add(len(seen))
         with statements.counted() as seen:
             await send(client, collection, table(number, f"B{number}"))
@@ -854,8 +854,8 @@ async def test_round_trip_into_an_empty_register_is_identical(
             await send_file(other, collection, form, files[collection])
     await send_file(other, "users", form, await exported(committed.client, "users?id__not=1", form), match_ids="true")
     for collection in COLLECTIONS:
-        ours, theirs = [without_ids(await listed(register.client, collection)) for register in (committed, other)]
-        assert theirs == ours
+        expected, found = [without_ids(await listed(register.client, collection)) for register in (committed, other)]
+        assert found == expected
 
 
 def without_ids(objects: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Single writes equal those of the reference writer: the answers, the objects and the history."""
+"""Single writes equal those of the reference writer: the responses, the objects and the history."""
 
 import asyncio
 import json
@@ -59,7 +59,7 @@ Held = Literal["", "locked", "changed"]
 
 @dataclass(frozen=True)
 class Step:
-    """One write. `held` says what another transaction does to the object meanwhile: nothing, lock it, or change it."""
+    """One write. `held` is the concurrent action of another transaction on the object: none, lock it, or change it."""
 
     action: str
     collection: str
@@ -195,7 +195,7 @@ UPDATE users SET (code, external_id, name, description, email, access_level, is_
 SELECT setval(pg_get_serial_sequence(name, 'id'), 1, name = 'users')
   FROM unnest('{{{",".join(COLLECTIONS)}}}'::text[]) AS name;
 """
-# Two of each, and one user more. `created_by_id` is set below.
+# Two objects of each collection, and a further user. `created_by_id` is set below.
 OWN_OBJECTS = """
 INSERT INTO departments (code, name, parent_id) VALUES ('A', 'One', NULL), ('B', 'Two', 1);
 INSERT INTO locations (code, name, parent_id, kind) VALUES ('A', 'One', NULL, 'site'), ('B', 'Two', 1, 'room');
@@ -215,7 +215,7 @@ INSERT INTO role_holders VALUES (1, 2);
 
 
 def default_rows() -> str:
-    """Return the SQL of the objects and links of the tables without rows of their own above."""
+    """Return the SQL of the objects and links of the tables without rows above."""
     missing = [table for table in TABLES if f"INSERT INTO {table} " not in OWN_OBJECTS + OWN_LINKS]
     rows = [
         f"INSERT INTO {table} (code, name) VALUES ('A', 'One'), ('B', 'Two');"
@@ -286,19 +286,19 @@ class Twins:
     ) -> None:
         self.fast, self.plain, self.fast_sql, self.plain_sql = fast, plain, fast_sql, plain_sql
         # Set when the service sends a statement that waits for the lock of a row.
-        self.lock_asked = asyncio.Event()
+        self.lock_wait = asyncio.Event()
         self.seen: Counter[str] = Counter()
         fast.app.dependency_overrides[authorise] = self._as_caller
         event.listen(fast.app.state.database.engine.sync_engine, "before_cursor_execute", self._on_execute)
 
     async def reset(self) -> None:
-        """Bring both registers back to the same few objects."""
+        """Reset both registers to the same few objects."""
         for connection in (self.fast_sql, self.plain_sql):
             owned = "".join(f"UPDATE {table} SET created_by_id = 1;" for table in COLLECTIONS if table != "users")
             await connection.execute(EMPTY + WORLD + owned)
 
     async def compare(self, steps: list[Step]) -> list[str]:
-        """Carry out a sequence in both registers, compare each answer and the rows at the end, and return the codes."""
+        """Run a sequence in both registers, compare each outcome and the rows at the end, and return the codes."""
         await self.reset()
         codes, sequence = [], "\n".join(map(str, steps))
         for step in steps:
@@ -317,25 +317,25 @@ class Twins:
         return codes
 
     async def _by_service(self, step: Step) -> tuple[Outcome, bool]:
-        """Return what the service answers, and whether the change by the other connection came first."""
+        """Return the outcome of the service, and whether the change of the other connection came first."""
         if not step.held:
             return outcome_of(await self._request(step)), False
-        self.lock_asked.clear()
+        self.lock_wait.clear()
         async with self.fast_sql.transaction():
             held = await self.fast_sql.fetchval(f"SELECT id FROM {named(step)} FOR NO KEY UPDATE")
             if step.held == "changed":
                 await change(self.fast_sql, step)
             writing = asyncio.create_task(self._request(step))
-            asked = asyncio.create_task(self.lock_asked.wait())
-            await asyncio.wait({writing, asked}, return_when=asyncio.FIRST_COMPLETED)
-            asked.cancel()
+            lock_wait = asyncio.create_task(self.lock_wait.wait())
+            await asyncio.wait({writing, lock_wait}, return_when=asyncio.FIRST_COMPLETED)
+            lock_wait.cancel()
         found = outcome_of(await writing)
         if held is not None:
-            # A patch reads the object first, and may be refused for what it reads.
+            # A patch reads the object first, and may be refused because of the values that it reads.
             refused_before = step.action == "patch" and isinstance(found, Refusal) and found.status in {412, 422}
-            assert self.lock_asked.is_set() or refused_before, step
-            self.seen[f"{step.action} waited"] += self.lock_asked.is_set()
-        return found, step.held == "changed" and self.lock_asked.is_set()
+            assert self.lock_wait.is_set() or refused_before, step
+            self.seen[f"{step.action} waited"] += self.lock_wait.is_set()
+        return found, step.held == "changed" and self.lock_wait.is_set()
 
     async def _request(self, step: Step) -> httpx.Response:
         client, path = self.fast.client, f"/{step.collection}/{step.reference}"
@@ -382,7 +382,7 @@ class Twins:
 
     def _on_execute(self, _connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
         if "FOR NO KEY UPDATE" in statement or "FOR UPDATE" in statement:
-            self.lock_asked.set()
+            self.lock_wait.set()
 
 
 def named(step: Step) -> str:
@@ -416,13 +416,13 @@ async def test_service_equals_reference(twins: Twins) -> None:
     loop = asyncio.get_running_loop()
     twins.seen.clear()
 
-    # The explanation of a failure would take hundreds of runs more.
+    # Explaining a failure would take hundreds of further runs.
     @settings(max_examples=80, phases=[Phase.generate, Phase.shrink], report_multiple_bugs=False)
     @given(st.lists(STEPS, min_size=5, max_size=15))
     def compare(steps: list[Step]) -> None:
         asyncio.run_coroutine_threadsafe(twins.compare(steps), loop).result()
 
-    # Hypothesis drives plain functions. In a thread it can wait for the loop that the fixtures belong to.
+    # Hypothesis calls plain functions. In a thread, they can wait for the event loop of the fixtures.
     await asyncio.to_thread(compare)
     assert {f"{action} done" for action in ACTIONS} <= twins.seen.keys()
     assert {f"{action} waited" for action in ACTIONS if action != "create"} <= twins.seen.keys()

@@ -222,16 +222,16 @@ class World:
         return found
 
 
-@pytest.mark.parametrize(("processes", "asked"), CASES)
+@pytest.mark.parametrize(("processes", "lists"), CASES)
 async def test_lists_equal_the_model(
-    client: httpx.AsyncClient, processes: list[Record], asked: list[tuple[Query, str, int]]
+    client: httpx.AsyncClient, processes: list[Record], lists: list[tuple[Query, str, int]]
 ) -> None:
     world = World(client)
     await world.fill(processes)
     above: list[list[int]] = []
     for process in processes:
         above.append([process["number"], *([] if process["above"] is None else above[process["above"]])])
-    for query, sort, limit in asked:
+    for query, sort, limit in lists:
         chosen = [process for process in processes if holds(process, query, above)]
         expected = [world.ids["processes"][process["number"]] for process in ordered(chosen, sort)]
         given = world.parameters(query) | {"embed": "none"}
@@ -249,6 +249,6 @@ async def test_lists_equal_the_model(
 
 
 def test_every_filter_is_drawn() -> None:
-    names = Counter(name for _, asked in CASES for query, _, _ in asked for name in query)
+    names = Counter(name for _, lists in CASES for query, _, _ in lists for name in query)
     assert names.keys() == FILTERS.keys()
     assert min(names.values()) >= 2

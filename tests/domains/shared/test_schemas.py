@@ -206,7 +206,7 @@ def test_patch_schema_leaves_the_body_schema_unchanged() -> None:
 
 
 @pytest.mark.parametrize("patch", [[], ["a"], "a", 1, None, True])
-async def test_patch_that_is_no_object_is_rejected(client: httpx.AsyncClient, patch: Any) -> None:
+async def test_non_object_patch_is_rejected(client: httpx.AsyncClient, patch: Any) -> None:
     made = await make_location(client)
     response = await client.patch(f"/locations/{made['id']}", json=patch)
     assert response.status_code == 422

@@ -100,7 +100,7 @@ async def test_words_of_changed_objects_are_in_the_vocabulary(client: httpx.Asyn
 
 async def test_better_matches_come_first(client: httpx.AsyncClient) -> None:
     for fields in (
-        {"name": "Payments", "description": "Of all invoices"},
+        {"name": "Payments", "description": "For all invoices"},
         {"name": "Invoicce archive"},
         {"name": "Outgoing invoice"},
         {"name": "Invoicing", "description": "Invoice"},

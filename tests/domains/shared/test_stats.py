@@ -38,9 +38,9 @@ async def stats(client: httpx.AsyncClient, address: str) -> tuple[int, list[tupl
     """Return the total, and the key and count of each group."""
     response = await client.get(address)
     assert response.status_code == 200, response.text
-    answer = response.json()
-    assert answer["truncated"] is False
-    return answer["total"], [(group["key"], group["count"]) for group in answer["groups"]]
+    document = response.json()
+    assert document["truncated"] is False
+    return document["total"], [(group["key"], group["count"]) for group in document["groups"]]
 
 
 def brief(made: dict[str, Any]) -> dict[str, Any]:
@@ -149,10 +149,10 @@ async def test_only_the_largest_thousand_groups_are_returned(
 ) -> None:
     for name, parent_id in (("P", "NULL FROM generate_series(1, 1000)"), ("C", "id FROM departments")):
         await connection.execute(text(f"INSERT INTO departments (name, parent_id) SELECT '{name}', {parent_id}"))
-    answer = (await client.get("/departments/stats?group_by=parent")).json()
-    assert (answer["total"], len(answer["groups"]), answer["truncated"]) == (2000, 1000, True)
-    assert answer["groups"][0] == {"key": None, "object": None, "count": 1000}
-    assert all(group["count"] == 1 for group in answer["groups"][1:])
+    response = (await client.get("/departments/stats?group_by=parent")).json()
+    assert (response["total"], len(response["groups"]), response["truncated"]) == (2000, 1000, True)
+    assert response["groups"][0] == {"key": None, "object": None, "count": 1000}
+    assert all(group["count"] == 1 for group in response["groups"][1:])
 
 
 @pytest.mark.parametrize(("collection", "name"), EVERY_GROUP)

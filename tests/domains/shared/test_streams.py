@@ -127,7 +127,7 @@ async def test_lost_connection_ends_the_response_without_a_proper_end(full: Comm
         async with begun(address, accept) as rest:
             read = len(await anext(rest))
             assert await run_sql(full.url, f"SELECT count(pg_terminate_backend(pid)) {UNDER_WAY}") == 1
-            with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):  # noqa: PT012 - what came before counts
+            with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):  # noqa: PT012 - the received part is used
                 async for chunk in rest:
                     read += len(chunk)
         assert 0 < read < MANY * 2000
@@ -166,7 +166,7 @@ async def test_exhausted_pool_is_a_problem_response(committed: Committed, accept
     await app.state.database.dispose()
 
 
-async def test_permission_is_that_of_the_list(client: httpx.AsyncClient) -> None:
+async def test_stream_requires_the_permission_of_the_list(client: httpx.AsyncClient) -> None:
     body = {"name": "Narrow", "scopes": ["roles:read"]}
     made = await client.post("/users/me/tokens", json=body, headers=await admin_session(client))
     narrow = {"Authorization": f"Bearer {made.json()['token']}"}
