@@ -1,8 +1,9 @@
 """Refuses turns of phrase that are not plain technical English: `python -m tests.plain_english`, part of `make check`.
 
 It reads the docstrings, comments and string literals of `app/`, `tests/` and `locust/`, the Markdown pages and the
-CHANGELOG outside code, and the titles, summaries and descriptions of `docs/openapi.json`. Each finding is printed as
-`path:line: "turn": hint`. The exit status is 1 if there is a finding, or an exception that excuses none.
+CHANGELOG outside code, and the titles, summaries and descriptions of `docs/openapi.json`. It also reads the names that
+`app/` and `locust/` define. Each finding is printed as `path:line: "turn": hint`. The exit status is 1 if there is a
+finding, or an exception that excuses none.
 """
 
 import ast
@@ -20,6 +21,7 @@ PAGES = ("README.md", "CHANGELOG.md", "docs/**/*.md", "locust/README.md", "prome
 SOURCES = ("app/**/*.py", "tests/**/*.py", "locust/**/*.py")
 # The list of turns and its tests quote the turns.
 UNREAD = ("tests/plain_english.py", "tests/test_plain_english.py")
+NAMED_SOURCES = ("app/**/*.py", "locust/**/*.py")
 DOCUMENT = "docs/openapi.json"
 
 
@@ -87,6 +89,18 @@ TURNS = (
     Turn("the like", "similar …, or name them"),
     # Not "stands in for".
     Turn("st(?:ands?|ood) (?:in(?! for)|behind)", "is in, has, contains, implements"),
+)
+
+# Names of functions, classes, parameters and variables: a participle or pronoun names no value, and limits are `MAX_…`.
+NAMES = (
+    (
+        re.compile(
+            "told|settled|taken|listed|hidden|walk(s|ed)|looked_up|looks_up|apart|ours|theirs|mine|drawn|let_others"
+        ),
+        "name a value by a noun and an action by an imperative verb",
+    ),
+    (re.compile("(MOST|LONGEST|LARGEST|DEEPEST|SHORTEST)(_.+)?"), "begin the name of a limit with MAX or MIN"),
+    (re.compile("Refusal|Room"), "use the term of art: violation, error, limiter"),
 )
 
 
@@ -193,6 +207,28 @@ def _texts_of_source(source: str) -> Iterator[tuple[str, int, int]]:
     yield from _comments(source)
 
 
+def _defined_names(source: str) -> Iterator[tuple[str, int]]:
+    """Yield the names that a module defines, each with its line."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.name, node.lineno
+        elif isinstance(node, ast.arg):
+            yield node.arg, node.lineno
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id, node.lineno
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.attr, node.lineno
+
+
+def name_findings(root: Path) -> Iterator[Finding]:
+    """Yield the names that `NAMES` refuses. An underscore in front makes no difference."""
+    for file in sorted(file for pattern in NAMED_SOURCES for file in root.glob(pattern)):
+        for name, line in _defined_names(file.read_text("utf-8")):
+            for expression, hint in NAMES:
+                if expression.fullmatch(name.strip("_")):
+                    yield Finding(file.relative_to(root).as_posix(), line, name, hint)
+
+
 def _texts_of_page(page: str) -> Iterator[tuple[str, int, int]]:
     page = without(page, FENCE)
     for paragraph in PARAGRAPH.finditer(page):
@@ -248,6 +284,7 @@ def findings(root: Path, exceptions: Iterable[Exempt]) -> Iterator[Finding]:
                     continue
                 line = min(passage.line + prose.count("\n", 0, start), passage.last_line)
                 yield Finding(passage.path, line, " ".join(passage.text[start:end].split()), turn.hint)
+    yield from name_findings(root)
     for exempt in sorted(unused, key=lambda each: (each.path, each.text)):
         yield Finding(exempt.path, 0, exempt.text, "no finding needs this exception; remove it from EXCEPTIONS")
 

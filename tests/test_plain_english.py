@@ -168,6 +168,20 @@ def test_identifiers_code_and_other_files_are_left_alone(tmp_path: Path, path: s
     assert found_in(tmp_path, path, text) == []
 
 
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("def told(value, *, mine=1):\n    return value\n", [1, 1]),
+        ("class Room:\n    hidden: int\n\n    def _let_others(self):\n        self.settled = 1\n", [1, 2, 4, 5]),
+        ("MOST_ROWS, _LONGEST = 1, 2\n", [1, 1]),
+        ("def tell(row):\n    return row.told(hidden=1), 'told', row.mine\n", []),
+        ("MAX_ROWS = 1\nalmost = mined = foretold = 1\n", []),
+    ],
+)
+def test_names_are_nouns_and_imperative_verbs(tmp_path: Path, text: str, lines: list[int]) -> None:
+    assert sorted(each.line for each in found_in(tmp_path, "app/module.py", text)) == lines
+
+
 def test_exception_lets_its_text_stay_and_no_other(tmp_path: Path) -> None:
     exempt = Exempt("README.md", "the user `nobody` or nobody", "Unix's own name.")
     text = "Run it as the user `nobody`\nor nobody. But nobody writes.\n"

@@ -137,21 +137,21 @@ async def test_cached_caller_of_an_ended_session_creates_no_credentials(committe
 async def test_cached_caller_is_looked_up_once(committed: Committed, monkeypatch: pytest.MonkeyPatch) -> None:
     async with replicas(committed) as (app, other):
         token = (await sign_in(app, ADMIN_EMAIL, ADMIN_PASSWORD))["access_token"]
-        looked_up = []
+        lookups = []
         for each in (app, other):
             find = each.state.authenticator._find
 
             async def counted(token: str, find: Any = find) -> Any:
-                looked_up.append(token)
+                lookups.append(token)
                 return await find(token)
 
             monkeypatch.setattr(each.state.authenticator, "_find", counted)
         for _ in range(3):
             assert await status_of(app, token) == 200
-        assert looked_up == [token]
+        assert lookups == [token]
         for _ in range(3):  # unknown callers are not cached
             assert await status_of(app, "prt_unknown") == 401
-        assert looked_up == [token] + ["prt_unknown"] * 3
+        assert lookups == [token] + ["prt_unknown"] * 3
 
 
 async def test_duration_of_the_lookup_counts_towards_the_cache_time(
@@ -159,10 +159,10 @@ async def test_duration_of_the_lookup_counts_towards_the_cache_time(
 ) -> None:
     async with replicas(committed) as (app, _):
         authenticator = app.state.authenticator
-        find, looked_up = authenticator._find, []
+        find, lookups = authenticator._find, []
 
         async def slow(token: str) -> Any:
-            looked_up.append(token)
+            lookups.append(token)
             found = await find(token)
             clock.now += 1.1  # a slow look-up: its result is that old when it arrives
             return found
@@ -170,7 +170,7 @@ async def test_duration_of_the_lookup_counts_towards_the_cache_time(
         monkeypatch.setattr(authenticator, "_find", slow)
         for _ in range(2):
             assert await status_of(app, ADMIN_TOKEN) == 200
-        assert looked_up == [ADMIN_TOKEN] * 2
+        assert lookups == [ADMIN_TOKEN] * 2
 
 
 @pytest.mark.usefixtures("clock")

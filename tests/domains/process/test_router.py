@@ -513,20 +513,20 @@ async def test_processes_of_one_object_are_listed(
     second = await make_process(client, **{short(kind): [first["id"]]})
     await make_process(client)
 
-    async def listed(target: dict[str, Any], query: str = "") -> dict[str, Any]:
+    async def list_processes(target: dict[str, Any], query: str = "") -> dict[str, Any]:
         reference = target["id"] if by == "id" else f"code:{target['code'].upper()}"
         response = await client.get(f"/{kind}/{reference}/processes{query}")
         assert response.status_code == 200
         page: dict[str, Any] = response.json()
         return page
 
-    assert (await listed(first))["items"] == [linked.process, second]
-    assert (await listed(first, "?sort=-id&count=exact"))["items"] == [second, linked.process]
-    page = await listed(first, "?limit=1&count=exact")
+    assert (await list_processes(first))["items"] == [linked.process, second]
+    assert (await list_processes(first, "?sort=-id&count=exact"))["items"] == [second, linked.process]
+    page = await list_processes(first, "?limit=1&count=exact")
     assert (page["items"], page["total"]) == ([linked.process], 2)
     following = (await client.get(page["next"].removeprefix("/api/v1"))).json()
     assert (following["items"], following["next"]) == ([second], None)
-    assert await listed(third, "?count=exact") == {"items": [], "next": None, "prev": None, "total": 0}
+    assert await list_processes(third, "?count=exact") == {"items": [], "next": None, "prev": None, "total": 0}
     for reference in ("9223372036854775807", "code:absent", "x"):
         response = await client.get(f"/{kind}/{reference}/processes")
         assert (response.status_code, response.json()["detail"]) == (404, f"There is no such {kind.removesuffix('s')}.")

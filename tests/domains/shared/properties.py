@@ -12,7 +12,7 @@ from hypothesis.strategies import SearchStrategy
 T = TypeVar("T")
 
 
-def drawn(strategy: SearchStrategy[T], count: int) -> list[T]:
+def draw_examples(strategy: SearchStrategy[T], count: int) -> list[T]:
     """Return `count` examples, the same ones at every run."""
     examples: list[T] = []
 

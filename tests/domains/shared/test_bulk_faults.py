@@ -19,7 +19,7 @@ from tests.builders import make, make_department, make_process, make_role, make_
 from tests.catalogue import COLLECTIONS, TABLES, every_collection, every_tree, required
 from tests.conftest import ADMIN_TOKEN
 from tests.domains.shared.bulk import Item, create, faults, faults_of_items, send, statuses, write
-from tests.domains.shared.properties import drawn
+from tests.domains.shared.properties import draw_examples
 
 
 async def stored(connection: AsyncConnection) -> dict[str, str]:
@@ -646,7 +646,9 @@ odd_items = st.fixed_dictionaries(
 @every_collection
 async def test_no_batch_is_a_server_error(client: httpx.AsyncClient, collection: str) -> None:
     await make(client, collection, code="A")
-    batches = drawn(st.lists(st.one_of(odd_items, odd, st.just(create(**required(collection)))), max_size=6), 60)
+    batches = draw_examples(
+        st.lists(st.one_of(odd_items, odd, st.just(create(**required(collection)))), max_size=6), 60
+    )
     for batch in batches:
         body = json.dumps({"items": batch}).encode()
         response = await client.post(

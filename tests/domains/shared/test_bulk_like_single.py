@@ -16,7 +16,7 @@ from tests.builders import make_department, make_location, make_process, make_re
 from tests.catalogue import COLLECTIONS, TABLES
 from tests.conftest import client_of, connected, new_database, settings_for
 from tests.domains.shared.bulk import Item, changing, create
-from tests.domains.shared.properties import drawn
+from tests.domains.shared.properties import draw_examples
 
 
 async def prepare_world(client: httpx.AsyncClient) -> None:
@@ -167,14 +167,14 @@ def links_to(collection: str, target: str, detail: str | None, values: list[str]
     """Return lists of links; only the first of each may have the detail that is unique."""
     numbers = st.lists(st.integers(0, 3), unique=True, max_size=3)
 
-    def listed(drawn_numbers: list[int], first: str) -> list[dict[str, Any]]:
+    def build_list(drawn_numbers: list[int], first: str) -> list[dict[str, Any]]:
         details = [first, *values[1:]]
         return [
             {target: Named(collection, number)} | ({detail: details[min(place, 1)]} if detail else {})
             for place, number in enumerate(drawn_numbers)
         ]
 
-    return st.builds(listed, numbers, st.sampled_from(values))
+    return st.builds(build_list, numbers, st.sampled_from(values))
 
 
 TEXTS = st.sampled_from(["A", "B", "Größe", "C\nD"])
@@ -273,7 +273,9 @@ async def test_batches_have_the_results_of_the_same_single_writes(
     (singly, one), (bulk, other) = twins
     written = 0
     refused: set[str] = set()
-    for number, (collection, new, others) in enumerate(drawn(st.sampled_from(list(FIELDS)).flatmap(batches), 60)):
+    for number, (collection, new, others) in enumerate(
+        draw_examples(st.sampled_from(list(FIELDS)).flatmap(batches), 60)
+    ):
         ids = await ids_of(one)
         codes: Codes = {name: list(found) for name, found in ids.items()}
         known = codes[collection]

@@ -39,7 +39,7 @@ async def send_lines(
     return await client.post(f"/{collection}/import", content=lines(*objects), headers=NDJSON, params=parameters)
 
 
-async def listed(client: httpx.AsyncClient, collection: str) -> list[dict[str, Any]]:
+async def list_objects(client: httpx.AsyncClient, collection: str) -> list[dict[str, Any]]:
     # A stream has its own connection, and would not see the uncommitted rows of the test's connection.
     page = (await client.get(f"/{collection}", params={"limit": 100})).json()
     assert len(page["items"]) < 100
@@ -107,10 +107,10 @@ async def test_plan_is_outdated_when_its_basis_has_changed(
     content = "code,name,parent,head\r\nA,Same,,\r\nB,New,P,U\r\n"
     plan = (await send(client, "departments", content, dry_run=True)).json()
     assert (await client.request(method, path, json=body)).is_success
-    before = await listed(client, "departments")
+    before = await list_objects(client, "departments")
     response = await client.post("/departments/import", params={"plan_id": plan["plan_id"]})
     assert (response.status_code, response.json()["code"]) == (409, "plan_outdated")
-    assert await listed(client, "departments") == before
+    assert await list_objects(client, "departments") == before
 
 
 async def test_plan_is_valid_while_its_basis_is_unchanged(client: httpx.AsyncClient) -> None:
@@ -146,7 +146,7 @@ async def test_every_fault_is_reported_with_its_row_and_column(client: httpx.Asy
         8: [("/8/Parent", "cycle")],
         10: [("/10/Parent", "unknown_reference")],
     }
-    before = await listed(client, "departments")
+    before = await list_objects(client, "departments")
     plan = (await send(client, "departments", content, dry_run=True)).json()
     assert plan["plan_id"] is None
     assert plan["counts"] == {"create": 1, "change": 0, "unchanged": 0, "fault": 7}
@@ -164,7 +164,7 @@ async def test_every_fault_is_reported_with_its_row_and_column(client: httpx.Asy
     assert (refused.status_code, refused.json()["code"]) == (422, "invalid_content")
     reported = {(error["pointer"], error["code"]) for error in refused.json()["errors"]}
     assert reported == {fault for faults in expected.values() for fault in faults}
-    assert await listed(client, "departments") == before
+    assert await list_objects(client, "departments") == before
 
 
 async def test_beyond_the_limit_the_first_fault_of_each_row_is_reported(
@@ -400,7 +400,7 @@ async def test_code_of_an_object_with_another_external_id_matches_no_row(client:
     assert [(row["action"], row["id"]) for row in plan["rows"]] == [("create", None), ("change", old["id"])], plan
     done = await client.post("/departments/import", params={"plan_id": plan["plan_id"]})
     assert done.json()["counts"] == {"create": 1, "change": 1, "unchanged": 0, "fault": 0}, done.text
-    found = [(each["external_id"], each["code"], each["name"]) for each in await listed(client, "departments")]
+    found = [(each["external_id"], each["code"], each["name"]) for each in await list_objects(client, "departments")]
     assert sorted(found) == [("E1", "C2", "Old"), ("E9", "C1", "New")]
     # A row without an external id is matched by code, even if the object has an external id.
     coded = await send(client, "departments", "code,name\r\nC1,Newer\r\n")
@@ -485,14 +485,14 @@ async def test_ids_are_matched_only_with_match_ids(client: httpx.AsyncClient) ->
 
 @pytest.mark.parametrize("cell", ["47.0", "#47", "abc", "-1", "+1", "1e1", " ", "4 7", "\u0664"])
 async def test_row_with_an_unreadable_id_creates_no_object(client: httpx.AsyncClient, cell: str) -> None:
-    before = await listed(client, "departments")
+    before = await list_objects(client, "departments")
     content = f"Nr,code,name\r\n{cell},NEW,New\r\n"
     for dry_run in (True, False):
         response = await send(client, "departments", content, match_ids=True, map="Nr:id", dry_run=dry_run)
         assert response.status_code == (200 if dry_run else 422), response.text
         errors = response.json()["rows"][0]["errors"] if dry_run else response.json()["errors"]
         assert [(error["pointer"], error["code"]) for error in errors] == [("/2/Nr", "bad_cell")]
-    assert await listed(client, "departments") == before
+    assert await list_objects(client, "departments") == before
     # Without `match_ids`, an unreadable id is ignored.
     copied = await send(client, "departments", content, map="Nr:id")
     assert copied.json()["counts"]["create"] == 1, copied.text
@@ -500,10 +500,10 @@ async def test_row_with_an_unreadable_id_creates_no_object(client: httpx.AsyncCl
 
 @pytest.mark.parametrize("value", [47.0, True, [], {}, "", "x"])
 async def test_line_with_an_invalid_id_creates_no_object(client: httpx.AsyncClient, value: Any) -> None:
-    before = await listed(client, "departments")
+    before = await list_objects(client, "departments")
     response = await send_lines(client, "departments", {"id": value, "name": "New"}, match_ids=True)
     assert [(error["pointer"], error["code"]) for error in response.json()["errors"]] == [("/1/id", "bad_cell")]
-    assert await listed(client, "departments") == before
+    assert await list_objects(client, "departments") == before
 
 
 async def test_blanks_around_an_id_are_ignored(client: httpx.AsyncClient) -> None:
@@ -684,7 +684,7 @@ async def test_only_administrators_create_and_change_administrators(
         await make_user(
             client, code=code, name=code.title(), email=f"{code.lower()}@x.example", access_level=code.lower()
         )
-    before = await listed(client, "users")
+    before = await list_objects(client, "users")
     content = f"code,name,email,access_level\r\nV,Viewer,v@x.example,viewer\r\n{row}\r\n"
     headers = CSV | await token_with(client, "users:read", "users:write")
     plan = await client.post("/users/import?dry_run=true", content=content, headers=headers)
@@ -696,13 +696,13 @@ async def test_only_administrators_create_and_change_administrators(
     assert (refused.status_code, refused.json()["code"], refused.json()["scope"]) == (403, "forbidden", "admin")
     assert refused.json()["errors"] == plan.json()["rows"][1]["errors"]
     assert 'scope="admin"' in refused.headers["www-authenticate"]
-    assert await listed(client, "users") == before
+    assert await list_objects(client, "users") == before
     # With the scope the file is imported.
     assert (await send(client, "users", content)).status_code == 200
 
 
 async def test_last_administrator_stays(client: httpx.AsyncClient) -> None:
-    (first,) = await listed(client, "users")
+    (first,) = await list_objects(client, "users")
     for column, cell in (("is_active", "FALSE"), ("access_level", "editor")):
         content = f"id,name,{column}\r\n{first['id']},Gone,{cell}\r\n"
         response = await send(client, "users", content, match_ids=True)
@@ -710,7 +710,7 @@ async def test_last_administrator_stays(client: httpx.AsyncClient) -> None:
         assert [(error["pointer"], error["code"]) for error in response.json()["errors"]] == [
             (f"/2/{column}", "last_administrator")
         ]
-    assert await listed(client, "users") == [first]
+    assert await list_objects(client, "users") == [first]
     await make_user(client, access_level="admin")
     assert (await send(client, "users", content, match_ids=True)).json()["counts"]["change"] == 1
 
@@ -854,7 +854,9 @@ async def test_round_trip_into_an_empty_register_is_identical(
             await send_file(other, collection, form, files[collection])
     await send_file(other, "users", form, await exported(committed.client, "users?id__not=1", form), match_ids="true")
     for collection in COLLECTIONS:
-        expected, found = [without_ids(await listed(register.client, collection)) for register in (committed, other)]
+        expected, found = [
+            without_ids(await list_objects(register.client, collection)) for register in (committed, other)
+        ]
         assert found == expected
 
 

@@ -86,7 +86,7 @@ DETAILS = {name: details_of("processes", LINKS[name]) for name in LINKED if LINK
 }
 
 
-def listed(name: str) -> st.SearchStrategy[Any]:
+def link_lists(name: str) -> st.SearchStrategy[Any]:
     """Return lists of links in the long form."""
     links = LINKS[name]
     members = {links.target: IDS} | ({links.detail: st.sampled_from(DETAILS[name])} if links.detail else {})
@@ -100,7 +100,7 @@ REQUIRED: dict[str, dict[str, st.SearchStrategy[Any]]] = {name: {} for name in C
 WITH_DEFAULT: dict[str, dict[str, st.SearchStrategy[Any]]] = {name: {} for name in COLLECTIONS} | {
     "locations": {"kind": st.sampled_from(["site", "room"])},
     "processes": {"kind": st.sampled_from(["core", "support"]), "status": st.sampled_from(["draft", "active"])}
-    | {name: listed(name) for name in LINKED}
+    | {name: link_lists(name) for name in LINKED}
     | {LINKS[name].short: st.lists(IDS, max_size=3) for name in LINKED},
     "resources": {"kind": st.sampled_from(["application", "supplier"])},
     "users": {"access_level": st.sampled_from(["viewer", "admin"]), "is_active": st.booleans()},
@@ -142,7 +142,7 @@ def patches(collection: str) -> st.SearchStrategy[dict[str, Any]]:
 
 
 def steps(**values: st.SearchStrategy[Any]) -> st.SearchStrategy[Step]:
-    return st.fixed_dictionaries(values).map(lambda drawn: Step(**drawn))
+    return st.fixed_dictionaries(values).map(lambda members: Step(**members))
 
 
 def writes_of(collection: str) -> st.SearchStrategy[Step]:

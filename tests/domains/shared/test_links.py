@@ -11,7 +11,7 @@ from app.domains.process.models import DepartmentRelation, RoleResponsibility
 from app.domains.shared.collection import LinkSet
 from tests.builders import make, make_process
 from tests.catalogue import LINKS, details_of
-from tests.domains.shared.properties import drawn
+from tests.domains.shared.properties import draw_examples
 
 TARGETS = 4
 numbers = st.integers(0, TARGETS - 1)
@@ -62,7 +62,7 @@ def links_of(process: dict[str, Any], ids: dict[str, list[int]]) -> Links:
     }
 
 
-@pytest.mark.parametrize("states", drawn(st.lists(all_links, min_size=2, max_size=3), 25))
+@pytest.mark.parametrize("states", draw_examples(st.lists(all_links, min_size=2, max_size=3), 25))
 async def test_put_replaces_any_links_with_any_others(client: httpx.AsyncClient, states: list[Links]) -> None:
     ids = {name: [(await make(client, name))["id"] for _ in range(TARGETS)] for name in DETAILS}
     process = (await client.post("/processes", json=body_of(states[0], ids))).json()
@@ -76,7 +76,7 @@ async def test_put_replaces_any_links_with_any_others(client: httpx.AsyncClient,
         assert process["version"] == version + (before != after)
 
 
-@pytest.mark.parametrize("states", drawn(st.tuples(all_links, all_links), 15))
+@pytest.mark.parametrize("states", draw_examples(st.tuples(all_links, all_links), 15))
 async def test_patch_replaces_only_the_list_it_names(client: httpx.AsyncClient, states: tuple[Links, Links]) -> None:
     ids = {name: [(await make(client, name))["id"] for _ in range(TARGETS)] for name in DETAILS}
     process = (await client.post("/processes", json=body_of(states[0], ids))).json()
@@ -95,7 +95,7 @@ calls = st.lists(st.tuples(st.booleans(), numbers, st.integers(0, 3)), min_size=
 
 
 @pytest.mark.parametrize("kind", VALUES)
-@pytest.mark.parametrize("sequence", drawn(calls, 12))
+@pytest.mark.parametrize("sequence", draw_examples(calls, 12))
 async def test_any_sequence_of_link_calls_matches_the_model(
     client: httpx.AsyncClient, kind: str, sequence: list[tuple[bool, int, int]]
 ) -> None:

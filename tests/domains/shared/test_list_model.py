@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from app.domains.process.models import DepartmentRelation, ProcessStatus, ResourceUsage, RoleResponsibility
 from app.domains.shared.models import Criticality
 from tests.builders import make
-from tests.domains.shared.properties import drawn
+from tests.domains.shared.properties import draw_examples
 
 Record = dict[str, Any]
 Query = dict[str, Any]
@@ -84,7 +84,7 @@ def queries(draw: st.DrawFn) -> Query:
     return query
 
 
-CASES = drawn(
+CASES = draw_examples(
     st.tuples(
         st.lists(PROCESS, min_size=5, max_size=8),
         st.lists(st.tuples(queries(), st.sampled_from(SORTS), st.integers(1, 3)), min_size=20, max_size=20),

@@ -13,7 +13,7 @@ from app.domains.location.schemas import LocationPatch
 from app.domains.process.schemas import ProcessPatch
 from app.domains.shared.schemas import Code, Description, Name, Schema, merge_patch
 from tests.builders import make_department, make_location
-from tests.domains.shared.properties import drawn
+from tests.domains.shared.properties import draw_examples
 
 # Any Python string, lone surrogates included, with many unusual characters.
 anything = st.text(st.characters(categories=None), max_size=600)
@@ -72,7 +72,7 @@ def test_code_with_other_characters_is_rejected(text: str) -> None:
         assert accepted(code_type, text) is None
 
 
-@pytest.mark.parametrize("text", drawn(anything | awkward, 60))
+@pytest.mark.parametrize("text", draw_examples(anything | awkward, 60))
 async def test_name_comes_back_as_it_was_stored(client: httpx.AsyncClient, text: str) -> None:
     expected = accepted(name_type, text)
     response = await client.post("/departments", content=_json(text), headers={"Content-Type": "application/json"})
@@ -149,7 +149,7 @@ def has_half_a_place(document: dict[str, Any]) -> bool:
 
 @pytest.mark.parametrize(
     ("document", "patch"),
-    drawn(st.tuples(documents.filter(lambda document: not has_half_a_place(document)), patches), 60),
+    draw_examples(st.tuples(documents.filter(lambda document: not has_half_a_place(document)), patches), 60),
 )
 async def test_patch_equals_put_of_the_merged_object(
     client: httpx.AsyncClient, document: dict[str, Any], patch: dict[str, Any]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.builders import make
 from tests.catalogue import every_tree
-from tests.domains.shared.properties import drawn
+from tests.domains.shared.properties import draw_examples
 
 NODES = 7
 moves = st.lists(st.tuples(st.integers(0, NODES - 1), st.none() | st.integers(0, NODES - 1)), min_size=1, max_size=12)
@@ -49,7 +49,7 @@ def test_model_is_correct() -> None:
 
 
 @every_tree
-@pytest.mark.parametrize("steps", drawn(moves, 8))
+@pytest.mark.parametrize("steps", draw_examples(moves, 8))
 async def test_moves_never_form_a_cycle_and_trees_equal_the_model(
     client: httpx.AsyncClient, collection: str, steps: list[tuple[int, int | None]]
 ) -> None:
@@ -83,7 +83,7 @@ steps = st.lists(
 
 
 @every_tree
-@pytest.mark.parametrize("sequence", drawn(steps, 8))
+@pytest.mark.parametrize("sequence", draw_examples(steps, 8))
 async def test_objects_are_created_moved_and_deleted_in_any_order(
     client: httpx.AsyncClient, collection: str, sequence: list[tuple[str, int, int]]
 ) -> None:

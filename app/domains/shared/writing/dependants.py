@@ -59,8 +59,8 @@ def _dependants_query(model: type[RegisterObject]) -> Executable:
     kind = dependants.c.type
     groups = select(kind, func.count().label("n")).group_by(kind).order_by(kind).subquery()
     counts = select(func.json_object_agg(groups.c.type, groups.c.n)).scalar_subquery()
-    listed = select(*dependants.c).order_by(kind, dependants.c.id).limit(literal_column(str(MAX_LISTED)))
-    briefs = listed.subquery("b")
+    limited = select(*dependants.c).order_by(kind, dependants.c.id).limit(literal_column(str(MAX_LISTED)))
+    briefs = limited.subquery("b")
     first = select(func.json_agg(briefs.table_valued())).scalar_subquery()
     return select(counts.label("counts"), first.label("first"))
 
