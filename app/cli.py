@@ -206,10 +206,10 @@ def main() -> None:
     except IntegrityViolation as violation:
         from app.domains.shared.writing.constraints import error_for
 
-        _report(str(error_for(violation) or violation.constraint))
+        _report(f"Error: {error_for(violation) or violation.constraint}")
         sys.exit(1)
     except (EmbeddedPostgresError, RegisterError) as error:
-        _report(str(error))
+        _report(f"Error: {error}")
         sys.exit(1)
 
 

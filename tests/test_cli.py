@@ -313,7 +313,7 @@ def test_run_starts_everything_keeps_the_data_and_stops_everything(root: Path, t
         assert created.status_code == 201
         second = run_command(root, "run", DATA_DIR=str(data_dir), PORT=str(free_port()))
         assert second.returncode == 1
-        assert re.fullmatch(r"Another Process Register is already running on .*\n", second.stderr)
+        assert re.fullmatch(r"Error: Another Process Register is already running on .*\n", second.stderr)
         first.send_signal(signal.SIGTERM)
         assert first.wait(HANG_TIMEOUT) == 0
         wait_for_end(data_dir)

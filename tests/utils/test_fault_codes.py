@@ -38,7 +38,7 @@ UNUSED = re.compile(
     "|unexpected_.*|url_.*|uuid_version"
 )
 # The functions with the key of a text as an argument, and the position of that argument.
-TAKES_KEY = {"of": 1, "add_fault": 1, "invalid": 0, "text_of": 0, "BadCellError": 0, "wrong": 0}
+TAKES_KEY = {"mapping_fault": 0, "of": 1, "add_fault": 1, "invalid": 0, "text_of": 0, "BadCellError": 0}
 TAKES_KEY |= {"_request_error": 0, "_header_fault": 0, "_fault": 2}
 
 
