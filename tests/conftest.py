@@ -71,6 +71,11 @@ LONG_TIMEOUT_APP = (
         "main()"
     ),
 )
+# The environment of commands: without the coverage of this run, which would take minutes, and without pytest's options.
+# The tools are in the environment of the tests, whether or not it is activated.
+COMMAND_ENV = {name: value for name, value in os.environ.items() if not name.startswith(("COV", "PYTEST"))} | {
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+}
 TRANSACTION_CONTROL = ("BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE")
 
 

@@ -5,7 +5,6 @@ shell; SQL on the same database; Python in a coroutine. JSON is validated agains
 block that cannot run in a test is listed in `NOT_RUN` with the reason. An entry must fit exactly one block.
 """
 
-import os
 import re
 import shutil
 import subprocess
@@ -201,11 +200,3 @@ def project_folder(root: Path, folder: Path, environment: str) -> None:
         if not path.name.startswith("."):
             (folder / path.name).symlink_to(path)
     (folder / ".venv").symlink_to(environment)
-
-
-def shell_environment(root: Path, prefix: str, **variables: str) -> dict[str, str]:
-    """Return the environment of the commands, without the coverage and the options of the test run."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("COV", "PYTEST"))}
-    path = f"{Path(prefix) / 'bin'}{os.pathsep}{os.environ['PATH']}"
-    own = {"PATH": path, "PROJECT": str(root), "PYTHONPATH": str(root), "ENV": "test"}
-    return inherited | own | variables

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from app.core.database_errors import IntegrityViolation
-from app.utils.exceptions import RegisterError
+from app.utils.exceptions import RegisterError, error_classes
 from app.utils.fault_codes import TEXTS, code_of
 
 PAGE = Path(__file__).parents[1] / "docs" / "12-error-codes.md"
@@ -37,13 +37,12 @@ sent are never repeated.
 """
 
 
-def problem_classes(base: type[RegisterError] = RegisterError) -> Iterator[type[RegisterError]]:
+def problem_classes() -> Iterator[type[RegisterError]]:
     """Yield the classes of the errors that clients receive."""
-    for error in base.__subclasses__():
+    for error in error_classes(RegisterError):
         # `IntegrityViolation` is always replaced by one of the others.
-        if error is not IntegrityViolation and error.__module__.startswith("app."):
+        if error not in {RegisterError, IntegrityViolation} and error.__module__.startswith("app."):
             yield error
-            yield from problem_classes(error)
 
 
 def page() -> str:

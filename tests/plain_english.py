@@ -16,8 +16,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.documentation import PAGES
+
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "CHANGELOG.md", "docs/**/*.md", "locust/README.md", "prometheus/README.md")
 SOURCES = ("app/**/*.py", "tests/**/*.py", "locust/**/*.py")
 # The list of turns and its tests quote the turns.
 UNREAD = ("tests/plain_english.py", "tests/test_plain_english.py")

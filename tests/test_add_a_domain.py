@@ -1,7 +1,6 @@
 """The steps of the pages that add a domain and extend one are complete: they are run on a copy of the project."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -14,7 +13,7 @@ import pytest
 from sqlalchemy import URL
 
 from app.core.migrations import head_revision
-from tests.conftest import new_database, text_of
+from tests.conftest import COMMAND_ENV, new_database, text_of
 from tests.waiting import HANG_TIMEOUT
 
 COPIED = ("app", "alembic", "docs", "tests", "alembic.ini", "pyproject.toml")
@@ -83,10 +82,7 @@ class Project:
     def __init__(self, path: Path, database: URL, server: URL) -> None:
         self.path = path
         self.last = head_revision()
-        # The coverage and the options of this test run do not apply to the copy.
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("COV", "PYTEST"))}
-        binaries = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        self._environment = inherited | {"ENV": "test", "PATH": binaries}
+        self._environment = COMMAND_ENV | {"ENV": "test"}
         self._database, self._server = text_of(database), text_of(server)
 
     def run(self, *command: str, server: bool = False) -> subprocess.CompletedProcess[str]:

@@ -24,7 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.core.config import VERSION
 from app.domains.department.models import Department
 from app.domains.register.demo_data import DEMO_PASSWORD, DEMO_USERS
-from tests.conftest import LONG_TIMEOUT_ENV, connected, new_database, text_of
+from tests.conftest import COMMAND_ENV, LONG_TIMEOUT_ENV, connected, new_database, text_of
 from tests.documentation import Block, Fault, blocks_and_faults, faults_of_changelog, read_blocks
 from tests.documentation_blocks import (
     API,
@@ -45,7 +45,6 @@ from tests.documentation_blocks import (
     missing_program,
     project_folder,
     script_of,
-    shell_environment,
 )
 from tests.test_add_a_domain import steps_of
 
@@ -188,14 +187,18 @@ def shell(
     project_folder(root, project, sys.prefix)
     form = ("-d", f"username={EDITOR}", "-d", f"password={DEMO_PASSWORD}")
     pair = subprocess.run(["curl", "-sf", f"{live_server}/api/v1/auth/token", *form], capture_output=True, check=True)
-    environment = shell_environment(
-        project,
-        sys.prefix,
-        # The pages describe how to get a token.
-        TOKEN=json.loads(pair.stdout)["access_token"],
-        DEMO_REGISTER=text_of(served_database),
-        EMPTY_REGISTER=text_of(empty_register),
-        **LONG_TIMEOUT_ENV,
+    environment = (
+        COMMAND_ENV
+        | LONG_TIMEOUT_ENV
+        | {
+            "ENV": "test",
+            "PROJECT": str(project),
+            "PYTHONPATH": str(project),
+            # The pages describe how to get a token.
+            "TOKEN": json.loads(pair.stdout)["access_token"],
+            "DEMO_REGISTER": text_of(served_database),
+            "EMPTY_REGISTER": text_of(empty_register),
+        }
     )
     return Shell(BLOCKS, project, tmp_path_factory.mktemp("homes"), live_server, environment)
 

@@ -1,7 +1,6 @@
 """The service conforms to its OpenAPI document in thousands of generated requests."""
 
 import asyncio
-import os
 import re
 import socket
 import sys
@@ -13,11 +12,9 @@ from sqlalchemy import URL
 
 from app.domains.register.demo_data import DEMO_PASSWORD, DEMO_USERS
 from app.utils.db_init import initialise
-from tests.conftest import LONG_TIMEOUT_APP, LONG_TIMEOUT_ENV, new_database, settings_for
+from tests.conftest import COMMAND_ENV, LONG_TIMEOUT_APP, LONG_TIMEOUT_ENV, new_database, settings_for
 from tests.waiting import HANG_TIMEOUT, wait_until_ready
 
-# Measuring coverage would take minutes, and would add no lines that other tests do not cover.
-UNMEASURED = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
 MIN_CASES = 5000
 
 
@@ -44,7 +41,7 @@ async def service(server_url: URL, template: URL, root: Path, tmp_path: Path) ->
                 *LONG_TIMEOUT_APP,
                 "serve",
                 cwd=root,
-                env=UNMEASURED | LONG_TIMEOUT_ENV | settings,
+                env=COMMAND_ENV | LONG_TIMEOUT_ENV | settings,
                 stdout=log,
                 stderr=log,
             )
@@ -69,7 +66,7 @@ async def test_service_conforms_to_its_openapi_document(service: str, root: Path
         *(str(Path(sys.executable).with_name("st")), "--config-file", str(root / "tests" / "schemathesis.toml")),
         *("run", f"{service}/openapi.json", "--checks", "all", "--no-color"),
         cwd=tmp_path,
-        env=UNMEASURED | given,
+        env=COMMAND_ENV | given,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )

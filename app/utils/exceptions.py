@@ -399,13 +399,17 @@ class OutcomeUnknown(ServiceUnavailable):
     )
 
 
+def error_classes(base: type[RegisterError]) -> Iterator[type[RegisterError]]:
+    """Yield a class and all its subclasses, each before its own subclasses."""
+    yield base
+    for error in base.__subclasses__():
+        yield from error_classes(error)
+
+
 def problem_types() -> Iterator[type[RegisterError]]:
     """Yield the class that explains each `/problems/{name}`, ordered by status and name."""
     classes: dict[str, type[RegisterError]] = {}
-    queue: list[type[RegisterError]] = [RegisterError]
-    while queue:
-        error = queue.pop(0)
-        queue += error.__subclasses__()
+    for error in error_classes(RegisterError):
         if error is not RegisterError:
             classes.setdefault(error.name, error)
     yield from sorted(classes.values(), key=lambda error: (error.status, error.name))

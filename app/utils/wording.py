@@ -8,6 +8,11 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
+def truncated(lines: Sequence[str], most: int) -> list[str]:
+    """Return the first lines, followed by a line with the number of further ones if there are more than `most`."""
+    return [*lines[:most], *([f"… and {len(lines) - most} more."] if len(lines) > most else [])]
+
+
 def joined(parts: Sequence[str], word: str = "and") -> str:
     """Return the parts as in a sentence: `a`, `a and b`, `a, b and c`."""
     return f" {word} ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))

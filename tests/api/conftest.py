@@ -19,7 +19,7 @@ from sqlalchemy import URL
 
 from app.core.config import Settings
 from app.main import create_app
-from app.utils.exceptions import RegisterError, problem_types
+from app.utils.exceptions import RegisterError, error_classes, problem_types
 from app.utils.fault_codes import TEXTS, UNKNOWN_PATTERN_TEXT, code_of
 from app.utils.problems import Problem
 from tests.conftest import new_database, settings_for
@@ -36,11 +36,7 @@ def is_text_of(code: str, detail: str) -> bool:
     return detail != UNKNOWN_PATTERN_TEXT and any(re.fullmatch(pattern, detail) for pattern in patterns)
 
 
-def subclasses(error: type[RegisterError]) -> list[type[RegisterError]]:
-    return [error, *(each for child in error.__subclasses__() for each in subclasses(child))]
-
-
-CODES = {error.code: error for error in subclasses(RegisterError) if error is not RegisterError}
+CODES = {error.code: error for error in error_classes(RegisterError) if error is not RegisterError}
 NAMES = {error.name: error for error in problem_types()}
 
 

@@ -1,22 +1,20 @@
 """Clients generated from the OpenAPI document compile under strict settings, and work."""
 
-import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from app.domains.register.demo_data import DEMO_PASSWORD, DEMO_USERS
 from app.domains.search.schemas import TYPES
+from tests.conftest import COMMAND_ENV
 
 pytestmark = pytest.mark.clients
 
 HERE = Path(__file__).parent
 TOOLS = HERE / "node_modules"
-BIN = Path(sys.executable).parent
 _, EDITOR, _ = DEMO_USERS
 
 # The operations that both programs call, with the statuses of the responses.
@@ -32,10 +30,7 @@ CALLS = sorted(
 
 def run(*command: str | Path, cwd: Path) -> str:
     """Run a tool and return its output. Fails with the output if the tool fails."""
-    # The tools are not part of the project; measuring their coverage would take twice as long.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
-    # The generators and Node are in the environment of the tests, whether or not it is activated.
-    environment |= {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "NO_COLOR": "1"}
+    environment = COMMAND_ENV | {"NO_COLOR": "1"}
     done = subprocess.run(
         command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )

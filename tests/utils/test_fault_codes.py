@@ -25,7 +25,7 @@ from app.utils.fault_codes import (
     pattern_text,
 )
 from app.utils.validation import error_text, summary
-from app.utils.wording import counted, joined
+from app.utils.wording import counted, joined, truncated
 from tests.error_table import PAGE, page, problem_classes
 
 # Pydantic's errors that no schema or query of the service can cause: types that none of them has, and Python's own.
@@ -186,3 +186,7 @@ def test_counts_are_singular_or_plural() -> None:
 
 def test_lists_are_joined_as_in_a_sentence() -> None:
     assert [joined(list("abc")[:length], "or") for length in range(4)] == ["", "a", "a or b", "a, b or c"]
+
+
+def test_lines_beyond_a_limit_are_counted() -> None:
+    assert [truncated(list("abc")[:length], 2) for length in (0, 2, 3)] == [[], ["a", "b"], ["a", "b", "… and 1 more."]]

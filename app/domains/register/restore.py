@@ -36,6 +36,7 @@ from app.domains.shared.schemas import is_id
 from app.domains.shared.service import CollectionService
 from app.domains.user.administrators import NOT_INITIALISED, first_administrator
 from app.utils.exceptions import RegisterError
+from app.utils.wording import truncated
 
 # The number of lines per transaction.
 BATCH = 1000
@@ -263,7 +264,5 @@ def _raise_faults(table: str, lines: Sequence[Line], items: Sequence[ItemResult]
         for line, item in zip(lines, items, strict=True)
         for each in item.faults
     ]
-    more = [f"… and {len(messages) - _MAX_FAULTS} more."] if len(messages) > _MAX_FAULTS else []
-    raise RegisterError(
-        "\n".join([*messages[:_MAX_FAULTS], *more, "This batch was rolled back. All earlier batches are imported."])
-    )
+    remedy = "This batch was rolled back. All earlier batches are imported."
+    raise RegisterError("\n".join([*truncated(messages, _MAX_FAULTS), remedy]))

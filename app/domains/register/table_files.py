@@ -12,7 +12,7 @@ from app.domains.shared.imports.files import FILE_TYPES, FileFormat
 from app.domains.shared.imports.importing import ImportFile, import_file
 from app.domains.shared.service import CollectionService
 from app.utils.exceptions import RegisterError
-from app.utils.wording import joined
+from app.utils.wording import joined, truncated
 
 _MAX_FAULTS = 20
 _SERVICES = {entry.name: entry.service for entry in COLLECTIONS}
@@ -76,6 +76,5 @@ def _format_of(path: Path) -> FileFormat:
 
 def _with_faults(path: Path, error: RegisterError) -> RegisterError:
     """Return the error with its first faults in the message, because the command line prints only the message."""
-    messages = [f"{path.name}{each.pointer}: {each.detail}" for each in error.errors[:_MAX_FAULTS]]
-    more = [f"… and {len(error.errors) - _MAX_FAULTS} more."] if len(error.errors) > _MAX_FAULTS else []
-    return RegisterError("\n".join([str(error), *messages, *more]))
+    messages = [f"{path.name}{each.pointer}: {each.detail}" for each in error.errors]
+    return RegisterError("\n".join([str(error), *truncated(messages, _MAX_FAULTS)]))

@@ -1,7 +1,7 @@
 """Responses to bulk requests."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, get_args
 
@@ -21,6 +21,7 @@ from app.utils.exceptions import (
     PreconditionFailed,
     RegisterError,
     UnknownReference,
+    error_classes,
 )
 from app.utils.validation import summary
 from app.utils.wording import counted
@@ -65,19 +66,13 @@ def batch_error(faults: Sequence[Fault], missing_scope: Scope | None, *, is_trun
         return Forbidden(f"{detail} The scope {missing_scope} is missing.", scope=missing_scope, errors=shown)
     # An item that failed because of another item does not determine the error.
     codes = {fault.code for fault in faults} - {"failed_reference"}
-    conflicts = {error.code: error for error in _subclasses(Conflict)}
+    conflicts = {error.code: error for error in error_classes(Conflict)}
     if codes == {UnknownReference.code}:
         return UnknownReference(detail, errors=shown)
     if not codes <= {*conflicts, PreconditionFailed.code}:
         return InvalidContent(detail, errors=shown)
     error = conflicts.get(next(iter(codes)), Conflict) if len(codes) == 1 else Conflict
     return error(detail, errors=shown)
-
-
-def _subclasses(error: type[RegisterError]) -> Iterator[type[RegisterError]]:
-    yield error
-    for subclass in error.__subclasses__():
-        yield from _subclasses(subclass)
 
 
 def _point_into_body(fault: Fault, item: ItemResult) -> Fault:

@@ -101,7 +101,7 @@ def name_columns(
     for name, count in Counter(names).items():
         if count > 1 and name:
             faults.append(Fault.of(json_pointer([row, name]), "duplicate_column"))
-        member = mapped.get(name, _normalize(name) if table else name)
+        member = mapped.get(name, _normalise(name) if table else name)
         if not member and (table or name in mapped):
             columns[name] = None
         elif member not in known:
@@ -140,5 +140,5 @@ def _read_mapping(mapping: Sequence[str], names: Sequence[str], hints: Hints, fa
     return mapped
 
 
-def _normalize(name: str) -> str:
+def _normalise(name: str) -> str:
     return re.sub(r"[\W_]+", "_", name.lower()).strip("_")
