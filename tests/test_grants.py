@@ -203,7 +203,7 @@ async def test_history_is_thinned_by_the_owner_only(roles: Roles, root: Path) ->
     old = "SELECT count(*) FROM changes WHERE object_name = 'Old'"
     refused = await housekeeping(root, roles.app_url, HISTORY_DAYS="30")
     expected = (
-        "The role of the service is not allowed to delete these rows. "
+        "Error: The role of the service is not allowed to delete these rows. "
         "Run housekeeping as the owner of the tables (docs/10-history.md).\n"
     )
     assert (refused.returncode, refused.stderr) == (1, expected)
