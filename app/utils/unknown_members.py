@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from functools import cache
 from itertools import islice
-from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 

@@ -38,7 +38,7 @@ def pydantic_errors(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def explained(monkeypatch: pytest.MonkeyPatch) -> list[Fault]:
     """The faults that got a text."""
     faults: list[Fault] = []
-    explain = validation._fault  # noqa: SLF001 - counts the work for each fault
+    explain = validation._fault
 
     def count(*arguments: Any) -> Fault:
         faults.append(explain(*arguments))

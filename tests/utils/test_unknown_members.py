@@ -63,7 +63,8 @@ def test_errors_for_unknown_members_are_limited(value: dict[str, Any]) -> None:
 def test_value_without_unknown_members_is_unchanged() -> None:
     value = {"name": "N", "roles": [{"role_id": 1}, "x", None, [1]], "role_ids": [1] * 2000, "kind": {"m": 1}}
     assert without_surplus(ProcessCreate, value) == value
-    for other in (None, 1, "text", [1, {"m": 1}], {}):
+    others: list[Any] = [None, 1, "text", [1, {"m": 1}], {}]
+    for other in others:
         assert without_surplus(RoleCreate, other) == other
 
 

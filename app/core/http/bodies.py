@@ -6,13 +6,13 @@ from email.message import Message
 from functools import lru_cache
 from typing import Any
 
-from anyio import to_thread
 from fastapi import Request
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
 from app.core.http.strict_json import parse_json
+from app.core.threads import run_in_thread
 from app.utils.exceptions import BadRequest, ContentTooLarge, LargeBodiesBusy
 from app.utils.unknown_members import without_surplus
 from app.utils.wording import counted
@@ -75,7 +75,7 @@ class StrictRequest(Request):
         """
         body = await self.body()
         # A long body is parsed in a thread, so that the event loop serves other requests meanwhile.
-        value = parse_json(body) if len(body) <= _INLINE_PARSE_BYTES else await to_thread.run_sync(parse_json, body)
+        value = parse_json(body) if len(body) <= _INLINE_PARSE_BYTES else await run_in_thread(parse_json, body)
         if self._model is not None and len(body) > _MAX_UNLIMITED_BYTES:
             return without_surplus(self._model, value)
         return value
