@@ -56,7 +56,7 @@ def _nested_models(model: type[BaseModel]) -> Mapping[str, type[BaseModel]]:
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """Return the only model in `Model`, `list[Model]`, `Model | None` and the like."""
+    """Return the only model in an annotation such as `Model`, `list[Model]` or `Model | None`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     if get_origin(annotation) is dict:

@@ -7,6 +7,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from app.domains.shared.bulk import references
 from app.domains.shared.bulk.fault_budget import MAX_TOTAL_FAULTS
 from app.utils import validation
 from app.utils.exceptions import Fault
@@ -112,6 +113,24 @@ async def test_faults_of_all_items_are_limited(client: httpx.AsyncClient, explai
     assert len(response.json()["errors"]) == MAX_TOTAL_FAULTS
     # Each of the later items has its first fault, and shows that there are more.
     assert len(explained) <= 2 * (MAX_TOTAL_FAULTS + 500)
+
+
+async def test_unknown_references_of_all_items_are_limited(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pointers: list[str] = []
+    json_pointer = references.json_pointer
+
+    def count(location: Any) -> str:
+        pointers.append(json_pointer(location))
+        return pointers[-1]
+
+    monkeypatch.setattr(references, "json_pointer", count)
+    item = {"op": "create", "data": {"name": "P", "role_ids": list(range(9_000_000, 9_001_000))}}
+    response = await client.post("/processes/bulk", json={"items": [item] * 100})
+    assert len(response.json()["errors"]) == MAX_TOTAL_FAULTS
+    # The first items have a hundred, the later ones one, and each has one more that is left out.
+    assert len(pointers) <= MAX_TOTAL_FAULTS + 2 * 100
 
 
 async def test_import_rows_have_the_same_budget(client: httpx.AsyncClient) -> None:

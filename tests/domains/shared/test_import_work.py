@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core import threads
 from app.core.threads import WorkCancelledError, run_in_thread, until_cancelled
 from app.domains.process.service import ProcessService
 from app.domains.shared.bulk.fault_budget import FaultBudget
@@ -23,6 +22,7 @@ from app.domains.shared.reading import cells
 from app.domains.shared.reading.cells import MAX_ENTRY_LENGTH, MAX_VALUE_LENGTH, read_ids, read_links
 from app.domains.shared.schemas import MAX_LINKS
 from app.utils.exceptions import RegisterError
+from tests.core.progress import Progress, cancel_at_hold
 from tests.growth import assert_proportionate
 from tests.waiting import HANG_TIMEOUT
 
@@ -178,59 +178,6 @@ def test_reading_of_links_stops_after_the_limit_of_an_object(monkeypatch: pytest
         counted.clear()
         assert read(f"name,{column}\nx,{entries}1\n".encode(), "csv") == 1
         assert len(counted) == MAX_LINKS + 1
-
-
-# --- Threads ---
-
-
-class Progress:
-    """Counts the steps of work in a thread, and holds it at a step until the test lets it go on."""
-
-    def __init__(self, hold_at: int) -> None:
-        self.steps = 0
-        self.hold_at = hold_at
-        self.reached = threading.Event()
-        self.go_on = threading.Event()
-
-    def step(self) -> None:
-        self.steps += 1
-        if self.steps == self.hold_at:
-            self.reached.set()
-            assert self.go_on.wait(HANG_TIMEOUT)
-
-
-async def cancel_at_hold(task: "asyncio.Task[Any]", progress: Progress) -> None:
-    assert await asyncio.to_thread(progress.reached.wait, HANG_TIMEOUT)
-    task.cancel()
-    # The caller does not wait for the thread.
-    with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(task, HANG_TIMEOUT)
-    progress.go_on.set()
-
-
-async def test_work_in_a_thread_ends_when_its_caller_is_cancelled() -> None:
-    progress, ended = Progress(hold_at=10), threading.Event()
-
-    def work() -> None:
-        try:
-            for _ in until_cancelled(range(1_000_000)):
-                progress.step()
-        except WorkCancelledError:
-            ended.set()
-            raise
-
-    await cancel_at_hold(asyncio.create_task(run_in_thread(work)), progress)
-    assert await asyncio.to_thread(ended.wait, HANG_TIMEOUT)
-    assert progress.steps == 10
-
-
-async def test_work_outside_a_thread_and_of_other_callers_is_not_cancelled() -> None:
-    assert list(until_cancelled("abc")) == ["a", "b", "c"]
-    progress = Progress(hold_at=1)
-    task = asyncio.create_task(run_in_thread(progress.step))
-    await cancel_at_hold(task, progress)
-    assert await run_in_thread(lambda: list(until_cancelled("abc"))) == ["a", "b", "c"]
-    assert threads._cancelled.get() is None
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,8 @@ class Item:
     depends_on: list[tuple[str, "Item"]] = field(default_factory=list)
 
     faults: list[Fault] = field(default_factory=list)
+    # The pointers and codes of the faults.
+    reported: set[tuple[str, str]] = field(default_factory=set)
     status: Status | None = None
     version: int | None = None
     before: str | None = None
@@ -113,10 +115,15 @@ class Item:
     def deletes(self) -> bool:
         return self.op == "delete"
 
-    def add_fault(self, pointer: str, key: str, **values: Any) -> None:
-        """Add a fault with the text of `key`, unless one has the same pointer and code; mark the write as rejected."""
-        if self._accepts(pointer, code_of(key)):
+    def add_fault(self, pointer: str, key: str, **values: Any) -> bool:
+        """Add a fault with the text of `key`, unless one has the same pointer and code; mark the write as rejected.
+
+        Return whether the fault was added.
+        """
+        is_accepted = self._accepts(pointer, code_of(key))
+        if is_accepted:
             self.faults.append(Fault.of(pointer, key, **values))
+        return is_accepted
 
     def add(self, fault: Fault) -> None:
         """Add a fault, once."""
@@ -127,15 +134,19 @@ class Item:
         """Reject the write of the item; return whether the fault is a new one and within the budget."""
         if self.write is not None:
             self.write.is_rejected = True
-        is_known = any(fault.pointer == pointer and fault.code == code for fault in self.faults)
-        return not is_known and self.budget.allows(self.faults)
+        if (pointer, code) in self.reported or not self.budget.allows(self.faults):
+            return False
+        self.reported.add((pointer, code))
+        return True
 
     def add_validation_faults(self, error: ValidationError, below: str = "") -> None:
         """Add the faults of a validation error."""
         for fault in faults_of(error):
             if not self.budget.allows(self.faults):
                 break
-            self.faults.append(replace(fault, pointer=below + fault.pointer))
+            pointer = below + fault.pointer
+            self.reported.add((pointer, fault.code))
+            self.faults.append(replace(fault, pointer=pointer))
 
 
 @dataclass(frozen=True, slots=True)
