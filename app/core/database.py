@@ -9,7 +9,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from hashlib import blake2b
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 import asyncpg
 from fastapi import Depends, Request, Response
@@ -20,9 +20,9 @@ from sqlalchemy.pool import PoolProxiedConnection
 
 from app.core.config import Settings
 from app.core.database_errors import DRIVER_ERRORS, translate
-from app.core.engine import Row, make_engine, milliseconds
+from app.core.engine import FairPool, Row, make_engine, milliseconds
 from app.core.prepared import Prepared
-from app.utils.exceptions import ConnectionLost, OutcomeUnknown, TransactionAborted
+from app.utils.exceptions import ConnectionLost, OutcomeUnknown, SchemaChanged, TransactionAborted
 
 T = TypeVar("T")
 
@@ -31,7 +31,7 @@ _TIMEOUT_MARGIN = 1.0
 # Upper limit of `allow_seconds`.
 MAX_STATEMENT_SECONDS = 60.0
 _SAFE_METHODS = ("GET", "HEAD")
-_MAX_ATTEMPTS = 3
+MAX_ATTEMPTS = 3
 _MAX_RETRY_PAUSE_SECONDS = 0.05
 
 
@@ -79,6 +79,23 @@ class Database:
             except TimeoutError as error:
                 raise ConnectionLost from error
             yield connection
+
+    async def retry(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Await work that is one transaction, at most three times, until PostgreSQL does not abort the transaction."""
+        for attempt in range(1, MAX_ATTEMPTS):
+            try:
+                return await work()
+            except TransactionAborted as error:
+                await self.prepare_retry(error, attempt)
+        return await work()
+
+    async def prepare_retry(self, error: TransactionAborted, attempt: int) -> None:
+        """Prepare for another attempt at a transaction, after its rollback."""
+        if isinstance(error, SchemaChanged):
+            # Otherwise the next attempts could get other connections whose prepared statements are outdated, too.
+            cast(FairPool, self.engine.pool).replace_connections()
+        # A random pause, so that the same transactions do not collide again.
+        await asyncio.sleep(random.uniform(0, _MAX_RETRY_PAUSE_SECONDS * attempt))  # noqa: S311 - no secret
 
     async def dispose(self) -> None:
         """Close all connections that are not in use."""
@@ -193,6 +210,10 @@ class RegisterSession(AsyncSession):
             if not is_write or is_unsent:
                 raise
             raise OutcomeUnknown from error
+        except SchemaChanged as error:
+            if is_write and isinstance(error.__cause__, asyncpg.OutdatedSchemaCacheError):
+                raise OutcomeUnknown from error  # the write is committed, but the driver could not read its result
+            raise
         finally:
             _return_connection(pooled)
 
@@ -268,16 +289,16 @@ async def retry_if_aborted(request: Request, handler: Callable[[Request], Awaita
     FastAPI solves the dependencies again for each run, so each run has a separate session. All sessions end with the
     request, and only the last one has anything to commit.
     """
-    for attempt in range(1, _MAX_ATTEMPTS):
+    for attempt in range(1, MAX_ATTEMPTS):
         try:
             return await handler(request)
-        except TransactionAborted:
+        except TransactionAborted as error:
             session: RegisterSession | None = getattr(request.state, "session", None)
             if session is None:
                 raise  # a test has replaced the session and rolls it back
             await session.undo()
-            # A random pause, so that the same transactions do not collide again.
-            await asyncio.sleep(random.uniform(0, _MAX_RETRY_PAUSE_SECONDS * attempt))  # noqa: S311 - no secret
+            database: Database = request.app.state.database
+            await database.prepare_retry(error, attempt)
     return await handler(request)
 
 
