@@ -6,7 +6,7 @@ before it is sent, so a failed commit reaches the client as an error; any other 
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from hashlib import blake2b
 from typing import Annotated, Any, TypeVar, cast
@@ -21,7 +21,7 @@ from sqlalchemy.pool import PoolProxiedConnection
 from app.core.config import Settings
 from app.core.database_errors import DRIVER_ERRORS, translate
 from app.core.engine import FairPool, Row, make_engine, milliseconds
-from app.core.prepared import Prepared
+from app.core.prepared import FastStatement
 from app.utils.exceptions import ConnectionLost, OutcomeUnknown, SchemaChanged, TransactionAborted
 
 T = TypeVar("T")
@@ -64,18 +64,23 @@ class Database:
                 await session.abandon()
 
     @asynccontextmanager
-    async def snapshot(self, idle_seconds: float) -> AsyncIterator[AsyncConnection]:
+    async def snapshot(self, idle_seconds: float, tables: Sequence[str] = ()) -> AsyncIterator[AsyncConnection]:
         """Yield a separate connection in a read-only transaction that sees one snapshot of the database.
 
-        PostgreSQL ends the transaction after `idle_seconds` without a statement. Raises `ServiceUnavailable` as every
-        statement does.
+        PostgreSQL ends the transaction after `idle_seconds` without a statement. `tables` are locked against migrations
+        before the snapshot is taken: a table that a migration rewrites later would be empty in the snapshot. Raises
+        `ServiceUnavailable` as every statement does.
         """
         async with self.engine.connect() as connection:
             await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-            begin = _set_for_transaction("idle_in_transaction_session_timeout", idle_seconds)
+            # Neither statement takes the snapshot.
+            begin = [f"SET LOCAL idle_in_transaction_session_timeout = {milliseconds(idle_seconds)}"]
+            if tables:
+                begin.append(f"LOCK TABLE {', '.join(tables)} IN ACCESS SHARE MODE")
             try:
                 async with asyncio.timeout(self.statement_seconds):
-                    await connection.execute(begin)
+                    for statement in begin:
+                        await connection.exec_driver_sql(statement)
             except TimeoutError as error:
                 raise ConnectionLost from error
             yield connection
@@ -122,12 +127,12 @@ class RegisterSession(AsyncSession):
         # error, so a commit after a caught error would look like a success.
         self._is_aborted = False
 
-    async def fetch(self, statement: Prepared, /, **values: Any) -> Row | None:
-        """Run a prepared read and return its first row."""
+    async def fetch(self, statement: FastStatement, /, **values: Any) -> Row | None:
+        """Run a read of the fast path and return its first row."""
         return await self._run(statement, values, is_write=False)
 
-    async def write_alone(self, statement: Prepared, /, **values: Any) -> Row | None:
-        """Run a prepared write and return its first row.
+    async def write_alone(self, statement: FastStatement, /, **values: Any) -> Row | None:
+        """Run a write of the fast path and return its first row.
 
         Outside a transaction the statement is autocommitted, which saves the round trips of BEGIN and COMMIT. Raises
         `OutcomeUnknown` if the connection is lost before its result arrives.
@@ -196,14 +201,15 @@ class RegisterSession(AsyncSession):
         except ConnectionLost as error:
             raise OutcomeUnknown from error
 
-    async def _run(self, statement: Prepared, values: dict[str, Any], *, is_write: bool) -> Row | None:
-        """Run a prepared statement in the transaction, or else on a borrowed connection."""
-        arguments = statement.arguments(values)
+    async def _run(self, statement: FastStatement, values: dict[str, Any], *, is_write: bool) -> Row | None:
+        """Run a statement of the fast path in the transaction, or else on a borrowed connection."""
+        prepared = statement.prepared or await statement.prepare()
+        sql, arguments = prepared.sql, prepared.arguments(values)
         if self.in_transaction() or self._database.bind is not None:
-            return await self._fetch_in_transaction(statement.sql, arguments)
+            return await self._fetch_in_transaction(sql, arguments)
         pooled = await self._database.engine.raw_connection()
         try:
-            return await self._fetch_row(pooled.driver_connection, statement.sql, arguments)
+            return await self._fetch_row(pooled.driver_connection, sql, arguments)
         except ConnectionLost as error:
             # The driver raises these for a connection closed earlier, without sending anything.
             is_unsent = isinstance(error.__cause__, (asyncpg.InterfaceError, asyncpg.InternalClientError))

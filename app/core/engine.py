@@ -53,7 +53,9 @@ class FairPool(AsyncAdaptedQueuePool):
         """Replace each connection that is open now before its next use."""
         self._replacements += 1
 
-    def _check_connection(self, dbapi_connection: Any, entry: ConnectionPoolEntry, _proxy: PoolProxiedConnection) -> None:
+    def _check_connection(
+        self, dbapi_connection: Any, entry: ConnectionPoolEntry, _proxy: PoolProxiedConnection
+    ) -> None:
         """Raise `DisconnectionError`, upon which SQLAlchemy opens another connection."""
         is_outdated = entry.info.setdefault(_REPLACEMENTS, self._replacements) != self._replacements
         # The event loop notices a closed socket, so this check replaces pool_pre_ping and saves its round trip.
