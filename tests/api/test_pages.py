@@ -289,7 +289,8 @@ async def test_served_routes_are_the_operations_of_the_document_and_the_pages(ac
     }
     assert served == documented
     assert ("GET", "/metrics") not in documented or access != "off"
-    all_pages = {"/docs", "/redoc", "/openapi.json", "/docs/assets", "/docs/assets/redoc.standalone.js"}
+    assets = ("favicon.png", "redoc.standalone.js", "swagger-ui-bundle.js", "swagger-ui.css")
+    all_pages = {"/docs", "/redoc", "/openapi.json", *(f"/docs/assets/{asset}" for asset in assets)}
     assert pages == (set() if access == "off" else all_pages)
     # Only the routes are served: each operation is reachable, and no other path is.
     async with client_of(app, None) as client:
