@@ -12,7 +12,7 @@ from tests.schema_changes import REQUESTS, add_objects, change_types, send
 from tests.waiting import until
 
 CHANGES = 20
-CLIENTS = 12
+CLIENTS = 6
 
 
 async def _served_more_than(served: Counter[str], rounds: int) -> bool:
