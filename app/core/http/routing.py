@@ -55,12 +55,14 @@ class KnownParameters:
         return dict(_query_parameters(self._route, paths))
 
 
-def collect_known_parameters(routes: Iterable[BaseRoute]) -> None:
-    """Read the parameters of all strict routes in advance, which saves the first request to a route 10 ms."""
-    strict_routes = [route for route in routes if isinstance(route, StrictRoute)]
-    paths = get_openapi(title="", version="", routes=strict_routes)["paths"]
-    for route in strict_routes:
-        route.parameters.repeatable = dict(_query_parameters(route, paths))
+def collect_known_parameters(routes: Iterable[BaseRoute], paths: Mapping[str, Any]) -> None:
+    """Read the parameters of all strict routes from the paths of the application's OpenAPI document.
+
+    Otherwise the first request to each route would take 10 ms longer.
+    """
+    for route in routes:
+        if isinstance(route, StrictRoute):
+            route.parameters.repeatable = dict(_query_parameters(route, paths))
 
 
 def _query_parameters(route: APIRoute, paths: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
