@@ -7,7 +7,7 @@ collection decides between the two. The planner must not decide, because it cann
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import (
@@ -80,7 +80,7 @@ class SearchOrder(Order):
         return rows.order_by(*self.clauses(source, backwards=start == "before")).limit(_page_end())
 
 
-@cache
+@lru_cache(maxsize=256)  # clients can combine sort fields in millions of ways
 def search_order(sort: str | None, declaration: ListDeclaration) -> SearchOrder:
     """Return the order of a list with `q`: by `sort`, or by rank without it."""
     if sort is not None:
