@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope
 
 from app.core.http.strict_json import parse_json
 from app.core.threads import run_in_thread
-from app.utils.exceptions import BadRequest, ContentTooLarge, LargeBodiesBusy
+from app.utils.exceptions import BadRequest, ContentTooLarge, LargeBodiesBusy, UnsupportedMediaType
 from app.utils.unknown_members import without_surplus
 from app.utils.wording import counted
 
@@ -27,6 +27,10 @@ MAX_ANONYMOUS_BYTES = 16 * 1024
 MAX_JSON_TOKENS = 1_000_000
 _COUNT_CHUNK_BYTES = 1024 * 1024
 MAX_LARGE_BODIES = 2
+# The parameters are parsed in quadratic time, and the last values are kept.
+MAX_CONTENT_TYPE_LENGTH = 200
+# More digits are no length of a body, and Python parses a few thousand at most.
+_MAX_LENGTH_DIGITS = 18
 
 
 class StrictRequest(Request):
@@ -52,7 +56,7 @@ class StrictRequest(Request):
             if not hasattr(self.state, "caller"):
                 limit = min(limit, MAX_ANONYMOUS_BYTES)
             declared = self.headers.get("content-length", "")
-            if declared.isdecimal() and int(declared) > limit:
+            if declared.isdecimal() and (len(declared) > _MAX_LENGTH_DIGITS or int(declared) > limit):
                 raise ContentTooLarge(_too_large(limit))
             self._body = await self._read(limit)
         return self._body
@@ -109,11 +113,20 @@ def reject_too_many_tokens(body: bytes) -> None:
             raise ContentTooLarge(detail)
 
 
-@lru_cache(maxsize=64)  # clients send few different values
 def media_type(content_type: str | None) -> str | None:
-    """Return the media type of a `Content-Type`, or None if it is absent or its charset is not UTF-8."""
+    """Return the media type of a `Content-Type`, or None if it is absent or its charset is not UTF-8.
+
+    Raises `UnsupportedMediaType` for more than `MAX_CONTENT_TYPE_LENGTH` characters.
+    """
     if content_type is None:
         return None
+    if len(content_type) > MAX_CONTENT_TYPE_LENGTH:
+        raise UnsupportedMediaType(f"Content-Type may have at most {counted(MAX_CONTENT_TYPE_LENGTH, 'character')}.")
+    return _media_type(content_type)
+
+
+@lru_cache(maxsize=64)  # clients send few different values
+def _media_type(content_type: str) -> str | None:
     message = Message()
     message["content-type"] = content_type
     is_utf8 = str(message.get_param("charset", "utf-8")).lower() in {"utf-8", "utf8"}

@@ -1,5 +1,6 @@
 """Routes: authorisation, known query parameters, and the reading of bodies."""
 
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -26,11 +27,13 @@ from app.utils.exceptions import (
     UnsupportedMediaType,
 )
 from app.utils.validation import MAX_FAULTS, json_pointer
-from app.utils.wording import joined
+from app.utils.wording import counted, joined
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 _MAX_HINTS = 10
+# A filter takes up to 100 values, each as a parameter.
+MAX_PARAMETERS = 1_000
 # Names the setting that limits a route's large body; declared beside its permission in `openapi_extra`.
 BODY_LIMIT = "x-body-limit"
 LARGE_BODY = {BODY_LIMIT: "MAX_BULK_BYTES"}
@@ -103,6 +106,7 @@ class StrictRoute(APIRoute):
             # Authorise first: a caller without permission gets no other error, and the body is not read.
             await request.app.dependency_overrides.get(authorise, authorise)(request, permission)
             if request.scope["query_string"]:
+                _reject_too_many_parameters(request.scope["query_string"])
                 _reject_undecodable(request.scope["query_string"])
                 _reject_unknown(request, self.parameters.repeatable)
                 _reject_repeated(request, self.parameters.repeatable)
@@ -111,9 +115,11 @@ class StrictRoute(APIRoute):
             settings = request.app.state.settings
             limit = settings.max_bulk_bytes if is_large else settings.max_body_bytes
             request = StrictRequest(request.scope, request.receive, limit, model)
+            # Also without a body: FastAPI parses the header of a form.
+            sent_type = media_type(request.headers.get("content-type")) if has_body else None
             # Read the body here: FastAPI would replace the errors of reading by its own.
             if has_body and await request.body():
-                if media_type(request.headers.get("content-type")) not in media_types:
+                if sent_type not in media_types:
                     raise UnsupportedMediaType(f"Send the body as {usual_types} in UTF-8.")
                 if request.headers.get("content-encoding", _IDENTITY).lower() != _IDENTITY:
                     detail = "Compressed bodies are not supported. Remove Content-Encoding."
@@ -191,6 +197,11 @@ def _media_types(route: APIRoute) -> tuple[str, ...]:
     return ("application/json",)
 
 
+def _reject_too_many_parameters(query_string: bytes) -> None:
+    if query_string.count(b"&") >= MAX_PARAMETERS:
+        raise BadRequest(f"A query string may have at most {counted(MAX_PARAMETERS, 'parameter')}.")
+
+
 def _reject_undecodable(query_string: bytes) -> None:
     """Raise `BadRequest` for bytes that are not percent-encoded UTF-8: their replacement would find other objects."""
     try:
@@ -216,10 +227,8 @@ def _reject_unknown(request: Request, known: Mapping[str, bool]) -> None:
 
 def _reject_repeated(request: Request, repeatable: Mapping[str, bool]) -> None:
     """Raise `BadRequest` for repeated parameters that take one value: no value may be dropped silently."""
-    query = request.query_params
-    if len(query.multi_items()) == len(query):
-        return
-    repeated = [name for name in query if not repeatable[name] and len(query.getlist(name)) > 1]
+    counts = Counter([name for name, _ in request.query_params.multi_items()])
+    repeated = [name for name, count in counts.items() if count > 1 and not repeatable[name]]
     if repeated:
         faults = [Fault.of(json_pointer([name]), "repeated_parameter", source="query") for name in repeated]
         raise BadRequest(f"The parameter {repeated[0]} takes one value, but was sent with several.", errors=faults)
