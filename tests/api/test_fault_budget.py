@@ -119,7 +119,7 @@ async def test_unknown_references_of_all_items_are_limited(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pointers: list[str] = []
-    json_pointer = references.json_pointer
+    json_pointer = validation.json_pointer
 
     def count(location: Any) -> str:
         pointers.append(json_pointer(location))

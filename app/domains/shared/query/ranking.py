@@ -7,7 +7,7 @@ collection decides between the two. The planner must not decide, because it cann
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from sqlalchemy import (
