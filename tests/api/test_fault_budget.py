@@ -119,10 +119,9 @@ async def test_unknown_references_of_all_items_are_limited(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pointers: list[str] = []
-    json_pointer = validation.json_pointer
 
     def count(location: Any) -> str:
-        pointers.append(json_pointer(location))
+        pointers.append(validation.json_pointer(location))
         return pointers[-1]
 
     monkeypatch.setattr(references, "json_pointer", count)

@@ -20,6 +20,7 @@ from app.core.http.bodies import LargeBodyLimiter, StrictRequest, media_type, re
 from app.core.http.hints import name_hint
 from app.core.http.query_models import query_models
 from app.core.permissions import DECLARATION
+from app.core.threads import ended_by
 from app.utils.exceptions import (
     BadRequest,
     Fault,
@@ -128,7 +129,7 @@ class StrictRoute(APIRoute):
                 if "json" in request.headers.get("content-type", ""):
                     reject_too_many_tokens(body)
                 large_bodies: LargeBodyLimiter = request.app.state.large_bodies
-                with large_bodies.slot():
+                with large_bodies.slot(), ended_by(request.disconnect):
                     return await retry_if_aborted(request, handler)
             return await retry_if_aborted(request, handler)
 

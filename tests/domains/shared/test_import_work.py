@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,6 +23,7 @@ from app.domains.shared.reading import cells
 from app.domains.shared.reading.cells import MAX_ENTRY_LENGTH, MAX_VALUE_LENGTH, read_ids, read_links
 from app.domains.shared.schemas import MAX_LINKS
 from app.utils.exceptions import RegisterError
+from tests.conftest import ADMIN_TOKEN
 from tests.core.progress import Progress, cancel_at_hold
 from tests.growth import assert_proportionate
 from tests.waiting import HANG_TIMEOUT
@@ -212,6 +214,54 @@ async def test_reading_of_a_file_ends_when_its_request_is_cancelled(
     service: Any = type("Service", (), {"collection": COLLECTION})
     task = asyncio.create_task(importing.import_file(service, ImportFile(content, form), dry_run=False))
     await cancel_at_hold(task, progress)
+    assert await asyncio.to_thread(ended.wait, HANG_TIMEOUT)
+    assert progress.steps == 100
+
+
+@pytest.mark.usefixtures("connection")
+async def test_reading_of_a_file_ends_when_its_client_disconnects(
+    app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    progress, ended, sent = Progress(hold_at=100), threading.Event(), asyncio.Queue[Any]()
+    content = b"name\n" + (b"x" * 400 + b"\n") * 3000
+
+    def counted(items: Any) -> Iterator[Any]:
+        for item in until_cancelled(items):
+            progress.step()
+            yield item
+
+    def read_file(*arguments: Any) -> Any:
+        try:
+            return _read(*arguments)
+        except WorkCancelledError:
+            ended.set()
+            raise
+
+    monkeypatch.setattr("app.domains.shared.imports.files.until_cancelled", counted)
+    monkeypatch.setattr(importing, "_read", read_file)
+    messages = [{"type": "http.request", "body": content, "more_body": False}]
+
+    async def receive() -> Any:
+        if messages:
+            return messages.pop()
+        assert await asyncio.to_thread(progress.reached.wait, HANG_TIMEOUT)
+        return {"type": "http.disconnect"}
+
+    headers = {"host": "register.test", "content-type": "text/csv", "authorization": f"Bearer {ADMIN_TOKEN}"}
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "POST",
+        "scheme": "http",
+        "path": "/api/v1/processes/import",
+        "root_path": "",
+        "query_string": b"",
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+    }
+    await asyncio.wait_for(app(scope, receive, sent.put), HANG_TIMEOUT)
+    progress.go_on.set()
+    assert (await sent.get())["status"] == 400
     assert await asyncio.to_thread(ended.wait, HANG_TIMEOUT)
     assert progress.steps == 100
 
