@@ -1,0 +1,122 @@
+"""A private PostgreSQL that tests break and repair."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+from sqlalchemy import URL, make_url
+
+from app.core.local_postgres import EmbeddedPostgres
+from app.utils.db_init import initialise
+from tests.conftest import connected, give_admin_token, settings_for
+from tests.waiting import wait_until
+
+# The settings of PostgreSQL in production: each commit is on disk before it is acknowledged.
+DURABLE: Mapping[str, str] = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
+# A killed process loses no data that it has written to the operating system, so tests that kill processes need no fsync.
+WITHOUT_FSYNC: Mapping[str, str] = {"fsync": "off", "synchronous_commit": "on", "full_page_writes": "on"}
+
+
+class Postgres:
+    """A PostgreSQL server with a register. Its address is the same after each start."""
+
+    def __init__(self, data_dir: Path, settings: Mapping[str, str]) -> None:
+        self._data_dir = data_dir
+        self._server = EmbeddedPostgres(data_dir, report=lambda _: None, settings=settings)
+        self.url: URL = make_url("postgresql://")
+
+    @property
+    def log(self) -> str:
+        return (self._data_dir / "postgres" / "server.log").read_text(errors="replace")
+
+    def start(self) -> None:
+        self.url = make_url(self._server.start())
+
+    def initialise(self) -> None:
+        """Create the schema and the administrator with `ADMIN_TOKEN`."""
+
+        async def create() -> None:
+            await initialise(settings_for(self.url), self.url, lambda _: None, demo_data=False)
+            await give_admin_token(self.url)
+
+        asyncio.run(create())
+
+    def stop(self) -> None:
+        """Shut the server down. It aborts running transactions."""
+        self._server.stop()
+
+    def kill(self) -> None:
+        """Kill the main process of the server with SIGKILL; the other processes end by themselves."""
+        os.kill(self._pid, signal.SIGKILL)
+        self._server.stop()
+
+    def kill_a_backend(self) -> None:
+        """Kill the process of one connection of the service with SIGKILL. PostgreSQL then restarts by itself."""
+        (row,) = self.fetch("SELECT pid FROM pg_stat_activity WHERE application_name = 'process-register' LIMIT 1")
+        os.kill(row["pid"], signal.SIGKILL)
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Stop all processes of the server with SIGSTOP during the block."""
+        # The main process is first, so it starts no further ones.
+        stopped = [self._pid]
+        os.kill(self._pid, signal.SIGSTOP)
+        try:
+            for pid in _children(self._pid):
+                os.kill(pid, signal.SIGSTOP)
+                stopped.append(pid)
+            yield
+        finally:
+            for pid in stopped:
+                os.kill(pid, signal.SIGCONT)
+
+    @contextmanager
+    def lock_held(self, statement: str) -> Iterator[None]:
+        """Hold the locks of a statement in another session during the block."""
+        with asyncio.Runner() as runner:
+            session = connected(self.url)
+            connection = runner.run(session.__aenter__())
+            try:
+                runner.run(connection.execute(f"BEGIN; {statement}"))
+                yield
+                runner.run(connection.execute("ROLLBACK"))
+            finally:
+                runner.run(session.__aexit__(None, None, None))
+
+    def fetch(self, sql: str) -> list[asyncpg.Record]:
+        """Run a query once the server accepts connections."""
+        rows: list[Any] = []
+
+        async def run() -> None:
+            async with connected(self.url) as connection:
+                rows.extend(await connection.fetch(sql))
+
+        def succeeds() -> bool:
+            with suppress(OSError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError):
+                asyncio.run(run())
+                return True
+            return False
+
+        wait_until(succeeds)
+        return rows
+
+    @property
+    def _pid(self) -> int:
+        return int((self._data_dir / "postgres" / "data" / "postmaster.pid").read_text().split()[0])
+
+
+def _children(pid: int) -> list[int]:
+    """Return the child processes of a process, from /proc."""
+    children = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            # The second field, the name in brackets, may contain blanks.
+            fields = status.read_text().rpartition(")")[2].split()
+            if int(fields[1]) == pid:
+                children.append(int(status.parent.name))
+    return children
