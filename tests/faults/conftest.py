@@ -3,18 +3,16 @@
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import LONG_TIMEOUT_ENV
 from tests.faults.postgres import DURABLE, WITHOUT_FSYNC, Postgres
 from tests.faults.service import Service
-
-# Starts the service with settings.
-StartService = Callable[..., Service]
 
 
 @dataclass(frozen=True)
@@ -74,22 +72,20 @@ def postgres(size: Size) -> Iterator[Postgres]:
         yield server
 
 
-@pytest.fixture
-def start_service(root: Path, tmp_path: Path) -> Iterator[StartService]:
-    """Starts services, and ends them after the test."""
-    started: list[Service] = []
-
-    def start(postgres: Postgres, **settings: str) -> Service:
-        service = Service(root, postgres, tmp_path / "service.log", **settings)
-        started.append(service)
-        service.start()
-        return service
-
-    yield start
-    for service in started:
-        service.end()
+@contextmanager
+def serving(postgres: Postgres, **settings: str) -> Iterator[Service]:
+    """Run a service during the block, with the time limits of tests except those in the settings."""
+    with directory_of_a_server() as directory:
+        service = Service(postgres, directory / "service.log", **LONG_TIMEOUT_ENV | settings)
+        try:
+            service.start()
+            yield service
+        finally:
+            service.end()
 
 
-@pytest.fixture
-def service(start_service: StartService, postgres: Postgres) -> Service:
-    return start_service(postgres)
+@pytest.fixture(scope="package")
+def service(postgres: Postgres) -> Iterator[Service]:
+    """A service that each test starts again if it has stopped it."""
+    with serving(postgres, LOCK_TIMEOUT="1") as service:
+        yield service

@@ -105,10 +105,7 @@ class Load:
         self._compare()
 
     def _compare(self) -> None:
-        found: dict[str, Mapping[str, Any]] = {}
-        with self._service.client() as http:
-            for collection in ("processes", "departments"):
-                found |= _read_all(http, collection, self._name)
+        found = _read_all(self._service, "processes", self._name) | _read_all(self._service, "departments", self._name)
         history = {row["object_code"]: row for row in self._postgres.fetch(_HISTORY)}
         for writer in self._writers:
             for code, states in writer.possible.items():
@@ -252,13 +249,14 @@ def _is_as(found: State, expected: State) -> bool:
     return all(found[name] == value for name, value in expected.items())
 
 
-def _read_all(http: httpx.Client, collection: str, prefix: str) -> dict[str, Mapping[str, Any]]:
+def _read_all(service: Service, collection: str, prefix: str) -> dict[str, Mapping[str, Any]]:
     """Return the objects whose codes begin with a text."""
     found: dict[str, Mapping[str, Any]] = {}
-    url = f"/{collection}?code__sw={prefix}&limit=200"
-    while url:
-        response = http.get(url)
-        assert response.status_code == 200, response.text
-        found |= {document["code"]: document for document in response.json()["items"]}
-        url = response.links.get("next", {}).get("url", "")
+    path = f"/api/v1/{collection}?code__sw={prefix}&limit=200"
+    with service.client() as http:
+        while path:
+            response = http.get(f"{service.address}{path}")
+            assert response.status_code == 200, response.text
+            found |= {document["code"]: document for document in response.json()["items"]}
+            path = response.links.get("next", {}).get("url", "")
     return found

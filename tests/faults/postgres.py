@@ -6,7 +6,6 @@ import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import asyncpg
 from sqlalchemy import URL, make_url
@@ -14,12 +13,15 @@ from sqlalchemy import URL, make_url
 from app.core.local_postgres import EmbeddedPostgres
 from app.utils.db_init import initialise
 from tests.conftest import connected, give_admin_token, settings_for
+from tests.faults.processes import processes
 from tests.waiting import wait_until
 
 # The settings of PostgreSQL in production: each commit is on disk before it is acknowledged.
 DURABLE: Mapping[str, str] = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
-# A killed process loses no data that it has written to the operating system, so tests that kill processes need no fsync.
+# A killed process loses no data that it has passed to the operating system, so tests that kill it need no fsync.
 WITHOUT_FSYNC: Mapping[str, str] = {"fsync": "off", "synchronous_commit": "on", "full_page_writes": "on"}
+# Errors of a connection that cannot be opened, or is lost.
+OUTAGES = (OSError, asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError)
 
 
 class Postgres:
@@ -67,9 +69,10 @@ class Postgres:
         stopped = [self._pid]
         os.kill(self._pid, signal.SIGSTOP)
         try:
-            for pid in _children(self._pid):
-                os.kill(pid, signal.SIGSTOP)
-                stopped.append(pid)
+            for process in processes():
+                if process.parent == self._pid:
+                    os.kill(process.pid, signal.SIGSTOP)
+                    stopped.append(process.pid)
             yield
         finally:
             for pid in stopped:
@@ -88,35 +91,44 @@ class Postgres:
             finally:
                 runner.run(session.__aexit__(None, None, None))
 
+    def query(self, sql: str) -> list[asyncpg.Record]:
+        """Run a query on a new connection. Raises one of `OUTAGES` if the server does not answer."""
+
+        async def run() -> list[asyncpg.Record]:
+            async with connected(self.url) as connection:
+                rows: list[asyncpg.Record] = await connection.fetch(sql)
+                return rows
+
+        return asyncio.run(run())
+
     def fetch(self, sql: str) -> list[asyncpg.Record]:
         """Run a query once the server accepts connections."""
-        rows: list[Any] = []
-
-        async def run() -> None:
-            async with connected(self.url) as connection:
-                rows.extend(await connection.fetch(sql))
+        rows: list[asyncpg.Record] = []
 
         def succeeds() -> bool:
-            with suppress(OSError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError):
-                asyncio.run(run())
+            with suppress(*OUTAGES):
+                rows.extend(self.query(sql))
                 return True
             return False
 
         wait_until(succeeds)
         return rows
 
+    def fill_the_log(self) -> None:
+        """Write to the log (WAL) on a full disk until the server has stopped itself."""
+
+        def has_stopped() -> bool:
+            with suppress(*OUTAGES):
+                self.query("SELECT pg_switch_wal(), pg_logical_emit_message(true, '', repeat(' ', 100000))")
+            return not self._pid_file.exists()
+
+        wait_until(has_stopped)
+        self.stop()
+
     @property
     def _pid(self) -> int:
-        return int((self._data_dir / "postgres" / "data" / "postmaster.pid").read_text().split()[0])
+        return int(self._pid_file.read_text().split()[0])
 
-
-def _children(pid: int) -> list[int]:
-    """Return the child processes of a process, from /proc."""
-    children = []
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(FileNotFoundError, ProcessLookupError):
-            # The second field, the name in brackets, may contain blanks.
-            fields = status.read_text().rpartition(")")[2].split()
-            if int(fields[1]) == pid:
-                children.append(int(status.parent.name))
-    return children
+    @property
+    def _pid_file(self) -> Path:
+        return self._data_dir / "postgres" / "data" / "postmaster.pid"

@@ -12,17 +12,19 @@ import httpx
 
 from tests.conftest import ADMIN_TOKEN, COMMAND_ENV
 from tests.faults.postgres import Postgres
+from tests.faults.processes import Process, processes
 from tests.waiting import HANG_TIMEOUT, wait_until, wait_until_ready
+
+ROOT = Path(__file__).parents[2]
 
 
 class Service:
-    """`python -m app serve` on one port, in a process group of its own, with the time limits of production."""
+    """`python -m app serve` on one port, in a process group of its own."""
 
-    def __init__(self, root: Path, postgres: Postgres, log: Path, **settings: str) -> None:
+    def __init__(self, postgres: Postgres, log: Path, **settings: str) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         self.address = f"http://127.0.0.1:{port}"
-        self._root = root
         self._log = log
         self._environment = {
             "ENV": "test",
@@ -38,7 +40,7 @@ class Service:
         with self._log.open("ab") as log:
             process = self.process = subprocess.Popen(
                 [sys.executable, "-m", "app", "serve"],
-                cwd=self._root,
+                cwd=ROOT,
                 env=COMMAND_ENV | self._environment,
                 stderr=log,
                 start_new_session=True,
@@ -56,6 +58,26 @@ class Service:
         assert self.process is not None
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(HANG_TIMEOUT)
+
+    def kill_parent(self) -> None:
+        """Kill only the main process with SIGKILL, and return once its workers have ended."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(HANG_TIMEOUT)
+        wait_until(lambda: not self._group())
+
+    def kill_a_worker(self) -> None:
+        """Kill one of the worker processes with SIGKILL, and return once another one has replaced it."""
+        before = self._workers()
+        os.kill(min(before), signal.SIGKILL)
+        wait_until(lambda: len(self._workers() - {min(before)}) == len(before))
+
+    def _workers(self) -> set[int]:
+        return {process.pid for process in self._group() if "spawn_main" in process.command}
+
+    def _group(self) -> list[Process]:
+        assert self.process is not None
+        return [process for process in processes() if process.group == self.process.pid]
 
     def client(self) -> httpx.Client:
         headers = {"Authorization": f"Bearer {ADMIN_TOKEN}"}

@@ -1,12 +1,24 @@
 """PostgreSQL crashes, goes away and freezes under a writing load."""
 
-from tests.faults.conftest import Size, StartService
+from collections.abc import Iterator
+
+import pytest
+
+from tests.faults.conftest import Size, serving
 from tests.faults.load import WRITERS, writing_load
 from tests.faults.postgres import Postgres
 from tests.faults.service import Service
 
 
-def test_no_acknowledged_write_is_lost_when_a_backend_is_killed(size: Size, postgres: Postgres, service: Service) -> None:
+@pytest.fixture(scope="module")
+def impatient_service(postgres: Postgres) -> Iterator[Service]:
+    with serving(postgres, STATEMENT_TIMEOUT="1", CONNECT_TIMEOUT="1", POOL_TIMEOUT="1") as service:
+        yield service
+
+
+def test_no_acknowledged_write_is_lost_when_a_backend_is_killed(
+    size: Size, postgres: Postgres, service: Service
+) -> None:
     with writing_load(service, postgres) as load:
         for _ in range(size.rounds):
             load.wait_for_writes(size.writes)
@@ -46,9 +58,9 @@ def test_service_reconnects_when_postgresql_returns(size: Size, postgres: Postgr
 
 
 def test_frozen_postgresql_is_unavailable_until_it_continues(
-    size: Size, postgres: Postgres, start_service: StartService
+    size: Size, postgres: Postgres, impatient_service: Service
 ) -> None:
-    service = start_service(postgres, STATEMENT_TIMEOUT="1", CONNECT_TIMEOUT="1", POOL_TIMEOUT="1")
+    service = impatient_service
     with writing_load(service, postgres) as load:
         for _ in range(size.rounds):
             load.wait_for_writes(size.writes)
