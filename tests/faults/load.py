@@ -179,7 +179,7 @@ class _Writer(threading.Thread):
 
     def _write_a_pair(self, http: httpx.Client, code: str) -> None:
         first, second = f"{code}-A", f"{code}-B"
-        items = [{"code": each, "name": "Of a pair"} for each in (first, second)]
+        items = [{"code": each, "name": "Created in a pair"} for each in (first, second)]
         self.pairs.append((first, second))
         body = {"items": [{"op": "create", "data": item} for item in items]}
         self._send(http, _Write.post("/departments/bulk", {first: items[0], second: items[1]}, body))
