@@ -25,7 +25,7 @@ class Size:
 
 
 SMALL = Size(WITHOUT_FSYNC, rounds=1, writes=40)
-LONG = Size(DURABLE, rounds=8, writes=400)
+LONG = Size(DURABLE, rounds=5, writes=300)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

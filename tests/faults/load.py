@@ -12,7 +12,14 @@ from uuid import uuid4
 
 import httpx
 
-from app.utils.exceptions import OutcomeUnknown, RegisterError, ServiceUnavailable, TooManyRequests, error_classes
+from app.utils.exceptions import (
+    OutcomeUnknown,
+    RegisterError,
+    RequestInFlight,
+    ServiceUnavailable,
+    TooManyRequests,
+    error_classes,
+)
 from tests.faults.postgres import Postgres
 from tests.faults.service import Service
 from tests.waiting import wait_until
@@ -83,7 +90,7 @@ class Load:
         goal = counted() + number
 
         def is_reached() -> bool:
-            assert self.violations == []
+            assert not self.violations, self.violations
             assert all(writer.is_alive() for writer in self._writers), "a writer failed"
             return counted() >= goal
 
@@ -95,29 +102,31 @@ class Load:
         An acknowledged object equals its last response, an interrupted write happened as a whole or not at all, and
         the history has one row for each version.
         """
-        assert self.violations == []
-        assert self._service.tracebacks() == []
+        assert not self.violations, self.violations
+        assert not self._service.tracebacks(), self._service.tracebacks()
         self._compare()
         with self._service.client() as http:
             for writer in self._writers:
                 writer.repeat_interrupted(http)
-        assert self.violations == []
+        assert not self.violations, self.violations
         self._compare()
 
     def _compare(self) -> None:
         found = _read_all(self._service, "processes", self._name) | _read_all(self._service, "departments", self._name)
-        history = {row["object_code"]: row for row in self._postgres.fetch(_HISTORY)}
+        history = {row["object_code"]: (row["rows"], row["deleted"]) for row in self._postgres.fetch(_HISTORY)}
         for writer in self._writers:
             for code, states in writer.possible.items():
                 state = found.get(code)
                 assert any(_is_as(state, each) for each in states), f"{code} is {state} instead of one of {states}"
+                rows, is_deleted = history.get(code, (0, False))
                 if state is not None:
-                    assert history[code]["rows"] == state["version"], f"{code} has gaps in its history"
+                    assert rows == state["version"], f"{code} has gaps in its history"
                 elif code in writer.deleted:
-                    assert history[code]["deleted"], f"the history misses the deletion of {code}"
-            assert [pair for pair in writer.pairs if (pair[0] in found) != (pair[1] in found)] == []
-        expected = {code for writer in self._writers for code in writer.possible}
-        assert found.keys() <= expected
+                    assert is_deleted, f"the history misses the deletion of {code}"
+            halves = [pair for pair in writer.pairs if (pair[0] in found) != (pair[1] in found)]
+            assert not halves, f"requests were executed in part: {halves}"
+        unexpected = found.keys() - {code for writer in self._writers for code in writer.possible}
+        assert not unexpected, f"objects that no request created: {unexpected}"
 
 
 @contextmanager
@@ -158,7 +167,7 @@ class _Writer(threading.Thread):
     def repeat_interrupted(self, http: httpx.Client) -> None:
         """Repeat each interrupted request that has an `Idempotency-Key`: all its objects then exist once."""
         for write in self._interrupted:
-            response = http.post(write.path, json=write.body, headers=write.key)
+            response = _repeat(http, write)
             if not response.is_success:
                 self.violations.append(f"repeated POST {write.path}: {response.status_code} {response.text}")
             self.possible |= {code: [state] for code, state in write.after.items()}
@@ -232,6 +241,20 @@ class _Write:
     @classmethod
     def post(cls, path: str, after: Mapping[str, State], body: Mapping[str, Any]) -> "_Write":
         return cls("POST", path, after, body, {"Idempotency-Key": uuid4().hex})
+
+
+def _repeat(http: httpx.Client, write: _Write) -> httpx.Response:
+    """Return the response to a repeated request, once its first attempt is no longer in progress."""
+    responses: list[httpx.Response] = []
+
+    def is_executed() -> bool:
+        responses.append(http.post(write.path, json=write.body, headers=write.key))
+        return (
+            responses[-1].status_code != RequestInFlight.status or responses[-1].json()["code"] != RequestInFlight.code
+        )
+
+    wait_until(is_executed, _PAUSE)
+    return responses[-1]
 
 
 def _documented_code(response: httpx.Response) -> str | None:
