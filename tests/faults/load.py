@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, cycle, islice
 from typing import Any
 from uuid import uuid4
 
@@ -20,7 +20,7 @@ from app.utils.exceptions import (
     TooManyRequests,
     error_classes,
 )
-from tests.faults.postgres import Postgres
+from tests.faults.postgres import WRITER_TOKENS, Postgres
 from tests.faults.service import Service
 from tests.waiting import wait_until
 
@@ -53,7 +53,8 @@ class Load:
         self._service = service
         self._postgres = postgres
         self._name = uuid4().hex[:8]
-        self._writers = [_Writer(service, f"{self._name}-{number}") for number in range(writers)]
+        tokens = islice(cycle(WRITER_TOKENS), writers)
+        self._writers = [_Writer(service, f"{self._name}-{number}", token) for number, token in enumerate(tokens)]
 
     @property
     def outcomes(self) -> Counter[str]:
@@ -105,9 +106,8 @@ class Load:
         assert not self.violations, self.violations
         assert not self._service.tracebacks(), self._service.tracebacks()
         self._compare()
-        with self._service.client() as http:
-            for writer in self._writers:
-                writer.repeat_interrupted(http)
+        for writer in self._writers:
+            writer.repeat_interrupted()
         assert not self.violations, self.violations
         self._compare()
 
@@ -143,7 +143,7 @@ def writing_load(service: Service, postgres: Postgres, writers: int = WRITERS) -
 class _Writer(threading.Thread):
     """One client, which sends one request at a time."""
 
-    def __init__(self, service: Service, name: str) -> None:
+    def __init__(self, service: Service, name: str, token: str) -> None:
         super().__init__(name=name, daemon=True)
         self.stopping = threading.Event()
         self.outcomes: Counter[str] = Counter()
@@ -155,22 +155,24 @@ class _Writer(threading.Thread):
         self.pairs: list[tuple[str, str]] = []
         self._interrupted: list[_Write] = []
         self._service = service
+        self._token = token
 
     def run(self) -> None:
-        with self._service.client() as http:
+        with self._service.client(self._token) as http:
             for number in count():
                 if self.stopping.is_set():
                     return
                 self._write_a_process(http, f"{self.name}-{number}", delete=number % 2 == 0)
                 self._write_a_pair(http, f"{self.name}-{number}")
 
-    def repeat_interrupted(self, http: httpx.Client) -> None:
+    def repeat_interrupted(self) -> None:
         """Repeat each interrupted request that has an `Idempotency-Key`: all its objects then exist once."""
-        for write in self._interrupted:
-            response = _repeat(http, write)
-            if not response.is_success:
-                self.violations.append(f"repeated POST {write.path}: {response.status_code} {response.text}")
-            self.possible |= {code: [state] for code, state in write.after.items()}
+        with self._service.client(self._token) as http:
+            for write in self._interrupted:
+                response = _repeat(http, write)
+                if not response.is_success:
+                    self.violations.append(f"repeated POST {write.path}: {response.status_code} {response.text}")
+                self.possible |= {code: [state] for code, state in write.after.items()}
 
     def _write_a_process(self, http: httpx.Client, code: str, *, delete: bool) -> None:
         path = f"/processes/code:{code}"

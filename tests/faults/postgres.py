@@ -11,6 +11,8 @@ import asyncpg
 from sqlalchemy import URL, make_url
 
 from app.core.local_postgres import EmbeddedPostgres
+from app.core.permissions import SCOPES
+from app.core.tokens import API_TOKEN, Tokens, new_token
 from app.utils.db_init import initialise
 from tests.conftest import connected, give_admin_token, settings_for
 from tests.faults.processes import processes
@@ -22,6 +24,14 @@ DURABLE: Mapping[str, str] = {"fsync": "on", "synchronous_commit": "on", "full_p
 WITHOUT_FSYNC: Mapping[str, str] = {"fsync": "off", "synchronous_commit": "on", "full_page_writes": "on"}
 # Errors of a connection that cannot be opened, or is lost.
 OUTAGES = (OSError, asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError)
+
+# Several users, because one user may not take all database connections.
+WRITER_TOKENS = tuple(new_token(API_TOKEN) for _ in range(4))
+_ADD_EDITOR = """
+    WITH editor AS (INSERT INTO users (name, email, access_level) VALUES ($1, $2, 'editor') RETURNING id)
+    INSERT INTO api_tokens (user_id, name, token_hash, scopes, expires_at)
+    SELECT id, 'Tests', $3, $4, now() + interval '1 day' FROM editor
+"""
 
 
 class Postgres:
@@ -40,11 +50,16 @@ class Postgres:
         self.url = make_url(self._server.start())
 
     def initialise(self) -> None:
-        """Create the schema and the administrator with `ADMIN_TOKEN`."""
+        """Create the schema, the administrator with `ADMIN_TOKEN`, and an editor for each of `WRITER_TOKENS`."""
 
         async def create() -> None:
             await initialise(settings_for(self.url), self.url, lambda _: None, demo_data=False)
             await give_admin_token(self.url)
+            tokens = Tokens(settings_for(self.url))
+            async with connected(self.url) as connection:
+                for number, token in enumerate(WRITER_TOKENS):
+                    values = f"Writer {number}", f"writer-{number}@register.example", tokens.api_token_hashes(token)[0]
+                    await connection.execute(_ADD_EDITOR, *values, sorted(SCOPES))
 
         asyncio.run(create())
 

@@ -79,8 +79,8 @@ class Service:
         assert self.process is not None
         return [process for process in processes() if process.group == self.process.pid]
 
-    def client(self) -> httpx.Client:
-        headers = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
+    def client(self, token: str = ADMIN_TOKEN) -> httpx.Client:
+        headers = {"Authorization": f"Bearer {token}"}
         return httpx.Client(base_url=f"{self.address}/api/v1", headers=headers, timeout=HANG_TIMEOUT)
 
     def status(self, path: str) -> int:
