@@ -180,7 +180,7 @@ def test_counts_are_singular_or_plural() -> None:
     assert [summary(1), summary(2), summary(150)] == [
         "The request has 1 error.",
         "The request has 2 errors.",
-        "The request has 150 errors. The first 100 are listed.",
+        "The request has more than 100 errors. The first 100 are listed.",
     ]
 
 

@@ -6,16 +6,20 @@ from email.message import Message
 from functools import lru_cache
 from typing import Any
 
-from anyio import to_thread
 from fastapi import Request
+from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
 from app.core.http.strict_json import parse_json
+from app.core.threads import run_in_thread
 from app.utils.exceptions import BadRequest, ContentTooLarge, LargeBodiesBusy
+from app.utils.unknown_members import without_surplus
 from app.utils.wording import counted
 
 _INLINE_PARSE_BYTES = 256 * 1024
+# A shorter body has at most a few hundred unknown members.
+_MAX_UNLIMITED_BYTES = 4 * 1024
 # Enough for signing in. Validating a whole mebibyte blocks the event loop for a second.
 MAX_ANONYMOUS_BYTES = 16 * 1024
 
@@ -28,12 +32,14 @@ MAX_LARGE_BODIES = 2
 class StrictRequest(Request):
     """A request whose body must be strict JSON (`parse_json`).
 
-    `limit` is its maximum length in bytes.
+    `limit` is its maximum length in bytes. Unknown members of an object for `model` are left out once there are more
+    than a response lists.
     """
 
-    def __init__(self, scope: Scope, receive: Receive, limit: int) -> None:
+    def __init__(self, scope: Scope, receive: Receive, limit: int, model: type[BaseModel] | None = None) -> None:
         super().__init__(scope, receive)
         self._limit = limit
+        self._model = model
 
     async def body(self) -> bytes:
         """Return the body, read once.
@@ -69,7 +75,10 @@ class StrictRequest(Request):
         """
         body = await self.body()
         # A long body is parsed in a thread, so that the event loop serves other requests meanwhile.
-        return parse_json(body) if len(body) <= _INLINE_PARSE_BYTES else await to_thread.run_sync(parse_json, body)
+        value = parse_json(body) if len(body) <= _INLINE_PARSE_BYTES else await run_in_thread(parse_json, body)
+        if self._model is not None and len(body) > _MAX_UNLIMITED_BYTES:
+            return without_surplus(self._model, value)
+        return value
 
 
 class LargeBodyLimiter:

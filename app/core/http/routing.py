@@ -9,6 +9,7 @@ from fastapi import Request, Response
 from fastapi.openapi.utils import get_openapi
 from fastapi.params import Form
 from fastapi.routing import APIRoute
+from pydantic import BaseModel
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
@@ -54,12 +55,14 @@ class KnownParameters:
         return dict(_query_parameters(self._route, paths))
 
 
-def collect_known_parameters(routes: Iterable[BaseRoute]) -> None:
-    """Read the parameters of all strict routes in advance, which saves the first request to a route 10 ms."""
-    strict_routes = [route for route in routes if isinstance(route, StrictRoute)]
-    paths = get_openapi(title="", version="", routes=strict_routes)["paths"]
-    for route in strict_routes:
-        route.parameters.repeatable = dict(_query_parameters(route, paths))
+def collect_known_parameters(routes: Iterable[BaseRoute], paths: Mapping[str, Any]) -> None:
+    """Read the parameters of all strict routes from the paths of the application's OpenAPI document.
+
+    Otherwise the first request to each route would take 10 ms longer.
+    """
+    for route in routes:
+        if isinstance(route, StrictRoute):
+            route.parameters.repeatable = dict(_query_parameters(route, paths))
 
 
 def _query_parameters(route: APIRoute, paths: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
@@ -94,6 +97,7 @@ class StrictRoute(APIRoute):
         usual_types = " or ".join(file_types or media_types[:1])
         has_body = self.body_field is not None or bool(file_types)
         is_large = BODY_LIMIT in (self.openapi_extra or {})
+        model = _body_model(self)
 
         async def strict_handler(request: Request) -> Response:
             # Authorise first: a caller without permission gets no other error, and the body is not read.
@@ -106,7 +110,7 @@ class StrictRoute(APIRoute):
                 return await retry_if_aborted(request, handler)
             settings = request.app.state.settings
             limit = settings.max_bulk_bytes if is_large else settings.max_body_bytes
-            request = StrictRequest(request.scope, request.receive, limit)
+            request = StrictRequest(request.scope, request.receive, limit, model)
             # Read the body here: FastAPI would replace the errors of reading by its own.
             if has_body and await request.body():
                 if media_type(request.headers.get("content-type")) not in media_types:
@@ -171,6 +175,12 @@ def declared_permission(route: APIRoute) -> str:
 def _file_types(route: APIRoute) -> tuple[str, ...]:
     """Return the media types of a request body that the route documents and parses itself."""
     return tuple((route.openapi_extra or {}).get("requestBody", {}).get("content", ()))
+
+
+def _body_model(route: APIRoute) -> type[BaseModel] | None:
+    """Return the model of a body, if it is a single one."""
+    annotation = None if route.body_field is None else route.body_field.field_info.annotation
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
 
 
 def _media_types(route: APIRoute) -> tuple[str, ...]:
