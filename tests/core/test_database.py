@@ -49,13 +49,20 @@ BUSY = [
     asyncpg.QueryCanceledError,
     asyncpg.LockNotAvailableError,
 ]
+STARVED = [
+    asyncpg.InsufficientResourcesError,
+    asyncpg.DiskFullError,
+    asyncpg.OutOfMemoryError,
+    asyncpg.PostgresSystemError,
+    asyncpg.PostgresIOError,
+]
 UNAVAILABLE = [
     *((error, ConnectionLost, "2") for error in LOST),
     *((error, DatabaseBusy, "1") for error in BUSY),
     (asyncpg.DeadlockDetectedError, Deadlock, "1"),
     (asyncpg.SerializationError, SerializationFailure, "1"),
     (asyncpg.InvalidCachedStatementError, SchemaChanged, "1"),
-    (asyncpg.DiskFullError, ServiceUnavailable, "2"),
+    *((error, ServiceUnavailable, "2") for error in STARVED),
     (asyncpg.ReadOnlySQLTransactionError, DatabaseReadOnly, "5"),
 ]
 INTEGRITY = {
