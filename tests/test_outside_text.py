@@ -8,7 +8,6 @@ import importlib
 import json
 import pkgutil
 import re
-import unicodedata
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -25,7 +24,6 @@ from app.core.http import bodies
 from app.core.http.authorisation import client_address
 from app.core.http.bodies import media_type
 from app.core.http.hints import name_hint
-from app.core.http.routing import MAX_PARAMETERS
 from app.core.http.strict_json import parse_json
 from app.core.passwords import MAX_LENGTH, is_common
 from app.core.tokens import API_TOKEN, Tokens, is_well_formed
@@ -53,9 +51,8 @@ from app.domains.shared.schemas import (
     part_of_lines,
 )
 from app.domains.user.schemas import Email
-from app.utils import normalisation, redaction
+from app.utils import redaction
 from app.utils.exceptions import RegisterError
-from app.utils.normalisation import MAX_COMBINING_MARKS, TextTooLongError, TooManyMarksError, to_nfc
 from app.utils.redaction import clean_text, redact
 from app.utils.validation import json_pointer
 from tests.conftest import settings_for
@@ -315,63 +312,11 @@ def test_longest_password_is_compared_at_once() -> None:
     assert_proportionate(work, 3_000)
 
 
-# Normalisation
-
-
-def test_text_is_normalised_in_few_places(root: Path) -> None:
-    # A password has at most 256 characters, and snippets fold single characters and the words of `q`.
-    allowed = {"normalisation.py", "passwords.py", "snippets.py"}
-    calls = {
-        path.name
-        for path in (root / "app").rglob("*.py")
-        if re.search(r"unicodedata\.(is_)?normali[sz]ed?\(", path.read_text("utf-8"))
-    }
-    assert calls == allowed
-
-
-@pytest.mark.parametrize("marks", ["\u0301", "\u0315\u0300", "\u0f73", "\u0344", "\U0001d165"])
-def test_marks_in_a_row_are_limited(marks: str) -> None:
-    most = "e" + (marks * MAX_COMBINING_MARKS)[: MAX_COMBINING_MARKS // (2 if marks == "\u0f73" else 1)]
-    assert to_nfc(most * 20, 1000) == unicodedata.normalize("NFC", most * 20)
-    with pytest.raises(TooManyMarksError):
-        to_nfc(most + marks, 1000)
-
-
-def test_no_character_adds_marks_unseen() -> None:
-    """Every character that is only marks once it is decomposed counts as marks."""
-    for character in map(chr, range(0x110000)):
-        decomposed = unicodedata.normalize("NFD", character)
-        if all(unicodedata.combining(each) for each in decomposed):
-            with pytest.raises(TooManyMarksError):
-                to_nfc(character * 31, 1000)
-
-
-@pytest.mark.parametrize("text", ["é", "\u1f82", "각", "ǟ", "が", "\u1e69"])
-def test_decomposed_text_of_the_maximum_length_is_accepted(text: str) -> None:
-    longest = text * 500
-    assert validate(Name)(unicodedata.normalize("NFD", longest)) == longest
-    with pytest.raises(ValidationError) as caught:
-        validate(Name)(unicodedata.normalize("NFD", longest + text))
-    assert [error["type"] for error in caught.value.errors()] == ["string_too_long"]
-
-
-def test_longer_text_is_not_normalised(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(normalisation, "unicodedata", None)
-    with pytest.raises(TextTooLongError):
-        to_nfc("é" * 4001, 1000)
-    for adapter, text in ((Name, "é" * 2001), (Description, "\u0301" * 80_001), (TextParameter, "\u0f73" * 2049)):
-        with pytest.raises(ValidationError):
-            validate(adapter)(text)
-
-
-# Memory
-
-
 def test_caches_keep_no_long_text(monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[str] = []
     for module, name in ((formats, "_negotiate"), (bodies, "_media_type")):
         monkeypatch.setattr(module, name, kept.append)
-    monkeypatch.setattr(redaction, "_is_secret", lambda name: bool(kept.append(name)))
+    monkeypatch.setattr(redaction, "_is_secret", kept.append)
     for size in (10, 150, 900, 10_000, 100_000):
         with expected_failures():
             media_type("a" * size)
@@ -379,7 +324,6 @@ def test_caches_keep_no_long_text(monkeypatch: pytest.MonkeyPatch) -> None:
             formats.negotiate_format(httpx_like({"accept": "a" * size}))
         redact(None, "", {"nested": {"a" * size: 1}})
     assert {len(text) for text in kept} == {10, 150, 900, len("nested")}
-    assert MAX_PARAMETERS == 1000
 
 
 def httpx_like(headers: dict[str, str]) -> Any:
