@@ -245,7 +245,7 @@ def test_every_reader_of_text_takes_linear_time(reader: str) -> None:
     assert_proportionate(for_all_units(READERS[reader]), 3_000)
 
 
-# What a client may send as headers: 32 KiB, each of which any middleware or route may read.
+# Headers may have 32 KiB, and any middleware or route may read each.
 HEADERS = (
     *("Accept", "Accept-Language", "Access-Control-Request-Headers", "Authorization", "Content-Encoding"),
     *("Content-Type", "Cookie", "Host", "Idempotency-Key", "If-Match", "If-None-Match", "Origin", "Prefer", "Range"),

@@ -126,6 +126,6 @@ class _NestedValue:
 
     def _take(self, entries: int) -> int:
         """Return the number of these entries that may be logged."""
-        taken = min(entries, self._entries_left)
-        self._entries_left -= taken
-        return taken
+        granted = min(entries, self._entries_left)
+        self._entries_left -= granted
+        return granted

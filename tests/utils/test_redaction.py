@@ -29,7 +29,7 @@ CREDENTIALS = [
 ]
 
 
-@pytest.mark.parametrize(("text", "secret"), CREDENTIALS)
+@pytest.mark.parametrize(("text", "secret"), CREDENTIALS, ids=range(len(CREDENTIALS)))
 def test_cut_reveals_no_part_of_a_credential(text: str, secret: str) -> None:
     for visible in range(len(text)):
         line = " " * (MAX_TEXT - visible) + text + " " * MAX_TEXT
