@@ -165,7 +165,8 @@ def test_statements_of_search_orders_are_limited() -> None:
     """Clients can combine sort fields in millions of ways, and each order has statements of its own."""
     info = search_order.cache_info()
     assert info.maxsize is not None
-    sorts = [",".join(names) for names in permutations(DepartmentListQuery.declaration.sorts, 3)]
+    fields = [f"{sign}{name}" for name in DepartmentListQuery.declaration.sorts for sign in ("", "-")]
+    sorts = [",".join(names) for names in permutations(fields, 3)]
     assert len(sorts) > info.maxsize
     for sort in sorts:
         search_order(sort, DepartmentListQuery.declaration)
