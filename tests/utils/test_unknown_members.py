@@ -18,7 +18,7 @@ NAMES = st.sampled_from([*KNOWN, "role_id", "responsibility", *(f"m{number}" for
 VALUES = st.recursive(
     st.none() | st.integers(0, 3) | st.sampled_from(["", "N", "informed"]),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(NAMES, inner, max_size=14),
-    max_leaves=40,
+    max_leaves=15,
 )
 
 
