@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from sqlalchemy import URL
 
 from app.core.config import Settings
+from app.core.http.protocol import GuardedProtocol
 from app.main import create_app
 from app.utils.exceptions import RegisterError, error_classes, problem_types
 from app.utils.fault_codes import TEXTS, UNKNOWN_PATTERN_TEXT, code_of
@@ -141,7 +142,8 @@ async def server(server_url: URL, template: URL) -> AsyncIterator[Server]:
     """A server on a separate database, so that committed rows do not affect other tests."""
     async with new_database(server_url, template.database) as url:
         app = create_app(settings_for(url))
-        config = uvicorn.Config(app, host="127.0.0.1", port=0, http="httptools", log_config=None, access_log=False)
+        options: dict[str, Any] = {"http": GuardedProtocol, "ws": "none", "log_config": None, "access_log": False}
+        config = uvicorn.Config(app, host="127.0.0.1", port=0, **options)
         runner = uvicorn.Server(config)
         thread = threading.Thread(target=runner.run, daemon=True)
         thread.start()
