@@ -155,7 +155,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._overhead_left -= len(data)
         super().data_received(data)
         if self._overhead_left < 0:
-            self._reject(HeadersTooLarge() if self.headers else BadRequest("The request line is too long."))
+            self._reject(self._overhead_error())
         elif self._body_bytes > self._all.max_body_bytes:
             self.cut("EndlessBody")
         elif self.pipeline and not self.transport.is_closing():
@@ -230,6 +230,10 @@ class GuardedProtocol(HttpToolsProtocol):
         self._unread_looks = 0 if self.pace else self._unread_looks + 1
         if self._unread_looks * LOOK_SECONDS >= self._all.unread_seconds:
             self.cut("UnreadResponse")
+
+    def _overhead_error(self) -> RegisterError:
+        is_long_line = len(getattr(self, "url", b"")) > self._all.max_overhead_bytes // 2
+        return BadRequest("The request line is too long.") if is_long_line else HeadersTooLarge()
 
     def _is_idle(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
