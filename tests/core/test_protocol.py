@@ -66,7 +66,7 @@ class Front:
 
         async def wait(request: Request) -> Response:
             self.requests += 1
-            disconnect = asyncio.create_task(request.receive())  # as a streaming response does
+            disconnect = asyncio.ensure_future(request.receive())  # as a streaming response does
             await self.release.wait()
             disconnect.cancel()
             return Response(b"done")
