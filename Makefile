@@ -45,10 +45,14 @@ migration: $(VENV)/.dev ## Generate a revision from the models: make migration N
 	@$(BIN)/python -m tests.new_revision $(if $(NAME),"$(NAME)")
 
 test: $(VENV)/.dev $(NODE_TOOLS)/.installed ## Run the test suite on a temporary PostgreSQL
-	@$(BIN)/pytest -m "not browser" --cov --numprocesses auto --maxprocesses 4 --dist worksteal
+	@$(BIN)/pytest -m "not browser and not faults" --cov --numprocesses auto --maxprocesses 4 --dist worksteal
 
 test-browser: $(VENV)/.dev ## Test /docs and /redoc in a browser
 	@$(BIN)/pytest -m browser
+
+test-faults: $(VENV)/.dev ## Kill, freeze and starve the service and PostgreSQL under load, on Linux (up to 10 minutes)
+	@PATH="$$PATH:/usr/sbin" command -v haproxy >/dev/null || { echo "haproxy is missing. Install HAProxy (Debian and Ubuntu: apt-get install haproxy); its system service is not needed." >&2; exit 1; }
+	@PATH="$$PATH:/usr/sbin" $(BIN)/pytest tests/faults -m faults --durations=0 --durations-min=1
 
 test-clients: $(VENV)/.dev $(NODE_TOOLS)/.installed ## Run only the tests of generated clients
 	@$(BIN)/pytest tests/clients -m clients
@@ -107,4 +111,4 @@ lock: $(VENV)/.dev ## Resolve the dependencies into requirements/*.txt
 clean: ## Remove caches and the environment; keep the data
 	@rm -rf $(VENV) $(NODE_TOOLS) .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .schemathesis
 
-.PHONY: help run migrate migration test test-browser test-clients check lint-openapi lint-alerts format openapi break-openapi error-codes load sign-in-rush lock clean
+.PHONY: help run migrate migration test test-browser test-faults test-clients check lint-openapi lint-alerts format openapi break-openapi error-codes load sign-in-rush lock clean

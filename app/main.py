@@ -14,7 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from app.api.api import TAGS, include_routers
 from app.api.description import DESCRIPTION
-from app.api.docs import add_docs
+from app.api.docs import add_docs, prepare_docs
 from app.api.openapi import use_own_openapi
 from app.api.problems import add_problem_handlers
 from app.core.config import VERSION, Settings, get_settings
@@ -116,7 +116,8 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
     _drain_on_sigterm(app.state.readiness)
-    collect_known_parameters(app.routes)
+    collect_known_parameters(app.routes, app.openapi()["paths"])
+    prepare_docs(app)
     connections = Connections(app.state.settings, app.state.metrics)
     tasks = [asyncio.create_task(each) for each in (_measure_lag(app.state.metrics), connections.watch())]
     with freeze_startup_objects():

@@ -51,6 +51,8 @@ def importers(package: str) -> set[str]:
 @pytest.mark.parametrize(
     ("package", "allowed"),
     [
+        # Work in threads must end with its request.
+        ("anyio.to_thread", ("core/threads.py",)),
         # The driver, and the dialect of PostgreSQL.
         ("asyncpg", ("core/", "domains/shared/reading/")),
         ("sqlalchemy.dialects.postgresql", ("core/", "domains/shared/", "domains/register/")),

@@ -7,24 +7,28 @@ per request.
 import json
 import secrets
 from collections.abc import Awaitable, Callable
-from functools import cache
-from hashlib import sha256
+from functools import partial
 from importlib.resources import files
 
 from fastapi import FastAPI
 from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
-from fastapi.staticfiles import StaticFiles
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
+from app.api.static_content import StaticContent
 from app.core.config import PageAccess, Settings
 from app.core.http.authorisation import Authenticator
-from app.domains.shared.reading.etags import matches_etag
 
 ASSETS = "/docs/assets"
 OPENAPI = "/openapi.json"
 _PACKAGE = files("fastapi_offline") / "static"
 _REDOC = "redoc.standalone.js"
+_MEDIA_TYPES = {
+    "favicon.png": "image/png",
+    "swagger-ui-bundle.js": "text/javascript",
+    "swagger-ui.css": "text/css",
+    _REDOC: "text/javascript",
+}
 _SWAGGER_PARAMETERS = {
     "tryItOutEnabled": True,
     "displayRequestDuration": True,
@@ -60,17 +64,28 @@ def add_docs(app: FastAPI, settings: Settings) -> None:
         ("/docs", settings.docs_access, _swagger_ui),
         ("/redoc", settings.redoc_access, _redoc_page),
     )
+    app.state.static_contents = []
     accesses = {access for _, access, _ in pages} - {"off"}
     for path, access, page in pages:
         if access != "off":
             app.add_route(path, _restrict(access, page), include_in_schema=False)
     if accesses:
         # Access to a page includes access to the document.
-        document = _cached_page(lambda: _openapi(app), "application/json")
         widest: PageAccess = "public" if "public" in accesses else "admin"
-        app.add_route(OPENAPI, _restrict(widest, document), include_in_schema=False)
-        app.add_route(f"{ASSETS}/{_REDOC}", _cached_page(_redoc_script, "text/javascript"), include_in_schema=False)
-        app.mount(ASSETS, StaticFiles(directory=str(_PACKAGE)))
+        document = StaticContent(lambda: _openapi(app), "application/json")
+        app.add_route(OPENAPI, _restrict(widest, document.respond), include_in_schema=False)
+        contents = [document]
+        for name, media_type in _MEDIA_TYPES.items():
+            contents.append(StaticContent(partial(_asset, name), media_type))
+            app.add_route(f"{ASSETS}/{name}", contents[-1].respond, include_in_schema=False)
+        app.state.static_contents += contents
+
+
+def prepare_docs(app: FastAPI) -> None:
+    """Build the OpenAPI document and compress it and the assets of the pages, before the first request."""
+    for content in app.state.static_contents:
+        content.representations  # noqa: B018 - computed at the first access
+    app.openapi_schema = None  # takes ten times the memory of its text
 
 
 def _restrict(access: PageAccess, page: Page) -> Page:
@@ -83,24 +98,6 @@ def _restrict(access: PageAccess, page: Page) -> Page:
         return await page(request)
 
     return page_for_administrators
-
-
-def _cached_page(build: Callable[[], bytes], media_type: str) -> Page:
-    """Return a page that is built at its first request, with an entity tag against which browsers revalidate."""
-
-    @cache
-    def content() -> tuple[bytes, dict[str, str]]:
-        body = build()
-        # Browsers store it, but revalidate it, because an update of the service may change it.
-        return body, {"ETag": f'"{sha256(body).hexdigest()[:32]}"', "Cache-Control": "no-cache"}
-
-    async def page(request: Request) -> Response:
-        body, headers = content()
-        if matches_etag(request.headers.get("If-None-Match", ""), headers["ETag"]):
-            return Response(status_code=304, headers=headers)
-        return Response(body, headers=headers, media_type=media_type)
-
-    return page
 
 
 def _openapi(app: FastAPI) -> bytes:
@@ -141,8 +138,8 @@ def _page(page: HTMLResponse, style: str = "") -> Response:
     return HTMLResponse(html, headers=headers)
 
 
-def _redoc_script() -> bytes:
-    script = (_PACKAGE / _REDOC).read_bytes()
-    for original, replacement in _REDOC_REPLACEMENTS.items():
-        script = script.replace(original, replacement)
-    return script
+def _asset(name: str) -> bytes:
+    content = (_PACKAGE / name).read_bytes()
+    for original, replacement in _REDOC_REPLACEMENTS.items() if name == _REDOC else ():
+        content = content.replace(original, replacement)
+    return content

@@ -1,6 +1,8 @@
 """The OpenAPI document: FastAPI's, with the parts that all operations share."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from fastapi import FastAPI
@@ -74,18 +76,18 @@ def use_own_openapi(app: FastAPI) -> None:
 
 def _document(app: FastAPI) -> dict[str, Any]:
     if app.openapi_schema is None:
-        query_schemas = _declare_query_models(app)
-        document = get_openapi(
-            title=app.title,
-            version=app.version,
-            summary=app.summary,
-            description=app.description,
-            routes=app.routes,
-            tags=app.openapi_tags,
-            contact=app.contact,
-            license_info=app.license_info,
-            servers=app.servers,
-        )
+        with _declared_query_models(app) as query_schemas:
+            document = get_openapi(
+                title=app.title,
+                version=app.version,
+                summary=app.summary,
+                description=app.description,
+                routes=app.routes,
+                tags=app.openapi_tags,
+                contact=app.contact,
+                license_info=app.license_info,
+                servers=app.servers,
+            )
         document["components"]["schemas"] |= query_schemas
         _sort_parameters(document)
         _summarise(document)
@@ -103,21 +105,27 @@ def _document(app: FastAPI) -> dict[str, Any]:
     return app.openapi_schema
 
 
-def _declare_query_models(app: FastAPI) -> dict[str, Any]:
-    """Declare the parameters of query models, which FastAPI does not see, and return the schemas they refer to.
+@contextmanager
+def _declared_query_models(app: FastAPI) -> Iterator[dict[str, Any]]:
+    """Declare the parameters of query models, which FastAPI does not see, and yield the schemas they refer to.
 
-    Not when the routes are created: the schemas take time and memory, and most processes serve no document.
+    Only while the document is built, because the parameters take memory.
     """
     schemas: dict[str, Any] = {}
-    for route in app.routes:
-        if isinstance(route, APIRoute):
+    routes = [route for route in app.routes if isinstance(route, APIRoute)]
+    declared = [route.openapi_extra for route in routes]
+    try:
+        for route in routes:
             parameters: list[Any] = []
             for query in query_models(route.endpoint):
                 query_parameters, query_schemas = openapi_parameters(query.model, _SCHEMAS)
                 parameters += query_parameters
                 schemas |= query_schemas
             route.openapi_extra = (route.openapi_extra or {}) | ({"parameters": parameters} if parameters else {})
-    return schemas
+        yield schemas
+    finally:
+        for route, extra in zip(routes, declared, strict=True):
+            route.openapi_extra = extra
 
 
 def _sort_parameters(document: dict[str, Any]) -> None:

@@ -6,10 +6,10 @@ before it is sent, so a failed commit reaches the client as an error; any other 
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from hashlib import blake2b
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 import asyncpg
 from fastapi import Depends, Request, Response
@@ -20,9 +20,9 @@ from sqlalchemy.pool import PoolProxiedConnection
 
 from app.core.config import Settings
 from app.core.database_errors import DRIVER_ERRORS, translate
-from app.core.engine import Row, make_engine, milliseconds
-from app.core.prepared import Prepared
-from app.utils.exceptions import ConnectionLost, OutcomeUnknown, TransactionAborted
+from app.core.engine import FairPool, Row, make_engine, milliseconds
+from app.core.prepared import FastStatement
+from app.utils.exceptions import ConnectionLost, OutcomeUnknown, SchemaChanged, TransactionAborted
 
 T = TypeVar("T")
 
@@ -31,7 +31,7 @@ _TIMEOUT_MARGIN = 1.0
 # Upper limit of `allow_seconds`.
 MAX_STATEMENT_SECONDS = 60.0
 _SAFE_METHODS = ("GET", "HEAD")
-_MAX_ATTEMPTS = 3
+MAX_ATTEMPTS = 3
 _MAX_RETRY_PAUSE_SECONDS = 0.05
 
 
@@ -64,21 +64,43 @@ class Database:
                 await session.abandon()
 
     @asynccontextmanager
-    async def snapshot(self, idle_seconds: float) -> AsyncIterator[AsyncConnection]:
+    async def snapshot(self, idle_seconds: float, tables: Sequence[str] = ()) -> AsyncIterator[AsyncConnection]:
         """Yield a separate connection in a read-only transaction that sees one snapshot of the database.
 
-        PostgreSQL ends the transaction after `idle_seconds` without a statement. Raises `ServiceUnavailable` as every
-        statement does.
+        PostgreSQL ends the transaction after `idle_seconds` without a statement. `tables` are locked against migrations
+        before the snapshot is taken: a table that a migration rewrites later would be empty in the snapshot. Raises
+        `ServiceUnavailable` as every statement does.
         """
         async with self.engine.connect() as connection:
             await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-            begin = _set_for_transaction("idle_in_transaction_session_timeout", idle_seconds)
+            # Neither statement takes the snapshot.
+            begin = [f"SET LOCAL idle_in_transaction_session_timeout = {milliseconds(idle_seconds)}"]
+            if tables:
+                begin.append(f"LOCK TABLE {', '.join(tables)} IN ACCESS SHARE MODE")
             try:
                 async with asyncio.timeout(self.statement_seconds):
-                    await connection.execute(begin)
+                    for statement in begin:
+                        await connection.exec_driver_sql(statement)
             except TimeoutError as error:
                 raise ConnectionLost from error
             yield connection
+
+    async def retry(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Await work that is one transaction, at most three times, until PostgreSQL does not abort the transaction."""
+        for attempt in range(1, MAX_ATTEMPTS):
+            try:
+                return await work()
+            except TransactionAborted as error:
+                await self.prepare_retry(error, attempt)
+        return await work()
+
+    async def prepare_retry(self, error: TransactionAborted, attempt: int) -> None:
+        """Prepare for another attempt at a transaction, after its rollback."""
+        if isinstance(error, SchemaChanged):
+            # Otherwise the next attempts could get other connections whose prepared statements are outdated, too.
+            cast(FairPool, self.engine.pool).replace_connections()
+        # A random pause, so that the same transactions do not collide again.
+        await asyncio.sleep(random.uniform(0, _MAX_RETRY_PAUSE_SECONDS * attempt))  # noqa: S311 - no secret
 
     async def dispose(self) -> None:
         """Close all connections that are not in use."""
@@ -105,12 +127,12 @@ class RegisterSession(AsyncSession):
         # error, so a commit after a caught error would look like a success.
         self._is_aborted = False
 
-    async def fetch(self, statement: Prepared, /, **values: Any) -> Row | None:
-        """Run a prepared read and return its first row."""
+    async def fetch(self, statement: FastStatement, /, **values: Any) -> Row | None:
+        """Run a read of the fast path and return its first row."""
         return await self._run(statement, values, is_write=False)
 
-    async def write_alone(self, statement: Prepared, /, **values: Any) -> Row | None:
-        """Run a prepared write and return its first row.
+    async def write_alone(self, statement: FastStatement, /, **values: Any) -> Row | None:
+        """Run a write of the fast path and return its first row.
 
         Outside a transaction the statement is autocommitted, which saves the round trips of BEGIN and COMMIT. Raises
         `OutcomeUnknown` if the connection is lost before its result arrives.
@@ -179,20 +201,25 @@ class RegisterSession(AsyncSession):
         except ConnectionLost as error:
             raise OutcomeUnknown from error
 
-    async def _run(self, statement: Prepared, values: dict[str, Any], *, is_write: bool) -> Row | None:
-        """Run a prepared statement in the transaction, or else on a borrowed connection."""
-        arguments = statement.arguments(values)
+    async def _run(self, statement: FastStatement, values: dict[str, Any], *, is_write: bool) -> Row | None:
+        """Run a statement of the fast path in the transaction, or else on a borrowed connection."""
+        prepared = statement.prepared or await statement.prepare()
+        sql, arguments = prepared.sql, prepared.arguments(values)
         if self.in_transaction() or self._database.bind is not None:
-            return await self._fetch_in_transaction(statement.sql, arguments)
+            return await self._fetch_in_transaction(sql, arguments)
         pooled = await self._database.engine.raw_connection()
         try:
-            return await self._fetch_row(pooled.driver_connection, statement.sql, arguments)
+            return await self._fetch_row(pooled.driver_connection, sql, arguments)
         except ConnectionLost as error:
             # The driver raises these for a connection closed earlier, without sending anything.
             is_unsent = isinstance(error.__cause__, (asyncpg.InterfaceError, asyncpg.InternalClientError))
             if not is_write or is_unsent:
                 raise
             raise OutcomeUnknown from error
+        except SchemaChanged as error:
+            if is_write and isinstance(error.__cause__, asyncpg.OutdatedSchemaCacheError):
+                raise OutcomeUnknown from error  # the write is committed, but the driver could not read its result
+            raise
         finally:
             _return_connection(pooled)
 
@@ -268,16 +295,16 @@ async def retry_if_aborted(request: Request, handler: Callable[[Request], Awaita
     FastAPI solves the dependencies again for each run, so each run has a separate session. All sessions end with the
     request, and only the last one has anything to commit.
     """
-    for attempt in range(1, _MAX_ATTEMPTS):
+    for attempt in range(1, MAX_ATTEMPTS):
         try:
             return await handler(request)
-        except TransactionAborted:
+        except TransactionAborted as error:
             session: RegisterSession | None = getattr(request.state, "session", None)
             if session is None:
                 raise  # a test has replaced the session and rolls it back
             await session.undo()
-            # A random pause, so that the same transactions do not collide again.
-            await asyncio.sleep(random.uniform(0, _MAX_RETRY_PAUSE_SECONDS * attempt))  # noqa: S311 - no secret
+            database: Database = request.app.state.database
+            await database.prepare_retry(error, attempt)
     return await handler(request)
 
 

@@ -18,17 +18,20 @@ from app.utils.exceptions import (
     UnstorableValue,
 )
 
-# SQLSTATEs (PostgreSQL documentation, appendix A).
-_LOST_PREFIXES = ("08", "57P0")
+# SQLSTATEs (PostgreSQL documentation, appendix A), or their first two or four characters.
 _BY_STATE: dict[str, type[ServiceUnavailable]] = {
+    **dict.fromkeys(("08", "57P0"), ConnectionLost),
+    # The server lacks disk space, memory or file descriptors, or its operating system reports an error.
+    **dict.fromkeys(("53", "58"), ServiceUnavailable),
     **dict.fromkeys(("53300", "57014", "55P03"), DatabaseBusy),
     "40P01": Deadlock,
     "40001": SerializationFailure,
     "25006": DatabaseReadOnly,
-    "53100": ServiceUnavailable,  # disk full
 }
 # SQLSTATEs that the command line explains: insufficient_privilege and undefined_table.
 NO_PRIVILEGE, NO_TABLE = "42501", "42P01"
+# Internal errors of a statement that uses an object which another transaction has dropped or replaced meanwhile.
+_MISSING_OBJECT = ("cache lookup failed for ", "could not open relation with OID ")
 # Untranslated errors of a failed statement, from SQLAlchemy and from the driver.
 STATEMENT_ERRORS = (DBAPIError, asyncpg.PostgresError)
 T = TypeVar("T")
@@ -71,13 +74,20 @@ def _register_error(error: BaseException) -> RegisterError | None:
         return IntegrityViolation(sqlstate, getattr(error, "constraint_name", None) or "")
     if sqlstate.startswith("22") or (isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError)):
         return UnstorableValue()
-    if isinstance(error, asyncpg.InvalidCachedStatementError):
+    if _is_schema_change(error):
         return SchemaChanged()
-    if sqlstate in _BY_STATE:
-        return _BY_STATE[sqlstate]()
-    if isinstance(error, OSError) or sqlstate.startswith(_LOST_PREFIXES) or _is_closed(error):
-        return ConnectionLost()
-    return None
+    known = next((_BY_STATE[key] for key in (sqlstate, sqlstate[:4], sqlstate[:2]) if key in _BY_STATE), None)
+    if known is not None:
+        return known()
+    return ConnectionLost() if isinstance(error, OSError) or _is_closed(error) else None
+
+
+def _is_schema_change(error: BaseException) -> bool:
+    """Return whether a change of the schema made a prepared statement, or what the driver knows of types, invalid."""
+    if isinstance(error, (asyncpg.InvalidCachedStatementError, asyncpg.OutdatedSchemaCacheError)):
+        return True
+    # PostgreSQL has one SQLSTATE for all internal errors, and does not translate their messages.
+    return isinstance(error, asyncpg.InternalServerError) and str(error).startswith(_MISSING_OBJECT)
 
 
 def sqlstate_of(error: Exception) -> str | None:

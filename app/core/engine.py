@@ -16,6 +16,9 @@ from app.core.config import Settings
 from app.core.database_errors import DRIVER_ERRORS, translate
 from app.utils.exceptions import DatabaseBusy, ServiceUnavailable
 
+# A key of `ConnectionPoolEntry.info`, which SQLAlchemy clears when it opens another connection.
+_REPLACEMENTS = "replacements"
+
 
 class Row(asyncpg.Record):  # type: ignore[misc]
     """A row of a prepared statement; its columns are items and attributes."""
@@ -42,6 +45,22 @@ class FairPool(AsyncAdaptedQueuePool):
         self._waiters: deque[asyncio.Future[None]] = deque()
         event.listen(self, "checkin", self._wake_next_waiter)
         event.listen(self, "detach", self._wake_next_waiter)  # a connection was garbage-collected in use
+        event.listen(self, "checkout", self._check_connection)
+        # The number of times that the connections were replaced; each connection notes the number at its first use.
+        self._replacements = 0
+
+    def replace_connections(self) -> None:
+        """Replace each connection that is open now before its next use."""
+        self._replacements += 1
+
+    def _check_connection(
+        self, dbapi_connection: Any, entry: ConnectionPoolEntry, _proxy: PoolProxiedConnection
+    ) -> None:
+        """Raise `DisconnectionError`, upon which SQLAlchemy opens another connection."""
+        is_outdated = entry.info.setdefault(_REPLACEMENTS, self._replacements) != self._replacements
+        # The event loop notices a closed socket, so this check replaces pool_pre_ping and saves its round trip.
+        if is_outdated or dbapi_connection.driver_connection.is_closed():
+            raise DisconnectionError
 
     def _do_get(self) -> ConnectionPoolEntry:
         """Return a connection. Raises `DatabaseBusy` if none becomes free within the pool's timeout."""
@@ -124,7 +143,6 @@ def make_engine(url: str | URL, settings: Settings, size: int, command_timeout: 
         },
     )
     event.listen(engine.sync_engine, "handle_error", _raise_translated)
-    event.listen(engine.sync_engine, "checkout", _replace_closed)
     return engine
 
 
@@ -145,9 +163,3 @@ def _raise_translated(context: ExceptionContext) -> None:
     translated = translate(context.original_exception)
     if translated is not context.original_exception:
         raise translated from context.original_exception
-
-
-def _replace_closed(dbapi_connection: Any, _entry: ConnectionPoolEntry, _proxy: PoolProxiedConnection) -> None:
-    # The event loop notices a closed socket, so this check replaces pool_pre_ping and saves its round trip.
-    if dbapi_connection.driver_connection.is_closed():
-        raise DisconnectionError

@@ -5,32 +5,18 @@ The standard library's loggers, uvicorn's included, use the same processors, so 
 
 import json
 import logging
-import re
 import sys
 from collections.abc import MutableMapping
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, TextIO
 
 import structlog
 from structlog.tracebacks import ExceptionDictTransformer
 
-_SECRET_WORD = "password|passwd|secret|token|authorization|cookie|api[-_]?key|credential"  # noqa: S105 - names of them
-_SECRET_NAME = re.compile(_SECRET_WORD, re.IGNORECASE)
-_SECRET_TEXT = (
-    (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]+"), r"\1 [redacted]"),
-    (re.compile(r"(\w+://[^:/@\s]*):[^@\s]+@"), r"\1:[redacted]@"),
-    # Assignments such as `password=…` and `"password": "…"`; the credentials of schemes are replaced above.
-    (
-        re.compile(rf"(?i)((?:{_SECRET_WORD})\w*[\"']?\s*[=:]\s*[\"']?)(?!bearer |basic |\[redacted)[^\s\"'&,;]+"),
-        r"\1[redacted]",
-    ),
-    # Tokens of the service anywhere in a text, such as in a path.
-    (re.compile(r"\b(pr[tlr]_)[A-Za-z0-9]{20,}"), r"\1[redacted]"),
-    (re.compile(r"\beyJ[\w-]+\.[\w-]+\.[\w-]*"), "[redacted]"),
-)
-_REDACTED = "[redacted]"
+from app.utils.redaction import redact
+
 # `json.dumps` with arguments would create an encoder for each line.
-_encode = json.JSONEncoder(ensure_ascii=False, default=repr).encode
+_encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def configure_logging(level: str, *, as_json: bool) -> None:
@@ -87,31 +73,3 @@ class _Writer(structlog.WriteLogger):
 
 def _to_json(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> str:
     return _encode(event)
-
-
-def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Replace values with a secret's name, and credentials inside texts."""
-    return {key: _clean(key, value) for key, value in event.items()}
-
-
-@lru_cache(maxsize=1024)
-def _is_secret(name: str) -> bool:
-    return _SECRET_NAME.search(name) is not None
-
-
-def _clean(name: str, value: Any) -> Any:
-    if _is_secret(name):
-        return _REDACTED
-    if isinstance(value, str):
-        # Shortcut, because every request logs: no scheme of credentials, assignment, JSON, URL or token.
-        is_plain = " " not in value and "=" not in value and '":' not in value and "://" not in value
-        if is_plain and "_" not in value and "eyJ" not in value:
-            return value
-        for pattern, replacement in _SECRET_TEXT:
-            value = pattern.sub(replacement, value)
-        return value
-    if isinstance(value, dict):
-        return {key: _clean(str(key), inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_clean("", inner) for inner in value]
-    return value

@@ -1,25 +1,32 @@
 """Pydantic's errors as faults: a pointer, a code and a text of this service, never the value."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from pydantic import ValidationError
 
 from app.utils.exceptions import Fault, InvalidContent, Source
 from app.utils.fault_codes import PYDANTIC_TEXTS, UNKNOWN_TYPE_TEXT, pattern_text
-from app.utils.wording import counted
+from app.utils.wording import counted, shortened
 
 # A response that lists every fault of a hostile body would be larger than the body.
 MAX_FAULTS = 100
+# The name of an unknown member can be as long as the body. Names of fields and columns are shorter.
+MAX_POINTER_PART = 200
 
 _SOURCES: dict[Any, Source] = {"body": "body", "query": "query", "path": "path", "header": "header"}
 
 
 def invalid_content(error: ValidationError) -> InvalidContent:
     """Return the 422 for a body that a service validated."""
-    details = error.errors(include_url=False, include_input=False)
-    faults = [_fault("body", each["loc"], each) for each in details[:MAX_FAULTS]]
-    return InvalidContent(summary(len(details)), errors=faults)
+    return InvalidContent(summary(error.error_count()), errors=tuple(islice(faults_of(error), MAX_FAULTS)))
+
+
+def faults_of(error: ValidationError) -> Iterator[Fault]:
+    """Yield the faults of a body that a service validated."""
+    for each in error.errors(include_url=False, include_input=False):
+        yield _fault("body", each["loc"], each)
 
 
 def invalid_request(details: Sequence[Mapping[str, Any]]) -> InvalidContent:
@@ -29,8 +36,8 @@ def invalid_request(details: Sequence[Mapping[str, Any]]) -> InvalidContent:
 
 
 def json_pointer(location: Iterable[Any]) -> str:
-    """Return a location as a JSON pointer (RFC 6901), with surrogates replaced."""
-    parts = (str(part).replace("~", "~0").replace("/", "~1") for part in location)
+    """Return a location as a JSON pointer (RFC 6901), with surrogates replaced and long names cut."""
+    parts = (shortened(str(part), MAX_POINTER_PART).replace("~", "~0").replace("/", "~1") for part in location)
     return "".join(f"/{part}" for part in parts).encode("utf-8", "replace").decode()
 
 
@@ -69,7 +76,7 @@ def _values(context: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def summary(count: int, max_listed: int = MAX_FAULTS) -> str:
-    """Return a sentence with the number of faults and, if not all are listed, one with the number of listed faults."""
+    """Return a sentence with the number of faults, or that there are more than the `max_listed` first ones."""
     if count > max_listed:
-        return f"The request has {counted(count, 'error')}. The first {max_listed:,} are listed."
+        return f"The request has more than {counted(max_listed, 'error')}. The first {max_listed:,} are listed."
     return f"The request has {counted(count, 'error')}."

@@ -13,6 +13,11 @@ def truncated(lines: Sequence[str], most: int) -> list[str]:
     return [*lines[:most], *([f"… and {len(lines) - most} more."] if len(lines) > most else [])]
 
 
+def shortened(text: str, most: int) -> str:
+    """Return a text of at most `most` characters; a longer one ends in an ellipsis."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def joined(parts: Sequence[str], word: str = "and") -> str:
     """Return the parts as in a sentence: `a`, `a and b`, `a, b and c`."""
     return f" {word} ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))

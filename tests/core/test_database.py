@@ -14,7 +14,7 @@ from sqlalchemy import BigInteger, String, bindparam, column, func, literal, sel
 
 from app.core.database import Database, advisory_key
 from app.core.database_errors import IntegrityViolation, translate
-from app.core.prepared import Prepared, prepare
+from app.core.prepared import FastStatement, prepare
 from app.domains.department.service import DepartmentService
 from app.utils.exceptions import (
     ConnectionLost,
@@ -49,13 +49,20 @@ BUSY = [
     asyncpg.QueryCanceledError,
     asyncpg.LockNotAvailableError,
 ]
+STARVED = [
+    asyncpg.InsufficientResourcesError,
+    asyncpg.DiskFullError,
+    asyncpg.OutOfMemoryError,
+    asyncpg.PostgresSystemError,
+    asyncpg.PostgresIOError,
+]
 UNAVAILABLE = [
     *((error, ConnectionLost, "2") for error in LOST),
     *((error, DatabaseBusy, "1") for error in BUSY),
     (asyncpg.DeadlockDetectedError, Deadlock, "1"),
     (asyncpg.SerializationError, SerializationFailure, "1"),
     (asyncpg.InvalidCachedStatementError, SchemaChanged, "1"),
-    (asyncpg.DiskFullError, ServiceUnavailable, "2"),
+    *((error, ServiceUnavailable, "2") for error in STARVED),
     (asyncpg.ReadOnlySQLTransactionError, DatabaseReadOnly, "5"),
 ]
 INTEGRITY = {
@@ -106,7 +113,7 @@ def test_database_that_cannot_answer_now_is_unavailable(
 async def test_drivers_interface_errors_are_distinguished(committed: Committed) -> None:
     closed = translate(asyncpg.InterfaceError("connection is closed"))
     assert type(closed) is ConnectionLost
-    too_large = Prepared("SELECT $1::bigint", ("key",))
+    too_large = FastStatement(lambda: select(bindparam("key", type_=BigInteger)))
     async with committed.app.state.database.transaction() as session:
         with pytest.raises(UnstorableValue):
             await session.fetch(too_large, key=2**63)

@@ -39,7 +39,7 @@ UNUSED = re.compile(
 )
 # The functions with the key of a text as an argument, and the position of that argument.
 TAKES_KEY = {"mapping_fault": 0, "of": 1, "add_fault": 1, "invalid": 0, "text_of": 0, "BadCellError": 0}
-TAKES_KEY |= {"_request_error": 0, "_header_fault": 0, "_fault": 2}
+TAKES_KEY |= {"_message_error": 0, "_request_error": 0, "_header_fault": 0, "_fault": 2}
 
 
 def calls(root: Path) -> Iterator[tuple[Path, str, ast.Call]]:
@@ -180,7 +180,7 @@ def test_counts_are_singular_or_plural() -> None:
     assert [summary(1), summary(2), summary(150)] == [
         "The request has 1 error.",
         "The request has 2 errors.",
-        "The request has 150 errors. The first 100 are listed.",
+        "The request has more than 100 errors. The first 100 are listed.",
     ]
 
 

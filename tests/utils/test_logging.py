@@ -9,7 +9,7 @@ import pytest
 import structlog
 
 from app.core.tokens import API_TOKEN, LINK_TOKEN, REFRESH_TOKEN, Tokens, new_token
-from app.utils.logging_service import redact
+from app.utils.redaction import redact
 from tests.conftest import settings_for
 from tests.utils.conftest import Log, configured_log
 

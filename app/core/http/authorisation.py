@@ -21,6 +21,7 @@ from app.utils.exceptions import (
     Unauthorized,
 )
 from app.utils.fault_codes import text_of
+from app.utils.normalisation import MAX_COMBINING_MARKS, TextTooLongError, TooManyMarksError, to_nfc
 from app.utils.wording import counted
 
 CHANGE_MESSAGE = "X-Change-Message"
@@ -123,20 +124,29 @@ def _basic_password(request: Request) -> str | None:
 def _message(headers: list[str]) -> str | None:
     """Return the change message of the header, in UTF-8, which Starlette decodes as Latin-1.
 
-    Raises `InvalidContent` if it is too long, has control characters, or is repeated.
+    Raises `InvalidContent` if it is too long, has control characters or too many combining marks, or is repeated.
     """
     if not headers:
         return None
     header = headers[0]
     with suppress(UnicodeDecodeError):  # the client sent Latin-1
         header = header.encode("latin-1").decode()
-    message = unicodedata.normalize("NFC", header.strip())
+    try:
+        message = to_nfc(header.strip(), MAX_MESSAGE_LENGTH)
+    except TextTooLongError as error:
+        raise _message_error("change_message") from error
+    except TooManyMarksError as error:
+        raise _message_error("too_many_combining_marks") from error
     is_text = all(unicodedata.category(character) not in _CONTROL for character in message)
     if len(headers) > 1 or len(message) > MAX_MESSAGE_LENGTH or not is_text:
-        characters = counted(MAX_MESSAGE_LENGTH, "character")
-        fault = Fault.of(f"/{CHANGE_MESSAGE}", "change_message", source="header", characters=characters)
-        raise InvalidContent(fault.detail, errors=[fault])
+        raise _message_error("change_message")
     return message or None
+
+
+def _message_error(key: str) -> InvalidContent:
+    characters = counted(MAX_MESSAGE_LENGTH, "character")
+    fault = Fault.of(f"/{CHANGE_MESSAGE}", key, source="header", characters=characters, marks=MAX_COMBINING_MARKS)
+    return InvalidContent(fault.detail, errors=[fault])
 
 
 def client_address(request: Request) -> str:

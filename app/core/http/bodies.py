@@ -6,16 +6,20 @@ from email.message import Message
 from functools import lru_cache
 from typing import Any
 
-from anyio import to_thread
 from fastapi import Request
+from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
 from app.core.http.strict_json import parse_json
-from app.utils.exceptions import BadRequest, ContentTooLarge, LargeBodiesBusy
+from app.core.threads import run_in_thread
+from app.utils.exceptions import BadRequest, ContentTooLarge, LargeBodiesBusy, UnsupportedMediaType
+from app.utils.unknown_members import without_surplus
 from app.utils.wording import counted
 
 _INLINE_PARSE_BYTES = 256 * 1024
+# A shorter body has at most a few hundred unknown members.
+_MAX_UNLIMITED_BYTES = 4 * 1024
 # Enough for signing in. Validating a whole mebibyte blocks the event loop for a second.
 MAX_ANONYMOUS_BYTES = 16 * 1024
 
@@ -25,17 +29,23 @@ _COUNT_CHUNK_BYTES = 1024 * 1024
 MAX_LARGE_BODIES = 2
 # The part of each body that does not count among the unfinished ones, so that ordinary requests are never rejected.
 FREE_BODY_BYTES = 64 * 1024
+# The parameters are parsed in quadratic time, and the last values are kept.
+MAX_CONTENT_TYPE_LENGTH = 200
+# More digits are no length of a body, and Python parses a few thousand at most.
+_MAX_LENGTH_DIGITS = 18
 
 
 class StrictRequest(Request):
     """A request whose body must be strict JSON (`parse_json`).
 
-    `limit` is its maximum length in bytes.
+    `limit` is its maximum length in bytes. Unknown members of an object for `model` are left out once there are more
+    than a response lists.
     """
 
-    def __init__(self, scope: Scope, receive: Receive, limit: int) -> None:
+    def __init__(self, scope: Scope, receive: Receive, limit: int, model: type[BaseModel] | None = None) -> None:
         super().__init__(scope, receive)
         self._limit = limit
+        self._model = model
 
     async def body(self) -> bytes:
         """Return the body, read once.
@@ -49,7 +59,7 @@ class StrictRequest(Request):
             if not hasattr(self.state, "caller"):
                 limit = min(limit, MAX_ANONYMOUS_BYTES)
             declared = self.headers.get("content-length", "")
-            if declared.isdecimal() and int(declared) > limit:
+            if declared.isdecimal() and (len(declared) > _MAX_LENGTH_DIGITS or int(declared) > limit):
                 raise ContentTooLarge(_too_large(limit))
             self._body = await self._read(limit)
         return self._body
@@ -68,6 +78,11 @@ class StrictRequest(Request):
             raise BadRequest("The body ends before its declared length.") from error
         return bytes(body)
 
+    async def disconnect(self) -> None:
+        """Wait until the client disconnects; only after the body has been read."""
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
+
     async def json(self) -> Any:
         """Return the parsed body.
 
@@ -75,7 +90,10 @@ class StrictRequest(Request):
         """
         body = await self.body()
         # A long body is parsed in a thread, so that the event loop serves other requests meanwhile.
-        return parse_json(body) if len(body) <= _INLINE_PARSE_BYTES else await to_thread.run_sync(parse_json, body)
+        value = parse_json(body) if len(body) <= _INLINE_PARSE_BYTES else await run_in_thread(parse_json, body)
+        if self._model is not None and len(body) > _MAX_UNLIMITED_BYTES:
+            return without_surplus(self._model, value)
+        return value
 
 
 class UnfinishedBodies:
@@ -134,11 +152,20 @@ def reject_too_many_tokens(body: bytes) -> None:
             raise ContentTooLarge(detail)
 
 
-@lru_cache(maxsize=64)  # clients send few different values
 def media_type(content_type: str | None) -> str | None:
-    """Return the media type of a `Content-Type`, or None if it is absent or its charset is not UTF-8."""
+    """Return the media type of a `Content-Type`, or None if it is absent or its charset is not UTF-8.
+
+    Raises `UnsupportedMediaType` for more than `MAX_CONTENT_TYPE_LENGTH` characters.
+    """
     if content_type is None:
         return None
+    if len(content_type) > MAX_CONTENT_TYPE_LENGTH:
+        raise UnsupportedMediaType(f"Content-Type may have at most {counted(MAX_CONTENT_TYPE_LENGTH, 'character')}.")
+    return _media_type(content_type)
+
+
+@lru_cache(maxsize=64)  # clients send few different values
+def _media_type(content_type: str) -> str | None:
     message = Message()
     message["content-type"] = content_type
     is_utf8 = str(message.get_param("charset", "utf-8")).lower() in {"utf-8", "utf8"}

@@ -10,6 +10,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.utils.exceptions import BadRequest, HeadersTooLarge, RegisterError
 from app.utils.problems import problem_response
 
+# A name of the DNS, a colon and a port. `urlsplit` keeps the last values.
+_MAX_HOST_LENGTH = 253 + 6
 _OPEN_TO_ANY_HOST = ("/health", "/metrics")
 # The colon, the blank and the line end of a header.
 _HEADER_OVERHEAD = 4
@@ -74,8 +76,11 @@ class TrustedHostsMiddleware:
             await self._app(scope, receive, send)
 
     def _trusts(self, scope: Scope) -> bool:
+        sent = Headers(scope=scope).get("host", "")
+        if len(sent) > _MAX_HOST_LENGTH:
+            return False
         try:
-            host = urlsplit(f"//{Headers(scope=scope).get('host', '')}").hostname or ""
+            host = urlsplit(f"//{sent}").hostname or ""
         except ValueError:
             return False
         return host in self._hosts or host.endswith(self._parent_suffixes)

@@ -26,8 +26,11 @@ class QueryModel(Generic[M]):
         """Return the validated parameters. Raises `RequestValidationError` with all faults."""
         values: dict[str, Any] = {}
         if request.scope["query_string"]:
-            query = request.query_params
-            values = {name: query.getlist(name) if self.repeatable.get(name) else query[name] for name in query}
+            for name, value in request.query_params.multi_items():
+                if self.repeatable.get(name):
+                    values.setdefault(name, []).append(value)
+                else:
+                    values[name] = value
         try:
             return self.model.model_validate(values)
         except ValidationError as error:

@@ -78,7 +78,7 @@ class Streams:
         self._free -= 1
         try:
             async with (
-                self._database.snapshot(self.stall_seconds + _GRACE_SECONDS) as connection,
+                self._database.snapshot(self.stall_seconds + _GRACE_SECONDS, statement.tables) as connection,
                 aclosing(read_in_batches(connection, statement, values, self._database.statement_seconds)) as batches,
             ):
                 async for rows in batches:

@@ -81,9 +81,13 @@ class Callers:
 
     async def _row(self, statement: Executable, **values: Any) -> Any:
         """Run a statement in a separate transaction and return its only row, or None."""
-        try:
+
+        async def run() -> Any:
             async with self._database.transaction() as session:
                 return (await session.execute(statement, values)).one_or_none()
+
+        try:
+            return await self._database.retry(run)
         except OutcomeUnknown as error:
             raise ConnectionLost from error  # safe to repeat: at most `last_used_at` is written twice
 

@@ -1,14 +1,13 @@
 """Schemas of sign-in and credential requests and responses."""
 
 import re
-import unicodedata
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
 from app.core.passwords import MAX_LENGTH, MIN_LENGTH
 from app.core.permissions import SCOPES, AccessLevel, Scope
-from app.domains.shared.schemas import UNSTORABLE_CHARACTER, Brief, Instant, Name, Schema, example
+from app.domains.shared.schemas import UNSTORABLE_CHARACTER, Brief, Instant, Name, Schema, example, normalised
 from app.domains.user.models import EMAIL_LENGTH
 from app.utils.fault_codes import invalid
 
@@ -25,10 +24,10 @@ def _reject_surrogates(secret: SecretStr) -> SecretStr:
     return secret
 
 
-def _clean_text(value: str) -> str:
+def _clean_username(value: str) -> str:
     if UNSTORABLE_CHARACTER.search(value):
         raise invalid("control_character:stored")
-    return unicodedata.normalize("NFC", value.strip())
+    return normalised(value.strip(), EMAIL_LENGTH)
 
 
 # Only a new password must have the minimum length.
@@ -61,7 +60,9 @@ class SignIn(BaseModel):
     ) | ConfigDict(extra="ignore")
 
     grant_type: Literal["password"] = "password"
-    username: Annotated[str, Field(max_length=EMAIL_LENGTH, description="E-mail address."), AfterValidator(_clean_text)]
+    username: Annotated[
+        str, Field(max_length=EMAIL_LENGTH, description="E-mail address."), AfterValidator(_clean_username)
+    ]
     password: Password
     scope: Annotated[
         str,

@@ -30,7 +30,7 @@ from app.domains.auth.schemas import (
 )
 from app.domains.shared.models import table_of
 from app.domains.shared.query.orders import Condition
-from app.domains.shared.query.pages import Listing, ListQuery, PageQuery, execute_page
+from app.domains.shared.query.pages import Listing, ListQuery, PageQuery, fetch_page
 from app.domains.shared.reading.documents import Documents
 from app.domains.shared.reading.keys import not_found, parse_key
 from app.domains.shared.schemas import Brief
@@ -84,7 +84,7 @@ class AccountService(CredentialService):
     async def sessions(self, query: PageQuery) -> Listing:
         """Return one page of the caller's sessions, the newest first."""
         own = {"user_id": self.caller.user_id, "session_id": self.caller.session_id}
-        return await execute_page(self.session, statements.SELECT_SESSIONS, statements.COUNT_SESSIONS, query, own)
+        return await fetch_page(self.session, statements.SELECT_SESSIONS, statements.COUNT_SESSIONS, query, own)
 
     async def end_session(self, session_id: int) -> None:
         """End one of the caller's sessions. Raises `NotFound` if it is not the caller's."""
@@ -193,8 +193,8 @@ class AccountService(CredentialService):
             raise NotFound("There is no such token.")
 
     async def _api_tokens(self, condition: Condition, query: PageQuery, **values: Any) -> Listing:
-        page = _API_TOKENS.select_page(_NEWEST_FIRST, condition)
-        return await execute_page(self.session, page, _API_TOKENS.count(condition), query, values)
+        page = _API_TOKENS.page(_NEWEST_FIRST, condition)
+        return await fetch_page(self.session, page, _API_TOKENS.count(condition), query, values)
 
 
 @cache

@@ -6,6 +6,7 @@ Lock order of all statements: user, password, links, sessions, tokens.
 from sqlalchemy import text
 
 from app.core.http.authorisation import UNKNOWN_ADDRESS
+from app.core.prepared import FastStatement
 
 
 def _upsert_counter(key: str, source: str) -> str:
@@ -275,8 +276,9 @@ REVOKE_API_TOKEN = text(
     """  # noqa: S608
 )
 
-SELECT_SESSIONS = text(
-    """
+SELECT_SESSIONS = FastStatement(
+    lambda: text(
+        """
     WITH page AS MATERIALIZED (
         SELECT id, created_at, last_used_at, expires_at, address, user_agent, scopes, id = :session_id AS current
           FROM sessions WHERE user_id = :user_id AND expires_at > now()
@@ -287,8 +289,11 @@ SELECT_SESSIONS = text(
     SELECT (SELECT count(*) FROM page) AS rows,
            convert_to(coalesce((SELECT json_agg(shown) FROM shown), '[]')::text, 'UTF8') AS items
     """
+    )
 )
-COUNT_SESSIONS = text("SELECT count(*) AS total FROM sessions WHERE user_id = :user_id AND expires_at > now()")
+COUNT_SESSIONS = FastStatement(
+    lambda: text("SELECT count(*) AS total FROM sessions WHERE user_id = :user_id AND expires_at > now()")
+)
 
 SELECT_ME = text(
     """

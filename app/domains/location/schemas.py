@@ -7,7 +7,7 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
 from app.domains.location.models import ADDRESS_LENGTH, TIMEZONE_LENGTH, LocationKind
-from app.domains.shared.schemas import Brief, MultipleLines, ObjectRead, TreeFields, example, merge_patch
+from app.domains.shared.schemas import Brief, ObjectRead, TreeFields, example, merge_patch, multiple_lines
 from app.utils.fault_codes import invalid
 
 
@@ -62,7 +62,7 @@ Longitude = Annotated[float, Field(ge=-180, le=180, description="Degrees (WGS 84
 
 class LocationFields(TreeFields):
     kind: LocationKind = "site"
-    address: Annotated[str, Field(min_length=1, max_length=ADDRESS_LENGTH), *MultipleLines] | None = None
+    address: Annotated[str, *multiple_lines(ADDRESS_LENGTH)] | None = None
     country: Country | None = None
     timezone: Timezone | None = None
     latitude: Latitude | None = None

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import click
 from pydantic import BaseModel, Field
-from sqlalchemy import Executable, func, select, text
+from sqlalchemy import func, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -25,7 +25,7 @@ from app.core.database import Database
 from app.core.database_errors import NO_PRIVILEGE, NO_TABLE, STATEMENT_ERRORS, sqlstate_of
 from app.core.http.streaming import read_in_batches
 from app.core.migrations import head_revision
-from app.core.prepared import Prepared, prepare
+from app.core.prepared import FastStatement
 from app.domains.collections import in_reference_order
 from app.domains.role.models import RoleHolder
 from app.domains.shared.history.models import Change
@@ -71,8 +71,8 @@ class _Part:
     """One file: a statement for the `body` of each line, and one for the number of lines as `total`."""
 
     name: str
-    rows: Prepared
-    total: Executable
+    rows: FastStatement
+    total: FastStatement
     values: dict[str, Any] = field(default_factory=dict)
 
 
@@ -114,14 +114,14 @@ def _parts(*, with_history: bool) -> list[_Part]:
     return parts
 
 
-def _holders() -> Prepared:
+def _holders() -> FastStatement:
     table = table_of(RoleHolder)
     row = select(table.c.role_id, table.c.user_id).order_by(table.c.role_id, table.c.user_id).subquery("d")
-    return prepare(select(utf8(func.row_to_json(row.table_valued())).label("body")))
+    return FastStatement(lambda: select(utf8(func.row_to_json(row.table_valued())).label("body")))
 
 
-def _count(model: type[Base]) -> Executable:
-    return select(func.count().label("total")).select_from(table_of(model))
+def _count(model: type[Base]) -> FastStatement:
+    return FastStatement(lambda: select(func.count().label("total")).select_from(table_of(model)))
 
 
 @asynccontextmanager
@@ -160,20 +160,26 @@ async def _revision_and_time(snapshot: AsyncConnection) -> tuple[str, datetime]:
 
 
 async def _write_all(snapshot: AsyncConnection, parts: list[_Part], temporary: Path) -> dict[str, FileEntry]:
-    total = sum([await snapshot.scalar(part.total) or 0 for part in parts])
+    total = sum([await _total(snapshot, part) for part in parts])
     files = {}
     is_terminal = sys.stderr.isatty()
     with click.progressbar(length=total, label="Exporting", file=sys.stderr, hidden=not is_terminal) as progress:
         for part in parts:
             name = f"{part.name}.ndjson"
             with _File(temporary / name) as file:
-                async for rows in read_in_batches(snapshot, part.rows, part.values):
+                async for rows in read_in_batches(snapshot, await part.rows.prepare(), part.values):
                     file.write(lines_of(rows), len(rows))
                     progress.update(len(rows))
             files[name] = file.entry
             if not is_terminal:
                 click.echo(f"{name}: {counted(file.entry.rows, 'row')}", err=True)
     return files
+
+
+async def _total(snapshot: AsyncConnection, part: _Part) -> int:
+    batches = [rows async for rows in read_in_batches(snapshot, await part.total.prepare(), part.values)]
+    total: int = batches[0][0]["total"]
+    return total
 
 
 class _File:

@@ -5,9 +5,9 @@ from functools import cache
 from typing import Any
 
 from sqlalchemy import (
-    Executable,
     FromClause,
     Integer,
+    Select,
     Text,
     case,
     cast,
@@ -19,13 +19,14 @@ from sqlalchemy import (
 )
 
 from app.core.permissions import Scope
+from app.core.prepared import FastStatement
 from app.core.request_service import RequestService
 from app.domains.collections import COLLECTIONS
 from app.domains.search.schemas import TYPES, SearchQuery, SearchType
 from app.domains.search.snippets import snippet
 from app.domains.shared.models import Base
 from app.domains.shared.query.orders import Start, opaque_parameter
-from app.domains.shared.query.pages import Listing, Position, execute_page
+from app.domains.shared.query.pages import Listing, Position, fetch_page
 from app.domains.shared.query.ranking import ranked_ids, rows_by_id
 from app.domains.shared.query.search import SIMILAR, matches_search, query_words
 
@@ -51,7 +52,7 @@ class SearchService(RequestService):
         start: Start = query.position.start if query.position else "first"
         values = _positions(types, query.position) if query.position else {}
         page = _page(types, start)
-        listing = await execute_page(self.session, page, _count(types), query, values | {"filter_q": query.q})
+        listing = await fetch_page(self.session, page, _count(types), query, values | {"filter_q": query.q})
         return Listing(_items(listing.items), listing.total, listing.has_more, listing.edges)
 
 
@@ -90,7 +91,11 @@ def _snippet(row: dict[str, Any], words: str) -> list[dict[str, str | bool]]:
 
 
 @cache
-def _page(types: tuple[SearchType, ...], start: Start) -> Executable:
+def _page(types: tuple[SearchType, ...], start: Start) -> FastStatement:
+    return FastStatement(lambda: _select_page(types, start))
+
+
+def _select_page(types: tuple[SearchType, ...], start: Start) -> Select[Any]:
     """Return the statement of a page: `rows`, `items` together with the words of the query, and `edges`."""
     backwards = start == "before"
     limit, offset = opaque_parameter("limit"), opaque_parameter("offset")
@@ -139,7 +144,11 @@ def _ranked_rows(name: SearchType, start: Start) -> Any:
 
 
 @cache
-def _count(types: tuple[SearchType, ...]) -> Executable:
+def _count(types: tuple[SearchType, ...]) -> FastStatement:
+    return FastStatement(lambda: _select_count(types))
+
+
+def _select_count(types: tuple[SearchType, ...]) -> Select[Any]:
     counts = []
     for name in types:
         source = _table(name)

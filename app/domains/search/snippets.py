@@ -4,6 +4,9 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import chain, groupby, islice, takewhile
+from operator import itemgetter
+from os.path import commonprefix
 
 # The maximum length of a snippet, and the maximum context before the first match, in characters.
 MAX_LENGTH, MAX_LEAD = 200, 60
@@ -27,13 +30,13 @@ def snippet(text: str, words: str) -> list[Part]:
 
     `words` are folded and separated by blanks.
     """
-    spans = list(_spans(text, words))
-    begin, end = _passage(text, spans[0][0] if spans else 0)
+    spans = _spans(text, words)
+    found = list(islice(spans, 1))
+    begin, end = _passage(text, found[0][0] if found else 0)
     parts: list[Part] = []
     position = begin
-    for first, last in spans:
-        if last > end:
-            break
+    # Matches after the passage are not searched for.
+    for first, last in takewhile(lambda span: span[1] <= end, chain(found, spans)):
         _add(parts, text[position:first], match=False)
         _add(parts, text[first:last], match=True)
         position = last
@@ -64,29 +67,49 @@ def _passage(text: str, match: int) -> tuple[int, int]:
 
 def _spans(text: str, words: str) -> Iterator[tuple[int, int]]:
     """Yield the start and end of each match in `text`, in order."""
-    folded, places = _folded(text)
-    for match in _pattern(words.split()).finditer(folded) if words else ():
-        last = places[match.end() - 1]
+    pattern = _pattern(words)
+    if pattern is None:
+        return
+    pieces = text.lower() if text.isascii() else [*map(_fold_character, text)]
+    places: Sequence[int] = ()
+    for match in pattern.finditer("".join(pieces)):
+        places = places or _places(pieces)
+        end = places[match.end() - 1] + 1
         # Include the combining marks of the last letter.
-        end = last + 1
-        while end < len(text) and _MARK.match(text[end]):
-            end += 1
-        yield places[match.start()], end
+        marks = _MARK.match(text, end)
+        yield places[match.start()], marks.end() if marks else end
 
 
-def _pattern(words: Sequence[str]) -> re.Pattern[str]:
-    # The longest alternative first; otherwise its prefix would match instead.
-    folded = sorted({_fold(word) for word in words}, key=lambda word: (-len(word), word))
-    alternatives = [re.escape(word) if word >= _FIRST_UNSPACED else rf"(?<![^\W_]){re.escape(word)}" for word in folded]
-    return re.compile("|".join(alternatives))
+def _places(pieces: Sequence[str]) -> Sequence[int]:
+    """Return the index of the piece of each character."""
+    return [place for place, piece in enumerate(pieces) for _ in piece]
 
 
-def _folded(text: str) -> tuple[str, Sequence[int]]:
-    """Return the folded text, and for each of its characters the index of its origin in `text`."""
-    if text.isascii():
-        return text.lower(), range(len(text))
-    pieces = [_fold_character(character) for character in text]
-    return "".join(pieces), [place for place, piece in enumerate(pieces) for _ in piece]
+# The texts of a page have the same words.
+@lru_cache(maxsize=16)
+def _pattern(words: str) -> re.Pattern[str] | None:
+    """Return an expression that matches the longest word at a position, None without words."""
+    folded = sorted({_fold(word) for word in words.split()} - {""})
+    spaced = [word for word in folded if word < _FIRST_UNSPACED]
+    unspaced = [word for word in folded if word >= _FIRST_UNSPACED]
+    alternatives = [rf"(?<![^\W_])(?:{_any_of(spaced)})"] if spaced else []
+    alternatives += [_any_of(unspaced)] if unspaced else []
+    return re.compile("|".join(alternatives)) if alternatives else None
+
+
+def _any_of(words: Sequence[str]) -> str:
+    """Return the expression of the longest of some sorted words, as a tree.
+
+    No two alternatives begin with the same character, so that a match takes one path, whatever the number of words.
+    """
+    branches = []
+    for _, group in groupby(words, key=itemgetter(0)):
+        beginning = list(group)
+        prefix = commonprefix(beginning)  # noqa: RUF071 - of characters, not of a path
+        longer = [word[len(prefix) :] for word in beginning if word != prefix]
+        rest = f"(?:{_any_of(longer)}){'?' if prefix in beginning else ''}" if longer else ""
+        branches.append(re.escape(prefix) + rest)
+    return "|".join(branches)
 
 
 # Even a long text has only a few dozen distinct characters.

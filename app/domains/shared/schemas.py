@@ -6,6 +6,7 @@ NFC and free of control characters.
 
 import re
 import unicodedata
+from collections.abc import Callable
 from copy import copy
 from datetime import datetime
 from typing import Annotated, Any, Generic, TypeGuard, TypeVar
@@ -35,6 +36,8 @@ from app.domains.shared.models import (
     Criticality as Criticality,  # noqa: PLC0414 - for the schemas of domains
 )
 from app.utils.fault_codes import described_pattern, invalid, text_of
+from app.utils.normalisation import MAX_COMBINING_MARKS, TextTooLongError, TooManyMarksError, to_nfc
+from app.utils.wording import counted
 
 MAX_ID = 2**63 - 1
 # URL parsers ignore white space and control characters, which would then be stored.
@@ -62,12 +65,14 @@ def is_id(value: Any) -> TypeGuard[int]:
     return type(value) is int and 1 <= value <= MAX_ID
 
 
-def _to_nfc(value: object) -> object:
-    return unicodedata.normalize("NFC", value) if isinstance(value, str) else value
-
-
-def _trim_to_nfc(value: object) -> object:
-    return _to_nfc(value.strip()) if isinstance(value, str) else value
+def normalised(text: str, max_length: int) -> str:
+    """Return a text in Unicode NFC. Raises the error of a validator if normalising it could take long."""
+    try:
+        return to_nfc(text, max_length)
+    except TextTooLongError as error:
+        raise invalid("string_too_long", characters=counted(max_length, "character")) from error
+    except TooManyMarksError as error:
+        raise invalid("too_many_combining_marks", marks=MAX_COMBINING_MARKS) from error
 
 
 def _reject_line_controls(value: str) -> str:
@@ -99,18 +104,45 @@ def _check_http_url(value: str) -> str:
 
 _URL = TypeAdapter(Annotated[str, Field(pattern=URL_PATTERN), AfterValidator(HttpUrl)])
 
-# Trimming runs first: a Before validator wraps the validators on its left.
-Name = Annotated[
-    str,
-    Field(min_length=1, max_length=NAME_LENGTH, description="Display name.", examples=["Accounts payable"]),
-    BeforeValidator(_trim_to_nfc),
-    AfterValidator(_check_line),
-]
+
+def _text(
+    max_length: int, check: Callable[[str], str], *, trim: bool = True, min_length: int | None = 1, **field: Any
+) -> tuple[Any, ...]:
+    def normalise(value: object) -> object:
+        # Other types are left for Pydantic to reject.
+        return normalised(value.strip() if trim else value, max_length) if isinstance(value, str) else value
+
+    # Normalisation runs first: a Before validator wraps the validators on its left.
+    return (
+        Field(min_length=min_length, max_length=max_length, **field),
+        BeforeValidator(normalise),
+        AfterValidator(check),
+    )
+
+
+def single_line(max_length: int, **field: Any) -> tuple[Any, ...]:
+    """Return the metadata of text of one line; `max_length` is in characters of the normalised text."""
+    return _text(max_length, _check_line, **field)
+
+
+def multiple_lines(max_length: int, **field: Any) -> tuple[Any, ...]:
+    """Return the metadata of text of several lines; see `single_line`."""
+    return _text(max_length, _check_lines, **field)
+
+
+def part_of_line(max_length: int) -> tuple[Any, ...]:
+    """Return the metadata of a part of text: blanks at its ends count, and it needs no visible character."""
+    return _text(max_length, _reject_line_controls, trim=False)
+
+
+def part_of_lines(max_length: int) -> tuple[Any, ...]:
+    """Return the metadata of a part of text of several lines; see `part_of_line`."""
+    return _text(max_length, _check_lines, trim=False)
+
+
+Name = Annotated[str, *single_line(NAME_LENGTH, description="Display name.", examples=["Accounts payable"])]
 Description = Annotated[
-    str,
-    Field(max_length=DESCRIPTION_LENGTH, description="Free text, which may have several lines."),
-    BeforeValidator(_trim_to_nfc),
-    AfterValidator(_check_lines),
+    str, *multiple_lines(DESCRIPTION_LENGTH, min_length=None, description="Free text, which may have several lines.")
 ]
 Code = Annotated[
     str,
@@ -122,27 +154,13 @@ Code = Annotated[
 ]
 ExternalId = Annotated[
     str,
-    Field(
-        min_length=1,
-        max_length=EXTERNAL_ID_LENGTH,
-        description="Key of the object in its source system, unique in the collection.",
-    ),
-    BeforeValidator(_trim_to_nfc),
-    AfterValidator(_check_line),
+    *single_line(EXTERNAL_ID_LENGTH, description="Key of the object in its source system, unique in the collection."),
 ]
-# The validators of text of one line and of several lines.
-SingleLine = (BeforeValidator(_trim_to_nfc), AfterValidator(_check_line))
-MultipleLines = (BeforeValidator(_trim_to_nfc), AfterValidator(_check_lines))
-# The validators of a part of such a text, where blanks at the ends count and a visible character is not required.
-PartOfLine = (BeforeValidator(_to_nfc), AfterValidator(_reject_line_controls))
-PartOfLines = (BeforeValidator(_to_nfc), AfterValidator(_check_lines))
 Reference = Annotated[int, Field(ge=1, le=MAX_ID, description="`id` of an object.", examples=[1])]
 HttpAddress = Annotated[
     str,
-    Field(max_length=URL_LENGTH),
-    BeforeValidator(_trim_to_nfc),
     # The URL parser drops or encodes control characters, but the original text is stored.
-    AfterValidator(_check_line),
+    *single_line(URL_LENGTH, min_length=None),
     AfterValidator(_check_http_url),
     WithJsonSchema({"type": "string", "format": "uri", "pattern": URL_PATTERN, "maxLength": URL_LENGTH}),
 ]

@@ -94,7 +94,7 @@ class CollectionService(CollectionReader):
 
         Raises `ContentTooLarge` if the request has too many links; imports have other limits.
         """
-        reject_too_many_links(items)
+        reject_too_many_links(items, self.collection.links)
         await self.session.allow_seconds(STATEMENT_SECONDS)
         return await write_batch(self, items, atomic=atomic, dry_run=dry_run)
 

@@ -6,7 +6,7 @@ from email_validator import SPECIAL_USE_DOMAIN_NAMES, EmailNotValidError, valida
 from pydantic import AfterValidator, Field, WithJsonSchema
 
 from app.core.permissions import AccessLevel
-from app.domains.shared.schemas import Brief, ObjectFields, ObjectRead, Reference, example, merge_patch
+from app.domains.shared.schemas import Brief, ObjectFields, ObjectRead, Reference, example, merge_patch, normalised
 from app.domains.user.models import EMAIL_LENGTH
 from app.utils.fault_codes import invalid
 
@@ -17,7 +17,7 @@ for _name in ("arpa", "local", "test"):
 
 def _normalise_email(value: str) -> str:
     try:
-        email = validate_email(value, check_deliverability=False, globally_deliverable=False)
+        email = validate_email(normalised(value, EMAIL_LENGTH), check_deliverability=False, globally_deliverable=False)
     except EmailNotValidError as error:
         raise invalid("email") from error
     return email.normalized

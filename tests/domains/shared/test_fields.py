@@ -149,7 +149,7 @@ def tables(sql: str) -> set[str]:
 
 
 @every_collection
-def test_members_that_are_not_embedded_are_not_queried(collection: str) -> None:
+async def test_members_that_are_not_embedded_are_not_queried(collection: str) -> None:
     documents = DOCUMENTS[collection]
     plain = frozenset(DECLARATIONS[collection].body.model_fields) & {"name", "description"}
     order = Order("id", LISTS[collection].declaration)
@@ -159,7 +159,8 @@ def test_members_that_are_not_embedded_are_not_queried(collection: str) -> None:
             documents.single_object(by_code, members),
             documents.page(order, None, "first", members),
         ):
-            assert tables(statement.sql) == {collection}
+            prepared = await statement.prepare()
+            assert tables(prepared.sql) == set(prepared.tables) == {collection}
 
 
 @pytest.mark.parametrize(
@@ -172,9 +173,13 @@ def test_members_that_are_not_embedded_are_not_queried(collection: str) -> None:
         ("roles", {"processes", "process_roles", "roles"}),
     ],
 )
-def test_only_embedded_members_are_queried(member: str, expected: set[str]) -> None:
+async def test_only_embedded_members_are_queried(member: str, expected: set[str]) -> None:
     assert member in embedded_members(DOCUMENTS["processes"]._schema)
     order = Order("id", LISTS["processes"].declaration)
     members = frozenset({"id", member})
-    assert tables(DOCUMENTS["processes"].single_object(by_id, members).sql) == expected
-    assert tables(DOCUMENTS["processes"].page(order, None, "first", members).sql) == expected
+    for statement in (
+        DOCUMENTS["processes"].single_object(by_id, members),
+        DOCUMENTS["processes"].page(order, None, "first", members),
+    ):
+        prepared = await statement.prepare()
+        assert tables(prepared.sql) == set(prepared.tables) == expected

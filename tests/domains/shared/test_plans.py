@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 from sqlalchemy import URL
 
-from app.core.prepared import Prepared
+from app.core.prepared import FastStatement
 from app.domains.process.lists import ProcessListQuery
 from app.domains.process.service import DEPARTMENTS, RESOURCES, ROLES, ProcessService
 from app.domains.shared.collection import LinkSet, writable_columns
@@ -171,12 +171,13 @@ def literal(value: Any) -> str:
     return "NULL" if value is None else f"'{value}'"
 
 
-async def plan_of(connection: asyncpg.Connection, statement: Prepared, **values: Any) -> list[dict[str, Any]]:
+async def plan_of(connection: asyncpg.Connection, fast: FastStatement, **values: Any) -> list[dict[str, Any]]:
     """Run a statement repeatedly, as the service does, and return the part of its plan that finds the page.
 
     From the sixth run on PostgreSQL uses the generic plan if its estimated cost is not higher than that of custom
     plans.
     """
+    statement = await fast.prepare()
     arguments = ", ".join(map(literal, statement.arguments({"limit": LIMIT, "offset": 0} | values)))
     await connection.execute(f"PREPARE page AS {statement.sql}")
     execute = f"EXECUTE page ({arguments})"
@@ -257,7 +258,7 @@ async def test_deep_page_begins_in_the_index(large: asyncpg.Connection, collecti
     query, documents = LISTS[collection], DOCUMENTS[collection]
     for sort in orders(query):
         order = Order(sort, query.declaration)
-        first = documents.page(order)
+        first = await documents.page(order).prepare()
         row = await large.fetchrow(first.sql, *first.arguments({"limit": 1, "offset": ROWS // 2}))
         position = Position("after", tuple(json.loads(row["edges"])[0]))
         plan = await plan_of(large, documents.page(order, None, start), **position.arguments())

@@ -51,7 +51,9 @@ async def test_search_neither_sorts_nor_scans_the_table(
     large: asyncpg.Connection, q: str, key: tuple[str, str] | None, sort: str | None
 ) -> None:
     order = search_order(sort, DepartmentListQuery.declaration)
-    statement = documents_of(DepartmentService.collection).page(order, None, "after" if key else "first")
+    statement = (
+        await documents_of(DepartmentService.collection).page(order, None, "after" if key else "first").prepare()
+    )
     values: dict[str, Any] = {"limit": 20, "offset": 0, "filter_q": q}
     arguments = statement.arguments(values | (Position("after", key).arguments() if key else {}))
     explained = json.loads(await large.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement.sql}", *arguments))
@@ -70,7 +72,8 @@ async def test_search_neither_sorts_nor_scans_the_table(
 
 
 async def test_vocabulary_is_searched_once_for_each_word(large: asyncpg.Connection) -> None:
-    statement = documents_of(DepartmentService.collection).page(search_order(None, DepartmentListQuery.declaration))
+    order = search_order(None, DepartmentListQuery.declaration)
+    statement = await documents_of(DepartmentService.collection).page(order).prepare()
     arguments = statement.arguments({"limit": 20, "offset": 0, "filter_q": "departmnet deparment"})
     explained = json.loads(await large.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement.sql}", *arguments))
     scans = [node for node in nodes(explained[0]["Plan"]) if node.get("Alias", "").startswith("search_vocabulary")]

@@ -155,7 +155,7 @@ class _Bulk:
 
     async def _read_items(self) -> None:
         for index, raw in enumerate(self.raw):
-            item = read_item(index, self.label(index), self.batch.budget, raw)
+            item = read_item(index, self.label(index), self.batch.budget, self.collection.body, raw)
             reject_long_lists(item, self.collection.links)
             self.batch.items.append(item)
             await self._yield_to_event_loop(item)

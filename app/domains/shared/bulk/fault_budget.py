@@ -18,6 +18,11 @@ class FaultBudget:
         self._left = MAX_TOTAL_FAULTS
         self.is_truncated = False
 
+    @property
+    def limit(self) -> int:
+        """The number of faults that an item without faults may have."""
+        return max(1, min(self._left, MAX_FAULTS))
+
     def allows(self, faults: Sized) -> bool:
         """Return whether an item with these faults may have one more, and count it."""
         count = len(faults)

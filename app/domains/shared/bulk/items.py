@@ -13,7 +13,8 @@ from app.domains.shared.rules import Link, Write
 from app.domains.shared.schemas import MAX_ID, MAX_LINKS, Code, ExternalId, ObjectFields, Reference, Schema, is_id
 from app.utils.exceptions import ContentTooLarge, Fault
 from app.utils.fault_codes import code_of
-from app.utils.validation import invalid_content
+from app.utils.unknown_members import without_surplus
+from app.utils.validation import faults_of
 from app.utils.wording import counted, joined
 
 Operation = Literal["create", "update", "upsert", "delete"]
@@ -91,6 +92,8 @@ class Item:
     depends_on: list[tuple[str, "Item"]] = field(default_factory=list)
 
     faults: list[Fault] = field(default_factory=list)
+    # The pointers and codes of the faults.
+    reported: set[tuple[str, str]] = field(default_factory=set)
     status: Status | None = None
     version: int | None = None
     before: str | None = None
@@ -112,10 +115,15 @@ class Item:
     def deletes(self) -> bool:
         return self.op == "delete"
 
-    def add_fault(self, pointer: str, key: str, **values: Any) -> None:
-        """Add a fault with the text of `key`, unless one has the same pointer and code; mark the write as rejected."""
-        if self._accepts(pointer, code_of(key)):
+    def add_fault(self, pointer: str, key: str, **values: Any) -> bool:
+        """Add a fault with the text of `key`, unless one has the same pointer and code; mark the write as rejected.
+
+        Return whether the fault was added.
+        """
+        is_accepted = self._accepts(pointer, code_of(key))
+        if is_accepted:
             self.faults.append(Fault.of(pointer, key, **values))
+        return is_accepted
 
     def add(self, fault: Fault) -> None:
         """Add a fault, once."""
@@ -126,14 +134,19 @@ class Item:
         """Reject the write of the item; return whether the fault is a new one and within the budget."""
         if self.write is not None:
             self.write.is_rejected = True
-        is_known = any(fault.pointer == pointer and fault.code == code for fault in self.faults)
-        return not is_known and self.budget.allows(self.faults)
+        if (pointer, code) in self.reported or not self.budget.allows(self.faults):
+            return False
+        self.reported.add((pointer, code))
+        return True
 
     def add_validation_faults(self, error: ValidationError, below: str = "") -> None:
         """Add the faults of a validation error."""
-        for fault in invalid_content(error).errors:
-            if self.budget.allows(self.faults):
-                self.faults.append(replace(fault, pointer=below + fault.pointer))
+        for fault in faults_of(error):
+            if not self.budget.allows(self.faults):
+                break
+            pointer = below + fault.pointer
+            self.reported.add((pointer, fault.code))
+            self.faults.append(replace(fault, pointer=pointer))
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,19 +171,20 @@ def folded_key(column: str, value: Any) -> Key:
     return column, value.lower() if column == "code" else value
 
 
-def reject_too_many_links(items: Sequence[Any]) -> None:
+def reject_too_many_links(items: Sequence[Any], links: tuple[LinkSet, ...]) -> None:
     """Raise `ContentTooLarge` if a request has more links than one batch may have."""
+    names = [name for link in links for name in (link.field, link.short)]
     data = (item.get("data") for item in items if isinstance(item, dict))
-    members = (value for each in data if isinstance(each, dict) for value in each.values())
-    if sum(len(value) for value in members if isinstance(value, list)) > MAX_BATCH_LINKS:
+    lists = (_list(each.get(name)) for each in data if isinstance(each, dict) for name in names)
+    if sum(map(len, lists)) > MAX_BATCH_LINKS:
         raise ContentTooLarge(f"A batch may have at most {MAX_BATCH_LINKS:,} links.")
 
 
-def read_item(index: int, label: str, budget: FaultBudget, raw: Any) -> Item:
-    """Return the item of a request, with its faults."""
+def read_item(index: int, label: str, budget: FaultBudget, schema: type[ObjectFields], raw: Any) -> Item:
+    """Return the item of a request, with its faults; `schema` is that of its data, which is validated later."""
     item = Item(index, label, budget)
     try:
-        envelope = Envelope.model_validate(raw)
+        envelope = Envelope.model_validate(_without_surplus(schema, raw, budget.limit))
     except ValidationError as error:
         item.add_validation_faults(error)
         return item
@@ -188,6 +202,13 @@ def read_item(index: int, label: str, budget: FaultBudget, raw: Any) -> Item:
         item.data = dict(envelope.data)
     if envelope.version is not None and envelope.op not in {"update", "delete"}:
         item.add_fault("/version", "unexpected_version")
+    return item
+
+
+def _without_surplus(schema: type[ObjectFields], raw: Any, max_faults: int) -> Any:
+    item = without_surplus(Envelope, raw, max_faults)
+    if isinstance(item, dict) and "data" in item:
+        return item | {"data": without_surplus(schema, item["data"], max_faults)}
     return item
 
 

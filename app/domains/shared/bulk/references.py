@@ -98,7 +98,8 @@ class References:
                 # Ids that replace references by key were not sent by the client.
                 if key in unknown.get(model, ()) and key not in item.placeholder_ids and key not in resolved:
                     pointer = "/data" + json_pointer(location)
-                    item.add_fault(pointer, "unknown_reference")
+                    if not item.add_fault(pointer, "unknown_reference"):
+                        break  # the budget is spent: each fault has another pointer
             await self._pause(item)
 
     def _fill_in(self, known: dict[tuple[str, str, Any], int], names: dict[tuple[str, int], str]) -> None:

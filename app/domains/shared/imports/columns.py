@@ -16,7 +16,7 @@ from app.domains.shared.collection import Collection, LinkSet, foreign_keys
 from app.domains.shared.models import RegisterObject
 from app.domains.shared.reading.documents import documents_of
 from app.utils.exceptions import Fault, InvalidContent
-from app.utils.validation import json_pointer
+from app.utils.validation import MAX_FAULTS, json_pointer
 
 # Limits per file.
 MAX_HINTS = 10
@@ -114,7 +114,7 @@ def name_columns(
             columns[name] = known[member]
             used.add(member)
     if faults:
-        raise InvalidContent("The columns of the file do not match the collection.", errors=faults)
+        raise InvalidContent("The columns of the file do not match the collection.", errors=faults[:MAX_FAULTS])
     return columns
 
 

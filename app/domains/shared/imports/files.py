@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from app.core.http.strict_json import parse_json
+from app.core.threads import until_cancelled
 from app.domains.shared.reading.cells import unescape_formula
 from app.utils.exceptions import BadRequest, ContentTooLarge, Fault, InvalidContent
 from app.utils.validation import json_pointer
@@ -35,7 +36,7 @@ _CSV_REASONS = {
 }
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
-# No limit for a cell, which may list a thousand links: only the size of the file is limited.
+# `rows` limits the cells of each column. This limit is for all columns, ignored ones included.
 csv.field_size_limit(2**31 - 1)
 
 
@@ -91,7 +92,8 @@ def _read_lines(content: bytes) -> Iterator[FileRow]:
     # Not `splitlines`, for which a carriage return alone ends a line.
     if content.count(b"\n") > MAX_LINES:
         raise _too_many_lines()
-    for number, line in enumerate(content.removeprefix(_BYTE_ORDER_MARK).split(b"\n"), 1):
+    lines = content.removeprefix(_BYTE_ORDER_MARK).split(b"\n")
+    for number, line in enumerate(until_cancelled(lines), 1):
         if not line.strip():
             continue
         row = FileRow(number)
@@ -134,7 +136,7 @@ def _read_table(content: bytes, select_columns: SelectColumns, *, raw: bool) -> 
 def _records(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Yield the cells of each row with its number."""
     lines = _Lines(text, delimiter)
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    reader = csv.reader(until_cancelled(lines), delimiter=delimiter, strict=True)
     number = 0
     header: list[str] = []
     try:
@@ -145,7 +147,7 @@ def _records(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
             if number == MAX_LINES:
                 raise _too_many_lines()
     except csv.Error as error:
-        column = _broken_column("".join(lines.row_lines), delimiter)
+        column = _broken_column(lines.row, delimiter)
         name = _name_of(column, header)
         reason = next((text for words, text in _CSV_REASONS.items() if words in str(error)), "it is malformed")
         fault = _fault(number + 1, name, "csv_invalid", row=number + 1, cell=column, reason=reason)
@@ -153,17 +155,24 @@ def _records(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
 
 
 class _Lines:
-    """Iterates over the lines of a text, keeps those of the current row, and limits its delimiters."""
+    """Iterates over the lines of a text, and limits the delimiters of a row."""
 
     def __init__(self, text: str, delimiter: str) -> None:
+        self._text = text
         # No translation of line breaks, and no other line breaks than in CSV, unlike `splitlines`.
         self._lines = io.StringIO(text, newline="")
         self._delimiter = delimiter
+        self._end = 0
         self.begin_row()
 
     def begin_row(self) -> None:
-        self.row_lines: list[str] = []
+        self._begin = self._end
         self._delimiters = 0
+
+    @property
+    def row(self) -> str:
+        """The lines of the current row so far."""
+        return self._text[self._begin : self._end]
 
     def __iter__(self) -> "_Lines":
         return self
@@ -173,7 +182,7 @@ class _Lines:
         self._delimiters += line.count(self._delimiter)
         if self._delimiters > MAX_DELIMITERS:
             raise ContentTooLarge(f"A row may have at most {MAX_DELIMITERS:,} delimiters, quoted ones included.")
-        self.row_lines.append(line)
+        self._end += len(line)
         return line
 
 
@@ -206,7 +215,7 @@ def _end_of(text: str) -> tuple[int, int, str | None]:
     number, cells, header = 0, [""], [""]
     delimiter = _delimiter(text)
     lines = _Lines(text, delimiter)
-    for number, cells in enumerate(csv.reader(lines, delimiter=delimiter), 1):
+    for number, cells in enumerate(csv.reader(until_cancelled(lines), delimiter=delimiter), 1):
         lines.begin_row()
         if number > MAX_LINES:
             raise _too_many_lines()

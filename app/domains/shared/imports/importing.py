@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import Literal
 
-from anyio import to_thread
 from sqlalchemy import ARRAY, Executable, Text, any_, bindparam, func, or_, select
 
+from app.core.threads import run_in_thread
 from app.domains.shared.bulk.batch import BulkOutcome, write_batch
 from app.domains.shared.bulk.fault_budget import FaultBudget
 from app.domains.shared.bulk.items import read_key
@@ -74,7 +74,7 @@ async def import_file(service: CollectionReader, file: ImportFile, *, dry_run: b
     if len(file.content) <= _MAX_INLINE_BYTES:
         rows = _read(service.collection, file, budget)
     else:
-        rows = await to_thread.run_sync(_read, service.collection, file, budget)
+        rows = await run_in_thread(_read, service.collection, file, budget)
     await _choose_keys(service, rows)
     readable = [row for row in rows if row.item is not None]
     has_faults = any(row.faults for row in rows)

@@ -11,7 +11,6 @@ from datetime import datetime
 from hashlib import blake2b
 from uuid import UUID, uuid4
 
-from anyio import to_thread
 from sqlalchemy import (
     BigInteger,
     Executable,
@@ -25,6 +24,7 @@ from sqlalchemy import (
     select,
 )
 
+from app.core.threads import run_in_thread
 from app.domains.shared.bulk.conflicts import Batch
 from app.domains.shared.imports.importing import ImportFile, ImportResult, import_file
 from app.domains.shared.imports.models import ImportPlan
@@ -60,7 +60,7 @@ async def plan_import(service: CollectionReader, file: ImportFile) -> tuple[Impo
         "caller_id": service.caller.user_id,
         "collection": service.collection.name,
         "options": {name: value for name, value in asdict(file).items() if name != "content"},
-        "file": await to_thread.run_sync(zlib.compress, file.content),
+        "file": await run_in_thread(zlib.compress, file.content),
         "basis": _basis(imported.outcome.batch),
     }
     row = (await service.session.execute(_STORE_PLAN, values)).one()
@@ -77,7 +77,8 @@ async def execute_plan(service: CollectionReader, key: UUID) -> ImportResult:
     plan = (await service.session.execute(_TAKE_PLAN, values)).one_or_none()
     if plan is None:
         raise NotFound("There is no such plan, or it has expired.")
-    content = await to_thread.run_sync(zlib.decompress, plan.file)
+    # Not larger than the body of the request that planned it.
+    content = await run_in_thread(zlib.decompress, plan.file)
     file = ImportFile(content, **plan.options | {"mapping": tuple(plan.options["mapping"])})
     imported = await import_file(service, file, dry_run=False)
     missing = imported.outcome.missing_scope

@@ -8,19 +8,32 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from itertools import takewhile
-from typing import Any
+from itertools import islice, takewhile
+from typing import Any, TypeVar
 
+from app.core.threads import until_cancelled
 from app.domains.shared.bulk.fault_budget import FaultBudget
 from app.domains.shared.bulk.items import ID_AND_NAME, ITEM_INDEX, read_key
 from app.domains.shared.collection import Collection, LinkSet
 from app.domains.shared.imports.columns import Columns, Hints, Kind, Member, members_of
 from app.domains.shared.imports.files import FileRow
 from app.domains.shared.models import RegisterObject
-from app.domains.shared.reading.cells import BadCellError, CellReference, read_id, read_ids, read_links, read_reference
-from app.domains.shared.schemas import is_id
+from app.domains.shared.reading.cells import (
+    MAX_ENTRY_LENGTH,
+    MAX_VALUE_LENGTH,
+    BadCellError,
+    CellReference,
+    read_id,
+    read_ids,
+    read_links,
+    read_reference,
+)
+from app.domains.shared.schemas import MAX_LINKS, is_id
 from app.utils.exceptions import ContentTooLarge, Fault
 from app.utils.validation import json_pointer
+from app.utils.wording import counted
+
+T = TypeVar("T")
 
 MAX_FILE_LINKS = 200_000
 # If a row has several members for one reference, the first of these kinds takes precedence.
@@ -85,12 +98,15 @@ class RowReader:
         """Return the rows with their items; unreadable rows have none."""
         readable = [row for row in rows if not row.faults]
         if not self._match_ids:
-            for index, row in enumerate(readable):
+            for index, row in enumerate(until_cancelled(readable)):
                 # An invalid id is not a fault if ids serve only for references between rows.
                 with suppress(BadCellError):
                     if (key := self._own_id(row)) is not None:
                         self._indexes[key] = None if key in self._indexes else index
-        return [ImportRow(row.number, row.faults, self._table) if row.faults else self._read(row) for row in rows]
+        return [
+            ImportRow(row.number, row.faults, self._table) if row.faults else self._read(row)
+            for row in until_cancelled(rows)
+        ]
 
     def _own_id(self, row: FileRow) -> int | None:
         """Return the id that a row has in the file, if it has one. Raises `BadCellError` if the value is not an id."""
@@ -113,7 +129,7 @@ class RowReader:
                 data[member.field] = self._cell(member, value) if self._table else self._value(member, value)
             except BadCellError as error:
                 if self._budget.allows(row.faults):
-                    row.add_fault(name, str(error))
+                    row.add_fault(name, error.key, **error.values)
         for name in row.values:
             # The budget is checked first, so that no hints are computed for faults that are left out.
             if name not in self._columns and self._budget.allows(row.faults):
@@ -140,7 +156,7 @@ class RowReader:
                 key = self._own_id(row)
             except BadCellError as error:
                 if self._budget.allows(row.faults):
-                    row.add_fault(self._id_name, str(error))
+                    row.add_fault(self._id_name, error.key, **error.values)
                 return None
             if key is not None:
                 return {"op": "update", "id": key, "data": data}
@@ -155,6 +171,8 @@ class RowReader:
         """Return the value of a cell. Raises `BadCellError` if the cell is invalid."""
         if cell is None:
             return [] if member.link is not None else None
+        if len(cell) > _MAX_LENGTHS.get(member.kind, len(cell)):
+            raise BadCellError("string_too_long", characters=counted(_MAX_LENGTHS[member.kind], "character"))
         if member.link is not None:
             self._count_links(cell.count("|") + 1)
         if member.kind == "links":
@@ -172,7 +190,8 @@ class RowReader:
         link = member.link
         assert link is not None  # the member lists links
         return [
-            _entry(link, self._resolve(reference, link.target_model), detail) for reference, detail in read_links(cell)
+            _entry(link, self._resolve(reference, link.target_model), detail)
+            for reference, detail in _first_links(read_links(cell))
         ]
 
     def _value(self, member: Member, value: Any) -> Any:
@@ -269,8 +288,22 @@ def _boolean(cell: str) -> bool:
     return _BOOLEANS[cell.strip().lower()]
 
 
+def _first_links(links: Iterator[T]) -> Iterator[T]:
+    """Yield as many links as an object may have, and one more, for which the batch rejects the list."""
+    return islice(links, MAX_LINKS + 1)
+
+
 _READERS: dict[Kind, Callable[[str], Any]] = {
     "number": _number,
     "boolean": _boolean,
-    "ids": lambda cell: list(read_ids(cell)),
+    "ids": lambda cell: list(_first_links(read_ids(cell))),
+}
+# The characters of the longest cells. The schema limits those of other kinds.
+_MAX_LENGTHS: dict[Kind, int] = {
+    "number": MAX_VALUE_LENGTH,
+    "boolean": MAX_VALUE_LENGTH,
+    "id": MAX_VALUE_LENGTH,
+    "brief": MAX_ENTRY_LENGTH,
+    "ids": MAX_LINKS * MAX_VALUE_LENGTH,
+    "links": MAX_LINKS * MAX_ENTRY_LENGTH,
 }

@@ -16,7 +16,6 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any, get_args
 
-from pydantic import Field
 from sqlalchemy import (
     ARRAY,
     BigInteger,
@@ -47,7 +46,7 @@ from app.domains.shared.query.filters import (
     Operands,
     Parameter,
 )
-from app.domains.shared.schemas import MultipleLines, PartOfLine, PartOfLines, SingleLine
+from app.domains.shared.schemas import multiple_lines, part_of_line, part_of_lines, single_line
 
 
 def choice(name: str, values: Any) -> Iterable[Filter]:
@@ -140,11 +139,11 @@ def text(
     `ignore_case` also makes equality ignore case. `length` is the maximum length of a value in characters. `multiline`
     allows line breaks.
     """
-    whole_text = _text_parameter(length, MultipleLines if multiline else SingleLine)
+    whole_text = Annotated[str, *(multiple_lines(length) if multiline else single_line(length))]
     for suffix, negated in (("", False), ("__not", True)):
         yield _text_equality(name, suffix, whole_text, ignore_case=ignore_case, negated=negated)
     if partial:
-        part = _text_parameter(length, PartOfLines if multiline else PartOfLine)
+        part = Annotated[str, *(part_of_lines(length) if multiline else part_of_line(length))]
         for suffix, verb, pattern in (("__ic", "contains", "%{}%"), ("__sw", "starts with", "{}%")):
             yield _pattern(name, suffix, part, _describe(name, f"{verb} this text, ignoring case"), pattern)
     if nullable:
@@ -163,10 +162,6 @@ def _describe_equality(name: str, *, negated: bool = False, ignore_case: bool = 
 
 def _describe_absence(name: str) -> str:
     return f"`true`: only objects without a value of `{name}`; `false`: only objects with one."
-
-
-def _text_parameter(length: int, rules: tuple[Any, ...]) -> Any:
-    return Annotated[str, Field(min_length=1, max_length=length), *rules]
 
 
 def _single(

@@ -21,7 +21,7 @@ from sqlalchemy import (
 from sqlalchemy.types import TypeEngine
 
 from app.domains.shared.models import EXTERNAL_ID_LENGTH
-from app.domains.shared.schemas import MAX_ID, SingleLine
+from app.domains.shared.schemas import MAX_ID, single_line
 from app.utils.fault_codes import invalid
 
 MAX_VALUES = 100
@@ -76,7 +76,7 @@ InstantParameter = Annotated[AwareDatetime, BeforeValidator(_parse_instant), Aft
 IdParameter = Annotated[int, Field(ge=1, le=MAX_ID), Digits]
 IntegerParameter = Annotated[int, Field(ge=-MAX_ID, le=MAX_ID), Digits]
 NumberParameter = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_check_decimal)]
-TextParameter = Annotated[str, Field(min_length=1, max_length=EXTERNAL_ID_LENGTH), *SingleLine]
+TextParameter = Annotated[str, *single_line(EXTERNAL_ID_LENGTH)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -6,19 +6,24 @@ from typing import Literal
 from fastapi import Request
 
 from app.utils.exceptions import NotAcceptable
-from app.utils.wording import joined
+from app.utils.wording import counted, joined
 
 Format = Literal["json", "ndjson", "csv"]
 # Formats of equal quality are preferred in this order.
 MEDIA_TYPES: dict[Format, str] = {"json": "application/json", "ndjson": "application/x-ndjson", "csv": "text/csv"}
+# Browsers send up to 200 characters. The last values are kept.
+MAX_ACCEPT_LENGTH = 1_000
 
 
 def negotiate_format(request: Request) -> Format:
     """Return the client's preferred format (RFC 9110, section 12.5.1).
 
-    Raises `NotAcceptable` if the client accepts none.
+    Raises `NotAcceptable` if the client accepts none, or for more than `MAX_ACCEPT_LENGTH` characters.
     """
-    return _negotiate(",".join(request.headers.getlist("accept")) or "*/*")
+    accept = ",".join(request.headers.getlist("accept")) or "*/*"
+    if len(accept) > MAX_ACCEPT_LENGTH:
+        raise NotAcceptable(f"Accept may have at most {counted(MAX_ACCEPT_LENGTH, 'character')}.")
+    return _negotiate(accept)
 
 
 @lru_cache(maxsize=32)

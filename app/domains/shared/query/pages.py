@@ -11,12 +11,11 @@ from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, create_model, field_validator, model_validator
-from sqlalchemy import Executable
 
 from app.core.database import RegisterSession
 from app.core.http.hints import name_hint
 from app.core.http.streaming import Streams
-from app.core.prepared import Prepared
+from app.core.prepared import FastStatement
 from app.core.tokens import Tokens
 from app.domains.shared.query.field_filters import identifier, instant, number, own_id, text
 from app.domains.shared.query.filters import (
@@ -255,36 +254,24 @@ class Listing:
 
 
 async def fetch_page(
-    session: RegisterSession, page: Prepared, count: Executable, query: PageQuery, values: dict[str, Any]
-) -> Listing:
-    """Return one page of a list, by the fast path; see `execute_page`."""
-    row = await session.fetch(page, limit=query.limit, offset=query.offset, **values)
-    assert row is not None  # an aggregate always has a row
-    return await _listing(session, row["rows"], row["items"], row["edges"], count, query, values)
-
-
-async def execute_page(
-    session: RegisterSession, page: Executable, count: Executable, query: PageQuery, values: dict[str, Any]
+    session: RegisterSession, page: FastStatement, count: FastStatement, query: PageQuery, values: dict[str, Any]
 ) -> Listing:
     """Return one page of a list.
 
     `page` returns one row: `rows`, one more than `limit` if more follow; `items`, a JSON array in bytes; and, if the
-    list has cursors, `edges`, the sort keys of the first and the last object as JSON. `count` returns the total.
+    list has cursors, `edges`, the sort keys of the first and the last object as JSON. `count` returns the `total`.
     """
-    row = (await session.execute(page, values | {"limit": query.limit, "offset": query.offset})).one()
-    return await _listing(session, row.rows, row.items, getattr(row, "edges", None), count, query, values)
-
-
-async def _listing(
-    session: RegisterSession,
-    rows: int,
-    items: bytes,
-    edges: str | None,
-    count: Executable,
-    query: PageQuery,
-    values: dict[str, Any],
-) -> Listing:
-    total = await session.scalar(count, values) if query.count == "exact" else None
-    first, last = json.loads(edges or "[null, null]")
+    row = await session.fetch(page, limit=query.limit, offset=query.offset, **values)
+    assert row is not None  # an aggregate always has a row
+    total = await fetch_total(session, count, values) if query.count == "exact" else None
+    first, last = json.loads(row.get("edges") or "[null, null]")
     keys = None if first is None else (tuple(first), tuple(last))
-    return Listing(items, total, has_more=rows > query.limit, edges=keys)
+    return Listing(row["items"], total, has_more=row["rows"] > query.limit, edges=keys)
+
+
+async def fetch_total(session: RegisterSession, count: FastStatement, values: dict[str, Any]) -> int:
+    """Return the `total` of a statement."""
+    row = await session.fetch(count, **values)
+    assert row is not None
+    total: int = row["total"]
+    return total

@@ -80,11 +80,13 @@ class SearchOrder(Order):
         return rows.order_by(*self.clauses(source, backwards=start == "before")).limit(_page_end())
 
 
-@cache
 def search_order(sort: str | None, declaration: ListDeclaration) -> SearchOrder:
     """Return the order of a list with `q`: by `sort`, or by rank without it."""
-    if sort is not None:
-        return SearchOrder(sort, declaration)
+    return _rank_order(declaration) if sort is None else SearchOrder(sort, declaration)
+
+
+@cache
+def _rank_order(declaration: ListDeclaration) -> SearchOrder:
     return SearchOrder(BY_RANK, replace(declaration, sorts={**declaration.sorts, BY_RANK: _RANK}))
 
 

@@ -10,22 +10,39 @@ none of these characters, so no two objects have the same reference.
 
 import re
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, FromClause, Text, cast, func, literal_column, select
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.orm import RelationshipProperty
 
+from app.domains.shared.models import EXTERNAL_ID_LENGTH
+
 # The characters with which a formula begins in a spreadsheet, and the mark that prevents its evaluation.
 _FORMULA_STARTS = frozenset("=+-@\t\r")
 _MARK = "'"
+
+_ESCAPED = re.compile(r"\\([\\|:])")
+# The text up to a separator that no backslash precedes, by separator.
+_PARTS = {each: re.compile(rf"(?:[^\\{each}]++|\\.|\\\Z)*+", re.DOTALL) for each in "|:"}
+
+# The lengths of the longest cells. An external id may be escaped throughout; blanks may surround each part.
+_MAX_BLANKS = 100
+MAX_VALUE_LENGTH = 100 + _MAX_BLANKS
+MAX_ENTRY_LENGTH = len("~") + 2 * EXTERNAL_ID_LENGTH + _MAX_BLANKS
 
 # A key column and its value.
 CellReference = tuple[Literal["id", "code", "external_id"], int | str]
 
 
 class BadCellError(ValueError):
-    """A cell cannot be read; the message is the key of its text in `app/utils/fault_codes.py`."""
+    """A cell cannot be read; `key` is that of its text in `app/utils/fault_codes.py`, with these values."""
+
+    def __init__(self, key: str, **values: str) -> None:
+        super().__init__(key)
+        self.key = key
+        self.values = values
 
 
 def plain_cell(column: ColumnElement[Any]) -> ColumnElement[str]:
@@ -84,7 +101,8 @@ def unescape_formula(cell: str) -> str | None:
 def read_reference(cell: str) -> CellReference:
     """Return the reference in a cell or in an entry without its detail. Raises `BadCellError` if an id is malformed."""
     if cell.startswith("~"):
-        return "external_id", re.sub(r"\\([\\|:])", r"\1", cell[1:])
+        # Joins the text between escapes and the escaped characters; `re.sub` takes four times as long.
+        return "external_id", "".join(_ESCAPED.split(cell[1:]))
     if cell.startswith("#"):
         return "id", read_id(cell[1:])
     return "code", cell
@@ -96,7 +114,7 @@ def read_links(cell: str) -> Iterator[tuple[CellReference, str | None]]:
     Raises `BadCellError` if an entry is malformed.
     """
     for entry in _split(cell, "|"):
-        reference, *details = (part.strip() for part in _split(entry, ":"))
+        reference, *details = (part.strip() for part in islice(_split(entry, ":"), 3))
         if not reference or len(details) > 1:
             raise BadCellError("bad_cell:links")
         yield read_reference(reference), details[0] if details else None
@@ -115,14 +133,13 @@ def read_id(cell: str) -> int:
     return int(cell)
 
 
-def _split(text: str, separator: str) -> list[str]:
-    parts = [""]
-    for token in re.findall(r"\\?.", text, re.DOTALL):
-        if token == separator:
-            parts.append("")
-        else:
-            parts[-1] += token
-    return parts
+def _split(text: str, separator: str) -> Iterator[str]:
+    part, start = _PARTS[separator], 0
+    while match := part.match(text, start):
+        yield match[0]
+        if match.end() == len(text):
+            break
+        start = match.end() + len(separator)
 
 
 def _reference(target: FromClause) -> ColumnElement[str]:

@@ -36,7 +36,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by
 from sqlalchemy.orm import Mapper, RelationshipDirection, RelationshipProperty
 
-from app.core.prepared import Prepared, prepare
+from app.core.prepared import FastStatement
 from app.domains.shared.collection import Collection
 from app.domains.shared.history.diff import changed_members, jsonb_or_null, nonempty_or_null
 from app.domains.shared.models import Base, table_of
@@ -100,14 +100,17 @@ class Documents:
         self.model = model
 
     @lru_cache(maxsize=256)  # noqa: B019 - one instance per collection, for the life of the process
-    def single_object(self, condition: Condition, members: Members = None) -> Prepared:
+    def single_object(self, condition: Condition, members: Members = None) -> FastStatement:
         """Return the statement of the object that the condition selects: `id`, `version` and `body`.
 
         Tables of embedded members are queried only for those among `members`.
         """
+        return FastStatement(lambda: self._select_object(condition, members))
+
+    def _select_object(self, condition: Condition, members: Members) -> Select[Any]:
         table = self._mapper.local_table.alias("o")
         body = utf8(json_object(self._members(table, members)))
-        return prepare(select(table.c.id, table.c.version, body.label("body")).where(condition(table)))
+        return select(table.c.id, table.c.version, body.label("body")).where(condition(table))
 
     @lru_cache(maxsize=512)  # noqa: B019
     def page(
@@ -116,23 +119,15 @@ class Documents:
         condition: Condition | None = None,
         start: Start = "first",
         members: Members = None,
-    ) -> Prepared:
-        """Return the statement of `select_page`, prepared."""
-        return prepare(self.select_page(order, condition, start, members))
-
-    @lru_cache(maxsize=16)  # noqa: B019
-    def select_page(
-        self,
-        order: Order,
-        condition: Condition | None = None,
-        start: Start = "first",
-        members: Members = None,
-    ) -> Select[Any]:
+    ) -> FastStatement:
         """Return the statement of a page: `rows` (one more than `limit` if more follow), `items` and `edges`.
 
         The parameters are `limit`, `offset`, those of the condition and, unless `start` is "first", those of the
         position. `edges` has the sort keys of the first and the last object, as JSON.
         """
+        return FastStatement(lambda: self._select_page(order, condition, start, members))
+
+    def _select_page(self, order: Order, condition: Condition | None, start: Start, members: Members) -> Select[Any]:
         backwards = start == "before"
         table = self._mapper.local_table.alias("o")
         limit = opaque_parameter("limit")
@@ -155,12 +150,28 @@ class Documents:
         from_position: bool,
         as_table: bool,
         external_ids: bool,
-    ) -> Prepared:
+    ) -> FastStatement:
         """Return the statement of the whole list, or of its part `from_position` on, one row per object.
 
         A row has the `body`, or with `as_table` the cells. With `external_ids` briefs include `external_id`, by which
         another register can resolve them. The parameters are those of `page`; a `limit` of NULL means no limit.
         """
+        return FastStatement(
+            lambda: self._select_export(
+                order, condition, members, from_position=from_position, as_table=as_table, external_ids=external_ids
+            )
+        )
+
+    def _select_export(
+        self,
+        order: Order,
+        condition: Condition | None,
+        members: Members,
+        *,
+        from_position: bool,
+        as_table: bool,
+        external_ids: bool,
+    ) -> Select[Any]:
         source = self._mapper.local_table.alias("o")
         query = select(*source.c).order_by(*order.clauses(source)).limit(bindparam("limit", type_=BigInteger))
         query = query.offset(bindparam("offset", type_=BigInteger))
@@ -175,15 +186,18 @@ class Documents:
         else:
             row = [utf8(json_object(self._members(limited, members, external_ids=external_ids))).label("body")]
         # The explicit FROM is needed if every cell is a correlated subquery: each would otherwise read the list.
-        return prepare(select(*row).select_from(limited))
+        return select(*row).select_from(limited)
 
     def header(self, members: Members) -> tuple[str, ...]:
         """Return the names of the cells of a table."""
         return tuple(name for name in self._schema.model_fields if members is None or name in members)
 
     @lru_cache(maxsize=256)  # noqa: B019
-    def count(self, condition: Condition | None = None) -> Select[Any]:
+    def count(self, condition: Condition | None = None) -> FastStatement:
         """Return the statement of the `total` of the list; its parameters are those of the condition."""
+        return FastStatement(lambda: self._select_count(condition))
+
+    def _select_count(self, condition: Condition | None) -> Select[Any]:
         table = self._mapper.local_table.alias("o")
         query = select(func.count().label("total")).select_from(table)
         return query if condition is None else query.where(condition(table))

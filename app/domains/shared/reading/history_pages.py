@@ -1,13 +1,12 @@
 """The lists of changes: of one object, and of all objects."""
 
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
     DateTime,
-    Executable,
     FromClause,
     Interval,
     Select,
@@ -21,12 +20,12 @@ from sqlalchemy import (
 )
 
 from app.core.database import RegisterSession
-from app.core.prepared import Prepared, prepare
+from app.core.prepared import FastStatement
 from app.domains.shared.history.models import Change
 from app.domains.shared.history.record import constant
 from app.domains.shared.models import RegisterObject, table_of
 from app.domains.shared.query.orders import Condition
-from app.domains.shared.query.pages import Listing, PageQuery, execute_page
+from app.domains.shared.query.pages import Listing, PageQuery, fetch_page, fetch_total
 from app.domains.shared.reading.documents import by_id
 from app.domains.shared.reading.json_text import json_list, utf8
 
@@ -41,20 +40,24 @@ async def page_of_changes(
 
     `leading` is the leading column of the index to use, if any; the condition must select one value of it.
     """
-    return await execute_page(session, _page(condition, leading), _count(condition), query, values)
+    return await fetch_page(session, _page(condition, leading), _count(condition), query, values)
 
 
 @cache
-def all_changes() -> Prepared:
+def all_changes() -> FastStatement:
     """Return the statement of the whole history, the oldest change first; each row has a `body`."""
+    return FastStatement(_select_all_changes)
+
+
+def _select_all_changes() -> Select[Any]:
     table = table_of(Change).alias("change")
     row = _select_members(table).order_by(table.c.id).subquery("d")
-    return prepare(select(utf8(func.row_to_json(row.table_valued())).label("body")))
+    return select(utf8(func.row_to_json(row.table_valued())).label("body"))
 
 
 async def has_changes(session: RegisterSession, condition: Condition, **values: Any) -> bool:
     """Return whether a condition selects at least one change."""
-    return bool(await session.scalar(_count(condition), values))
+    return bool(await fetch_total(session, _count(condition), values))
 
 
 @cache
@@ -81,7 +84,7 @@ def leading_column(filters: frozenset[str]) -> str | None:
     return next((name for name in _LEADING if name in filters), None)
 
 
-@cache
+@lru_cache(maxsize=256)
 def changes_where(filters: frozenset[str], types: frozenset[str]) -> Condition:
     """Return the condition of the changes of `types` that match the named filters.
 
@@ -127,8 +130,12 @@ def _since(source: FromClause) -> list[ColumnElement[bool]]:
     return [source.c.at >= since, source.c.id > func.coalesce(last_id, literal_column("0"))]
 
 
-@cache
-def _page(condition: Condition, leading: str | None) -> Executable:
+@lru_cache(maxsize=256)
+def _page(condition: Condition, leading: str | None) -> FastStatement:
+    return FastStatement(lambda: select_page(condition, leading))
+
+
+def select_page(condition: Condition, leading: str | None) -> Select[Any]:
     """Return the statement of a page: `rows` (one more than `limit` if more follow) and `items`."""
     table = table_of(Change).alias("change")
     limit = bindparam("limit", type_=BigInteger)
@@ -162,7 +169,11 @@ def _select_members(source: FromClause) -> Select[Any]:
     )
 
 
-@cache
-def _count(condition: Condition) -> Executable:
+@lru_cache(maxsize=256)
+def _count(condition: Condition) -> FastStatement:
+    return FastStatement(lambda: _select_count(condition))
+
+
+def _select_count(condition: Condition) -> Select[Any]:
     table = table_of(Change).alias("change")
     return select(func.count().label("total")).select_from(table).where(condition(table))

@@ -54,7 +54,8 @@ class CollectionReader(RequestService):
     async def stats(self, query: StatsQuery) -> Counts:
         """Count the objects that the filters select, by group."""
         statement, values = query.statement(self.model)
-        row = (await self.session.execute(statement, values)).one()
+        row = await self.session.fetch(statement, **values)
+        assert row is not None  # an aggregate always has a row
         return Counts(query.group_by, row.groups, row.total, truncated=row.group_count > MAX_GROUPS)
 
     async def page_linked(self, link_set: LinkSet, end: str, reference: str, query: ListQuery) -> Listing | Export:

@@ -9,7 +9,6 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     CompoundSelect,
-    Executable,
     FromClause,
     Select,
     Text,
@@ -25,6 +24,7 @@ from sqlalchemy import (
 from sqlalchemy import literal_column as constant
 
 from app.core.http.query_models import QueryModel, query_of
+from app.core.prepared import FastStatement
 from app.domains.shared.models import RegisterObject, model_of, table_of
 from app.domains.shared.query.filters import Parameter, Selection
 from app.domains.shared.query.groups import Grouping, LinkTable
@@ -50,7 +50,7 @@ class StatsQuery(FilterQuery):
 
     group_by: str
 
-    def statement(self, model: type[RegisterObject]) -> tuple[Executable, dict[str, Any]]:
+    def statement(self, model: type[RegisterObject]) -> tuple[FastStatement, dict[str, Any]]:
         """Return the statement of the counts and its arguments."""
         selection, arguments = self.selection()
         grouping = self.declaration.groups[self.group_by]
@@ -78,7 +78,13 @@ def stats_query(list_model: type[ListQuery]) -> type[StatsQuery]:
 @lru_cache(maxsize=256)
 def _counts(
     model: type[RegisterObject], grouping: Grouping, selection: Selection | None, detail: Parameter | None
-) -> Executable:
+) -> FastStatement:
+    return FastStatement(lambda: _select_counts(model, grouping, selection, detail))
+
+
+def _select_counts(
+    model: type[RegisterObject], grouping: Grouping, selection: Selection | None, detail: Parameter | None
+) -> Select[Any]:
     """Return the statement of the counts: `total`, `group_count`, and `groups`, at most `MAX_GROUPS` of them.
 
     If `detail` is not None, only links with one of the values of that parameter are counted.

@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import Response
 
 from app.core.http.streaming import Rows, StreamedResponse
-from app.core.prepared import Prepared
+from app.core.prepared import FastStatement
 from app.domains.shared.query.formats import MEDIA_TYPES, Format
 from app.domains.shared.query.pages import Origin
 from app.domains.shared.reading.cells import escape_formula
@@ -21,7 +21,7 @@ class Export:
     """A whole list: a statement that returns, for each object, its `body` or the cells of a table row."""
 
     collection: str
-    statement: Prepared
+    statement: FastStatement
     values: dict[str, Any]
     # The header of the table; None for NDJSON.
     header: tuple[str, ...] | None
@@ -37,7 +37,7 @@ async def export_response(export: Export, origin: Origin) -> Response:
 
     Raises errors that occur before the first byte; a later error truncates the response.
     """
-    batches = origin.streams.read(export.statement, export.values)
+    batches = origin.streams.read(await export.statement.prepare(), export.values)
     first = await anext(batches)
     if origin.is_head:
         await batches.aclose()

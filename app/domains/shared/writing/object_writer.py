@@ -5,7 +5,7 @@ from typing import Any
 
 from app.core.database_errors import IntegrityViolation
 from app.core.engine import Row
-from app.core.prepared import Prepared
+from app.core.prepared import FastStatement
 from app.domains.shared.collection import LinkSet, body_links, values_of
 from app.domains.shared.reading.documents import Document, by_id
 from app.domains.shared.reading.etags import versions_in
@@ -140,7 +140,7 @@ class ObjectWriter(LockedWriter):
             raise await self._with_all_faults(error, body, key) from error.__cause__
 
     async def _run(
-        self, statement: Prepared, body: ObjectFields, lists: LinkLists, key: Key | None = None, **values: Any
+        self, statement: FastStatement, body: ObjectFields, lists: LinkLists, key: Key | None = None, **values: Any
     ) -> Row | None:
         if key is not None:
             values["key"] = key.value

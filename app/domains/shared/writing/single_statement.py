@@ -16,6 +16,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Select,
     Table,
     and_,
     any_,
@@ -31,7 +32,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from app.core.prepared import Prepared, prepare
+from app.core.prepared import FastStatement
 from app.domains.shared.collection import LinkSet, writable_columns
 from app.domains.shared.history.diff import nonempty_members
 from app.domains.shared.history.record import change_cte
@@ -43,12 +44,16 @@ from app.domains.shared.writing.links import add_missing_links, link_rows, remov
 
 
 @cache
-def insert_object(documents: Documents, links: Sequence[LinkSet]) -> Prepared:
+def insert_object(documents: Documents, links: Sequence[LinkSet]) -> FastStatement:
     """Return the statement that inserts and records an object with its links, and returns `id`, `version` and `body`.
 
     Its parameters are the writable columns with the prefix `new_`, those of `Caller.signature`, and the arrays of the
     links.
     """
+    return FastStatement(lambda: _build_insert(documents, links))
+
+
+def _build_insert(documents: Documents, links: Sequence[LinkSet]) -> Select[Any]:
     model = documents.model
     caller = bindparam("caller_id", type_=BigInteger)
     values = _new_values(model) | {"created_by_id": caller, "updated_by_id": caller}
@@ -58,13 +63,13 @@ def insert_object(documents: Documents, links: Sequence[LinkSet]) -> Prepared:
     result = result.prefix_with("MATERIALIZED")
     record = change_cte(model, "created", result, before=None, after=nonempty_members(result.c.after, documents.briefs))
     query = select(result.c.id, result.c.version, utf8(result.c.document).label("body"))
-    return prepare(query.add_cte(*(add_missing_links(link, written.c.id) for link in links), record))
+    return query.add_cte(*(add_missing_links(link, written.c.id) for link in links), record)
 
 
 @cache
 def update_object(
     documents: Documents, links: Sequence[LinkSet], condition: Condition, watched: Sequence[str]
-) -> Prepared:
+) -> FastStatement:
     """Return the statement that updates an object and its links, and records the difference.
 
     Its parameters are those of `insert_object`; `key` of the condition; `versions`, the allowed current versions, or
@@ -73,6 +78,12 @@ def update_object(
     object is unchanged and was locked, because no other transaction holds it; and the new `version` and `body`, which
     are NULL if nothing is written, also because neither a column nor a link differs.
     """
+    return FastStatement(lambda: _build_update(documents, links, condition, watched))
+
+
+def _build_update(
+    documents: Documents, links: Sequence[LinkSet], condition: Condition, watched: Sequence[str]
+) -> Select[Any]:
     model = documents.model
     table, new = table_of(model), _new_values(model)
     source = table.alias("o")
@@ -104,7 +115,7 @@ def update_object(
     body = utf8(document.c.document).label("body")
     result = select(snapshot.c.id, snapshot.c.is_allowed, is_locked, document.c.version, body)
     result = result.select_from(snapshot.outerjoin(document, literal_column("true")))
-    return prepare(result.add_cte(record))
+    return result.add_cte(record)
 
 
 def touch_values(table: Table) -> dict[str, Any]:
