@@ -266,6 +266,8 @@ def _exit_with_signal(number: int, _frame: Any) -> None:
 def _serve(settings: Settings, *, reload: bool) -> None:
     import uvicorn
 
+    from app.core.http.protocol import GuardedProtocol
+
     # After its shutdown uvicorn raises the signal again for the previous handler. This one exits with 0, through the
     # `finally` of the enclosing contexts.
     signal.signal(signal.SIGTERM, _exit)
@@ -276,7 +278,8 @@ def _serve(settings: Settings, *, reload: bool) -> None:
         port=settings.port,
         workers=settings.workers,
         reload=reload,
-        http="httptools",
+        http=GuardedProtocol,
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,

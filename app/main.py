@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from types import FrameType
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
@@ -19,13 +20,14 @@ from app.api.problems import add_problem_handlers
 from app.core.config import VERSION, Settings, get_settings
 from app.core.database import Database
 from app.core.http.authorisation import Authenticator
-from app.core.http.bodies import LargeBodyLimiter
+from app.core.http.bodies import LargeBodyLimiter, UnfinishedBodies
 from app.core.http.middleware import (
-    HeaderLimitMiddleware,
     HeadMiddleware,
+    RequestHeadMiddleware,
     TrailingSlashMiddleware,
     TrustedHostsMiddleware,
 )
+from app.core.http.protocol import CONNECTIONS, Connections
 from app.core.http.routing import collect_known_parameters
 from app.core.http.security_headers import SecurityHeadersMiddleware
 from app.core.http.streaming import Streams
@@ -75,6 +77,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.database = Database(settings.database_url or "postgresql://", settings)
     app.state.streams = Streams(app.state.database, settings)
     app.state.large_bodies = LargeBodyLimiter()
+    app.state.unfinished_bodies = UnfinishedBodies(settings.max_unfinished_body_bytes)
     app.state.metrics.watch_pool(app.state.database.engine, settings.pool_size)
     app.state.readiness = Readiness(app.state.database, head_revision())
     app.state.passwords = Passwords(settings.hashing_concurrency)
@@ -105,22 +108,24 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
         )
     if "*" not in settings.trusted_hosts:
         app.add_middleware(TrustedHostsMiddleware, hosts=settings.trusted_hosts)
-    app.add_middleware(HeaderLimitMiddleware, limit=settings.max_header_bytes)
+    app.add_middleware(RequestHeadMiddleware, limit=settings.max_header_bytes)
     app.add_middleware(RequestMiddleware, metrics=app.state.metrics)
     app.add_middleware(SecurityHeadersMiddleware)
 
 
 @asynccontextmanager
-async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
     _drain_on_sigterm(app.state.readiness)
     collect_known_parameters(app.routes, app.openapi()["paths"])
     prepare_docs(app)
-    lag = asyncio.create_task(_measure_lag(app.state.metrics))
+    connections = Connections(app.state.settings, app.state.metrics)
+    tasks = [asyncio.create_task(each) for each in (_measure_lag(app.state.metrics), connections.watch())]
     with freeze_startup_objects():
-        yield
-    lag.cancel()
-    with suppress(asyncio.CancelledError):
-        await lag
+        yield {CONNECTIONS: connections}
+    for task in tasks:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
     await app.state.database.dispose()
 
 

@@ -58,7 +58,7 @@ FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 LONG_TIMEOUTS = dict.fromkeys(
     (
         *("pool_timeout", "connect_timeout", "statement_timeout", "lock_timeout"),
-        *("idle_in_transaction_timeout", "export_stall_seconds"),
+        *("idle_in_transaction_timeout", "export_stall_seconds", "request_stall_seconds"),
     ),
     HANG_TIMEOUT,
 )

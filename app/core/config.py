@@ -136,9 +136,9 @@ class Settings(BaseSettings):
         description="Exports that each server process sends at the same time; each holds a database connection.",
     )
     export_stall_seconds: float = Field(
-        30.0,
+        10.0,
         gt=0,
-        description="Seconds that the client of an export may take to read the data sent so far before it is "
+        description="Seconds that the client of an export, or of any other response, may read nothing before it is "
         "disconnected.",
     )
     max_body_bytes: int = Field(1024 * 1024, ge=1024, description="Maximum size of a request body, in bytes.")
@@ -146,7 +146,35 @@ class Settings(BaseSettings):
         16 * 1024 * 1024, ge=1024, description="Maximum body size of a bulk or import request, in bytes."
     )
     max_header_bytes: int = Field(
-        32 * 1024, ge=1024, description="Maximum total size of the request headers, in bytes."
+        32 * 1024, ge=1024, description="Maximum total size of the request line and the request headers, in bytes."
+    )
+    max_connections: int = Field(
+        8000,
+        ge=1,
+        description="Client connections of each server process; beyond it, the one that waits longest for a request is "
+        "closed.",
+    )
+    max_pipelined_requests: int = Field(
+        64, ge=1, description="Requests that a client may send on a connection before it gets their responses."
+    )
+    max_unfinished_body_bytes: int = Field(
+        48 * 1024 * 1024,
+        ge=0,
+        description="Bytes of incomplete request bodies that each server process holds, not counting the first 64 KiB "
+        "of each body.",
+    )
+    max_unread_bytes: int = Field(
+        64 * 1024 * 1024,
+        ge=64 * 1024,
+        description="Bytes of responses that each server process holds for clients that read slowly.",
+    )
+    request_stall_seconds: float = Field(
+        10.0,
+        gt=0,
+        description="Seconds in which the head of a request must arrive, and by which its body may be late.",
+    )
+    min_body_rate: int = Field(
+        512, ge=1, description="Bytes per second from which on a request body does not count as late."
     )
     keep_alive_seconds: int = Field(65, ge=1, description="Seconds that an idle client connection stays open.")
     graceful_stop_seconds: int = Field(

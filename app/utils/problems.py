@@ -1,6 +1,7 @@
 """Problem documents (RFC 9457): the responses to all errors."""
 
 import json
+import re
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
@@ -13,6 +14,9 @@ from starlette.types import Scope
 from app.utils.exceptions import InternalError, RegisterError
 
 MEDIA_TYPE = "application/problem+json"
+# Characters of the path in a problem document. Percent-encoding makes a path up to three times as long.
+MAX_INSTANCE_LENGTH = 2_500
+_PARTIAL_ESCAPE = re.compile("%.?$")
 
 logger = structlog.get_logger("app.problems")
 
@@ -56,7 +60,7 @@ class Problem(BaseModel):
     title: str
     status: int
     detail: str
-    instance: Annotated[str, Field(description="Path of the request.")]
+    instance: Annotated[str, Field(description=f"Path of the request, cut after {MAX_INSTANCE_LENGTH:,} characters.")]
     code: Annotated[str, Field(description="Code of the error, for programs.", examples=["duplicate"])]
     request_id: str
     errors: list[ProblemError]
@@ -71,7 +75,7 @@ def problem_response(error: RegisterError, scope: Scope) -> Response:
     document: dict[str, Any] = {
         **_head(type(error)),
         "detail": error.detail,
-        "instance": quote(scope["path"]),
+        "instance": _PARTIAL_ESCAPE.sub("", quote(scope["path"][:MAX_INSTANCE_LENGTH])[:MAX_INSTANCE_LENGTH]),
         "code": error.code,
         "request_id": scope.get("state", {}).get("request_id", ""),
         "errors": [fault.as_json() for fault in error.errors],

@@ -137,7 +137,7 @@ async def asgi_status(app: FastAPI, method: str, path: str, headers: dict[str, s
         "path": path,
         "raw_path": path.encode(),
         "query_string": b"",
-        "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
+        "headers": [(name.lower().encode(), value.encode()) for name, value in {"Host": "a", **headers}.items()],
         "client": ("127.0.0.1", 1),
         "server": ("register.test", 80),
         "root_path": "",

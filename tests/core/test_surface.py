@@ -1,12 +1,14 @@
 """Trusted hosts, CORS, security headers, and trusted proxies."""
 
 import asyncio
+import json
 import re
 import signal
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import unquote
 
 import httpx
 import pytest
@@ -76,6 +78,86 @@ async def test_headers_are_limited() -> None:
         assert (await client.get("/health/live", headers={"X-Long": "x" * 500})).status_code == 200
         refused = await client.get("/health/live", headers={"X-Long": "x" * 1100})
         assert (refused.status_code, refused.json()["code"]) == (431, "headers_too_large")
+
+
+async def test_head_is_limited_whatever_it_consists_of() -> None:
+    heads: list[tuple[str, list[tuple[str, str]]]] = [
+        ("/health/live", [("X", "")] * 7_000),
+        ("/health/live", [("X-" + "y" * 33_000, "")]),
+        ("/health/live?" + "q" * 33_000, []),
+        ("/" + "p" * 33_000, []),
+        ("/" + "p" * 11_000 + "?" + "q" * 11_000, [("X-Long", "x" * 11_000)]),
+    ]
+    async with client_with() as client:
+        for path, headers in heads:
+            response = await client.get(path, headers=headers)
+            assert (response.status_code, response.json()["code"]) == (431, "headers_too_large")
+            assert len(response.content) <= 4096
+        assert (await client.get("/health/live", headers=[("X", "")] * 5_000)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("version", "hosts", "status"),
+    [
+        ("1.1", ["register.example"], 200),
+        ("1.1", ["register.example:8000"], 200),
+        ("1.1", ["[::1]:8000"], 200),
+        ("1.1", [""], 200),
+        ("1.1", [], 400),
+        ("1.0", [], 200),
+        ("1.1", ["register.example", "register.example"], 400),
+        ("1.0", ["register.example", "other.example"], 400),
+        ("1.1", ["register.example/x"], 400),
+        ("1.1", ["user@register.example"], 400),
+        ("1.1", ["a b"], 400),
+        ("1.1", ["a\xff"], 400),
+    ],
+)
+async def test_request_has_exactly_one_valid_host(version: str, hosts: list[str], status: int) -> None:
+    messages: list[Any] = []
+
+    async def send(message: Any) -> None:
+        messages.append(message)
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    scope = {
+        "type": "http",
+        "http_version": version,
+        "method": "GET",
+        "scheme": "http",
+        "path": "/health/live",
+        "query_string": b"",
+        "headers": [(b"host", host.encode("latin-1")) for host in hosts],
+    }
+    await create_app(settings_for(None))(scope, receive, send)
+    assert messages[0]["status"] == status
+    if status == 400:
+        assert json.loads(messages[1]["body"])["code"] == "bad_request"
+
+
+@pytest.mark.parametrize("path", ["/", "/health/live", "/api/v1/processes", "/docs"])
+async def test_websocket_handshake_gets_a_problem_document(path: str) -> None:
+    headers = {"Connection": "Upgrade", "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==", "Sec-WebSocket-Version": "13"}
+    async with client_with() as client:
+        for upgrade in ("websocket", "WebSocket"):
+            response = await client.get(path, headers=headers | {"Upgrade": upgrade})
+            assert (response.status_code, response.json()["code"]) == (400, "bad_request")
+            assert response.headers["connection"] == "close"
+        other = await client.get("/health/live", headers={"Connection": "Upgrade", "Upgrade": "h2c"})
+        assert other.status_code == 200
+
+
+@pytest.mark.parametrize("path", ["p" * 30_000, "%01" * 9_000, "%F0%9F%98%80" * 2_000, "ä" * 4_000, "%2F" * 9_000])
+async def test_rejection_is_no_larger_than_four_kibibytes(path: str) -> None:
+    async with client_with() as client:
+        for method in ("GET", "POST", "BREW"):
+            for prefix in ("/", "/api/v1/processes/", "/problems/", "/docs/assets/"):
+                response = await client.request(method, prefix + path, headers={"X-Request-ID": "x" * 1_000})
+                assert response.status_code in {401, 404, 405}
+                assert len(response.content) + sum(map(len, response.headers.raw[0])) <= 4096
+                assert unquote(response.json()["instance"]).startswith(prefix)
 
 
 def assert_secured(response: httpx.Response, *, policy: str = NO_PAGE) -> None:

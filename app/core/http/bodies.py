@@ -1,6 +1,6 @@
 """Request bodies: read within limits, parsed as strict JSON, and large ones a few at a time."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from email.message import Message
 from functools import lru_cache
@@ -27,6 +27,8 @@ MAX_ANONYMOUS_BYTES = 16 * 1024
 MAX_JSON_TOKENS = 1_000_000
 _COUNT_CHUNK_BYTES = 1024 * 1024
 MAX_LARGE_BODIES = 2
+# The part of each body that does not count among the unfinished ones, so that ordinary requests are never rejected.
+FREE_BODY_BYTES = 64 * 1024
 # The parameters are parsed in quadratic time, and the last values are kept.
 MAX_CONTENT_TYPE_LENGTH = 200
 # More digits are no length of a body, and Python parses a few thousand at most.
@@ -49,7 +51,8 @@ class StrictRequest(Request):
         """Return the body, read once.
 
         Raises `ContentTooLarge` as soon as the body exceeds its limit, before it is read if the client declares its
-        length, and `BadRequest` if the client disconnects before the end.
+        length, `LargeBodiesBusy` if the process holds too many bytes of incomplete bodies, and `BadRequest` if the
+        client disconnects before the end.
         """
         if not hasattr(self, "_body"):
             limit = self._limit
@@ -63,11 +66,14 @@ class StrictRequest(Request):
 
     async def _read(self, limit: int) -> bytes:
         body = bytearray()
+        unfinished: UnfinishedBodies = self.app.state.unfinished_bodies
         try:
-            async for chunk in self.stream():
-                body += chunk
-                if len(body) > limit:
-                    raise ContentTooLarge(_too_large(limit))
+            with unfinished.share() as grow_to:
+                async for chunk in self.stream():
+                    body += chunk
+                    if len(body) > limit:
+                        raise ContentTooLarge(_too_large(limit))
+                    grow_to(len(body))
         except ClientDisconnect as error:
             raise BadRequest("The body ends before its declared length.") from error
         return bytes(body)
@@ -88,6 +94,34 @@ class StrictRequest(Request):
         if self._model is not None and len(body) > _MAX_UNLIMITED_BYTES:
             return without_surplus(self._model, value)
         return value
+
+
+class UnfinishedBodies:
+    """Limits the bytes that a process holds of bodies which have not arrived completely.
+
+    Otherwise clients that send large bodies slowly would fill the memory.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._free = limit
+
+    @contextmanager
+    def share(self) -> Iterator[Callable[[int], None]]:
+        """Yield a function that takes the size of a growing body. It raises `LargeBodiesBusy` beyond the limit."""
+        held = 0
+
+        def grow_to(size: int) -> None:
+            nonlocal held
+            more = max(0, size - FREE_BODY_BYTES) - held
+            if more > self._free:
+                raise LargeBodiesBusy
+            self._free -= more
+            held += more
+
+        try:
+            yield grow_to
+        finally:
+            self._free += held
 
 
 class LargeBodyLimiter:

@@ -1,32 +1,60 @@
-"""Middleware in front of the routes: header limit, trusted hosts, HEAD, and the trailing slash."""
+"""Middleware in front of the routes: head of the request, trusted hosts, HEAD, and the trailing slash."""
 
+import re
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.utils.exceptions import BadRequest, HeadersTooLarge
+from app.utils.exceptions import BadRequest, HeadersTooLarge, RegisterError
 from app.utils.problems import problem_response
 
 # A name of the DNS, a colon and a port. `urlsplit` keeps the last values.
 _MAX_HOST_LENGTH = 253 + 6
 _OPEN_TO_ANY_HOST = ("/health", "/metrics")
+# The colon, the blank and the line end of a header.
+_HEADER_OVERHEAD = 4
+# The characters of a host and a port (RFC 3986, section 3.2.2).
+_HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=:%\[\]-]*")
 
 
-class HeaderLimitMiddleware:
-    """Rejects requests with too many header bytes, which take time to read line by line."""
+class RequestHeadMiddleware:
+    """Rejects requests whose head is too large, or has not exactly one valid Host (RFC 9112, section 3.2).
+
+    A WebSocket handshake is rejected, too: as an ordinary request it would get a response that its client cannot use.
+    """
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
         self._app = app
         self._limit = limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and sum(len(name) + len(value) for name, value in scope["headers"]) > self._limit:
-            error = HeadersTooLarge(f"The headers may have at most {self._limit:,} bytes.")
+        error = self._fault(scope) if scope["type"] == "http" else None
+        if error is not None:
             await problem_response(error, scope)(scope, receive, send)
         else:
             await self._app(scope, receive, send)
+
+    def _fault(self, scope: Scope) -> RegisterError | None:
+        size = len(scope.get("raw_path") or scope["path"]) + len(scope["query_string"])
+        hosts: list[bytes] = []
+        upgrade = b""
+        for name, value in scope["headers"]:
+            size += len(name) + len(value) + _HEADER_OVERHEAD
+            if name == b"host":
+                hosts.append(value)
+            elif name == b"upgrade":
+                upgrade = value
+        if size > self._limit:
+            return HeadersTooLarge(f"The request line and the headers may have at most {self._limit:,} bytes.")
+        if len(hosts) != 1 and (hosts or scope["http_version"] == "1.1"):
+            return BadRequest("A request must have exactly one Host header.")
+        if hosts and not _HOST.fullmatch(hosts[0]):
+            return BadRequest("The Host header must be a host name or address, with or without a port.")
+        if upgrade.lower() == b"websocket":
+            return BadRequest("WebSocket is not supported.", headers={"Connection": "close"})
+        return None
 
 
 class TrustedHostsMiddleware:

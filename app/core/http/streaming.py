@@ -26,6 +26,8 @@ from app.utils.exceptions import ExportsBusy
 # batch has as many rows as fit into its bytes by the average length of the last batch.
 FIRST_BATCH_ROWS, MAX_BATCH_ROWS = 20, 500
 BATCH_BYTES = 1024 * 1024
+# A batch is sent in pieces, because the server copies each, and a slow client must read one within its time limit.
+PIECE_BYTES = 64 * 1024
 # Seconds by which PostgreSQL's idle timeout exceeds that of the client, so that the latter ends first.
 _GRACE_SECONDS = 5
 
@@ -118,4 +120,5 @@ async def _shielded_from_cancellation(chunks: AsyncGenerator[bytes]) -> AsyncGen
         await anyio.lowlevel.checkpoint_if_cancelled()
         if chunk is None:
             return
-        yield chunk
+        for start in range(0, len(chunk), PIECE_BYTES):
+            yield chunk[start : start + PIECE_BYTES]

@@ -1,0 +1,496 @@
+"""Connections: slow, silent, endless and unread clients. Tests count the looks of the clock instead of waiting."""
+
+import asyncio
+import gc
+import resource
+import socket
+import struct
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from uvicorn.protocols.http import httptools_impl
+from uvicorn.protocols.http.flow_control import FlowControl
+
+from app.core.http import protocol
+from app.core.http.protocol import CONNECTIONS, Connections, GuardedProtocol, raise_file_limit
+from app.utils.metrics import Metrics
+from tests.conftest import settings_for
+from tests.waiting import HANG_TIMEOUT, until
+
+# The number of looks after which a client is late, and the number after which its connection is certainly closed.
+SECONDS = 10
+CLOSED_AFTER = SECONDS + 2
+MEBIBYTE = 1024 * 1024
+
+HOST = b"Host: a\r\n"
+GET = b"GET /ok HTTP/1.1\r\n" + HOST + b"\r\n"
+POST = b"POST /body HTTP/1.1\r\n" + HOST
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+class Front:
+    """A server with a small application, whose clock is the calls of `look`."""
+
+    def __init__(self) -> None:
+        self.metrics = Metrics()
+        self.connections: Connections
+        self.port = 0
+        self.received = 0
+        self.requests = 0
+        self.release = asyncio.Event()
+
+    def application(self, **settings: Any) -> Starlette:
+        async def ok(_request: Request) -> Response:
+            self.requests += 1
+            return Response(b"ok")
+
+        async def body(request: Request) -> Response:
+            return Response(b"%d" % len(await request.body()))
+
+        async def late(request: Request) -> Response:
+            await self.release.wait()
+            return Response(b"%d" % len(await request.body()))
+
+        async def refused(_request: Request) -> Response:
+            return Response(b"no", 401)
+
+        async def large(request: Request) -> Response:
+            return Response(b"x" * int(request.query_params["size"]))
+
+        async def wait(request: Request) -> Response:
+            self.requests += 1
+            disconnect = asyncio.ensure_future(request.receive())  # as a streaming response does
+            await self.release.wait()
+            disconnect.cancel()
+            return Response(b"done")
+
+        @asynccontextmanager
+        async def lifespan(_app: Starlette) -> AsyncIterator[dict[str, Connections]]:
+            limits = {"request_stall_seconds": SECONDS, "export_stall_seconds": SECONDS} | settings
+            self.connections = Connections(settings_for(None, **limits), self.metrics)
+            yield {CONNECTIONS: self.connections}
+
+        methods = ["GET", "POST"]
+        endpoints = (ok, body, late, refused, large, wait)
+        routes = [Route(f"/{each.__name__}", each, methods=methods) for each in endpoints]
+        return Starlette(routes=routes, lifespan=lifespan)
+
+    def look(self, times: int = 1) -> None:
+        for _ in range(times):
+            self.connections.look()
+
+    def closed(self, reason: str) -> float:
+        return self.metrics.registry.get_sample_value("register_errors_total", {"error": reason}) or 0
+
+
+@pytest.fixture
+async def start(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Callable[..., Any]]:
+    """A function that starts a server with the given settings in the loop of the test."""
+    front = Front()
+    data_received = GuardedProtocol.data_received
+
+    def count(self: GuardedProtocol, data: bytes) -> None:
+        front.received += len(data)
+        data_received(self, data)
+
+    monkeypatch.setattr(GuardedProtocol, "data_received", count)
+    running: list[tuple[uvicorn.Server, asyncio.Task[None]]] = []
+
+    async def run(**settings: Any) -> Front:
+        options: dict[str, Any] = {"http": GuardedProtocol, "ws": "none", "log_config": None, "access_log": False}
+        server = uvicorn.Server(uvicorn.Config(front.application(**settings), port=0, **options))
+        running.append((server, asyncio.create_task(server.serve())))
+        async with asyncio.timeout(HANG_TIMEOUT):
+            while not server.started:  # noqa: ASYNC110 - the server has no event
+                await asyncio.sleep(0.01)
+        front.port = server.servers[0].sockets[0].getsockname()[1]
+        return front
+
+    yield run
+    front.release.set()
+    for server, task in running:
+        for connection in tuple(server.server_state.connections):
+            connection.transport.abort()
+        server.should_exit = True
+        await task
+
+
+class Client:
+    """A connection to the server."""
+
+    def __init__(self, front: Front, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.front, self.reader, self.writer = front, reader, writer
+        self.sent = 0
+
+    async def send(self, data: bytes) -> None:
+        """Send bytes, and return once the server has received them, or has closed the connection."""
+        before = self.front.received
+        with suppress(ConnectionError):
+            self.writer.write(data)
+            await self.writer.drain()
+
+        async def is_received() -> bool:
+            return self.front.received >= before + len(data) or self.reader.at_eof() or self.is_reset()
+
+        await until(is_received)
+
+    async def flood(self, data: bytes, most: int) -> int:
+        """Send the same bytes again and again until the connection is closed. Returns the number that were received."""
+        before = self.front.received
+        with suppress(ConnectionError):
+            for _ in range(most // len(data)):
+                self.writer.write(data)
+                await self.writer.drain()
+        return self.front.received - before
+
+    def is_reset(self) -> bool:
+        return self.reader.exception() is not None
+
+    async def is_closed(self) -> bool:
+        """Return whether the server has closed the connection. Reads all responses."""
+        with suppress(TimeoutError, ConnectionError):
+            async with asyncio.timeout(0.2):
+                while await self.reader.read(MEBIBYTE):
+                    pass
+        return self.reader.at_eof() or self.is_reset()
+
+    async def until_closed(self) -> None:
+        await until(self.is_closed)
+
+    async def response(self) -> tuple[int, bytes]:
+        """Return the status and the body of the next response."""
+        head = await self.reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+        return int(head.split()[1]), await self.reader.readexactly(length)
+
+
+@asynccontextmanager
+async def connect(front: Front, *, receive_buffer: int | None = None) -> AsyncIterator[Client]:
+    connection = socket.socket()
+    if receive_buffer:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    connection.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", front.port))
+    reader, writer = await asyncio.open_connection(sock=connection, limit=MEBIBYTE)
+    try:
+        yield Client(front, reader, writer)
+    finally:
+        writer.transport.abort()
+
+
+# What is sent first, and what is sent before each look.
+SLOW = {
+    "nothing": (b"", b""),
+    "first byte": (b"G", b""),
+    "head": (b"GET /ok HTTP/1.1\r\nX-Drip: ", b"a"),
+    "line ends before a request": (b"", b"\r\n"),
+    "line ends after a response": (GET, b"\r\n"),
+    "body that stops": (POST + b"Content-Length: 100000\r\n\r\n" + b"x" * 50_000, b""),
+    "body": (POST + b"Content-Length: 100000\r\n\r\n", b"x" * 100),
+    "body after much of it": (POST + b"Content-Length: 16000000\r\n\r\n" + b"x" * 1_000_000, b"x" * 100),
+    "chunks": (CHUNKED, b"1\r\nx\r\n"),
+    "chunk extension": (CHUNKED + b"1;", b"e"),
+    "trailers": (CHUNKED + b"1\r\nx\r\n0\r\nT: ", b"t"),
+    "half a request after another": (GET + POST + b"Content-Length: 100\r\n\r\nx", b""),
+    "body after its response": (b"POST /refused HTTP/1.1\r\n" + HOST + b"Content-Length: 100000\r\n\r\n", b"x"),
+}
+
+
+@pytest.mark.parametrize("kind", SLOW)
+async def test_slow_request_is_closed(start: Callable[..., Any], kind: str) -> None:
+    front = await start()
+    first, drip = SLOW[kind]
+    async with connect(front) as client:
+        await client.send(first)
+        for _ in range(SECONDS - 1):
+            await client.send(drip)
+            front.look()
+        assert not await client.is_closed()
+        for _ in range(SECONDS):
+            await client.send(drip)
+            front.look()
+        await client.until_closed()
+    assert front.closed("SlowRequest") == 1
+
+
+async def test_connection_whose_body_came_after_its_response_is_closed(start: Callable[..., Any]) -> None:
+    front = await start()
+    async with connect(front) as client:
+        await client.send(b"POST /refused HTTP/1.1\r\n" + HOST + b"Content-Length: 2\r\n\r\n")
+        assert await client.response() == (401, b"no")
+        await client.send(b"xx")
+        front.look(CLOSED_AFTER)
+        await client.until_closed()
+
+
+async def test_seconds_in_which_the_service_does_not_read_do_not_count(start: Callable[..., Any]) -> None:
+    front = await start()
+    async with connect(front) as client:
+        await client.send(b"POST /late HTTP/1.1\r\n" + HOST + b"Content-Length: 100002\r\n\r\n" + b"x" * 100_000)
+        front.look(100)
+        front.release.set()
+        await client.send(b"xx")
+        assert await client.response() == (200, b"100002")
+
+
+async def test_honest_slow_clients_are_served(start: Callable[..., Any]) -> None:
+    front = await start()
+    async with connect(front) as client:
+        await client.send(POST + b"Content-Length: 60000\r\n\r\n")
+        for _ in range(100):  # 600 bytes a second
+            await client.send(b"x" * 600)
+            front.look()
+        assert await client.response() == (200, b"60000")
+        # Idle connections have a time limit of their own.
+        front.look(25)
+        await client.send(GET[:1])
+        front.look(SECONDS - 1)
+        await client.send(GET[1:])
+        assert await client.response() == (200, b"ok")
+        await client.send(GET * 30)
+        assert [await client.response() for _ in range(30)] == [(200, b"ok")] * 30
+
+
+async def test_small_chunks_are_no_overhead(start: Callable[..., Any]) -> None:
+    front = await start()
+    async with connect(front) as client:
+        await client.send(CHUNKED)
+        for _ in range(100):
+            await client.send(b"14\r\n01234567890123456789\r\n" * 1000)
+        await client.send(b"0\r\n\r\n")
+        assert await client.response() == (200, b"2000000")
+
+
+ENDLESS = {
+    "request line": (b"GET /", b"a" * 1000),
+    "header": (b"GET /ok HTTP/1.1\r\nX-Long: ", b"a" * 1000),
+    "headers": (b"GET /ok HTTP/1.1\r\n", b"a:b\r\n" * 200),
+    "trailer": (CHUNKED + b"0\r\nX-Long: ", b"a" * 1000),
+    "trailers": (CHUNKED + b"0\r\n", b"a:b\r\n" * 200),
+    "chunk extension": (CHUNKED + b"1;", b"a" * 1000),
+    "chunk extensions": (CHUNKED, b"1;eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee\r\nx\r\n" * 50),
+    "chunks of one byte": (CHUNKED, b"1\r\nx\r\n" * 100),
+    "requests": (b"GET /wait HTTP/1.1\r\n" + HOST + b"\r\n", GET * 30),
+    "bytes after the last request": (GET.replace(HOST, HOST + b"Connection: close\r\n"), b"a" * 1000),
+}
+
+
+@pytest.mark.parametrize("kind", ENDLESS)
+async def test_endless_request_is_closed_early(start: Callable[..., Any], kind: str) -> None:
+    front = await start()
+    first, more = ENDLESS[kind]
+    async with connect(front) as client:
+        await client.send(first)
+        assert await client.flood(more, 20 * MEBIBYTE) < MEBIBYTE
+        front.release.set()
+        await client.until_closed()
+        async with connect(front) as other:
+            await other.send(GET)
+            assert await other.response() == (200, b"ok")
+
+
+async def test_endless_body_is_closed_beyond_the_limit_of_the_application(start: Callable[..., Any]) -> None:
+    front = await start(max_bulk_bytes=2 * MEBIBYTE)
+    head = b"POST /refused HTTP/1.1\r\n" + HOST + b"Content-Length: 99999999999\r\n\r\n"
+    async with connect(front) as client:
+        await client.send(head)
+        assert await client.response() == (401, b"no")
+        received = await client.flood(b"x" * 100_000, 20 * MEBIBYTE)
+        await client.until_closed()
+    assert 3 * MEBIBYTE <= received < 4 * MEBIBYTE
+    assert front.closed("EndlessBody") == 1
+
+
+async def test_too_large_a_head_gets_a_problem_document(start: Callable[..., Any]) -> None:
+    front = await start()
+    async with connect(front) as client:
+        await client.send(b"GET /ok HTTP/1.1\r\nX: " + b"a" * 65_000)
+        await client.send(b"a" * 1_000)
+        status, body = await client.response()
+    assert (status, b"headers_too_large" in body, len(body) <= 4096) == (431, True, True)
+    assert front.closed("HeadersTooLarge") == 1
+
+
+async def test_server_does_not_read_on_while_requests_queue(start: Callable[..., Any]) -> None:
+    front = await start()
+    async with connect(front) as client:
+        await client.send(b"GET /wait HTTP/1.1\r\n" + HOST + b"\r\n")
+        await client.send(GET)
+        (connection,) = front.connections._open
+        assert connection.flow.read_paused
+        received = front.received
+        client.writer.write(GET * 1000)
+        front.look(100)
+        async with connect(front) as other:
+            await other.send(GET)
+            assert await other.response() == (200, b"ok")
+        assert (front.received, front.requests) == (received + len(GET), 2)
+
+
+async def test_number_of_pipelined_requests_is_limited(start: Callable[..., Any]) -> None:
+    front = await start(max_pipelined_requests=5)
+    async with connect(front) as client:
+        await client.send(GET * 6)  # one is in progress, five wait
+        assert [await client.response() for _ in range(6)] == [(200, b"ok")] * 6
+        await client.send(GET * 1000)
+        await client.until_closed()
+    assert front.closed("TooManyPipelinedRequests") == 1
+    assert front.requests <= 6 + 1
+
+
+async def test_body_that_the_application_did_not_read_is_freed(start: Callable[..., Any]) -> None:
+    front = await start()
+    async with connect(front) as client:
+        await client.send(b"POST /refused HTTP/1.1\r\n" + HOST + b"Content-Length: 60000\r\n\r\n" + b"x" * 60_000)
+        assert await client.response() == (401, b"no")
+        (connection,) = front.connections._open
+        assert connection.cycle.body == b""
+
+
+async def until_unread(front: Front, number: int) -> None:
+    """Return once so many connections have unread bytes."""
+
+    async def is_so() -> bool:
+        return sum(connection.unread_bytes() > 0 for connection in front.connections._open) == number
+
+    await until(is_so)
+
+
+LARGE = b"GET /large?size=%d HTTP/1.1\r\n" % (16 * MEBIBYTE) + HOST + b"\r\n"
+
+
+async def test_unread_response_is_closed(start: Callable[..., Any]) -> None:
+    front = await start()
+    async with connect(front) as client:
+        client.reader._transport.pause_reading()  # type: ignore[attr-defined]
+        await client.send(LARGE)
+        await until_unread(front, 1)
+        front.look(SECONDS)
+        assert front.closed("UnreadResponse") == 0
+        front.look(2)
+        assert front.closed("UnreadResponse") == 1
+    async with connect(front) as other:
+        await other.send(GET)
+        assert await other.response() == (200, b"ok")
+
+
+async def test_slowly_read_response_is_sent_completely(start: Callable[..., Any]) -> None:
+    front = await start()
+    async with connect(front, receive_buffer=64 * 1024) as client:
+        await client.send(LARGE)
+        await client.reader.readuntil(b"\r\n\r\n")
+        read = 0
+        while read < 16 * MEBIBYTE:
+            read += len(await client.reader.readexactly(min(256 * 1024, 16 * MEBIBYTE - read)))
+            front.look()
+    assert front.closed("UnreadResponse") == 0
+
+
+async def test_unread_responses_are_limited_together(start: Callable[..., Any]) -> None:
+    front = await start(max_unread_bytes=40 * MEBIBYTE)
+    clients = [connect(front) for _ in range(10)]
+    opened = [await client.__aenter__() for client in clients]
+    for number, client in enumerate(opened):
+        client.reader._transport.pause_reading()  # type: ignore[attr-defined]
+        await client.send(LARGE)
+        await until_unread(front, min(number + 1, 3))
+        assert sum(each.unread_bytes() for each in front.connections._open) <= 40 * MEBIBYTE
+    # The clients that have waited longest without reading are closed first.
+    assert front.closed("SlowestReader") == 7
+    for client in opened[7:]:
+        client.reader._transport.resume_reading()  # type: ignore[attr-defined]
+        assert (await client.response())[0] == 200
+    for each in clients:
+        await each.__aexit__(None, None, None)
+
+
+async def test_reader_that_reads_is_not_closed_for_those_that_do_not(start: Callable[..., Any]) -> None:
+    front = await start(max_unread_bytes=40 * MEBIBYTE)
+    async with connect(front) as reading, connect(front) as first, connect(front) as second, connect(front) as third:
+        for client in (reading, first, second):
+            client.reader._transport.pause_reading()  # type: ignore[attr-defined]
+            await client.send(LARGE)
+        await until_unread(front, 3)
+        front.look()
+        reading.reader._transport.resume_reading()  # type: ignore[attr-defined]
+        await reading.reader.readexactly(8 * MEBIBYTE)
+        front.look()
+        third.reader._transport.pause_reading()  # type: ignore[attr-defined]
+        await third.send(LARGE)
+        await third.send(LARGE)
+        assert len(await reading.reader.readexactly(8 * MEBIBYTE)) == 8 * MEBIBYTE
+
+
+async def test_number_of_connections_is_limited(start: Callable[..., Any]) -> None:
+    front = await start(max_connections=3)
+    async with connect(front) as busy:
+        await busy.send(b"GET /wait HTTP/1.1\r\n" + HOST + b"\r\n")
+        async with connect(front) as silent, connect(front) as used, connect(front) as new:
+            await silent.until_closed()
+            for client in (used, new):
+                await client.send(GET)
+                assert await client.response() == (200, b"ok")
+            async with connect(front) as newest:
+                await used.until_closed()
+                await newest.send(GET)
+                assert await newest.response() == (200, b"ok")
+        front.release.set()
+        assert await busy.response() == (200, b"done")
+    assert front.closed("TooManyConnections") == 2
+
+
+async def test_number_of_connections_fits_the_limit_of_open_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "raise_file_limit", lambda: 1024)
+    assert Connections(settings_for(None), Metrics())._max_connections == 1024 - 128
+    monkeypatch.setattr(protocol, "raise_file_limit", lambda: 1_000_000)
+    assert Connections(settings_for(None), Metrics())._max_connections == 8000
+
+
+def test_limit_of_open_files_is_raised() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 1024), hard))
+    assert raise_file_limit() == hard
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+
+
+async def test_nothing_is_kept_of_connections_that_were_reset(start: Callable[..., Any]) -> None:
+    front = await start()
+    for _ in range(1000):
+        async with connect(front) as client:
+            client.writer.write(GET)
+            assert await client.response() == (200, b"ok")
+            linger = struct.pack("ii", 1, 0)  # the close sends a reset
+            client.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+
+    async def is_empty() -> bool:
+        return not front.connections._open
+
+    await until(is_empty)
+    gc.collect()
+    assert sum(isinstance(each, GuardedProtocol) for each in gc.get_objects()) == 0
+
+
+def test_uvicorn_has_the_names_that_the_protocol_uses() -> None:
+    names = {
+        *("connection_made", "connection_lost", "data_received", "pause_writing", "resume_writing"),
+        *("on_message_begin", "on_body", "on_message_complete", "on_response_complete", "send_400_response"),
+        "_unset_keepalive_if_required",
+    }
+    base = httptools_impl.HttpToolsProtocol
+    assert names <= vars(base).keys()
+    config = uvicorn.Config(lambda: None)
+    state = uvicorn.server.ServerState()
+    made = base(config, state, {}, asyncio.new_event_loop())
+    attributes = {"transport", "flow", "pipeline", "cycle", "headers", "loop", "connections"}
+    assert attributes <= vars(made).keys()
+    made.loop.close()
+    assert {"read_paused", "pause_reading"} <= {*vars(FlowControl(made.transport)), *vars(FlowControl)}
+    cycle = httptools_impl.RequestResponseCycle.__init__.__code__.co_names
+    assert {"body", "response_started", "response_complete"} <= set(cycle)
