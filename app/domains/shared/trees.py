@@ -23,7 +23,7 @@ from app.core.caller import Caller
 from app.core.database import RegisterSession
 from app.domains.shared.models import RegisterObject, table_of
 from app.domains.shared.reading.keys import not_found, parse_key
-from app.domains.shared.reading.tree_queries import MAX_DEPTH, TreeNodes, select_ancestors, select_tree
+from app.domains.shared.reading.tree_queries import MAX_DEPTH, TreeNodes, is_child, select_ancestors, select_tree
 from app.domains.shared.rules import Rule, RuleViolation, Values, Write
 from app.domains.shared.service import Collection, CollectionService, LinkSet
 from app.utils.exceptions import Cycle, TooDeep
@@ -161,7 +161,7 @@ class MaxDepth(Rule):
         ids = {_parent(write) for write in placements}.difference(created).union(leaving)
         if ids:
             values = {"ids": list(ids), "leaving": leaving}
-            rows = (await session.execute(_select_places(placements[0].model), values)).all()
+            rows = list(await session.execute(_select_places(placements[0].model), values))
             self._current_parents = {row.id: row.parent_id for row in rows}
             self._heights = {row.id: row.height for row in rows if row.height is not None}
 
@@ -252,7 +252,7 @@ def _select_places(model: type[RegisterObject]) -> Executable:
     table, leaving = table_of(model), bindparam("leaving", type_=ARRAY(BigInteger))
     root = func.unnest(leaving).table_valued(column("id", BigInteger)).render_derived(name="root")
     below = select(root.c.id.label("root"), root.c.id, _ZERO.label("distance")).cte("below", recursive=True)
-    child = select(table.c.id).where(table.c.parent_id == below.c.id).offset(_ZERO).lateral()
+    child = select(table.c.id).where(is_child(table, below.c.id)).offset(_ZERO).lateral()
     step = select(below.c.root, child.c.id, below.c.distance + literal_column("1", Integer))
     stays = child.c.id.not_in(select(func.unnest(leaving)))
     is_near = below.c.distance <= literal_column(str(MAX_DEPTH))

@@ -1,8 +1,8 @@
 """Recursive queries of trees: the ancestors of an object, and its subtree down to a depth.
 
-The work grows with the number of returned nodes only. Each recursion ends after `MAX_DEPTH` levels, also in a cycle,
-and each step finds its rows by an index: the `LIMIT` of a `LATERAL` subquery keeps the planner from reading the whole
-table. A recursion that feeds a `LIMIT` stops once that has its rows (PostgreSQL, "Recursive Queries").
+The work grows with the number of returned nodes and of their children, not with the size of the tree. Each recursion
+ends after `MAX_DEPTH` levels, also in a cycle, and each step finds its rows by an index. A recursion whose rows a
+`LIMIT` takes stops once there are enough (PostgreSQL, "Recursive Queries").
 """
 
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from sqlalchemy import (
     CTE,
     ColumnElement,
     Executable,
+    FromClause,
     Integer,
     Select,
     bindparam,
@@ -72,22 +73,31 @@ def select_tree(model: type[RegisterObject], condition: Condition) -> Executable
     start = select(table.c.id, _number(0).label("depth"), cast(array([]), ARRAY(Integer)).label("path"))
     chain = start.where(condition(table)).cte("chain", recursive=True)
     # One node more than are returned shows that there are more.
-    child = select(table.c.id, table.c.name).where(table.c.parent_id == chain.c.id).limit(max_nodes + _number(1))
-    limited = child.subquery("limited")
+    child = select(table.c.id, table.c.name).where(is_child(table, chain.c.id)).limit(max_nodes + _number(1))
+    limited = child.correlate(chain).lateral("limited")
     position = func.row_number().over(order_by=(func.lower(limited.c.name), limited.c.id))
     ranked = select(limited.c.id, cast(position, Integer).label("position")).lateral("ranked")
     step = select(ranked.c.id, chain.c.depth + _number(1), func.array_append(chain.c.path, ranked.c.position))
     chain = chain.union_all(step.join_from(chain, ranked, true()).where(chain.c.depth < depth))
     found = select(chain.c.id, chain.c.depth, chain.c.path).limit(max_nodes + _number(1)).cte("found")
     other = table.alias("child")
-    children = select(func.count()).where(other.c.parent_id == table.c.id).correlate(table).scalar_subquery()
+    children = select(func.count()).where(is_child(other, table.c.id)).correlate(table).scalar_subquery()
     nodes = select(
         table.c.id, table.c.code, table.c.name, table.c.parent_id, found.c.depth, children.label("children")
     ).join(found, found.c.id == table.c.id)
-    has_child = select(other.c.id).where(other.c.parent_id == found.c.id).correlate(found).exists()
+    has_child = select(other.c.id).where(is_child(other, found.c.id)).correlate(found).exists()
     is_cut = (depth == _number(MAX_DEPTH)) & func.bool_or((found.c.depth == _number(MAX_DEPTH)) & has_child)
     truncated = (func.count() > max_nodes) | is_cut
     return _nodes(found, nodes.order_by(found.c.path).limit(max_nodes), truncated)
+
+
+def is_child(table: FromClause, parent_id: ColumnElement[int]) -> ColumnElement[bool]:
+    """Return the condition that a row of `table` is a child of an object, for a search by the index of `parent_id`.
+
+    With `=`, PostgreSQL expects as many rows for each object as there are per parent on average. In a flat tree these
+    are so many that it would read the whole table for each leaf. Of a range it expects a small part of the table.
+    """
+    return table.c.parent_id.between(parent_id, parent_id)
 
 
 def _nodes(source: CTE, nodes: Select[Any], truncated: ColumnElement[bool]) -> Executable:
