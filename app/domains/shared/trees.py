@@ -22,8 +22,9 @@ from sqlalchemy import (
 from app.core.caller import Caller
 from app.core.database import RegisterSession
 from app.domains.shared.models import RegisterObject, table_of
+from app.domains.shared.query.link_filters import is_child
 from app.domains.shared.reading.keys import not_found, parse_key
-from app.domains.shared.reading.tree_queries import MAX_DEPTH, TreeNodes, is_child, select_ancestors, select_tree
+from app.domains.shared.reading.tree_queries import MAX_DEPTH, TreeNodes, select_ancestors, select_tree
 from app.domains.shared.rules import Rule, RuleViolation, Values, Write
 from app.domains.shared.service import Collection, CollectionService, LinkSet
 from app.utils.exceptions import Cycle, TooDeep

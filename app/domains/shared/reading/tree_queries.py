@@ -14,7 +14,6 @@ from sqlalchemy import (
     CTE,
     ColumnElement,
     Executable,
-    FromClause,
     Integer,
     Select,
     bindparam,
@@ -27,6 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import array
 
 from app.domains.shared.models import RegisterObject, table_of
+from app.domains.shared.query.link_filters import is_child
 from app.domains.shared.query.orders import Condition
 from app.domains.shared.reading.json_text import json_list
 
@@ -55,8 +55,9 @@ def select_ancestors(model: type[RegisterObject], condition: Condition) -> Execu
     parent = select(table.c.id, table.c.parent_id).where(table.c.id == chain.c.parent_id).limit(_number(1)).lateral()
     step = select(parent.c.id, parent.c.parent_id, chain.c.distance + _number(1)).join_from(chain, parent, true())
     chain = chain.union_all(step.where(chain.c.distance < _number(MAX_DEPTH)))
-    nodes = select(table.c.id, table.c.code, table.c.name).join(chain, chain.c.id == table.c.id)
-    ancestors = nodes.where(chain.c.distance > _number(0)).order_by(chain.c.distance.desc())
+    brief = select(table.c.id, table.c.code, table.c.name).where(table.c.id == chain.c.id).limit(_number(1)).lateral()
+    nodes = select(brief).join_from(chain, brief, true()).where(chain.c.distance > _number(0))
+    ancestors = nodes.order_by(chain.c.distance.desc())
     is_cut = (chain.c.distance == _number(MAX_DEPTH)) & chain.c.parent_id.is_not(None)
     return _nodes(chain, ancestors, func.bool_or(is_cut))
 
@@ -82,22 +83,14 @@ def select_tree(model: type[RegisterObject], condition: Condition) -> Executable
     found = select(chain.c.id, chain.c.depth, chain.c.path).limit(max_nodes + _number(1)).cte("found")
     other = table.alias("child")
     children = select(func.count()).where(is_child(other, table.c.id)).correlate(table).scalar_subquery()
-    nodes = select(
-        table.c.id, table.c.code, table.c.name, table.c.parent_id, found.c.depth, children.label("children")
-    ).join(found, found.c.id == table.c.id)
+    row = select(table.c.id, table.c.code, table.c.name, table.c.parent_id, children.label("children"))
+    node = row.where(table.c.id == found.c.id).limit(_number(1)).lateral()
+    columns = node.c.id, node.c.code, node.c.name, node.c.parent_id, found.c.depth, node.c.children
+    nodes = select(*columns).join_from(found, node, true())
     has_child = select(other.c.id).where(is_child(other, found.c.id)).correlate(found).exists()
     is_cut = (depth == _number(MAX_DEPTH)) & func.bool_or((found.c.depth == _number(MAX_DEPTH)) & has_child)
     truncated = (func.count() > max_nodes) | is_cut
     return _nodes(found, nodes.order_by(found.c.path).limit(max_nodes), truncated)
-
-
-def is_child(table: FromClause, parent_id: ColumnElement[int]) -> ColumnElement[bool]:
-    """Return the condition that a row of `table` is a child of an object, for a search by the index of `parent_id`.
-
-    With `=`, PostgreSQL expects as many rows for each object as there are per parent on average. In a flat tree these
-    are so many that it would read the whole table for each leaf. Of a range it expects a small part of the table.
-    """
-    return table.c.parent_id.between(parent_id, parent_id)
 
 
 def _nodes(source: CTE, nodes: Select[Any], truncated: ColumnElement[bool]) -> Executable:
