@@ -14,6 +14,7 @@
     │   ├── FirstAdministrator
     │   ├── LastAdministrator
     │   ├── Cycle
+    │   ├── TooDeep
     │   ├── PlanOutdated
     │   ├── RequestInFlight
     │   └── AnswerTooLarge
@@ -27,6 +28,7 @@
     │   ├── SpentLink
     │   └── KeyReused
     ├── TooManyRequests             429
+    │   └── CallerBusy
     ├── HeadersTooLarge             431
     ├── InternalError               500
     └── ServiceUnavailable          503
@@ -177,10 +179,10 @@ class NotAcceptable(RegisterError):
 
 class Conflict(RegisterError):
     """The request is well formed but contradicts the state of the register: another object has the key; other objects
-    still reference the object; it is the first or the last administrator; the move would place it below itself; the
-    objects of a planned import have changed, so that it must be planned again; or the first request with this
-    `Idempotency-Key` is still in progress (retry after `Retry-After` seconds), or its response was too large to be
-    stored. `code` and `errors` name the cause. Nothing was changed."""
+    still reference the object; it is the first or the last administrator; the move would place it below itself; it or
+    an object below it would have more than 100 ancestors; the objects of a planned import have changed, so that it must
+    be planned again; or the first request with this `Idempotency-Key` is still in progress (retry after `Retry-After`
+    seconds), or its response was too large to be stored. `code` and `errors` name the cause. Nothing was changed."""
 
     status, name, title, code = 409, "conflict", "Conflict", "conflict"
     text = "The request contradicts the state of the register."
@@ -209,6 +211,11 @@ class LastAdministrator(Conflict):
 class Cycle(Conflict):
     code = "cycle"
     text = "An object cannot be placed below itself."
+
+
+class TooDeep(Conflict):
+    code = "too_deep"
+    text = "An object has at most 100 ancestors."
 
 
 class PlanOutdated(Conflict):
@@ -297,13 +304,25 @@ class KeyReused(InvalidContent):
 
 class TooManyRequests(RegisterError):
     """There were too many attempts to sign in, to this account or from this address. Try again after `Retry-After`
-    seconds. An administrator can send a link to set a new password, which works immediately."""
+    seconds. An administrator can send a link to set a new password, which works immediately. With `caller_busy`, other
+    requests of the same user hold half of the database connections of a server process, and this one waited too long
+    for its turn: send fewer requests at the same time."""
 
     status, name, title, code = 429, "too-many-requests", "Too many requests", "too_many_requests"
     text = "Too many attempts to sign in. Try again later."
 
     def __init__(self, *, retry_after: int) -> None:
         super().__init__(headers={"Retry-After": str(retry_after)})
+
+
+class CallerBusy(TooManyRequests):
+    """Other requests of the same user hold as many database connections as one user may. See `TooManyRequests`."""
+
+    code = "caller_busy"
+    text = "Other requests of this user are using too many database connections. Send fewer at the same time."
+
+    def __init__(self) -> None:
+        super().__init__(retry_after=1)
 
 
 class HeadersTooLarge(RegisterError):

@@ -2,7 +2,6 @@
 
 import re
 import unicodedata
-from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from app.core.http.bodies import MAX_CONTENT_TYPE_LENGTH
 from app.core.http.routing import MAX_PARAMETERS
-from app.domains.department.lists import DepartmentListQuery
 from app.domains.shared.models import NAME_LENGTH
 from app.domains.shared.query import formats
 from app.domains.shared.query.filters import TextParameter
-from app.domains.shared.query.ranking import search_order
 from app.domains.shared.schemas import Description, Name
 from app.utils import normalisation
 from app.utils.normalisation import MAX_COMBINING_MARKS, TextTooLongError, TooManyMarksError, to_nfc
@@ -159,15 +156,3 @@ async def test_parameters_are_limited(client: httpx.AsyncClient) -> None:
 async def test_content_length_of_too_many_digits_is_too_large(client: httpx.AsyncClient) -> None:
     headers = {"Content-Length": "9" * 5000, "Content-Type": "application/json"}
     assert (await client.post("/departments", content=b"{}", headers=headers)).status_code == 413
-
-
-def test_statements_of_search_orders_are_limited() -> None:
-    """Clients can combine sort fields in millions of ways, and each order has statements of its own."""
-    info = search_order.cache_info()
-    assert info.maxsize is not None
-    fields = [f"{sign}{name}" for name in DepartmentListQuery.declaration.sorts for sign in ("", "-")]
-    sorts = [",".join(names) for names in permutations(fields, 3)]
-    assert len(sorts) > info.maxsize
-    for sort in sorts:
-        search_order(sort, DepartmentListQuery.declaration)
-    assert search_order.cache_info().currsize == info.maxsize

@@ -10,7 +10,7 @@ from app.core.permissions import DECLARATION, SCOPES
 from app.domains.change.schemas import ChangeType
 from app.domains.collections import in_reference_order
 from app.domains.search.schemas import TYPES
-from app.domains.shared.trees import NoCycle
+from app.domains.shared.trees import MaxDepth, NoCycle
 from app.models import RegisterObject
 from tests.catalogue import (
     COLLECTIONS,
@@ -52,7 +52,7 @@ def test_tables_of_tests_match_the_bodies(collection: str) -> None:
     declaration = DECLARATIONS[collection]
     ids = {name for name in declaration.body.model_fields if name.endswith("_id") and name != "external_id"}
     assert set(REFERENCES[collection]) == ids
-    assert (collection in TREES) is (NoCycle in declaration.rules) is ("parent_id" in ids)
+    assert (collection in TREES) is ({NoCycle, MaxDepth} <= {*declaration.rules}) is ("parent_id" in ids)
     assert LISTS[collection].read_schema is declaration.read
     assert declaration.body is body_of(collection, "PUT")
     for body in (declaration.body, body_of(collection, "POST", "")):
