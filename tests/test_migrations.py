@@ -32,11 +32,12 @@ LANDED = {
     "0006_search.py": "9c82fb8ceb0f0c62c00491cc4e01456cf408d6349cd354af20cf49c87f47737d",
     "0007_import_plans.py": "c8fd1372f17341bfe3f98de987c4f5b86408cf01b033d1a6ee989623501f358a",
     "0008_briefs.py": "10b15b40a476bc9d4a342a016668b423114d21c2820ab688a1b9abd2faff6a1a",
+    "0009_words_of_collections.py": "7f49bf32d923231446fa431ed1f251f512e287de62b205906d1aff115241125e",
 }
 
 # Code that revisions import. Its digest may be changed while no landed revision imports it.
 HELPER = "app/core/collection_migrations.py"
-HELPER_DIGEST = "f0460c601c4711c7c0ec8daff211e9810de7e98cc6ca5508df61ba72fa87ec0f"
+HELPER_DIGEST = "9c508abbb6995d8ae19e8149c012d192ee958940f18745912fee875b3e0c4d42"
 
 
 def faults_of(versions: Path) -> list[str]:
