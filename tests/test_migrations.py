@@ -1,6 +1,7 @@
 """The revisions of the schema, on separate databases."""
 
 import asyncio
+import json
 import os
 import re
 import shutil
@@ -268,6 +269,45 @@ async def triggers_of(url: URL) -> list[str]:
     query = "SELECT pg_get_triggerdef(oid) AS definition FROM pg_trigger WHERE NOT tgisinternal ORDER BY 1"
     async with connected(url) as connection:
         return [row["definition"] for row in await connection.fetch(query)]
+
+
+NAMED = """
+    INSERT INTO departments (name) VALUES ('Procurement'), ('Warehousing and procurement');
+    INSERT INTO roles (name) VALUES ('Procurement'), ('Level 12345');
+    INSERT INTO users (name, email) VALUES ('Somebody', 'somebody@register.example');
+    DELETE FROM users WHERE name = 'Somebody';
+"""
+OF_DEPARTMENTS, OF_ROLES = ("departments", "procurement"), ("roles", "procurement")
+
+
+async def vocabulary_of(url: URL) -> list[tuple[str, ...]]:
+    async with connected(url) as connection:
+        rows = await connection.fetch("SELECT to_jsonb(v) AS row FROM search_vocabulary AS v ORDER BY word, id")
+    found = (json.loads(row["row"]) for row in rows)
+    return [tuple(row[name] for name in ("collection", "word") if name in row) for row in found]
+
+
+async def test_words_get_their_collections_and_lose_them_again(empty: URL) -> None:
+    config = alembic_config(empty)
+    await asyncio.to_thread(command.upgrade, config, "0008")
+    async with connected(empty) as connection:
+        await connection.execute(NAMED)
+    await asyncio.to_thread(command.upgrade, config, "0009")
+    # The word of a deleted object is gone.
+    known = [OF_DEPARTMENTS, OF_ROLES, ("departments", "warehousing")]
+    assert sorted(await vocabulary_of(empty)) == sorted([("roles", "level"), *known])
+    async with connected(empty) as connection:
+        await connection.execute("INSERT INTO users (name, email) VALUES ('Procurement', 'a@register.example')")
+        await connection.execute("UPDATE roles SET name = 'Warehousing' WHERE name LIKE 'Level%'")
+    added = [("users", "procurement"), ("roles", "warehousing")]
+    assert sorted(await vocabulary_of(empty)) == sorted([("roles", "level"), *known, *added])
+    await asyncio.to_thread(command.downgrade, config, "0008")
+    async with connected(empty) as connection:
+        await connection.execute("INSERT INTO roles (name) VALUES ('Warehousing of spirits')")
+    assert {word for (word,) in await vocabulary_of(empty)} == {"level", "procurement", "warehousing", "spirits"}
+    await asyncio.to_thread(command.upgrade, config, "0009")
+    assert ("roles", "spirits") in await vocabulary_of(empty)
+    assert ("roles", "level") not in await vocabulary_of(empty)
 
 
 async def test_three_concurrent_migrations_succeed(empty: URL, root: Path) -> None:

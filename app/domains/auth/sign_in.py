@@ -38,7 +38,7 @@ from app.utils.exceptions import (
 )
 
 MAX_USER_AGENT_LENGTH = 200
-# The refresh tokens of one session, spent ones included. A client that refreshes every ten minutes has 4,320 in 30 days.
+# The refresh tokens of one session, spent ones included. A client that refreshes every ten minutes has 4,320 of them.
 MAX_REFRESH_TOKENS = 10_000
 
 

@@ -7,7 +7,6 @@ from sqlalchemy import text
 
 from app.core.http.authorisation import UNKNOWN_ADDRESS
 
-
 EXPIRED_PER_ATTEMPT = 4
 
 
@@ -42,8 +41,8 @@ _COUNT_BY_ACCOUNT = _upsert_counter(
 # account and address (1), address (2), account (3). An attempt that exceeds one counter does not increment the next:
 # exhausted attempts on one account do not count for other accounts, and a blocked address adds no rows. The account
 # counter does not apply to addresses that are familiar to the user. Lock order of counters: by key, here and below.
-# An attempt adds at most three rows and deletes more expired ones, after its own rows are locked and without waiting: so
-# the table holds the attempts of one window, whether or not housekeeping runs.
+# An attempt adds at most three rows and deletes more expired ones, after its own rows are locked and without waiting.
+# So the table holds the attempts of one window, whether or not housekeeping runs.
 COUNT_ATTEMPT = text(
     f"""
     WITH account AS (

@@ -66,8 +66,8 @@ _DELETE_CHANGES = """
 
 
 async def clean_up(database: Database, history_days: int | None) -> dict[str, int]:
-    """Delete expired rows, unused words and, unless `history_days` is None, changes older than `history_days` days, except the
-    first and the last change of each object.
+    """Delete expired rows, unused words and, unless `history_days` is None, changes older than `history_days` days,
+    except the first and the last change of each object.
 
     Return the number of deleted rows by kind. Raises `RegisterError` if the database role lacks the privilege.
     """

@@ -213,5 +213,5 @@ class SearchWord(Base):
     word: Mapped[str] = mapped_column(Text(collation="C"))
     # In ASCII: pg_trgm ignores characters that are not letters in the locale of the database.
     letters: Mapped[str] = mapped_column(Text, Computed("search_letters(word)", persisted=True))
-    # Set by housekeeping before it removes the row, and never reset. Writers of the word ignore the row and add another.
+    # Set by housekeeping before it removes the row, and never reset. Writers of the word then add another row.
     is_unused: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))

@@ -27,7 +27,7 @@ async def send_at_once(send: Callable[[int], Awaitable[httpx.Response]]) -> list
 
 
 async def count(app: FastAPI, table: str) -> int:
-    rows = await sql(app, f"SELECT count(*) AS number FROM {table}")  # noqa: S608 - names of tables
+    rows = await sql(app, f"SELECT count(*) AS number FROM {table}")
     number: int = rows[0].number
     return number
 

@@ -22,7 +22,6 @@ from sqlalchemy import (
     func,
     insert,
     literal_column,
-    select,
 )
 
 from app.domains.shared.bulk.conflicts import Batch

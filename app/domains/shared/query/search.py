@@ -84,7 +84,7 @@ _IS_COMMON = f"""
       FROM (SELECT letters, similarity(letters, query_word.letters) FROM sample) AS compared
      WHERE similarity * (char_length(letters) + char_length(query_word.letters) + 2) / (1 + similarity)
            >= 0.3 * (char_length(query_word.letters) + 1)
-"""
+"""  # noqa: S608
 # A row number instead of LIMIT: with LIMIT, the planner expects to find enough words soon by scanning the table.
 _CANDIDATES = f"""
     SELECT word, letters
