@@ -274,8 +274,8 @@ async def triggers_of(url: URL) -> list[str]:
 NAMED = """
     INSERT INTO departments (name) VALUES ('Procurement'), ('Warehousing and procurement');
     INSERT INTO roles (name) VALUES ('Procurement'), ('Level 12345');
-    INSERT INTO users (name, email) VALUES ('Somebody', 'somebody@register.example');
-    DELETE FROM users WHERE name = 'Somebody';
+    INSERT INTO users (name, email) VALUES ('Visitor', 'visitor@register.example');
+    DELETE FROM users WHERE name = 'Visitor';
 """
 OF_DEPARTMENTS, OF_ROLES = ("departments", "procurement"), ("roles", "procurement")
 

@@ -1,7 +1,5 @@
 """Code that names collections one by one names every collection."""
 
-import re
-from pathlib import Path
 from typing import get_args
 
 from sqlalchemy.ext.asyncio import AsyncConnection
