@@ -17,7 +17,9 @@
     │   ├── TooDeep
     │   ├── PlanOutdated
     │   ├── RequestInFlight
-    │   └── AnswerTooLarge
+    │   ├── AnswerTooLarge
+    │   ├── TooManyKeys
+    │   └── TooManyTokens
     ├── PreconditionFailed          412
     ├── ContentTooLarge             413
     ├── UnsupportedMediaType        415
@@ -240,6 +242,19 @@ class AnswerTooLarge(Conflict):
             f"This request was carried out before, with status {status}, but its response was too large to be stored. "
             "Read the objects instead."
         )
+
+
+class TooManyKeys(Conflict):
+    code = "too_many_keys"
+    text = (
+        "Too many requests of this user within 24 hours had an Idempotency-Key. Nothing was changed. "
+        "Send one bulk request for many objects, or try again later."
+    )
+
+
+class TooManyTokens(Conflict):
+    code = "too_many_tokens"
+    text = "This user has the maximum number of API tokens. Revoke one first."
 
 
 class PreconditionFailed(RegisterError):

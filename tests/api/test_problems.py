@@ -10,7 +10,7 @@ import asyncpg
 import httpx
 import pytest
 from fastapi import FastAPI
-from sqlalchemy import ForeignKeyConstraint
+from sqlalchemy import ForeignKeyConstraint, text
 
 from app.core.database import RegisterSession
 from app.core.database_errors import IntegrityViolation, translate
@@ -22,6 +22,7 @@ from app.models import Base
 from app.utils.exceptions import Conflict, InternalError, RegisterError, UnknownReference, explanation, problem_types
 from tests.api.conftest import CANARY, CODES, Server, assert_problem, openapi, receive
 from tests.builders import (
+    admin_session,
     make,
     make_department,
     make_location,
@@ -135,6 +136,29 @@ async def answer_too_large(client: Client) -> httpx.Response:
         return await client.post("/departments", json={"name": CANARY}, headers=headers)
 
 
+async def too_many_keys(client: Client) -> httpx.Response:
+    await use_up("INSERT INTO idempotency_usage SELECT id, 100000, 0, now() + interval '1 hour' FROM users", client)
+    return await client.post("/departments", json={"name": CANARY}, headers={"Idempotency-Key": "more"})
+
+
+async def too_many_tokens(client: Client) -> httpx.Response:
+    await use_up(
+        "INSERT INTO api_tokens (user_id, name, token_hash, scopes, expires_at) "
+        "SELECT (SELECT min(id) FROM users), n, decode(md5(n::text), 'hex'), '{}', now() + interval '1 hour' "
+        "FROM generate_series(1, 100) AS n",
+        client,
+    )
+    headers = await admin_session(client)
+    return await client.post("/users/me/tokens", json={"name": CANARY, "scopes": ["roles:read"]}, headers=headers)
+
+
+async def use_up(statement: str, client: Client) -> None:
+    """Insert the rows that reach a limit."""
+    app: FastAPI = client._transport.app  # type: ignore[attr-defined]
+    async with app.state.database.transaction() as session:
+        await session.execute(text(statement))
+
+
 async def precondition_failed(client: Client) -> httpx.Response:
     made = await make_department(client)
     return await client.delete(f"/departments/{made['id']}", headers={"If-Match": '"2.0"'})
@@ -219,6 +243,8 @@ CAUSES: dict[str, tuple[Callable[[Client], Awaitable[httpx.Response]], tuple[str
     "plan_outdated": (plan_outdated, ()),
     "request_in_flight": (request_in_flight, ()),
     "answer_too_large": (answer_too_large, ()),
+    "too_many_keys": (too_many_keys, ()),
+    "too_many_tokens": (too_many_tokens, ()),
     "precondition_failed": (precondition_failed, ()),
     "content_too_large": (content_too_large, ()),
     "unsupported_media_type": (unsupported_media_type, ()),

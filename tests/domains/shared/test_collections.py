@@ -1,7 +1,5 @@
 """Code that names collections one by one names every collection."""
 
-import re
-from pathlib import Path
 from typing import get_args
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -78,8 +76,3 @@ async def test_words_of_every_collection_are_recorded(connection: AsyncConnectio
     assert {tuple(row) for row in rows} >= {
         (table, f"note_search_words_{event}") for table in MAPPED for event in ("insert", "update")
     }
-
-
-def test_vocabulary_is_filled_again_from_every_collection(root: Path) -> None:
-    page = (root / "docs" / "07-operations.md").read_text("utf-8")
-    assert set(re.findall(r"SELECT search_text FROM (\w+)", page)) == MAPPED
