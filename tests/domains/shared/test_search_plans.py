@@ -103,7 +103,8 @@ SAMPLED = 2 + 16 * 8
 
 async def words_read(connection: asyncpg.Connection, q: str) -> int:
     """Return the number of rows of the vocabulary that a search reads."""
-    statement = documents_of(DepartmentService.collection).page(search_order(None, DepartmentListQuery.declaration))
+    order = search_order(None, DepartmentListQuery.declaration)
+    statement = await documents_of(DepartmentService.collection).page(order).prepare()
     arguments = statement.arguments({"limit": 20, "offset": 0, "filter_q": q})
     await connection.execute("SET plan_cache_mode = force_generic_plan")
     explained = json.loads(await connection.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement.sql}", *arguments))
@@ -140,7 +141,8 @@ async def test_oldest_similar_words_are_found_in_a_flood(server_url: URL, templa
     made = "INSERT INTO departments (name) VALUES ('Procurement');"
     fill = made + FLOOD.format(ordinary=5_000, flood=FLOODS["similar"], size=30_000)
     async with filled(server_url, template, fill, "search_vocabulary") as connection:
-        statement = documents_of(DepartmentService.collection).page(search_order(None, DepartmentListQuery.declaration))
+        order = search_order(None, DepartmentListQuery.declaration)
+        statement = await documents_of(DepartmentService.collection).page(order).prepare()
         arguments = statement.arguments({"limit": 20, "offset": 0, "filter_q": "procuremetn"})
         row = await connection.fetchrow(statement.sql, *arguments)
         assert b"Procurement" in row["items"]
