@@ -60,6 +60,16 @@ def test_errors_for_unknown_members_are_limited(value: dict[str, Any]) -> None:
     assert len(found) <= len(unknown) + len(value.get("roles", ())) + 1
 
 
+def test_members_that_cause_no_error_of_their_own_do_not_count() -> None:
+    unknown = unknown_members(200)
+    for roles in (unknown, [unknown] * 1001, "x", [[unknown]]):
+        value = {"name": "N", "roles": roles} | unknown
+        assert (
+            locations(ProcessCreate, without_surplus(ProcessCreate, value))[:MAX_FAULTS]
+            == locations(ProcessCreate, value)[:MAX_FAULTS]
+        )
+
+
 def test_value_without_unknown_members_is_unchanged() -> None:
     value = {"name": "N", "roles": [{"role_id": 1}, "x", None, [1]], "role_ids": [1] * 2000, "kind": {"m": 1}}
     assert without_surplus(ProcessCreate, value) == value
