@@ -289,7 +289,6 @@ async def test_blocked_requests_of_one_user_leave_connections_for_others(committ
 async def test_share_belongs_to_the_user_and_not_to_the_token(committed: Committed) -> None:
     session = await admin_session(committed.client)
     app = create_app(settings_for(committed.url, pool_size=2, pool_timeout=0.2, caller_cache_seconds=1))
-    pool: Any = app.state.database.engine.pool
     async with client_of(app) as client, connected(committed.url) as other:
         for headers in ({}, session):
             assert (await client.get("/roles", headers=headers)).status_code == 200
