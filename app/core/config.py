@@ -117,7 +117,10 @@ class Settings(BaseSettings):
         description="Database connections per server process for requests; the readiness check uses one more.",
     )
     pool_timeout: float = Field(
-        2.0, gt=0, description="Seconds that a request waits for a database connection before 503."
+        2.0,
+        gt=0,
+        description="Seconds that a request waits for a database connection before 503, or 429 if its user holds half "
+        "of them.",
     )
     connect_timeout: float = Field(3.0, gt=0, description="Seconds to wait for a new connection to PostgreSQL.")
     statement_timeout: float = Field(

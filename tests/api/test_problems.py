@@ -15,11 +15,20 @@ from sqlalchemy import ForeignKeyConstraint, text
 from app.core.database import RegisterSession
 from app.core.database_errors import IntegrityViolation, translate
 from app.domains.department.service import DepartmentService
+from app.domains.shared import trees
 from app.domains.shared.idempotency import store as idempotency
 from app.domains.shared.idempotency.store import Attempt
 from app.domains.shared.writing.constraints import error_for
 from app.models import Base
-from app.utils.exceptions import Conflict, InternalError, RegisterError, UnknownReference, explanation, problem_types
+from app.utils.exceptions import (
+    CallerBusy,
+    Conflict,
+    InternalError,
+    RegisterError,
+    UnknownReference,
+    explanation,
+    problem_types,
+)
 from tests.api.conftest import CANARY, CODES, Server, assert_problem, openapi, receive
 from tests.builders import (
     admin_session,
@@ -106,6 +115,12 @@ async def last_administrator(client: Client) -> httpx.Response:
 async def cycle(client: Client) -> httpx.Response:
     made = await make_department(client)
     return await client.patch(f"/departments/{made['id']}", json={"parent_id": made["id"]})
+
+
+async def too_deep(client: Client) -> httpx.Response:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trees, "MAX_DEPTH", 0)
+        return await client.post("/departments", json={"name": "D", "parent_id": (await make_department(client))["id"]})
 
 
 async def plan_outdated(client: Client) -> httpx.Response:
@@ -211,6 +226,15 @@ async def too_many_requests(client: Client) -> httpx.Response:
     return await client.post("/auth/token", data=form)
 
 
+async def caller_busy(client: Client) -> httpx.Response:
+    async def wait(*_args: Any) -> Any:
+        raise CallerBusy
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DepartmentService, "page", wait)
+        return await client.get("/departments")
+
+
 async def headers_too_large(client: Client) -> httpx.Response:
     return await client.get("/departments", headers={"Cookie": "C" * 2**15})
 
@@ -240,6 +264,7 @@ CAUSES: dict[str, tuple[Callable[[Client], Awaitable[httpx.Response]], tuple[str
     "first_administrator": (first_administrator, ()),
     "last_administrator": (last_administrator, ("/is_active",)),
     "cycle": (cycle, ("/parent_id",)),
+    "too_deep": (too_deep, ("/parent_id",)),
     "plan_outdated": (plan_outdated, ()),
     "request_in_flight": (request_in_flight, ()),
     "answer_too_large": (answer_too_large, ()),
@@ -255,6 +280,7 @@ CAUSES: dict[str, tuple[Callable[[Client], Awaitable[httpx.Response]], tuple[str
     "common_password": (common_password, ("/password",)),
     "spent_link": (spent_link, ("/token",)),
     "too_many_requests": (too_many_requests, ()),
+    "caller_busy": (caller_busy, ()),
     "headers_too_large": (headers_too_large, ()),
     "internal_error": (internal_error, ()),
 }

@@ -297,7 +297,7 @@ async def test_share_belongs_to_the_user_and_not_to_the_token(committed: Committ
         await until_blocked(other, 1)
         assert_problem(await client.get("/departments", headers=session), "caller_busy")
         # Requests without a caller, such as a sign-in, have no share.
-        form = {"username": "nobody@register.example", "password": "a wrong password"}
+        form = {"username": "absent@register.example", "password": "a wrong password"}
         assert_problem(await client.post("/auth/token", data=form), "wrong_credentials")
         await other.execute("ROLLBACK")
         assert (await blocked).status_code == 200

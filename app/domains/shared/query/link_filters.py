@@ -119,7 +119,7 @@ def is_child(table: FromClause, parent_id: ColumnElement[int]) -> ColumnElement[
     """Return the condition that a row of `table` is a child of an object, for a search by the index of `parent_id`.
 
     With `=`, PostgreSQL may read the whole table at each level of a deep tree, or for each leaf of a flat one, since it
-    expects as many rows for each object as there are per parent on average. Of a range it expects a small part.
+    expects as many rows for each object as there are per parent on average. For a range it expects a small part.
     """
     return table.c.parent_id.between(parent_id, parent_id)
 
