@@ -66,6 +66,8 @@ class Streams:
         self._database = database
         self._free = settings.export_concurrency
         self.stall_seconds = settings.export_stall_seconds
+        # The transaction is idle while the client reads the pieces of a batch.
+        self._idle_seconds = self.stall_seconds * (BATCH_BYTES // PIECE_BYTES) + _GRACE_SECONDS
 
     async def read(self, statement: Prepared, values: dict[str, Any]) -> AsyncGenerator[Rows]:
         """Yield the rows of a statement in batches, all from one snapshot; the first batch may be empty.
@@ -78,7 +80,7 @@ class Streams:
         self._free -= 1
         try:
             async with (
-                self._database.snapshot(self.stall_seconds + _GRACE_SECONDS, statement.tables) as connection,
+                self._database.snapshot(self._idle_seconds, statement.tables) as connection,
                 aclosing(read_in_batches(connection, statement, values, self._database.statement_seconds)) as batches,
             ):
                 async for rows in batches:
