@@ -45,7 +45,7 @@ migration: $(VENV)/.dev ## Generate a revision from the models: make migration N
 	@$(BIN)/python -m tests.new_revision $(if $(NAME),"$(NAME)")
 
 test: $(VENV)/.dev $(NODE_TOOLS)/.installed ## Run the test suite on a temporary PostgreSQL
-	@$(BIN)/pytest -m "not browser" --cov --numprocesses auto --maxprocesses 4 --dist worksteal
+	@$(BIN)/pytest -m "not browser and not faults" --cov --numprocesses auto --maxprocesses 4 --dist worksteal
 
 test-browser: $(VENV)/.dev ## Test /docs and /redoc in a browser
 	@$(BIN)/pytest -m browser
