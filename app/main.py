@@ -1,12 +1,9 @@
 """The application: middleware, error handlers, routers, and the state of the process."""
 
 import asyncio
-import signal
-import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from types import FrameType
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
@@ -21,6 +18,7 @@ from app.core.database import Database
 from app.core.http.authorisation import Authenticator
 from app.core.http.bodies import LargeBodyLimiter
 from app.core.http.middleware import (
+    DrainMiddleware,
     HeaderLimitMiddleware,
     HeadMiddleware,
     TrailingSlashMiddleware,
@@ -33,6 +31,7 @@ from app.core.memory import freeze_startup_objects
 from app.core.migrations import head_revision
 from app.core.passwords import Passwords
 from app.core.readiness import Readiness
+from app.core.stopping import prepare_stop
 from app.core.tokens import Tokens
 from app.domains.auth.callers import Callers
 from app.utils.logging_middleware import RequestMiddleware
@@ -108,11 +107,12 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
     app.add_middleware(HeaderLimitMiddleware, limit=settings.max_header_bytes)
     app.add_middleware(RequestMiddleware, metrics=app.state.metrics)
     app.add_middleware(SecurityHeadersMiddleware)
+    app.add_middleware(DrainMiddleware, readiness=app.state.readiness)
 
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    _drain_on_sigterm(app.state.readiness)
+    prepare_stop(app.state.readiness, app.state.settings.drain_seconds)
     collect_known_parameters(app.routes)
     lag = asyncio.create_task(_measure_lag(app.state.metrics))
     with freeze_startup_objects():
@@ -121,21 +121,6 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     with suppress(asyncio.CancelledError):
         await lag
     await app.state.database.dispose()
-
-
-def _drain_on_sigterm(readiness: Readiness) -> None:
-    """Make the service not ready at SIGTERM, before the server's own handler runs."""
-    if threading.current_thread() is not threading.main_thread():
-        return  # only the main thread may set handlers; in another thread the application is embedded, as in tests
-    server_handler = signal.getsignal(signal.SIGTERM)
-    if not callable(server_handler):
-        return  # no server has set a handler
-
-    def drain(number: int, frame: FrameType | None) -> None:
-        readiness.draining = True
-        server_handler(number, frame)
-
-    signal.signal(signal.SIGTERM, drain)
 
 
 async def _measure_lag(metrics: Metrics) -> None:
