@@ -20,63 +20,10 @@ from sqlalchemy import URL
 from app.core.http.middleware import DrainMiddleware
 from app.core.readiness import Readiness
 from app.core.stopping import prepare_stop
-from tests.conftest import COMMAND_ENV, LONG_TIMEOUT_APP, LONG_TIMEOUT_ENV, text_of
+from tests.conftest import LONG_TIMEOUT_APP, text_of
+from tests.services import started
 from tests.test_cli import servers_of
 from tests.waiting import HANG_TIMEOUT, wait_until, wait_until_ready
-
-OWN = {"DATABASE_URL", "HOST", "PORT", "ENV", "WORKERS", "DRAIN_SECONDS"}
-SURROUNDINGS = {name: value for name, value in COMMAND_ENV.items() if name not in OWN} | LONG_TIMEOUT_ENV
-
-
-@dataclass(frozen=True)
-class Service:
-    """A command of the service in a process group of its own."""
-
-    process: subprocess.Popen[bytes]
-    address: str
-    log: Path
-
-    def wait_until_ready(self) -> None:
-        wait_until_ready(self.address, self.process.poll)
-
-    def wait_until_printed(self, text: str) -> None:
-        def is_printed() -> bool:
-            assert self.process.poll() is None
-            return text in self.log.read_text("utf-8")
-
-        wait_until(is_printed)
-
-    def get(self, path: str) -> httpx.Response:
-        """Send a request over a new connection."""
-        return httpx.get(f"{self.address}{path}", timeout=HANG_TIMEOUT)
-
-    def send_to_group(self, number: int) -> None:
-        os.killpg(self.process.pid, number)
-
-    def exit_status(self) -> int:
-        return self.process.wait(HANG_TIMEOUT)
-
-
-@contextmanager
-def started(root: Path, log: Path, *command: str, **variables: str) -> Iterator[Service]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            command,
-            cwd=root,
-            env=SURROUNDINGS | variables | {"PORT": str(port)},
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-    try:
-        yield Service(process, f"http://127.0.0.1:{port}", log)
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait(HANG_TIMEOUT)
-
 
 def is_running(pid: int) -> bool:
     """Return whether a process exists and has not ended."""
