@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.conftest import COMMAND_ENV, LONG_TIMEOUT_ENV
+from tests.conftest import ADMIN_TOKEN, COMMAND_ENV, LONG_TIMEOUT_ENV
 from tests.waiting import HANG_TIMEOUT, wait_until, wait_until_ready
 
 OWN = {"DATABASE_URL", "HOST", "PORT", "ENV", "WORKERS", "DRAIN_SECONDS"}
@@ -74,8 +74,6 @@ def started(root: Path, log: Path, *command: str, **variables: str) -> Iterator[
         process.wait(HANG_TIMEOUT)
 
 
-
-
 def replaced(file: Path, changes: dict[str, str]) -> str:
     """Return the text of a configuration file of the documentation, with values of this machine."""
     text = file.read_text("utf-8")
@@ -88,7 +86,16 @@ def replaced(file: Path, changes: dict[str, str]) -> str:
 def make_certificate(directory: Path) -> None:
     """Write a self-signed certificate, `register.pem`, and its key, `register.key`."""
     key, certificate = directory / "register.key", directory / "register.pem"
-    options = ["-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=register.example"]
-    subprocess.run(
-        ["openssl", "req", *options, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    names = ["-subj", "/CN=register.example", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*command, *names], check=True, capture_output=True)
+
+
+def client_of_proxy(port: int, address: str = "127.0.0.1") -> httpx.Client:
+    """Return an administrator's client, with this address, of a proxy with a certificate of `make_certificate`."""
+    return httpx.Client(
+        transport=httpx.HTTPTransport(verify=False, local_address=address),
+        base_url=f"https://127.0.0.1:{port}",
+        headers={"Authorization": f"Bearer {ADMIN_TOKEN}", "Host": "register.example"},
+        timeout=HANG_TIMEOUT,
     )

@@ -5,11 +5,9 @@ import multiprocessing
 import os
 import signal
 import socket
-import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,7 +21,8 @@ from app.core.stopping import prepare_stop
 from tests.conftest import LONG_TIMEOUT_APP, text_of
 from tests.services import started
 from tests.test_cli import servers_of
-from tests.waiting import HANG_TIMEOUT, wait_until, wait_until_ready
+from tests.waiting import HANG_TIMEOUT, wait_until
+
 
 def is_running(pid: int) -> bool:
     """Return whether a process exists and has not ended."""
