@@ -18,7 +18,6 @@ from app.core.database import Database
 from app.core.http.authorisation import Authenticator
 from app.core.http.bodies import LargeBodyLimiter
 from app.core.http.middleware import (
-    DrainMiddleware,
     HeaderLimitMiddleware,
     HeadMiddleware,
     TrailingSlashMiddleware,
@@ -106,8 +105,7 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
         app.add_middleware(TrustedHostsMiddleware, hosts=settings.trusted_hosts)
     app.add_middleware(HeaderLimitMiddleware, limit=settings.max_header_bytes)
     app.add_middleware(RequestMiddleware, metrics=app.state.metrics)
-    app.add_middleware(SecurityHeadersMiddleware)
-    app.add_middleware(DrainMiddleware, readiness=app.state.readiness)
+    app.add_middleware(SecurityHeadersMiddleware, readiness=app.state.readiness)
 
 
 @asynccontextmanager

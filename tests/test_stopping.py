@@ -15,7 +15,6 @@ import httpx
 import pytest
 from sqlalchemy import URL
 
-from app.core.http.middleware import DrainMiddleware
 from app.core.readiness import Readiness
 from app.core.stopping import prepare_stop
 from tests.conftest import LONG_TIMEOUT_APP, text_of
@@ -168,24 +167,3 @@ async def test_worker_ignores_a_repeated_sigterm(
         await asyncio.sleep(0)
         assert calls.empty()
     os.close(sentinel)
-
-
-async def test_connections_are_kept_until_the_drain() -> None:
-    state = Readiness.__new__(Readiness)
-
-    async def app(_scope: object, _receive: object, send: object) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": []})  # type: ignore[operator]
-
-    async def headers() -> list[tuple[bytes, bytes]]:
-        sent: list[dict[str, list[tuple[bytes, bytes]]]] = []
-
-        async def send(message: object) -> None:
-            sent.append(message)  # type: ignore[arg-type]
-
-        await DrainMiddleware(app, state)({"type": "http"}, None, send)  # type: ignore[arg-type]
-        return sent[0]["headers"]
-
-    state.draining = False
-    assert await headers() == []
-    state.draining = True
-    assert await headers() == [(b"connection", b"close")]

@@ -1,4 +1,4 @@
-"""Middleware in front of the routes: drain, header limit, trusted hosts, HEAD, and the trailing slash."""
+"""Middleware in front of the routes: header limit, trusted hosts, HEAD, and the trailing slash."""
 
 from collections.abc import Sequence
 from urllib.parse import urlsplit
@@ -6,34 +6,10 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.core.readiness import Readiness
 from app.utils.exceptions import BadRequest, HeadersTooLarge
 from app.utils.problems import problem_response
 
 _OPEN_TO_ANY_HOST = ("/health", "/metrics")
-
-
-class DrainMiddleware:
-    """Closes the connection after each response while the service is stopping, so that clients open another one.
-
-    A proxy then has no idle connection left on which it could send a request when the server closes.
-    """
-
-    def __init__(self, app: ASGIApp, readiness: Readiness) -> None:
-        self._app = app
-        self._readiness = readiness
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._app(scope, receive, _closing(send) if self._readiness.draining else send)
-
-
-def _closing(send: Send) -> Send:
-    async def send_and_close(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            message["headers"].append((b"connection", b"close"))
-        await send(message)
-
-    return send_and_close
 
 
 class HeaderLimitMiddleware:
