@@ -180,6 +180,11 @@ class Settings(BaseSettings):
         512, ge=1, description="Bytes per second from which on a request body does not count as late."
     )
     keep_alive_seconds: int = Field(65, ge=1, description="Seconds that an idle client connection stays open.")
+    drain_seconds: float = Field(
+        0.0,
+        ge=0,
+        description="Seconds after SIGTERM for which the service is not ready but accepts requests, before it stops.",
+    )
     graceful_stop_seconds: int = Field(
         15, ge=1, description="Seconds that running requests get to finish when the server stops."
     )
