@@ -163,7 +163,7 @@ async def test_one_user_holds_at_most_half_of_the_pool(committed: Committed, siz
                 await hold(database, 7, stack)
         # Other users, and requests without one, take the others.
         for user in range(share, size):
-            await hold(database, user if user % 2 else None, stack)
+            await hold(database, 100 + user if user % 2 else None, stack)
         with pytest.raises(DatabaseBusy):
             await hold(database, 8, stack)
     async with AsyncExitStack() as stack:
@@ -239,11 +239,12 @@ async def as_user(request: Request, permission: str) -> None:  # noqa: ARG001 - 
 
 
 async def until_blocked(connection: asyncpg.Connection, count: int) -> None:
-    """Return once this number of statements waits for a lock of the connection."""
+    """Return once this number of statements waits for the lock of the departments."""
 
     async def is_blocked() -> bool:
         waiting: int = await connection.fetchval(
-            "SELECT count(*) FROM pg_stat_activity WHERE pg_backend_pid() = ANY (pg_blocking_pids(pid))"
+            "SELECT count(*) FROM pg_locks WHERE relation = 'departments'::regclass AND NOT granted"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
         )
         return waiting == count
 
@@ -278,7 +279,7 @@ async def test_blocked_requests_of_one_user_leave_connections_for_others(committ
                 assert_problem(response, "caller_busy")
                 assert response.headers["retry-after"] == "1"
         assert pool.checkedout() == 2
-        assert (await client.get("/roles", headers={"X-User": "2"})).status_code == 200
+        assert (await client.get("/locations", headers={"X-User": "2"})).status_code == 200
         await other.execute("ROLLBACK")
         assert {response.is_success for response in await asyncio.gather(*blocked)} == {True}
         assert (await send()).is_success
