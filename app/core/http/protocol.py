@@ -31,8 +31,8 @@ LOOK_SECONDS = 1
 _BODY_MARGIN_BYTES = 1024 * 1024
 # The parser and the application handle each chunk of a body, which costs more than the bytes of a short one.
 _FREE_CHUNK_BYTES = 16
-# The kernel accepts this many bytes more than it can send, so that what a client does not read is seen here. Without the
-# limit it takes megabytes for each connection, while the process still holds the whole response.
+# The kernel accepts this many bytes more than it can send, so that the process sees what a client does not read.
+# Otherwise the kernel takes megabytes for each connection, while the process still holds the whole response.
 _UNSENT_BYTES = 128 * 1024
 # Files of a process other than client connections: database connections, logs, and those of the interpreter.
 _OTHER_FILES = 128
