@@ -185,7 +185,7 @@ async def connect(front: Front, *, receive_buffer: int | None = None) -> AsyncIt
         writer.transport.abort()
 
 
-# What is sent first, and what is sent before each look.
+# The bytes that are sent first, and those that are sent before each look.
 SLOW = {
     "nothing": (b"", b""),
     "first byte": (b"G", b""),

@@ -131,7 +131,7 @@ def test_endless_client_is_disconnected_early(front: Service, kind: str) -> None
     before = memory(front)
     sent = 0
     with connect(front, first) as connection, suppress(ConnectionError):
-        # What a client can send includes the buffers of the kernel.
+        # The bytes that a client can send include the buffers of the kernel.
         while sent < 200 * MEBIBYTE:
             connection.sendall(more)
             sent += len(more)

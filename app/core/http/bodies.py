@@ -83,6 +83,11 @@ class StrictRequest(Request):
             raise BadRequest("The body ends before its declared length.") from error
         return b"".join(parts)
 
+    async def disconnect(self) -> None:
+        """Wait until the client disconnects; only after the body has been read."""
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
+
     async def json(self) -> Any:
         """Return the parsed body.
 
