@@ -42,6 +42,7 @@ def run() -> None:
     """Initialise the database and serve the API. Without DATABASE_URL, a private PostgreSQL is started."""
     from app.utils.db_init import initialise
 
+    signal.signal(signal.SIGTERM, _exit)
     settings = get_settings()
     _reject_port_in_use(settings)
     with _database_url(settings) as url:
@@ -142,8 +143,6 @@ def export(directory: Path, **options: bool) -> None:
 
     settings = get_settings()
     with _database_url(settings) as url:
-        # Without a handler a partial export would be left; with the servers' handler the command would exit with 0.
-        signal.signal(signal.SIGTERM, _exit_with_signal)
         manifest = asyncio.run(export_register(settings, url, directory, **options))
     _report(f"Exported {counted(sum(file.rows for file in manifest.files.values()), 'row')} to {directory}.")
 
@@ -168,7 +167,6 @@ def import_(source: Path, **options: Any) -> None:
     if source.is_dir() and any(options.values()):
         raise click.UsageError("Options are not allowed when a directory is imported. Remove them, or name a file.")
     with _database_url(settings) as url:
-        signal.signal(signal.SIGTERM, _exit_with_signal)
         imported = (
             import_register(settings, url, source)
             if source.is_dir()
@@ -197,6 +195,8 @@ def openapi(output: Path | None) -> None:
 
 def main() -> None:
     """Run the command line. Errors that a user can correct are printed as sentences, without a traceback."""
+    # Without a handler, SIGTERM would leave a partial export, or a private server that is still running.
+    signal.signal(signal.SIGTERM, _exit_with_signal)
     try:
         cli(prog_name="python -m app")
     except ValidationError as error:
@@ -236,8 +236,6 @@ def _database_url(settings: Settings) -> Iterator[str]:
     if settings.database_url is not None:
         yield settings.database_url
         return
-    # Without a handler, SIGTERM would end this process before the private server is stopped.
-    signal.signal(signal.SIGTERM, _exit)
     with EmbeddedPostgres(settings.data_dir, report=_report) as url:
         yield url
 
@@ -254,13 +252,15 @@ def _reject_port_in_use(settings: Settings) -> None:
         ) from error
 
 
-def _exit(_number: int, _frame: Any) -> None:
-    sys.exit(0)
+def _exit(_number: int, _frame: Any, status: int = 0) -> None:
+    # The signal may come twice, from the process group and from make. The second must not interrupt the clean-up.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(status)
 
 
-def _exit_with_signal(number: int, _frame: Any) -> None:
+def _exit_with_signal(number: int, frame: Any) -> None:
     # The exit status by which shells report a signal.
-    sys.exit(128 + number)
+    _exit(number, frame, 128 + number)
 
 
 def _serve(settings: Settings, *, reload: bool) -> None:

@@ -1,12 +1,9 @@
 """The application: middleware, error handlers, routers, and the state of the process."""
 
 import asyncio
-import signal
-import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from types import FrameType
 from typing import Any
 
 from fastapi import FastAPI
@@ -35,6 +32,7 @@ from app.core.memory import freeze_startup_objects
 from app.core.migrations import head_revision
 from app.core.passwords import Passwords
 from app.core.readiness import Readiness
+from app.core.stopping import prepare_stop
 from app.core.tokens import Tokens
 from app.domains.auth.callers import Callers
 from app.utils.logging_middleware import RequestMiddleware
@@ -110,12 +108,12 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
         app.add_middleware(TrustedHostsMiddleware, hosts=settings.trusted_hosts)
     app.add_middleware(RequestHeadMiddleware, limit=settings.max_header_bytes)
     app.add_middleware(RequestMiddleware, metrics=app.state.metrics)
-    app.add_middleware(SecurityHeadersMiddleware)
+    app.add_middleware(SecurityHeadersMiddleware, readiness=app.state.readiness)
 
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
-    _drain_on_sigterm(app.state.readiness)
+    prepare_stop(app.state.readiness, app.state.settings.drain_seconds)
     collect_known_parameters(app.routes, app.openapi()["paths"])
     prepare_docs(app)
     connections = Connections(app.state.settings, app.state.metrics)
@@ -127,21 +125,6 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         with suppress(asyncio.CancelledError):
             await task
     await app.state.database.dispose()
-
-
-def _drain_on_sigterm(readiness: Readiness) -> None:
-    """Make the service not ready at SIGTERM, before the server's own handler runs."""
-    if threading.current_thread() is not threading.main_thread():
-        return  # only the main thread may set handlers; in another thread the application is embedded, as in tests
-    server_handler = signal.getsignal(signal.SIGTERM)
-    if not callable(server_handler):
-        return  # no server has set a handler
-
-    def drain(number: int, frame: FrameType | None) -> None:
-        readiness.draining = True
-        server_handler(number, frame)
-
-    signal.signal(signal.SIGTERM, drain)
 
 
 async def _measure_lag(metrics: Metrics) -> None:

@@ -55,7 +55,6 @@ NOT_RUN = {
     Named(DOCKER, "process-register export /files"): _DOCKER,
     Named(API, "npx openapi-typescript"): "needs packages of npm; tests/clients runs both generators with them",
     Named(API, "reference = code"): "a grammar; tests/domains/shared/test_export.py has cells of all kinds",
-    Named(OPERATIONS, "lsof"): "finds the processes of a reader's machine, and fails if there are none",
     Named(LOAD, "\nmake load\n"): "loads a server for a minute",
     Named(LOAD, "LOCUST_EMAIL="): "loads a server for a minute",
     Named(LOAD, "--run-time 5m"): "loads a server for minutes",

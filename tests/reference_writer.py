@@ -10,6 +10,7 @@ from sqlalchemy import func, inspect, select
 from app.core.caller import Caller
 from app.core.database import RegisterSession
 from app.core.database_errors import IntegrityViolation
+from app.domains.shared import trees
 from app.domains.shared.collection import LinkSet, body_link_targets, body_links
 from app.domains.shared.rules import Link
 from app.models import Change, Session, User
@@ -31,7 +32,9 @@ class ReferenceWriter:
 
     async def create(self, body: Document) -> Document:
         row = self.model(created_by_id=self.caller.id, updated_by_id=self.caller.id)
-        await self._assign(row, self.whole.model_validate(body), None)
+        whole = self.whole.model_validate(body)
+        await self._check_depth(whole, None)
+        await self._assign(row, whole, None)
         await self._record(row, "created", None, difference(await self._document(row), {}))
         return await self._document(row)
 
@@ -164,9 +167,24 @@ class ReferenceWriter:
             above = await self.session.scalar(select(self.model.parent_id).where(self.model.id == above))
         if above is not None:
             raise await self._refusal(whole, row.id, errors.Cycle(errors=[errors.Fault("/parent_id", "cycle", "")]))
+        if hasattr(whole, "parent_id") and whole.parent_id != row.parent_id:
+            await self._check_depth(whole, row.id)
         if await self._is_last_administrator(row) and not (whole.access_level == "admin" and whole.is_active):
             fault = errors.Fault("/access_level" if whole.is_active else "/is_active", "last_administrator", "")
             raise await self._refusal(whole, row.id, errors.LastAdministrator(errors=[fault]))
+
+    async def _check_depth(self, whole: Any, own_id: int | None) -> None:
+        above, ancestors = getattr(whole, "parent_id", None), 0
+        while above is not None:
+            above = await self.session.scalar(select(self.model.parent_id).where(self.model.id == above))
+            ancestors += 1
+        if ancestors and ancestors + await self._height(own_id) > trees.MAX_DEPTH:
+            fault = errors.Fault("/parent_id", "too_deep", "")
+            raise await self._refusal(whole, own_id, errors.TooDeep(errors=[fault]))
+
+    async def _height(self, key: int | None) -> int:
+        children = (await self.session.scalars(select(self.model.id).where(self.model.parent_id == key))).all()
+        return 0 if key is None else max([1 + await self._height(child) for child in children], default=0)
 
     async def _is_last_administrator(self, row: Any) -> bool:
         administrators = await self.session.scalars(select(User).where(User.access_level == "admin", User.is_active))

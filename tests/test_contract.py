@@ -345,6 +345,7 @@ async def test_tree_and_ancestors_follow_the_parents(client: httpx.AsyncClient, 
     assert [node["id"] for node in cut["items"]] == [root["id"], first["id"], second["id"]]
     ancestors = (await client.get(f"/{collection}/{leaf['id']}/ancestors")).json()
     assert [item["name"] for item in ancestors["items"]] == ["Root", "A"]
+    assert ancestors["truncated"] is False
     for path in ("tree", "ancestors"):
         assert (await client.get(f"/{collection}/code:absent/{path}")).status_code == 404
 
@@ -413,8 +414,10 @@ async def test_number_of_statements_of_trees_is_fixed(
     for expected, method, url, content in (
         (1, "GET", f"/{collection}/{parent['id']}/tree", None),
         (1, "GET", f"/{collection}/{parent['id']}/ancestors", None),
-        # A move reads the object, locks it and the tree, looks for a cycle, and writes.
-        (5, "PATCH", f"/{collection}/{child['id']}", {"parent_id": parent["id"]}),
+        # A new object below a parent counts the ancestors of that, and is written.
+        (2, "POST", f"/{collection}", required(collection) | {"parent_id": parent["id"]}),
+        # A move reads the object, locks it and the tree, looks for a cycle, counts the levels, and writes.
+        (6, "PATCH", f"/{collection}/{child['id']}", {"parent_id": parent["id"]}),
     ):
         with statements.counted() as seen:
             response = await client.request(method, url, json=content)

@@ -1,6 +1,7 @@
 """The revisions of the schema, on separate databases."""
 
 import asyncio
+import json
 import os
 import re
 import shutil
@@ -32,11 +33,12 @@ LANDED = {
     "0006_search.py": "9c82fb8ceb0f0c62c00491cc4e01456cf408d6349cd354af20cf49c87f47737d",
     "0007_import_plans.py": "c8fd1372f17341bfe3f98de987c4f5b86408cf01b033d1a6ee989623501f358a",
     "0008_briefs.py": "10b15b40a476bc9d4a342a016668b423114d21c2820ab688a1b9abd2faff6a1a",
+    "0009_words_of_collections.py": "7f49bf32d923231446fa431ed1f251f512e287de62b205906d1aff115241125e",
 }
 
 # Code that revisions import. Its digest may be changed while no landed revision imports it.
 HELPER = "app/core/collection_migrations.py"
-HELPER_DIGEST = "f0460c601c4711c7c0ec8daff211e9810de7e98cc6ca5508df61ba72fa87ec0f"
+HELPER_DIGEST = "9c508abbb6995d8ae19e8149c012d192ee958940f18745912fee875b3e0c4d42"
 
 
 def faults_of(versions: Path) -> list[str]:
@@ -267,6 +269,45 @@ async def triggers_of(url: URL) -> list[str]:
     query = "SELECT pg_get_triggerdef(oid) AS definition FROM pg_trigger WHERE NOT tgisinternal ORDER BY 1"
     async with connected(url) as connection:
         return [row["definition"] for row in await connection.fetch(query)]
+
+
+NAMED = """
+    INSERT INTO departments (name) VALUES ('Procurement'), ('Warehousing and procurement');
+    INSERT INTO roles (name) VALUES ('Procurement'), ('Level 12345');
+    INSERT INTO users (name, email) VALUES ('Visitor', 'visitor@register.example');
+    DELETE FROM users WHERE name = 'Visitor';
+"""
+OF_DEPARTMENTS, OF_ROLES = ("departments", "procurement"), ("roles", "procurement")
+
+
+async def vocabulary_of(url: URL) -> list[tuple[str, ...]]:
+    async with connected(url) as connection:
+        rows = await connection.fetch("SELECT to_jsonb(v) AS row FROM search_vocabulary AS v ORDER BY word, id")
+    found = (json.loads(row["row"]) for row in rows)
+    return [tuple(row[name] for name in ("collection", "word") if name in row) for row in found]
+
+
+async def test_words_get_their_collections_and_lose_them_again(empty: URL) -> None:
+    config = alembic_config(empty)
+    await asyncio.to_thread(command.upgrade, config, "0008")
+    async with connected(empty) as connection:
+        await connection.execute(NAMED)
+    await asyncio.to_thread(command.upgrade, config, "0009")
+    # The word of a deleted object is gone.
+    known = [OF_DEPARTMENTS, OF_ROLES, ("departments", "warehousing")]
+    assert sorted(await vocabulary_of(empty)) == sorted([("roles", "level"), *known])
+    async with connected(empty) as connection:
+        await connection.execute("INSERT INTO users (name, email) VALUES ('Procurement', 'a@register.example')")
+        await connection.execute("UPDATE roles SET name = 'Warehousing' WHERE name LIKE 'Level%'")
+    added = [("users", "procurement"), ("roles", "warehousing")]
+    assert sorted(await vocabulary_of(empty)) == sorted([("roles", "level"), *known, *added])
+    await asyncio.to_thread(command.downgrade, config, "0008")
+    async with connected(empty) as connection:
+        await connection.execute("INSERT INTO roles (name) VALUES ('Warehousing of spirits')")
+    assert {word for (word,) in await vocabulary_of(empty)} == {"level", "procurement", "warehousing", "spirits"}
+    await asyncio.to_thread(command.upgrade, config, "0009")
+    assert ("roles", "spirits") in await vocabulary_of(empty)
+    assert ("roles", "level") not in await vocabulary_of(empty)
 
 
 async def test_three_concurrent_migrations_succeed(empty: URL, root: Path) -> None:

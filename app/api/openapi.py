@@ -27,7 +27,7 @@ from app.domains.shared.idempotency.store import IDEMPOTENCY_KEY, REPLAYED, RETE
 from app.domains.shared.responses import problems
 from app.domains.shared.router import API
 from app.domains.shared.schemas import MAX_ID
-from app.utils.exceptions import Conflict, Forbidden, InvalidContent, Unauthorized
+from app.utils.exceptions import Conflict, Forbidden, InvalidContent, TooManyRequests, Unauthorized
 from app.utils.logging_middleware import REQUEST_ID
 from app.utils.problems import Problem
 
@@ -165,7 +165,7 @@ def _add_problem(components: dict[str, Any]) -> None:
 
 
 def _add_security(document: dict[str, Any]) -> None:
-    """Add the security schemes, and to each operation the responses to callers without permission."""
+    """Add the security schemes, and to each operation the responses to callers without permission or share."""
     document["components"]["securitySchemes"] = {
         # First: Swagger UI's dialog scrolls to the field of the first scheme.
         TOKEN_SCHEME: {
@@ -180,14 +180,14 @@ def _add_security(document: dict[str, Any]) -> None:
             "flows": {"password": {"tokenUrl": f"{API}/auth/token", "scopes": _SCOPES}},
         },
     }
-    denials = {str(status): response for status, response in problems(Unauthorized, Forbidden).items()}
+    denials = {str(status): each for status, each in problems(Unauthorized, Forbidden, TooManyRequests).items()}
     for path in document["paths"].values():
         for method, operation in path.items():
             if operation[DECLARATION] != PUBLIC:
                 operation["responses"] |= {
                     status: response
                     for status, response in denials.items()
-                    if status == "401" or operation[DECLARATION] != AUTHENTICATED
+                    if status != "403" or operation[DECLARATION] != AUTHENTICATED
                 }
                 if method != "get":
                     operation.setdefault("parameters", []).append(_CHANGE_MESSAGE)

@@ -54,8 +54,9 @@ def create_collection(
 
 
 def drop_collection(name: str) -> None:
-    """Drop the table of a collection, with its indexes and triggers."""
+    """Drop the table of a collection, with its indexes and triggers, and delete its words."""
     op.drop_table(name)
+    op.execute(sa.text("DELETE FROM search_vocabulary WHERE collection = :name").bindparams(name=name))
 
 
 def create_link_table(name: str, *items: sa.schema.SchemaItem, owner: tuple[str, str], target: tuple[str, str]) -> None:

@@ -117,7 +117,10 @@ class Settings(BaseSettings):
         description="Database connections per server process for requests; the readiness check uses one more.",
     )
     pool_timeout: float = Field(
-        2.0, gt=0, description="Seconds that a request waits for a database connection before 503."
+        2.0,
+        gt=0,
+        description="Seconds that a request waits for a database connection before 503, or 429 if its user holds half "
+        "of them.",
     )
     connect_timeout: float = Field(3.0, gt=0, description="Seconds to wait for a new connection to PostgreSQL.")
     statement_timeout: float = Field(
@@ -177,6 +180,11 @@ class Settings(BaseSettings):
         512, ge=1, description="Bytes per second from which on a request body does not count as late."
     )
     keep_alive_seconds: int = Field(65, ge=1, description="Seconds that an idle client connection stays open.")
+    drain_seconds: float = Field(
+        0.0,
+        ge=0,
+        description="Seconds after SIGTERM for which the service is not ready but accepts requests, before it stops.",
+    )
     graceful_stop_seconds: int = Field(
         15, ge=1, description="Seconds that running requests get to finish when the server stops."
     )

@@ -14,9 +14,12 @@
     │   ├── FirstAdministrator
     │   ├── LastAdministrator
     │   ├── Cycle
+    │   ├── TooDeep
     │   ├── PlanOutdated
     │   ├── RequestInFlight
-    │   └── AnswerTooLarge
+    │   ├── AnswerTooLarge
+    │   ├── TooManyKeys
+    │   └── TooManyTokens
     ├── PreconditionFailed          412
     ├── ContentTooLarge             413
     ├── UnsupportedMediaType        415
@@ -27,6 +30,7 @@
     │   ├── SpentLink
     │   └── KeyReused
     ├── TooManyRequests             429
+    │   └── CallerBusy
     ├── HeadersTooLarge             431
     ├── InternalError               500
     └── ServiceUnavailable          503
@@ -177,10 +181,10 @@ class NotAcceptable(RegisterError):
 
 class Conflict(RegisterError):
     """The request is well formed but contradicts the state of the register: another object has the key; other objects
-    still reference the object; it is the first or the last administrator; the move would place it below itself; the
-    objects of a planned import have changed, so that it must be planned again; or the first request with this
-    `Idempotency-Key` is still in progress (retry after `Retry-After` seconds), or its response was too large to be
-    stored. `code` and `errors` name the cause. Nothing was changed."""
+    still reference the object; it is the first or the last administrator; the move would place it below itself; it or
+    an object below it would have more than 100 ancestors; the objects of a planned import have changed, so that it must
+    be planned again; or the first request with this `Idempotency-Key` is still in progress (retry after `Retry-After`
+    seconds), or its response was too large to be stored. `code` and `errors` name the cause. Nothing was changed."""
 
     status, name, title, code = 409, "conflict", "Conflict", "conflict"
     text = "The request contradicts the state of the register."
@@ -211,6 +215,11 @@ class Cycle(Conflict):
     text = "An object cannot be placed below itself."
 
 
+class TooDeep(Conflict):
+    code = "too_deep"
+    text = "An object has at most 100 ancestors."
+
+
 class PlanOutdated(Conflict):
     code = "plan_outdated"
     text = "The objects of this plan have changed in the meantime. Plan the import again."
@@ -233,6 +242,19 @@ class AnswerTooLarge(Conflict):
             f"This request was carried out before, with status {status}, but its response was too large to be stored. "
             "Read the objects instead."
         )
+
+
+class TooManyKeys(Conflict):
+    code = "too_many_keys"
+    text = (
+        "Too many requests of this user within 24 hours had an Idempotency-Key. Nothing was changed. "
+        "Send one bulk request for many objects, or try again later."
+    )
+
+
+class TooManyTokens(Conflict):
+    code = "too_many_tokens"
+    text = "This user has the maximum number of API tokens. Revoke one first."
 
 
 class PreconditionFailed(RegisterError):
@@ -297,13 +319,25 @@ class KeyReused(InvalidContent):
 
 class TooManyRequests(RegisterError):
     """There were too many attempts to sign in, to this account or from this address. Try again after `Retry-After`
-    seconds. An administrator can send a link to set a new password, which works immediately."""
+    seconds. An administrator can send a link to set a new password, which works immediately. With `caller_busy`, other
+    requests of the same user hold half of the database connections of a server process, and this one waited too long
+    for its turn: send fewer requests at the same time."""
 
     status, name, title, code = 429, "too-many-requests", "Too many requests", "too_many_requests"
     text = "Too many attempts to sign in. Try again later."
 
     def __init__(self, *, retry_after: int) -> None:
         super().__init__(headers={"Retry-After": str(retry_after)})
+
+
+class CallerBusy(TooManyRequests):
+    """Other requests of the same user hold as many database connections as one user may. See `TooManyRequests`."""
+
+    code = "caller_busy"
+    text = "Other requests of this user are using too many database connections. Send fewer at the same time."
+
+    def __init__(self) -> None:
+        super().__init__(retry_after=1)
 
 
 class HeadersTooLarge(RegisterError):

@@ -129,6 +129,7 @@ OWN_TEXTS: dict[str, str] = {
     "still_referenced": "The {noun} is still referenced by {referrers}.",
     "surrogate": "Must not contain surrogates.",
     "timezone": "Must be the name of a time zone, such as Europe/Zurich.",
+    "too_deep": "The {noun}, or an object below it, would have more than {ancestors} ancestors.",
     "too_many_combining_marks": "Must have at most {marks} combining marks in a row. Remove the others.",
     "too_many_sorts": "A list can be sorted by at most {fields}.",
     "two_places": "Set a cursor or an offset, not both.",

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.utils.exceptions import InternalError, OutcomeUnknown, ServiceUnavailable
 from app.utils.metrics import Metrics
 from app.utils.problems import problem_response
+from app.utils.request_context import request_state
 
 REQUEST_ID = "X-Request-ID"
 _HEADER = REQUEST_ID.lower().encode()
@@ -41,6 +42,7 @@ class RequestMiddleware:
         request_id = _request_id(scope)
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
+        outer_state = request_state.set(state)
         structlog.contextvars.bind_contextvars(request_id=request_id, **_trace(scope))
         status = 0
         started = time.perf_counter()
@@ -76,6 +78,7 @@ class RequestMiddleware:
             self._metrics.in_progress.dec()
             self._finish(scope, status, time.perf_counter() - started)
             structlog.contextvars.unbind_contextvars("request_id", "trace_id", "parent_id")
+            request_state.reset(outer_state)
 
     def _finish(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", _UNMATCHED)

@@ -34,7 +34,7 @@ _ASSIGNMENT = re.compile(
     rf"(?!bearer |basic |\[redacted|\[cut\]\Z)[^\s\"'&,;]+"
 )
 # Tokens of the service anywhere in a text, such as in a path.
-_OPAQUE_TOKEN = re.compile(rf"\b(pr[tlr]_)(?:[A-Za-z0-9]{{20,}}|[A-Za-z0-9]++(?={_AT_CUT}))")
+_OPAQUE_TOKEN = re.compile(rf"(?<![A-Za-z0-9])(pr[tlr]_)(?:[A-Za-z0-9]{{20,}}|[A-Za-z0-9]++(?={_AT_CUT}))")
 _JWT = re.compile(rf"\beyJ[\w-]++(?:\.[\w-]++(\.[\w-]*+)?+)?+(\.?+{_AT_CUT})?+")
 
 Event = MutableMapping[str, Any]
@@ -61,7 +61,7 @@ def _is_secret(name: str) -> bool:
 
 
 def clean_text(text: str, max_length: int = MAX_TEXT) -> str:
-    """Return a text without credentials and with at most `max_length` characters, before those that mark the cut."""
+    """Return a text cut to `max_length` characters, with its credentials replaced."""
     if len(text) > max_length:
         text = text[:max_length] + CUT
     # Shortcut, because every request logs: no scheme of credentials, assignment, JSON, URL or token.
@@ -126,6 +126,6 @@ class _NestedValue:
 
     def _take(self, entries: int) -> int:
         """Return the number of these entries that may be logged."""
-        taken = min(entries, self._entries_left)
-        self._entries_left -= taken
-        return taken
+        granted = min(entries, self._entries_left)
+        self._entries_left -= granted
+        return granted

@@ -1,9 +1,11 @@
 """Limits the unknown members of a value before Pydantic, which creates an error for each, validates the value."""
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import islice
-from typing import Any, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -26,13 +28,11 @@ class _Limiter:
         self._left = left
 
     def limit(self, model: type[BaseModel], value: Any) -> Any:
-        if isinstance(value, list):
-            return self._limit_list(model, value)
         if not isinstance(value, dict):
             return value
-        fields, nested = model.model_fields, _nested_models(model)
+        fields, nested = model.model_fields, _nested_fields(model)
         known = {
-            name: self.limit(nested[name], value[name]) if name in nested else value[name]
+            name: self._limit_nested(nested[name], value[name]) if name in nested else value[name]
             for name in fields
             if name in value
         }
@@ -42,24 +42,43 @@ class _Limiter:
         self._left -= len(unknown)
         return known | {name: value[name] for name in unknown}
 
-    def _limit_list(self, model: type[BaseModel], values: list[Any]) -> list[Any]:
+    def _limit_nested(self, field: "_Nested", value: Any) -> Any:
+        if field.max_length is None:
+            return self.limit(field.model, value)
+        if not isinstance(value, list) or len(value) > field.max_length:
+            return value  # a single error, whatever the entries are
         # An object with no more members than fields has few unknown ones; a call for each entry would take long.
-        most = 0 if _nested_models(model) else len(model.model_fields)
-        return [self.limit(model, each) if isinstance(each, dict) and len(each) > most else each for each in values]
+        most = 0 if _nested_fields(field.model) else len(field.model.model_fields)
+        return [
+            self.limit(field.model, each) if isinstance(each, dict) and len(each) > most else each for each in value
+        ]
+
+
+class _Nested(NamedTuple):
+    """A field that is an object, or a list of up to `max_length` objects."""
+
+    model: type[BaseModel]
+    max_length: int | None = None
 
 
 @cache
-def _nested_models(model: type[BaseModel]) -> Mapping[str, type[BaseModel]]:
-    """Return the models of the fields that are objects or lists of objects, by field."""
-    found = {name: _model_in(field.annotation) for name, field in model.model_fields.items()}
+def _nested_fields(model: type[BaseModel]) -> Mapping[str, _Nested]:
+    found = {name: _nested_in(field.annotation, field.metadata) for name, field in model.model_fields.items()}
     return {name: nested for name, nested in found.items() if nested is not None}
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:
+def _nested_in(annotation: Any, metadata: Sequence[Any]) -> _Nested | None:
     """Return the only model in an annotation such as `Model`, `list[Model]` or `Model | None`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    if get_origin(annotation) is dict:
-        return None
-    models = [model for argument in get_args(annotation) if (model := _model_in(argument)) is not None]
-    return models[0] if len(models) == 1 else None
+        return _Nested(annotation)
+    arguments = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        return _nested_in(arguments[0], arguments[1:])
+    if get_origin(annotation) is list:
+        entry = _nested_in(arguments[0], ())
+        limits = [each.max_length for each in metadata if hasattr(each, "max_length")]
+        return None if entry is None else _Nested(entry.model, min(limits, default=sys.maxsize))
+    if get_origin(annotation) in {Union, UnionType}:
+        found = [nested for each in arguments if (nested := _nested_in(each, ())) is not None]
+        return found[0] if len(found) == 1 else None
+    return None

@@ -12,6 +12,7 @@ import pytest
 from fastapi import FastAPI
 
 from app.core.http.bodies import MAX_ANONYMOUS_BYTES
+from app.core.http.routing import MAX_PARAMETERS
 from app.utils.validation import MAX_FAULTS, MAX_POINTER_PART
 from tests.api.conftest import CANARY, Server, assert_problem, openapi
 from tests.builders import make, make_department, make_process, make_resource, make_user
@@ -660,7 +661,7 @@ async def test_only_reported_unknown_parameters_get_a_hint(
         return []
 
     monkeypatch.setattr("app.core.http.hints.difflib.get_close_matches", compare)
-    names = [f"k{number}" for number in range(3_000)]
+    names = [f"k{number}" for number in range(MAX_PARAMETERS)]
     response = await client.post(f"/auth/token?{'=&'.join(names)}", headers={"Authorization": ""})
     problem = assert_problem(response, "bad_request", *pointers(response))
     assert [error["pointer"] for error in problem["errors"]] == [f"/{name}" for name in names[:MAX_FAULTS]]

@@ -10,18 +10,28 @@ import asyncpg
 import httpx
 import pytest
 from fastapi import FastAPI
-from sqlalchemy import ForeignKeyConstraint
+from sqlalchemy import ForeignKeyConstraint, text
 
 from app.core.database import RegisterSession
 from app.core.database_errors import IntegrityViolation, translate
 from app.domains.department.service import DepartmentService
+from app.domains.shared import trees
 from app.domains.shared.idempotency import store as idempotency
 from app.domains.shared.idempotency.store import Attempt
 from app.domains.shared.writing.constraints import error_for
 from app.models import Base
-from app.utils.exceptions import Conflict, InternalError, RegisterError, UnknownReference, explanation, problem_types
+from app.utils.exceptions import (
+    CallerBusy,
+    Conflict,
+    InternalError,
+    RegisterError,
+    UnknownReference,
+    explanation,
+    problem_types,
+)
 from tests.api.conftest import CANARY, CODES, Server, assert_problem, openapi, receive
 from tests.builders import (
+    admin_session,
     make,
     make_department,
     make_location,
@@ -107,6 +117,12 @@ async def cycle(client: Client) -> httpx.Response:
     return await client.patch(f"/departments/{made['id']}", json={"parent_id": made["id"]})
 
 
+async def too_deep(client: Client) -> httpx.Response:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trees, "MAX_DEPTH", 0)
+        return await client.post("/departments", json={"name": "D", "parent_id": (await make_department(client))["id"]})
+
+
 async def plan_outdated(client: Client) -> httpx.Response:
     made = await make_department(client, code="T-1")
     headers = {"Content-Type": "application/x-ndjson"}
@@ -133,6 +149,29 @@ async def answer_too_large(client: Client) -> httpx.Response:
         headers = {"Idempotency-Key": "large"}
         await client.post("/departments", json={"name": CANARY}, headers=headers)
         return await client.post("/departments", json={"name": CANARY}, headers=headers)
+
+
+async def too_many_keys(client: Client) -> httpx.Response:
+    await use_up("INSERT INTO idempotency_usage SELECT id, 100000, 0, now() + interval '1 hour' FROM users", client)
+    return await client.post("/departments", json={"name": CANARY}, headers={"Idempotency-Key": "more"})
+
+
+async def too_many_tokens(client: Client) -> httpx.Response:
+    await use_up(
+        "INSERT INTO api_tokens (user_id, name, token_hash, scopes, expires_at) "
+        "SELECT (SELECT min(id) FROM users), n, decode(md5(n::text), 'hex'), '{}', now() + interval '1 hour' "
+        "FROM generate_series(1, 100) AS n",
+        client,
+    )
+    headers = await admin_session(client)
+    return await client.post("/users/me/tokens", json={"name": CANARY, "scopes": ["roles:read"]}, headers=headers)
+
+
+async def use_up(statement: str, client: Client) -> None:
+    """Insert the rows that reach a limit."""
+    app: FastAPI = client._transport.app  # type: ignore[attr-defined]
+    async with app.state.database.transaction() as session:
+        await session.execute(text(statement))
 
 
 async def precondition_failed(client: Client) -> httpx.Response:
@@ -187,6 +226,15 @@ async def too_many_requests(client: Client) -> httpx.Response:
     return await client.post("/auth/token", data=form)
 
 
+async def caller_busy(client: Client) -> httpx.Response:
+    async def wait(*_args: Any) -> Any:
+        raise CallerBusy
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DepartmentService, "page", wait)
+        return await client.get("/departments")
+
+
 async def headers_too_large(client: Client) -> httpx.Response:
     return await client.get("/departments", headers={"Cookie": "C" * 2**15})
 
@@ -216,9 +264,12 @@ CAUSES: dict[str, tuple[Callable[[Client], Awaitable[httpx.Response]], tuple[str
     "first_administrator": (first_administrator, ()),
     "last_administrator": (last_administrator, ("/is_active",)),
     "cycle": (cycle, ("/parent_id",)),
+    "too_deep": (too_deep, ("/parent_id",)),
     "plan_outdated": (plan_outdated, ()),
     "request_in_flight": (request_in_flight, ()),
     "answer_too_large": (answer_too_large, ()),
+    "too_many_keys": (too_many_keys, ()),
+    "too_many_tokens": (too_many_tokens, ()),
     "precondition_failed": (precondition_failed, ()),
     "content_too_large": (content_too_large, ()),
     "unsupported_media_type": (unsupported_media_type, ()),
@@ -229,6 +280,7 @@ CAUSES: dict[str, tuple[Callable[[Client], Awaitable[httpx.Response]], tuple[str
     "common_password": (common_password, ("/password",)),
     "spent_link": (spent_link, ("/token",)),
     "too_many_requests": (too_many_requests, ()),
+    "caller_busy": (caller_busy, ()),
     "headers_too_large": (headers_too_large, ()),
     "internal_error": (internal_error, ()),
 }

@@ -1,20 +1,32 @@
 """The connections that the pool opens, and the order in which it lends them."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
+import httpx
 import pytest
+from fastapi import Request
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import QueuePool
 
+from app.core.caller import Caller
 from app.core.config import Settings
 from app.core.database import Database
 from app.core.engine import FairPool, driver_url
-from app.utils.exceptions import ConnectionLost, DatabaseBusy
-from tests.conftest import Committed, borrowed, settings_for
-from tests.waiting import HANG_TIMEOUT
+from app.core.http.authorisation import authorise
+from app.core.permissions import scopes_of
+from app.main import create_app
+from app.utils.exceptions import CallerBusy, ConnectionLost, DatabaseBusy
+from app.utils.request_context import request_state
+from tests.api.conftest import assert_problem
+from tests.builders import admin_session
+from tests.conftest import Committed, borrowed, client_of, connected, settings_for
+from tests.waiting import HANG_TIMEOUT, until
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg", "postgresql+asyncpg"])
@@ -120,3 +132,173 @@ async def test_place_in_the_pool_is_always_freed(committed: Committed) -> None:
     lost.terminate()
     await wait()
     await database.dispose()
+
+
+# --- The share of a user ---
+
+
+@contextmanager
+def requests_of(user: int | None) -> Iterator[None]:
+    """Run a block as the requests of a user."""
+    state = request_state.set({} if user is None else {"caller_id": user})
+    try:
+        yield
+    finally:
+        request_state.reset(state)
+
+
+async def hold(database: Database, user: int | None, stack: AsyncExitStack, count: int = 1) -> None:
+    with requests_of(user):
+        for _ in range(count):
+            await stack.enter_async_context(borrowed(database))
+
+
+@pytest.mark.parametrize(("size", "share"), [(1, 1), (2, 1), (5, 2), (10, 5)])
+async def test_one_user_holds_at_most_half_of_the_pool(committed: Committed, size: int, share: int) -> None:
+    database = Database(committed.url, settings_for(committed.url, pool_size=size, pool_timeout=0.05))
+    async with AsyncExitStack() as stack:
+        await hold(database, 7, stack, share)
+        for _ in range(2):
+            with pytest.raises(CallerBusy):
+                await hold(database, 7, stack)
+        # Other users, and requests without one, take the others.
+        for user in range(share, size):
+            await hold(database, user if user % 2 else None, stack)
+        with pytest.raises(DatabaseBusy):
+            await hold(database, 8, stack)
+    async with AsyncExitStack() as stack:
+        await hold(database, 7, stack, share)
+    pool: Any = database.engine.pool
+    assert (pool._shares, pool._users) == ({}, {})
+    await database.dispose()
+
+
+async def test_requests_beyond_the_share_wait_for_their_turn_and_let_other_users_pass(committed: Committed) -> None:
+    database = Database(committed.url, settings_for(committed.url, pool_size=2))
+    served: list[str] = []
+
+    async def use(name: str, user: int) -> None:
+        with requests_of(user):
+            async with borrowed(database):
+                served.append(name)
+                await asyncio.sleep(0)
+
+    async with AsyncExitStack() as stack:
+        await hold(database, 1, stack)
+        await hold(database, 2, stack)
+        waiting = [asyncio.create_task(use(f"first {number}", 1)) for number in range(20)]
+        await asyncio.sleep(0)
+        waiting.append(asyncio.create_task(use("second", 3)))
+        await asyncio.sleep(0)
+    await asyncio.gather(*waiting)
+    first = [name for name in served if name != "second"]
+    assert first == [f"first {number}" for number in range(20)]
+    assert served.index("second") <= 1
+    await database.dispose()
+
+
+async def test_place_in_a_share_is_always_freed(committed: Committed) -> None:
+    database = Database(committed.url, settings_for(committed.url, pool_size=2, pool_timeout=0.05))
+
+    async def wait() -> None:
+        with requests_of(1):
+            async with borrowed(database):
+                pass
+
+    async with AsyncExitStack() as stack:
+        await hold(database, 1, stack)
+        waiting = asyncio.create_task(wait())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        with pytest.raises(CallerBusy):
+            await wait()
+        await hold(database, 2, stack)
+    async with AsyncExitStack() as stack:
+        await hold(database, 2, stack)
+        await hold(database, 3, stack)
+        with pytest.raises(DatabaseBusy):
+            await wait()
+    await wait()
+    with requests_of(1):
+        pooled = await database.engine.raw_connection()
+    lost: Any = pooled.driver_connection
+    pooled.detach()  # as when it is garbage-collected in use
+    lost.terminate()
+    await wait()
+    pool: Any = database.engine.pool
+    assert (pool._shares, pool._users) == ({}, {})
+    await database.dispose()
+
+
+async def as_user(request: Request, permission: str) -> None:  # noqa: ARG001 - as `authorise` is called
+    """Authorise a request as the user whose id it names, without a look-up, which would need a connection, too."""
+    request.state.caller_id = int(request.headers.get("X-User", "1"))
+    request.state.caller = Caller(request.state.caller_id, "User", "admin", scopes_of("admin"))
+
+
+async def until_blocked(connection: asyncpg.Connection, count: int) -> None:
+    """Return once this number of statements waits for a lock of the connection."""
+
+    async def is_blocked() -> bool:
+        waiting: int = await connection.fetchval(
+            "SELECT count(*) FROM pg_stat_activity WHERE pg_backend_pid() = ANY (pg_blocking_pids(pid))"
+        )
+        return waiting == count
+
+    await until(is_blocked)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "bulk", "export"])
+async def test_blocked_requests_of_one_user_leave_connections_for_others(committed: Committed, method: str) -> None:
+    """The number of connections in use, and the order of events, do not depend on the time that they take."""
+    app = create_app(settings_for(committed.url, pool_size=4, pool_timeout=0.2))
+    app.dependency_overrides[authorise] = as_user
+    pool: Any = app.state.database.engine.pool
+    async with client_of(app) as client, connected(committed.url) as other:
+        await other.execute("BEGIN; LOCK TABLE departments IN ACCESS EXCLUSIVE MODE")
+        body, headers = {"name": "D"}, {"Accept": "application/x-ndjson"}
+
+        async def send() -> httpx.Response:
+            if method == "bulk":
+                items = [{"op": "create", "data": body}]
+                return await client.post("/departments/bulk", json={"items": items})
+            if method == "POST":
+                return await client.post("/departments", json=body, headers={"Idempotency-Key": str(uuid4())})
+            return await client.get("/departments", headers=headers if method == "export" else None)
+
+        blocked = [asyncio.create_task(send()) for _ in range(2)]
+        await until_blocked(other, 2)
+        more = await asyncio.gather(*(send() for _ in range(10)))
+        if method == "export":
+            assert {response.json()["code"] for response in more} <= {"caller_busy", "exports_busy"}
+        else:
+            for response in more:
+                assert_problem(response, "caller_busy")
+                assert response.headers["retry-after"] == "1"
+        assert pool.checkedout() == 2
+        assert (await client.get("/roles", headers={"X-User": "2"})).status_code == 200
+        await other.execute("ROLLBACK")
+        assert {response.is_success for response in await asyncio.gather(*blocked)} == {True}
+        assert (await send()).is_success
+    assert (pool.checkedout(), pool._shares) == (0, {})
+    await app.state.database.dispose()
+
+
+async def test_share_belongs_to_the_user_and_not_to_the_token(committed: Committed) -> None:
+    session = await admin_session(committed.client)
+    app = create_app(settings_for(committed.url, pool_size=2, pool_timeout=0.2, caller_cache_seconds=1))
+    async with client_of(app) as client, connected(committed.url) as other:
+        for headers in ({}, session):
+            assert (await client.get("/roles", headers=headers)).status_code == 200
+        await other.execute("BEGIN; LOCK TABLE departments IN ACCESS EXCLUSIVE MODE")
+        blocked = asyncio.create_task(client.get("/departments"))
+        await until_blocked(other, 1)
+        assert_problem(await client.get("/departments", headers=session), "caller_busy")
+        # Requests without a caller, such as a sign-in, have no share.
+        form = {"username": "absent@register.example", "password": "a wrong password"}
+        assert_problem(await client.post("/auth/token", data=form), "wrong_credentials")
+        await other.execute("ROLLBACK")
+        assert (await blocked).status_code == 200
+    await app.state.database.dispose()

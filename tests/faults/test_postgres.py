@@ -65,9 +65,9 @@ def test_frozen_postgresql_is_unavailable_until_it_continues(
         for _ in range(size.rounds):
             load.wait_for_writes(size.writes)
             with postgres.frozen():
-                load.wait_for_refusals(WRITERS)
                 service.wait_for_status("/health/ready", 503)
                 assert service.status("/health/live") == 200
+                load.wait_for_refusals(WRITERS)
         load.wait_for_writes(size.writes)
     service.wait_until_ready()
     load.verify()

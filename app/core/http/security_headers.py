@@ -1,6 +1,8 @@
-"""The security headers of all responses, and the ban on storing those of the API."""
+"""The headers of all responses: security, the ban on storing those of the API, and the end of connections at a stop."""
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.core.readiness import Readiness
 
 # For responses other than pages; a page sets its own policy.
 _POLICY, _STRICT_POLICY = b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"
@@ -10,13 +12,19 @@ _HSTS_TWO_YEARS = (b"strict-transport-security", b"max-age=63072000; includeSubD
 # The API's responses contain tokens, and in every object the names of its author and last editor.
 _NO_STORE = (b"cache-control", b"no-store")
 _API = "/api/"
+# While the service is stopping, a proxy must keep no idle connection, on which it could send a request at the end.
+_CLOSE = (b"connection", b"close")
 
 
 class SecurityHeadersMiddleware:
-    """Adds the security headers to every response (OWASP Secure Headers Project); a page keeps its own policy."""
+    """Adds the security headers to every response (OWASP Secure Headers Project); a page keeps its own policy.
 
-    def __init__(self, app: ASGIApp) -> None:
+    While the service is stopping, each response closes its connection.
+    """
+
+    def __init__(self, app: ASGIApp, readiness: Readiness) -> None:
         self._app = app
+        self._readiness = readiness
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -32,6 +40,8 @@ class SecurityHeadersMiddleware:
                     headers.append(_HSTS_TWO_YEARS)
                 if scope["path"].startswith(_API):
                     headers.append(_NO_STORE)
+                if self._readiness.draining:
+                    headers.append(_CLOSE)
             await send(message)
 
         await self._app(scope, receive, send_with_headers)

@@ -120,11 +120,11 @@ async def list_own_api_tokens(service: Service, query: PageParameters) -> Respon
     return page_response(await service.own_api_tokens(query), query)
 
 
-@me.post("/tokens", status_code=201, responses=problems(*BODY), openapi_extra=REQUIRES_SESSION)
+@me.post("/tokens", status_code=201, responses=problems(Conflict, *BODY), openapi_extra=REQUIRES_SESSION)
 async def create_own_api_token(service: Service, body: ApiTokenCreate) -> ApiTokenMade:
     """Create an API token for a program.
 
-    The token is returned only in this response.
+    The token is returned only in this response. A user may have 100 valid tokens.
     """
     return await service.create_api_token(body)
 

@@ -40,8 +40,12 @@ from app.utils.exceptions import (
     Fault,
     InvalidContent,
     NotFound,
+    TooManyTokens,
     Unauthorized,
 )
+
+# The valid tokens of one user.
+MAX_API_TOKENS = 100
 
 _API_TOKENS = Documents(ApiTokenRead, ApiToken)
 _NEWEST_FIRST = ListQuery(sort="-id").order
@@ -142,7 +146,10 @@ class AccountService(CredentialService):
         return await create_password_link(self.session, self.caller, user.id)
 
     async def create_api_token(self, body: ApiTokenCreate) -> ApiTokenMade:
-        """Create an API token for the caller. Raises `Forbidden` for a scope that the caller does not have."""
+        """Create an API token for the caller.
+
+        Raises `Forbidden` for a scope that the caller does not have, and `TooManyTokens`.
+        """
         for scope in body.scopes:
             self.caller.require(scope)
         await self._require_live_session()
@@ -154,8 +161,11 @@ class AccountService(CredentialService):
             token_hash=self.tokens.api_token_hashes(token)[0],
             scopes=sorted(set(body.scopes)),
             days=body.expires_in_days,
+            max_tokens=MAX_API_TOKENS,
             **self.caller.signature(),
         )
+        if row is None:
+            raise TooManyTokens
         return ApiTokenMade(
             id=row.id,
             name=row.name,

@@ -38,6 +38,8 @@ from app.utils.exceptions import (
 )
 
 MAX_USER_AGENT_LENGTH = 200
+# The refresh tokens of one session, spent ones included. A client that refreshes every ten minutes has 4,320 of them.
+MAX_REFRESH_TOKENS = 10_000
 
 
 class SignInService(CredentialService):
@@ -93,7 +95,8 @@ class SignInService(CredentialService):
         """Exchange a refresh token for a new token pair.
 
         A repetition within `REFRESH_GRACE` returns the same refresh token. Later reuse ends the session, because reuse
-        means that the token was stolen. Raises `Unauthorized` if the token is invalid, expired or reused.
+        means that the token was stolen; so does a refresh of a session with `MAX_REFRESH_TOKENS` tokens. Raises
+        `Unauthorized` in these cases, and if the token is invalid or expired.
         """
         token = body.refresh_token.get_secret_value()
         error = Unauthorized("The refresh token is invalid, expired or already used.", challenge=INVALID_TOKEN)
@@ -106,10 +109,11 @@ class SignInService(CredentialService):
             successor_hash=token_hash(successor),
             lifetime=REFRESH_LIFETIME,
             grace=REFRESH_GRACE,
+            max_tokens=MAX_REFRESH_TOKENS,
         )
         if row is None:
             raise error
-        if row.is_reused:
+        if row.must_end:
             await self.session.release()  # commits the end of the session, which the error would roll back
             raise error
         return self._token_pair(row.user_id, row.session_id, successor, row.access_level, row.scopes)

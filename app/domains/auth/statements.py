@@ -8,6 +8,8 @@ from sqlalchemy import text
 from app.core.http.authorisation import UNKNOWN_ADDRESS
 from app.core.prepared import FastStatement
 
+EXPIRED_PER_ATTEMPT = 4
+
 
 def _upsert_counter(key: str, source: str) -> str:
     """Return the SQL that increments the counter of a key if `source` has a row. An expired window starts again."""
@@ -40,6 +42,8 @@ _COUNT_BY_ACCOUNT = _upsert_counter(
 # account and address (1), address (2), account (3). An attempt that exceeds one counter does not increment the next:
 # exhausted attempts on one account do not count for other accounts, and a blocked address adds no rows. The account
 # counter does not apply to addresses that are familiar to the user. Lock order of counters: by key, here and below.
+# An attempt adds at most three rows and deletes more expired ones, after its own rows are locked and without waiting.
+# So the table holds the attempts of one window, whether or not housekeeping runs.
 COUNT_ATTEMPT = text(
     f"""
     WITH account AS (
@@ -59,6 +63,10 @@ COUNT_ATTEMPT = text(
         UNION ALL SELECT key, ends_at, attempts > :max_per_address FROM by_address
         UNION ALL SELECT key, ends_at, attempts > :max_per_account FROM by_account
         UNION ALL SELECT key, ends_at, true FROM blocked_address
+    ), expired AS (
+        DELETE FROM sign_in_attempts WHERE key IN (
+            SELECT key FROM sign_in_attempts WHERE ends_at < now() AND key <> ALL (ARRAY(SELECT key FROM counters))
+             ORDER BY ends_at LIMIT {EXPIRED_PER_ATTEMPT} FOR UPDATE SKIP LOCKED)
     )
     SELECT (SELECT array_agg(key ORDER BY key) FROM counters) AS keys,
            (SELECT ceil(extract(epoch FROM max(ends_at) - clock_timestamp()))::int
@@ -108,18 +116,20 @@ OPEN_SESSION = text(
 RESET_COUNTERS = text(f"WITH account AS (SELECT), {_RESET_COUNTERS_CTES} SELECT 1 AS done")
 
 # The first of concurrent rotations spends the token. The others wait for the row lock of the session, which sign-out
-# takes first, too, and then find the token spent within the grace period.
+# takes first, too, and then find the token spent within the grace period. Spent tokens are kept, so their number has a
+# limit. The count is exact: the next token of a session is known only after the commit of the previous rotation.
 ROTATE_REFRESH_TOKEN = text(
     """
     WITH presented AS (
         SELECT t.session_id, t.spent_at, u.id AS user_id, u.access_level, s.scopes,
-               t.spent_at < clock_timestamp() - CAST(:grace AS interval) AS is_reused
+               coalesce(t.spent_at < clock_timestamp() - CAST(:grace AS interval),
+                        (SELECT count(*) FROM refresh_tokens o WHERE o.session_id = s.id) >= :max_tokens) AS must_end
           FROM refresh_tokens t JOIN sessions s ON s.id = t.session_id JOIN users u ON u.id = s.user_id
          WHERE t.token_hash = :token_hash AND t.expires_at > now() AND u.is_active
            FOR UPDATE OF s
     ), spent AS (
         UPDATE refresh_tokens t SET spent_at = clock_timestamp() FROM presented p
-         WHERE t.token_hash = :token_hash AND t.spent_at IS NULL
+         WHERE t.token_hash = :token_hash AND t.spent_at IS NULL AND NOT p.must_end
         RETURNING t.session_id
     ), successor AS (
         INSERT INTO refresh_tokens (token_hash, session_id, expires_at)
@@ -128,18 +138,20 @@ ROTATE_REFRESH_TOKEN = text(
         UPDATE sessions s SET last_used_at = now(), expires_at = now() + CAST(:lifetime AS interval) FROM spent
          WHERE s.id = spent.session_id
     ), ended AS (
-        DELETE FROM sessions s USING presented p WHERE s.id = p.session_id AND p.is_reused
+        DELETE FROM sessions s USING presented p WHERE s.id = p.session_id AND p.must_end
     )
-    SELECT session_id, user_id, access_level, scopes, coalesce(is_reused, false) AS is_reused FROM presented
+    SELECT session_id, user_id, access_level, scopes, must_end FROM presented
     """
 )
 
 # Creating credentials requires a session that is live now and until the commit; the caller may come from the cache.
+# The lock of the user also makes concurrent requests of one user take turns, so that each counts the tokens of the
+# others.
 LOCK_SESSION = text(
     """
     SELECT s.id FROM users u JOIN sessions s ON s.user_id = u.id
      WHERE s.id = :session_id AND u.id = :user_id AND s.expires_at > now() AND u.is_active
-       FOR SHARE OF u FOR KEY SHARE OF s
+       FOR NO KEY UPDATE OF u FOR KEY SHARE OF s
     """
 )
 # Runs after the statement that stores a password: the newer snapshot includes sessions that were opened while that
@@ -246,11 +258,13 @@ _HISTORY_DOCUMENT = """
                        'user', jsonb_build_object('id', u.id, 'code', u.code, 'name', u.name))
 """
 
+# Runs after `LOCK_SESSION`, whose lock makes the count exact. Returns no row if the user has `max_tokens` tokens.
 CREATE_API_TOKEN = text(
     f"""
     WITH created AS (
         INSERT INTO api_tokens (user_id, name, token_hash, scopes, expires_at)
-        VALUES (:user_id, :name, :token_hash, :scopes, now() + make_interval(days => :days))
+        SELECT :user_id, :name, :token_hash, CAST(:scopes AS text[]), now() + make_interval(days => :days)
+         WHERE (SELECT count(*) FROM api_tokens WHERE user_id = :user_id AND expires_at > now()) < :max_tokens
         RETURNING id, user_id, name, scopes, created_at, expires_at
     ), recorded AS (
         {_RECORD} 'api_tokens', t.id, NULL, t.name, 'created', NULL, {_HISTORY_DOCUMENT}

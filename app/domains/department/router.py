@@ -118,4 +118,4 @@ async def get_department_tree(
 )
 async def list_department_ancestors(service: DepartmentServiceDep, reference: shared.Reference) -> Response:
     """List the ancestors of a department, root first."""
-    return shared.ancestors_response(await service.ancestors(reference))
+    return shared.tree_response(await service.ancestors(reference))

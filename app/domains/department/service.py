@@ -6,11 +6,11 @@ from fastapi import Depends
 
 from app.domains.department.models import Department
 from app.domains.department.schemas import DepartmentRead, DepartmentReplace
-from app.domains.shared.trees import Collection, NoCycle, TreeService
+from app.domains.shared.trees import Collection, MaxDepth, NoCycle, TreeService
 
 
 class DepartmentService(TreeService):
-    collection = Collection(Department, DepartmentRead, DepartmentReplace, rules=(NoCycle,))
+    collection = Collection(Department, DepartmentRead, DepartmentReplace, rules=(NoCycle, MaxDepth))
 
 
 DepartmentServiceDep = Annotated[DepartmentService, Depends(DepartmentService.provide)]

@@ -118,4 +118,4 @@ async def get_location_tree(
 )
 async def list_location_ancestors(service: LocationServiceDep, reference: shared.Reference) -> Response:
     """List the ancestors of a location, root first."""
-    return shared.ancestors_response(await service.ancestors(reference))
+    return shared.tree_response(await service.ancestors(reference))

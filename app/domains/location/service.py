@@ -6,11 +6,11 @@ from fastapi import Depends
 
 from app.domains.location.models import Location
 from app.domains.location.schemas import LocationRead, LocationReplace
-from app.domains.shared.trees import Collection, NoCycle, TreeService
+from app.domains.shared.trees import Collection, MaxDepth, NoCycle, TreeService
 
 
 class LocationService(TreeService):
-    collection = Collection(Location, LocationRead, LocationReplace, rules=(NoCycle,))
+    collection = Collection(Location, LocationRead, LocationReplace, rules=(NoCycle, MaxDepth))
 
 
 LocationServiceDep = Annotated[LocationService, Depends(LocationService.provide)]

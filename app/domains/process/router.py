@@ -140,7 +140,7 @@ async def get_process_tree(
 )
 async def list_process_ancestors(service: ProcessServiceDep, reference: shared.Reference) -> Response:
     """List the ancestors of a process, root first."""
-    return shared.ancestors_response(await service.ancestors(reference))
+    return shared.tree_response(await service.ancestors(reference))
 
 
 @router.put(

@@ -12,7 +12,7 @@ from app.domains.process.models import (
     ProcessRole,
 )
 from app.domains.process.schemas import ProcessRead, ProcessReplace
-from app.domains.shared.trees import Collection, LinkSet, NoCycle, TreeService
+from app.domains.shared.trees import Collection, LinkSet, MaxDepth, NoCycle, TreeService
 
 OWNER = "process_id"
 DEPARTMENTS = LinkSet("departments", ProcessDepartment, OWNER, "department_id", "relation", "participant")
@@ -27,7 +27,7 @@ class ProcessService(TreeService):
         ProcessRead,
         ProcessReplace,
         links=(DEPARTMENTS, LOCATIONS, RESOURCES, ROLES),
-        rules=(NoCycle,),
+        rules=(NoCycle, MaxDepth),
     )
 
 

@@ -1,4 +1,4 @@
-"""Deletes expired rows in small batches to keep locks short."""
+"""Deletes expired rows and unused words in small batches to keep locks short."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -9,6 +9,7 @@ from sqlalchemy.exc import DBAPIError
 
 from app.core.database import Database
 from app.core.database_errors import NO_PRIVILEGE, sqlstate_of
+from app.domains.register.unused_words import remove_unused_words
 from app.utils.exceptions import RegisterError
 
 BATCH = 5000
@@ -32,6 +33,8 @@ _DELETE_EXPIRED = {
     "WHERE last_used_at < now() - interval '90 days' LIMIT :batch FOR UPDATE SKIP LOCKED)",
     "idempotency keys": "DELETE FROM idempotency_keys WHERE expires_at < now() AND (user_id, key) IN "
     "(SELECT user_id, key FROM idempotency_keys WHERE expires_at < now() LIMIT :batch FOR UPDATE SKIP LOCKED)",
+    "idempotency usage": "DELETE FROM idempotency_usage WHERE ends_at < now() AND user_id IN "
+    "(SELECT user_id FROM idempotency_usage WHERE ends_at < now() LIMIT :batch FOR UPDATE SKIP LOCKED)",
     "import plans": "DELETE FROM import_plans WHERE expires_at < now() AND id IN "
     "(SELECT id FROM import_plans WHERE expires_at < now() LIMIT :batch FOR UPDATE SKIP LOCKED)",
     # Kept for 30 days, so that a repeated import finds objects without keys. Before imports, whose rows have the age.
@@ -63,8 +66,8 @@ _DELETE_CHANGES = """
 
 
 async def clean_up(database: Database, history_days: int | None) -> dict[str, int]:
-    """Delete expired rows and, unless `history_days` is None, changes older than `history_days` days, except the
-    first and the last change of each object.
+    """Delete expired rows, unused words and, unless `history_days` is None, changes older than `history_days` days,
+    except the first and the last change of each object.
 
     Return the number of deleted rows by kind. Raises `RegisterError` if the database role lacks the privilege.
     """
@@ -75,6 +78,7 @@ async def clean_up(database: Database, history_days: int | None) -> dict[str, in
             )
             for kind, sql in _DELETE_EXPIRED.items()
         }
+        removed["search words"] = await remove_unused_words(database)
         if history_days is not None:
             removed["changes"] = await _delete_changes(database, history_days)
     except DBAPIError as error:

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     Computed,
@@ -192,21 +193,25 @@ ChangeAction = Literal["created", "updated", "deleted", "linked", "unlinked"]
 
 
 class SearchWord(Base):
-    """A word of the search vocabulary, from which similar words are suggested for misspelt ones.
+    """A word of a collection, from which similar words are suggested for misspelt ones.
 
-    A word may occur twice: a unique index would make transactions that add the same word wait for each other.
+    A word of a collection may occur twice: a unique index would make transactions that add the same word wait for each
+    other. Housekeeping removes duplicates, and words that no object of the collection has.
     """
 
     __tablename__ = "search_vocabulary"
     __table_args__ = (
-        Index(f"ix_{__tablename__}_word", "word"),
+        Index(f"ix_{__tablename__}_word", "word", "collection"),
         Index(
             f"ix_{__tablename__}_letters", "letters", postgresql_using="gin", postgresql_ops={"letters": "gin_trgm_ops"}
         ),
     )
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    collection: Mapped[str] = mapped_column(Text)
     # Collated by code points, so that an index range holds all words with a common prefix.
     word: Mapped[str] = mapped_column(Text(collation="C"))
     # In ASCII: pg_trgm ignores characters that are not letters in the locale of the database.
     letters: Mapped[str] = mapped_column(Text, Computed("search_letters(word)", persisted=True))
+    # Set by housekeeping before it removes the row, and never reset. Writers of the word then add another row.
+    is_unused: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))

@@ -12,7 +12,7 @@ from app.domains.shared.reading.documents import Document
 from app.domains.shared.reading.etags import matches_etag
 from app.domains.shared.reading.stats import Counts
 from app.domains.shared.reading.streams import Export, export_response
-from app.domains.shared.reading.tree_queries import Subtree
+from app.domains.shared.reading.tree_queries import TreeNodes
 from app.utils.exceptions import (
     BadRequest,
     Conflict,
@@ -156,12 +156,7 @@ def stats_response(counts: Counts) -> Response:
     return Response(head + counts.groups + b',"truncated":' + truncated + b"}", media_type=JSON)
 
 
-def tree_response(subtree: Subtree) -> Response:
-    """Return the response to a request for a tree."""
-    truncated = b"true" if subtree.truncated else b"false"
-    return Response(b'{"items":' + subtree.items + b',"truncated":' + truncated + b"}", media_type=JSON)
-
-
-def ancestors_response(items: bytes) -> Response:
-    """Return the response to a request for the ancestors of an object: `items`, a JSON array in bytes."""
-    return Response(b'{"items":' + items + b"}", media_type=JSON)
+def tree_response(nodes: TreeNodes) -> Response:
+    """Return the response to a request for a tree, or for the ancestors of an object."""
+    truncated = b"true" if nodes.truncated else b"false"
+    return Response(b'{"items":' + nodes.items + b',"truncated":' + truncated + b"}", media_type=JSON)

@@ -98,12 +98,12 @@ def missing_scope(caller: Caller, scope: Scope, pointer: str = "") -> Iterator[R
 class Rule:
     """Base class of rules. Each unit of writes has its own instance.
 
-    A rule applies to every delete, to an update that changes a watched column, and to a write whose values it concerns.
+    A rule applies to every delete, to an update that changes a watched column, and to a write that it concerns.
     A single write to which no rule applies takes the fast path. The methods are called in the order of their
     definition.
     """
 
-    # The columns whose change the rule applies to. A creation changes no column: use `concerns` for new objects.
+    # The columns whose change the rule applies to. A creation changes no column: use `concerns_new` for new objects.
     watches: tuple[str, ...] = ()
     # Whether the rule also applies to the restore of an exported register, which may be older than the rule.
     applies_to_restores: bool = False
@@ -117,6 +117,10 @@ class Rule:
         `values` are the values after the write; setting or removing a link is also such a write.
         """
         return False
+
+    def concerns_new(self, values: Values) -> bool:
+        """Return whether the rule can reject a new object with these values; by default as `concerns` does."""
+        return self.concerns(values)
 
     def lock(self, write: Write) -> str | None:  # noqa: ARG002
         """Return the name of the advisory lock that the write needs, if any.
@@ -151,7 +155,11 @@ class Rule:
 
     def applies_to(self, write: Write) -> bool:
         """Return whether the rule applies to a write."""
-        return write.after is None or write.changes(*self.watches) or self.concerns(write.after)
+        if write.after is None:
+            return True
+        if write.before is None:
+            return self.concerns_new(write.after)
+        return write.changes(*self.watches) or self.concerns(write.after)
 
 
 class LocksUnavailableError(Exception):
@@ -180,6 +188,10 @@ class Rules:
     def concern(self, values: Values) -> bool:
         """Return whether at least one rule concerns these values; see `Rule.concerns`."""
         return any(rule.concerns(values) for rule in self._rules)
+
+    def concern_new(self, values: Values) -> bool:
+        """Return whether at least one rule concerns a new object with these values; see `Rule.concerns_new`."""
+        return any(rule.concerns_new(values) for rule in self._rules)
 
     def locks(self, writes: Sequence[Write]) -> set[str]:
         """Return the names of the advisory locks that the writes need."""

@@ -297,13 +297,16 @@ class Tree(Schema):
     """An object and its descendants, depth first, siblings by name."""
 
     items: list[TreeNode]
-    truncated: Annotated[bool, Field(description="Whether nodes are missing because there are more than 10,000.")]
+    truncated: Annotated[
+        bool, Field(description="Whether nodes are missing because there are more than 10,000 nodes or 100 levels.")
+    ]
 
 
 class Ancestors(Schema):
-    """The ancestors of an object, root first."""
+    """The nearest ancestors of an object, root first."""
 
     items: list[Brief]
+    truncated: Annotated[bool, Field(description="Whether ancestors are missing because there are more than 100.")]
 
 
 class StatsGroup(Schema):

@@ -4,41 +4,57 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ARRAY, BigInteger, Executable, any_, bindparam, select
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Executable,
+    Integer,
+    Select,
+    any_,
+    bindparam,
+    column,
+    func,
+    literal_column,
+    select,
+    true,
+)
 
 from app.core.caller import Caller
 from app.core.database import RegisterSession
 from app.domains.shared.models import RegisterObject, table_of
+from app.domains.shared.query.link_filters import is_child
 from app.domains.shared.reading.keys import not_found, parse_key
-from app.domains.shared.reading.tree_queries import MAX_DEPTH, MAX_NODES, Subtree, select_ancestors, select_tree
-from app.domains.shared.rules import Rule, RuleViolation, Write
+from app.domains.shared.reading.tree_queries import MAX_DEPTH, TreeNodes, select_ancestors, select_tree
+from app.domains.shared.rules import Rule, RuleViolation, Values, Write
 from app.domains.shared.service import Collection, CollectionService, LinkSet
-from app.utils.exceptions import Cycle
+from app.utils.exceptions import Cycle, TooDeep
 from app.utils.fault_codes import text_of
 
-__all__ = ["MAX_DEPTH", "MAX_NODES", "Collection", "LinkSet", "NoCycle", "Subtree", "TreeService"]
+__all__ = ["MAX_DEPTH", "Collection", "LinkSet", "MaxDepth", "NoCycle", "TreeNodes", "TreeService"]
+
+_ZERO = literal_column("0", Integer)
+# The number of times that `MaxDepth` computes the depths of a batch.
+_MAX_ROUNDS = 10
 
 
 class TreeService(CollectionService):
-    """A collection that is a tree. Its rules must include `NoCycle`."""
+    """A collection that is a tree. Its rules must include `NoCycle` and `MaxDepth`."""
 
-    async def tree(self, reference: str, depth: int) -> Subtree:
+    async def tree(self, reference: str, depth: int) -> TreeNodes:
         """Return the object and its descendants down to `depth` levels, depth first, siblings by name."""
         key = parse_key(reference, self.model)
-        values = {"key": key.value, "depth": depth}
-        row = (await self.session.execute(select_tree(self.model, key.condition), values)).one()
-        if not row.rows:
-            raise not_found(self.model)
-        return Subtree(row.items, truncated=row.rows > MAX_NODES)
+        return await self._nodes(select_tree(self.model, key.condition), {"key": key.value, "depth": depth})
 
-    async def ancestors(self, reference: str) -> bytes:
-        """Return the ancestors of the object, the root first: a JSON array of briefs in bytes."""
+    async def ancestors(self, reference: str) -> TreeNodes:
+        """Return the nearest ancestors of the object, the root first."""
         key = parse_key(reference, self.model)
-        row = (await self.session.execute(select_ancestors(self.model, key.condition), {"key": key.value})).one()
-        if not row.rows:
+        return await self._nodes(select_ancestors(self.model, key.condition), {"key": key.value})
+
+    async def _nodes(self, statement: Executable, values: dict[str, Any]) -> TreeNodes:
+        row = (await self.session.execute(statement, values)).one()
+        if not row.found:
             raise not_found(self.model)
-        items: bytes = row.items
-        return items
+        return TreeNodes(row.items, row.truncated)
 
 
 class NoCycle(Rule):
@@ -110,6 +126,102 @@ class NoCycle(Rule):
         return cycles
 
 
+class MaxDepth(Rule):
+    """The rule that no creation or move gives an object more than `MAX_DEPTH` ancestors.
+
+    Objects that already have more keep their place. The rule takes no lock, so that concurrent writes can exceed the
+    limit a little. It does not apply to a restore: an exported register may have deeper trees.
+    """
+
+    watches = ("parent_id",)
+
+    def __init__(self, caller: Caller) -> None:
+        super().__init__(caller)
+        # The writes that place an object below a parent, by its id, and all that move or delete an existing object.
+        self._placements: dict[Any, Write] = {}
+        self._departures: list[Write] = []
+        # The parents in the database of the objects on the paths to the root, before and after the writes.
+        self._current_parents: dict[Any, Any] = {}
+        # The number of levels below each object that leaves its place, without those of others that leave theirs.
+        self._heights: dict[Any, int] = {}
+        self._rejected_departures: int | None = None
+        self._rounds = 0
+
+    def concerns_new(self, values: Values) -> bool:
+        return values["parent_id"] is not None
+
+    async def load(self, session: RegisterSession, writes: Sequence[Write]) -> None:
+        writes = [write for write in writes if not write.is_rejected]
+        placements = [write for write in writes if _parent(write) is not None and _is_move(write)]
+        if not placements:
+            return
+        self._placements = {write.id: write for write in placements}
+        self._departures = [each for each in writes if each.before is not None and (not each.after or _is_move(each))]
+        leaving = [write.id for write in self._departures]
+        created = {write.id for write in placements if write.before is None}
+        ids = {_parent(write) for write in placements}.difference(created).union(leaving)
+        if ids:
+            values = {"ids": list(ids), "leaving": leaving}
+            rows = list(await session.execute(_select_places(placements[0].model), values))
+            self._current_parents = {row.id: row.parent_id for row in rows}
+            self._heights = {row.id: row.height for row in rows if row.height is not None}
+
+    def check_together(self, writes: Sequence[Write]) -> Iterator[tuple[Write, RuleViolation]]:
+        del writes  # `load` has selected those that matter
+        rejected_departures = sum(write.is_rejected for write in self._departures)
+        if rejected_departures == self._rejected_departures:
+            return
+        # Objects that stay change the depths of others, so that all are computed again. Only a batch made for the
+        # purpose needs more rounds; its other placements are rejected, which keeps the work proportionate.
+        self._rejected_departures = rejected_departures
+        self._rounds += 1
+        for write in self._too_deep() if self._rounds <= _MAX_ROUNDS else self._placements.values():
+            if not write.is_rejected:
+                detail = text_of("too_deep", noun=write.model.noun, ancestors=MAX_DEPTH)
+                yield write, RuleViolation(TooDeep, detail, "/parent_id")
+
+    def _too_deep(self) -> list[Write]:
+        """Return the placements through which an object would have too many ancestors."""
+        changed = dict.fromkeys((*self._placements.values(), *self._departures))
+        parents = self._current_parents | {
+            write.id: write.result["parent_id"] for write in changed if write.result is not None
+        }
+        depths: dict[Any, int] = {}
+        causes = (
+            self._cause(write, parents)
+            for write in changed
+            if write.result is not None
+            and _depth(write.result["parent_id"], parents, depths) + 1 + self._heights.get(write.id, 0) > MAX_DEPTH
+        )
+        return list(dict.fromkeys(cause for cause in causes if cause is not None))
+
+    def _cause(self, write: Write, parents: dict[Any, Any]) -> Write | None:
+        """Return the write itself if it is a placement, or else that of the nearest ancestor that is placed.
+
+        An ancestor that is farther away than `MAX_DEPTH` is too deep by itself.
+        """
+        key = write.id
+        for _ in range(MAX_DEPTH + 1):
+            placement = self._placements.get(key)
+            if placement is not None and not placement.is_rejected:
+                return placement
+            key = parents.get(key)
+        return None
+
+
+def _depth(node: Any, parents: dict[Any, Any], depths: dict[Any, int]) -> int:
+    """Return the number of ancestors of an object, -1 if it is None. `depths` keeps those that are known."""
+    path: dict[Any, None] = {}
+    while node is not None and node not in depths and node not in path:
+        path[node] = None
+        node = parents.get(node)
+    depth = depths.get(node, -1)
+    for each in reversed(path):
+        depth += 1
+        depths[each] = depth
+    return depth
+
+
 def _parent(write: Write) -> Any:
     return None if write.after is None else write.after["parent_id"]
 
@@ -119,11 +231,34 @@ def _is_move(write: Write) -> bool:
 
 
 @cache
-def _select_ancestors(model: type[RegisterObject]) -> Executable:
+def _select_ancestors(model: type[RegisterObject]) -> Select[Any]:
     """Return the statement of `id` and `parent_id` of the objects with `ids` and of all their ancestors."""
     table = table_of(model)
     start = select(table.c.id, table.c.parent_id).where(table.c.id == any_(bindparam("ids", type_=ARRAY(BigInteger))))
     chain = start.cte("chain", recursive=True)
+    # The OFFSET keeps the planner from reading the whole table at each step.
+    parent = select(table.c.id, table.c.parent_id).where(table.c.id == chain.c.parent_id).offset(_ZERO).lateral()
     # UNION discards duplicate rows, so the recursion ends even in a cycle.
-    chain = chain.union(select(table.c.id, table.c.parent_id).where(table.c.id == chain.c.parent_id))
+    chain = chain.union(select(parent.c.id, parent.c.parent_id).join_from(chain, parent, true()))
     return select(chain.c.id, chain.c.parent_id)
+
+
+@cache
+def _select_places(model: type[RegisterObject]) -> Executable:
+    """Return the statement of `_select_ancestors` with the `height` of the objects `leaving`, which are in `ids` too.
+
+    The height is the number of levels below an object, at most `MAX_DEPTH` + 1, without the objects `leaving` and their
+    subtrees: each object is counted once, however many of its ancestors leave.
+    """
+    table, leaving = table_of(model), bindparam("leaving", type_=ARRAY(BigInteger))
+    root = func.unnest(leaving).table_valued(column("id", BigInteger)).render_derived(name="root")
+    below = select(root.c.id.label("root"), root.c.id, _ZERO.label("distance")).cte("below", recursive=True)
+    child = select(table.c.id).where(is_child(table, below.c.id)).offset(_ZERO).lateral()
+    step = select(below.c.root, child.c.id, below.c.distance + literal_column("1", Integer))
+    stays = child.c.id.not_in(select(func.unnest(leaving)))
+    is_near = below.c.distance <= literal_column(str(MAX_DEPTH))
+    below = below.union_all(step.join_from(below, child, true()).where(stays, is_near))
+    heights = select(below.c.root, func.max(below.c.distance).label("height")).group_by(below.c.root).subquery()
+    places = _select_ancestors(model).subquery()
+    joined = places.outerjoin(heights, heights.c.root == places.c.id)
+    return select(places.c.id, places.c.parent_id, heights.c.height).select_from(joined)

@@ -26,10 +26,12 @@ KINDS = (
     "API tokens",
     "familiar addresses",
     "idempotency keys",
+    "idempotency usage",
     "import plans",
     "imported ids",
     "imports",
     "sign-in attempts",
+    "search words",
 )
 NOTHING = dict.fromkeys(KINDS, 0)
 CREDENTIALS = """
@@ -61,6 +63,8 @@ CREDENTIALS = """
     SELECT u.id, span.name, '', '{}', 201, '{}', 'body', now() + span.value
       FROM users u, (VALUES ('expired', interval '-1 second'), ('live', interval '1 hour')) AS span (name, value)
      WHERE u.name = 'Live';
+    INSERT INTO idempotency_usage (user_id, responses, bytes, ends_at)
+    VALUES (1, 3, 4, now() - interval '1 second'), (2, 3, 4, now() + interval '1 hour');
     INSERT INTO import_plans (id, user_id, collection, options, file, basis, expires_at)
     SELECT gen_random_uuid(), 1, span.name, '{}', 'file', '', now() + span.value
       FROM (VALUES ('expired', interval '-1 second'), ('live', interval '1 hour')) AS span (name, value);
@@ -71,6 +75,7 @@ CREDENTIALS = """
     SELECT id, convert_from(digest, 'UTF8'), 1, 1, 1 FROM register_imports;
     INSERT INTO sign_in_attempts (key, attempts, ends_at)
     VALUES ('over', 3, now() - interval '1 second'), ('counting', 3, now() + interval '1 hour');
+    INSERT INTO search_vocabulary (collection, word) VALUES ('users', 'forgotten');
 """
 LEFT = {
     "SELECT user_agent FROM sessions": ["live"],
@@ -79,10 +84,12 @@ LEFT = {
     "SELECT name FROM api_tokens ORDER BY name": ["Tests", "lately", "live"],
     "SELECT address FROM familiar_addresses": ["lately"],
     "SELECT key FROM idempotency_keys": ["live"],
+    "SELECT user_id FROM idempotency_usage": [2],
     "SELECT collection FROM import_plans": ["live"],
     "SELECT collection FROM imported_objects": ["live"],
     "SELECT convert_from(digest, 'UTF8') FROM register_imports": ["live"],
     "SELECT key FROM sign_in_attempts": ["counting"],
+    "SELECT word FROM search_vocabulary WHERE word IN ('forgotten', 'gone')": ["gone"],
 }
 
 
@@ -302,10 +309,12 @@ async def test_command_prints_the_numbers_of_deleted_rows(
             "API tokens: 1 deleted",
             "familiar addresses: 1 deleted",
             "idempotency keys: 1 deleted",
+            "idempotency usage: 1 deleted",
             "import plans: 1 deleted",
             "imported ids: 1 deleted",
             "imports: 1 deleted",
             "sign-in attempts: 1 deleted",
+            "search words: 1 deleted",
             "changes: 1 deleted",
         ],
     )

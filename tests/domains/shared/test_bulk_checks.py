@@ -14,7 +14,7 @@ from app.domains.department.schemas import DepartmentCreate
 from app.domains.shared.bulk.conflicts import Batch, find_conflicts
 from app.domains.shared.bulk.items import Item
 from app.domains.shared.rules import Rule, Rules, RuleViolation, Write
-from app.domains.shared.trees import NoCycle
+from app.domains.shared.trees import MAX_DEPTH, MaxDepth, NoCycle
 
 ITEMS = 2000
 MAX_CALLS = 100 * ITEMS
@@ -38,7 +38,7 @@ class TreeSession:
         self._parents = parents
 
     async def execute(self, _statement: Any, _values: Any) -> list[SimpleNamespace]:
-        return [SimpleNamespace(id=key, parent_id=parent) for key, parent in self._parents.items()]
+        return [SimpleNamespace(id=key, parent_id=parent, height=0) for key, parent in self._parents.items()]
 
 
 def department(index: int, parent: int | None, new_parent: int | None) -> Item:
@@ -50,10 +50,12 @@ def department(index: int, parent: int | None, new_parent: int | None) -> Item:
     return item
 
 
-async def count_calls(batch: Batch, parents: dict[int, int | None] | None = None) -> tuple[int, int]:
+async def count_calls(
+    batch: Batch, parents: dict[int, int | None] | None = None, tree_rule: type[Rule] = NoCycle
+) -> tuple[int, int]:
     """Find the conflicts of a batch; return the number of function calls, and of calls of the rules."""
     batch.items_by_id = {item.index: item for item in batch.items}
-    rules, calls = Rules((NoCycle, CountingRule), SYSTEM_CALLER), 0
+    rules, calls = Rules((tree_rule, CountingRule), SYSTEM_CALLER), 0
     CountingRule.times = 0
 
     def count(_frame: FrameType, event: str, _argument: Any) -> None:
@@ -101,6 +103,33 @@ async def test_tree_that_is_inverted(fails: bool) -> None:
     calls, checks = await count_calls(batch, {index: index - 1 or None for index in range(1, ITEMS + 1)})
     assert codes(batch) == ([["cycle"]] * (ITEMS - 1) + [["too_long"]] if fails else [[]] * ITEMS)
     assert (calls < MAX_CALLS, checks <= 2) == (True, True)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_depths_of_a_long_chain(fails: bool) -> None:
+    # Each of the departments 1, 2, 3, … moves below the one before it.
+    items = [department(index, None, index - 1) for index in range(1, ITEMS + 1)]
+    batch = Batch(Department, items, None)
+    if fails:
+        # This one stays a root, so that the chain begins anew.
+        items[150].add_fault("/data/name", "too_long", items="1 item")
+    calls, checks = await count_calls(batch, dict.fromkeys(range(1, ITEMS + 1)), MaxDepth)
+    expected = [["too_deep"] if index > MAX_DEPTH else [] for index in range(ITEMS)]
+    if fails:
+        expected[150] = ["too_long"]
+        expected[151 : 151 + MAX_DEPTH] = [[]] * MAX_DEPTH
+    assert codes(batch) == expected
+    assert (calls < MAX_CALLS, checks <= 3) == (True, True)
+
+
+async def test_moves_that_fail_one_after_another_are_checked_a_fixed_number_of_times() -> None:
+    # Each department is a child of the one before it and becomes a root, below which the next but one moves.
+    parents = {index: index - 1 or None for index in range(1, ITEMS + 1)}
+    items = [department(index, index - 1 or None, index // 2 if index % 2 else None) for index in range(1, ITEMS + 1)]
+    batch = Batch(Department, items, None)
+    items[1].add_fault("/data/name", "too_long", items="1 item")
+    calls, checks = await count_calls(batch, parents, MaxDepth)
+    assert (calls < MAX_CALLS, checks <= 20) == (True, True)
 
 
 async def test_ancestors_of_a_referenced_object_are_not_deleted() -> None:

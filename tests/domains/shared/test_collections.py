@@ -1,7 +1,5 @@
 """Code that names collections one by one names every collection."""
 
-import re
-from pathlib import Path
 from typing import get_args
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -10,7 +8,7 @@ from app.core.permissions import DECLARATION, SCOPES
 from app.domains.change.schemas import ChangeType
 from app.domains.collections import in_reference_order
 from app.domains.search.schemas import TYPES
-from app.domains.shared.trees import NoCycle
+from app.domains.shared.trees import MaxDepth, NoCycle
 from app.models import RegisterObject
 from tests.catalogue import (
     COLLECTIONS,
@@ -52,7 +50,7 @@ def test_tables_of_tests_match_the_bodies(collection: str) -> None:
     declaration = DECLARATIONS[collection]
     ids = {name for name in declaration.body.model_fields if name.endswith("_id") and name != "external_id"}
     assert set(REFERENCES[collection]) == ids
-    assert (collection in TREES) is (NoCycle in declaration.rules) is ("parent_id" in ids)
+    assert (collection in TREES) is ({NoCycle, MaxDepth} <= {*declaration.rules}) is ("parent_id" in ids)
     assert LISTS[collection].read_schema is declaration.read
     assert declaration.body is body_of(collection, "PUT")
     for body in (declaration.body, body_of(collection, "POST", "")):
@@ -78,8 +76,3 @@ async def test_words_of_every_collection_are_recorded(connection: AsyncConnectio
     assert {tuple(row) for row in rows} >= {
         (table, f"note_search_words_{event}") for table in MAPPED for event in ("insert", "update")
     }
-
-
-def test_vocabulary_is_filled_again_from_every_collection(root: Path) -> None:
-    page = (root / "docs" / "07-operations.md").read_text("utf-8")
-    assert set(re.findall(r"SELECT search_text FROM (\w+)", page)) == MAPPED

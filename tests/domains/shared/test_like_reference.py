@@ -21,6 +21,7 @@ from app.core.caller import Caller
 from app.core.http.authorisation import authorise
 from app.core.permissions import scopes_of
 from app.domains.role.service import HOLDERS
+from app.domains.shared import trees
 from app.utils.exceptions import RegisterError
 from app.utils.validation import invalid_content
 from tests.catalogue import (
@@ -403,13 +404,16 @@ async def twins(server_url: URL, template: URL) -> AsyncIterator[Twins]:
     async with AsyncExitStack() as stack:
         registers = [await stack.enter_async_context(register_like(server_url, template)) for _ in range(2)]
         connections = [await stack.enter_async_context(connected(register.url)) for register in registers]
-        yield Twins(*registers, *connections)
+        # With this depth, the few objects of a sequence reach it.
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(trees, "MAX_DEPTH", 2)
+            yield Twins(*registers, *connections)
 
 
 # --- The comparison ---
 
 ACTIONS = ("create", "replace", "patch", "delete", "link", "unlink")
-CODES = ("not_found", "precondition_failed", "duplicate", "unknown_reference", "cycle", "still_referenced")
+CODES = ("not_found", "precondition_failed", "duplicate", "unknown_reference", "cycle", "too_deep", "still_referenced")
 
 
 async def test_service_equals_reference(twins: Twins) -> None:
@@ -453,6 +457,18 @@ CHOSEN: dict[str, list[tuple[Step, str]]] = {
         (Step("patch", "departments", "1", {"parent_id": 2, "code": "b", "head_id": 9}), "invalid_content"),
         (Step("patch", "departments", "1", {"parent_id": 1, "code": "b"}), "conflict"),
         (Step("patch", "departments", "1", {"parent_id": 2}), "cycle"),
+    ],
+    "a tree has at most two levels below its root": [
+        (Step("create", "locations", body={"name": "One", "parent_id": 2}), "done"),
+        (Step("create", "locations", body={"name": "Two", "parent_id": 3}), "too_deep"),
+        (Step("create", "locations", body={"name": "Two", "parent_id": 3, "code": "b"}), "conflict"),
+        (Step("create", "locations", body={"name": "Two", "kind": "room"}), "done"),
+        (Step("replace", "locations", "1", {"name": "One", "parent_id": 5}, held="changed"), "too_deep"),
+        (Step("patch", "locations", "1", {"parent_id": 5}), "too_deep"),
+        (Step("patch", "locations", "2", {"parent_id": 5}), "done"),
+        (Step("replace", "locations", "5", {"name": "Two", "parent_id": 3}), "cycle"),
+        (Step("patch", "locations", "5", {"parent_id": 1}), "too_deep"),
+        (Step("patch", "locations", "3", {"name": "Deepest"}), "done"),
     ],
     "the owner passes on": [
         (Step("link", "processes", "1", links="departments", target="2", detail="owner"), "conflict"),

@@ -12,6 +12,7 @@ from app.domains.department.lists import DepartmentListQuery
 from app.domains.department.service import DepartmentService
 from app.domains.shared.query.pages import Position
 from app.domains.shared.query.ranking import search_order
+from app.domains.shared.query.search import MAX_CANDIDATES, MAX_COMPARED
 from app.domains.shared.reading.documents import documents_of
 from tests.plans import filled, nodes
 
@@ -78,3 +79,70 @@ async def test_vocabulary_is_searched_once_for_each_word(large: asyncpg.Connecti
     explained = json.loads(await large.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement.sql}", *arguments))
     scans = [node for node in nodes(explained[0]["Plan"]) if node.get("Alias", "").startswith("search_vocabulary")]
     assert sum(node["Actual Loops"] for node in scans) == 2
+
+
+LETTERS = "translate(n::text, '0123456789', 'abcdefghij')"
+# Each is many words of which the index finds every one for `procurement`.
+FLOODS = {
+    "similar": f"'procuremen' || {LETTERS}",
+    "similar at the end": f"{LETTERS} || 'procurement'",
+    "longer, so not similar": f"repeat('klmnopqrstuv', 2) || 'procurement' || {LETTERS}",
+    "equal in many collections": "'procuremant'",
+}
+# Ordinary words, and more of one flood.
+FLOOD = """
+    INSERT INTO search_vocabulary (collection, word)
+    SELECT 'departments', 'warehouse' || translate(n::text, '0123456789', 'qrstuvwxyz')
+      FROM generate_series(1, {ordinary}) AS n;
+    INSERT INTO search_vocabulary (collection, word)
+    SELECT 'departments', {flood} FROM generate_series(100000, 99999 + {size}) AS n;
+"""
+# Ends of the range of ids, and rows of the sample.
+SAMPLED = 2 + 16 * 8
+
+
+async def words_read(connection: asyncpg.Connection, q: str) -> int:
+    """Return the number of rows of the vocabulary that a search reads."""
+    order = search_order(None, DepartmentListQuery.declaration)
+    statement = await documents_of(DepartmentService.collection).page(order).prepare()
+    arguments = statement.arguments({"limit": 20, "offset": 0, "filter_q": q})
+    await connection.execute("SET plan_cache_mode = force_generic_plan")
+    explained = json.loads(await connection.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement.sql}", *arguments))
+    read = 0
+    for node in nodes(explained[0]["Plan"]):
+        if node.get("Relation Name") == "search_vocabulary" and node["Actual Loops"]:
+            assert node["Node Type"] != "Seq Scan", node
+            rows = node["Actual Rows"] + node.get("Rows Removed by Filter", 0)
+            read += (rows + node.get("Rows Removed by Index Recheck", 0)) * node["Actual Loops"]
+    return round(read)
+
+
+@pytest.mark.parametrize("flood", FLOODS)
+async def test_number_of_compared_words_does_not_grow_with_the_vocabulary(
+    server_url: URL, template: URL, flood: str
+) -> None:
+    fill = FLOOD.format(ordinary=5_000, flood=FLOODS[flood], size=30_000)
+    async with filled(server_url, template, fill, "search_vocabulary") as connection:
+        for q in ("procurement", "procuremnt", "procurement procuremnt procurment procuremetn"):
+            assert await words_read(connection, q) <= MAX_COMPARED + SAMPLED + len(q.split())
+        # The index serves words that few others are similar to.
+        assert await words_read(connection, "maintenance") <= SAMPLED + 100
+        assert await words_read(connection, "zzzz") <= SAMPLED + 100
+
+
+async def test_index_gives_a_thousand_candidates(server_url: URL, template: URL) -> None:
+    # A small part of the vocabulary, which the sample does not find frequent.
+    fill = FLOOD.format(ordinary=60_000, flood=FLOODS["similar"], size=2_000)
+    async with filled(server_url, template, fill, "search_vocabulary") as connection:
+        assert await words_read(connection, "procurement") <= MAX_CANDIDATES + SAMPLED + 1
+
+
+async def test_oldest_similar_words_are_found_in_a_flood(server_url: URL, template: URL) -> None:
+    made = "INSERT INTO departments (name) VALUES ('Procurement');"
+    fill = made + FLOOD.format(ordinary=5_000, flood=FLOODS["similar"], size=30_000)
+    async with filled(server_url, template, fill, "search_vocabulary") as connection:
+        order = search_order(None, DepartmentListQuery.declaration)
+        statement = await documents_of(DepartmentService.collection).page(order).prepare()
+        arguments = statement.arguments({"limit": 20, "offset": 0, "filter_q": "procuremetn"})
+        row = await connection.fetchrow(statement.sql, *arguments)
+        assert b"Procurement" in row["items"]

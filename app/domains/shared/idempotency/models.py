@@ -40,3 +40,14 @@ class IdempotencyKey(Base):
     # NULL if the body was too large to store.
     body: Mapped[bytes | None] = mapped_column(LargeBinary)
     expires_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+
+
+class IdempotencyUsage(Base):
+    """The number and the size of the responses stored for a user within the 24 hours that end at `ends_at`."""
+
+    __tablename__ = "idempotency_usage"
+
+    user_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    responses: Mapped[int] = mapped_column(BigInteger)
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    ends_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))

@@ -1,11 +1,13 @@
 """The statements that claim an `Idempotency-Key` and store the first response."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from fastapi import Response
 from sqlalchemy import (
     BigInteger,
+    ColumnElement,
     Executable,
     String,
     bindparam,
@@ -16,18 +18,24 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.sql.dml import ReturningInsert
 
 from app.core.database import RegisterSession, advisory_key
-from app.domains.shared.idempotency.models import IdempotencyKey
+from app.domains.shared.idempotency.models import IdempotencyKey, IdempotencyUsage
 from app.domains.shared.models import table_of
 from app.utils.exceptions import (
     RequestInFlight,
+    TooManyKeys,
 )
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
 REPLAYED = "Idempotency-Replayed"
 RETENTION_HOURS = 24
+_RETENTION: ColumnElement[timedelta] = literal_column(f"interval '{RETENTION_HOURS} hours'")
 MAX_STORED_BYTES = 16 * 1024 * 1024
+# For one user in 24 hours: further keys are rejected, and further bodies are not stored.
+MAX_KEYS = 100_000
+MAX_STORED_BYTES_OF_USER = 256 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +71,12 @@ async def claim(attempt: Attempt) -> Any | None:
 async def store_response(attempt: Attempt, response: Response) -> None:
     """Store the response, which is final once the transaction is committed.
 
-    Raises `RequestInFlight` if another request has stored one in the meantime.
+    Raises `RequestInFlight` if another request has stored one in the meantime, and `TooManyKeys` if the user has stored
+    the maximum number of responses. Both roll back the writes of this request.
     """
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in response.raw_headers}
     headers.pop("content-length", None)
-    body = bytes(response.body)
+    body = bytes(response.body) if len(response.body) <= MAX_STORED_BYTES else None
     values = {
         "user_id": attempt.user_id,
         "key": attempt.key,
@@ -75,10 +84,14 @@ async def store_response(attempt: Attempt, response: Response) -> None:
         "scopes": sorted(attempt.scopes),
         "status": response.status_code,
         "headers": headers,
-        "body": body if len(body) <= MAX_STORED_BYTES else None,
+        "body": body,
+        "size": len(body or b""),
     }
-    if (await attempt.session.execute(_STORE, values)).first() is None:
-        raise RequestInFlight  # rolls back the writes of this request
+    row = (await attempt.session.execute(_STORE, values)).one()
+    if row.responses > MAX_KEYS:
+        raise TooManyKeys
+    if row.status is None:
+        raise RequestInFlight
 
 
 def _claim_statement() -> Executable:
@@ -102,14 +115,46 @@ def _claim_statement() -> Executable:
 
 
 def _store_statement() -> Executable:
-    """Return the statement that stores a response or replaces an expired one; no row if there is a current one."""
+    """Return the statement that counts a response for its user, and stores it or replaces an expired one.
+
+    It returns the number of responses, and the stored `status`: NULL if these are too many, or if there is a current
+    response. The counter is the last row that a request locks, until its commit.
+    """
     table = table_of(IdempotencyKey)
-    # The parameters are the other columns.
-    statement = insert(table).values(expires_at=func.now() + literal_column(f"interval '{RETENTION_HOURS} hours'"))
-    new = {column.name: statement.excluded[column.name] for column in table.c if not column.primary_key}
+    counted = _count_statement().cte("counted")
+    new = {
+        **{column.name: bindparam(column.name, type_=column.type) for column in table.c},
+        "body": case((counted.c.bytes <= MAX_STORED_BYTES_OF_USER, bindparam("body", type_=table.c.body.type))),
+        "expires_at": func.now() + _RETENTION,
+    }
+    rows = select(*new.values()).where(counted.c.responses <= MAX_KEYS)
+    statement = insert(table).from_select(list(new), rows)
     keys = list(table.primary_key.columns)
-    statement = statement.on_conflict_do_update(index_elements=keys, set_=new, where=table.c.expires_at <= func.now())
-    return statement.returning(table.c.status)
+    replaced = {column.name: statement.excluded[column.name] for column in table.c if not column.primary_key}
+    statement = statement.on_conflict_do_update(
+        index_elements=keys, set_=replaced, where=table.c.expires_at <= func.now()
+    )
+    stored = statement.returning(table.c.status).cte("stored")
+    return select(counted.c.responses, stored.c.status).select_from(counted.outerjoin(stored, literal_column("true")))
+
+
+def _count_statement() -> ReturningInsert[Any]:
+    """Return the statement that adds a response to the usage of its user. An expired window starts again."""
+    table = table_of(IdempotencyUsage)
+    statement = insert(table).values(
+        user_id=bindparam("user_id"), responses=1, bytes=bindparam("size"), ends_at=func.now() + _RETENTION
+    )
+    new = statement.excluded
+    is_current = table.c.ends_at > func.now()
+    statement = statement.on_conflict_do_update(
+        index_elements=[table.c.user_id],
+        set_={
+            "responses": case((is_current, table.c.responses), else_=0) + new.responses,
+            "bytes": case((is_current, table.c.bytes), else_=0) + new.bytes,
+            "ends_at": case((is_current, table.c.ends_at), else_=new.ends_at),
+        },
+    )
+    return statement.returning(table.c.responses, table.c.bytes)
 
 
 _CLAIM = _claim_statement()

@@ -21,7 +21,6 @@ from sqlalchemy import (
     func,
     insert,
     literal_column,
-    select,
 )
 
 from app.core.threads import run_in_thread
@@ -33,8 +32,6 @@ from app.domains.shared.reading.reader import CollectionReader
 from app.utils.exceptions import Forbidden, NotFound, PlanOutdated
 from app.utils.validation import MAX_FAULTS
 
-# The plans of one user; another plan replaces the oldest.
-MAX_PLANS = 5
 RETENTION_MINUTES = 60
 
 
@@ -57,7 +54,6 @@ async def plan_import(service: CollectionReader, file: ImportFile) -> tuple[Impo
     values = {
         "id": uuid4(),
         "user_id": service.caller.user_id,
-        "caller_id": service.caller.user_id,
         "collection": service.collection.name,
         "options": {name: value for name, value in asdict(file).items() if name != "content"},
         "file": await run_in_thread(zlib.compress, file.content),
@@ -103,19 +99,11 @@ def _basis(batch: Batch) -> bytes:
 
 
 def _store_statement() -> Executable:
-    """Return the statement that stores a plan and deletes the caller's oldest ones."""
+    """Return the statement that stores a plan."""
     table = table_of(ImportPlan)
-    old = (
-        select(table.c.id)
-        .where(table.c.user_id == bindparam("caller_id", type_=BigInteger))
-        .order_by(table.c.expires_at.desc())
-    )
-    # SKIP LOCKED: another transaction is already deleting a locked plan.
-    old = old.offset(literal_column(str(MAX_PLANS - 1))).with_for_update(skip_locked=True)
-    removed = delete(table).where(table.c.id.in_(old)).returning(table.c.id).cte("removed")
-    # The other parameters are the columns.
+    # The parameters are the other columns. The trigger `keep_newest_rows` deletes the oldest plans of the user.
     statement = insert(table).values(expires_at=func.now() + literal_column(f"interval '{RETENTION_MINUTES} minutes'"))
-    return statement.returning(table.c.id, table.c.expires_at).add_cte(removed)
+    return statement.returning(table.c.id, table.c.expires_at)
 
 
 def _take_statement() -> Executable:

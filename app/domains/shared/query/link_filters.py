@@ -111,8 +111,17 @@ def _subtree_ids(table: Table, root: ColumnElement[int]) -> ColumnElement[Any]:
     descendants = select(node.c.id).where(node.c.id == root).cte(recursive=True)
     child = table.alias("child")
     # UNION discards duplicate rows, so the recursion ends even in a cycle.
-    descendants = descendants.union(select(child.c.id).where(child.c.parent_id == descendants.c.id))
+    descendants = descendants.union(select(child.c.id).where(is_child(child, descendants.c.id)))
     return func.array(select(descendants.c.id).scalar_subquery())
+
+
+def is_child(table: FromClause, parent_id: ColumnElement[int]) -> ColumnElement[bool]:
+    """Return the condition that a row of `table` is a child of an object, for a search by the index of `parent_id`.
+
+    With `=`, PostgreSQL may read the whole table at each level of a deep tree, or for each leaf of a flat one, since it
+    expects as many rows for each object as there are per parent on average. For a range it expects a small part.
+    """
+    return table.c.parent_id.between(parent_id, parent_id)
 
 
 def _is_linked(link: FromClause, *conditions: ColumnElement[bool]) -> ColumnElement[bool]:

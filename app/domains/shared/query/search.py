@@ -61,24 +61,61 @@ SELECT lower(:filter_q) AS whole, string_agg(word, ' ') AS words,
        CAST(string_agg(prefix, ' & ') AS tsquery) AS prefixes
   FROM ({_WORDS}) AS query_word
 """  # noqa: S608 - all parts are constants
+# The index of trigrams collects every word that shares enough trigrams with the word of `q`, before the first is
+# compared. If a sample of the vocabulary shows that these are many, the oldest words are compared instead. The sample
+# has rows from places at equal distances in the range of ids, and is empty for a small vocabulary.
+MAX_CANDIDATES, MAX_COMPARED = 1000, 10_000
+_PLACES, _ROWS, _MIN_COMMON_ROWS = 16, 8, 8
+_SAMPLE = f"""
+    SELECT sampled.letters
+      FROM (SELECT min(id) AS first_id, (max(id) - min(id)) / {_PLACES} + 1 AS distance
+              FROM search_vocabulary AS edge) AS ids
+     CROSS JOIN generate_series(0, {_PLACES - 1}) AS place
+     CROSS JOIN LATERAL (
+        SELECT letters FROM search_vocabulary AS placed
+         WHERE id >= first_id + distance * place AND id < first_id + distance * (place + 1)
+         ORDER BY id LIMIT {_ROWS}
+     ) AS sampled
+     WHERE distance * {_PLACES} > {MAX_COMPARED}
+"""  # noqa: S608
+# A word of n letters has n + 1 trigrams. The index finds words that have three tenths of those of the word of `q`.
+_IS_COMMON = f"""
+    SELECT count(*) >= {_MIN_COMMON_ROWS}
+      FROM (SELECT letters, similarity(letters, query_word.letters) FROM sample) AS compared
+     WHERE similarity * (char_length(letters) + char_length(query_word.letters) + 2) / (1 + similarity)
+           >= 0.3 * (char_length(query_word.letters) + 1)
+"""  # noqa: S608
+# A row number instead of LIMIT: with LIMIT, the planner expects to find enough words soon by scanning the table.
+_CANDIDATES = f"""
+    SELECT word, letters
+      FROM (SELECT word, letters, row_number() OVER () AS number
+              FROM search_vocabulary
+             WHERE letters % query_word.letters AND NOT query_word.is_common) AS indexed
+     WHERE number <= {MAX_CANDIDATES}
+    UNION ALL
+    SELECT word, letters
+      FROM (SELECT word, letters FROM search_vocabulary AS aged WHERE query_word.is_common
+             ORDER BY id LIMIT {MAX_COMPARED} / query_word.word_count) AS oldest
+     WHERE letters % query_word.letters
+"""  # noqa: S608
 # Two words are similar if they share enough trigrams: half of them, or three tenths if no word of the vocabulary begins
 # with the word of `q`. Only the similar words near the best one are kept. The more words `q` has, the fewer similar
 # words each may have, because the index is searched for every combination.
 _TOLERANT_QUERY = f"""
+  WITH sample AS MATERIALIZED ({_SAMPLE})
 SELECT CAST(string_agg('(' || concat_ws('|', prefix, similar_words) || ')', ' & ') AS tsquery) AS tolerant,
        concat_ws(' ', string_agg(word, ' '), string_agg(replace(similar_words, '|', ' '), ' ')) AS tolerant_words
   FROM (
     SELECT word, prefix,
-           CASE WHEN place <= 16 AND char_length(word) >= 4 AND word !~ '[0-9]' THEN (
+           CASE WHEN is_looked_up THEN (
              SELECT string_agg(similar_word, '|' ORDER BY similarity DESC, similar_word)
                FROM (
                  SELECT similar_word, similarity, max(similarity) OVER () AS best
                    FROM (
                      SELECT DISTINCT word AS similar_word, similarity(letters, query_word.letters)
-                       FROM search_vocabulary
-                      WHERE letters % query_word.letters
-                        AND NOT starts_with(word, query_word.word)
-                   ) AS candidates
+                       FROM ({_CANDIDATES}) AS candidates
+                      WHERE NOT starts_with(word, query_word.word)
+                   ) AS different
                   WHERE similarity >= CASE WHEN EXISTS (
                           SELECT FROM search_vocabulary AS known
                            WHERE known.word >= query_word.word AND known.word < query_word.word || chr(1114111)
@@ -88,7 +125,12 @@ SELECT CAST(string_agg('(' || concat_ws('|', prefix, similar_words) || ')', ' & 
                ) AS nearest
               WHERE similarity >= best - 0.2
            ) END AS similar_words
-      FROM ({_WORDS}) AS query_word
+      FROM (
+        SELECT query_word.*, is_looked_up AND ({_IS_COMMON}) AS is_common
+          FROM (SELECT *, place <= 16 AND char_length(word) >= 4 AND word !~ '[0-9]' AS is_looked_up
+                  FROM ({_WORDS}) AS query_word) AS query_word
+        OFFSET 0 -- optimiser fence: else the sample is compared once for each use of the result
+      ) AS query_word
     OFFSET 0 -- optimiser fence: else the vocabulary is searched once for each of the two columns
   ) AS query_word
 """  # noqa: S608

@@ -32,7 +32,7 @@ class ObjectWriter(LockedWriter):
         """Create an object."""
         lists, values = self._link_lists(body), values_of(self.model, body)
         write = Write(self.model, None, None, values, {each.field: set(links) for each, links in lists.items()})
-        has_rules = self.rules.concern(values)
+        has_rules = self.rules.concern_new(values)
         if has_rules:
             await self.session.connection()  # begins the transaction of the rules and the write
             await self.session.lock(*self.rules.locks([write]))
