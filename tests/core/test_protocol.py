@@ -394,14 +394,14 @@ async def test_slowly_read_response_is_sent_completely(start: Callable[..., Any]
 
 
 async def test_unread_responses_are_limited_together(start: Callable[..., Any]) -> None:
-    front = await start(max_unread_bytes=40 * MEBIBYTE)
+    front = await start(max_unread_bytes=56 * MEBIBYTE)
     clients = [connect(front) for _ in range(10)]
     opened = [await client.__aenter__() for client in clients]
     for number, client in enumerate(opened):
         client.reader._transport.pause_reading()  # type: ignore[attr-defined]
         await client.send(LARGE)
         await until_unread(front, min(number + 1, 3))
-        assert sum(each.unread_bytes() for each in front.connections._open) <= 40 * MEBIBYTE
+        assert sum(each.unread_bytes() for each in front.connections._open) <= 56 * MEBIBYTE
     # The clients that have waited longest without reading are closed first.
     assert front.closed("SlowestReader") == 7
     for client in opened[7:]:
@@ -412,7 +412,7 @@ async def test_unread_responses_are_limited_together(start: Callable[..., Any]) 
 
 
 async def test_reader_that_reads_is_not_closed_for_those_that_do_not(start: Callable[..., Any]) -> None:
-    front = await start(max_unread_bytes=40 * MEBIBYTE)
+    front = await start(max_unread_bytes=56 * MEBIBYTE)
     async with connect(front) as reading, connect(front) as first, connect(front) as second, connect(front) as third:
         for client in (reading, first, second):
             client.reader._transport.pause_reading()  # type: ignore[attr-defined]

@@ -65,18 +65,23 @@ class StrictRequest(Request):
         return self._body
 
     async def _read(self, limit: int) -> bytes:
-        body = bytearray()
+        # A single growing buffer would be moved often and leave gaps in memory; tiny chunks would take more memory.
+        parts = [bytearray()]
+        size = 0
         unfinished: UnfinishedBodies = self.app.state.unfinished_bodies
         try:
             with unfinished.share() as grow_to:
                 async for chunk in self.stream():
-                    body += chunk
-                    if len(body) > limit:
+                    if len(parts[-1]) >= FREE_BODY_BYTES:
+                        parts.append(bytearray())
+                    parts[-1] += chunk
+                    size += len(chunk)
+                    if size > limit:
                         raise ContentTooLarge(_too_large(limit))
-                    grow_to(len(body))
+                    grow_to(size)
         except ClientDisconnect as error:
             raise BadRequest("The body ends before its declared length.") from error
-        return bytes(body)
+        return b"".join(parts)
 
     async def disconnect(self) -> None:
         """Wait until the client disconnects; only after the body has been read."""

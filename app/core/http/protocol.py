@@ -10,6 +10,7 @@ them is removed (`tests/core/test_protocol.py`).
 
 import asyncio
 import math
+import socket
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
@@ -30,6 +31,9 @@ LOOK_SECONDS = 1
 _BODY_MARGIN_BYTES = 1024 * 1024
 # The parser and the application handle each chunk of a body, which costs more than the bytes of a short one.
 _FREE_CHUNK_BYTES = 16
+# The kernel accepts this many bytes more than it can send, so that the process sees what a client does not read.
+# Otherwise the kernel takes megabytes for each connection, while the process still holds the whole response.
+_UNSENT_BYTES = 128 * 1024
 # Files of a process other than client connections: database connections, logs, and those of the interpreter.
 _OTHER_FILES = 128
 
@@ -140,6 +144,9 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            connection = transport.get_extra_info("socket")
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
         self._all.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
