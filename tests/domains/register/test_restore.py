@@ -28,6 +28,7 @@ from app.domains.register.export import export_register
 from app.domains.register.restore import import_register
 from app.domains.register.table_files import import_table
 from app.domains.role.service import RoleService
+from app.domains.shared import trees
 from app.domains.shared.imports.columns import members_of
 from app.domains.shared.imports.importing import ImportResult, import_file
 from app.domains.user.administrators import first_administrator
@@ -86,6 +87,16 @@ async def make_cycles(register: Committed) -> None:
     child, parent = [await make(client, "processes", name="Twin") for _ in range(2)]
     moved = await client.patch(f"/processes/{child['id']}", json={"parent_id": parent["id"]})
     assert moved.status_code == 200, moved.text
+    # Registers that are older than the limit may have deeper trees.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trees, "MAX_DEPTH", 2 * trees.MAX_DEPTH)
+        parents = [None, *({"code": f"DEEP-{number}"} for number in range(trees.MAX_DEPTH))]
+        items = [
+            {"op": "create", "data": {"name": "Deep", "code": f"DEEP-{number}", "parent_id": parent}}
+            for number, parent in enumerate(parents)
+        ]
+        deep = await client.post("/departments/bulk", json={"items": items})
+        assert deep.status_code == 200, deep.text
 
 
 async def export(url: URL, directory: Path) -> None:
