@@ -167,7 +167,7 @@ class Settings(BaseSettings):
         "of each body.",
     )
     max_unread_bytes: int = Field(
-        64 * 1024 * 1024,
+        48 * 1024 * 1024,
         ge=64 * 1024,
         description="Bytes of responses that each server process holds for clients that read slowly.",
     )
