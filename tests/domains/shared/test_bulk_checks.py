@@ -25,8 +25,8 @@ class CountingRule(Rule):
 
     times: ClassVar[int] = 0
 
-    def check_together(self, writes: Sequence[Write]) -> Iterator[tuple[Write, RuleViolation]]:
-        del writes
+    def check_together(self, rejected: Sequence[Write]) -> Iterator[tuple[Write, RuleViolation]]:
+        del rejected
         CountingRule.times += 1
         yield from ()
 
