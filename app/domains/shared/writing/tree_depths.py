@@ -9,7 +9,7 @@ all of these: each object knows its children by their reach, the number of level
 below them. Undoing a move takes a number of steps in proportion to the maximum depth.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 
@@ -48,35 +48,55 @@ class TreeDepths:
         undone. Moves that are already undone are ignored.
         """
         undone = [key for key in dict.fromkeys(moves) if key in self._moved]
-        for key in undone:
+        # The order of these loops keeps a change of a reach from passing through objects that are still to change.
+        for key in self._highest_first(undone):
             self._moved.remove(key)
             self._placed.pop(key, None)
             self._parents[key] = self._current_parents.get(key)
             self._attach(key, None)
         changed = [*self._unchecked, *(each for key in undone for each in self._join_parts(key))]
         self._unchecked = []
-        too_deep = dict.fromkeys(key for key in changed if self._is_too_deep(key, self._depth(key)))
-        self._add_too_deep_below(undone, too_deep)
+        depths = self._depths([*changed, *undone])
+        too_deep = {key: depths[key] for key in changed if self._is_too_deep(key, depths[key])}
+        too_deep |= self._too_deep_below(undone, depths)
         for key in too_deep:
             del self._placed[key]
-        for key in (*changed, *too_deep):
+        for key in reversed(self._highest_first({*changed, *too_deep})):
             self._set_reach(key)
-        for key in undone:
+        for key in reversed(self._highest_first(undone)):
             self._attach(key, self._parents[key])
         return list(too_deep)
+
+    def _highest_first(self, keys: Collection[Any]) -> list[Any]:
+        return sorted(keys, key=self._depths(keys).__getitem__)
 
     def _is_too_deep(self, key: Any, depth: int) -> bool:
         height: int = self._heights.get(key, 0)
         return key in self._placed and depth + height > self._max_depth
 
-    def _depth(self, key: Any) -> int:
-        """Return the number of ancestors, or one more than the maximum. A cycle in the database is counted once."""
-        ancestors: set[Any] = set()
-        while (key := self._parents.get(key)) is not None and key not in ancestors:
-            if len(ancestors) > self._max_depth:
-                break
-            ancestors.add(key)
-        return len(ancestors)
+    def _depths(self, keys: Collection[Any]) -> dict[Any, int]:
+        """Return the number of ancestors of each object, or a lower one that exceeds the maximum, too.
+
+        Each object of a cycle in the database is counted once.
+        """
+        depths: dict[Any, int] = {}
+        # Few objects in a deeper tree do not need the depths of all their ancestors.
+        limit = self._max_depth + len(keys)
+        for key in keys:
+            path, node = {key: None}, self._parents.get(key)
+            if key in depths:
+                continue
+            while node is not None and node not in depths and node not in path and len(path) <= limit:
+                path[node] = None
+                node = self._parents.get(node)
+            if len(path) > limit:
+                depths[key] = limit
+                continue
+            depth = depths.get(node, -1)
+            for each in reversed(path):
+                depth += 1
+                depths[each] = depth
+        return depths
 
     def _join_parts(self, key: Any) -> Iterable[Any]:
         """Add the part of an object to the one of its parent; yield the placed object whose part becomes higher."""
@@ -88,9 +108,10 @@ class TreeDepths:
             self._heights[key] = height
         yield key
 
-    def _add_too_deep_below(self, keys: Iterable[Any], too_deep: dict[Any, None]) -> None:
-        """Add the placed objects below these objects that are too deep."""
-        nodes = [(key, self._depth(key)) for key in keys]
+    def _too_deep_below(self, keys: Iterable[Any], depths: Mapping[Any, int]) -> dict[Any, int]:
+        """Return the placed objects below these objects that are too deep, with their depths."""
+        too_deep: dict[Any, int] = {}
+        nodes = [(key, depths[key]) for key in keys]
         visited: set[Any] = set()
         while nodes:
             key, depth = nodes.pop()
@@ -98,10 +119,11 @@ class TreeDepths:
                 continue
             visited.add(key)
             if self._is_too_deep(key, depth):
-                too_deep[key] = None
+                too_deep[key] = depth
             for reach, children in self._children.get(key, {}).items():
                 if depth + 1 + reach > self._max_depth:
                     nodes += [(child, depth + 1) for child in children]
+        return too_deep
 
     def _attach(self, key: Any, parent: Any) -> None:
         reach, before = self._reaches.get(key, -1), self._attached.get(key)
