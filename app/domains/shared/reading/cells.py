@@ -28,8 +28,8 @@ _ESCAPED = re.compile(r"\\([\\|:])")
 # The text up to a separator that no backslash precedes, by separator.
 _PARTS = {each: re.compile(rf"(?:[^\\{each}]++|\\.|\\\Z)*+", re.DOTALL) for each in "|:"}
 
-# The lengths of the longest cells. Each character of an external id may be decomposed (NFD) or escaped; the latter takes
-# two. Blanks may surround each part.
+# The lengths of the longest cells. Each character of an external id may be decomposed (NFD), or escaped by one more
+# character. Blanks may surround each part.
 _MAX_BLANKS = 100
 MAX_VALUE_LENGTH = 100 + _MAX_BLANKS
 MAX_ENTRY_LENGTH = len("~") + MAX_DECOMPOSITION * EXTERNAL_ID_LENGTH + _MAX_BLANKS
