@@ -30,7 +30,7 @@ def depth_of(key: int, parents: Parents) -> int:
 
 
 class WholeTree:
-    """Checks every object of the register after each step. Of those that are too deep the nearest placed is found."""
+    """Checks every object after each step, and finds the placed object at or above each one that is too deep."""
 
     def __init__(self, current: Parents, moves: Parents) -> None:
         self.current, self.parents = current, current | moves
@@ -52,7 +52,7 @@ class WholeTree:
 
 
 def tree_depths(current: Parents, moves: Parents) -> TreeDepths:
-    """Return the object as a batch makes it, which knows the ancestors of the objects concerned alone."""
+    """Return what a batch makes: it reads only the moved objects, their new parents, and the ancestors of these."""
     concerned = {*moves, *(parent for parent in moves.values() if parent is not None)}
     known = {key: current[key] for start in concerned for key in path_of(start, current)}
     heights = dict.fromkeys(moves, 0)
