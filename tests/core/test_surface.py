@@ -5,7 +5,7 @@ import json
 import re
 import signal
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import unquote
@@ -158,6 +158,23 @@ async def test_rejection_is_no_larger_than_four_kibibytes(path: str) -> None:
                 assert response.status_code in {401, 404, 405}
                 assert len(response.content) + sum(map(len, response.headers.raw[0])) <= 4096
                 assert unquote(response.json()["instance"]).startswith(prefix)
+
+
+@pytest.mark.parametrize("change", [str.lower, str.upper, str.title])
+async def test_case_of_header_values_does_not_matter(client: httpx.AsyncClient, change: Callable[[str], str]) -> None:
+    """The values of these headers ignore case (RFC 9110)."""
+    listed = await client.get("/roles", headers={"Accept": change("text/csv")})
+    assert listed.headers["content-type"].startswith("text/csv")
+    page = await client.get("http://register.test/openapi.json", headers={"Accept-Encoding": change("gzip")})
+    assert page.headers["content-encoding"] == "gzip"
+    types = {"Content-Type": change("application/json; charset=utf-8"), "Content-Encoding": change("identity")}
+    made = await client.post("/roles", content=b'{"name": "R"}', headers=types)
+    assert made.status_code == 201, made.text
+    scheme, _, token = client.headers["authorization"].partition(" ")
+    assert (await client.get("/roles", headers={"Authorization": f"{change(scheme)} {token}"})).status_code == 200
+    async with client_with(trusted_hosts=("register.example",)) as trusting:
+        host = {"Host": change("register.example")}
+        assert (await trusting.get("/problems/conflict", headers=host)).status_code == 200
 
 
 def assert_secured(response: httpx.Response, *, policy: str = NO_PAGE) -> None:
