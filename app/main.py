@@ -35,6 +35,7 @@ from app.core.readiness import Readiness
 from app.core.stopping import prepare_stop
 from app.core.tokens import Tokens
 from app.domains.auth.callers import Callers
+from app.domains.collections import prepare_common_statements
 from app.utils.logging_middleware import RequestMiddleware
 from app.utils.logging_service import configure_logging
 from app.utils.metrics import Metrics
@@ -117,7 +118,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
     collect_known_parameters(app.routes, app.openapi()["paths"])
     prepare_docs(app)
     connections = Connections(app.state.settings, app.state.metrics)
-    tasks = [asyncio.create_task(each) for each in (_measure_lag(app.state.metrics), connections.watch())]
+    work = (_measure_lag(app.state.metrics), connections.watch(), prepare_common_statements())
+    tasks = [asyncio.create_task(each) for each in work]
     with freeze_startup_objects():
         yield {CONNECTIONS: connections}
     for task in tasks:

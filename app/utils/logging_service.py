@@ -67,8 +67,8 @@ def configure_logging(level: str, *, as_json: bool) -> None:
 class _Writer(structlog.WriteLogger):
     """Writes the lines of the logger `name`.
 
-    A line that cannot be written is lost, as with the standard library's handlers: a request or a shutdown must not fail
-    because the reader of a pipe has ended or a disk is full.
+    A line that cannot be written is lost, as with the standard library's handlers: a request or a shutdown must not
+    fail because the reader of a pipe has ended or a disk is full.
     """
 
     def __init__(self, file: TextIO, name: str) -> None:
