@@ -28,11 +28,11 @@ from app.core.http.protocol import CONNECTIONS, Connections
 from app.core.http.routing import collect_known_parameters
 from app.core.http.security_headers import SecurityHeadersMiddleware
 from app.core.http.streaming import Streams
-from app.core.memory import freeze_startup_objects
 from app.core.migrations import head_revision
 from app.core.passwords import Passwords
 from app.core.readiness import Readiness
-from app.core.stopping import prepare_stop
+from app.core.server.memory import freeze_startup_objects
+from app.core.server.stopping import prepare_stop
 from app.core.tokens import Tokens
 from app.domains.auth.callers import Callers
 from app.domains.collections import prepare_common_statements

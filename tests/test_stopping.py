@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import URL
 
 from app.core.readiness import Readiness
-from app.core.stopping import prepare_stop
+from app.core.server.stopping import prepare_stop
 from tests.conftest import LONG_TIMEOUT_APP, text_of
 from tests.services import Service, started
 from tests.test_cli import servers_of
