@@ -1,5 +1,6 @@
 """Request bodies: read within limits, parsed as strict JSON, and large ones a few at a time."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from email.message import Message
@@ -13,7 +14,8 @@ from starlette.types import Receive, Scope
 
 from app.core.http.strict_json import parse_json
 from app.core.threads import run_in_thread
-from app.utils.exceptions import BadRequest, ContentTooLarge, LargeBodiesBusy, UnsupportedMediaType
+from app.utils.exceptions import BadRequest, CallerBusy, ContentTooLarge, LargeBodiesBusy, UnsupportedMediaType
+from app.utils.request_context import request_state
 from app.utils.unknown_members import without_surplus
 from app.utils.wording import counted
 
@@ -51,8 +53,8 @@ class StrictRequest(Request):
         """Return the body, read once.
 
         Raises `ContentTooLarge` as soon as the body exceeds its limit, before it is read if the client declares its
-        length, `LargeBodiesBusy` if the process holds too many bytes of incomplete bodies, and `BadRequest` if the
-        client disconnects before the end.
+        length, `LargeBodiesBusy` or `CallerBusy` if the process holds too many bytes of incomplete bodies, of all users
+        or of this one, and `BadRequest` if the client disconnects before the end.
         """
         if not hasattr(self, "_body"):
             limit = self._limit
@@ -102,31 +104,47 @@ class StrictRequest(Request):
 
 
 class UnfinishedBodies:
-    """Limits the bytes that a process holds of bodies which have not arrived completely.
+    """Limits the bytes that a process holds of bodies which have not arrived completely, and half of them per user.
 
-    Otherwise clients that send large bodies slowly would fill the memory.
+    Otherwise clients that send large bodies slowly would fill the memory, or those of one user would keep others from
+    sending theirs. Anonymous bodies are too short to count.
     """
 
     def __init__(self, limit: int) -> None:
         self._free = limit
+        self._share = limit // 2
+        self._held = Counter[int | None]()  # by the id of the user
 
     @contextmanager
     def share(self) -> Iterator[Callable[[int], None]]:
-        """Yield a function that takes the size of a growing body. It raises `LargeBodiesBusy` beyond the limit."""
+        """Yield a function that takes the size of a growing body.
+
+        The function raises `LargeBodiesBusy` beyond the limit, and `CallerBusy` beyond the share of the request's user.
+        """
+        user: int | None = request_state.get().get("caller_id")
         held = 0
 
         def grow_to(size: int) -> None:
             nonlocal held
             more = max(0, size - FREE_BODY_BYTES) - held
+            if not more:
+                return
             if more > self._free:
                 raise LargeBodiesBusy
+            if self._held[user] + more > self._share:
+                raise CallerBusy
             self._free -= more
+            self._held[user] += more
             held += more
 
         try:
             yield grow_to
         finally:
-            self._free += held
+            if held:
+                self._free += held
+                self._held[user] -= held
+                if not self._held[user]:
+                    del self._held[user]
 
 
 class LargeBodyLimiter:
