@@ -126,7 +126,7 @@ class StrictRoute(APIRoute):
                     detail = "Compressed bodies are not supported. Remove Content-Encoding."
                     raise UnsupportedMediaType(detail, headers={"Accept-Encoding": _IDENTITY})
             if has_body and len(body := await request.body()) > settings.max_body_bytes:
-                if "json" in request.headers.get("content-type", ""):
+                if "json" in (sent_type or ""):
                     reject_too_many_tokens(body)
                 large_bodies: LargeBodyLimiter = request.app.state.large_bodies
                 with large_bodies.slot(), ended_by(request.disconnect):
