@@ -183,7 +183,9 @@ def _media_type(content_type: str) -> str | None:
     if match is None:
         raise UnsupportedMediaType("Content-Type must be a media type of RFC 9110, such as application/json.")
     for name, value in _PARAMETERS.findall(match[2]):
-        if name.lower() == "charset" and _ESCAPE.sub(r"\1", value).strip('"').lower() not in {"utf-8", "utf8"}:
+        # With an asterisk (RFC 8187), which is not valid here, but may be meant as the charset.
+        is_charset = name.lower().partition("*")[0] == "charset"
+        if is_charset and _ESCAPE.sub(r"\1", value).strip('"').lower() not in {"utf-8", "utf8"}:
             return None
     return match[1].lower()
 

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-MAX_MEMBERS = 10_000
+MAX_MEMBERS = 100_000
 # The parser holds the interpreter's lock until an object ends: half a second for one of a million members.
 _MAX_UNCHECKED_BYTES = 256 * 1024
 _CHUNK_BYTES = 64 * 1024

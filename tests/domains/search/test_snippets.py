@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections.abc import Sequence
 from itertools import product
 from string import ascii_lowercase
@@ -120,6 +121,11 @@ def test_searched_text_is_limited_after_folding(monkeypatch: pytest.MonkeyPatch,
         snippet(character * size, "word")
     assert searched[0] >= 100 * len(snippets._fold(character))
     assert MAX_SEARCHED_LENGTH - 18 <= searched[1] <= MAX_SEARCHED_LENGTH
+
+
+def test_character_is_folded_to_at_most_18() -> None:
+    characters = [chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code < 0xE000]
+    assert max(map(len, map(snippets._fold, characters))) == 18
 
 
 def test_each_distinct_character_is_folded_once(monkeypatch: pytest.MonkeyPatch) -> None:

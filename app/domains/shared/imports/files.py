@@ -20,7 +20,7 @@ SelectColumns = Callable[[list[str], int], Container[str]]
 FILE_TYPES: dict[str, FileFormat] = {"text/csv": "csv", "application/x-ndjson": "ndjson"}
 
 MAX_ROWS = 10_000
-# Includes blank lines.
+# Includes blank lines, but not the line breaks in quotes.
 MAX_LINES = 50_000
 MAX_COLUMNS = 1000
 MAX_NAME_LENGTH = 200
@@ -167,11 +167,12 @@ class _Rows:
 
     def __iter__(self) -> Iterator[str]:
         for match in self._pattern.finditer(self._text):
+            if not match[0]:  # the end of the text
+                return
             self.current = match[0]
             if self.current.count(self._delimiter) > MAX_DELIMITERS:
                 raise ContentTooLarge(f"A row may have at most {MAX_DELIMITERS:,} delimiters, quoted ones included.")
-            if self.current:
-                yield self.current
+            yield self.current
 
 
 def _broken_column(record: str, delimiter: str) -> int:
