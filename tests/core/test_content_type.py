@@ -30,7 +30,7 @@ MALFORMED = (
     *("application/json charset=utf-8", "application/json; charset", "application/json; charset=", "a/b; =c"),
     *("a/b; c = d", 'a/b; c="d', 'a/b; c="d"e', 'a/b; c="\\', "a/b, c/d", "a/b; c=é", "ä/b", "a/b\r\n", "a/b\0"),
 )
-# What parsers of `Content-Type` have failed at: extended and continued parameters, and charsets of them.
+# Extended and continued parameters (RFC 2231), at which parsers of e-mail headers fail.
 HOSTILE = (
     *("a*=x; a*0=x", "charset*=x; charset*0=a", "a*0*=x; a*=x", "a*1=x; a*0=y; a=z", "a*=''", "a*=utf-9''%ff"),
     *("charset*=utf-8''utf-8", "charset*0*=utf-8''u; charset*1=tf-8", "boundary*=x; boundary*0=x", 'a="\\""; a*0="'),
