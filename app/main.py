@@ -1,6 +1,7 @@
 """The application: middleware, error handlers, routers, and the state of the process."""
 
 import asyncio
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -45,6 +46,8 @@ EXPOSED_HEADERS = (
     *("Retry-After", "WWW-Authenticate", "X-Request-ID"),
 )
 LAG_INTERVAL_SECONDS = 0.5
+# Reading an integer takes quadratic time. This is the lowest limit that Python permits.
+MAX_INTEGER_DIGITS = 640
 
 
 def application() -> FastAPI:
@@ -56,6 +59,7 @@ def application() -> FastAPI:
 
 def create_app(settings: Settings) -> FastAPI:
     """Return a new application. It connects to the database at the first request that needs it."""
+    sys.set_int_max_str_digits(MAX_INTEGER_DIGITS)
     app = FastAPI(
         title="Process Register",
         version=VERSION,
