@@ -5,7 +5,7 @@ A rule is a class. Single writes, links, deletes, batches, imports and restores 
 writes.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -139,11 +139,13 @@ class Rule:
         """Yield the violations of one write that the rule applies to, independent of the other writes of the unit."""
         yield from ()
 
-    def check_together(self, writes: Sequence[Write]) -> Iterator[tuple[Write, RuleViolation]]:  # noqa: ARG002
+    def check_together(self, rejected: Sequence[Write]) -> Iterator[tuple[Write, RuleViolation]]:  # noqa: ARG002
         """Yield the writes that violate the rule in combination with others of the unit.
 
         The method is called again after any rejection, until it yields nothing. Each write is marked as rejected before
-        the generator resumes.
+        the generator resumes. `rejected` are the writes rejected since the last call, and before the first one; it may
+        have others a second time. The work of a call must be in proportion to these, because a batch may have as many
+        calls as writes.
         """
         yield from ()
 
@@ -221,11 +223,16 @@ class Rules:
                     write.is_rejected = True
                     yield write, violation
 
-    def check_together(self, writes: Sequence[Write]) -> Iterator[tuple[Write, RuleViolation]]:
-        """Yield the violations by combinations of writes, and mark the writes as rejected."""
+    def check_together(self, rejected: Iterable[Write]) -> Iterator[tuple[Write, RuleViolation]]:
+        """Yield the violations by combinations of writes, and mark the writes as rejected.
+
+        `rejected` are the writes rejected since the last call, and before the first one.
+        """
+        known = list(rejected)
         for rule in self._rules:
-            for write, violation in rule.check_together(writes):
+            for write, violation in rule.check_together(tuple(known)):
                 write.is_rejected = True
+                known.append(write)
                 yield write, violation
 
     async def apply(self, session: RegisterSession, writes: Sequence[Write]) -> None:

@@ -27,14 +27,13 @@ from app.domains.shared.reading.keys import not_found, parse_key
 from app.domains.shared.reading.tree_queries import MAX_DEPTH, TreeNodes, select_ancestors, select_tree
 from app.domains.shared.rules import Rule, RuleViolation, Values, Write
 from app.domains.shared.service import Collection, CollectionService, LinkSet
+from app.domains.shared.writing.tree_depths import TreeDepths
 from app.utils.exceptions import Cycle, TooDeep
 from app.utils.fault_codes import text_of
 
 __all__ = ["MAX_DEPTH", "Collection", "LinkSet", "MaxDepth", "NoCycle", "TreeNodes", "TreeService"]
 
 _ZERO = literal_column("0", Integer)
-# The number of times that `MaxDepth` computes the depths of a batch.
-_MAX_ROUNDS = 10
 
 
 class TreeService(CollectionService):
@@ -90,14 +89,12 @@ class NoCycle(Rule):
         self._new_parents = self._current_parents | new_parents
         self._unchecked = list(self._moves)
 
-    def check_together(self, writes: Sequence[Write]) -> Iterator[tuple[Write, RuleViolation]]:
-        del writes  # `load` has selected the moves among them
-        self._undo_moves([key for key, write in self._moves.items() if write.is_rejected])
+    def check_together(self, rejected: Sequence[Write]) -> Iterator[tuple[Write, RuleViolation]]:
+        self._undo_moves([write.id for write in rejected if self._moves.get(write.id) is write])
         while self._unchecked:
             starts, self._unchecked = self._unchecked, []
             for key in self._cycles(starts):
-                write = self._moves.get(key)
-                if write is not None and not write.is_rejected:
+                if (write := self._moves.get(key)) is not None:
                     detail = text_of("cycle", noun=write.model.noun)
                     yield write, RuleViolation(Cycle, detail, "/parent_id")
                     self._undo_moves([key])
@@ -137,89 +134,40 @@ class MaxDepth(Rule):
 
     def __init__(self, caller: Caller) -> None:
         super().__init__(caller)
-        # The writes that place an object below a parent, by its id, and all that move or delete an existing object.
-        self._placements: dict[Any, Write] = {}
-        self._departures: list[Write] = []
-        # The parents in the database of the objects on the paths to the root, before and after the writes.
-        self._current_parents: dict[Any, Any] = {}
-        # The number of levels below each object that leaves its place, without those of others that leave theirs.
-        self._heights: dict[Any, int] = {}
-        self._rejected_departures: int | None = None
-        self._rounds = 0
+        # The writes that create, move or delete an object, by its id, and the tree that they make.
+        self._writes: dict[Any, Write] = {}
+        self._tree: TreeDepths | None = None
 
     def concerns_new(self, values: Values) -> bool:
         return values["parent_id"] is not None
 
     async def load(self, session: RegisterSession, writes: Sequence[Write]) -> None:
-        writes = [write for write in writes if not write.is_rejected]
-        placements = [write for write in writes if _parent(write) is not None and _is_move(write)]
-        if not placements:
+        writes = [write for write in writes if not write.is_rejected and (write.after is None or _is_move(write))]
+        new_parents = {write.id: _parent(write) for write in writes}
+        created = {write.id for write in writes if write.before is None}
+        placed = {parent for parent in new_parents.values() if parent is not None}
+        if not placed:
             return
-        self._placements = {write.id: write for write in placements}
-        self._departures = [each for each in writes if each.before is not None and (not each.after or _is_move(each))]
-        leaving = [write.id for write in self._departures]
-        created = {write.id for write in placements if write.before is None}
-        ids = {_parent(write) for write in placements}.difference(created).union(leaving)
-        if ids:
+        leaving = [key for key in new_parents if key not in created]
+        current_parents: dict[Any, Any] = {}
+        heights: dict[Any, int] = {}
+        if ids := placed.difference(created).union(leaving):
             values = {"ids": list(ids), "leaving": leaving}
-            rows = list(await session.execute(_select_places(placements[0].model), values))
-            self._current_parents = {row.id: row.parent_id for row in rows}
-            self._heights = {row.id: row.height for row in rows if row.height is not None}
+            rows = list(await session.execute(_select_places(writes[0].model), values))
+            current_parents = {row.id: row.parent_id for row in rows}
+            heights = {row.id: row.height for row in rows if row.height is not None}
+        self._writes = {write.id: write for write in writes}
+        self._tree = TreeDepths(current_parents, new_parents, heights, MAX_DEPTH)
 
-    def check_together(self, writes: Sequence[Write]) -> Iterator[tuple[Write, RuleViolation]]:
-        del writes  # `load` has selected those that matter
-        rejected_departures = sum(write.is_rejected for write in self._departures)
-        if rejected_departures == self._rejected_departures:
+    def check_together(self, rejected: Sequence[Write]) -> Iterator[tuple[Write, RuleViolation]]:
+        if self._tree is None:
             return
-        # Objects that stay change the depths of others, so that all are computed again. Only a batch made for the
-        # purpose needs more rounds; its other placements are rejected, which keeps the work proportionate.
-        self._rejected_departures = rejected_departures
-        self._rounds += 1
-        for write in self._too_deep() if self._rounds <= _MAX_ROUNDS else self._placements.values():
-            if not write.is_rejected:
-                detail = text_of("too_deep", noun=write.model.noun, ancestors=MAX_DEPTH)
-                yield write, RuleViolation(TooDeep, detail, "/parent_id")
-
-    def _too_deep(self) -> list[Write]:
-        """Return the placements through which an object would have too many ancestors."""
-        changed = dict.fromkeys((*self._placements.values(), *self._departures))
-        parents = self._current_parents | {
-            write.id: write.result["parent_id"] for write in changed if write.result is not None
-        }
-        depths: dict[Any, int] = {}
-        causes = (
-            self._cause(write, parents)
-            for write in changed
-            if write.result is not None
-            and _depth(write.result["parent_id"], parents, depths) + 1 + self._heights.get(write.id, 0) > MAX_DEPTH
-        )
-        return list(dict.fromkeys(cause for cause in causes if cause is not None))
-
-    def _cause(self, write: Write, parents: dict[Any, Any]) -> Write | None:
-        """Return the write itself if it is a placement, or else that of the nearest ancestor that is placed.
-
-        An ancestor that is farther away than `MAX_DEPTH` is too deep by itself.
-        """
-        key = write.id
-        for _ in range(MAX_DEPTH + 1):
-            placement = self._placements.get(key)
-            if placement is not None and not placement.is_rejected:
-                return placement
-            key = parents.get(key)
-        return None
-
-
-def _depth(node: Any, parents: dict[Any, Any], depths: dict[Any, int]) -> int:
-    """Return the number of ancestors of an object, -1 if it is None. `depths` keeps those that are known."""
-    path: dict[Any, None] = {}
-    while node is not None and node not in depths and node not in path:
-        path[node] = None
-        node = parents.get(node)
-    depth = depths.get(node, -1)
-    for each in reversed(path):
-        depth += 1
-        depths[each] = depth
-    return depth
+        # A batch can have several writes of one object, of which at most one is not rejected.
+        undone = [write.id for write in rejected if self._writes.get(write.id) is write]
+        for key in self._tree.undo(undone):
+            write = self._writes[key]
+            detail = text_of("too_deep", noun=write.model.noun, ancestors=MAX_DEPTH)
+            yield write, RuleViolation(TooDeep, detail, "/parent_id")
 
 
 def _parent(write: Write) -> Any:

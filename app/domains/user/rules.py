@@ -25,6 +25,7 @@ class Administrators(Rule):
     def __init__(self, caller: Caller) -> None:
         super().__init__(caller)
         self._has_other_administrators = True
+        self._writes: Sequence[Write] = ()
 
     def concerns(self, values: Values) -> bool:
         return values["access_level"] == "admin" and "admin" not in self.caller.scopes
@@ -35,6 +36,7 @@ class Administrators(Rule):
         return "administrators" if _removes_administrator(write) else None
 
     async def load(self, session: RegisterSession, writes: Sequence[Write]) -> None:
+        self._writes = writes
         if any(_removes_administrator(write) for write in writes):
             ids = [write.id for write in writes if write.before is not None]
             query = exists().where(User.access_level == "admin", User.is_active, User.id.not_in(ids))
@@ -58,12 +60,15 @@ class Administrators(Rule):
                 for scope in sorted(scopes_of(after["access_level"])):
                     yield from missing_scope(self.caller, scope, "/access_level")
 
-    def check_together(self, writes: Sequence[Write]) -> Iterator[tuple[Write, RuleViolation]]:
+    def check_together(self, rejected: Sequence[Write]) -> Iterator[tuple[Write, RuleViolation]]:
+        del rejected  # after the first violation there is an administrator, so that one more call finds none
+        if self._has_other_administrators:
+            return
         # At most one of several writes of the same user is not rejected; the sort puts it last.
-        results = {write.id: write.result for write in sorted(writes, key=lambda write: not write.is_rejected)}
-        if not self._has_other_administrators and not any(map(_is_administrator, results.values())):
+        results = {write.id: write.result for write in sorted(self._writes, key=lambda write: not write.is_rejected)}
+        if not any(map(_is_administrator, results.values())):
             # If several writes together remove all administrators, the last of these writes is rejected.
-            last = [write for write in writes if _removes_administrator(write) and not write.is_rejected][-1]
+            last = [write for write in self._writes if _removes_administrator(write) and not write.is_rejected][-1]
             after = last.after
             pointer = "" if after is None else "/access_level" if after["is_active"] else "/is_active"
             yield last, RuleViolation(LastAdministrator, LastAdministrator.text, pointer)

@@ -1,5 +1,6 @@
 """Conflicts in a batch are found in linear time, however its items depend on each other."""
 
+import asyncio
 import sys
 from collections.abc import Iterator, Sequence
 from types import FrameType, SimpleNamespace
@@ -7,17 +8,19 @@ from typing import Any, ClassVar, cast
 
 import pytest
 
-from app.core.caller import SYSTEM_CALLER
+from app.core.caller import SYSTEM_CALLER, Caller
 from app.core.database import RegisterSession
 from app.domains.department.models import Department
 from app.domains.department.schemas import DepartmentCreate
+from app.domains.shared.bulk import conflicts
 from app.domains.shared.bulk.conflicts import Batch, find_conflicts
 from app.domains.shared.bulk.items import Item
 from app.domains.shared.rules import Rule, Rules, RuleViolation, Write
 from app.domains.shared.trees import MAX_DEPTH, MaxDepth, NoCycle
+from app.utils.exceptions import Conflict
 
 ITEMS = 2000
-MAX_CALLS = 100 * ITEMS
+MAX_CALLS = 200 * ITEMS
 
 
 class CountingRule(Rule):
@@ -25,10 +28,29 @@ class CountingRule(Rule):
 
     times: ClassVar[int] = 0
 
-    def check_together(self, writes: Sequence[Write]) -> Iterator[tuple[Write, RuleViolation]]:
-        del writes
+    def check_together(self, rejected: Sequence[Write]) -> Iterator[tuple[Write, RuleViolation]]:
+        del rejected
         CountingRule.times += 1
         yield from ()
+
+
+class OneByOne(Rule):
+    """Rejects one write at each call of `check_together`, and counts the writes that it is given."""
+
+    given: ClassVar[int] = 0
+
+    def __init__(self, caller: Caller) -> None:
+        super().__init__(caller)
+        self._left: list[Write] = []
+
+    async def load(self, session: RegisterSession, writes: Sequence[Write]) -> None:
+        del session
+        self._left = list(writes)
+
+    def check_together(self, rejected: Sequence[Write]) -> Iterator[tuple[Write, RuleViolation]]:
+        OneByOne.given += len(rejected)
+        if self._left:
+            yield self._left.pop(), RuleViolation(Conflict, "Rejected.")
 
 
 class TreeSession:
@@ -51,11 +73,11 @@ def department(index: int, parent: int | None, new_parent: int | None) -> Item:
 
 
 async def count_calls(
-    batch: Batch, parents: dict[int, int | None] | None = None, tree_rule: type[Rule] = NoCycle
+    batch: Batch, parents: dict[int, int | None] | None = None, *tree_rules: type[Rule]
 ) -> tuple[int, int]:
     """Find the conflicts of a batch; return the number of function calls, and of calls of the rules."""
     batch.items_by_id = {item.index: item for item in batch.items}
-    rules, calls = Rules((tree_rule, CountingRule), SYSTEM_CALLER), 0
+    rules, calls = Rules((*(tree_rules or (NoCycle,)), CountingRule), SYSTEM_CALLER), 0
     CountingRule.times = 0
 
     def count(_frame: FrameType, event: str, _argument: Any) -> None:
@@ -122,14 +144,62 @@ async def test_depths_of_a_long_chain(fails: bool) -> None:
     assert (calls < MAX_CALLS, checks <= 3) == (True, True)
 
 
-async def test_moves_that_fail_one_after_another_are_checked_a_fixed_number_of_times() -> None:
+async def test_moves_that_fail_one_after_another_are_checked_in_linear_time() -> None:
     # Each department is a child of the one before it and becomes a root, below which the next but one moves.
     parents = {index: index - 1 or None for index in range(1, ITEMS + 1)}
     items = [department(index, index - 1 or None, index // 2 if index % 2 else None) for index in range(1, ITEMS + 1)]
     batch = Batch(Department, items, None)
     items[1].add_fault("/data/name", "too_long", items="1 item")
-    calls, checks = await count_calls(batch, parents, MaxDepth)
-    assert (calls < MAX_CALLS, checks <= 20) == (True, True)
+    calls, _ = await count_calls(batch, parents, MaxDepth)
+    assert calls < MAX_CALLS
+
+
+def nested_moves(levels: int, others: int) -> tuple[Batch, dict[int, int | None]]:
+    """Return a batch that moves each of some nested departments to the limit, and others below a root.
+
+    The lowest of the nested ones fails for another reason.
+    """
+    limit = range(1, MAX_DEPTH + 1)
+    nested = range(MAX_DEPTH + 1, MAX_DEPTH + levels + 1)
+    free = range(nested.stop, nested.stop + others)
+    parents = {key: key - 1 or None for key in limit} | {key: key - 1 for key in nested} | dict.fromkeys(free)
+    parents[nested.start] = None
+    moves = [*((key, MAX_DEPTH) for key in nested), *((key, 1) for key in free)]
+    items = [department(key, parents[key], new_parent) for key, new_parent in moves]
+    items[levels - 1].keys = {"code": "occupied"}
+    return Batch(Department, items, None, key_owners={("code", "occupied"): 0}), parents
+
+
+@pytest.mark.parametrize("levels", [2, 12, 90])
+async def test_moves_without_relation_to_the_failing_ones_are_valid(levels: int) -> None:
+    batch, parents = nested_moves(levels, ITEMS)
+    calls, checks = await count_calls(batch, parents, NoCycle, MaxDepth)
+    assert codes(batch) == [["too_deep"]] * (levels - 1) + [["duplicate"]] + [[]] * ITEMS
+    assert (calls < MAX_CALLS, checks) == (True, levels)
+
+
+async def test_rules_are_given_each_rejected_write_once() -> None:
+    batch = Batch(Department, [department(index, None, ITEMS + 1) for index in range(1, ITEMS + 1)], None)
+    OneByOne.given = 0
+    calls, checks = await count_calls(batch, {ITEMS + 1: None}, NoCycle, MaxDepth, OneByOne)
+    assert codes(batch) == [["conflict"]] * ITEMS
+    assert (calls < MAX_CALLS, checks, OneByOne.given) == (True, ITEMS + 1, ITEMS)
+
+
+async def test_writes_that_are_rejected_one_by_one_leave_time_to_other_requests() -> None:
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    batch = Batch(Department, [department(index, None, ITEMS + 1) for index in range(1, ITEMS + 1)], None)
+    task = asyncio.create_task(others())
+    await count_calls(batch, {ITEMS + 1: None}, OneByOne)
+    task.cancel()
+    assert turns >= ITEMS // conflicts._MAX_ITEMS_PER_SLICE
 
 
 async def test_ancestors_of_a_referenced_object_are_not_deleted() -> None:

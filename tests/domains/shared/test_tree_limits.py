@@ -180,6 +180,26 @@ async def test_subtree_that_leaves_in_the_same_batch_does_not_count(
     assert await statuses(move(a, below_top), move(c, a)) == ["updated", "updated"]
 
 
+async def test_moves_without_relation_to_too_deep_ones_are_made(
+    client: httpx.AsyncClient, connection: AsyncConnection
+) -> None:
+    # Each department of a chain of 12 moves below the last one of another chain, which it alone may.
+    chain = await add_chain(connection, "departments", MAX_DEPTH + 12)
+    free = [await make(client, "departments") for _ in range(20)]
+    limit, nested = chain[:MAX_DEPTH], chain[MAX_DEPTH:]
+    await connection.execute(text(f"UPDATE departments SET parent_id = NULL WHERE id = {nested[0]}"))
+    moves = [*((key, limit[-1]) for key in nested), *((each["id"], chain[0]) for each in free)]
+    items: list[Any] = [{"op": "update", "id": key, "data": {"parent_id": parent}} for key, parent in moves]
+    response = await client.post("/departments/bulk?atomic=false&dry_run=true", json={"items": items})
+    assert [item["status"] for item in response.json()["items"]] == ["updated"] * 32
+    # The lowest one stays, so that each above it stays, too.
+    items[11]["data"]["code"] = (await make(client, "departments", code="OCCUPIED"))["code"]
+    response = await client.post("/departments/bulk?atomic=false", json={"items": items})
+    assert [item["status"] for item in response.json()["items"]] == ["failed"] * 12 + ["updated"] * 20
+    codes = [item["errors"][0]["code"] for item in response.json()["items"][:12]]
+    assert codes == ["too_deep"] * 11 + ["duplicate"]
+
+
 NODES = 6
 batches = st.lists(st.tuples(st.integers(0, NODES - 1), st.none() | st.integers(0, NODES - 1)), min_size=1, max_size=5)
 

@@ -117,17 +117,20 @@ class ConflictPropagation:
                 self._referrers.setdefault(other, []).append((pointer, item))
         # The items that need a key which an item releases, with the column of the key.
         self._key_waiters: dict[Item, list[tuple[str, Item]]] = {}
+        # The rejected writes that the rules do not know yet.
+        self._rejected: list[Write] = []
+        self._processed = 0
 
     async def find(self, rules: Rules) -> None:
         self._reject_occupied_keys()
         await self._propagate()
         self._reject_referenced_deletes()
         await self._propagate()
-        writes = self._batch.writes
-        self._reject_by_rules(rules.check(writes))
+        self._reject_by_rules(rules.check(self._batch.writes))
         while True:
             await self._propagate()
-            self._reject_by_rules(rules.check_together(writes))
+            rejected, self._rejected = self._rejected, []
+            self._reject_by_rules(rules.check_together(rejected))
             if not self._failed:
                 return
 
@@ -144,9 +147,10 @@ class ConflictPropagation:
 
     async def _propagate(self) -> None:
         """Reject the items that depend on failed items, directly or through other items."""
-        count = 0
         while self._failed:
             other = self._failed.pop()
+            if other.write is not None:
+                self._rejected.append(other.write)
             for pointer, item in self._referrers.get(other, ()):
                 # The items of a cycle refer to each other, but already have the fault of the cycle.
                 if item is not other and not any(fault.pointer == pointer for fault in item.faults):
@@ -154,8 +158,8 @@ class ConflictPropagation:
             for column, item in self._key_waiters.get(other, ()):
                 self._reject_occupied_key(item, column)
             self._reject_deletes_of_referenced(other)
-            count += 1
-            if count % _MAX_ITEMS_PER_SLICE == 0:
+            self._processed += 1
+            if self._processed % _MAX_ITEMS_PER_SLICE == 0:
                 await asyncio.sleep(0)
 
     def _reject_occupied_keys(self) -> None:

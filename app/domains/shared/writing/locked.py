@@ -104,9 +104,9 @@ class LockedWriter:
     async def check_rules(self, write: Write) -> None:
         """Check the write against the rules. Raises the error of the first violation, with the faults of all."""
         await self.rules.load(self.session, [write])
-        errors: list[RegisterError] = []
-        for check in (self.rules.check, self.rules.check_together):
-            errors += [violation.as_error() for _, violation in check([write])]
+        errors: list[RegisterError] = [violation.as_error() for _, violation in self.rules.check([write])]
+        rejected = [write] if errors else []
+        errors += [violation.as_error() for _, violation in self.rules.check_together(rejected)]
         if errors:
             errors[0].errors = tuple(fault for error in errors for fault in error.errors)
             raise errors[0]
