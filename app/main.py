@@ -1,6 +1,7 @@
 """The application: middleware, error handlers, routers, and the state of the process."""
 
 import asyncio
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -28,13 +29,14 @@ from app.core.http.protocol import CONNECTIONS, Connections
 from app.core.http.routing import collect_known_parameters
 from app.core.http.security_headers import SecurityHeadersMiddleware
 from app.core.http.streaming import Streams
-from app.core.memory import freeze_startup_objects
 from app.core.migrations import head_revision
 from app.core.passwords import Passwords
 from app.core.readiness import Readiness
-from app.core.stopping import prepare_stop
+from app.core.server.memory import freeze_startup_objects
+from app.core.server.stopping import prepare_stop
 from app.core.tokens import Tokens
 from app.domains.auth.callers import Callers
+from app.domains.collections import prepare_common_statements
 from app.utils.logging_middleware import RequestMiddleware
 from app.utils.logging_service import configure_logging
 from app.utils.metrics import Metrics
@@ -44,6 +46,8 @@ EXPOSED_HEADERS = (
     *("Retry-After", "WWW-Authenticate", "X-Request-ID"),
 )
 LAG_INTERVAL_SECONDS = 0.5
+# Reading an integer takes quadratic time. This is the lowest limit that Python permits.
+MAX_INTEGER_DIGITS = 640
 
 
 def application() -> FastAPI:
@@ -55,6 +59,7 @@ def application() -> FastAPI:
 
 def create_app(settings: Settings) -> FastAPI:
     """Return a new application. It connects to the database at the first request that needs it."""
+    sys.set_int_max_str_digits(MAX_INTEGER_DIGITS)
     app = FastAPI(
         title="Process Register",
         version=VERSION,
@@ -117,7 +122,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
     collect_known_parameters(app.routes, app.openapi()["paths"])
     prepare_docs(app)
     connections = Connections(app.state.settings, app.state.metrics)
-    tasks = [asyncio.create_task(each) for each in (_measure_lag(app.state.metrics), connections.watch())]
+    work = (_measure_lag(app.state.metrics), connections.watch(), prepare_common_statements())
+    tasks = [asyncio.create_task(each) for each in work]
     with freeze_startup_objects():
         yield {CONNECTIONS: connections}
     for task in tasks:

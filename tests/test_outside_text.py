@@ -106,6 +106,8 @@ END = "\0"
 # Patterns that see a text whose length is checked before, and short enough for any pattern.
 BOUNDED = {
     ("app.core.passwords", "_OUTER_NON_LETTERS"),  # the maximum length of a password
+    ("app.core.http.bodies", "_CONTENT_TYPE"),  # `MAX_CONTENT_TYPE_LENGTH`
+    ("app.core.http.bodies", "_PARAMETERS"),
     ("app.core.http.hints", "_SUFFIXED"),  # `_MAX_COMPARED_LENGTH`
 }
 

@@ -6,8 +6,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,9 +16,9 @@ import pytest
 from sqlalchemy import URL
 
 from app.core.readiness import Readiness
-from app.core.stopping import prepare_stop
+from app.core.server.stopping import prepare_stop
 from tests.conftest import LONG_TIMEOUT_APP, text_of
-from tests.services import started
+from tests.services import Service, started
 from tests.test_cli import servers_of
 from tests.waiting import HANG_TIMEOUT, wait_until
 
@@ -112,6 +112,39 @@ def test_workers_end_when_their_parent_is_killed(
         port = httpx.URL(service.address).port
         with socket.create_server(("127.0.0.1", port or 0)):
             pass
+
+
+@contextmanager
+def started_with_broken_pipe(root: Path, tmp_path: Path, **settings: str) -> Iterator[Service]:
+    """Run `serve`, whose output goes to a pipe, until the reader of the pipe has ended."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    with started(root, pipe, *LONG_TIMEOUT_APP, "serve", LOG_LEVEL="INFO", **settings) as service:
+        service.wait_until_ready()
+        os.close(reader)
+        yield service
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_service_whose_log_cannot_be_written_serves_and_stops(
+    root: Path, tmp_path: Path, serve: dict[str, str], workers: str
+) -> None:
+    with started_with_broken_pipe(root, tmp_path, **serve, DRAIN_SECONDS="0.2", WORKERS=workers) as service:
+        for path, status in (("/health/live", 200), ("/api/v1/processes", 401), ("/absent", 404)):
+            assert service.get(path).status_code == status
+        service.process.send_signal(signal.SIGTERM)
+        assert service.exit_status() == 0
+
+
+def test_workers_whose_log_cannot_be_written_end_with_their_parent(
+    root: Path, tmp_path: Path, serve: dict[str, str]
+) -> None:
+    with started_with_broken_pipe(root, tmp_path, **serve, WORKERS="2") as service:
+        workers = children_of(service.process.pid)
+        service.process.kill()
+        service.exit_status()
+        wait_until(lambda: not any(map(is_running, workers)))
 
 
 def test_run_with_workers_starts_again_after_kill_9(root: Path, tmp_path: Path) -> None:

@@ -163,8 +163,8 @@ class Settings(BaseSettings):
     max_unfinished_body_bytes: int = Field(
         48 * 1024 * 1024,
         ge=0,
-        description="Bytes of incomplete request bodies that each server process holds, not counting the first 64 KiB "
-        "of each body.",
+        description="Bytes of incomplete request bodies that each server process holds, at most half of them of one "
+        "user, not counting the first 64 KiB of each body.",
     )
     max_unread_bytes: int = Field(
         48 * 1024 * 1024,

@@ -44,6 +44,8 @@ class Database:
         # Readiness probes have a separate connection, so they do not wait for those of the requests.
         self.probe_engine = make_engine(url, settings, 1, max_seconds)
         self.statement_seconds = settings.statement_timeout + _TIMEOUT_MARGIN
+        # Also the limit of the wait for the compilation of a statement.
+        self.pool_timeout = settings.pool_timeout
         # Tests set a connection: all sessions then run inside its transaction, which the tests roll back.
         self.bind: AsyncConnection | None = None
 
@@ -203,7 +205,7 @@ class RegisterSession(AsyncSession):
 
     async def _run(self, statement: FastStatement, values: dict[str, Any], *, is_write: bool) -> Row | None:
         """Run a statement of the fast path in the transaction, or else on a borrowed connection."""
-        prepared = statement.prepared or await statement.prepare()
+        prepared = statement.prepared or await statement.prepare(self._database.pool_timeout)
         sql, arguments = prepared.sql, prepared.arguments(values)
         if self.in_transaction() or self._database.bind is not None:
             return await self._fetch_in_transaction(sql, arguments)

@@ -16,18 +16,22 @@ through a cursor of the driver (`app/core/http/streaming.py`). All others are or
 """
 
 import asyncio
+import threading
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Executable, Table
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 
-from app.utils.exceptions import DatabaseBusy
+from app.utils.exceptions import CallerBusy, DatabaseBusy
+from app.utils.request_context import request_state
 
 # The number of statements that may wait to be prepared: as long as for a connection.
 MAX_WAITING = 50
+_TOO_MANY = "Too many new combinations of parameters are in use."
 _DIALECT = PGDialect_asyncpg()  # type: ignore[no-untyped-call]
 
 
@@ -68,19 +72,66 @@ def _tables(statement: Executable) -> tuple[str, ...]:
 
 
 class _Compiler:
-    """Prepares one statement after the other in a thread, so that the event loop gets at least half of the CPU time."""
+    """Prepares one statement after the other in a thread, so that the event loop gets at least half of the CPU time.
+
+    The users whose statements wait take turns, so that no user waits for all statements of another one.
+    """
 
     def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compiler")
-        self._pending: list[Future[Prepared]] = []
+        self._changed = threading.Condition()
+        # By the id of the user, in the order of their turns. Statements outside of a request have the key None.
+        self._queues: dict[int | None, deque[_Compilation]] = {}
+        self._thread: threading.Thread | None = None
 
     def submit(self, build: Callable[[], Executable]) -> Future[Prepared]:
-        """Return the future of the prepared statement. Raises `DatabaseBusy` if `MAX_WAITING` statements wait."""
-        self._pending = [future for future in self._pending if not future.done()]
-        if len(self._pending) >= MAX_WAITING:
-            raise DatabaseBusy("Too many new combinations of parameters are in use.")
-        self._pending.append(self._thread.submit(lambda: prepare(build())))
-        return self._pending[-1]
+        """Return the future of the prepared statement.
+
+        Raises `DatabaseBusy` if `MAX_WAITING` statements wait, and `CallerBusy` if half as many of the same user wait.
+        """
+        user: int | None = request_state.get().get("caller_id")
+        with self._changed:
+            if user is not None and len(self._queues.get(user, ())) >= MAX_WAITING // 2:
+                raise CallerBusy
+            if sum(map(len, self._queues.values())) >= MAX_WAITING:
+                raise DatabaseBusy(_TOO_MANY)
+            compilation = _Compilation(build)
+            self._queues.setdefault(user, deque()).append(compilation)
+            if self._thread is None:
+                # A daemon, because the process exits without the statements that still wait.
+                self._thread = threading.Thread(target=self._run, name="compiler", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+        return compilation.future
+
+    def _run(self) -> None:
+        while True:
+            self._next().run()
+
+    def _next(self) -> "_Compilation":
+        """Return the first statement of the user whose turn it is, and put the user behind the others."""
+        with self._changed:
+            while not self._queues:
+                self._changed.wait()
+            user = next(iter(self._queues))
+            queue = self._queues.pop(user)
+            compilation = queue.popleft()
+            if queue:
+                self._queues[user] = queue
+            return compilation
+
+
+class _Compilation:
+    """A statement to build and compile, and the future of the result."""
+
+    def __init__(self, build: Callable[[], Executable]) -> None:
+        self._build = build
+        self.future = Future[Prepared]()
+
+    def run(self) -> None:
+        try:
+            self.future.set_result(prepare(self._build()))
+        except BaseException as error:  # noqa: BLE001 - the caller gets it, and the thread goes on
+            self.future.set_exception(error)
 
 
 _COMPILER = _Compiler()
@@ -97,16 +148,20 @@ class FastStatement:
         # None before the first run.
         self.prepared: Prepared | None = None
 
-    async def prepare(self) -> Prepared:
+    async def prepare(self, seconds: float | None = None) -> Prepared:
         """Return the prepared statement; concurrent callers wait for the same compilation.
 
-        Raises `DatabaseBusy` if too many statements wait for theirs.
+        Raises `DatabaseBusy` if too many statements wait for theirs or if it takes longer than `seconds`, and
+        `CallerBusy` if too many of the same user wait.
         """
         if self.prepared is None:
             self._future = self._future or _COMPILER.submit(self._build)
             try:
-                # Shielded: a cancelled request does not end the compilation for which others wait.
-                self.prepared = await asyncio.shield(asyncio.wrap_future(self._future))
+                async with asyncio.timeout(seconds):
+                    # Shielded: a cancelled request does not end the compilation for which others wait.
+                    self.prepared = await asyncio.shield(asyncio.wrap_future(self._future))
+            except TimeoutError as error:
+                raise DatabaseBusy(_TOO_MANY) from error
             finally:
                 if self._future is not None and self._future.done():
                     self._future = None

@@ -10,18 +10,25 @@ from fastapi import APIRouter
 
 from app.core.permissions import Scope
 from app.domains.department import router as department
+from app.domains.department.lists import DepartmentListQuery
 from app.domains.department.service import DepartmentService
 from app.domains.location import router as location
+from app.domains.location.lists import LocationListQuery
 from app.domains.location.service import LocationService
 from app.domains.process import router as process
+from app.domains.process.lists import ProcessListQuery
 from app.domains.process.service import ProcessService
 from app.domains.resource import router as resource
+from app.domains.resource.lists import ResourceListQuery
 from app.domains.resource.service import ResourceService
 from app.domains.role import router as role
+from app.domains.role.lists import RoleListQuery
 from app.domains.role.service import RoleService
 from app.domains.shared.collection import Collection, foreign_keys
+from app.domains.shared.lists import ListQuery
 from app.domains.shared.service import CollectionService
 from app.domains.user import router as user
+from app.domains.user.lists import UserListQuery
 from app.domains.user.service import UserService
 
 
@@ -31,6 +38,7 @@ class Entry:
 
     service: type[CollectionService]
     router: APIRouter
+    list_query: type[ListQuery]
     description: str
     # The scope that is required to read the history, if it is not the scope to read the objects.
     history_scope: Scope | None = None
@@ -53,17 +61,33 @@ COLLECTIONS = (
     Entry(
         ProcessService,
         process.router,
+        ProcessListQuery,
         "The processes of the organisation: a tree, with links to departments, locations, resources and roles.",
     ),
-    Entry(DepartmentService, department.router, "The units of the organisation: a tree."),
-    Entry(LocationService, location.router, "The places of work: a tree, from regions down to rooms."),
+    Entry(DepartmentService, department.router, DepartmentListQuery, "The units of the organisation: a tree."),
     Entry(
-        ResourceService, resource.router, "The resources of processes: applications, equipment, documents, suppliers."
+        LocationService, location.router, LocationListQuery, "The places of work: a tree, from regions down to rooms."
     ),
-    Entry(RoleService, role.router, "Job functions (not access rights) and their holders."),
-    Entry(UserService, user.router, "The people of the organisation.", history_scope="admin"),
+    Entry(
+        ResourceService,
+        resource.router,
+        ResourceListQuery,
+        "The resources of processes: applications, equipment, documents, suppliers.",
+    ),
+    Entry(RoleService, role.router, RoleListQuery, "Job functions (not access rights) and their holders."),
+    Entry(UserService, user.router, UserListQuery, "The people of the organisation.", history_scope="admin"),
 )
 NAMES = tuple(entry.name for entry in COLLECTIONS)
+
+
+async def prepare_common_statements() -> None:
+    """Prepare the statements of requests without parameters, one after the other, before requests need them.
+
+    Otherwise these requests would wait behind those that choose new combinations of parameters.
+    """
+    for entry in COLLECTIONS:
+        for statement in entry.service.common_statements(entry.list_query()):
+            await statement.prepare()
 
 
 def in_reference_order() -> list[Entry]:

@@ -320,8 +320,9 @@ class KeyReused(InvalidContent):
 class TooManyRequests(RegisterError):
     """There were too many attempts to sign in, to this account or from this address. Try again after `Retry-After`
     seconds. An administrator can send a link to set a new password, which works immediately. With `caller_busy`, other
-    requests of the same user hold half of the database connections of a server process, and this one waited too long
-    for its turn: send fewer requests at the same time."""
+    requests of the same user hold half of what a server process has for all users: of its database connections, for
+    which this request waited too long, of its memory for incomplete bodies, or of the places in its queue for new
+    combinations of query parameters. Send fewer requests at the same time."""
 
     status, name, title, code = 429, "too-many-requests", "Too many requests", "too_many_requests"
     text = "Too many attempts to sign in. Try again later."
@@ -331,10 +332,10 @@ class TooManyRequests(RegisterError):
 
 
 class CallerBusy(TooManyRequests):
-    """Other requests of the same user hold as many database connections as one user may. See `TooManyRequests`."""
+    """Other requests of the same user hold as much of a shared resource as one user may. See `TooManyRequests`."""
 
     code = "caller_busy"
-    text = "Other requests of this user are using too many database connections. Send fewer at the same time."
+    text = "This user has too many requests in progress. Send fewer at the same time."
 
     def __init__(self) -> None:
         super().__init__(retry_after=1)

@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 from collections.abc import MutableMapping
+from contextlib import suppress
 from functools import partial
 from typing import Any, TextIO
 
@@ -64,11 +65,22 @@ def configure_logging(level: str, *, as_json: bool) -> None:
 
 
 class _Writer(structlog.WriteLogger):
-    """Writes the lines of the logger `name`."""
+    """Writes the lines of the logger `name`.
+
+    A line that cannot be written is lost, as with the standard library's handlers: a request or a shutdown must not
+    fail because the reader of a pipe has ended or a disk is full.
+    """
 
     def __init__(self, file: TextIO, name: str) -> None:
         super().__init__(file)
         self.name = name
+
+    def msg(self, message: str) -> None:
+        """Write a line."""
+        with suppress(OSError):
+            super().msg(message)
+
+    debug = info = warning = error = critical = exception = msg
 
 
 def _to_json(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import accumulate
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
@@ -16,6 +17,9 @@ from app.utils.exceptions import InternalError, RegisterError
 MEDIA_TYPE = "application/problem+json"
 # Characters of the path in a problem document. Percent-encoding makes a path up to three times as long.
 MAX_INSTANCE_LENGTH = 2_500
+# The size of a problem document that has no errors of a body.
+MAX_BYTES = 4_000
+_FITTING = " Only the first {} errors fit into this response."
 _PARTIAL_ESCAPE = re.compile("%.?$")
 
 logger = structlog.get_logger("app.problems")
@@ -81,8 +85,24 @@ def problem_response(error: RegisterError, scope: Scope) -> Response:
         "errors": [fault.as_json() for fault in error.errors],
         **error.extensions,
     }
-    body = json.dumps(document, ensure_ascii=False).encode("utf-8", "replace")
+    body = _encode(document)
+    # Any client can cause errors in the head of a request, also without a token. Errors in a body are smaller than it.
+    if len(body) > MAX_BYTES and all(fault.source != "body" for fault in error.errors):
+        body = _encode(_with_fitting_errors(document))
     return Response(body, error.status, error.headers, MEDIA_TYPE)
+
+
+def _with_fitting_errors(document: dict[str, Any]) -> dict[str, Any]:
+    """Return the document with the first errors that fit into `MAX_BYTES`, and with their number in `detail`."""
+    size = len(_encode(document | {"errors": []})) + len(_FITTING) + len(str(MAX_BYTES))
+    ends = accumulate((len(_encode(error)) + len(", ") for error in document["errors"]), initial=size)
+    count = max(0, sum(end <= MAX_BYTES for end in ends) - 1)
+    detail = document["detail"] + _FITTING.format(count)
+    return document | {"detail": detail, "errors": document["errors"][:count]}
+
+
+def _encode(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def answer_with_problem(request: Request, error: RegisterError) -> Response:

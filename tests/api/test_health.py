@@ -19,6 +19,7 @@ from app.core.database import Database
 from app.core.http.bodies import LargeBodyLimiter
 from app.core.http.streaming import Streams
 from app.core.prepared import Prepared
+from app.domains.collections import prepare_common_statements
 from app.main import create_app
 from tests.api.conftest import CANARY, assert_problem
 from tests.builders import make_department
@@ -372,6 +373,7 @@ async def test_killed_idle_connection_is_replaced_without_an_error(committed: Co
 
 
 async def test_exhausted_pool_is_unavailable_with_retry_after(database: URL) -> None:
+    await prepare_common_statements()
     async with running(database, pool_size=1, pool_timeout=0.05) as service:
         async with borrowed(service.app.state.database):
             for response in (

@@ -286,6 +286,7 @@ MAY_END = Counter(
         ("domains/shared/reading/reader.py", "release"): 1,  # before a stream takes its own connection
         ("domains/shared/writing/locked.py", "undo"): 1,  # to wait for an advisory lock without a row lock
         ("domains/shared/writing/all_faults.py", "undo"): 1,  # to find all faults
+        ("core/threads.py", "reset"): 2,  # of context variables
         ("utils/logging_middleware.py", "reset"): 1,  # of a context variable, not of a transaction
     }
 )

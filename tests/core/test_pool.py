@@ -1,32 +1,31 @@
 """The connections that the pool opens, and the order in which it lends them."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack
 from typing import Any
 from uuid import uuid4
 
 import asyncpg
 import httpx
 import pytest
-from fastapi import Request
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import QueuePool
 
-from app.core.caller import Caller
 from app.core.config import Settings
 from app.core.database import Database
 from app.core.engine import FairPool, driver_url
 from app.core.http.authorisation import authorise
-from app.core.permissions import scopes_of
+from app.domains.collections import prepare_common_statements
 from app.main import create_app
 from app.utils.exceptions import CallerBusy, ConnectionLost, DatabaseBusy
-from app.utils.request_context import request_state
 from tests.api.conftest import assert_problem
 from tests.builders import admin_session
 from tests.conftest import Committed, borrowed, client_of, connected, settings_for
+from tests.core.users import as_user, requests_of
 from tests.waiting import HANG_TIMEOUT, until
+
+NDJSON = {"Accept": "application/x-ndjson"}
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg", "postgresql+asyncpg"])
@@ -137,16 +136,6 @@ async def test_place_in_the_pool_is_always_freed(committed: Committed) -> None:
 # --- The share of a user ---
 
 
-@contextmanager
-def requests_of(user: int | None) -> Iterator[None]:
-    """Run a block as the requests of a user."""
-    state = request_state.set({} if user is None else {"caller_id": user})
-    try:
-        yield
-    finally:
-        request_state.reset(state)
-
-
 async def hold(database: Database, user: int | None, stack: AsyncExitStack, count: int = 1) -> None:
     with requests_of(user):
         for _ in range(count):
@@ -232,12 +221,6 @@ async def test_place_in_a_share_is_always_freed(committed: Committed) -> None:
     await database.dispose()
 
 
-async def as_user(request: Request, permission: str) -> None:  # noqa: ARG001 - as `authorise` is called
-    """Authorise a request as the user whose id it names, without a look-up, which would need a connection, too."""
-    request.state.caller_id = int(request.headers.get("X-User", "1"))
-    request.state.caller = Caller(request.state.caller_id, "User", "admin", scopes_of("admin"))
-
-
 async def until_blocked(connection: asyncpg.Connection, count: int) -> None:
     """Return once this number of statements waits for the lock of the departments."""
 
@@ -254,12 +237,14 @@ async def until_blocked(connection: asyncpg.Connection, count: int) -> None:
 @pytest.mark.parametrize("method", ["GET", "POST", "bulk", "export"])
 async def test_blocked_requests_of_one_user_leave_connections_for_others(committed: Committed, method: str) -> None:
     """The number of connections in use, and the order of events, do not depend on the time that they take."""
+    await prepare_common_statements()
+    assert (await committed.client.get("/departments", headers=NDJSON)).status_code == 200
     app = create_app(settings_for(committed.url, pool_size=4, pool_timeout=0.2))
     app.dependency_overrides[authorise] = as_user
     pool: Any = app.state.database.engine.pool
     async with client_of(app) as client, connected(committed.url) as other:
         await other.execute("BEGIN; LOCK TABLE departments IN ACCESS EXCLUSIVE MODE")
-        body, headers = {"name": "D"}, {"Accept": "application/x-ndjson"}
+        body = {"name": "D"}
 
         async def send() -> httpx.Response:
             if method == "bulk":
@@ -267,7 +252,7 @@ async def test_blocked_requests_of_one_user_leave_connections_for_others(committ
                 return await client.post("/departments/bulk", json={"items": items})
             if method == "POST":
                 return await client.post("/departments", json=body, headers={"Idempotency-Key": str(uuid4())})
-            return await client.get("/departments", headers=headers if method == "export" else None)
+            return await client.get("/departments", headers=NDJSON if method == "export" else None)
 
         blocked = [asyncio.create_task(send()) for _ in range(2)]
         await until_blocked(other, 2)
@@ -289,6 +274,7 @@ async def test_blocked_requests_of_one_user_leave_connections_for_others(committ
 
 async def test_share_belongs_to_the_user_and_not_to_the_token(committed: Committed) -> None:
     session = await admin_session(committed.client)
+    await prepare_common_statements()
     app = create_app(settings_for(committed.url, pool_size=2, pool_timeout=0.2, caller_cache_seconds=1))
     async with client_of(app) as client, connected(committed.url) as other:
         for headers in ({}, session):

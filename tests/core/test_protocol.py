@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import uvicorn
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -19,7 +20,9 @@ from uvicorn.protocols.http import httptools_impl
 from uvicorn.protocols.http.flow_control import FlowControl
 
 from app.core.http import protocol
+from app.core.http.middleware import RequestHeadMiddleware
 from app.core.http.protocol import CONNECTIONS, Connections, GuardedProtocol, raise_file_limit
+from app.utils.logging_middleware import RequestMiddleware
 from app.utils.metrics import Metrics
 from tests.conftest import settings_for
 from tests.waiting import HANG_TIMEOUT, until
@@ -80,7 +83,11 @@ class Front:
         methods = ["GET", "POST"]
         endpoints = (ok, body, late, refused, large, wait)
         routes = [Route(f"/{each.__name__}", each, methods=methods) for each in endpoints]
-        return Starlette(routes=routes, lifespan=lifespan)
+        middleware = [
+            Middleware(RequestMiddleware, metrics=self.metrics),
+            Middleware(RequestHeadMiddleware, limit=64 * 1024),
+        ]
+        return Starlette(routes=routes, lifespan=lifespan, middleware=middleware)
 
     def look(self, times: int = 1) -> None:
         for _ in range(times):

@@ -5,10 +5,10 @@ import json
 import re
 import signal
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import httpx
 import pytest
@@ -20,6 +20,7 @@ from app import cli
 from app.core.config import Settings
 from app.domains.department.service import DepartmentService
 from app.main import create_app
+from app.utils.validation import json_pointer
 from tests.builders import make_department
 from tests.conftest import ADMIN_PASSWORD, ADMIN_TOKEN, new_database, settings_for
 from tests.waiting import HANG_TIMEOUT, wait_until
@@ -158,6 +159,53 @@ async def test_rejection_is_no_larger_than_four_kibibytes(path: str) -> None:
                 assert response.status_code in {401, 404, 405}
                 assert len(response.content) + sum(map(len, response.headers.raw[0])) <= 4096
                 assert unquote(response.json()["instance"]).startswith(prefix)
+
+
+@pytest.mark.parametrize("character", ["x", "\x01", "~", '"', "ä", "\U0001f600"])
+@pytest.mark.parametrize("length", [1, 190, 1_000])
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", "/auth/token"), ("GET", "/departments"), ("GET", "/departments/code:" + "p" * 3_000)]
+)
+async def test_rejection_of_many_parameters_is_no_larger_than_four_kibibytes(
+    client: httpx.AsyncClient, method: str, path: str, length: int, character: str
+) -> None:
+    names = [f"{number}{character * length}" for number in range(100)]
+    names = names[: 28_000 // len(quote(names[-1]) + "=&")]  # the most that fit into the head of a request
+    response = await client.request(method, path, params=dict.fromkeys(names, ""))
+    assert len(response.content) <= 4096
+    problem = response.json()
+    pointers = [error["pointer"] for error in problem["errors"]]
+    assert (problem["code"], pointers) == ("bad_request", [json_pointer([name]) for name in names[: len(pointers)]])
+    is_cut = problem["detail"].endswith(f" Only the first {len(pointers)} errors fit into this response.")
+    assert is_cut == (len(pointers) < len(names))
+    assert pointers or len(path) > 1_000
+
+
+async def test_rejection_of_many_values_is_no_larger_than_four_kibibytes(client: httpx.AsyncClient) -> None:
+    values: list[Any] = [("parent_id", "x")] * 100
+    response = await client.get("/departments", params=values)
+    assert len(response.content) <= 4096
+    assert (response.json()["code"], 1 < len(response.json()["errors"]) < 100) == ("invalid_content", True)
+    # The errors of a body are not cut.
+    faulty = await client.post("/departments/bulk?atomic=x", json={f"field{number}": 1 for number in range(90)})
+    assert (faulty.json()["code"], len(faulty.json()["errors"])) == ("invalid_content", 92)
+
+
+@pytest.mark.parametrize("change", [str.lower, str.upper, str.title])
+async def test_case_of_header_values_does_not_matter(client: httpx.AsyncClient, change: Callable[[str], str]) -> None:
+    """The values of these headers ignore case (RFC 9110)."""
+    listed = await client.get("/roles", headers={"Accept": change("text/csv")})
+    assert listed.headers["content-type"].startswith("text/csv")
+    page = await client.get("http://register.test/openapi.json", headers={"Accept-Encoding": change("gzip")})
+    assert page.headers["content-encoding"] == "gzip"
+    types = {"Content-Type": change("application/json; charset=utf-8"), "Content-Encoding": change("identity")}
+    made = await client.post("/roles", content=b'{"name": "R"}', headers=types)
+    assert made.status_code == 201, made.text
+    scheme, _, token = client.headers["authorization"].partition(" ")
+    assert (await client.get("/roles", headers={"Authorization": f"{change(scheme)} {token}"})).status_code == 200
+    async with client_with(trusted_hosts=("register.example",)) as trusting:
+        host = {"Host": change("register.example")}
+        assert (await trusting.get("/problems/conflict", headers=host)).status_code == 200
 
 
 def assert_secured(response: httpx.Response, *, policy: str = NO_PAGE) -> None:

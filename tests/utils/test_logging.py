@@ -196,3 +196,18 @@ def test_redaction_does_not_change_the_values_of_the_caller() -> None:
         "texts": ["http://a:[redacted]@b"],
     }
     assert event["nested"] == {"password": SECRET}
+
+
+@pytest.mark.parametrize("method", ["debug", "info", "warning", "error", "exception", "critical"])
+@pytest.mark.parametrize("error", [BrokenPipeError, OSError(28, "No space left on device")])
+@pytest.mark.parametrize("step", ["write", "flush"])
+def test_line_that_cannot_be_written_is_lost(
+    monkeypatch: pytest.MonkeyPatch, method: str, error: OSError, step: str
+) -> None:
+    def fail(*_: str) -> None:
+        raise error
+
+    monkeypatch.setattr(Log, step, fail)
+    with configured_log(level="DEBUG"):
+        for logger in (structlog.get_logger("app.test"), logging.getLogger("test")):
+            getattr(logger, method)("happened")

@@ -1,8 +1,9 @@
 """Request bodies: read within limits, parsed as strict JSON, and large ones a few at a time."""
 
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from email.message import Message
 from functools import lru_cache
 from typing import Any
 
@@ -13,7 +14,8 @@ from starlette.types import Receive, Scope
 
 from app.core.http.strict_json import parse_json
 from app.core.threads import run_in_thread
-from app.utils.exceptions import BadRequest, ContentTooLarge, LargeBodiesBusy, UnsupportedMediaType
+from app.utils.exceptions import BadRequest, CallerBusy, ContentTooLarge, LargeBodiesBusy, UnsupportedMediaType
+from app.utils.request_context import request_state
 from app.utils.unknown_members import without_surplus
 from app.utils.wording import counted
 
@@ -29,8 +31,15 @@ _COUNT_CHUNK_BYTES = 1024 * 1024
 MAX_LARGE_BODIES = 2
 # The part of each body that does not count among the unfinished ones, so that ordinary requests are never rejected.
 FREE_BODY_BYTES = 64 * 1024
-# The parameters are parsed in quadratic time, and the last values are kept.
+# The last values are kept.
 MAX_CONTENT_TYPE_LENGTH = 200
+# `media-type` of RFC 9110, sections 8.3.1 and 5.6.6.
+_TCHARS = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
+_QUOTED = r'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*+"'
+_PARAMETER = rf"({_TCHARS})=({_TCHARS}|{_QUOTED})"
+_CONTENT_TYPE = re.compile(rf"({_TCHARS}/{_TCHARS})((?:[ \t]*+;[ \t]*+(?:{_PARAMETER})?+)*+)[ \t]*+")
+_PARAMETERS = re.compile(_PARAMETER)
+_ESCAPE = re.compile(r"\\(.)")
 # More digits are no length of a body, and Python parses a few thousand at most.
 _MAX_LENGTH_DIGITS = 18
 
@@ -51,8 +60,8 @@ class StrictRequest(Request):
         """Return the body, read once.
 
         Raises `ContentTooLarge` as soon as the body exceeds its limit, before it is read if the client declares its
-        length, `LargeBodiesBusy` if the process holds too many bytes of incomplete bodies, and `BadRequest` if the
-        client disconnects before the end.
+        length, `LargeBodiesBusy` or `CallerBusy` if the process holds too many bytes of incomplete bodies, of all users
+        or of this one, and `BadRequest` if the client disconnects before the end.
         """
         if not hasattr(self, "_body"):
             limit = self._limit
@@ -102,31 +111,47 @@ class StrictRequest(Request):
 
 
 class UnfinishedBodies:
-    """Limits the bytes that a process holds of bodies which have not arrived completely.
+    """Limits the bytes that a process holds of bodies which have not arrived completely, and half of them per user.
 
-    Otherwise clients that send large bodies slowly would fill the memory.
+    Otherwise clients that send large bodies slowly would fill the memory, or those of one user would keep others from
+    sending theirs. Anonymous bodies are too short to count.
     """
 
     def __init__(self, limit: int) -> None:
         self._free = limit
+        self._share = limit // 2
+        self._held = Counter[int | None]()  # by the id of the user
 
     @contextmanager
     def share(self) -> Iterator[Callable[[int], None]]:
-        """Yield a function that takes the size of a growing body. It raises `LargeBodiesBusy` beyond the limit."""
+        """Yield a function that takes the size of a growing body.
+
+        The function raises `LargeBodiesBusy` beyond the limit, and `CallerBusy` beyond the share of the request's user.
+        """
+        user: int | None = request_state.get().get("caller_id")
         held = 0
 
         def grow_to(size: int) -> None:
             nonlocal held
             more = max(0, size - FREE_BODY_BYTES) - held
+            if not more:
+                return
             if more > self._free:
                 raise LargeBodiesBusy
+            if self._held[user] + more > self._share:
+                raise CallerBusy
             self._free -= more
+            self._held[user] += more
             held += more
 
         try:
             yield grow_to
         finally:
-            self._free += held
+            if held:
+                self._free += held
+                self._held[user] -= held
+                if not self._held[user]:
+                    del self._held[user]
 
 
 class LargeBodyLimiter:
@@ -158,9 +183,10 @@ def reject_too_many_tokens(body: bytes) -> None:
 
 
 def media_type(content_type: str | None) -> str | None:
-    """Return the media type of a `Content-Type`, or None if it is absent or its charset is not UTF-8.
+    """Return the media type of a `Content-Type` in lower case, or None if it is absent or its charset is not UTF-8.
 
-    Raises `UnsupportedMediaType` for more than `MAX_CONTENT_TYPE_LENGTH` characters.
+    Raises `UnsupportedMediaType` for more than `MAX_CONTENT_TYPE_LENGTH` characters, and for other syntax than that of
+    RFC 9110, section 8.3.1.
     """
     if content_type is None:
         return None
@@ -171,10 +197,15 @@ def media_type(content_type: str | None) -> str | None:
 
 @lru_cache(maxsize=64)  # clients send few different values
 def _media_type(content_type: str) -> str | None:
-    message = Message()
-    message["content-type"] = content_type
-    is_utf8 = str(message.get_param("charset", "utf-8")).lower() in {"utf-8", "utf8"}
-    return message.get_content_type() if is_utf8 else None
+    match = _CONTENT_TYPE.fullmatch(content_type)
+    if match is None:
+        raise UnsupportedMediaType("Content-Type must be a media type of RFC 9110, such as application/json.")
+    for name, value in _PARAMETERS.findall(match[2]):
+        # With an asterisk (RFC 8187), which is not valid here, but may be meant as the charset.
+        is_charset = name.lower().partition("*")[0] == "charset"
+        if is_charset and _ESCAPE.sub(r"\1", value).strip('"').lower() not in {"utf-8", "utf8"}:
+            return None
+    return match[1].lower()
 
 
 def _too_large(limit: int) -> str:

@@ -15,6 +15,8 @@ _MAX_HOST_LENGTH = 253 + 6
 _OPEN_TO_ANY_HOST = ("/health", "/metrics")
 # The colon, the blank and the line end of a header.
 _HEADER_OVERHEAD = 4
+# The key of the error in the state of a request that the server's protocol rejects.
+REJECTION = "rejection"
 # The characters of a host and a port (RFC 3986, section 3.2.2).
 _HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=:%\[\]-]*")
 
@@ -23,6 +25,7 @@ class RequestHeadMiddleware:
     """Rejects requests whose head is too large, or has not exactly one valid Host (RFC 9112, section 3.2).
 
     A WebSocket handshake is rejected, too: as an ordinary request it would get a response that its client cannot use.
+    A request that the server's protocol could not parse gets the error of the protocol.
     """
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
@@ -37,6 +40,8 @@ class RequestHeadMiddleware:
             await self._app(scope, receive, send)
 
     def _fault(self, scope: Scope) -> RegisterError | None:
+        if REJECTION in scope["state"]:
+            return scope["state"][REJECTION]  # type: ignore[no-any-return]
         size = len(scope.get("raw_path") or scope["path"]) + len(scope["query_string"])
         hosts: list[bytes] = []
         upgrade = b""
@@ -48,7 +53,7 @@ class RequestHeadMiddleware:
                 upgrade = value
         if size > self._limit:
             return HeadersTooLarge(f"The request line and the headers may have at most {self._limit:,} bytes.")
-        if len(hosts) != 1 and (hosts or scope["http_version"] == "1.1"):
+        if len(hosts) != 1 and (hosts or scope["http_version"] != "1.0"):
             return BadRequest("A request must have exactly one Host header.")
         if hosts and not _HOST.fullmatch(hosts[0]):
             return BadRequest("The Host header must be a host name or address, with or without a port.")

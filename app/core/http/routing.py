@@ -96,10 +96,7 @@ class StrictRoute(APIRoute):
     def get_route_handler(self) -> Handler:
         handler = super().get_route_handler()
         permission = declared_permission(self)
-        file_types = _file_types(self)
-        media_types = file_types or _media_types(self)
-        usual_types = " or ".join(file_types or media_types[:1])
-        has_body = self.body_field is not None or bool(file_types)
+        accepted = _AcceptedBody(self)
         is_large = BODY_LIMIT in (self.openapi_extra or {})
         model = _body_model(self)
 
@@ -107,33 +104,49 @@ class StrictRoute(APIRoute):
             # Authorise first: a caller without permission gets no other error, and the body is not read.
             await request.app.dependency_overrides.get(authorise, authorise)(request, permission)
             if request.scope["query_string"]:
-                _reject_too_many_parameters(request.scope["query_string"])
-                _reject_undecodable(request.scope["query_string"])
-                _reject_unknown(request, self.parameters.repeatable)
-                _reject_repeated(request, self.parameters.repeatable)
-            if not has_body and request.method == "GET":
+                _check_query(request, self.parameters.repeatable)
+            if not accepted.exists and request.method == "GET":
                 return await retry_if_aborted(request, handler)
             settings = request.app.state.settings
             limit = settings.max_bulk_bytes if is_large else settings.max_body_bytes
             request = StrictRequest(request.scope, request.receive, limit, model)
-            # Also without a body: FastAPI parses the header of a form.
-            sent_type = media_type(request.headers.get("content-type")) if has_body else None
-            # Read the body here: FastAPI would replace the errors of reading by its own.
-            if has_body and await request.body():
-                if sent_type not in media_types:
-                    raise UnsupportedMediaType(f"Send the body as {usual_types} in UTF-8.")
-                if request.headers.get("content-encoding", _IDENTITY).lower() != _IDENTITY:
-                    detail = "Compressed bodies are not supported. Remove Content-Encoding."
-                    raise UnsupportedMediaType(detail, headers={"Accept-Encoding": _IDENTITY})
-            if has_body and len(body := await request.body()) > settings.max_body_bytes:
-                if "json" in request.headers.get("content-type", ""):
-                    reject_too_many_tokens(body)
+            if accepted.exists and await accepted.read(request) > settings.max_body_bytes:
                 large_bodies: LargeBodyLimiter = request.app.state.large_bodies
                 with large_bodies.slot(), ended_by(request.disconnect):
                     return await retry_if_aborted(request, handler)
             return await retry_if_aborted(request, handler)
 
         return strict_handler
+
+
+class _AcceptedBody:
+    """The body that a route accepts: a form, the media types of its own `requestBody`, or else JSON."""
+
+    def __init__(self, route: APIRoute) -> None:
+        file_types = _file_types(route)
+        self.exists = route.body_field is not None or bool(file_types)
+        self._media_types = file_types or _media_types(route)
+        self._usual_types = " or ".join(file_types or self._media_types[:1])
+
+    async def read(self, request: StrictRequest) -> int:
+        """Read the body, and return its length; FastAPI would replace the errors of reading by its own.
+
+        Raises the errors of `StrictRequest.body`, `UnsupportedMediaType`, and `ContentTooLarge` for a large body with
+        too many JSON tokens.
+        """
+        # Also without a body: FastAPI parses the header of a form.
+        sent_type = media_type(request.headers.get("content-type"))
+        body = await request.body()
+        if not body:
+            return 0
+        if sent_type not in self._media_types:
+            raise UnsupportedMediaType(f"Send the body as {self._usual_types} in UTF-8.")
+        if request.headers.get("content-encoding", _IDENTITY).lower() != _IDENTITY:
+            detail = "Compressed bodies are not supported. Remove Content-Encoding."
+            raise UnsupportedMediaType(detail, headers={"Accept-Encoding": _IDENTITY})
+        if len(body) > request.app.state.settings.max_body_bytes and "json" in sent_type:
+            reject_too_many_tokens(body)
+        return len(body)
 
 
 def method_not_allowed(allowed: Iterable[str]) -> MethodNotAllowed:
@@ -196,6 +209,14 @@ def _media_types(route: APIRoute) -> tuple[str, ...]:
     if "PATCH" in (route.methods or ()):
         return ("application/json", "application/merge-patch+json")
     return ("application/json",)
+
+
+def _check_query(request: Request, repeatable: Mapping[str, bool]) -> None:
+    """Raise `BadRequest` unless the query string is valid and has only known parameters, repeated if `repeatable`."""
+    _reject_too_many_parameters(request.scope["query_string"])
+    _reject_undecodable(request.scope["query_string"])
+    _reject_unknown(request, repeatable)
+    _reject_repeated(request, repeatable)
 
 
 def _reject_too_many_parameters(query_string: bytes) -> None:

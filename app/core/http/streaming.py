@@ -66,6 +66,7 @@ class Streams:
         self._database = database
         self._free = settings.export_concurrency
         self.stall_seconds = settings.export_stall_seconds
+        self.prepare_seconds = settings.pool_timeout
         # The transaction is idle while the client reads the pieces of a batch.
         self._idle_seconds = self.stall_seconds * (BATCH_BYTES // PIECE_BYTES) + _GRACE_SECONDS
 

@@ -23,7 +23,7 @@ from app.core.prepared import FastStatement
 from app.core.request_service import RequestService
 from app.domains.collections import COLLECTIONS
 from app.domains.search.schemas import TYPES, SearchQuery, SearchType
-from app.domains.search.snippets import snippet
+from app.domains.search.snippets import MAX_SEARCHED_LENGTH, snippet
 from app.domains.shared.models import Base
 from app.domains.shared.query.orders import Start, opaque_parameter
 from app.domains.shared.query.pages import Listing, Position, fetch_page
@@ -32,8 +32,6 @@ from app.domains.shared.query.search import SIMILAR, matches_search, query_words
 
 READ_SCOPES: dict[SearchType, Scope] = {entry.name: entry.scope_to_read for entry in COLLECTIONS}
 
-# The length of the beginning of a description that is searched for the snippet, in characters.
-_MAX_DESCRIPTION_LENGTH = 4000
 # The first rank that considers the description; better ones consider code and name only.
 _DESCRIPTION_RANK = 4
 
@@ -132,7 +130,7 @@ def _ranked_rows(name: SearchType, start: Start) -> Any:
     source = _table(name)
     rows = rows_by_id(source, ranked_ids(source, None, start, f"_{name}"))
     by_description = rows.c.rank >= literal_column(str(_DESCRIPTION_RANK))
-    description = func.left(rows.c.description, literal_column(str(_MAX_DESCRIPTION_LENGTH)))
+    description = func.left(rows.c.description, literal_column(str(MAX_SEARCHED_LENGTH)))
     return select(
         literal_column(str(TYPES.index(name)), Integer).label("type"),
         rows.c.id,

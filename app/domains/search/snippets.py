@@ -2,14 +2,18 @@
 
 import re
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from itertools import chain, groupby, islice, takewhile
+from itertools import accumulate, chain, groupby, islice, takewhile
 from operator import itemgetter
 from os.path import commonprefix
 
 # The maximum length of a snippet, and the maximum context before the first match, in characters.
 MAX_LENGTH, MAX_LEAD = 200, 60
+# The length of the beginning of a text that is searched for matches, also of the folded text: folding makes up to 18
+# characters of one.
+MAX_SEARCHED_LENGTH = 4000
 
 # Equals `search_folded` of revision 0006 for single letters. Matches by its other rules are left unmarked.
 _LETTERS = str.maketrans(
@@ -28,7 +32,7 @@ Part = dict[str, str | bool]
 def snippet(text: str, words: str) -> list[Part]:
     """Return a passage of `text` in parts. A part with `match` is the beginning of a word that is one of `words`.
 
-    `words` are folded and separated by blanks.
+    `words` are folded and separated by blanks. Matches beyond `MAX_SEARCHED_LENGTH` are not marked.
     """
     spans = _spans(text, words)
     found = list(islice(spans, 1))
@@ -37,6 +41,8 @@ def snippet(text: str, words: str) -> list[Part]:
     position = begin
     # Matches after the passage are not searched for.
     for first, last in takewhile(lambda span: span[1] <= end, chain(found, spans)):
+        if first < position:  # another match within the same character
+            continue
         _add(parts, text[position:first], match=False)
         _add(parts, text[first:last], match=True)
         position = last
@@ -70,7 +76,7 @@ def _spans(text: str, words: str) -> Iterator[tuple[int, int]]:
     pattern = _pattern(words)
     if pattern is None:
         return
-    pieces = text.lower() if text.isascii() else [*map(_fold_character, text)]
+    pieces = text[:MAX_SEARCHED_LENGTH].lower() if text.isascii() else _fold_characters(text[:MAX_SEARCHED_LENGTH])
     places: Sequence[int] = ()
     for match in pattern.finditer("".join(pieces)):
         places = places or _places(pieces)
@@ -112,10 +118,13 @@ def _any_of(words: Sequence[str]) -> str:
     return "|".join(branches)
 
 
-# Even a long text has only a few dozen distinct characters.
-@lru_cache(maxsize=4096)
-def _fold_character(character: str) -> str:
-    return _fold(character)
+def _fold_characters(text: str) -> Sequence[str]:
+    """Return the folded characters, as far as they have at most `MAX_SEARCHED_LENGTH` characters together."""
+    distinct = set(text)
+    # Marks are not reordered across NUL, which no stored text contains, so all can be folded at once.
+    folded = dict(zip(distinct, _fold("\0".join(distinct)).split("\0"), strict=True))
+    pieces = [folded[character] for character in text]
+    return pieces[: bisect_right([*accumulate(map(len, pieces))], MAX_SEARCHED_LENGTH)]
 
 
 def _fold(text: str) -> str:

@@ -1,21 +1,25 @@
 """The operations of every collection."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pydantic import ValidationError
 
+from app.core.caller import SYSTEM_CALLER
+from app.core.prepared import FastStatement
 from app.domains.shared.bulk.batch import STATEMENT_SECONDS, BulkOutcome, write_batch
 from app.domains.shared.bulk.items import reject_too_many_links
 from app.domains.shared.collection import Collection, LinkSet, writable_columns
 from app.domains.shared.imports.requests import ImportOutcome, ImportRequest, execute_import
-from app.domains.shared.reading.documents import Document
+from app.domains.shared.lists import ListQuery
+from app.domains.shared.reading.documents import Document, by_code, by_id, documents_of
 from app.domains.shared.reading.keys import parse_key
 from app.domains.shared.reading.reader import CollectionReader
-from app.domains.shared.rules import Values
+from app.domains.shared.rules import Rules, Values
 from app.domains.shared.schemas import ObjectFields
 from app.domains.shared.writing.link_writer import LinkWriter
 from app.domains.shared.writing.object_writer import ObjectWriter
+from app.domains.shared.writing.single_statement import insert_object, update_object
 from app.utils.validation import invalid_content
 
 __all__ = ["Collection", "CollectionService", "LinkSet", "parse_key"]
@@ -27,6 +31,17 @@ class CollectionService(CollectionReader):
     Every method raises `NotFound` if its reference (an id, or `code:…`) selects no object. Writes also
     raise the errors of the collection's rules.
     """
+
+    @classmethod
+    def common_statements(cls, query: ListQuery) -> Iterator[FastStatement]:
+        """Yield the statements that read one object or the first page of the list, and that write one object."""
+        documents, links = documents_of(cls.collection), cls.collection.links
+        watched = Rules(cls.collection.rules, SYSTEM_CALLER).watched_columns
+        yield from (documents.single_object(condition, None) for condition in (by_id, by_code))
+        yield documents.page(query.order, None, "first", query.members)
+        yield insert_object(documents, links)
+        for written in (links, ()):  # a patch may leave all links unchanged
+            yield update_object(documents, written, by_id, watched)
 
     async def create(self, body: ObjectFields) -> Document:
         """Create an object.

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections.abc import Sequence
 from itertools import product
 from string import ascii_lowercase
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from app.domains.search import service, snippets
 from app.domains.search.schemas import MAX_RESULTS
-from app.domains.search.snippets import MAX_LEAD, MAX_LENGTH, Part, snippet
+from app.domains.search.snippets import MAX_LEAD, MAX_LENGTH, MAX_SEARCHED_LENGTH, Part, snippet
 from app.domains.shared.models import EXTERNAL_ID_LENGTH
 from tests.builders import make_department
 from tests.growth import assert_proportionate
@@ -22,7 +23,7 @@ from tests.growth import assert_proportionate
 # All that `q` has room for.
 MANY_WORDS = " ".join(sorted(map("".join, product(ascii_lowercase, ascii_lowercase)))[:170])
 # Characters that folding keeps, removes, lengthens and reorders, of spaced and unspaced scripts.
-ALPHABET = "abABß́ée.,_- \tœıİ人力资ｶがकि̀ς9ﷺ𝒜"  # noqa: RUF001
+ALPHABET = "abABß́ée.,_- \tœıİ人力资ｶがकि̀ς9ﷺ½𝒜"  # noqa: RUF001
 
 
 def naive_snippet(text: str, words: str) -> list[Part]:
@@ -55,6 +56,8 @@ def naive_parts(text: str, spans: Sequence[tuple[int, int]]) -> list[Part]:
     for start, stop in spans:
         if stop > end:
             break
+        if start < position:
+            continue
         parts += [(text[position:start], False), (text[start:stop], True)]
         position = stop
     parts.append((text[position:end], False))
@@ -75,6 +78,67 @@ def test_snippet_of_a_short_text_equals_the_naive_one(text: str, words: str) -> 
 def test_snippet_of_a_long_text_equals_the_naive_one(parts: list[str], times: int, words: str) -> None:
     text = " ".join(parts) + " word" * times + " ".join(parts)
     assert snippet(text, words) == naive_snippet(text, words)
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "marked"),
+    [
+        ("zz ﷺﷺ end", "صلى الله عليه وسلم", ["ﷺ", "ﷺ"]),
+        ("½ cup", "1 2", ["½"]),
+        ("㍿ x", "株 式 会 社", ["㍿"]),
+        ("zz ﬄ", "f l", ["ﬄ"]),
+    ],
+)
+def test_matches_within_a_character_are_one_part(text: str, words: str, marked: list[str]) -> None:
+    parts = snippet(text, words)
+    assert "".join(str(part["text"]) for part in parts) == text
+    assert [part["text"] for part in parts if part["match"]] == marked
+
+
+GROWING = st.text("ab1 ﷺ½㍿ﬄǆ人資́", max_size=60)
+
+
+@given(GROWING, st.integers(1, 20), st.text("ab12 صلى株式会社fldz人資", max_size=30))
+def test_parts_together_are_a_passage_of_the_text(piece: str, times: int, words: str) -> None:
+    text = (piece + " ") * times
+    parts = snippet(text, words)
+    passage = "".join(str(part["text"]) for part in parts)
+    assert passage.removeprefix("…").removesuffix("…") in text
+    assert len(text) > MAX_LENGTH or passage == text
+
+
+@pytest.mark.parametrize("character", ["ﷺ", "㍿", "½", "a", "é"])
+def test_searched_text_is_limited_after_folding(monkeypatch: pytest.MonkeyPatch, character: str) -> None:
+    searched = []
+
+    class Searching:
+        def finditer(self, folded: str) -> Any:
+            searched.append(len(folded))
+            return iter(())
+
+    monkeypatch.setattr(snippets, "_pattern", lambda _words: Searching())
+    for size in (100, 20_000):
+        snippet(character * size, "word")
+    assert searched[0] >= 100 * len(snippets._fold(character))
+    assert MAX_SEARCHED_LENGTH - 18 <= searched[1] <= MAX_SEARCHED_LENGTH
+
+
+def test_character_is_folded_to_at_most_18() -> None:
+    characters = [chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code < 0xE000]
+    assert max(map(len, map(snippets._fold, characters))) == 18
+
+
+def test_each_distinct_character_is_folded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    folded = []
+    fold = snippets._fold
+
+    def count(text: str) -> str:
+        folded.append(len(text))
+        return fold(text)
+
+    monkeypatch.setattr(snippets, "_fold", count)
+    snippet("äöü " * 1000, "zz")
+    assert sum(folded[-1:]) == 7  # with the separators
 
 
 @given(st.lists(st.text("abc", min_size=1, max_size=6), min_size=1, max_size=30), st.text("abc ", max_size=80))

@@ -151,6 +151,7 @@ async def test_stream_does_not_see_concurrent_writes(full: Committed) -> None:
 
 @both_forms
 async def test_exhausted_pool_is_a_problem_response(committed: Committed, accept: dict[str, str]) -> None:
+    assert (await committed.client.get("/departments", headers=accept)).status_code == 200
     app = create_app(settings_for(committed.url, pool_size=2, export_concurrency=1, pool_timeout=0.1))
     streams: Streams = app.state.streams
     async with borrowed(app.state.database), client_of(app) as client:

@@ -1,7 +1,6 @@
 """Reads the rows of CSV (RFC 4180) and NDJSON files; `rows` interprets them."""
 
 import csv
-import io
 import json
 import re
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
@@ -21,7 +20,7 @@ SelectColumns = Callable[[list[str], int], Container[str]]
 FILE_TYPES: dict[str, FileFormat] = {"text/csv": "csv", "application/x-ndjson": "ndjson"}
 
 MAX_ROWS = 10_000
-# Includes blank lines.
+# Includes blank lines, but not the line breaks in quotes.
 MAX_LINES = 50_000
 MAX_COLUMNS = 1000
 MAX_NAME_LENGTH = 200
@@ -135,55 +134,45 @@ def _read_table(content: bytes, select_columns: SelectColumns, *, raw: bool) -> 
 
 def _records(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Yield the cells of each row with its number."""
-    lines = _Lines(text, delimiter)
-    reader = csv.reader(until_cancelled(lines), delimiter=delimiter, strict=True)
+    rows = _Rows(text, delimiter)
+    reader = csv.reader(until_cancelled(rows), delimiter=delimiter, strict=True)
     number = 0
     header: list[str] = []
     try:
         for number, cells in enumerate(reader, 1):
             header = header or (cells if any(cells) else [])
-            lines.begin_row()
             yield number, cells
             if number == MAX_LINES:
                 raise _too_many_lines()
     except csv.Error as error:
-        column = _broken_column(lines.row, delimiter)
+        column = _broken_column(rows.current, delimiter)
         name = _name_of(column, header)
         reason = next((text for words, text in _CSV_REASONS.items() if words in str(error)), "it is malformed")
         fault = _fault(number + 1, name, "csv_invalid", row=number + 1, cell=column, reason=reason)
         raise BadRequest(f"The file is not CSV (RFC 4180). {fault.detail}", errors=[fault]) from error
 
 
-class _Lines:
-    """Iterates over the lines of a text, and limits the delimiters of a row."""
+class _Rows:
+    """Iterates over the rows of a text with their line breaks, and limits the delimiters of a row.
+
+    The reader is given whole rows, so that the work does not depend on the line breaks in quotes.
+    """
 
     def __init__(self, text: str, delimiter: str) -> None:
         self._text = text
-        # No translation of line breaks, and no other line breaks than in CSV, unlike `splitlines`.
-        self._lines = io.StringIO(text, newline="")
         self._delimiter = delimiter
-        self._end = 0
-        self.begin_row()
+        cell = rf'(?:"[^"]*+(?:""[^"]*+)*+(?:"|\Z))?+[^{delimiter}\r\n]*+'
+        self._pattern = re.compile(rf"{cell}(?:{delimiter}{cell})*+(?:\r\n|\r|\n|\Z)")
+        self.current = ""
 
-    def begin_row(self) -> None:
-        self._begin = self._end
-        self._delimiters = 0
-
-    @property
-    def row(self) -> str:
-        """The lines of the current row so far."""
-        return self._text[self._begin : self._end]
-
-    def __iter__(self) -> "_Lines":
-        return self
-
-    def __next__(self) -> str:
-        line = next(self._lines)
-        self._delimiters += line.count(self._delimiter)
-        if self._delimiters > MAX_DELIMITERS:
-            raise ContentTooLarge(f"A row may have at most {MAX_DELIMITERS:,} delimiters, quoted ones included.")
-        self._end += len(line)
-        return line
+    def __iter__(self) -> Iterator[str]:
+        for match in self._pattern.finditer(self._text):
+            if not match[0]:  # the end of the text
+                return
+            self.current = match[0]
+            if self.current.count(self._delimiter) > MAX_DELIMITERS:
+                raise ContentTooLarge(f"A row may have at most {MAX_DELIMITERS:,} delimiters, quoted ones included.")
+            yield self.current
 
 
 def _broken_column(record: str, delimiter: str) -> int:
@@ -214,9 +203,8 @@ def _end_of(text: str) -> tuple[int, int, str | None]:
     """Return the number of the last row, the number of its last cell, and the name of that cell's column."""
     number, cells, header = 0, [""], [""]
     delimiter = _delimiter(text)
-    lines = _Lines(text, delimiter)
-    for number, cells in enumerate(csv.reader(until_cancelled(lines), delimiter=delimiter), 1):
-        lines.begin_row()
+    rows = until_cancelled(_Rows(text, delimiter))
+    for number, cells in enumerate(csv.reader(rows, delimiter=delimiter), 1):
         if number > MAX_LINES:
             raise _too_many_lines()
         if not any(header):

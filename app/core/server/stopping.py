@@ -28,8 +28,8 @@ def prepare_stop(readiness: Readiness, drain_seconds: float) -> None:
     parent = multiprocessing.parent_process()
 
     def start_drain(number: int) -> None:
-        logger.info("draining", seconds=drain_seconds)
         loop.call_later(drain_seconds, stop_server, number, None)
+        logger.info("draining", seconds=drain_seconds)
 
     def on_sigterm(number: int, frame: FrameType | None) -> None:
         is_first, readiness.draining = not readiness.draining, True
@@ -41,9 +41,9 @@ def prepare_stop(readiness: Readiness, drain_seconds: float) -> None:
 
     def on_parent_end(sentinel: int) -> None:
         loop.remove_reader(sentinel)
-        logger.warning("the parent process has ended")
         readiness.draining = True
         stop_server(signal.SIGTERM, None)
+        logger.warning("the parent process has ended")
 
     signal.signal(signal.SIGTERM, on_sigterm)
     if parent is not None:
