@@ -27,7 +27,7 @@ from app.domains.register.demo_data import DEMO_USERS
 from app.domains.shared.bulk import writer as bulk_writes
 from app.domains.shared.collection import writable_columns
 from app.domains.shared.reading.documents import by_code, by_id
-from app.domains.shared.reading.history_pages import changes_of, changes_where, leading_column, select_page
+from app.domains.shared.reading.history_pages import _select_page, changes_of, changes_where, leading_column
 from app.domains.shared.schemas import ChangeRead
 from app.domains.user.schemas import UserReplace
 from app.main import create_app
@@ -1310,14 +1310,14 @@ async def large(server_url: URL, template: URL) -> AsyncIterator[asyncpg.Connect
 
 def listing(**filters: Any) -> tuple[Prepared, dict[str, Any]]:
     names = frozenset(filters)
-    return prepare(select_page(changes_where(names, frozenset(READ_SCOPES)), leading_column(names))), filters
+    return prepare(_select_page(changes_where(names, frozenset(READ_SCOPES)), leading_column(names))), filters
 
 
 NOW = datetime.now(UTC)
 LISTS: dict[str, tuple[Prepared, dict[str, Any]]] = {
     "all": listing(),
     "all without users and tokens": (
-        prepare(select_page(changes_where(frozenset(), frozenset(READ_SCOPES) - {"users", "api_tokens"}), None)),
+        prepare(_select_page(changes_where(frozenset(), frozenset(READ_SCOPES) - {"users", "api_tokens"}), None)),
         {},
     ),
     "of an object": listing(type="roles", object_id=2000),
@@ -1332,8 +1332,8 @@ LISTS: dict[str, tuple[Prepared, dict[str, Any]]] = {
     "of an actor since an hour ago": listing(actor_id=110, since=NOW - timedelta(hours=1)),
     "of a collection since an hour ago": listing(type="roles", since=NOW - timedelta(hours=1)),
     "of a collection by an actor": listing(type="roles", actor_id=110),
-    "history by id": (prepare(select_page(changes_of(Department, by_id), None)), {"key": 2000}),
-    "history by code": (prepare(select_page(changes_of(Department, by_code), None)), {"key": "FIN-01"}),
+    "history by id": (prepare(_select_page(changes_of(Department, by_id), None)), {"key": 2000}),
+    "history by code": (prepare(_select_page(changes_of(Department, by_code), None)), {"key": "FIN-01"}),
 }
 # The maximum number of rows that a page reads. The last day has 1440 rows, and an actor a twentieth of all rows.
 MAX_ROWS_READ = 4000

@@ -20,6 +20,9 @@ NAMESAKES = {
     "router": {"router"},
 }
 
+# The types of statements that a function returns.
+STATEMENTS = {"CompoundSelect", "Executable", "FastStatement", "Select"}
+
 
 def modules(*folders: str) -> Iterator[tuple[str, ast.Module]]:
     """Yield the path below `app/` and the syntax tree of each module in the folders."""
@@ -76,8 +79,8 @@ def test_file_of_a_domain_imports_its_namesake_in_shared(entry: Entry) -> None:
     assert namesakes >= 5  # the number of files that every domain has
 
 
-def names_in(tree: ast.Module) -> Iterator[str]:
-    """Yield the identifiers and the string literals of a module."""
+def names_in(tree: ast.AST) -> Iterator[str]:
+    """Yield the identifiers and the string literals of a module or a part of it."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node.value
@@ -100,3 +103,24 @@ def test_core_and_shared_name_no_collection() -> None:
 def test_every_package_has_a_docstring() -> None:
     packages = [path for path, tree in modules("") if path.endswith("__init__.py") and not ast.get_docstring(tree)]
     assert packages == ["__init__.py"]
+
+
+def last_part(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def test_statements_for_one_module_are_private() -> None:
+    trees = dict(modules(""))
+    names = {
+        path: {*names_in(tree), *(name.rsplit(".")[-1] for name in imported(tree))} for path, tree in trees.items()
+    }
+    built = [
+        (path, node.name)
+        for path, tree in trees.items()
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
+        if node.returns is not None and STATEMENTS & set(names_in(node.returns))
+    ]
+    assert built
+    used = {name for path, name in built for other in names if other != path and name in names[other]}
+    assert [(path, name) for path, name in built if name not in used] == []

@@ -1,14 +1,20 @@
 """A request with many faults costs no more than the faults that its response lists."""
 
 import json
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
 from fastapi import FastAPI
 
+from app.core.database import RegisterSession
+from app.domains.process.models import Process
+from app.domains.process.service import ProcessService
+from app.domains.role.models import Role
 from app.domains.shared.bulk import references
+from app.domains.shared.bulk.conflicts import Batch
 from app.domains.shared.bulk.fault_budget import MAX_TOTAL_FAULTS
+from app.domains.shared.bulk.items import Item
 from app.utils import validation
 from app.utils.exceptions import Fault
 from app.utils.validation import MAX_FAULTS, MAX_POINTER_PART
@@ -130,6 +136,30 @@ async def test_unknown_references_of_all_items_are_limited(
     assert len(response.json()["errors"]) == MAX_TOTAL_FAULTS
     # The first items have a hundred, the later ones one, and each has one more that is left out.
     assert len(pointers) <= MAX_TOTAL_FAULTS + 2 * 100
+
+
+async def test_unknown_reference_after_one_that_is_already_reported_is_reported() -> None:
+    item = Item(0, "item 0", data={"role_ids": [1, 2, 3]})
+    item.add_fault("/data/role_ids/1", "unknown_reference")
+    batch = Batch(Process, [item], None)
+
+    async def pause(_item: Item) -> None:
+        pass
+
+    resolver = references.References(cast("RegisterSession", None), ProcessService.collection, batch, pause)
+    await resolver._reject_unknown({Role: {1, 2, 3}})
+    assert [fault.pointer for fault in item.faults] == [f"/data/role_ids/{index}" for index in (1, 0, 2)]
+    assert not item.budget.is_truncated
+
+
+@pytest.mark.parametrize(("count", "truncated"), [(MAX_FAULTS, False), (MAX_FAULTS + 1, True)])
+async def test_response_says_whether_unknown_references_are_left_out(
+    client: httpx.AsyncClient, count: int, truncated: bool
+) -> None:
+    item = {"op": "create", "data": {"name": "P", "role_ids": list(range(9_000_000, 9_000_000 + count))}}
+    problem = (await client.post("/processes/bulk", json={"items": [item]})).json()
+    assert len(problem["errors"]) == MAX_FAULTS
+    assert ("more than" in problem["detail"]) is truncated
 
 
 async def test_import_rows_have_the_same_budget(client: httpx.AsyncClient) -> None:

@@ -7,8 +7,9 @@ import json
 import re
 import sys
 import threading
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import pytest
@@ -22,6 +23,7 @@ from app.domains.shared.bulk.fault_budget import FaultBudget
 from app.domains.shared.imports import files, importing, rows
 from app.domains.shared.imports.files import FileRow
 from app.domains.shared.imports.importing import ImportFile, _read
+from app.domains.shared.models import EXTERNAL_ID_LENGTH
 from app.domains.shared.reading import cells
 from app.domains.shared.reading.cells import MAX_ENTRY_LENGTH, MAX_VALUE_LENGTH, read_ids, read_links
 from app.domains.shared.schemas import MAX_LINKS
@@ -205,6 +207,32 @@ async def test_longest_cells_are_read(client: httpx.AsyncClient) -> None:
     assert [role["id"] for role in process["roles"]] == [response.json()["id"]] * 2
     answer = await client.post("/processes/import", content=f"name,owner\nx,{' ' * 50}#1{' ' * 20}\n", headers=CSV)
     assert answer.status_code == 200, answer.text
+
+
+# The characters of an external id of the maximum length, and the form in which it is longest in a cell.
+LONGEST_IDS: dict[str, tuple[str, Literal["NFC", "NFD"]]] = {
+    "two characters": ("\u00e9", "NFD"),
+    "three characters": ("\u1ebf", "NFD"),
+    "four characters": ("\u1f82", "NFD"),
+    "escaped": ("\\", "NFC"),
+}
+
+
+@pytest.mark.parametrize("kind", LONGEST_IDS)
+async def test_cell_has_any_external_id_in_any_form(client: httpx.AsyncClient, kind: str) -> None:
+    character, form = LONGEST_IDS[kind]
+    external_id = character * EXTERNAL_ID_LENGTH
+    sent = unicodedata.normalize(form, external_id)
+    parent = (await client.post("/processes", json={"name": "P", "external_id": sent})).json()
+    role = (await client.post("/roles", json={"name": "R", "external_id": sent})).json()
+    assert (parent["external_id"], role["external_id"]) == (external_id, external_id)
+    cell = "~" + re.sub(r"([\\|:])", r"\\\1", sent)
+    table = f"name,parent,roles\nx,{cell},{cell}:responsible|{cell}:accountable\n"
+    response = await client.post("/processes/import", content=table.encode(), headers=CSV)
+    assert response.status_code == 200, response.text
+    process = (await client.get(f"/processes/{response.json()['rows'][0]['id']}")).json()
+    assert process["parent_id"] == parent["id"]
+    assert [each["id"] for each in process["roles"]] == [role["id"]] * 2
 
 
 def test_reading_of_links_stops_after_the_limit_of_an_object(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.domains.shared.writing import tree_depths as tree_depths_module
 from app.domains.shared.writing.tree_depths import TreeDepths
 
 MAX_DEPTH = 3
@@ -29,7 +30,7 @@ def depth_of(key: int, parents: Parents) -> int:
 
 
 class WholeTree:
-    """Checks every object of the register after each step. Of those that are too deep the nearest placed is found."""
+    """Checks every object after each step, and finds the placed object at or above each one that is too deep."""
 
     def __init__(self, current: Parents, moves: Parents) -> None:
         self.current, self.parents = current, current | moves
@@ -51,7 +52,7 @@ class WholeTree:
 
 
 def tree_depths(current: Parents, moves: Parents) -> TreeDepths:
-    """Return the object as a batch makes it, which knows the ancestors of the objects concerned alone."""
+    """Return what a batch makes: it reads only the moved objects, their new parents, and the ancestors of these."""
     concerned = {*moves, *(parent for parent in moves.values() if parent is not None)}
     known = {key: current[key] for start in concerned for key in path_of(start, current)}
     heights = dict.fromkeys(moves, 0)
@@ -94,12 +95,12 @@ def test_same_objects_are_too_deep_as_in_the_whole_tree(batch: tuple[Parents, Pa
 
 
 def lines_of(work: Callable[..., object], *arguments: Any) -> int:
-    """Return the number of lines of Python that are executed."""
+    """Return the number of lines of the tested module that are executed."""
     count = 0
 
-    def trace(_frame: FrameType, event: str, _argument: Any) -> Any:
+    def trace(frame: FrameType, event: str, _argument: Any) -> Any:
         nonlocal count
-        count += event == "line"
+        count += event == "line" and frame.f_code.co_filename == tree_depths_module.__file__
         return trace
 
     before = sys.gettrace()

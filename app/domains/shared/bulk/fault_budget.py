@@ -23,11 +23,16 @@ class FaultBudget:
         """The number of faults that an item without faults may have."""
         return max(1, min(self._left, MAX_FAULTS))
 
+    def is_spent(self, faults: Sized) -> bool:
+        """Return whether an item with these faults may have no other one, which is then left out."""
+        count = len(faults)
+        is_spent = count >= MAX_FAULTS or (count > 0 and self._left <= 0)
+        self.is_truncated |= is_spent
+        return is_spent
+
     def allows(self, faults: Sized) -> bool:
         """Return whether an item with these faults may have one more, and count it."""
-        count = len(faults)
-        if count >= MAX_FAULTS or (count and self._left <= 0):
-            self.is_truncated = True
+        if self.is_spent(faults):
             return False
         self._left -= 1
         return True

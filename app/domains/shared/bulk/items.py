@@ -115,15 +115,10 @@ class Item:
     def deletes(self) -> bool:
         return self.op == "delete"
 
-    def add_fault(self, pointer: str, key: str, **values: Any) -> bool:
-        """Add a fault with the text of `key`, unless one has the same pointer and code; mark the write as rejected.
-
-        Return whether the fault was added.
-        """
-        is_accepted = self._accepts(pointer, code_of(key))
-        if is_accepted:
+    def add_fault(self, pointer: str, key: str, **values: Any) -> None:
+        """Add a fault with the text of `key`, unless one has the same pointer and code; mark the write as rejected."""
+        if self._accepts(pointer, code_of(key)):
             self.faults.append(Fault.of(pointer, key, **values))
-        return is_accepted
 
     def add(self, fault: Fault) -> None:
         """Add a fault, once."""

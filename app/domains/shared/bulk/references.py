@@ -97,9 +97,9 @@ class References:
             for model, key, location in referenced_ids(item, self._columns, self._collection.links):
                 # Ids that replace references by key were not sent by the client.
                 if key in unknown.get(model, ()) and key not in item.placeholder_ids and key not in resolved:
-                    pointer = "/data" + json_pointer(location)
-                    if not item.add_fault(pointer, "unknown_reference"):
-                        break  # the budget is spent: each fault has another pointer
+                    if item.budget.is_spent(item.faults):
+                        break
+                    item.add_fault("/data" + json_pointer(location), "unknown_reference")
             await self._pause(item)
 
     def _fill_in(self, known: dict[tuple[str, str, Any], int], names: dict[tuple[str, int], str]) -> None:

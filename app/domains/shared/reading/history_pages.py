@@ -132,10 +132,10 @@ def _since(source: FromClause) -> list[ColumnElement[bool]]:
 
 @lru_cache(maxsize=256)
 def _page(condition: Condition, leading: str | None) -> FastStatement:
-    return FastStatement(lambda: select_page(condition, leading))
+    return FastStatement(lambda: _select_page(condition, leading))
 
 
-def select_page(condition: Condition, leading: str | None) -> Select[Any]:
+def _select_page(condition: Condition, leading: str | None) -> Select[Any]:
     """Return the statement of a page: `rows` (one more than `limit` if more follow) and `items`."""
     table = table_of(Change).alias("change")
     limit = bindparam("limit", type_=BigInteger)

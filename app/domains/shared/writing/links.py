@@ -66,7 +66,7 @@ def link_rows(link_set: LinkSet) -> Any:
 
 
 @cache
-def links_of(links: Sequence[LinkSet]) -> Executable:
+def _select_links(links: Sequence[LinkSet]) -> Executable:
     """Return the statement that reads the links of the objects with `ids`.
 
     Its rows are `field`, `owner`, `target` and `detail`.
@@ -88,6 +88,6 @@ async def read_links(
     """Return the links of the objects with these ids, by field and owner."""
     found: dict[tuple[str, int], set[Link]] = defaultdict(set)
     if links and ids:
-        for row in await session.execute(links_of(tuple(links)), {"ids": list(ids)}):
+        for row in await session.execute(_select_links(tuple(links)), {"ids": list(ids)}):
             found[row.field, row.owner].add((row.target, row.detail))
     return found
