@@ -48,6 +48,7 @@ class Front:
         self.received = 0
         self.requests = 0
         self.release = asyncio.Event()
+        self.disconnects = 0
 
     def application(self, **settings: Any) -> Starlette:
         async def ok(_request: Request) -> Response:
@@ -74,6 +75,13 @@ class Front:
             disconnect.cancel()
             return Response(b"done")
 
+        async def leaves(request: Request) -> Response:
+            self.requests += 1
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
+            self.disconnects += 1
+            return Response(b"x" * MEBIBYTE)
+
         @asynccontextmanager
         async def lifespan(_app: Starlette) -> AsyncIterator[dict[str, Connections]]:
             limits = {"request_stall_seconds": SECONDS, "export_stall_seconds": SECONDS} | settings
@@ -81,7 +89,7 @@ class Front:
             yield {CONNECTIONS: self.connections}
 
         methods = ["GET", "POST"]
-        endpoints = (ok, body, late, refused, large, wait)
+        endpoints = (ok, body, late, refused, large, wait, leaves)
         routes = [Route(f"/{each.__name__}", each, methods=methods) for each in endpoints]
         middleware = [
             Middleware(RequestMiddleware, metrics=self.metrics),
@@ -361,13 +369,18 @@ async def test_body_that_the_application_did_not_read_is_freed(start: Callable[.
         assert connection.cycle.body == b""
 
 
+async def until_true(condition: Callable[[], bool]) -> None:
+    """Return once the condition holds."""
+
+    async def is_true() -> bool:
+        return condition()
+
+    await until(is_true)
+
+
 async def until_unread(front: Front, number: int) -> None:
     """Return once so many connections have unread bytes."""
-
-    async def is_so() -> bool:
-        return sum(connection.unread_bytes() > 0 for connection in front.connections._open) == number
-
-    await until(is_so)
+    await until_true(lambda: sum(each.unread_bytes() > 0 for each in front.connections._open) == number)
 
 
 LARGE = b"GET /large?size=%d HTTP/1.1\r\n" % (16 * MEBIBYTE) + HOST + b"\r\n"
@@ -465,6 +478,23 @@ def test_limit_of_open_files_is_raised() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 1024), hard))
     assert raise_file_limit() == hard
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+
+
+@pytest.mark.parametrize("is_cut", [False, True])
+async def test_running_request_ends_with_its_connection_although_others_wait(
+    start: Callable[..., Any], caplog: pytest.LogCaptureFixture, *, is_cut: bool
+) -> None:
+    front = await start()
+    async with connect(front) as client:
+        await client.send(GET.replace(b"/ok", b"/leaves") + GET)
+        await until_true(lambda: front.requests == 1)
+        if is_cut:
+            next(iter(front.connections._open)).cut("SlowRequest")
+        else:
+            client.writer.transport.abort()
+        await until_true(lambda: front.disconnects == 1)
+    assert front.closed("RuntimeError") == 0
+    assert not caplog.records
 
 
 async def test_nothing_is_kept_of_connections_that_were_reset(start: Callable[..., Any]) -> None:

@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import Any
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from app.core.config import Settings
 from app.core.http.middleware import REJECTION
@@ -143,6 +143,8 @@ class GuardedProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._registry: Connections = app_state[CONNECTIONS]
         self.url = b""  # uvicorn sets it when a request begins
+        # The requests without a complete response. uvicorn's `cycle` is the last of them, and may wait for the others.
+        self._requests: list[RequestResponseCycle] = []
         # A request is expected or incomplete.
         self._arriving = True
         # A request has begun and is not complete.
@@ -168,6 +170,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._registry.discard(self)
+        self._disconnect_requests()
         super().connection_lost(exc)
         # After a reset uvicorn leaves this timer armed, and with it all objects of the connection in memory.
         self._unset_keepalive_if_required()
@@ -249,6 +252,11 @@ class GuardedProtocol(HttpToolsProtocol):
         self._late_bytes = self._body_bytes = self._body_bytes_seen = 0
         super().on_message_begin()
 
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        if not self._is_idle() and self.cycle not in self._requests:
+            self._requests.append(self.cycle)
+
     def on_body(self, body: bytes) -> None:
         size = len(body)
         self._body_bytes += size
@@ -267,6 +275,7 @@ class GuardedProtocol(HttpToolsProtocol):
     # Events of the response
 
     def on_response_complete(self) -> None:
+        self._requests = [request for request in self._requests if not request.response_complete]
         if not self.pipeline:
             self._registry.wait(self)
             self.cycle.body = bytearray()  # the application may not have read it
@@ -350,7 +359,14 @@ class GuardedProtocol(HttpToolsProtocol):
         """Close the connection without a response."""
         if self._registry.discard(self):
             self._registry.count(error)
+            self._disconnect_requests()
             self.transport.abort()
+
+    def _disconnect_requests(self) -> None:
+        """Let the application see the end of the connection in each request; uvicorn does so in the last only."""
+        for request in self._requests:
+            request.disconnected = True
+            request.message_event.set()
 
 
 def _unread_by_peer(transport: asyncio.Transport) -> int:
