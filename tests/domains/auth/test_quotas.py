@@ -85,6 +85,25 @@ async def test_concurrent_sign_ins_cannot_exceed_the_number_of_sessions(committe
     assert oldest[0].oldest == MAX_SESSIONS - CONCURRENT
 
 
+@pytest.mark.parametrize("others", [5, MAX_SESSIONS, MAX_SESSIONS + 5])
+async def test_sign_in_locks_no_session_that_stays(committed: Committed, others: int) -> None:
+    async with connected(committed.url) as signing_in, connected(committed.url) as refreshing:
+        insert = (
+            "INSERT INTO sessions (user_id, address, expires_at, last_used_at, user_agent) "
+            f"SELECT {ADMIN}, 'tests', now() + interval '1 day', now() - n * interval '1 hour', n FROM "
+        )
+        await signing_in.execute(f"{insert} generate_series(1, {others}) AS n")
+        async with signing_in.transaction():
+            await signing_in.execute(f"{insert} generate_series(0, 0) AS n")
+            await refreshing.execute("SET lock_timeout = '1s'")
+            lock = "SELECT id FROM sessions WHERE user_agent::int > 0 FOR UPDATE SKIP LOCKED"
+            unlocked = len(await refreshing.fetch(lock))
+        assert unlocked == min(others, MAX_SESSIONS - 1)
+        # None but the newest are left.
+        left = await refreshing.fetchval("SELECT max(user_agent::int) FROM sessions WHERE address = 'tests'")
+        assert left == min(others, MAX_SESSIONS - 1)
+
+
 async def test_concurrent_sign_ins_cannot_exceed_the_number_of_familiar_addresses(committed: Committed) -> None:
     app = committed.app
     await sql(

@@ -90,12 +90,15 @@ _COMPARED = """
      WHERE similarity * (char_length(letters) + char_length(query_word.letters) + 2) / (1 + similarity)
            >= 0.3 * (char_length(query_word.letters) + 1)
 """
-# A row number instead of LIMIT: with LIMIT, the planner expects to find enough words soon by scanning the table.
+# A row number instead of LIMIT: with LIMIT, the planner expects to find enough words soon by scanning the table. The
+# planner considers `%` cheap, and would rather scan the table than read many of its pages through the index. It considers
+# `to_tsvector` expensive, so it chooses the index, which leaves few rows; the condition is true.
 _CANDIDATES = f"""
     SELECT word, letters
       FROM (SELECT word, letters, row_number() OVER () AS number
               FROM search_vocabulary
-             WHERE letters % query_word.letters AND NOT query_word.is_common) AS indexed
+             WHERE letters % query_word.letters AND NOT query_word.is_common
+               AND to_tsvector('simple', letters) IS NOT NULL) AS indexed
      WHERE number <= {MAX_CANDIDATES}
     UNION ALL
     SELECT word, letters
