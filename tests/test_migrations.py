@@ -330,13 +330,13 @@ async def test_writers_that_wait_for_the_words_of_collections_succeed(
         await blocker.execute("LOCK TABLE import_plans IN SHARE ROW EXCLUSIVE MODE")
         migration = asyncio.create_task(asyncio.to_thread(migrate, config, end))
 
-        async def waits(table: str = "import_plans") -> bool:
-            query = "SELECT EXISTS (SELECT FROM pg_locks WHERE relation = $1::regclass AND NOT granted)"
-            return bool(await observer.fetchval(query, table))
+        async def are_waiting(number: int) -> bool:
+            query = "SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted"
+            return bool(await observer.fetchval(query) == number)
 
-        await until(waits)
+        await until(lambda: are_waiting(1))
         written = asyncio.create_task(writer.execute(write))
-        await until(lambda: waits(re.split(" ", write.replace("INTO ", ""))[1]))
+        await until(lambda: are_waiting(2))
         await transaction.rollback()
         await asyncio.wait_for(asyncio.gather(migration, written), HANG_TIMEOUT)
     assert any(row[-1] == "warehousing" for row in await vocabulary_of(empty))
