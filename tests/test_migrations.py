@@ -314,7 +314,7 @@ async def test_words_get_their_collections_and_lose_them_again(empty: URL) -> No
 @pytest.mark.parametrize(("begin", "end"), [("0008", "0009"), ("0009", "0008")])
 @pytest.mark.parametrize(
     "write",
-    ["INSERT INTO departments (name) VALUES ('Warehousing')", "UPDATE roles SET name = 'Warehousing' WHERE id < 9999"],
+    ["INSERT INTO departments (name) VALUES ('Logistics')", "UPDATE roles SET name = 'Logistics'"],
 )
 async def test_writers_that_wait_for_the_words_of_collections_succeed(
     empty: URL, begin: str, end: str, write: str
@@ -326,8 +326,8 @@ async def test_writers_that_wait_for_the_words_of_collections_succeed(
         await blocker.execute(NAMED)
         transaction = blocker.transaction()
         await transaction.start()
-        # The migration waits for this table after it has locked others.
-        await blocker.execute("LOCK TABLE import_plans IN SHARE ROW EXCLUSIVE MODE")
+        # A search: the migration waits for its end after it has locked other tables.
+        await blocker.execute("LOCK TABLE search_vocabulary IN ACCESS SHARE MODE")
         migration = asyncio.create_task(asyncio.to_thread(migrate, config, end))
 
         async def are_waiting(number: int) -> bool:
@@ -339,7 +339,7 @@ async def test_writers_that_wait_for_the_words_of_collections_succeed(
         await until(lambda: are_waiting(2))
         await transaction.rollback()
         await asyncio.wait_for(asyncio.gather(migration, written), HANG_TIMEOUT)
-    assert any(row[-1] == "warehousing" for row in await vocabulary_of(empty))
+    assert any(row[-1] == "logistics" for row in await vocabulary_of(empty))
 
 
 async def test_three_concurrent_migrations_succeed(empty: URL, root: Path) -> None:

@@ -1,7 +1,9 @@
 """The rows that one user can make have limits, which hold for concurrent requests. Everything is committed."""
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -140,6 +142,20 @@ async def test_plans_of_one_user_do_not_replace_those_of_another(committed: Comm
     )
     await send_at_once(plan_of(committed.client))
     assert await count(committed.app, "import_plans WHERE user_id >= 1000") == 21
+
+
+async def test_documentation_has_the_limits_of_the_triggers(committed: Committed, root: Path) -> None:
+    rows = await sql(
+        committed.app,
+        "SELECT tgrelid::regclass::text AS name, split_part(encode(tgargs, 'escape'), '\\', 1) AS number "
+        "FROM pg_trigger WHERE tgname = 'keep_newest_rows' ORDER BY 1",
+    )
+    page = (root / "docs" / "02-sqlalchemy.md").read_text("utf-8")
+    section = page.partition("\n## Quotas\n")[2].partition("\n## ")[0]
+    documented = re.findall(r"^\| `(\w+)` \| ([\d,]+) \| (?:trigger|as for)", section, re.MULTILINE)
+    assert sorted(documented) == [(row.name, row.number) for row in rows]
+    limits = {"sessions": MAX_SESSIONS, "familiar_addresses": MAX_ADDRESSES, "import_plans": MAX_PLANS}
+    assert dict(documented) == {name: str(limit) for name, limit in limits.items()}
 
 
 async def set_usage(app: FastAPI, responses: int, size: int, ends_in: str = "1 hour") -> None:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import threading
+import unicodedata
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -147,6 +148,20 @@ async def test_cell_longer_than_its_content_is_rejected_unread(
     (error,) = response.json()["errors"]
     assert (error["pointer"], error["code"]) == (f"/3/{column}", "string_too_long")
     assert error["detail"] == f"Must have at most {limit:,} characters."
+
+
+@pytest.mark.parametrize(("letter", "number"), [("\u1ebf", 400), ("\u1f82", 512), ("\\", 512)])
+async def test_references_of_decomposed_text_are_read(client: httpx.AsyncClient, letter: str, number: int) -> None:
+    decomposed = unicodedata.normalize("NFD", letter) * number
+    made = await client.post("/roles", json={"name": "R", "external_id": decomposed})
+    assert made.json()["external_id"] == letter * number
+    person = await client.post("/users", json={"name": "P", "email": "p@register.example", "external_id": decomposed})
+    cell = "~" + decomposed.replace("\\", "\\\\")
+    answer = await client.post("/processes/import", content=f"name,roles,owner\nx,{cell}:responsible,\n", headers=CSV)
+    assert answer.status_code == 200, answer.text
+    process = (await client.get(f"/processes/{answer.json()['rows'][0]['id']}")).json()
+    assert [role["id"] for role in process["roles"]] == [made.json()["id"]]
+    assert person.status_code == 201
 
 
 async def test_longest_cells_are_read(client: httpx.AsyncClient) -> None:

@@ -18,6 +18,7 @@ from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.orm import RelationshipProperty
 
 from app.domains.shared.models import EXTERNAL_ID_LENGTH
+from app.utils.normalisation import MAX_DECOMPOSITION
 
 # The characters with which a formula begins in a spreadsheet, and the mark that prevents its evaluation.
 _FORMULA_STARTS = frozenset("=+-@\t\r")
@@ -27,10 +28,11 @@ _ESCAPED = re.compile(r"\\([\\|:])")
 # The text up to a separator that no backslash precedes, by separator.
 _PARTS = {each: re.compile(rf"(?:[^\\{each}]++|\\.|\\\Z)*+", re.DOTALL) for each in "|:"}
 
-# The lengths of the longest cells. An external id may be escaped throughout; blanks may surround each part.
+# The lengths of the longest cells. An external id may be decomposed and escaped throughout; blanks may surround
+# each part.
 _MAX_BLANKS = 100
 MAX_VALUE_LENGTH = 100 + _MAX_BLANKS
-MAX_ENTRY_LENGTH = len("~") + 2 * EXTERNAL_ID_LENGTH + _MAX_BLANKS
+MAX_ENTRY_LENGTH = len("~") + 2 * MAX_DECOMPOSITION * EXTERNAL_ID_LENGTH + _MAX_BLANKS
 
 # A key column and its value.
 CellReference = tuple[Literal["id", "code", "external_id"], int | str]
