@@ -17,7 +17,6 @@ from tests.conftest import Committed, connected
 from tests.plans import nodes
 from tests.waiting import HANG_TIMEOUT, until
 
-
 # The digits of a number `n` as letters.
 LETTERS = "translate(n::text, '0123456789', 'abcdefghij')"
 
@@ -206,7 +205,6 @@ async def test_concurrent_runs_and_writers_lose_no_word(
 @pytest.mark.parametrize("elsewhere", ["another database", "a reader", "another table"])
 async def test_run_does_not_wait_for_transactions_that_write_no_object(
     committed: Committed,
-    connection: asyncpg.Connection,
     server_url: URL,
     monkeypatch: pytest.MonkeyPatch,
     elsewhere: str,

@@ -76,7 +76,8 @@ _COUNTS = f"""
 """  # noqa: S608
 # The row identifiers differ, and cover the pages of the table and the places within a page evenly.
 _SAMPLE = f"""
-    SELECT letters, (SELECT CAST(page_count AS double precision) * {_ROWS_OF_PAGE} / row_count FROM counts) AS represented
+    SELECT letters,
+           (SELECT CAST(page_count AS double precision) * {_ROWS_OF_PAGE} / row_count FROM counts) AS represented
       FROM search_vocabulary AS sampled
      WHERE ctid = ANY(ARRAY(
         SELECT CAST(format('(%s,%s)', number * page_count / row_count, number * 7 % {_SAMPLED_OF_PAGE} + 1) AS tid)
@@ -91,8 +92,8 @@ _COMPARED = """
            >= 0.3 * (char_length(query_word.letters) + 1)
 """
 # A row number instead of LIMIT: with LIMIT, the planner expects to find enough words soon by scanning the table. The
-# planner considers `%` cheap, and would rather scan the table than read many of its pages through the index. It considers
-# `to_tsvector` expensive, so it chooses the index, which leaves few rows; the condition is true.
+# planner considers `%` cheap, and would rather scan the table than read many of its pages through the index. It
+# considers `to_tsvector` expensive, so it chooses the index, which leaves few rows; that condition is always true.
 _CANDIDATES = f"""
     SELECT word, letters
       FROM (SELECT word, letters, row_number() OVER () AS number
