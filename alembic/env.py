@@ -14,7 +14,8 @@ from app.models import Base
 
 LOCK_TIMEOUT = "2s"
 ATTEMPTS = 10
-_LOCK_NOT_AVAILABLE = "55P03"
+# A lock that is not available in time, and a deadlock with a transaction that writes several tables.
+_LOCK_ERRORS = {"55P03", "40P01"}
 
 
 def migrate(connection: Connection) -> None:
@@ -29,7 +30,7 @@ async def migrate_with_retries(connection: AsyncConnection) -> None:
         try:
             await connection.run_sync(migrate)
         except DBAPIError as error:
-            if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE or attempt == ATTEMPTS:
+            if getattr(error.orig, "sqlstate", None) not in _LOCK_ERRORS or attempt == ATTEMPTS:
                 raise
             await connection.rollback()
             await asyncio.sleep(attempt / 2)

@@ -11,6 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import pytest
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import URL, text
@@ -33,7 +34,7 @@ LANDED = {
     "0006_search.py": "9c82fb8ceb0f0c62c00491cc4e01456cf408d6349cd354af20cf49c87f47737d",
     "0007_import_plans.py": "c8fd1372f17341bfe3f98de987c4f5b86408cf01b033d1a6ee989623501f358a",
     "0008_briefs.py": "10b15b40a476bc9d4a342a016668b423114d21c2820ab688a1b9abd2faff6a1a",
-    "0009_words_of_collections.py": "7f49bf32d923231446fa431ed1f251f512e287de62b205906d1aff115241125e",
+    "0009_words_of_collections.py": "125e02c109bb6c67ed55a50d72f392d1584b8de28280a17037754fb31d4aaba0",
 }
 
 # Code that revisions import. Its digest may be changed while no landed revision imports it.
@@ -308,6 +309,37 @@ async def test_words_get_their_collections_and_lose_them_again(empty: URL) -> No
     await asyncio.to_thread(command.upgrade, config, "0009")
     assert ("roles", "spirits") in await vocabulary_of(empty)
     assert ("roles", "level") not in await vocabulary_of(empty)
+
+
+@pytest.mark.parametrize(("begin", "end"), [("0008", "0009"), ("0009", "0008")])
+@pytest.mark.parametrize(
+    "write",
+    ["INSERT INTO departments (name) VALUES ('Logistics')", "UPDATE roles SET name = 'Logistics'"],
+)
+async def test_writers_that_wait_for_the_words_of_collections_succeed(
+    empty: URL, begin: str, end: str, write: str
+) -> None:
+    config = alembic_config(empty)
+    await asyncio.to_thread(command.upgrade, config, begin)
+    migrate = command.upgrade if begin < end else command.downgrade
+    async with connected(empty) as blocker, connected(empty) as writer, connected(empty) as observer:
+        await blocker.execute(NAMED)
+        transaction = blocker.transaction()
+        await transaction.start()
+        # A search: the migration waits for its end after it has locked other tables.
+        await blocker.execute("LOCK TABLE search_vocabulary IN ACCESS SHARE MODE")
+        migration = asyncio.create_task(asyncio.to_thread(migrate, config, end))
+
+        async def are_waiting(number: int) -> bool:
+            query = "SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted"
+            return bool(await observer.fetchval(query) == number)
+
+        await until(lambda: are_waiting(1))
+        written = asyncio.create_task(writer.execute(write))
+        await until(lambda: are_waiting(2))
+        await transaction.rollback()
+        await asyncio.wait_for(asyncio.gather(migration, written), HANG_TIMEOUT)
+    assert any(row[-1] == "logistics" for row in await vocabulary_of(empty))
 
 
 async def test_three_concurrent_migrations_succeed(empty: URL, root: Path) -> None:

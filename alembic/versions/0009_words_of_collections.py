@@ -59,16 +59,19 @@ SELECT '{table}', word FROM ts_stat('SELECT search_text FROM {table}') WHERE cha
 
 # The arguments of the trigger are the greatest number of rows of one user, the column that tells these rows apart, and
 # the column of their age. The lock makes inserts for one user take turns: the statements of a volatile function have
-# snapshots of their own, so the count after the lock includes the rows of the transaction that had it before. Rows that
-# another transaction has locked are skipped, as that may be deleting them; the next insert finds those that stay.
+# snapshots of their own, so the count after the lock includes the rows of the transaction that had it before. Only rows
+# beyond the number are locked, so that users of the other rows do not wait. Rows that another transaction has locked are
+# skipped, as that may be deleting them; the next insert finds those that stay.
 KEEP_NEWEST = """
 RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
     PERFORM pg_advisory_xact_lock(hashtextextended(TG_TABLE_NAME, NEW.user_id));
     EXECUTE format(
-        'DELETE FROM %1$I WHERE user_id = $1 AND %2$I IN (
-             SELECT %2$I FROM %1$I WHERE user_id = $1 AND %2$I <> ($2).%2$I
-              ORDER BY %3$I DESC OFFSET %4$s - 1 FOR UPDATE SKIP LOCKED)',
+        'WITH oldest AS MATERIALIZED (
+             SELECT %2$I FROM %1$I WHERE user_id = $1 AND %2$I <> ($2).%2$I ORDER BY %3$I DESC OFFSET %4$s - 1
+         )
+         DELETE FROM %1$I WHERE user_id = $1 AND %2$I IN (
+             SELECT %2$I FROM %1$I WHERE user_id = $1 AND %2$I IN (SELECT %2$I FROM oldest) FOR UPDATE SKIP LOCKED)',
         TG_TABLE_NAME, TG_ARGV[1], TG_ARGV[2], TG_ARGV[0]) USING NEW.user_id, NEW;
     RETURN NULL;
 END $$"""
@@ -80,6 +83,7 @@ QUOTAS = {
 
 
 def upgrade() -> None:
+    _keep_writers_out()
     _replace_words()
     op.create_table(
         "idempotency_usage",
@@ -97,12 +101,16 @@ def upgrade() -> None:
         )
 
 
-def _replace_words() -> None:
-    """Replace the words by those that objects have, once a collection.
+def _keep_writers_out() -> None:
+    """Make writers of objects wait before their triggers begin, so that they run the new function.
 
-    Writers of objects wait from the first statement, so that no word is missed. Searches wait for the second half only.
+    A trigger that waited inside the old function would then insert a row that the new table rejects.
     """
-    op.execute("LOCK TABLE search_vocabulary IN SHARE ROW EXCLUSIVE MODE")
+    op.execute(f"LOCK TABLE {', '.join(COLLECTIONS)} IN SHARE MODE")
+
+
+def _replace_words() -> None:
+    """Replace the words by those that objects have, once a collection. Searches wait for the second half only."""
     op.create_table("new_words", sa.Column("collection", sa.Text()), sa.Column("word", sa.Text(collation="C")))
     for table in COLLECTIONS:
         op.execute(COLLECT_WORDS.format(table=table))
@@ -127,6 +135,7 @@ def _replace_words() -> None:
 
 
 def downgrade() -> None:
+    _keep_writers_out()
     for table in QUOTAS:
         op.execute(f"DROP TRIGGER keep_newest_rows ON {table}")
     op.execute("DROP FUNCTION keep_newest_rows()")

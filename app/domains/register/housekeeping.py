@@ -78,9 +78,10 @@ async def clean_up(database: Database, history_days: int | None) -> dict[str, in
             )
             for kind, sql in _DELETE_EXPIRED.items()
         }
-        removed["search words"] = await remove_unused_words(database)
         if history_days is not None:
             removed["changes"] = await _delete_changes(database, history_days)
+        # Last, as this waits for writers.
+        removed["search words"] = await remove_unused_words(database)
     except DBAPIError as error:
         if sqlstate_of(error) != NO_PRIVILEGE:
             raise

@@ -1,7 +1,9 @@
 """The rows that one user can make have limits, which hold for concurrent requests. Everything is committed."""
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -85,6 +87,25 @@ async def test_concurrent_sign_ins_cannot_exceed_the_number_of_sessions(committe
     assert oldest[0].oldest == MAX_SESSIONS - CONCURRENT
 
 
+@pytest.mark.parametrize("others", [5, MAX_SESSIONS, MAX_SESSIONS + 5])
+async def test_sign_in_locks_no_session_that_stays(committed: Committed, others: int) -> None:
+    async with connected(committed.url) as signing_in, connected(committed.url) as refreshing:
+        insert = (
+            "INSERT INTO sessions (user_id, address, expires_at, last_used_at, user_agent) "
+            f"SELECT {ADMIN}, 'tests', now() + interval '1 day', now() - n * interval '1 hour', n FROM "
+        )
+        await signing_in.execute(f"{insert} generate_series(1, {others}) AS n")
+        async with signing_in.transaction():
+            await signing_in.execute(f"{insert} generate_series(0, 0) AS n")
+            await refreshing.execute("SET lock_timeout = '1s'")
+            lock = "SELECT id FROM sessions WHERE user_agent::int > 0 FOR UPDATE SKIP LOCKED"
+            unlocked = len(await refreshing.fetch(lock))
+        assert unlocked == min(others, MAX_SESSIONS - 1)
+        # None but the newest are left.
+        left = await refreshing.fetchval("SELECT max(user_agent::int) FROM sessions WHERE address = 'tests'")
+        assert left == min(others, MAX_SESSIONS - 1)
+
+
 async def test_concurrent_sign_ins_cannot_exceed_the_number_of_familiar_addresses(committed: Committed) -> None:
     app = committed.app
     await sql(
@@ -121,6 +142,20 @@ async def test_plans_of_one_user_do_not_replace_those_of_another(committed: Comm
     )
     await send_at_once(plan_of(committed.client))
     assert await count(committed.app, "import_plans WHERE user_id >= 1000") == 21
+
+
+async def test_documentation_has_the_limits_of_the_triggers(committed: Committed, root: Path) -> None:
+    rows = await sql(
+        committed.app,
+        "SELECT tgrelid::regclass::text AS name, split_part(encode(tgargs, 'escape'), '\\', 1) AS number "
+        "FROM pg_trigger WHERE tgname = 'keep_newest_rows' ORDER BY 1",
+    )
+    page = (root / "docs" / "02-sqlalchemy.md").read_text("utf-8")
+    section = page.partition("\n## Quotas\n")[2].partition("\n## ")[0]
+    documented = re.findall(r"^\| `(\w+)` \| ([\d,]+) \| (?:trigger|as for)", section, re.MULTILINE)
+    assert sorted(documented) == [(row.name, row.number) for row in rows]
+    limits = {"sessions": MAX_SESSIONS, "familiar_addresses": MAX_ADDRESSES, "import_plans": MAX_PLANS}
+    assert dict(documented) == {name: str(limit) for name, limit in limits.items()}
 
 
 async def set_usage(app: FastAPI, responses: int, size: int, ends_in: str = "1 hour") -> None:

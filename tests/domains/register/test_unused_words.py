@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import asyncpg
 import httpx
 import pytest
-from sqlalchemy import text
+from sqlalchemy import URL, text
 
 from app.core.database import Database
 from app.domains.collections import NAMES
@@ -16,6 +16,9 @@ from tests.builders import make, make_department, make_role
 from tests.conftest import Committed, connected
 from tests.plans import nodes
 from tests.waiting import HANG_TIMEOUT, until
+
+# The digits of a number `n` as letters.
+LETTERS = "translate(n::text, '0123456789', 'abcdefghij')"
 
 
 @pytest.fixture
@@ -153,7 +156,10 @@ async def test_writers_of_a_marked_word_add_another_row(
 
 
 async def test_run_that_waits_too_long_leaves_the_rest_to_the_next(
-    committed: Committed, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+    committed: Committed,
+    connection: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     database = committed.app.state.database
     made = await make_department(committed.client, name="Procurement")
@@ -163,6 +169,9 @@ async def test_run_that_waits_too_long_leaves_the_rest_to_the_next(
         with monkeypatch.context() as patch:
             patch.setattr(unused_words, "MAX_WAIT_SECONDS", 0)
             assert await remove_unused_words(database) == 0
+    assert caplog.messages == [
+        "1 unused search words are left to the next run: a transaction has been writing for over 0 seconds."
+    ]
     # The word is used again before the next run.
     await make_department(committed.client, name="Procurement")
     assert await remove_unused_words(database) == 1
@@ -193,10 +202,69 @@ async def test_concurrent_runs_and_writers_lose_no_word(
     ]
 
 
+@pytest.mark.parametrize("elsewhere", ["another database", "a reader", "another table"])
+async def test_run_does_not_wait_for_transactions_that_write_no_object(
+    committed: Committed,
+    server_url: URL,
+    monkeypatch: pytest.MonkeyPatch,
+    elsewhere: str,
+) -> None:
+    made = await make_department(committed.client, name="Procurement")
+    await committed.client.delete(f"/departments/{made['id']}")
+    url = server_url if elsewhere == "another database" else committed.url
+    monkeypatch.setattr(unused_words, "MAX_WAIT_SECONDS", 0)
+    async with connected(url) as other, other.transaction():
+        if elsewhere == "a reader":
+            await other.execute("SELECT * FROM departments FOR UPDATE")
+        else:
+            await other.execute("CREATE TABLE written (id int); INSERT INTO written VALUES (1)")
+        assert await other.fetchval("SELECT pg_current_xact_id()") is not None
+        assert await remove_unused_words(committed.app.state.database) == 1
+
+
+async def test_run_waits_once_for_all_words(
+    committed: Committed, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = 0
+    wait = unused_words._writers_have_ended
+
+    async def count(database: Database) -> bool:
+        nonlocal waits
+        waits += 1
+        return await wait(database)
+
+    monkeypatch.setattr(unused_words, "_writers_have_ended", count)
+    await connection.execute(
+        f"INSERT INTO search_vocabulary (collection, word) SELECT 'roles', 'word' || {LETTERS} "
+        "FROM generate_series(1, 1000) AS n"
+    )
+    assert await remove_unused_words(committed.app.state.database) == 1000
+    assert waits == 1
+
+
+@pytest.mark.parametrize("words", [20, 199, 202, 400])
+async def test_words_of_many_objects_are_looked_up_once(
+    database: Database, connection: asyncpg.Connection, words: int
+) -> None:
+    await connection.execute(
+        f"INSERT INTO departments (name) SELECT 'Word ' || {LETTERS} || ' common' FROM generate_series(1, 5000) AS n"
+    )
+    await connection.execute("TRUNCATE search_vocabulary")
+    await connection.execute(
+        f"INSERT INTO search_vocabulary (collection, word) SELECT 'departments', CASE n % 3 WHEN 0 THEN 'common' "
+        f"ELSE 'gone' || {LETTERS} END FROM generate_series(1, {words}) AS n"
+    )
+    await connection.execute("ANALYZE departments, search_vocabulary")
+    explain = text(f"EXPLAIN (ANALYZE, FORMAT JSON) {unused_words._MARK}")
+    async with database.transaction() as session:
+        plan = (await session.execute(explain, {"id": 0, "batch": unused_words.BATCH})).scalar_one()
+    scans = [node for node in nodes(plan[0]["Plan"]) if node.get("Relation Name") == "departments"]
+    assert sum(node["Actual Loops"] for node in scans) <= min(words, unused_words.BATCH)
+
+
 async def test_batches_look_each_word_up_in_an_index_once(database: Database, connection: asyncpg.Connection) -> None:
     await connection.execute(
-        "INSERT INTO departments (name) SELECT 'Procurement ' || translate(n::text, '0123456789', 'abcdefghij') "
-        "FROM generate_series(10000, 14999) AS n"
+        f"INSERT INTO departments (name) SELECT 'Procurement ' || {LETTERS} FROM generate_series(10000, 14999) AS n"
     )
     await connection.execute("ANALYZE departments, search_vocabulary")
     explain = text(f"EXPLAIN (ANALYZE, FORMAT JSON) {unused_words._MARK}")

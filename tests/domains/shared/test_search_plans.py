@@ -12,7 +12,7 @@ from app.domains.department.lists import DepartmentListQuery
 from app.domains.department.service import DepartmentService
 from app.domains.shared.query.pages import Position
 from app.domains.shared.query.ranking import search_order
-from app.domains.shared.query.search import MAX_CANDIDATES, MAX_COMPARED
+from app.domains.shared.query.search import MAX_CANDIDATES, MAX_COMPARED, SAMPLE_ROWS
 from app.domains.shared.reading.documents import documents_of
 from tests.plans import filled, nodes
 
@@ -89,16 +89,15 @@ FLOODS = {
     "longer, so not similar": f"repeat('klmnopqrstuv', 2) || 'procurement' || {LETTERS}",
     "equal in many collections": "'procuremant'",
 }
-# Ordinary words, and more of one flood.
+# Ordinary words, and more of one flood. Without an object, the vocabulary is not searched.
 FLOOD = """
+    INSERT INTO departments (name) VALUES ('Other');
     INSERT INTO search_vocabulary (collection, word)
     SELECT 'departments', 'warehouse' || translate(n::text, '0123456789', 'qrstuvwxyz')
       FROM generate_series(1, {ordinary}) AS n;
     INSERT INTO search_vocabulary (collection, word)
     SELECT 'departments', {flood} FROM generate_series(100000, 99999 + {size}) AS n;
 """
-# Ends of the range of ids, and rows of the sample.
-SAMPLED = 2 + 16 * 8
 
 
 async def words_read(connection: asyncpg.Connection, q: str) -> int:
@@ -114,6 +113,7 @@ async def words_read(connection: asyncpg.Connection, q: str) -> int:
             assert node["Node Type"] != "Seq Scan", node
             rows = node["Actual Rows"] + node.get("Rows Removed by Filter", 0)
             read += (rows + node.get("Rows Removed by Index Recheck", 0)) * node["Actual Loops"]
+    assert read > 0
     return round(read)
 
 
@@ -124,17 +124,62 @@ async def test_number_of_compared_words_does_not_grow_with_the_vocabulary(
     fill = FLOOD.format(ordinary=5_000, flood=FLOODS[flood], size=30_000)
     async with filled(server_url, template, fill, "search_vocabulary") as connection:
         for q in ("procurement", "procuremnt", "procurement procuremnt procurment procuremetn"):
-            assert await words_read(connection, q) <= MAX_COMPARED + SAMPLED + len(q.split())
+            assert await words_read(connection, q) <= MAX_COMPARED + SAMPLE_ROWS + len(q.split())
         # The index serves words that few others are similar to.
-        assert await words_read(connection, "maintenance") <= SAMPLED + 100
-        assert await words_read(connection, "zzzz") <= SAMPLED + 100
+        assert await words_read(connection, "maintenance") <= SAMPLE_ROWS + 100
+        assert await words_read(connection, "zzzz") <= SAMPLE_ROWS + 100
+
+
+# Statements after the flood, which make a sample by ids miss it, or the table larger than its rows.
+LAYOUTS = {
+    "gap in the ids": "SELECT setval(pg_get_serial_sequence('search_vocabulary', 'id'), 10000000);"
+    "INSERT INTO search_vocabulary (collection, word) VALUES ('departments', 'last')",
+    "many gaps": "SELECT setval(pg_get_serial_sequence('search_vocabulary', 'id'), 10000000);"
+    "INSERT INTO search_vocabulary (collection, word) VALUES ('departments', 'later');"
+    "SELECT setval(pg_get_serial_sequence('search_vocabulary', 'id'), 10000000000);"
+    "INSERT INTO search_vocabulary (collection, word) VALUES ('departments', 'last')",
+    "deleted words": "DELETE FROM search_vocabulary WHERE id % 3 > 0",
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+async def test_number_of_compared_words_does_not_depend_on_ids(server_url: URL, template: URL, layout: str) -> None:
+    fill = FLOOD.format(ordinary=5_000, flood=FLOODS["longer, so not similar"], size=60_000) + LAYOUTS[layout]
+    async with filled(server_url, template, fill, "search_vocabulary") as connection:
+        for q in ("procurement", SIXTEEN_WORDS):
+            assert await words_read(connection, q) <= MAX_COMPARED + SAMPLE_ROWS + len(q.split())
+        assert await words_read(connection, "maintenance") <= SAMPLE_ROWS + 100
+
+
+SIXTEEN_WORDS = " ".join(f"procuremne{letter}" for letter in "abcdefghijklmnop")
+
+
+@pytest.mark.parametrize("size", [1_000, 8_000])
+async def test_words_of_a_search_share_the_limit_in_a_small_vocabulary(
+    server_url: URL, template: URL, size: int
+) -> None:
+    fill = FLOOD.format(ordinary=1_000, flood=FLOODS["longer, so not similar"], size=size)
+    async with filled(server_url, template, fill, "search_vocabulary") as connection:
+        # Some words are looked up in the index, and the others are compared with the oldest words.
+        assert await words_read(connection, SIXTEEN_WORDS) <= 2 * MAX_COMPARED + SAMPLE_ROWS
+
+
+@pytest.mark.parametrize("words", [0, 1, 30])
+async def test_similar_words_are_found_in_a_vocabulary_of_any_size(server_url: URL, template: URL, words: int) -> None:
+    fill = FLOOD.format(ordinary=words, flood=FLOODS["similar"], size=0)
+    fill += "INSERT INTO departments (name) VALUES ('Procurement')"
+    async with filled(server_url, template, fill, "search_vocabulary") as connection:
+        order = search_order(None, DepartmentListQuery.declaration)
+        statement = await documents_of(DepartmentService.collection).page(order).prepare()
+        arguments = statement.arguments({"limit": 20, "offset": 0, "filter_q": "procuremetn"})
+        assert b"Procurement" in (await connection.fetchrow(statement.sql, *arguments))["items"]
 
 
 async def test_index_gives_a_thousand_candidates(server_url: URL, template: URL) -> None:
     # A small part of the vocabulary, which the sample does not find frequent.
     fill = FLOOD.format(ordinary=60_000, flood=FLOODS["similar"], size=2_000)
     async with filled(server_url, template, fill, "search_vocabulary") as connection:
-        assert await words_read(connection, "procurement") <= MAX_CANDIDATES + SAMPLED + 1
+        assert await words_read(connection, "procurement") <= MAX_CANDIDATES + SAMPLE_ROWS + 1
 
 
 async def test_oldest_similar_words_are_found_in_a_flood(server_url: URL, template: URL) -> None:

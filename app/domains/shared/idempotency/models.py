@@ -43,7 +43,7 @@ class IdempotencyKey(Base):
 
 
 class IdempotencyUsage(Base):
-    """The number and the size of the responses stored for a user within the 24 hours that end at `ends_at`."""
+    """The number and the size of the responses stored for a user in the period that ends at `ends_at`."""
 
     __tablename__ = "idempotency_usage"
 

@@ -33,7 +33,8 @@ REPLAYED = "Idempotency-Replayed"
 RETENTION_HOURS = 24
 _RETENTION: ColumnElement[timedelta] = literal_column(f"interval '{RETENTION_HOURS} hours'")
 MAX_STORED_BYTES = 16 * 1024 * 1024
-# For one user in 24 hours: further keys are rejected, and further bodies are not stored.
+# For one user in a period of 24 hours, which begins with the first key: further keys are rejected, and further bodies
+# are not stored. Responses of two periods may be stored at a time, so at most twice as many are.
 MAX_KEYS = 100_000
 MAX_STORED_BYTES_OF_USER = 256 * 1024 * 1024
 

@@ -61,36 +61,45 @@ SELECT lower(:filter_q) AS whole, string_agg(word, ' ') AS words,
        CAST(string_agg(prefix, ' & ') AS tsquery) AS prefixes
   FROM ({_WORDS}) AS query_word
 """  # noqa: S608 - all parts are constants
-# The index of trigrams collects every word that shares enough trigrams with the word of `q`, before the first is
-# compared. If a sample of the vocabulary shows that these are many, the oldest words are compared instead. The sample
-# has rows from places at equal distances in the range of ids, and is empty for a small vocabulary.
+# The index of trigrams collects every word that shares enough trigrams with the word of `q`, and each is compared. So a
+# sample of the vocabulary estimates their number, and the index serves words of `q` while it compares at most
+# `MAX_COMPARED` words for all of them, those with the fewest first. Each other word of `q` is compared with the oldest
+# words. The sample has rows from pages at equal distances in the table: a range of ids may have gaps of any size.
 MAX_CANDIDATES, MAX_COMPARED = 1000, 10_000
-_PLACES, _ROWS, _MIN_COMMON_ROWS = 16, 8, 8
-_SAMPLE = f"""
-    SELECT sampled.letters
-      FROM (SELECT min(id) AS first_id, (max(id) - min(id)) / {_PLACES} + 1 AS distance
-              FROM search_vocabulary AS edge) AS ids
-     CROSS JOIN generate_series(0, {_PLACES - 1}) AS place
-     CROSS JOIN LATERAL (
-        SELECT letters FROM search_vocabulary AS placed
-         WHERE id >= first_id + distance * place AND id < first_id + distance * (place + 1)
-         ORDER BY id LIMIT {_ROWS}
-     ) AS sampled
-     WHERE distance * {_PLACES} > {MAX_COMPARED}
+# Rows of the sample; rows of a page that may belong to it, which pages of the longest words have; rows of a page of
+# ordinary words. Longer words count for more, as they take longer to compare.
+SAMPLE_ROWS, _SAMPLED_OF_PAGE, _ROWS_OF_PAGE = 512, 40, 100
+_COUNTS = f"""
+    SELECT page_count, least({SAMPLE_ROWS}, page_count * {_SAMPLED_OF_PAGE}) AS row_count
+      FROM (SELECT pg_relation_size('search_vocabulary') / CAST(current_setting('block_size') AS integer)
+                     AS page_count) AS pages
 """  # noqa: S608
-# A word of n letters has n + 1 trigrams. The index finds words that have three tenths of those of the word of `q`.
-_IS_COMMON = f"""
-    SELECT count(*) >= {_MIN_COMMON_ROWS}
-      FROM (SELECT letters, similarity(letters, query_word.letters) FROM sample) AS compared
+# The row identifiers differ, and cover the pages of the table and the places within a page evenly.
+_SAMPLE = f"""
+    SELECT letters,
+           (SELECT CAST(page_count AS double precision) * {_ROWS_OF_PAGE} / row_count FROM counts) AS represented
+      FROM search_vocabulary AS sampled
+     WHERE ctid = ANY(ARRAY(
+        SELECT CAST(format('(%s,%s)', number * page_count / row_count, number * 7 % {_SAMPLED_OF_PAGE} + 1) AS tid)
+          FROM counts CROSS JOIN generate_series(0, row_count - 1) AS number))
+"""  # noqa: S608
+# The number of words that the index finds. A word of n letters has n + 1 trigrams, and the index finds words that have
+# three tenths of those of the word of `q`.
+_COMPARED = """
+    SELECT coalesce(sum(represented), 0)
+      FROM (SELECT letters, represented, similarity(letters, query_word.letters) FROM sample) AS compared
      WHERE similarity * (char_length(letters) + char_length(query_word.letters) + 2) / (1 + similarity)
            >= 0.3 * (char_length(query_word.letters) + 1)
-"""  # noqa: S608
-# A row number instead of LIMIT: with LIMIT, the planner expects to find enough words soon by scanning the table.
+"""
+# A row number instead of LIMIT: with LIMIT, the planner expects to find enough words soon by scanning the table. The
+# planner considers `%` cheap, and would rather scan the table than read many of its pages through the index. It
+# considers `to_tsvector` expensive, so it chooses the index, which leaves few rows; that condition is always true.
 _CANDIDATES = f"""
     SELECT word, letters
       FROM (SELECT word, letters, row_number() OVER () AS number
               FROM search_vocabulary
-             WHERE letters % query_word.letters AND NOT query_word.is_common) AS indexed
+             WHERE letters % query_word.letters AND NOT query_word.is_common
+               AND to_tsvector('simple', letters) IS NOT NULL) AS indexed
      WHERE number <= {MAX_CANDIDATES}
     UNION ALL
     SELECT word, letters
@@ -102,7 +111,7 @@ _CANDIDATES = f"""
 # with the word of `q`. Only the similar words near the best one are kept. The more words `q` has, the fewer similar
 # words each may have, because the index is searched for every combination.
 _TOLERANT_QUERY = f"""
-  WITH sample AS MATERIALIZED ({_SAMPLE})
+  WITH counts AS MATERIALIZED ({_COUNTS}), sample AS MATERIALIZED ({_SAMPLE})
 SELECT CAST(string_agg('(' || concat_ws('|', prefix, similar_words) || ')', ' & ') AS tsquery) AS tolerant,
        concat_ws(' ', string_agg(word, ' '), string_agg(replace(similar_words, '|', ' '), ' ')) AS tolerant_words
   FROM (
@@ -126,9 +135,10 @@ SELECT CAST(string_agg('(' || concat_ws('|', prefix, similar_words) || ')', ' & 
               WHERE similarity >= best - 0.2
            ) END AS similar_words
       FROM (
-        SELECT query_word.*, is_looked_up AND ({_IS_COMMON}) AS is_common
-          FROM (SELECT *, place <= 16 AND char_length(word) >= 4 AND word !~ '[0-9]' AS is_looked_up
-                  FROM ({_WORDS}) AS query_word) AS query_word
+        SELECT query_word.*, sum(compared) OVER (ORDER BY compared, place) > {MAX_COMPARED} AS is_common
+          FROM (SELECT query_word.*, CASE WHEN is_looked_up THEN ({_COMPARED}) ELSE 0 END AS compared
+                  FROM (SELECT *, place <= 16 AND char_length(word) >= 4 AND word !~ '[0-9]' AS is_looked_up
+                          FROM ({_WORDS}) AS query_word) AS query_word) AS query_word
         OFFSET 0 -- optimiser fence: else the sample is compared once for each use of the result
       ) AS query_word
     OFFSET 0 -- optimiser fence: else the vocabulary is searched once for each of the two columns
