@@ -2,11 +2,13 @@
 
 import asyncio
 import gc
+import json
 import resource
 import socket
 import struct
+import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from uvicorn.protocols.http import httptools_impl
 from uvicorn.protocols.http.flow_control import FlowControl
@@ -68,6 +70,14 @@ class Front:
         async def large(request: Request) -> Response:
             return Response(b"x" * int(request.query_params["size"]))
 
+        async def stream(_request: Request) -> Response:
+            async def parts() -> AsyncIterator[bytes]:
+                yield b"first"
+                await self.release.wait()
+                yield b"last"
+
+            return StreamingResponse(parts())
+
         async def wait(request: Request) -> Response:
             self.requests += 1
             disconnect = asyncio.ensure_future(request.receive())  # as a streaming response does
@@ -89,7 +99,7 @@ class Front:
             yield {CONNECTIONS: self.connections}
 
         methods = ["GET", "POST"]
-        endpoints = (ok, body, late, refused, large, wait, leaves)
+        endpoints = (ok, body, late, refused, large, stream, wait, leaves)
         routes = [Route(f"/{each.__name__}", each, methods=methods) for each in endpoints]
         middleware = [
             Middleware(RequestMiddleware, metrics=self.metrics),
@@ -100,6 +110,11 @@ class Front:
     def look(self, times: int = 1) -> None:
         for _ in range(times):
             self.connections.look()
+
+    def status_count(self, status: int) -> float:
+        labels = {"method": "(other)", "route": "(unmatched)", "status": str(status)}
+        own = labels | {"method": "POST"}
+        return sum(self.metrics.registry.get_sample_value("http_requests_total", each) or 0 for each in (labels, own))
 
     def closed(self, reason: str) -> float:
         return self.metrics.registry.get_sample_value("register_errors_total", {"error": reason}) or 0
@@ -289,6 +304,8 @@ ENDLESS = {
     "headers": (b"GET /ok HTTP/1.1\r\n", b"a:b\r\n" * 200),
     "trailer": (CHUNKED + b"0\r\nX-Long: ", b"a" * 1000),
     "trailers": (CHUNKED + b"0\r\n", b"a:b\r\n" * 200),
+    "trailer after short chunks": (CHUNKED + b"10\r\n0123456789abcdef\r\n" * 100_000 + b"0\r\nX: ", b"a" * 1000),
+    "chunk extension after short chunks": (CHUNKED + b"1\r\nx\r\n2\r\nxy\r\n" * 50 + b"1;", b"a" * 1000),
     "chunk extension": (CHUNKED + b"1;", b"a" * 1000),
     "chunk extensions": (CHUNKED, b"1;eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee\r\nx\r\n" * 50),
     "chunks of one byte": (CHUNKED, b"1\r\nx\r\n" * 100),
@@ -413,20 +430,83 @@ async def test_slowly_read_response_is_sent_completely(start: Callable[..., Any]
     assert front.closed("UnreadResponse") == 0
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel does not tell how much of a response is unread")
+@pytest.mark.parametrize(("piece", "buffer"), [(16 * 1024, 32 * 1024), (4 * 1024, 4 * 1024)])
+async def test_reader_of_some_bytes_is_not_closed(start: Callable[..., Any], piece: int, buffer: int) -> None:
+    """The server's kernel takes more of a response in larger steps than such a client reads in ten seconds."""
+    front = await start()
+    loop = asyncio.get_running_loop()
+    with socket.socket() as connection:
+        # The client's kernel reports the bytes that were read in steps of about half its buffer.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+        connection.setblocking(False)
+        await loop.sock_connect(connection, ("127.0.0.1", front.port))
+        await loop.sock_sendall(connection, LARGE)
+        await until_unread(front, 1)
+        for _ in range(10 * SECONDS):
+            left = piece
+            while left:
+                part = await loop.sock_recv(connection, left)
+                assert part, "the connection was closed"
+                left -= len(part)
+            front.look()
+        assert front.closed("UnreadResponse") == 0
+        front.look(CLOSED_AFTER)
+        assert front.closed("UnreadResponse") == 1
+
+
+@asynccontextmanager
+async def readers(front: Front, number: int) -> AsyncIterator[list[Client]]:
+    """Clients that have requested a large page each, and have not read it."""
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(connect(front)) for _ in range(number)]
+        for client in clients:
+            client.reader._transport.pause_reading()  # type: ignore[attr-defined]
+            await client.send(LARGE)
+        await until_unread(front, number)
+        yield clients
+
+
+def unread(front: Front) -> int:
+    return sum(connection.unread_bytes() for connection in front.connections._open)
+
+
 async def test_unread_responses_are_limited_together(start: Callable[..., Any]) -> None:
     front = await start(max_unread_bytes=56 * MEBIBYTE)
-    clients = [connect(front) for _ in range(10)]
+    async with readers(front, 6):
+        assert 56 * MEBIBYTE < unread(front) <= 112 * MEBIBYTE
+        assert front.closed("SlowestReader") == 0  # not known yet whether they read
+        front.look(2)
+        assert unread(front) <= 56 * MEBIBYTE
+        assert 0 < front.closed("SlowestReader") <= 4
+
+
+async def test_readers_of_pages_beyond_the_limit_are_served_if_they_read(start: Callable[..., Any]) -> None:
+    front = await start(max_unread_bytes=56 * MEBIBYTE)
+    async with readers(front, 6) as (slow, *reading):
+        for client in reading:
+            client.reader._transport.resume_reading()  # type: ignore[attr-defined]
+        front.look()
+        for _ in range(2):
+            for client in reading:
+                await client.reader.readexactly(2 * MEBIBYTE)
+            front.look()
+        assert front.closed("SlowestReader") == 1
+        slow.reader._transport.resume_reading()  # type: ignore[attr-defined]
+        await slow.until_closed()
+        for client in reading:
+            assert len(await client.reader.readexactly(12 * MEBIBYTE)) == 12 * MEBIBYTE
+
+
+async def test_slowest_reader_is_closed_at_twice_the_limit_whatever_its_pace(start: Callable[..., Any]) -> None:
+    front = await start(max_unread_bytes=30 * MEBIBYTE)
+    clients = [connect(front) for _ in range(6)]
     opened = [await client.__aenter__() for client in clients]
-    for number, client in enumerate(opened):
+    for client in opened:
         client.reader._transport.pause_reading()  # type: ignore[attr-defined]
         await client.send(LARGE)
-        await until_unread(front, min(number + 1, 3))
-        assert sum(each.unread_bytes() for each in front.connections._open) <= 56 * MEBIBYTE
-    # The clients that have waited longest without reading are closed first.
-    assert front.closed("SlowestReader") == 7
-    for client in opened[7:]:
-        client.reader._transport.resume_reading()  # type: ignore[attr-defined]
-        assert (await client.response())[0] == 200
+        assert unread(front) <= 60 * MEBIBYTE
+    assert front.closed("SlowestReader") >= 1
     for each in clients:
         await each.__aexit__(None, None, None)
 
@@ -514,20 +594,142 @@ async def test_nothing_is_kept_of_connections_that_were_reset(start: Callable[..
     assert sum(isinstance(each, GuardedProtocol) for each in gc.get_objects()) == 0
 
 
+UPGRADE = POST + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n"
+BODIES = {
+    "length": b"Content-Length: %d\r\n\r\n%b" % (len(GET), GET),
+    "chunks": b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(GET), GET),
+}
+
+
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("size", [10_000, 1])
+async def test_body_of_a_request_with_an_upgrade_is_its_body(start: Callable[..., Any], body: str, size: int) -> None:
+    front = await start()
+    async with connect(front) as client:
+        data = (UPGRADE + BODIES[body]) * 3 + GET
+        for begin in range(0, len(data), size):
+            await client.send(data[begin : begin + size])
+        for _ in range(3):
+            assert await client.response() == (200, b"%d" % len(GET))
+        assert await client.response() == (200, b"ok")
+    assert front.requests == 1
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (UPGRADE + b"Connection: close\r\nContent-Length: 0\r\n\r\n", 200),
+        (UPGRADE.replace(b"HTTP/1.1", b"HTTP/1.0") + b"\r\n", 200),
+        (UPGRADE.replace(b"h2c", b"websocket") + b"Content-Length: 44\r\n\r\n", 400),
+        (b"CONNECT /ok HTTP/1.1\r\n" + HOST + b"\r\n", 405),
+    ],
+)
+async def test_nothing_is_parsed_after_the_last_request(start: Callable[..., Any], head: bytes, status: int) -> None:
+    front = await start()
+    async with connect(front) as client:
+        await client.send(head + GET)
+        assert (await client.response())[0] == status
+        await client.send(GET)
+        await client.until_closed()
+    assert front.requests == 0
+
+
+WAIT = b"GET /wait HTTP/1.1\r\n" + HOST + b"\r\n"
+REJECTED = {
+    "no request": (b"\0", 400),
+    "header": (b"GET /ok HTTP/1.1\r\na b: c\r\n\r\n", 400),
+    "URL": (b"GET /\xff HTTP/1.1\r\n\r\n", 400),
+    "large head": (b"GET /ok HTTP/1.1\r\nX: " + b"a" * 66_000, 431),
+    "chunk": (CHUNKED + b"x\r\n", 400),
+    "large trailer": (CHUNKED + b"1\r\nx\r\n0\r\nX: " + b"a" * 66_000, 431),
+}
+
+
+@pytest.mark.parametrize("kind", REJECTED)
+async def test_rejection_takes_its_turn(start: Callable[..., Any], caplog: pytest.LogCaptureFixture, kind: str) -> None:
+    front = await start()
+    data, status = REJECTED[kind]
+    async with connect(front) as client:
+        await client.send(WAIT + GET)
+        received = front.received
+        client.writer.write(data)
+
+        async def has_arrived() -> bool:
+            return front.received > received
+
+        await until(has_arrived)
+        front.look(100)
+        front.release.set()
+        assert await client.response() == (200, b"done")
+        assert await client.response() == (200, b"ok")
+        rejected, body = await client.response()
+        assert (rejected, json.loads(body)["status"]) == (status, status)
+        await client.until_closed()
+    assert not [record for record in caplog.records if record.exc_info]
+    assert front.status_count(status) == 1
+
+
+@pytest.mark.parametrize("kind", REJECTED)
+async def test_rejection_comes_whatever_the_application_does(start: Callable[..., Any], kind: str) -> None:
+    front = await start()
+    data, status = REJECTED[kind]
+    for first in (b"", CHUNKED if data.startswith(CHUNKED) else data[:-1000]):
+        async with connect(front) as client:
+            await client.send(first)
+            client.writer.write(data.removeprefix(first))
+            rejected, body = await client.response()
+            assert (rejected, json.loads(body)["status"]) == (status, status)
+            await client.until_closed()
+
+
+@pytest.mark.parametrize("kind", ["chunk", "large trailer"])
+async def test_response_that_has_begun_ends_before_the_connection(start: Callable[..., Any], kind: str) -> None:
+    front = await start()
+    head, rest = CHUNKED, REJECTED[kind][0].removeprefix(CHUNKED)
+    async with connect(front) as client, connect(front) as complete:
+        await client.send(head.replace(b"/body", b"/stream"))
+        assert (await client.reader.readuntil(b"first")).startswith(b"HTTP/1.1 200")
+        for part in (rest[:-1000], rest[-1000:]):
+            await client.send(part)
+        front.release.set()
+        assert await client.reader.read() == b"\r\n4\r\nlast\r\n0\r\n\r\n"
+        await complete.send(head.replace(b"/body", b"/large?size=%d" % MEBIBYTE))
+        assert await complete.response() == (200, b"x" * MEBIBYTE)
+        for part in (rest[:-1000], rest[-1000:]):
+            await complete.send(part)
+        await complete.until_closed()
+
+
+async def test_connection_without_options_has_the_same_limits(
+    start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    front = await start()
+    monkeypatch.setattr(socket, "TCP_NOTSENT_LOWAT", 9999)
+    async with connect(front) as client:
+        await client.send(GET)
+        assert await client.response() == (200, b"ok")
+        front.look(CLOSED_AFTER)
+        await client.until_closed()
+
+
 def test_uvicorn_has_the_names_that_the_protocol_uses() -> None:
     names = {
         *("connection_made", "connection_lost", "data_received", "pause_writing", "resume_writing"),
-        *("on_message_begin", "on_body", "on_message_complete", "on_response_complete", "send_400_response"),
-        "_unset_keepalive_if_required",
+        *("on_message_begin", "on_body", "on_message_complete", "on_response_complete"),
+        *("_should_upgrade", "_unset_keepalive_if_required"),
     }
     base = httptools_impl.HttpToolsProtocol
     assert names <= vars(base).keys()
     config = uvicorn.Config(lambda: None)
     state = uvicorn.server.ServerState()
     made = base(config, state, {}, asyncio.new_event_loop())
-    attributes = {"transport", "flow", "pipeline", "cycle", "headers", "loop", "connections"}
-    assert attributes <= vars(made).keys()
+    assert {"transport", "flow", "pipeline", "cycle", "headers", "parser", "scope"} <= vars(made).keys()
     made.loop.close()
+    made.on_message_begin()
+    assert made.url == b""
+    assert {"http_version", "state"} <= made.scope.keys()
+    assert "_should_upgrade" in base.on_headers_complete.__code__.co_names
     assert {"read_paused", "pause_reading"} <= {*vars(FlowControl(made.transport)), *vars(FlowControl)}
     cycle = httptools_impl.RequestResponseCycle.__init__.__code__.co_names
-    assert {"body", "response_started", "response_complete"} <= set(cycle)
+    used = {"body", "disconnected", "keep_alive", "message_event", "response_started", "response_complete", "scope"}
+    assert used <= set(cycle)
