@@ -32,6 +32,8 @@ from tests.waiting import HANG_TIMEOUT, until
 # The number of looks after which a client is late, and the number after which its connection is certainly closed.
 SECONDS = 10
 CLOSED_AFTER = SECONDS + 2
+# A connection that is closed shows it soon. On a slow machine a glance can miss it; later glances do not.
+GLANCE_SECONDS = 0.2
 MEBIBYTE = 1024 * 1024
 
 HOST = b"Host: a\r\n"
@@ -85,13 +87,6 @@ class Front:
             disconnect.cancel()
             return Response(b"done")
 
-        async def leaves(request: Request) -> Response:
-            self.requests += 1
-            while (await request.receive())["type"] != "http.disconnect":
-                pass
-            self.disconnects += 1
-            return Response(b"x" * MEBIBYTE)
-
         @asynccontextmanager
         async def lifespan(_app: Starlette) -> AsyncIterator[dict[str, Connections]]:
             limits = {"request_stall_seconds": SECONDS, "export_stall_seconds": SECONDS} | settings
@@ -99,13 +94,20 @@ class Front:
             yield {CONNECTIONS: self.connections}
 
         methods = ["GET", "POST"]
-        endpoints = (ok, body, late, refused, large, stream, wait, leaves)
+        endpoints = (ok, body, late, refused, large, stream, wait, self.leaves)
         routes = [Route(f"/{each.__name__}", each, methods=methods) for each in endpoints]
         middleware = [
             Middleware(RequestMiddleware, metrics=self.metrics),
             Middleware(RequestHeadMiddleware, limit=64 * 1024),
         ]
         return Starlette(routes=routes, lifespan=lifespan, middleware=middleware)
+
+    async def leaves(self, request: Request) -> Response:
+        self.requests += 1
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        self.disconnects += 1
+        return Response(b"x" * MEBIBYTE)
 
     def look(self, times: int = 1) -> None:
         for _ in range(times):
@@ -186,7 +188,7 @@ class Client:
     async def is_closed(self) -> bool:
         """Return whether the server has closed the connection. Reads all responses."""
         with suppress(TimeoutError, ConnectionError):
-            async with asyncio.timeout(0.2):
+            async with asyncio.timeout(GLANCE_SECONDS):
                 while await self.reader.read(MEBIBYTE):
                     pass
         return self.reader.at_eof() or self.is_reset()
@@ -655,7 +657,7 @@ async def test_rejection_takes_its_turn(start: Callable[..., Any], caplog: pytes
         client.writer.write(data)
 
         async def has_arrived() -> bool:
-            return front.received > received
+            return bool(front.received > received)
 
         await until(has_arrived)
         front.look(100)

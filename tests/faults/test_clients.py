@@ -26,7 +26,7 @@ JSON = b"Content-Type: application/json\r\n"
 POST = b"POST /api/v1/departments HTTP/1.1\r\n" + AUTHORIZED + JSON
 BULK = b"POST /api/v1/departments/bulk HTTP/1.1\r\n" + AUTHORIZED + JSON
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
-PAGE = b"GET /api/v1/departments?limit=100 HTTP/1.1\r\n" + AUTHORIZED + b"\r\n"
+PAGE = b"GET /api/v1/departments?limit=100&sort=-id HTTP/1.1\r\n" + AUTHORIZED + b"\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def front(postgres: Postgres, stall_seconds: int) -> Iterator[Service]:
                 items = {"items": [{"op": "create", "data": body} for body in bodies[start : start + 20]]}
                 response = client.post("/departments/bulk", json=items)
                 assert response.is_success, response.text
-            assert len(client.get("/departments?limit=100").content) > 3.5 * MEBIBYTE
+            assert len(client.get("/departments?limit=100&sort=-id").content) > 3.5 * MEBIBYTE
         yield service
 
 
