@@ -19,13 +19,13 @@ from app.core.config import VERSION, Settings, get_settings
 from app.core.database import Database
 from app.core.http.authorisation import Authenticator
 from app.core.http.bodies import LargeBodyLimiter, UnfinishedBodies
+from app.core.http.connections import CONNECTIONS, Connections
 from app.core.http.middleware import (
     HeadMiddleware,
     RequestHeadMiddleware,
     TrailingSlashMiddleware,
     TrustedHostsMiddleware,
 )
-from app.core.http.protocol import CONNECTIONS, Connections
 from app.core.http.routing import collect_known_parameters
 from app.core.http.security_headers import SecurityHeadersMiddleware
 from app.core.http.streaming import Streams

@@ -167,9 +167,10 @@ class Settings(BaseSettings):
         "user, not counting the first 64 KiB of each body.",
     )
     max_unread_bytes: int = Field(
-        48 * 1024 * 1024,
+        30 * 1024 * 1024,
         ge=64 * 1024,
-        description="Bytes of responses that each server process holds for clients that read slowly.",
+        description="Bytes of unread responses of each server process beyond which clients that read less than 64 KiB "
+        "per second are disconnected; beyond twice as many, the slowest client is.",
     )
     request_stall_seconds: float = Field(
         10.0,

@@ -14,11 +14,12 @@ from fastapi import FastAPI
 from app.core.http.bodies import MAX_ANONYMOUS_BYTES
 from app.core.http.routing import MAX_PARAMETERS
 from app.utils.validation import MAX_FAULTS, MAX_POINTER_PART
-from tests.api.conftest import CANARY, Server, assert_problem, openapi
+from tests.api.conftest import CANARY, CODES, Server, assert_problem, openapi
 from tests.builders import make, make_department, make_process, make_resource, make_user
 from tests.catalogue import COLLECTIONS, LINKS, PLAIN_TEXTS, REFERENCES, every_collection, required
 from tests.conftest import ADMIN_PASSWORD, ADMIN_TOKEN, client_of
 from tests.domains.auth.conftest import ADMIN_EMAIL, sign_in
+from tests.utils.conftest import configured_log
 from tests.waiting import wait_until
 
 JSON = {"Content-Type": "application/json"}
@@ -882,6 +883,34 @@ def test_disconnect_inside_a_body_is_no_internal_error(server: Server) -> None:
             connection.sendall(head + b'Content-Length: 100\r\n\r\n{"name":')
     wait_until(lambda: metrics.get_sample_value("register_errors_total", {"error": "BadRequest"}) == before + 2)
     assert metrics.get_sample_value("register_errors_total", {"error": "ClientDisconnect"}) is None
+
+
+@pytest.mark.parametrize(
+    ("request_", "code"),
+    [
+        (b"\0\r\n\r\n", "bad_request"),
+        (b"GET / HTTP/1.1\r\na b: c\r\n\r\n", "bad_request"),
+        (b"GET /" + b"a" * 66_000, "bad_request"),
+        (b"GET / HTTP/1.1\r\nX: " + b"a" * 66_000, "headers_too_large"),
+        (POST + b"Transfer-Encoding: chunked\r\n\r\nx\r\n", "bad_request"),
+    ],
+)
+def test_rejection_by_the_protocol_is_a_response_like_others(server: Server, request_: bytes, code: str) -> None:
+    labels = {"method": "(other)", "route": "(unmatched)", "status": str(CODES[code].status)}
+    registry = server.app.state.metrics.registry
+    before = registry.get_sample_value("http_requests_total", labels) or 0
+    with configured_log() as log:
+        response = server.send(request_)
+        problem = assert_problem(response, code)
+        wait_until(lambda: log.entries)  # the line follows the response
+    assert len(response.content) <= 4096
+    assert response.headers["x-content-type-options"] == "nosniff"
+    assert response.headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
+    assert response.headers["connection"] == "close"
+    fields = {"event": "request", "method": "(other)", "route": "(unmatched)", "path": "", "client": "127.0.0.1"}
+    (line,) = [line for line in log.entries if line.get("request_id") == problem["request_id"]]
+    assert line.items() >= (fields | {"status": response.status_code}).items()
+    assert registry.get_sample_value("http_requests_total", labels) == before + 1
 
 
 @pytest.mark.parametrize("method", ["TRACE", "CONNECT", "PROPFIND", "OPTIONS"])

@@ -21,9 +21,10 @@ from starlette.routing import Route
 from uvicorn.protocols.http import httptools_impl
 from uvicorn.protocols.http.flow_control import FlowControl
 
-from app.core.http import protocol
+from app.core.http import connections
+from app.core.http.connections import CONNECTIONS, Connections, raise_file_limit
 from app.core.http.middleware import RequestHeadMiddleware
-from app.core.http.protocol import CONNECTIONS, Connections, GuardedProtocol, raise_file_limit
+from app.core.http.protocol import GuardedProtocol
 from app.utils.logging_middleware import RequestMiddleware
 from app.utils.metrics import Metrics
 from tests.conftest import settings_for
@@ -549,9 +550,9 @@ async def test_number_of_connections_is_limited(start: Callable[..., Any]) -> No
 
 
 async def test_number_of_connections_fits_the_limit_of_open_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "raise_file_limit", lambda: 1024)
+    monkeypatch.setattr(connections, "raise_file_limit", lambda: 1024)
     assert Connections(settings_for(None), Metrics())._max_connections == 1024 - 128
-    monkeypatch.setattr(protocol, "raise_file_limit", lambda: 1_000_000)
+    monkeypatch.setattr(connections, "raise_file_limit", lambda: 1_000_000)
     assert Connections(settings_for(None), Metrics())._max_connections == 8000
 
 
