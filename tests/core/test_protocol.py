@@ -1,9 +1,9 @@
 """Connections: slow, silent, endless and unread clients. Tests count the looks of the clock instead of waiting."""
 
 import asyncio
-import logging
 import gc
 import json
+import logging
 import resource
 import socket
 import struct
