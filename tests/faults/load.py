@@ -20,6 +20,7 @@ from app.utils.exceptions import (
     TooManyRequests,
     error_classes,
 )
+from tests.faults.conftest import Size
 from tests.faults.postgres import WRITER_TOKENS, Postgres
 from tests.faults.service import Service
 from tests.waiting import wait_until
@@ -78,6 +79,13 @@ class Load:
             writer.stopping.set()
         for writer in self._writers:
             writer.join()
+
+    def rounds(self, size: Size) -> Iterator[None]:
+        """Yield for each fault of a test, before which and after the last of which writes are acknowledged."""
+        for _ in range(size.rounds):
+            self.wait_for_writes(size.writes)
+            yield
+        self.wait_for_writes(size.writes)
 
     def wait_for_writes(self, number: int) -> None:
         """Return once the load has so many further acknowledged writes."""

@@ -67,13 +67,11 @@ def test_full_disk_makes_writes_unavailable_until_there_is_room(
     size: Size, disk: Path, postgres: Postgres, service: Service
 ) -> None:
     with writing_load(service, postgres) as load:
-        for _ in range(size.rounds):
-            load.wait_for_writes(size.writes)
+        for _ in load.rounds(size):
             with full(disk), service.client() as reader:
                 load.wait_for_refusals(size.writes)
                 assert reader.get("/processes").status_code == 200
                 service.wait_until_ready()
-        load.wait_for_writes(size.writes)
     load.verify()
     assert load.outcomes.keys() == {"acknowledged", "service_unavailable"}
 
@@ -83,14 +81,12 @@ def test_no_acknowledged_write_is_lost_when_the_log_of_postgresql_is_full(
 ) -> None:
     """PostgreSQL stops itself if its log (WAL) cannot grow. It must be started again once there is room."""
     with writing_load(service, postgres) as load:
-        for _ in range(size.rounds):
-            load.wait_for_writes(size.writes)
+        for _ in load.rounds(size):
             with full(disk):
                 postgres.fill_the_log()
                 service.wait_for_status("/health/ready", 503)
                 assert service.status("/health/live") == 200
             postgres.start()
-        load.wait_for_writes(size.writes)
     service.wait_until_ready()
     load.verify()
     assert load.outcomes["disconnected"] == 0

@@ -11,26 +11,22 @@ WRITERS = 20
 
 def test_locked_tables_are_read_and_the_service_stays_ready(size: Size, postgres: Postgres, service: Service) -> None:
     with writing_load(service, postgres) as load:
-        for _ in range(size.rounds):
-            load.wait_for_writes(size.writes)
+        for _ in load.rounds(size):
             with postgres.lock_held("LOCK TABLE processes, departments IN EXCLUSIVE MODE"), service.client() as reader:
                 for _ in range(size.writes):
                     assert reader.get("/processes").status_code == 200
                 load.wait_for_refusals(4)
                 service.wait_until_ready()
-        load.wait_for_writes(size.writes)
     load.verify()
     assert load.outcomes.keys() == {"acknowledged", "database_busy"}
 
 
 def test_service_with_an_exhausted_pool_stays_ready(size: Size, postgres: Postgres, service: Service) -> None:
     with writing_load(service, postgres, WRITERS) as load:
-        for _ in range(size.rounds):
-            load.wait_for_writes(size.writes)
+        for _ in load.rounds(size):
             with postgres.lock_held("LOCK TABLE processes, departments IN EXCLUSIVE MODE"):
                 load.wait_for_refusals(WRITERS)
                 service.wait_until_ready()
                 assert service.status("/health/live") == 200
-        load.wait_for_writes(size.writes)
     load.verify()
     assert load.outcomes.keys() <= {"acknowledged", "database_busy", "caller_busy"}

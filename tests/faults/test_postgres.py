@@ -20,10 +20,8 @@ def test_no_acknowledged_write_is_lost_when_a_backend_is_killed(
     size: Size, postgres: Postgres, service: Service
 ) -> None:
     with writing_load(service, postgres) as load:
-        for _ in range(size.rounds):
-            load.wait_for_writes(size.writes)
+        for _ in load.rounds(size):
             postgres.kill_a_backend()
-        load.wait_for_writes(size.writes)
     assert load.refused
     service.wait_until_ready()
     load.verify()
@@ -33,25 +31,21 @@ def test_no_acknowledged_write_is_lost_when_postgresql_is_killed(
     size: Size, postgres: Postgres, service: Service
 ) -> None:
     with writing_load(service, postgres) as load:
-        for _ in range(size.rounds):
-            load.wait_for_writes(size.writes)
+        for _ in load.rounds(size):
             postgres.kill()
             postgres.start()
-        load.wait_for_writes(size.writes)
     service.wait_until_ready()
     load.verify()
 
 
 def test_service_reconnects_when_postgresql_returns(size: Size, postgres: Postgres, service: Service) -> None:
     with writing_load(service, postgres) as load:
-        for _ in range(size.rounds):
-            load.wait_for_writes(size.writes)
+        for _ in load.rounds(size):
             postgres.stop()
             load.wait_for_refusals(size.writes)
             service.wait_for_status("/health/ready", 503)
             assert service.status("/health/live") == 200
             postgres.start()
-        load.wait_for_writes(size.writes)
     service.wait_until_ready()
     load.verify()
     assert load.outcomes["disconnected"] == 0
@@ -62,13 +56,11 @@ def test_frozen_postgresql_is_unavailable_until_it_continues(
 ) -> None:
     service = impatient_service
     with writing_load(service, postgres) as load:
-        for _ in range(size.rounds):
-            load.wait_for_writes(size.writes)
+        for _ in load.rounds(size):
             with postgres.frozen():
                 service.wait_for_status("/health/ready", 503)
                 assert service.status("/health/live") == 200
                 load.wait_for_refusals(WRITERS)
-        load.wait_for_writes(size.writes)
     service.wait_until_ready()
     load.verify()
     assert load.outcomes["disconnected"] == 0

@@ -20,11 +20,9 @@ def test_no_acknowledged_write_is_lost_when_the_service_is_killed(
     size: Size, postgres: Postgres, service: Service
 ) -> None:
     with writing_load(service, postgres) as load:
-        for _ in range(size.rounds):
-            load.wait_for_writes(size.writes)
+        for _ in load.rounds(size):
             service.kill_group()
             service.start()
-        load.wait_for_writes(size.writes)
     load.verify()
 
 
@@ -32,28 +30,22 @@ def test_no_acknowledged_write_is_lost_when_the_service_is_stopped(
     size: Size, postgres: Postgres, service: Service
 ) -> None:
     with writing_load(service, postgres) as load:
-        for _ in range(size.rounds):
-            load.wait_for_writes(size.writes)
+        for _ in load.rounds(size):
             assert service.stop() == 0
             service.start()
-        load.wait_for_writes(size.writes)
     load.verify()
 
 
 def test_killed_worker_is_replaced(size: Size, postgres: Postgres, workers: Service) -> None:
     with writing_load(workers, postgres) as load:
-        for _ in range(size.rounds):
-            load.wait_for_writes(size.writes)
+        for _ in load.rounds(size):
             workers.kill_a_worker()
-        load.wait_for_writes(size.writes)
     load.verify()
 
 
 def test_workers_end_with_their_parent(size: Size, postgres: Postgres, workers: Service) -> None:
     with writing_load(workers, postgres) as load:
-        for _ in range(size.rounds):
-            load.wait_for_writes(size.writes)
+        for _ in load.rounds(size):
             workers.kill_parent()
             workers.start()
-        load.wait_for_writes(size.writes)
     load.verify()

@@ -94,12 +94,6 @@ LEFT = {
 
 
 @pytest.fixture
-def database(committed: Committed) -> Database:
-    database: Database = committed.app.state.database
-    return database
-
-
-@pytest.fixture
 async def connection(committed: Committed) -> AsyncIterator[asyncpg.Connection]:
     async with connected(committed.url) as connection:
         # Removes the changes that the initialisation of the database recorded.

@@ -22,12 +22,6 @@ LETTERS = "translate(n::text, '0123456789', 'abcdefghij')"
 
 
 @pytest.fixture
-def database(committed: Committed) -> Database:
-    database: Database = committed.app.state.database
-    return database
-
-
-@pytest.fixture
 async def connection(committed: Committed) -> AsyncIterator[asyncpg.Connection]:
     async with connected(committed.url) as connection:
         yield connection

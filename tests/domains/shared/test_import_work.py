@@ -254,18 +254,9 @@ def test_reading_of_links_stops_after_the_limit_of_an_object(monkeypatch: pytest
         assert len(counted) == MAX_LINKS + 1
 
 
-@pytest.mark.parametrize(
-    ("form", "content"),
-    [
-        ("csv", b"name\n" + b"x\n" * 5000),
-        ("ndjson", b'{"name": "x"}\n' * 5000),
-    ],
-    ids=["rows", "NDJSON"],
-)
-async def test_reading_of_a_file_ends_when_its_request_is_cancelled(
-    monkeypatch: pytest.MonkeyPatch, form: Any, content: bytes
-) -> None:
-    progress, ended = Progress(hold_at=100), threading.Event()
+def watch_reading(monkeypatch: pytest.MonkeyPatch, progress: Progress) -> threading.Event:
+    """Report each step of the reading of a file; return the event that the reading has ended before the end."""
+    ended = threading.Event()
 
     def counted(items: Any) -> Iterator[Any]:
         for item in until_cancelled(items):
@@ -281,6 +272,22 @@ async def test_reading_of_a_file_ends_when_its_request_is_cancelled(
 
     monkeypatch.setattr("app.domains.shared.imports.files.until_cancelled", counted)
     monkeypatch.setattr(importing, "_read", read_file)
+    return ended
+
+
+@pytest.mark.parametrize(
+    ("form", "content"),
+    [
+        ("csv", b"name\n" + b"x\n" * 5000),
+        ("ndjson", b'{"name": "x"}\n' * 5000),
+    ],
+    ids=["rows", "NDJSON"],
+)
+async def test_reading_of_a_file_ends_when_its_request_is_cancelled(
+    monkeypatch: pytest.MonkeyPatch, form: Any, content: bytes
+) -> None:
+    progress = Progress(hold_at=100)
+    ended = watch_reading(monkeypatch, progress)
     monkeypatch.setattr(importing, "_MAX_INLINE_BYTES", 0)
     service: Any = type("Service", (), {"collection": COLLECTION})
     task = asyncio.create_task(importing.import_file(service, ImportFile(content, form), dry_run=False))
@@ -293,23 +300,9 @@ async def test_reading_of_a_file_ends_when_its_request_is_cancelled(
 async def test_reading_of_a_file_ends_when_its_client_disconnects(
     app: FastAPI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    progress, ended, sent = Progress(hold_at=100), threading.Event(), asyncio.Queue[Any]()
+    progress, sent = Progress(hold_at=100), asyncio.Queue[Any]()
     content = b"name\n" + (b"x" * 400 + b"\n") * 3000
-
-    def counted(items: Any) -> Iterator[Any]:
-        for item in until_cancelled(items):
-            progress.step()
-            yield item
-
-    def read_file(*arguments: Any) -> Any:
-        try:
-            return _read(*arguments)
-        except WorkCancelledError:
-            ended.set()
-            raise
-
-    monkeypatch.setattr("app.domains.shared.imports.files.until_cancelled", counted)
-    monkeypatch.setattr(importing, "_read", read_file)
+    ended = watch_reading(monkeypatch, progress)
     messages = [{"type": "http.request", "body": content, "more_body": False}]
 
     async def receive() -> Any:
