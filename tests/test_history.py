@@ -20,14 +20,14 @@ from fastapi import FastAPI
 from sqlalchemy import URL
 
 from app.core.permissions import SCOPES, scopes_of
-from app.core.prepared import Prepared, prepare
+from app.core.prepared import FastStatement
 from app.domains.change.service import READ_SCOPES
 from app.domains.department.models import Department
 from app.domains.register.demo_data import DEMO_USERS
 from app.domains.shared.bulk import writer as bulk_writes
 from app.domains.shared.collection import writable_columns
 from app.domains.shared.reading.documents import by_code, by_id
-from app.domains.shared.reading.history_pages import _select_page, changes_of, changes_where, leading_column
+from app.domains.shared.reading.history_pages import _page, changes_of, changes_where, leading_column
 from app.domains.shared.schemas import ChangeRead
 from app.domains.user.schemas import UserReplace
 from app.main import create_app
@@ -1308,16 +1308,16 @@ async def large(server_url: URL, template: URL) -> AsyncIterator[asyncpg.Connect
         yield connection
 
 
-def listing(**filters: Any) -> tuple[Prepared, dict[str, Any]]:
+def listing(**filters: Any) -> tuple[FastStatement, dict[str, Any]]:
     names = frozenset(filters)
-    return prepare(_select_page(changes_where(names, frozenset(READ_SCOPES)), leading_column(names))), filters
+    return _page(changes_where(names, frozenset(READ_SCOPES)), leading_column(names)), filters
 
 
 NOW = datetime.now(UTC)
-LISTS: dict[str, tuple[Prepared, dict[str, Any]]] = {
+LISTS: dict[str, tuple[FastStatement, dict[str, Any]]] = {
     "all": listing(),
     "all without users and tokens": (
-        prepare(_select_page(changes_where(frozenset(), frozenset(READ_SCOPES) - {"users", "api_tokens"}), None)),
+        _page(changes_where(frozenset(), frozenset(READ_SCOPES) - {"users", "api_tokens"}), None),
         {},
     ),
     "of an object": listing(type="roles", object_id=2000),
@@ -1332,8 +1332,8 @@ LISTS: dict[str, tuple[Prepared, dict[str, Any]]] = {
     "of an actor since an hour ago": listing(actor_id=110, since=NOW - timedelta(hours=1)),
     "of a collection since an hour ago": listing(type="roles", since=NOW - timedelta(hours=1)),
     "of a collection by an actor": listing(type="roles", actor_id=110),
-    "history by id": (prepare(_select_page(changes_of(Department, by_id), None)), {"key": 2000}),
-    "history by code": (prepare(_select_page(changes_of(Department, by_code), None)), {"key": "FIN-01"}),
+    "history by id": (_page(changes_of(Department, by_id), None), {"key": 2000}),
+    "history by code": (_page(changes_of(Department, by_code), None), {"key": "FIN-01"}),
 }
 # The maximum number of rows that a page reads. The last day has 1440 rows, and an actor a twentieth of all rows.
 MAX_ROWS_READ = 4000
@@ -1342,7 +1342,8 @@ MAX_ROWS_READ = 4000
 @pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
 @pytest.mark.parametrize("name", LISTS)
 async def test_page_of_changes_is_read_from_an_index(large: asyncpg.Connection, name: str, mode: str) -> None:
-    statement, values = LISTS[name]
+    listed, values = LISTS[name]
+    statement = await listed.prepare()
     arguments = statement.arguments({"limit": 50, "offset": 0} | values)
     literals = ", ".join(str(it) if isinstance(it, int) else f"'{it}'" for it in arguments)
     await large.execute(f"SET plan_cache_mode = {mode}")
@@ -1367,7 +1368,8 @@ async def test_page_of_changes_is_read_from_an_index(large: asyncpg.Connection, 
 
 async def test_lists_ordered_by_their_index_are_in_the_order_of_ids(large: asyncpg.Connection) -> None:
     for name in ("of an actor", "of a collection", "of a collection by an actor", "of an actor since an hour ago"):
-        statement, values = LISTS[name]
+        listed, values = LISTS[name]
+        statement = await listed.prepare()
         row = await large.fetchrow(statement.sql, *statement.arguments({"limit": 50, "offset": 0} | values))
         conditions = " AND ".join(
             f"at >= '{value}'" if column == "since" else f"{column} = '{value}'" for column, value in values.items()

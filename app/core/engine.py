@@ -15,7 +15,7 @@ from sqlalchemy.util import await_
 from app.core.config import Settings
 from app.core.database_errors import DRIVER_ERRORS, translate
 from app.utils.exceptions import CallerBusy, DatabaseBusy, ServiceUnavailable
-from app.utils.request_context import request_state
+from app.utils.request_context import current_user_id
 
 # A key of `ConnectionPoolEntry.info`, which SQLAlchemy clears when it opens another connection.
 _REPLACEMENTS = "replacements"
@@ -116,7 +116,7 @@ class FairPool(AsyncAdaptedQueuePool):
         Raises `CallerBusy` if the user of the request holds the whole share for the pool's timeout, and `DatabaseBusy`
         if no connection becomes free within it.
         """
-        user: int | None = request_state.get().get("caller_id")
+        user = current_user_id()
         share = None if user is None else self._shares[user]
         has_share = share is None or share.try_take()
         if not (has_share and self._places.try_take()):

@@ -21,13 +21,16 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache, partial, wraps
+from typing import Any, ParamSpec, cast
 
 from sqlalchemy import Executable, Table
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 
 from app.utils.exceptions import CallerBusy, DatabaseBusy
-from app.utils.request_context import request_state
+from app.utils.request_context import current_user_id
+
+P = ParamSpec("P")
 
 # The number of statements that may wait to be prepared: as long as for a connection.
 MAX_WAITING = 50
@@ -88,7 +91,7 @@ class _Compiler:
 
         Raises `DatabaseBusy` if `MAX_WAITING` statements wait, and `CallerBusy` if half as many of the same user wait.
         """
-        user: int | None = request_state.get().get("caller_id")
+        user = current_user_id()
         with self._changed:
             if user is not None and len(self._queues.get(user, ())) >= MAX_WAITING // 2:
                 raise CallerBusy
@@ -166,3 +169,24 @@ class FastStatement:
                 if self._future is not None and self._future.done():
                     self._future = None
         return self.prepared
+
+
+def fast_statement(
+    max_kept: int | None = None,
+) -> Callable[[Callable[P, Executable]], Callable[P, FastStatement]]:
+    """Decorate a function that builds a statement, so that it returns the `FastStatement` of its arguments.
+
+    The function itself runs in the compiler's thread. The statements of the last `max_kept` combinations of arguments
+    are kept, or those of all if it is None.
+    """
+
+    def decorate(build: Callable[P, Executable]) -> Callable[P, FastStatement]:
+        @lru_cache(max_kept)
+        @wraps(build)
+        def statement(*args: P.args, **kwargs: P.kwargs) -> FastStatement:
+            return FastStatement(partial(build, *args, **kwargs))
+
+        # The type of a cached function has no parameters.
+        return cast("Callable[P, FastStatement]", statement)
+
+    return decorate

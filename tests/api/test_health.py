@@ -12,13 +12,13 @@ import asyncpg
 import httpx
 import pytest
 from fastapi import FastAPI
-from sqlalchemy import URL, event, make_url
+from sqlalchemy import URL, event, make_url, text
 
 from app.core import passwords, readiness
 from app.core.database import Database
 from app.core.http.bodies import LargeBodyLimiter
 from app.core.http.streaming import Streams
-from app.core.prepared import Prepared
+from app.core.prepared import FastStatement
 from app.domains.collections import prepare_common_statements
 from app.main import create_app
 from tests.api.conftest import CANARY, assert_problem
@@ -499,7 +499,8 @@ async def test_too_many_large_bodies_are_unavailable(committed: Committed) -> No
 
 async def test_too_many_concurrent_exports_are_unavailable(committed: Committed) -> None:
     streams: Streams = committed.app.state.streams
-    begun = [streams.read(Prepared("SELECT 1 AS body", ()), {}) for _ in range(2)]
+    statement = FastStatement(lambda: text("SELECT 1 AS body"))
+    begun = [streams.read(statement, {}) for _ in range(2)]
     for stream in begun:
         await anext(stream)
     response = await committed.client.get("/departments", headers={"Accept": "text/csv"})

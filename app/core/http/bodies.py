@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope
 from app.core.http.strict_json import parse_json
 from app.core.threads import run_in_thread
 from app.utils.exceptions import BadRequest, CallerBusy, ContentTooLarge, LargeBodiesBusy, UnsupportedMediaType
-from app.utils.request_context import request_state
+from app.utils.request_context import current_user_id
 from app.utils.unknown_members import without_surplus
 from app.utils.wording import counted
 
@@ -128,7 +128,7 @@ class UnfinishedBodies:
 
         The function raises `LargeBodiesBusy` beyond the limit, and `CallerBusy` beyond the share of the request's user.
         """
-        user: int | None = request_state.get().get("caller_id")
+        user = current_user_id()
         held = 0
 
         def grow_to(size: int) -> None:

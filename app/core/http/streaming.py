@@ -19,7 +19,7 @@ from app.core.config import Settings
 from app.core.database import Database
 from app.core.database_errors import with_translated_errors
 from app.core.engine import Row
-from app.core.prepared import Prepared
+from app.core.prepared import FastStatement, Prepared
 from app.utils.exceptions import ExportsBusy
 
 # With batches of the maximum size the round trips cost next to nothing. Rows with thousands of links are large, so a
@@ -66,23 +66,23 @@ class Streams:
         self._database = database
         self._free = settings.export_concurrency
         self.stall_seconds = settings.export_stall_seconds
-        self.prepare_seconds = settings.pool_timeout
         # The transaction is idle while the client reads the pieces of a batch.
         self._idle_seconds = self.stall_seconds * (BATCH_BYTES // PIECE_BYTES) + _GRACE_SECONDS
 
-    async def read(self, statement: Prepared, values: dict[str, Any]) -> AsyncGenerator[Rows]:
+    async def read(self, statement: FastStatement, values: dict[str, Any]) -> AsyncGenerator[Rows]:
         """Yield the rows of a statement in batches, all from one snapshot; the first batch may be empty.
 
         Raises `ExportsBusy` if the process already reads the maximum number of streams, and `ServiceUnavailable` as
         every statement does.
         """
+        prepared = await statement.prepare(self._database.pool_timeout)
         if not self._free:
             raise ExportsBusy
         self._free -= 1
         try:
             async with (
-                self._database.snapshot(self._idle_seconds, statement.tables) as connection,
-                aclosing(read_in_batches(connection, statement, values, self._database.statement_seconds)) as batches,
+                self._database.snapshot(self._idle_seconds, prepared.tables) as connection,
+                aclosing(read_in_batches(connection, prepared, values, self._database.statement_seconds)) as batches,
             ):
                 async for rows in batches:
                     yield rows

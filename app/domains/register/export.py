@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import click
 from pydantic import BaseModel, Field
-from sqlalchemy import func, select, text
+from sqlalchemy import Select, func, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -25,7 +25,7 @@ from app.core.database import Database
 from app.core.database_errors import NO_PRIVILEGE, NO_TABLE, STATEMENT_ERRORS, sqlstate_of
 from app.core.http.streaming import read_in_batches
 from app.core.migrations import head_revision
-from app.core.prepared import FastStatement
+from app.core.prepared import FastStatement, fast_statement
 from app.domains.collections import in_reference_order
 from app.domains.role.models import RoleHolder
 from app.domains.shared.history.models import Change
@@ -114,14 +114,16 @@ def _parts(*, with_history: bool) -> list[_Part]:
     return parts
 
 
-def _holders() -> FastStatement:
+@fast_statement()
+def _holders() -> Select[Any]:
     table = table_of(RoleHolder)
     row = select(table.c.role_id, table.c.user_id).order_by(table.c.role_id, table.c.user_id).subquery("d")
-    return FastStatement(lambda: select(utf8(func.row_to_json(row.table_valued())).label("body")))
+    return select(utf8(func.row_to_json(row.table_valued())).label("body"))
 
 
-def _count(model: type[Base]) -> FastStatement:
-    return FastStatement(lambda: select(func.count().label("total")).select_from(table_of(model)))
+@fast_statement()
+def _count(model: type[Base]) -> Select[Any]:
+    return select(func.count().label("total")).select_from(table_of(model))
 
 
 @asynccontextmanager

@@ -1,7 +1,6 @@
 """Search in all collections."""
 
 import json
-from functools import cache
 from typing import Any
 
 from sqlalchemy import (
@@ -19,7 +18,7 @@ from sqlalchemy import (
 )
 
 from app.core.permissions import Scope
-from app.core.prepared import FastStatement
+from app.core.prepared import fast_statement
 from app.core.request_service import RequestService
 from app.domains.collections import COLLECTIONS
 from app.domains.search.schemas import TYPES, SearchQuery, SearchType
@@ -88,12 +87,8 @@ def _snippet(row: dict[str, Any], words: str) -> list[dict[str, str | bool]]:
     return snippet(row["name"], words)
 
 
-@cache
-def _page(types: tuple[SearchType, ...], start: Start) -> FastStatement:
-    return FastStatement(lambda: _select_page(types, start))
-
-
-def _select_page(types: tuple[SearchType, ...], start: Start) -> Select[Any]:
+@fast_statement()
+def _page(types: tuple[SearchType, ...], start: Start) -> Select[Any]:
     """Return the statement of a page: `rows`, `items` together with the words of the query, and `edges`."""
     backwards = start == "before"
     limit, offset = opaque_parameter("limit"), opaque_parameter("offset")
@@ -141,12 +136,8 @@ def _ranked_rows(name: SearchType, start: Start) -> Any:
     )
 
 
-@cache
-def _count(types: tuple[SearchType, ...]) -> FastStatement:
-    return FastStatement(lambda: _select_count(types))
-
-
-def _select_count(types: tuple[SearchType, ...]) -> Select[Any]:
+@fast_statement()
+def _count(types: tuple[SearchType, ...]) -> Select[Any]:
     counts = []
     for name in types:
         source = _table(name)

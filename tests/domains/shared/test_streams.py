@@ -15,10 +15,10 @@ import uvicorn
 from asyncpg.cursor import Cursor
 from asyncpg.prepared_stmt import PreparedStatement
 from fastapi import FastAPI
-from sqlalchemy import URL
+from sqlalchemy import URL, text
 
 from app.core.http.streaming import BATCH_BYTES, FIRST_BATCH_ROWS, MAX_BATCH_ROWS, Streams
-from app.core.prepared import Prepared
+from app.core.prepared import FastStatement
 from app.main import create_app
 from app.utils.exceptions import DatabaseBusy
 from tests.api.conftest import assert_problem
@@ -154,10 +154,12 @@ async def test_exhausted_pool_is_a_problem_response(committed: Committed, accept
     assert (await committed.client.get("/departments", headers=accept)).status_code == 200
     app = create_app(settings_for(committed.url, pool_size=2, export_concurrency=1, pool_timeout=0.1))
     streams: Streams = app.state.streams
+    statement = FastStatement(lambda: text("SELECT 1 AS body"))
+    await statement.prepare()
     async with borrowed(app.state.database), client_of(app) as client:
         async with borrowed(app.state.database):
             with pytest.raises(DatabaseBusy):
-                await anext(streams.read(Prepared("SELECT 1 AS body", ()), {}))
+                await anext(streams.read(statement, {}))
             response = await client.get("/departments", headers=accept)
         problem = assert_problem(response, "database_busy")
         assert (problem["status"], "content-disposition" in response.headers) == (503, False)
@@ -236,7 +238,7 @@ async def test_large_rows_are_read_in_small_batches(app: FastAPI, cell: str) -> 
     size = f"CASE WHEN n <= 40 THEN {BATCH_BYTES // 5} WHEN n <= 42 THEN {3 * BATCH_BYTES} ELSE 0 END"
     query = f"SELECT {cell.format(size)} AS body, n FROM generate_series(1, 700) n"
     streams: Streams = app.state.streams
-    batches = [len(rows) async for rows in streams.read(Prepared(query, ()), {})]
+    batches = [len(rows) async for rows in streams.read(FastStatement(lambda: text(query)), {})]
     # The size of a batch follows from the rows of the batch before: five of 205 KiB, one of 3 MiB, 500 empty ones.
     assert batches == [FIRST_BATCH_ROWS, 5, 5, 5, 5, 5, 1, MAX_BATCH_ROWS, 154]
     assert sum(batches) == 700

@@ -10,7 +10,7 @@ over every collection checks that the result equals that of Pydantic.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from hashlib import blake2b
 from types import MappingProxyType
 from typing import Any
@@ -36,7 +36,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by
 from sqlalchemy.orm import Mapper, RelationshipDirection, RelationshipProperty
 
-from app.core.prepared import FastStatement
+from app.core.prepared import fast_statement
 from app.domains.shared.collection import Collection
 from app.domains.shared.history.diff import changed_members, jsonb_or_null, nonempty_or_null
 from app.domains.shared.models import Base, table_of
@@ -93,41 +93,38 @@ def by_code(source: FromClause) -> ColumnElement[bool]:
 
 
 class Documents:
-    """The read statements of one collection, compiled at first use, when all models are mapped."""
+    """The read statements of one collection, compiled at first use, when all models are mapped.
+
+    There is one instance per collection, which the statements keep for the life of the process.
+    """
 
     def __init__(self, schema: type[BaseModel], model: type[Base]) -> None:
         self._schema = schema
         self.model = model
 
-    @lru_cache(maxsize=256)  # noqa: B019 - one instance per collection, for the life of the process
-    def single_object(self, condition: Condition, members: Members = None) -> FastStatement:
+    @fast_statement(256)
+    def single_object(self, condition: Condition, members: Members = None) -> Select[Any]:
         """Return the statement of the object that the condition selects: `id`, `version` and `body`.
 
         Tables of embedded members are queried only for those among `members`.
         """
-        return FastStatement(lambda: self._select_object(condition, members))
-
-    def _select_object(self, condition: Condition, members: Members) -> Select[Any]:
         table = self._mapper.local_table.alias("o")
         body = utf8(json_object(self._members(table, members)))
         return select(table.c.id, table.c.version, body.label("body")).where(condition(table))
 
-    @lru_cache(maxsize=512)  # noqa: B019
+    @fast_statement(512)
     def page(
         self,
         order: Order,
         condition: Condition | None = None,
         start: Start = "first",
         members: Members = None,
-    ) -> FastStatement:
+    ) -> Select[Any]:
         """Return the statement of a page: `rows` (one more than `limit` if more follow), `items` and `edges`.
 
         The parameters are `limit`, `offset`, those of the condition and, unless `start` is "first", those of the
         position. `edges` has the sort keys of the first and the last object, as JSON.
         """
-        return FastStatement(lambda: self._select_page(order, condition, start, members))
-
-    def _select_page(self, order: Order, condition: Condition | None, start: Start, members: Members) -> Select[Any]:
         backwards = start == "before"
         table = self._mapper.local_table.alias("o")
         limit = opaque_parameter("limit")
@@ -140,7 +137,7 @@ class Documents:
         count = select(func.count()).select_from(found).scalar_subquery()
         return select(count.label("rows"), items.label("items"), _edges(page, order).label("edges"))
 
-    @lru_cache(maxsize=256)  # noqa: B019
+    @fast_statement(256)
     def export(
         self,
         order: Order,
@@ -150,28 +147,12 @@ class Documents:
         from_position: bool,
         as_table: bool,
         external_ids: bool,
-    ) -> FastStatement:
+    ) -> Select[Any]:
         """Return the statement of the whole list, or of its part `from_position` on, one row per object.
 
         A row has the `body`, or with `as_table` the cells. With `external_ids` briefs include `external_id`, by which
         another register can resolve them. The parameters are those of `page`; a `limit` of NULL means no limit.
         """
-        return FastStatement(
-            lambda: self._select_export(
-                order, condition, members, from_position=from_position, as_table=as_table, external_ids=external_ids
-            )
-        )
-
-    def _select_export(
-        self,
-        order: Order,
-        condition: Condition | None,
-        members: Members,
-        *,
-        from_position: bool,
-        as_table: bool,
-        external_ids: bool,
-    ) -> Select[Any]:
         source = self._mapper.local_table.alias("o")
         query = select(*source.c).order_by(*order.clauses(source)).limit(bindparam("limit", type_=BigInteger))
         query = query.offset(bindparam("offset", type_=BigInteger))
@@ -192,12 +173,9 @@ class Documents:
         """Return the names of the cells of a table."""
         return tuple(name for name in self._schema.model_fields if members is None or name in members)
 
-    @lru_cache(maxsize=256)  # noqa: B019
-    def count(self, condition: Condition | None = None) -> FastStatement:
+    @fast_statement(256)
+    def count(self, condition: Condition | None = None) -> Select[Any]:
         """Return the statement of the `total` of the list; its parameters are those of the condition."""
-        return FastStatement(lambda: self._select_count(condition))
-
-    def _select_count(self, condition: Condition | None) -> Select[Any]:
         table = self._mapper.local_table.alias("o")
         query = select(func.count().label("total")).select_from(table)
         return query if condition is None else query.where(condition(table))

@@ -20,7 +20,7 @@ from sqlalchemy import (
 )
 
 from app.core.database import RegisterSession
-from app.core.prepared import FastStatement
+from app.core.prepared import fast_statement
 from app.domains.shared.history.models import Change
 from app.domains.shared.history.record import constant
 from app.domains.shared.models import RegisterObject, table_of
@@ -43,13 +43,9 @@ async def page_of_changes(
     return await fetch_page(session, _page(condition, leading), _count(condition), query, values)
 
 
-@cache
-def all_changes() -> FastStatement:
+@fast_statement()
+def all_changes() -> Select[Any]:
     """Return the statement of the whole history, the oldest change first; each row has a `body`."""
-    return FastStatement(_select_all_changes)
-
-
-def _select_all_changes() -> Select[Any]:
     table = table_of(Change).alias("change")
     row = _select_members(table).order_by(table.c.id).subquery("d")
     return select(utf8(func.row_to_json(row.table_valued())).label("body"))
@@ -130,12 +126,8 @@ def _since(source: FromClause) -> list[ColumnElement[bool]]:
     return [source.c.at >= since, source.c.id > func.coalesce(last_id, literal_column("0"))]
 
 
-@lru_cache(maxsize=256)
-def _page(condition: Condition, leading: str | None) -> FastStatement:
-    return FastStatement(lambda: _select_page(condition, leading))
-
-
-def _select_page(condition: Condition, leading: str | None) -> Select[Any]:
+@fast_statement(256)
+def _page(condition: Condition, leading: str | None) -> Select[Any]:
     """Return the statement of a page: `rows` (one more than `limit` if more follow) and `items`."""
     table = table_of(Change).alias("change")
     limit = bindparam("limit", type_=BigInteger)
@@ -169,11 +161,7 @@ def _select_members(source: FromClause) -> Select[Any]:
     )
 
 
-@lru_cache(maxsize=256)
-def _count(condition: Condition) -> FastStatement:
-    return FastStatement(lambda: _select_count(condition))
-
-
-def _select_count(condition: Condition) -> Select[Any]:
+@fast_statement(256)
+def _count(condition: Condition) -> Select[Any]:
     table = table_of(Change).alias("change")
     return select(func.count().label("total")).select_from(table).where(condition(table))

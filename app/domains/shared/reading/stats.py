@@ -1,7 +1,6 @@
 """Statistics: the number of objects in each group."""
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Literal
 
 from pydantic import Field, create_model
@@ -24,7 +23,7 @@ from sqlalchemy import (
 from sqlalchemy import literal_column as constant
 
 from app.core.http.query_models import QueryModel, query_of
-from app.core.prepared import FastStatement
+from app.core.prepared import FastStatement, fast_statement
 from app.domains.shared.models import RegisterObject, model_of, table_of
 from app.domains.shared.query.filters import Parameter, Selection
 from app.domains.shared.query.groups import Grouping, LinkTable
@@ -75,14 +74,8 @@ def stats_query(list_model: type[ListQuery]) -> type[StatsQuery]:
     return model
 
 
-@lru_cache(maxsize=256)
+@fast_statement(256)
 def _counts(
-    model: type[RegisterObject], grouping: Grouping, selection: Selection | None, detail: Parameter | None
-) -> FastStatement:
-    return FastStatement(lambda: _select_counts(model, grouping, selection, detail))
-
-
-def _select_counts(
     model: type[RegisterObject], grouping: Grouping, selection: Selection | None, detail: Parameter | None
 ) -> Select[Any]:
     """Return the statement of the counts: `total`, `group_count`, and `groups`, at most `MAX_GROUPS` of them.

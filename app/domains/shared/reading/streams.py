@@ -37,8 +37,7 @@ async def export_response(export: Export, origin: Origin) -> Response:
 
     Raises errors that occur before the first byte; a later error truncates the response.
     """
-    statement = await export.statement.prepare(origin.streams.prepare_seconds)
-    batches = origin.streams.read(statement, export.values)
+    batches = origin.streams.read(export.statement, export.values)
     first = await anext(batches)
     if origin.is_head:
         await batches.aclose()

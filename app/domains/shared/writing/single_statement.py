@@ -8,7 +8,6 @@ statement, so there is one way to write; its results must equal those of `tests/
 """
 
 from collections.abc import Iterator, Sequence
-from functools import cache
 from typing import Any
 
 from sqlalchemy import (
@@ -32,7 +31,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from app.core.prepared import FastStatement
+from app.core.prepared import fast_statement
 from app.domains.shared.collection import LinkSet, writable_columns
 from app.domains.shared.history.diff import nonempty_members
 from app.domains.shared.history.record import change_cte
@@ -43,17 +42,13 @@ from app.domains.shared.reading.json_text import utf8
 from app.domains.shared.writing.links import add_missing_links, link_rows, remove_other_links
 
 
-@cache
-def insert_object(documents: Documents, links: Sequence[LinkSet]) -> FastStatement:
+@fast_statement()
+def insert_object(documents: Documents, links: Sequence[LinkSet]) -> Select[Any]:
     """Return the statement that inserts and records an object with its links, and returns `id`, `version` and `body`.
 
     Its parameters are the writable columns with the prefix `new_`, those of `Caller.signature`, and the arrays of the
     links.
     """
-    return FastStatement(lambda: _build_insert(documents, links))
-
-
-def _build_insert(documents: Documents, links: Sequence[LinkSet]) -> Select[Any]:
     model = documents.model
     caller = bindparam("caller_id", type_=BigInteger)
     values = _new_values(model) | {"created_by_id": caller, "updated_by_id": caller}
@@ -66,10 +61,10 @@ def _build_insert(documents: Documents, links: Sequence[LinkSet]) -> Select[Any]
     return query.add_cte(*(add_missing_links(link, written.c.id) for link in links), record)
 
 
-@cache
+@fast_statement()
 def update_object(
     documents: Documents, links: Sequence[LinkSet], condition: Condition, watched: Sequence[str]
-) -> FastStatement:
+) -> Select[Any]:
     """Return the statement that updates an object and its links, and records the difference.
 
     Its parameters are those of `insert_object`; `key` of the condition; `versions`, the allowed current versions, or
@@ -78,12 +73,6 @@ def update_object(
     object is unchanged and was locked, because no other transaction holds it; and the new `version` and `body`, which
     are NULL if nothing is written, also because neither a column nor a link differs.
     """
-    return FastStatement(lambda: _build_update(documents, links, condition, watched))
-
-
-def _build_update(
-    documents: Documents, links: Sequence[LinkSet], condition: Condition, watched: Sequence[str]
-) -> Select[Any]:
     model = documents.model
     table, new = table_of(model), _new_values(model)
     source = table.alias("o")
