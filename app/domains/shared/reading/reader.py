@@ -54,7 +54,7 @@ class CollectionReader(RequestService):
     async def stats(self, query: StatsQuery) -> Counts:
         """Count the objects that the filters select, by group."""
         statement, values = query.statement(self.model)
-        row = await self.session.fetch(statement, **values)
+        row = await self.session.fetch(statement, **values, readable=self.caller.readable)
         assert row is not None  # an aggregate always has a row
         return Counts(query.group_by, row.groups, row.total, truncated=row.group_count > MAX_GROUPS)
 
@@ -100,6 +100,7 @@ class CollectionReader(RequestService):
         other_filters = condition
         if query.is_search:
             order = search_order(query.sort, query.declaration)
+            values["readable"] = self.caller.readable
             other_filters, _ = query.selection(link, include_search=False)
         if query.format != "json":
             return self._export(query, order, condition, values)
