@@ -117,7 +117,7 @@ class CollectionReader(RequestService):
             query.members,
             from_position=query.position is not None,
             as_table=as_table,
-            external_ids=True,
+            with_external_ids=self.caller.readable,
         )
         # The default limit of pages does not apply to exports.
         values["limit"] = query.limit if "limit" in query.model_fields_set else None
