@@ -10,6 +10,8 @@ from sqlalchemy import URL
 
 from app.domains.department.lists import DepartmentListQuery
 from app.domains.department.service import DepartmentService
+from app.domains.role.lists import RoleListQuery
+from app.domains.role.service import RoleService
 from app.domains.shared.query.pages import Position
 from app.domains.shared.query.ranking import search_order
 from app.domains.shared.query.search import MAX_CANDIDATES, MAX_COMPARED, SAMPLE_ROWS
@@ -194,3 +196,16 @@ async def test_oldest_similar_words_are_found_in_a_flood(server_url: URL, templa
         arguments = statement.arguments({"limit": 20, "offset": 0, "filter_q": "procuremetn", "readable": COLLECTIONS})
         row = await connection.fetchrow(statement.sql, *arguments)
         assert b"Procurement" in row["items"]
+
+
+async def test_flood_of_words_that_the_caller_may_not_read_changes_no_search(server_url: URL, template: URL) -> None:
+    # The flood is older, so that all words would be compared with words of departments only.
+    fill = FLOOD.format(ordinary=5_000, flood=FLOODS["similar"], size=30_000)
+    fill += "INSERT INTO roles (name) VALUES ('Procurement')"
+    async with filled(server_url, template, fill, "search_vocabulary") as connection:
+        order = search_order(None, RoleListQuery.declaration)
+        statement = await documents_of(RoleService.collection).page(order).prepare()
+        for readable, is_found in ((["roles"], True), (COLLECTIONS, False)):
+            values = {"limit": 20, "offset": 0, "filter_q": "procuremetn", "readable": readable}
+            row = await connection.fetchrow(statement.sql, *statement.arguments(values))
+            assert (b"Procurement" in row["items"]) is is_found
