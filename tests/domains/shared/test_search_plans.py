@@ -198,11 +198,21 @@ async def test_oldest_similar_words_are_found_in_a_flood(server_url: URL, templa
         assert b"Procurement" in row["items"]
 
 
-async def test_flood_of_words_that_the_caller_may_not_read_changes_no_search(server_url: URL, template: URL) -> None:
-    # The flood is older, so that all words would be compared with words of departments only.
-    fill = FLOOD.format(ordinary=5_000, flood=FLOODS["similar"], size=30_000)
-    fill += "INSERT INTO roles (name) VALUES ('Procurement')"
-    async with filled(server_url, template, fill, "search_vocabulary") as connection:
+# Words of departments, which hide the role from a search that compares its word with them.
+WORDS = "INSERT INTO search_vocabulary (collection, word) SELECT '{}', {} FROM generate_series(100000, {}) AS n;"
+UNREADABLE = {
+    "estimated": WORDS.format("departments", FLOODS["similar"], 130_000)
+    + WORDS.format("roles", f"'warehouse' || {LETTERS}", 112_000)
+    + "INSERT INTO roles (name) VALUES ('Procurement')",
+    "older": WORDS.format("departments", f"'warehouse' || {LETTERS}", 112_000)
+    + "INSERT INTO roles (name) VALUES ('Procurement');"
+    + WORDS.format("roles", FLOODS["longer, so not similar"], 130_000),
+}
+
+
+@pytest.mark.parametrize("words", UNREADABLE)
+async def test_number_of_unreadable_words_changes_no_search(server_url: URL, template: URL, words: str) -> None:
+    async with filled(server_url, template, UNREADABLE[words], "search_vocabulary") as connection:
         order = search_order(None, RoleListQuery.declaration)
         statement = await documents_of(RoleService.collection).page(order).prepare()
         for readable, is_found in ((["roles"], True), (COLLECTIONS, False)):
