@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
-from app.core.permissions import AccessLevel, Scope, scopes_of
+from app.core.permissions import AccessLevel, Scope, readable_collections, scopes_of
 from app.utils.exceptions import Forbidden
 from app.utils.fault_codes import text_of
 
@@ -41,6 +41,11 @@ class Caller:
             "request_id": self.request_id,
             "message": self.message,
         }
+
+    @property
+    def readable(self) -> frozenset[str]:
+        """The names of the collections that the caller may read."""
+        return readable_collections(self.scopes)
 
     def require(self, scope: Scope) -> None:
         """Raise `Forbidden` unless the caller has the scope."""

@@ -4,6 +4,7 @@ A caller has a scope if the user's access level includes it and the token was no
 declares its permission in `openapi_extra`; the same declaration is enforced (`core/http/routing.py`) and documented.
 """
 
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 AccessLevel = Literal["viewer", "editor", "admin"]
@@ -53,6 +54,12 @@ def scopes_of(level: AccessLevel) -> frozenset[Scope]:
     """Return the scopes of an access level."""
     rank = LEVELS.index(level)
     return frozenset(scope for scope, lowest in SCOPES.items() if LEVELS.index(lowest) <= rank)
+
+
+@cache
+def readable_collections(scopes: frozenset[Scope]) -> frozenset[str]:
+    """Return the names of the collections that a caller with these scopes may read."""
+    return frozenset(name for name in _COLLECTIONS if f"{name}:read" in scopes)
 
 
 def requires(permission: str) -> dict[str, Any]:

@@ -44,13 +44,16 @@ class DependantBrief(BaseModel):
 
 
 class ProblemDependants(BaseModel):
-    """The objects that refer to the object to delete."""
+    """The objects that refer to the object to delete, as far as the token may read them."""
 
     total: int
     counts: Annotated[
         dict[str, int], Field(description="Number of objects per collection.", examples=[{"processes": 3}])
     ]
     first: Annotated[list[DependantBrief], Field(max_length=20)]
+    has_unreadable: Annotated[
+        bool, Field(description="Whether objects that the token may not read also refer to the object.")
+    ]
 
 
 class Problem(BaseModel):

@@ -105,8 +105,8 @@ def _parts(*, with_history: bool) -> list[_Part]:
     parts = []
     for entry in in_reference_order():
         documents = documents_of(entry.collection)
-        # `external_ids=False`: ids identify the targets of references, since the export has all objects.
-        rows = documents.export(_BY_ID, None, None, from_position=False, as_table=False, external_ids=False)
+        # No external ids: ids identify the targets of references, since the export has all objects.
+        rows = documents.export(_BY_ID, None, None, from_position=False, as_table=False, with_external_ids=frozenset())
         parts.append(_Part(entry.name, rows, documents.count(), {"limit": None, "offset": 0}))
     parts.append(_Part(RoleHolder.__tablename__, _holders(), _count(RoleHolder)))
     if with_history:

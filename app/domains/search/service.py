@@ -47,9 +47,10 @@ class SearchService(RequestService):
         if not types:
             return Listing(b"[]", 0 if query.count else None, has_more=False)
         start: Start = query.position.start if query.position else "first"
-        values = _positions(types, query.position) if query.position else {}
-        page = _page(types, start)
-        listing = await fetch_page(self.session, page, _count(types), query, values | {"filter_q": query.q})
+        values: dict[str, Any] = {"filter_q": query.q, "readable": self.caller.readable}
+        if query.position:
+            values |= _positions(types, query.position)
+        listing = await fetch_page(self.session, _page(types, start), _count(types), query, values)
         return Listing(_items(listing.items), listing.total, listing.has_more, listing.edges)
 
 

@@ -10,10 +10,13 @@ from sqlalchemy import URL
 
 from app.domains.department.lists import DepartmentListQuery
 from app.domains.department.service import DepartmentService
+from app.domains.role.lists import RoleListQuery
+from app.domains.role.service import RoleService
 from app.domains.shared.query.pages import Position
 from app.domains.shared.query.ranking import search_order
 from app.domains.shared.query.search import MAX_CANDIDATES, MAX_COMPARED, SAMPLE_ROWS
 from app.domains.shared.reading.documents import documents_of
+from tests.catalogue import COLLECTIONS
 from tests.plans import filled, nodes
 
 ROWS = 20_000
@@ -55,7 +58,7 @@ async def test_search_neither_sorts_nor_scans_the_table(
     statement = (
         await documents_of(DepartmentService.collection).page(order, None, "after" if key else "first").prepare()
     )
-    values: dict[str, Any] = {"limit": 20, "offset": 0, "filter_q": q}
+    values: dict[str, Any] = {"limit": 20, "offset": 0, "filter_q": q, "readable": COLLECTIONS}
     arguments = statement.arguments(values | (Position("after", key).arguments() if key else {}))
     explained = json.loads(await large.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement.sql}", *arguments))
     visited = 0
@@ -75,7 +78,9 @@ async def test_search_neither_sorts_nor_scans_the_table(
 async def test_vocabulary_is_searched_once_for_each_word(large: asyncpg.Connection) -> None:
     order = search_order(None, DepartmentListQuery.declaration)
     statement = await documents_of(DepartmentService.collection).page(order).prepare()
-    arguments = statement.arguments({"limit": 20, "offset": 0, "filter_q": "departmnet deparment"})
+    arguments = statement.arguments(
+        {"limit": 20, "offset": 0, "filter_q": "departmnet deparment", "readable": COLLECTIONS}
+    )
     explained = json.loads(await large.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement.sql}", *arguments))
     scans = [node for node in nodes(explained[0]["Plan"]) if node.get("Alias", "").startswith("search_vocabulary")]
     assert sum(node["Actual Loops"] for node in scans) == 2
@@ -104,7 +109,7 @@ async def words_read(connection: asyncpg.Connection, q: str) -> int:
     """Return the number of rows of the vocabulary that a search reads."""
     order = search_order(None, DepartmentListQuery.declaration)
     statement = await documents_of(DepartmentService.collection).page(order).prepare()
-    arguments = statement.arguments({"limit": 20, "offset": 0, "filter_q": q})
+    arguments = statement.arguments({"limit": 20, "offset": 0, "filter_q": q, "readable": COLLECTIONS})
     await connection.execute("SET plan_cache_mode = force_generic_plan")
     explained = json.loads(await connection.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement.sql}", *arguments))
     read = 0
@@ -171,7 +176,7 @@ async def test_similar_words_are_found_in_a_vocabulary_of_any_size(server_url: U
     async with filled(server_url, template, fill, "search_vocabulary") as connection:
         order = search_order(None, DepartmentListQuery.declaration)
         statement = await documents_of(DepartmentService.collection).page(order).prepare()
-        arguments = statement.arguments({"limit": 20, "offset": 0, "filter_q": "procuremetn"})
+        arguments = statement.arguments({"limit": 20, "offset": 0, "filter_q": "procuremetn", "readable": COLLECTIONS})
         assert b"Procurement" in (await connection.fetchrow(statement.sql, *arguments))["items"]
 
 
@@ -188,6 +193,29 @@ async def test_oldest_similar_words_are_found_in_a_flood(server_url: URL, templa
     async with filled(server_url, template, fill, "search_vocabulary") as connection:
         order = search_order(None, DepartmentListQuery.declaration)
         statement = await documents_of(DepartmentService.collection).page(order).prepare()
-        arguments = statement.arguments({"limit": 20, "offset": 0, "filter_q": "procuremetn"})
+        arguments = statement.arguments({"limit": 20, "offset": 0, "filter_q": "procuremetn", "readable": COLLECTIONS})
         row = await connection.fetchrow(statement.sql, *arguments)
         assert b"Procurement" in row["items"]
+
+
+# Words of departments, which hide the role from a search that compares its word with them.
+WORDS = "INSERT INTO search_vocabulary (collection, word) SELECT '{}', {} FROM generate_series(100000, {}) AS n;"
+UNREADABLE = {
+    "estimated": WORDS.format("departments", FLOODS["similar"], 130_000)
+    + WORDS.format("roles", f"'warehouse' || {LETTERS}", 112_000)
+    + "INSERT INTO roles (name) VALUES ('Procurement')",
+    "older": WORDS.format("departments", f"'warehouse' || {LETTERS}", 112_000)
+    + "INSERT INTO roles (name) VALUES ('Procurement');"
+    + WORDS.format("roles", FLOODS["longer, so not similar"], 130_000),
+}
+
+
+@pytest.mark.parametrize("words", UNREADABLE)
+async def test_number_of_unreadable_words_changes_no_search(server_url: URL, template: URL, words: str) -> None:
+    async with filled(server_url, template, UNREADABLE[words], "search_vocabulary") as connection:
+        order = search_order(None, RoleListQuery.declaration)
+        statement = await documents_of(RoleService.collection).page(order).prepare()
+        for readable, is_found in ((["roles"], True), (COLLECTIONS, False)):
+            values = {"limit": 20, "offset": 0, "filter_q": "procuremetn", "readable": readable}
+            row = await connection.fetchrow(statement.sql, *statement.arguments(values))
+            assert (b"Procurement" in row["items"]) is is_found

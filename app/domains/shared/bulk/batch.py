@@ -127,7 +127,7 @@ class _Bulk:
         self.entries_since_yield = 0
         self.is_rejected = False
         self.rules = Rules(service.collection.rules, service.caller, restoring=service.restoring)
-        self.batch = Batch(service.model, [], service.caller.id)
+        self.batch = Batch(service.model, [], service.caller.id, service.caller.readable)
 
     async def run(self, *, atomic: bool) -> None:
         """Check all items and write the valid ones. Raises `_RollBackError` for a rejected batch or after a dry run."""

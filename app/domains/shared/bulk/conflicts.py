@@ -17,6 +17,7 @@ from app.domains.shared.collection import foreign_keys
 from app.domains.shared.models import RegisterObject, table_of
 from app.domains.shared.rules import Rules, RuleViolation, Write
 from app.domains.shared.writing.constraints import duplicate_key_fault
+from app.domains.shared.writing.dependants import UNREADABLE_OBJECTS
 from app.utils.exceptions import Fault
 from app.utils.wording import joined
 
@@ -31,6 +32,8 @@ class Batch:
     model: type[RegisterObject]
     items: list[Item]
     caller_id: int | None
+    # The names of the collections that the caller may read.
+    readable: frozenset[str] = frozenset()
     budget: FaultBudget = field(default_factory=FaultBudget)
     # The items about existing objects, by the object's id; the first if there are several.
     items_by_id: dict[int, Item] = field(default_factory=dict)
@@ -181,7 +184,9 @@ class ConflictPropagation:
     def _reject_referenced_deletes(self) -> None:
         for item in self._batch.items:
             if item.deletes and item.id in self._batch.referrers:
-                self._reject_delete(item, joined(self._batch.referrers[item.id]))
+                referrers = self._batch.referrers[item.id]
+                names = [name for name in referrers if name in self._batch.readable]
+                self._reject_delete(item, joined(names if names == referrers else [*names, UNREADABLE_OBJECTS]))
         for item in self._batch.items:
             self._reject_deletes_of_referenced(item)
 

@@ -96,6 +96,8 @@ class Parameter:
     convert: Callable[[Any], Any] | None = None
     # The name of a parameter that must also be present.
     requires: str | None = None
+    # The collection of the tree that the condition reads, which the caller must be permitted to read.
+    tree: str | None = None
 
     @property
     def field(self) -> tuple[Any, Any]:

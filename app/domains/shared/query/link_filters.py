@@ -9,7 +9,6 @@ from sqlalchemy import (
     ColumnElement,
     FromClause,
     String,
-    Table,
     and_,
     any_,
     column,
@@ -34,12 +33,11 @@ def subtree(field: str, model: type[Base], name: str | None = None) -> Iterable[
 
     The parameter is called `name`, by default `field` with `_within` instead of `_id`.
     """
-    parameter = _subtree_parameter(name or field.replace("_id", "_within"), f"Only objects whose `{field}` is")
+    # The tree of the objects themselves, or that of the objects they refer to.
+    tree = model.__tablename__ if field == "id" else _referenced_name(model, field)
+    parameter = _subtree_parameter(name or field.replace("_id", "_within"), f"Only objects whose `{field}` is", tree)
 
     def condition(source: FromClause, operands: Operands) -> ColumnElement[bool]:
-        table = table_of(model)
-        # The tree of the objects themselves, or that of the objects they refer to.
-        tree = table if field == "id" else _referenced_table(table, field)
         return source.c[field] == any_(_subtree_ids(tree, operands[parameter.name]))
 
     yield Filter((parameter,), condition)
@@ -60,14 +58,14 @@ def links(
     link's own field and the `Literal` of its values; and `match`, which selects whether any, all or none of the targets
     must be linked. All other conditions must hold for the same link.
     """
-    noun = target.removesuffix("_id")
+    noun, tree = target.removesuffix("_id"), _referenced_name(model, target)
     parameters = [
         Parameter(
             target, IdParameter, f"Only objects linked to a {noun} with one of these `id`s.", BigInteger(), is_list=True
         )
     ]
     if in_tree:
-        parameters.append(_subtree_parameter(f"{noun}_within", f"Only objects linked to a {noun} whose `id` is"))
+        parameters.append(_subtree_parameter(f"{noun}_within", f"Only objects linked to a {noun} whose `id` is", tree))
     if detail is not None:
         description = f"Only objects whose link to a {noun} has one of these values as `{detail[0]}`."
         parameters.append(Parameter(detail[0], detail[1], description, String(), is_list=True))
@@ -76,13 +74,11 @@ def links(
         parameters.append(Parameter(match, Match, description, None, requires=target))
 
     def condition(source: FromClause, operands: Operands) -> ColumnElement[bool]:
-        table = table_of(model)
-        link = table.alias(f"linked_{noun}")
+        link = table_of(model).alias(f"linked_{noun}")
         conditions = [link.c[owner] == source.c.id]
         if detail is not None and detail[0] in operands:
             conditions.append(link.c[detail[0]] == any_(operands[detail[0]]))
         if f"{noun}_within" in operands:
-            tree = _referenced_table(table, target)
             conditions.append(link.c[target] == any_(_subtree_ids(tree, operands[f"{noun}_within"])))
         if target not in operands:
             return _is_linked(link, *conditions)
@@ -96,17 +92,20 @@ def links(
     yield Filter(tuple(parameters), condition)
 
 
-def _subtree_parameter(name: str, description: str) -> Parameter:
-    return Parameter(name, IdParameter, f"{description} this value or in the subtree below it.", BigInteger())
+def _subtree_parameter(name: str, description: str, tree: str) -> Parameter:
+    description = f"{description} this value or in the subtree below it."
+    return Parameter(name, IdParameter, description, BigInteger(), tree=tree)
 
 
-def _referenced_table(table: Table, column_name: str) -> Table:
-    (key,) = table.c[column_name].foreign_keys
-    return key.column.table
+def _referenced_name(model: type[Base], column_name: str) -> str:
+    """Return the name of the table that a column refers to, which may not be declared yet."""
+    (key,) = table_of(model).c[column_name].foreign_keys
+    return key.target_fullname.partition(".")[0]
 
 
-def _subtree_ids(table: Table, root: ColumnElement[int]) -> ColumnElement[Any]:
+def _subtree_ids(tree: str, root: ColumnElement[int]) -> ColumnElement[Any]:
     """Return the array of the ids of a subtree, an uncorrelated subquery that runs once per statement."""
+    table = Base.metadata.tables[tree]
     node = table.alias("node")
     descendants = select(node.c.id).where(node.c.id == root).cte(recursive=True)
     child = table.alias("child")

@@ -80,6 +80,11 @@ class ListDeclaration:
         """The parameters that require another parameter, with its name."""
         return {name: parameter.requires for name, parameter in self.parameters.items() if parameter.requires}
 
+    @cached_property
+    def trees(self) -> dict[str, str]:
+        """The parameters that select a subtree, with the collection of the tree."""
+        return {name: parameter.tree for name, parameter in self.parameters.items() if parameter.tree}
+
 
 @dataclass(frozen=True, slots=True)
 class Position:
@@ -171,6 +176,11 @@ class FilterQuery(BaseModel):
         values = {name: getattr(self, name) for name in names if include_search or name != "q"}
         # A shortcut: most lists use none of the hundred parameters.
         return build_selection(self.declaration.filters, values, fixed_link) if values or fixed_link else (None, {})
+
+    @property
+    def trees(self) -> list[str]:
+        """The collections whose trees the filters read."""
+        return [tree for name, tree in self.declaration.trees.items() if name in self.model_fields_set]
 
     @model_validator(mode="after")
     def _check_required_parameters(self) -> Self:

@@ -8,18 +8,22 @@ Ranks, from the best:
     4   every word of `q` is a prefix of a word of code, name or description
     5   like 4, but a word of `q` may instead be similar to a word of the object
 
-A rank depends only on the object, `q` and the vocabulary, so a list can be paged in the order of ranks. Functions of
-the database (revision 0006) split text into words, without rules of any language.
+A rank depends only on the object, `q` and the words of the collections that the caller may read, so a list can be paged
+in the order of ranks. Other words must not count anywhere, not even in an estimate: a caller could compare responses to
+read them. Functions of the database (revision 0006) split text into words, without rules of any language.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import (
+    ARRAY,
     CTE,
+    BindParameter,
     ColumnElement,
     FromClause,
     String,
+    Text,
     bindparam,
     case,
     column,
@@ -82,6 +86,7 @@ _SAMPLE = f"""
      WHERE ctid = ANY(ARRAY(
         SELECT CAST(format('(%s,%s)', number * page_count / row_count, number * 7 % {_SAMPLED_OF_PAGE} + 1) AS tid)
           FROM counts CROSS JOIN generate_series(0, row_count - 1) AS number))
+       AND collection = ANY(:readable)
 """  # noqa: S608
 # The number of words that the index finds. A word of n letters has n + 1 trigrams, and the index finds words that have
 # three tenths of those of the word of `q`.
@@ -99,17 +104,19 @@ _CANDIDATES = f"""
       FROM (SELECT word, letters, row_number() OVER () AS number
               FROM search_vocabulary
              WHERE letters % query_word.letters AND NOT query_word.is_common
+               AND collection = ANY(:readable)
                AND to_tsvector('simple', letters) IS NOT NULL) AS indexed
      WHERE number <= {MAX_CANDIDATES}
     UNION ALL
     SELECT word, letters
-      FROM (SELECT word, letters FROM search_vocabulary AS aged WHERE query_word.is_common
+      FROM (SELECT word, letters FROM search_vocabulary AS aged
+             WHERE query_word.is_common AND collection = ANY(:readable)
              ORDER BY id LIMIT {MAX_COMPARED} / query_word.word_count) AS oldest
      WHERE letters % query_word.letters
 """  # noqa: S608
-# Two words are similar if they share enough trigrams: half of them, or three tenths if no word of the vocabulary begins
-# with the word of `q`. Only the similar words near the best one are kept. The more words `q` has, the fewer similar
-# words each may have, because the index is searched for every combination.
+# Two words are similar if they share enough trigrams: half of them, or three tenths if no word that the caller may read
+# begins with the word of `q`. Only the similar words near the best one are kept. The more words `q` has, the fewer
+# similar words each may have, because the index is searched for every combination.
 _TOLERANT_QUERY = f"""
   WITH counts AS MATERIALIZED ({_COUNTS}), sample AS MATERIALIZED ({_SAMPLE})
 SELECT CAST(string_agg('(' || concat_ws('|', prefix, similar_words) || ')', ' & ') AS tsquery) AS tolerant,
@@ -128,6 +135,7 @@ SELECT CAST(string_agg('(' || concat_ws('|', prefix, similar_words) || ')', ' & 
                   WHERE similarity >= CASE WHEN EXISTS (
                           SELECT FROM search_vocabulary AS known
                            WHERE known.word >= query_word.word AND known.word < query_word.word || chr(1114111)
+                             AND collection = ANY(:readable)
                         ) THEN 0.5 ELSE 0.3 END
                   ORDER BY similarity DESC, similar_word
                   LIMIT greatest(2, 6 / query_word.word_count)
@@ -146,8 +154,12 @@ SELECT CAST(string_agg('(' || concat_ws('|', prefix, similar_words) || ')', ' & 
 """  # noqa: S608
 
 
-def _cte(name: str, sql: str, **columns: Any) -> CTE:
-    query = text(sql).bindparams(bindparam(Q.bind().key, type_=String))
+# The names of the collections that the caller may read.
+_READABLE = bindparam("readable", type_=ARRAY(Text))
+
+
+def _cte(name: str, sql: str, *parameters: BindParameter[Any], **columns: Any) -> CTE:
+    query = text(sql).bindparams(bindparam(Q.bind().key, type_=String), *parameters)
     cte = query.columns(*(column(key, type_) for key, type_ in columns.items())).cte(name)
     return cte.prefix_with("MATERIALIZED")
 
@@ -155,7 +167,7 @@ def _cte(name: str, sql: str, **columns: Any) -> CTE:
 # Two CTEs, so that the vocabulary is not searched before similar words are needed.
 _QUERY_CTES = {
     "prefixes": _cte("prefixes", _PREFIX_QUERIES, whole=String, words=String, starts=TSQUERY, prefixes=TSQUERY),
-    "tolerant": _cte("tolerant", _TOLERANT_QUERY, tolerant=TSQUERY, tolerant_words=String),
+    "tolerant": _cte("tolerant", _TOLERANT_QUERY, _READABLE, tolerant=TSQUERY, tolerant_words=String),
 }
 
 
@@ -227,7 +239,7 @@ def search_rank(source: FromClause) -> ColumnElement[int]:
 
 
 def _condition(source: FromClause, operands: Operands) -> ColumnElement[bool]:
-    del operands  # the CTEs read the bind parameter themselves
+    del operands  # the CTEs read the bind parameters `filter_q` and `readable` themselves
     return matches_search(source)
 
 

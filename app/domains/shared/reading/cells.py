@@ -1,6 +1,6 @@
 """References and links as cells of a CSV table, and their parsers.
 
-    reference = code | "~" external_id | "#" id     the first that the object has
+    reference = code | "~" external_id | "#" id     the first that the object has and the caller may read
     entry     = reference [":" detail]
     links     = entry *("|" entry)
 
@@ -52,24 +52,37 @@ def plain_cell(column: ColumnElement[Any]) -> ColumnElement[str]:
     return func.to_json(column).op("#>>", return_type=Text())(literal_column("'{}'::text[]"))
 
 
-def reference_cell(relationship: RelationshipProperty[Any], source: FromClause) -> ColumnElement[str]:
-    """Return the reference to the object that a row refers to; NULL without one."""
+def reference_cell(
+    relationship: RelationshipProperty[Any], source: FromClause, with_external_ids: frozenset[str]
+) -> ColumnElement[str]:
+    """Return the reference to the object that a row refers to; NULL without one.
+
+    Only objects of the collections `with_external_ids` are referred to by external id.
+    """
     (foreign_key,) = relationship.local_columns
     target = relationship.mapper.local_table.alias("t")
-    query = select(_reference(target)).where(target.c.id == source.c[foreign_key.name])
+    reference = _reference(target, with_external_id=relationship.mapper.class_.__tablename__ in with_external_ids)
+    query = select(reference).where(target.c.id == source.c[foreign_key.name])
     return query.correlate(source).scalar_subquery()
 
 
 def links_cell(
-    relationship: RelationshipProperty[Any], members: frozenset[str], source: FromClause
+    relationship: RelationshipProperty[Any],
+    members: frozenset[str],
+    source: FromClause,
+    with_external_ids: frozenset[str],
 ) -> ColumnElement[str]:
-    """Return the links of a row; the detail of an entry is the column of the link table that is among `members`."""
+    """Return the links of a row; the detail of an entry is the column of the link table that is among `members`.
+
+    Only objects of the collections `with_external_ids` are referred to by external id.
+    """
     link = relationship.mapper.local_table.alias("l")
     (to_other,) = relationship.mapper.relationships
     (foreign_key,) = to_other.local_columns
     (owner,) = relationship.remote_side
     target = to_other.mapper.local_table.alias("t")
-    entry: ColumnElement[Any] = _reference(target)
+    is_shown = to_other.mapper.class_.__tablename__ in with_external_ids
+    entry: ColumnElement[Any] = _reference(target, with_external_id=is_shown)
     order: list[ColumnElement[Any]] = [target.c.id]
     for name in sorted(members & set(link.c.keys())):
         entry = entry.concat(literal_column("':'", Text)).concat(link.c[name])
@@ -144,10 +157,13 @@ def _split(text: str, separator: str) -> Iterator[str]:
         start = match.end() + len(separator)
 
 
-def _reference(target: FromClause) -> ColumnElement[str]:
+def _reference(target: FromClause, *, with_external_id: bool) -> ColumnElement[str]:
+    id_: ColumnElement[str] = literal_column("'#'", Text).concat(cast(target.c.id, Text))
+    if not with_external_id:
+        return func.coalesce(target.c.code, id_)
     escaped = func.regexp_replace(
         target.c.external_id,
         *(literal_column(text, Text) for text in (r"'([\\|\:])'", r"'\\\1'", "'g'")),
     )
     external_id = literal_column("'~'", Text).concat(escaped)
-    return func.coalesce(target.c.code, external_id, literal_column("'#'", Text).concat(cast(target.c.id, Text)))
+    return func.coalesce(target.c.code, external_id, id_)

@@ -146,12 +146,13 @@ class Documents:
         *,
         from_position: bool,
         as_table: bool,
-        external_ids: bool,
+        with_external_ids: frozenset[str],
     ) -> Select[Any]:
         """Return the statement of the whole list, or of its part `from_position` on, one row per object.
 
-        A row has the `body`, or with `as_table` the cells. With `external_ids` briefs include `external_id`, by which
-        another register can resolve them. The parameters are those of `page`; a `limit` of NULL means no limit.
+        A row has the `body`, or with `as_table` the cells. Briefs and references of objects in the collections
+        `with_external_ids` have the external id, by which another register can resolve them. The parameters are those
+        of `page`; a `limit` of NULL means no limit.
         """
         source = self._mapper.local_table.alias("o")
         query = select(*source.c).order_by(*order.clauses(source)).limit(bindparam("limit", type_=BigInteger))
@@ -163,9 +164,12 @@ class Documents:
         # The limit is inside the subquery, so that documents are built one by one, for the limited rows only.
         limited = query.subquery("s")
         if as_table:
-            row: list[ColumnElement[Any]] = [cell.label(name) for name, cell in self._cells(limited, members)]
+            row: list[ColumnElement[Any]] = [
+                cell.label(name) for name, cell in self._cells(limited, members, with_external_ids)
+            ]
         else:
-            row = [utf8(json_object(self._members(limited, members, external_ids=external_ids))).label("body")]
+            document = json_object(self._members(limited, members, with_external_ids=with_external_ids))
+            row = [utf8(document).label("body")]
         # The explicit FROM is needed if every cell is a correlated subquery: each would otherwise read the list.
         return select(*row).select_from(limited)
 
@@ -255,16 +259,18 @@ class Documents:
                 values.append((name, member))
         return joined, json_object(values)
 
-    def _cells(self, source: FromClause, members: Members) -> Iterator[tuple[str, ColumnElement[str]]]:
+    def _cells(
+        self, source: FromClause, members: Members, with_external_ids: frozenset[str]
+    ) -> Iterator[tuple[str, ColumnElement[str]]]:
         relationships = self._mapper.relationships
         for name in self.header(members):
             if name not in relationships:
                 yield name, plain_cell(source.c[name])
             elif relationships[name].direction is RelationshipDirection.MANYTOONE:
-                yield name, reference_cell(relationships[name], source)
+                yield name, reference_cell(relationships[name], source, with_external_ids)
             else:
                 fields = nested_schema(self._schema.model_fields[name].annotation).model_fields
-                yield name, links_cell(relationships[name], frozenset(fields), source)
+                yield name, links_cell(relationships[name], frozenset(fields), source, with_external_ids)
 
     def _plain(self, name: str, source: FromClause) -> ColumnElement[str]:
         return json_value(source.c[name], nullable=bool(table_of(self.model).c[name].nullable))
@@ -281,18 +287,18 @@ class Documents:
         members: Members,
         links: Mapping[str, FromClause] = MappingProxyType({}),
         *,
-        external_ids: bool = False,
+        with_external_ids: frozenset[str] = frozenset(),
     ) -> Iterator[tuple[str, ColumnElement[str]]]:
         """Yield name and JSON of the members of one row; `links` has the lists that the same statement writes."""
         for name, relationship, annotation in self._selected_fields(members):
             if relationship is None:
                 yield name, self._plain(name, source)
             elif relationship.direction is RelationshipDirection.MANYTOONE:
-                yield name, brief_of_one(relationship, source, external_ids=external_ids)
+                yield name, brief_of_one(relationship, source, with_external_ids)
             elif name in links:
                 yield name, links_after_write(relationship, nested_schema(annotation), links[name])
             else:
-                yield name, links_of_one(relationship, nested_schema(annotation), source, external_ids=external_ids)
+                yield name, links_of_one(relationship, nested_schema(annotation), source, with_external_ids)
 
     def _members_of_page(self, page: CTE, members: Members) -> Iterator[tuple[str, ColumnElement[str] | PageValues]]:
         for name, relationship, annotation in self._selected_fields(members):

@@ -74,21 +74,22 @@ def nested_schema(annotation: Any) -> type[BaseModel]:
     return schema
 
 
-def _brief(target: FromClause, *, external_ids: bool = False) -> ColumnElement[str]:
+def _brief(target: FromClause, *, with_external_id: bool) -> ColumnElement[str]:
     """Return the brief of an object without its closing brace, optionally with `external_id`."""
     brief: ColumnElement[str] = target.c.brief_json
-    if not external_ids:
+    if not with_external_id:
         return brief
     return brief.concat(_constant(',"external_id":')).concat(json_value(target.c.external_id, nullable=True))
 
 
 def brief_of_one(
-    relationship: RelationshipProperty[Any], source: FromClause, *, external_ids: bool = False
+    relationship: RelationshipProperty[Any], source: FromClause, with_external_ids: frozenset[str] = frozenset()
 ) -> ColumnElement[str]:
     (foreign_key,) = relationship.local_columns
     target = relationship.mapper.local_table.alias("t")
     key = source.c[foreign_key.name]
-    query = select(_brief(target, external_ids=external_ids).concat(_constant("}"))).where(target.c.id == key)
+    entry = _brief(target, with_external_id=relationship.mapper.class_.__tablename__ in with_external_ids)
+    query = select(entry.concat(_constant("}"))).where(target.c.id == key)
     brief: ColumnElement[str] = func.coalesce(query.correlate(source).scalar_subquery(), _constant("null"))
     if isinstance(source, CTE) and relationship.mapper.local_table is relationship.parent.local_table:
         # A statement does not see its own writes in the table (one snapshot), so a self-reference reads the CTE.
@@ -117,13 +118,16 @@ def briefs_of_page(relationship: RelationshipProperty[Any], page: FromClause) ->
 
 
 def _links(
-    relationship: RelationshipProperty[Any], schema: type[BaseModel], link: FromClause, *, external_ids: bool = False
+    relationship: RelationshipProperty[Any],
+    schema: type[BaseModel],
+    link: FromClause,
+    with_external_ids: frozenset[str] = frozenset(),
 ) -> Select[str]:
     """Return the query of one JSON array of links; `link` has rows like the link table."""
     (to_other,) = relationship.mapper.relationships
     (foreign_key,) = to_other.local_columns
     target = to_other.mapper.local_table.alias("t")
-    entry = _brief(target, external_ids=external_ids)
+    entry = _brief(target, with_external_id=to_other.mapper.class_.__tablename__ in with_external_ids)
     order: list[ColumnElement[Any]] = [target.c.id]
     for name, field in schema.model_fields.items():
         if name not in _BRIEF:
@@ -137,11 +141,14 @@ def _links(
 
 
 def links_of_one(
-    relationship: RelationshipProperty[Any], schema: type[BaseModel], source: FromClause, *, external_ids: bool = False
+    relationship: RelationshipProperty[Any],
+    schema: type[BaseModel],
+    source: FromClause,
+    with_external_ids: frozenset[str] = frozenset(),
 ) -> ColumnElement[str]:
     link = relationship.mapper.local_table.alias("l")
     (owner,) = relationship.remote_side
-    query = _links(relationship, schema, link, external_ids=external_ids)
+    query = _links(relationship, schema, link, with_external_ids)
     return query.where(link.c[owner.name] == source.c.id).correlate(source).scalar_subquery()
 
 

@@ -10,7 +10,7 @@ from app.domains.shared.models import RegisterObject
 from app.domains.shared.query.filters import FixedLink
 from app.domains.shared.query.link_filters import fixed_link
 from app.domains.shared.query.orders import Condition, Order, Start
-from app.domains.shared.query.pages import Listing, ListQuery, PageQuery, fetch_page
+from app.domains.shared.query.pages import FilterQuery, Listing, ListQuery, PageQuery, fetch_page
 from app.domains.shared.query.ranking import search_order
 from app.domains.shared.query.representations import Members
 from app.domains.shared.reading.documents import Document, Documents, documents_of
@@ -48,13 +48,20 @@ class CollectionReader(RequestService):
         return await read_object(self.session, self.collection, parse_key(reference, self.model), members)
 
     async def page(self, query: ListQuery) -> Listing | Export:
-        """Return one page of the collection, or an export if the negotiated format is a stream."""
+        """Return one page of the collection, or an export if the negotiated format is a stream.
+
+        Raises `Forbidden` if a filter selects a subtree of a collection that the caller may not read.
+        """
         return await self._page(query)
 
     async def stats(self, query: StatsQuery) -> Counts:
-        """Count the objects that the filters select, by group."""
+        """Count the objects that the filters select, by group.
+
+        Raises `Forbidden` if a filter selects a subtree of a collection that the caller may not read.
+        """
+        self._require_trees(query)
         statement, values = query.statement(self.model)
-        row = await self.session.fetch(statement, **values)
+        row = await self.session.fetch(statement, **values, readable=self.caller.readable)
         assert row is not None  # an aggregate always has a row
         return Counts(query.group_by, row.groups, row.total, truncated=row.group_count > MAX_GROUPS)
 
@@ -93,6 +100,8 @@ class CollectionReader(RequestService):
         condition, arguments = query.selection(link)
         values |= arguments
         start: Start = "first"
+        if condition is not None:
+            self._require_trees(query)
         if query.position is not None:
             start = query.position.start
             values |= query.position.arguments()
@@ -100,11 +109,16 @@ class CollectionReader(RequestService):
         other_filters = condition
         if query.is_search:
             order = search_order(query.sort, query.declaration)
+            values["readable"] = self.caller.readable
             other_filters, _ = query.selection(link, include_search=False)
         if query.format != "json":
             return self._export(query, order, condition, values)
         page = self.documents.page(order, other_filters, start, query.members)
         return await fetch_page(self.session, page, self.documents.count(condition), query, values)
+
+    def _require_trees(self, query: FilterQuery) -> None:
+        for tree in query.trees:
+            self.caller.require(f"{tree}:read")
 
     def _export(self, query: ListQuery, order: Order, condition: Condition | None, values: dict[str, Any]) -> Export:
         if query.position is not None and query.position.start == "before":
@@ -116,7 +130,7 @@ class CollectionReader(RequestService):
             query.members,
             from_position=query.position is not None,
             as_table=as_table,
-            external_ids=True,
+            with_external_ids=self.caller.readable,
         )
         # The default limit of pages does not apply to exports.
         values["limit"] = query.limit if "limit" in query.model_fields_set else None

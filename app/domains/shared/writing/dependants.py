@@ -6,14 +6,18 @@ from functools import cache
 from typing import Any
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     Column,
     Executable,
     Label,
     Select,
     Table,
+    Text,
     and_,
+    any_,
     bindparam,
+    exists,
     false,
     func,
     literal_column,
@@ -29,27 +33,45 @@ from app.utils.wording import counted, joined
 MAX_LISTED = 20
 
 
+# Stands for all objects of the collections that the caller may not read, whatever their number.
+UNREADABLE_OBJECTS = "objects that this token may not read"
+
+
 @dataclass(frozen=True, slots=True)
 class Dependants:
-    """The number of referring objects by collection, and the first of them as briefs with their `type`."""
+    """The number of referring objects by collection, and the first of them as briefs with their `type`.
+
+    Both have only objects that the caller may read; `has_unreadable` is whether there are others.
+    """
 
     counts: dict[str, int]
     first: list[dict[str, Any]]
+    has_unreadable: bool
+
+    def __bool__(self) -> bool:
+        return bool(self.counts) or self.has_unreadable
 
     @property
     def summary(self) -> str:
         models = (mapper.class_ for mapper in Base.registry.mappers)
         nouns = {model.__tablename__: model.noun for model in models if issubclass(model, RegisterObject)}
-        return joined([counted(count, nouns[name], name) for name, count in self.counts.items()])
+        parts = [counted(count, nouns[name], name) for name, count in self.counts.items()]
+        return joined([*parts, UNREADABLE_OBJECTS] if self.has_unreadable else parts)
 
     def as_json(self) -> dict[str, Any]:
-        return {"total": sum(self.counts.values()), "counts": self.counts, "first": self.first}
+        total = sum(self.counts.values())
+        return {"total": total, "counts": self.counts, "first": self.first, "has_unreadable": self.has_unreadable}
 
 
-async def find_dependants(session: RegisterSession, model: type[RegisterObject], key: int) -> Dependants:
-    """Return the objects that refer to the object with the id `key`, other than itself."""
-    row = (await session.execute(_dependants_query(model), {"key": key})).one()
-    return Dependants(row.counts or {}, row.first or [])
+async def find_dependants(
+    session: RegisterSession, model: type[RegisterObject], key: int, readable: frozenset[str]
+) -> Dependants:
+    """Return the objects that refer to the object with the id `key`, other than itself.
+
+    `readable` has the names of the collections that the caller may read.
+    """
+    row = (await session.execute(_dependants_query(model), {"key": key, "readable": list(readable)})).one()
+    return Dependants(row.counts or {}, row.first or [], row.has_unreadable)
 
 
 @cache
@@ -57,12 +79,14 @@ def _dependants_query(model: type[RegisterObject]) -> Executable:
     table = table_of(model)
     dependants = union(*_references_to(table)).cte("dependants").prefix_with("MATERIALIZED")
     kind = dependants.c.type
-    groups = select(kind, func.count().label("n")).group_by(kind).order_by(kind).subquery()
+    is_readable = kind == any_(bindparam("readable", type_=ARRAY(Text)))
+    groups = select(kind, func.count().label("n")).where(is_readable).group_by(kind).order_by(kind).subquery()
     counts = select(func.json_object_agg(groups.c.type, groups.c.n)).scalar_subquery()
-    limited = select(*dependants.c).order_by(kind, dependants.c.id).limit(literal_column(str(MAX_LISTED)))
-    briefs = limited.subquery("b")
+    listed = select(*dependants.c).where(is_readable).order_by(kind, dependants.c.id)
+    briefs = listed.limit(literal_column(str(MAX_LISTED))).subquery("b")
     first = select(func.json_agg(briefs.table_valued())).scalar_subquery()
-    return select(counts.label("counts"), first.label("first"))
+    has_unreadable = exists(select(kind).where(not_(is_readable)))
+    return select(counts.label("counts"), first.label("first"), has_unreadable.label("has_unreadable"))
 
 
 def _references_to(table: Table) -> list[Select[Any]]:

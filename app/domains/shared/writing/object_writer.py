@@ -79,8 +79,8 @@ class ObjectWriter(LockedWriter):
         write = await self.lock(key, if_match, build_write, lock="delete")
         assert write.id is not None
         await self.check_rules(write)
-        dependants = await find_dependants(self.session, self.model, write.id)
-        if dependants.counts:
+        dependants = await find_dependants(self.session, self.model, write.id, self.caller.readable)
+        if dependants:
             raise StillReferenced(
                 text_of("still_referenced", noun=self.model.noun, referrers=dependants.summary),
                 extensions={"dependants": dependants.as_json()},
