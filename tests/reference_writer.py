@@ -3,6 +3,7 @@
 Bodies are valid, the caller has every scope, and no other transaction writes at the same time.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import func, inspect, select
@@ -18,7 +19,13 @@ from app.utils import exceptions as errors
 from tests.catalogue import LINKS
 
 Document = dict[str, Any]
+# Whether a write is permitted for an object with this version.
+Permits = Callable[[int], bool]
 BOOKKEEPING = {"id", "version", "created_at", "updated_at", "created_by", "updated_by"}
+
+
+def always(_version: int) -> bool:
+    return True
 
 
 class ReferenceWriter:
@@ -38,8 +45,8 @@ class ReferenceWriter:
         await self._record(row, "created", None, difference(await self._document(row), {}))
         return await self._document(row)
 
-    async def replace(self, reference: str, body: Document, version: int | None) -> Document:
-        row = await self._find(self.model, reference, version)
+    async def replace(self, reference: str, body: Document, permits: Permits) -> Document:
+        row = await self._find(self.model, reference, permits)
         whole, before = self.whole.model_validate(body), await self._document(row)
         await self._check_rules(row, whole)
         await self._assign(row, whole, row.id)
@@ -50,17 +57,17 @@ class ReferenceWriter:
         await self._record(row, "updated", difference(before, after), difference(after, before))
         return await self._document(row)
 
-    async def patch(self, reference: str, body: Document, version: int | None) -> Document:
+    async def patch(self, reference: str, body: Document, permits: Permits) -> Document:
         """Merge a patch (RFC 7396) into the body that the object would have, and replace the object by the result."""
-        row = await self._find(self.model, reference, version)
+        row = await self._find(self.model, reference, permits)
         whole: Document = {name: getattr(row, name) for name in self.columns}
         for links in (each for each in self.links if each.short not in body):
             pairs = await self._linked(row, links)
             whole[links.field] = [dict(zip(links.columns, pair, strict=False)) for pair in pairs]
-        return await self.replace(reference, {k: v for k, v in (whole | body).items() if v is not None}, None)
+        return await self.replace(reference, {k: v for k, v in (whole | body).items() if v is not None}, always)
 
-    async def delete(self, reference: str, version: int | None) -> None:
-        row = await self._find(self.model, reference, version)
+    async def delete(self, reference: str, permits: Permits) -> None:
+        row = await self._find(self.model, reference, permits)
         if self.model is User and row.created_by_id is None:
             raise errors.FirstAdministrator
         if await self._is_last_administrator(row):
@@ -77,13 +84,13 @@ class ReferenceWriter:
         except IntegrityViolation as violation:
             raise errors.StillReferenced from violation
 
-    async def link(self, links: LinkSet, owner: str, target: str, detail: str | None, version: int | None) -> None:
-        row, other = await self._find(self.model, owner, version), await self._find(links.target_model, target)
+    async def link(self, links: LinkSet, owner: str, target: str, detail: str | None, permits: Permits) -> None:
+        row, other = await self._find(self.model, owner, permits), await self._find(links.target_model, target)
         kept = {pair for pair in await self._linked(row, links) if links.is_repeatable or pair[0] != other.id}
         await self._change_links(row, links, "linked", kept | {(other.id, detail)})
 
-    async def unlink(self, links: LinkSet, owner: str, target: str, detail: str | None, version: int | None) -> None:
-        row, other = await self._find(self.model, owner, version), await self._find(links.target_model, target)
+    async def unlink(self, links: LinkSet, owner: str, target: str, detail: str | None, permits: Permits) -> None:
+        row, other = await self._find(self.model, owner, permits), await self._find(links.target_model, target)
         kept = {pair for pair in await self._linked(row, links) if pair[0] != other.id or detail not in {None, pair[1]}}
         await self._change_links(row, links, "unlinked", kept)
 
@@ -95,12 +102,12 @@ class ReferenceWriter:
             raise errors.Conflict(errors=[errors.Fault(f"/{links.detail}", "conflict", "")]) from violation
         await self._record(row, action, *({links.field: entries} if entries else None for entries in (gone, new)))
 
-    async def _find(self, model: Any, reference: str, version: int | None = None) -> Any:
+    async def _find(self, model: Any, reference: str, permits: Permits = always) -> Any:
         code = reference.removeprefix("code:")
         is_named = model.id == int(reference) if code == reference else func.lower(model.code) == code.lower()
         if (row := await self.session.scalar(select(model).where(is_named))) is None:
             raise errors.NotFound
-        if version not in {None, row.version}:
+        if not permits(row.version):
             raise errors.PreconditionFailed
         return row
 

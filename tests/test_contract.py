@@ -135,6 +135,76 @@ async def test_stale_tag_refuses_every_write(client: httpx.AsyncClient, collecti
 
 
 @every_collection
+async def test_tag_of_the_object_in_if_none_match_refuses_every_write(
+    client: httpx.AsyncClient, collection: str
+) -> None:
+    made = await make(client, collection)
+    path = f"/{collection}/{made['id']}"
+    before = await client.get(path)
+    tag = before.headers["etag"]
+    # Only the version is compared, and weakly.
+    for condition in ("*", tag, f"W/{tag}", f'"0.x",, {tag}', '"1"', 'W/"1.another"'):
+        headers = {"If-None-Match": condition}
+        for response in (
+            await client.put(path, json=required(collection) | {"name": "Lost"}, headers=headers),
+            await client.put(path, json=required(collection), headers=headers),
+            await client.patch(path, json={"name": "Lost"}, headers=headers),
+            await client.patch(path, json={}, headers=headers),
+            await client.delete(path, headers=headers),
+        ):
+            refused = (response.status_code, response.json()["code"], response.headers["etag"])
+            assert refused == (412, "precondition_failed", tag), condition
+    after = await client.get(path)
+    assert (after.content, after.headers["etag"]) == (before.content, tag)
+    assert len((await client.get(f"{path}/changes")).json()["items"]) == 1
+    for method in ("PUT", "PATCH", "DELETE"):
+        missing = await client.request(method, f"/{collection}/0", json=required(collection), headers=headers)
+        assert missing.status_code == 404, method
+    # Other versions permit the write.
+    other = {"If-None-Match": f'"9.x", {tag.replace("1.", "0.", 1)}'}
+    put = await client.put(path, json=required(collection) | {"name": "Other"}, headers=other)
+    assert (put.status_code, put.json()["version"]) == (200, 2)
+    patched = await client.patch(path, json={"name": "Third"}, headers={"If-None-Match": tag})
+    assert (patched.status_code, patched.json()["version"]) == (200, 3)
+    assert (await client.delete(path, headers={"If-None-Match": tag})).status_code == 204
+
+
+@every_collection
+async def test_lines_of_a_condition_are_one_list_and_if_match_comes_first(
+    client: httpx.AsyncClient, collection: str
+) -> None:
+    body = required(collection)
+    made = (await client.post(f"/{collection}", json=body)).json()
+    path = f"/{collection}/{made['id']}"
+    tag = (await client.get(path)).headers["etag"]
+
+    async def statuses(*headers: tuple[str, str]) -> list[int]:
+        responses = [
+            await client.get(path, headers=headers),
+            await client.put(path, json=body, headers=headers),
+            await client.patch(path, json={}, headers=headers),
+        ]
+        return [response.status_code for response in responses]
+
+    assert await statuses(("If-Match", '"9.x"'), ("If-Match", tag)) == [200, 200, 200]
+    assert await statuses(("If-Match", '"9.x"'), ("If-Match", '"8.x"')) == [412, 412, 412]
+    assert await statuses(("If-Match", ""), ("If-Match", tag)) == [200, 200, 200]
+    assert await statuses(("If-Match", "*"), ("If-Match", tag)) == [400, 400, 400]
+    assert await statuses(("If-None-Match", '"9.x"'), ("If-None-Match", tag)) == [304, 412, 412]
+    assert await statuses(("If-None-Match", '"9.x"'), ("If-None-Match", '"8.x"')) == [200, 200, 200]
+    assert await statuses(("If-Match", tag), ("If-None-Match", tag)) == [304, 412, 412]
+    assert await statuses(("If-Match", '"9.x"'), ("If-None-Match", tag)) == [412, 412, 412]
+    assert await statuses(("If-Match", '"9.x"'), ("If-None-Match", '"9.x"')) == [412, 412, 412]
+    # A weak tag is never equal in the comparison of `If-Match`.
+    assert await statuses(("If-Match", f"W/{tag}")) == [412, 412, 412]
+    assert await statuses(("If-Match", f"W/{tag}, {tag}")) == [200, 200, 200]
+    assert await statuses(("If-Match", "*")) == [200, 200, 200]
+    both = {"If-Match": '"9.x"', "If-None-Match": tag}
+    assert "`If-Match`" in (await client.delete(path, headers=both)).json()["detail"]
+    assert (await client.get(path)).json() == made
+
+
+@every_collection
 async def test_deleted_object_is_gone(client: httpx.AsyncClient, collection: str) -> None:
     made = await make(client, collection)
     response = await client.delete(f"/{collection}/{made['id']}")

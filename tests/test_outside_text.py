@@ -38,8 +38,8 @@ from app.domains.shared.query.filters import (
     NumberParameter,
     TextParameter,
 )
-from app.domains.shared.reading.etags import matches_etag, versions_in
 from app.domains.shared.reading.keys import parse_key
+from app.domains.shared.reading.preconditions import Preconditions, entity_tags
 from app.domains.shared.schemas import (
     Code,
     Description,
@@ -154,7 +154,7 @@ PATTERNS = dict(patterns())
 
 
 def test_patterns_of_the_application_are_found() -> None:
-    assert {"app.utils.redaction._ASSIGNMENT", "app.domains.shared.reading.etags._TAG"} <= PATTERNS.keys()
+    assert {"app.utils.redaction._ASSIGNMENT", "app.domains.shared.reading.preconditions._TAGS"} <= PATTERNS.keys()
     assert any(name.startswith("app.core.http.hints:") for name in PATTERNS)
     assert len(PATTERNS) > 30
 
@@ -199,6 +199,17 @@ def read_token(text: str) -> None:
         tokens.unseal(token, "/departments")
 
 
+def read_conditions(text: str) -> None:
+    """Read the text as a list of entity tags, within a tag, and between and after tags."""
+    for value in (text, f'"{text}"', f'"1.a"{text}"1.a"', f'"1.a"{text}x'):
+        with expected_failures():
+            tags = entity_tags("If-Match", [value.encode("latin-1", "replace")])
+            for conditions in (Preconditions(tags), Preconditions(None, tags)):
+                conditions.unmet_by(1)
+                conditions.is_current('"1.a"')
+                len(conditions.versions or ())
+
+
 def read_json(text: str) -> None:
     for each in (text, json.dumps(text), text.rstrip(END), f'{{"{text.rstrip(END)}": 0.{text.rstrip(END)}}}'):
         with expected_failures():
@@ -230,8 +241,7 @@ READERS: dict[str, Callable[[str], object]] = {
     "parameters of a list": list_query,
     "reference in a path": lambda text: parse_key(f"code:{text}", Department),
     "Content-Type": lambda text: media_type(f"a/b;x={text}"),
-    "If-Match": versions_in,
-    "If-None-Match": lambda text: matches_etag(text, '"1.a"'),
+    "If-Match and If-None-Match": read_conditions,
     "token": read_token,
     "JSON": read_json,
     "unknown name": lambda text: name_hint(text, ("name", "code")),

@@ -247,7 +247,11 @@ def expected_refusal(caller: str, permission: str) -> tuple[int, str | None] | N
         if "token" in caller:
             return 403, "session"
         return None if permission == "session" or caller == "admin" else (403, "admin")
-    is_granted = caller.endswith("only it") if caller in NARROW else permission in LEVELS.get(caller, VIEWER)
+    if caller in NARROW:
+        including = permission.replace(":read", ":write")  # the scope to write a collection includes that to read it
+        is_granted = caller.endswith("only it") or including in ADMIN - {permission}
+    else:
+        is_granted = permission in LEVELS.get(caller, VIEWER)
     return None if is_granted else (403, permission)
 
 

@@ -18,6 +18,7 @@ token. The description of each operation names the scope that it requires.
 - **PUT** replaces an object: omitted fields are reset to their defaults.
 - **PATCH** merges (RFC 7396): omitted fields are kept, and `null` resets a field to its default.
 - **If-Match** with the `ETag` of an object prevents lost updates: the response is 412 if the object has changed since.
+  **If-None-Match** with `*` or an `ETag` is 412 if the object exists, or still has that version.
 - **Idempotency-Key** makes POST and PATCH repeatable: for {RETENTION_HOURS} hours, a repeat with the same key changes
   nothing and returns the first response.
 - **X-Change-Message** (at most {MAX_MESSAGE_LENGTH} characters) records the reason for a change in the history.

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any
 
 from fastapi import FastAPI
@@ -24,10 +25,11 @@ from app.core.permissions import (
 )
 from app.domains.shared.idempotency.route import KEY_PATTERN, accepts_idempotency_key
 from app.domains.shared.idempotency.store import IDEMPOTENCY_KEY, REPLAYED, RETENTION_HOURS
+from app.domains.shared.reading.preconditions import IF_MATCH, IF_NONE_MATCH, TAGS_PATTERN
 from app.domains.shared.responses import problems
 from app.domains.shared.router import API
 from app.domains.shared.schemas import MAX_ID
-from app.utils.exceptions import Conflict, Forbidden, InvalidContent, TooManyRequests, Unauthorized
+from app.utils.exceptions import Conflict, Forbidden, InvalidContent, PreconditionFailed, TooManyRequests, Unauthorized
 from app.utils.logging_middleware import REQUEST_ID
 from app.utils.problems import Problem
 
@@ -51,6 +53,19 @@ _IDEMPOTENCY_KEY = {
     f"for {RETENTION_HOURS} hours a repeat of the request changes nothing and returns the first response.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": KEY_PATTERN},
 }
+_CONDITIONS = [
+    {
+        "name": name,
+        "in": "header",
+        "required": False,
+        "description": description,
+        "schema": {"type": "string", "pattern": TAGS_PATTERN},
+    }
+    for name, description in {
+        IF_MATCH: "Return 412 unless the object still has the version of one of these entity tags.",
+        IF_NONE_MATCH: "Entity tags, or `*`. If the object has one of them, a GET returns 304, and a write 412.",
+    }.items()
+]
 _CONFLICT = {str(status): response for status, response in problems(Conflict).items()}
 _RETRY_AFTER = {
     "description": "Seconds to wait before a repeat; only with `request_in_flight`.",
@@ -95,6 +110,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
         # Before the service's own errors are added: one of them has the same status.
         _drop_foreign_errors(document)
         _add_security(document)
+        _add_conditions(document)
         _add_idempotency_key(document)
         _add_request_id(document)
         _add_merge_patch(document)
@@ -222,6 +238,14 @@ def _add_idempotency_key(document: dict[str, Any]) -> None:
                 for status in _REPLAYABLE & responses.keys():
                     reference = {"$ref": f"#/components/headers/{REPLAYED}"}
                     responses[status] = _with_header(responses[status], REPLAYED, reference)
+
+
+def _add_conditions(document: dict[str, Any]) -> None:
+    """Add the headers that the dependency `Conditions` reads to the operations with a response 412."""
+    for path in document["paths"].values():
+        for operation in path.values():
+            if str(PreconditionFailed.status) in operation["responses"]:
+                operation.setdefault("parameters", []).extend(deepcopy(_CONDITIONS))
 
 
 def _with_header(response: dict[str, Any], name: str, header: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from hashlib import sha256
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.domains.shared.reading.etags import matches_etag
+from app.domains.shared.reading.preconditions import Preconditions
 
 _GZIP = "gzip"
 # The weights of a content coding that the client does not accept (RFC 9110, section 12.4.2).
@@ -35,10 +35,14 @@ class StaticContent:
         return {coding: (bodies[coding], _headers(bodies[coding], coding)) for coding in bodies}
 
     async def respond(self, request: Request) -> Response:
-        """Return the content, or 304 if the client has it."""
+        """Return the content, or 304 if the client has it.
+
+        Raises `BadRequest` for malformed conditions, and `PreconditionFailed` if `If-Match` has other entity tags.
+        """
+        conditions = await Preconditions.provide(request)
         accepts = accepts_gzip(",".join(request.headers.getlist("accept-encoding")))
         body, headers = self.representations[_GZIP if accepts else None]
-        if matches_etag(request.headers.get("if-none-match", ""), headers["ETag"]):
+        if conditions.is_current(headers["ETag"]):
             return Response(status_code=304, headers=headers)
         return Response(body, headers=headers, media_type=self._media_type)
 

@@ -1,9 +1,11 @@
 """Permissions: the table of scopes, and the declaration of the permission that a route requires.
 
-A caller has a scope if the user's access level includes it and the token was not narrowed to other scopes. Each route
-declares its permission in `openapi_extra`; the same declaration is enforced (`core/http/routing.py`) and documented.
+A caller has a scope if the user's access level includes it and the token was not narrowed to other scopes; `x:write`
+includes `x:read`. Each route declares its permission in `openapi_extra`; the same declaration is enforced
+(`core/http/routing.py`) and documented.
 """
 
+from collections.abc import Iterable
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -31,6 +33,8 @@ SCOPES: dict[str, AccessLevel] = {
     "operations:read": "admin",
     "admin": "admin",
 }
+# Responses to writes contain the object, so the permission to write a collection includes the permission to read it.
+_INCLUDED = {f"{name}:write": f"{name}:read" for name in _COLLECTIONS}
 # A plain `str` to type checkers; schemas list the scopes, and `requires` rejects other values.
 if TYPE_CHECKING:
     Scope = str
@@ -50,6 +54,7 @@ PASSWORD_SCHEME = "signIn"  # noqa: S105 - the name of a scheme
 TOKEN_SCHEME = "apiToken"  # noqa: S105
 
 
+@cache
 def scopes_of(level: AccessLevel) -> frozenset[Scope]:
     """Return the scopes of an access level."""
     rank = LEVELS.index(level)
@@ -60,6 +65,17 @@ def scopes_of(level: AccessLevel) -> frozenset[Scope]:
 def readable_collections(scopes: frozenset[Scope]) -> frozenset[str]:
     """Return the names of the collections that a caller with these scopes may read."""
     return frozenset(name for name in _COLLECTIONS if f"{name}:read" in scopes)
+
+
+def effective_scopes(level: AccessLevel, requested: Iterable[Scope] | None) -> frozenset[Scope]:
+    """Return the scopes of a token: those it was created with, and those included in them, as far as the level permits.
+
+    None as `requested` stands for all scopes of the access level.
+    """
+    if requested is None:
+        return scopes_of(level)
+    asked = frozenset(requested)
+    return scopes_of(level) & (asked | {_INCLUDED[scope] for scope in asked & _INCLUDED.keys()})
 
 
 def requires(permission: str) -> dict[str, Any]:

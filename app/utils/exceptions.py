@@ -258,11 +258,11 @@ class TooManyTokens(Conflict):
 
 
 class PreconditionFailed(RegisterError):
-    """The object has changed since the version in `If-Match`. Nothing was written. The `ETag` header has the current
-    tag: read the object again, apply your change to it, and send it with that tag."""
+    """The object does not meet `If-Match` or `If-None-Match`: it has changed, or exists already. Nothing was written.
+    The `ETag` header has the current tag: read the object again, apply your change to it, and send it with that tag."""
 
     status, name, title, code = 412, "precondition-failed", "Precondition failed", "precondition_failed"
-    text = "The object has changed in the meantime."
+    text = "The object does not meet a condition of the request."
 
 
 class ContentTooLarge(RegisterError):

@@ -94,6 +94,7 @@ OWN_TEXTS: dict[str, str] = {
     "duplicate_column:member": "Another column is already `{member}`.",
     "email": "Must be an e-mail address.",
     "empty_file": "The file has no rows.",
+    "entity_tags": '{header} must be `*` or a list of entity tags in quotation marks, such as "1.5f3a".',
     "failed_reference": "Refers to {other}, which cannot be written.",
     "first_administrator": "The first administrator cannot be deleted, because the command line acts on its behalf.",
     "forbidden": "The access level {level} does not include the scope {scope}.",
@@ -119,6 +120,10 @@ OWN_TEXTS: dict[str, str] = {
     "parameter_missing": "Requires the parameter {needed}.",
     "planned_already": "A plan is executed unchanged. Send its id without other parameters.",
     "precondition_failed": "The {noun} has changed in the meantime. Its version is now {version}.",
+    "precondition_failed:if_match": (
+        "`If-Match` does not have the current entity tag: the object has changed, or the tag is weak (`W/`)."
+    ),
+    "precondition_failed:if_none_match": "`If-None-Match` matches the current entity tag of the object.",
     "repeated_parameter": "This parameter takes one value.",
     "repeated_sort": "A list can be sorted by each field only once.",
     "same_object": "{other} of this request concerns the same {noun}.",

@@ -685,34 +685,79 @@ async def test_unknown_responsibility_is_invalid(client: httpx.AsyncClient, resp
     assert_problem(response, "invalid_content", "/responsibility")
 
 
-GARBAGE = [
-    b"",
-    b"1",
-    b'"',
-    b'"1',
-    b'1"',
-    b"W/",
+# Entity tags that no version has.
+FOREIGN = [
+    b'""',
     b'"2.x"',
     b'"-1.x"',
-    b'"1 .x"',
+    b'"01.x"',
+    b'"1_.x"',
+    b'"9223372036854775808.x"',
     b'"\xe9"',
     b'"\xd9\xa1.x"',
-    b"x" * 10_000,
+    b'W/"1.x"',
+    b',"2.x",, W/"1",',
+    b'"' + b"1" * 10_000 + b'"',
 ]
 
 
 @every_collection
-@pytest.mark.parametrize("tag", GARBAGE, ids=lambda tag: repr(tag[:12]))
-async def test_malformed_if_match_refuses_every_write(client: httpx.AsyncClient, collection: str, tag: bytes) -> None:
+@pytest.mark.parametrize("tag", FOREIGN, ids=lambda tag: repr(tag[:12]))
+async def test_foreign_if_match_refuses_every_write(client: httpx.AsyncClient, collection: str, tag: bytes) -> None:
     made = await make(client, collection)
     path = f"/{collection}/{made['id']}"
     current = await client.get(path)
-    for method, body in (("PUT", required(collection)), ("PATCH", {"name": "Lost"}), ("DELETE", None)):
+    for method, body in (("PUT", required(collection)), ("PATCH", {"name": "Lost"}), ("DELETE", None), ("GET", None)):
         response = await client.request(method, path, json=body, headers={b"If-Match": tag})
         assert_problem(response, "precondition_failed")
         assert response.headers["etag"] == current.headers["etag"]
     response = await client.get(path, headers={b"If-None-Match": tag})
     assert (response.status_code, response.content) == (200, current.content)
+
+
+# Values that are neither `*` nor a list of entity tags.
+GARBAGE = [
+    b"",
+    b" , ",
+    b"1",
+    b'"',
+    b'"1',
+    b'1"',
+    b"W/",
+    b'w/"1"',
+    b'W/ "1"',
+    b'"1 .x"',
+    b'"1\t"',
+    b'"1" "2"',
+    b'"1";"2"',
+    b'*, "1"',
+    b'"1", *',
+    b"**",
+    b"'1'",
+    b"x" * 10_000,
+    b'"1",' * 2_000 + b"x",
+]
+
+
+@pytest.mark.parametrize("header", ["If-Match", "If-None-Match"])
+async def test_value_that_is_no_list_of_entity_tags_is_rejected_everywhere(
+    client: httpx.AsyncClient, header: str
+) -> None:
+    made = {name: await make(client, name) for name in COLLECTIONS}
+    calls = [
+        (method, path.removeprefix("/api/v1").replace("{reference}", str(made[path.split("/")[3]]["id"])))
+        for path, operations in openapi()["paths"].items()
+        for method, operation in operations.items()
+        if header in {parameter["name"] for parameter in operation.get("parameters", ())}
+    ]
+    assert {method for method, _ in calls} == {"get", "put", "patch", "delete"}
+    assert any("holders" in path for _, path in calls)
+    for value in GARBAGE:
+        for method, path in calls:
+            response = await client.request(method, re.sub("{.*}", "1", path), headers={header.encode(): value})
+            assert_problem(response, "bad_request", f"/{header}")
+    for name, before in made.items():
+        assert (await client.get(f"/{name}/{before['id']}")).json() == before
 
 
 @pytest.mark.parametrize("request_id", ["a", "A.b_c-1", "0" * 128])

@@ -120,12 +120,21 @@ def test_every_operation_documents_the_errors_of_its_parts(operations: dict[tupl
         expected = {"404"} if "{" in path else set()
         expected |= BODY if "requestBody" in operation else set()
         expected |= {"412"} if "if-match" in names else set()
-        expected |= {"304"} if "if-none-match" in names else set()
+        expected |= {"304"} if "if-none-match" in names and method == "GET" else set()
         expected |= {"400", "422"} if "limit" in names else set()
         expected |= {"422"} if {"depth", "responsibility", "x-change-message"} & names else set()
         expected |= {"409", "422"} if "idempotency-key" in names else set()
         expected |= {"409"} if method in {"POST", "DELETE"} and path.removesuffix("/{reference}") in OBJECTS else set()
         assert expected <= documented, (method, path)
+
+
+def test_every_operation_on_one_object_takes_conditions(operations: dict[tuple[str, str], Operation]) -> None:
+    for (method, path), operation in operations.items():
+        names = {parameter["name"] for parameter in operation.get("parameters", ())}
+        is_read = method == "GET" and path.endswith("/{reference}")
+        takes_them = is_read or (method in {"PUT", "PATCH", "DELETE"} and "{reference}" in path)
+        for header in ("If-Match", "If-None-Match"):
+            assert (header in names) == takes_them, (method, path)
 
 
 def test_every_operation_documents_unauthorised_callers(operations: dict[tuple[str, str], Operation]) -> None:

@@ -19,6 +19,7 @@ from app.core.http.routing import StrictRoute, UndeclaredPermissionError
 from app.core.permissions import PUBLIC, SCOPES, requires
 from app.core.tokens import API_TOKEN, Tokens, new_token
 from app.main import create_app
+from tests.api.conftest import assert_problem
 from tests.conftest import ADMIN_PASSWORD, ADMIN_TOKEN, Committed, client_of, connected, settings_for
 
 ROOT = "http://register.test"
@@ -137,9 +138,16 @@ async def test_matching_entity_tag_of_document_or_script_is_not_modified(page: s
             assert (again.status_code, again.content) == (304, b"")
             assert (again.headers["etag"], again.headers["cache-control"]) == (tag, "no-cache")
             assert "content-type" not in again.headers
-        for unknown in ("", '"another"', tag.strip('"'), f'"{tag[2:]}'):
+        for unknown in ('""', '"another"', f'"{tag[2:]}', f'{tag[:-1]}.x"'):
             other = await client.get(page, headers={"If-None-Match": unknown})
             assert (other.status_code, other.content) == (200, first.content)
+        lines = [("If-None-Match", '"another"'), ("If-None-Match", tag)]
+        assert (await client.get(page, headers=lines)).status_code == 304
+        for header in ("If-Match", "If-None-Match"):
+            for garbage in ("", tag.strip('"'), "W/", f"*, {tag}"):
+                assert_problem(await client.get(page, headers={header: garbage}), "bad_request", f"/{header}")
+        for match, status in (("*", 200), (tag, 200), (f"W/{tag}", 412), ('"another"', 412)):
+            assert (await client.get(page, headers={"If-Match": match})).status_code == status
 
 
 async def test_document_and_script_are_built_once(monkeypatch: pytest.MonkeyPatch) -> None:

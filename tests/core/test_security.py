@@ -16,6 +16,8 @@ from app.core.http import authorisation as security
 from app.core.http.authorisation import client_address
 from app.core.tokens import Tokens
 from app.main import create_app
+from tests.builders import make
+from tests.catalogue import COLLECTIONS, every_collection
 from tests.conftest import ADMIN_PASSWORD, ADMIN_TOKEN, Committed, settings_for
 from tests.domains.auth.conftest import (
     ADMIN_EMAIL,
@@ -221,10 +223,42 @@ async def test_token_never_exceeds_the_scopes_of_its_user(app: FastAPI, connecti
     del connection
     user = await make_account(app, "admin")
     session = (await sign_in(app, user["email"], scope="admin users:write processes:read"))["access_token"]
-    for level, scopes in (("editor", ["processes:read"]), ("admin", ["admin", "processes:read", "users:write"])):
+    reads = ["processes:read", "users:read"]
+    for level, scopes in (("editor", reads), ("admin", ["admin", *reads, "users:write"])):
         await call(app, ADMIN_TOKEN, "PATCH", f"/users/{user['id']}", json={"access_level": level})
         me = (await call(app, session, "GET", "/users/me")).json()
         assert (me["access_level"], me["scopes"]) == (level, scopes)
+
+
+@every_collection
+async def test_scope_to_write_includes_the_scope_to_read_the_same_collection(
+    app: FastAPI, client: httpx.AsyncClient, collection: str
+) -> None:
+    made = {name: (await make(client, name))["id"] for name in COLLECTIONS}
+    user = await make_account(app, "admin")
+    requested, included = f"{collection}:write", sorted({f"{collection}:read", f"{collection}:write"})
+    whole = (await sign_in(app, user["email"]))["access_token"]
+    body = {"name": "Narrow", "scopes": [requested]}
+    program = (await call(app, whole, "POST", "/users/me/tokens", json=body)).json()
+    pair = await sign_in(app, user["email"], scope=requested)
+    assert pair["scope"] == " ".join(included)
+    for token in (program["token"], pair["access_token"]):
+        me = (await call(app, token, "GET", "/users/me")).json()
+        assert me["scopes"] == included
+        path = f"/{collection}/{made[collection]}"
+        read, written = await call(app, token, "GET", path), await call(app, token, "PATCH", path, json={})
+        assert (read.status_code, read.json()) == (written.status_code, written.json())
+        for other in set(COLLECTIONS) - {collection}:
+            refused = await call(app, token, "GET", f"/{other}/{made[other]}")
+            assert (refused.status_code, refused.json()["scope"]) == (403, f"{other}:read")
+        assert (await call(app, token, "GET", "/changes")).json()["scope"] == "changes:read"
+    # The lists show the scopes that were requested.
+    sessions = (await call(app, whole, "GET", "/auth/sessions")).json()["items"]
+    assert [each["scopes"] for each in sessions] == [[requested], None]
+    assert program["scopes"] == [requested]
+    # A level without the scope to write has the scope to read.
+    await call(app, ADMIN_TOKEN, "PATCH", f"/users/{user['id']}", json={"access_level": "viewer"})
+    assert (await call(app, program["token"], "GET", "/users/me")).json()["scopes"] == [f"{collection}:read"]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from sqlalchemy import Executable, text
 
 from app.core.caller import Caller
 from app.core.database import Database
-from app.core.permissions import AccessLevel, Scope, scopes_of
+from app.core.permissions import effective_scopes
 from app.core.tokens import API_TOKEN, Tokens, is_well_formed
 from app.utils.exceptions import ConnectionLost, DatabaseReadOnly, OutcomeUnknown
 
@@ -62,7 +62,7 @@ class Callers:
         row = await self._row(_BY_SESSION, session_id=claims.session_id, user_id=claims.user_id)
         if row is None:
             return None
-        scopes = _granted_scopes(row.access_level, row.scopes)
+        scopes = effective_scopes(row.access_level, row.scopes)
         return Caller(row.id, row.name, row.access_level, scopes, row.session_id, claims.expires_at)
 
     async def _find_by_api_token(self, token: str) -> Caller | None:
@@ -76,7 +76,7 @@ class Callers:
             row = await self._row(_BY_API_TOKEN_READ_ONLY, **values)
         if row is None:
             return None
-        scopes = _granted_scopes(row.access_level, row.scopes)
+        scopes = effective_scopes(row.access_level, row.scopes)
         return Caller(row.id, row.name, row.access_level, scopes, expires_at=row.expires_at)
 
     async def _row(self, statement: Executable, **values: Any) -> Any:
@@ -90,7 +90,3 @@ class Callers:
             return await self._database.retry(run)
         except OutcomeUnknown as error:
             raise ConnectionLost from error  # safe to repeat: at most `last_used_at` is written twice
-
-
-def _granted_scopes(level: AccessLevel, scopes: list[Scope] | None) -> frozenset[Scope]:
-    return scopes_of(level) if scopes is None else scopes_of(level) & frozenset(scopes)

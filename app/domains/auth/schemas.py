@@ -107,7 +107,7 @@ class TokenPair(Schema):
     token_type: Literal["bearer"]
     expires_in: Annotated[int, Field(description="Seconds until the access token expires.")]
     refresh_token: Annotated[str, Field(description="Can be used once, within 30 days.")]
-    scope: Annotated[str, Field(description="Scopes of the session, separated by spaces.")]
+    scope: Annotated[str, Field(description="Scopes of the session, with the included ones, separated by spaces.")]
 
 
 class SessionRead(Schema):
@@ -144,7 +144,7 @@ class ApiTokenCreate(Schema):
         Field(
             min_length=1,
             max_length=len(SCOPES),
-            description="Scopes of the token; it never has more permissions than its user.",
+            description="Scopes of the token; `x:write` includes `x:read`. It never exceeds the scopes of its user.",
         ),
     ]
     expires_in_days: Annotated[int, Field(ge=1, le=MAX_API_TOKEN_DAYS)] = DEFAULT_API_TOKEN_DAYS
@@ -176,5 +176,5 @@ class Me(Schema):
     name: str
     email: str
     access_level: AccessLevel
-    scopes: Annotated[list[Scope], Field(description="Scopes of the token of this request.")]
+    scopes: Annotated[list[Scope], Field(description="Scopes of the token of this request, with the included ones.")]
     department: Brief | None

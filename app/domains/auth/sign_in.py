@@ -10,7 +10,7 @@ from app.core.config import Settings
 from app.core.database import RegisterSession, SessionDep
 from app.core.http.authorisation import INVALID_TOKEN, client_address
 from app.core.passwords import Passwords
-from app.core.permissions import AccessLevel, scopes_of
+from app.core.permissions import AccessLevel, effective_scopes
 from app.core.tokens import (
     ACCESS_SECONDS,
     REFRESH_GRACE,
@@ -168,13 +168,12 @@ class SignInService(CredentialService):
     def _token_pair(
         self, user_id: int, session_id: int, refresh_token: str, access_level: AccessLevel, scopes: list[str] | None
     ) -> TokenPair:
-        granted = scopes_of(access_level) if scopes is None else scopes_of(access_level) & set(scopes)
         return TokenPair(
             access_token=self.tokens.access_token(user_id, session_id),
             token_type="bearer",  # noqa: S106 - the name in RFC 6750
             expires_in=ACCESS_SECONDS,
             refresh_token=refresh_token,
-            scope=" ".join(sorted(granted)),
+            scope=" ".join(sorted(effective_scopes(access_level, scopes))),
         )
 
 

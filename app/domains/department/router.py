@@ -59,34 +59,34 @@ async def get_department(
     service: DepartmentServiceDep,
     reference: shared.Reference,
     representation: DepartmentRepresentation,
-    if_none_match: shared.IfNoneMatch = None,
+    conditions: shared.Conditions,
 ) -> Response:
     """Get a department."""
-    return shared.document_response(await service.get(reference, representation.members), if_none_match)
+    return shared.document_response(await service.get(reference, representation.members), conditions)
 
 
 @router.put("/{reference}", response_model=DepartmentRead, responses=shared.WRITE, openapi_extra=REQUIRES_WRITE)
 async def replace_department(
-    service: DepartmentServiceDep, reference: shared.Reference, body: DepartmentReplace, if_match: shared.IfMatch = None
+    service: DepartmentServiceDep, reference: shared.Reference, body: DepartmentReplace, conditions: shared.Conditions
 ) -> Response:
     """Replace a department."""
-    return shared.updated_response(await service.replace(reference, body, if_match))
+    return shared.updated_response(await service.replace(reference, body, conditions))
 
 
 @router.patch("/{reference}", response_model=DepartmentRead, responses=shared.WRITE, openapi_extra=REQUIRES_WRITE)
 async def update_department(
-    service: DepartmentServiceDep, reference: shared.Reference, body: DepartmentPatch, if_match: shared.IfMatch = None
+    service: DepartmentServiceDep, reference: shared.Reference, body: DepartmentPatch, conditions: shared.Conditions
 ) -> Response:
     """Update a department with a merge patch (RFC 7396)."""
-    return shared.updated_response(await service.patch(reference, body, if_match))
+    return shared.updated_response(await service.patch(reference, body, conditions))
 
 
 @router.delete("/{reference}", status_code=204, responses=shared.DELETE, openapi_extra=REQUIRES_WRITE)
 async def delete_department(
-    service: DepartmentServiceDep, reference: shared.Reference, if_match: shared.IfMatch = None
+    service: DepartmentServiceDep, reference: shared.Reference, conditions: shared.Conditions
 ) -> Response:
     """Delete a department that no other object refers to."""
-    await service.delete(reference, if_match)
+    await service.delete(reference, conditions)
     return shared.no_content()
 
 

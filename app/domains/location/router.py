@@ -59,34 +59,34 @@ async def get_location(
     service: LocationServiceDep,
     reference: shared.Reference,
     representation: LocationRepresentation,
-    if_none_match: shared.IfNoneMatch = None,
+    conditions: shared.Conditions,
 ) -> Response:
     """Get a location."""
-    return shared.document_response(await service.get(reference, representation.members), if_none_match)
+    return shared.document_response(await service.get(reference, representation.members), conditions)
 
 
 @router.put("/{reference}", response_model=LocationRead, responses=shared.WRITE, openapi_extra=REQUIRES_WRITE)
 async def replace_location(
-    service: LocationServiceDep, reference: shared.Reference, body: LocationReplace, if_match: shared.IfMatch = None
+    service: LocationServiceDep, reference: shared.Reference, body: LocationReplace, conditions: shared.Conditions
 ) -> Response:
     """Replace a location."""
-    return shared.updated_response(await service.replace(reference, body, if_match))
+    return shared.updated_response(await service.replace(reference, body, conditions))
 
 
 @router.patch("/{reference}", response_model=LocationRead, responses=shared.WRITE, openapi_extra=REQUIRES_WRITE)
 async def update_location(
-    service: LocationServiceDep, reference: shared.Reference, body: LocationPatch, if_match: shared.IfMatch = None
+    service: LocationServiceDep, reference: shared.Reference, body: LocationPatch, conditions: shared.Conditions
 ) -> Response:
     """Update a location with a merge patch (RFC 7396)."""
-    return shared.updated_response(await service.patch(reference, body, if_match))
+    return shared.updated_response(await service.patch(reference, body, conditions))
 
 
 @router.delete("/{reference}", status_code=204, responses=shared.DELETE, openapi_extra=REQUIRES_WRITE)
 async def delete_location(
-    service: LocationServiceDep, reference: shared.Reference, if_match: shared.IfMatch = None
+    service: LocationServiceDep, reference: shared.Reference, conditions: shared.Conditions
 ) -> Response:
     """Delete a location that no other object refers to."""
-    await service.delete(reference, if_match)
+    await service.delete(reference, conditions)
     return shared.no_content()
 
 

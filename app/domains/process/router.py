@@ -81,34 +81,34 @@ async def get_process(
     service: ProcessServiceDep,
     reference: shared.Reference,
     representation: ProcessRepresentation,
-    if_none_match: shared.IfNoneMatch = None,
+    conditions: shared.Conditions,
 ) -> Response:
     """Get a process with its links."""
-    return shared.document_response(await service.get(reference, representation.members), if_none_match)
+    return shared.document_response(await service.get(reference, representation.members), conditions)
 
 
 @router.put("/{reference}", response_model=ProcessRead, responses=shared.WRITE, openapi_extra=REQUIRES_WRITE)
 async def replace_process(
-    service: ProcessServiceDep, reference: shared.Reference, body: ProcessReplace, if_match: shared.IfMatch = None
+    service: ProcessServiceDep, reference: shared.Reference, body: ProcessReplace, conditions: shared.Conditions
 ) -> Response:
     """Replace a process."""
-    return shared.updated_response(await service.replace(reference, body, if_match))
+    return shared.updated_response(await service.replace(reference, body, conditions))
 
 
 @router.patch("/{reference}", response_model=ProcessRead, responses=shared.WRITE, openapi_extra=REQUIRES_WRITE)
 async def update_process(
-    service: ProcessServiceDep, reference: shared.Reference, body: ProcessPatch, if_match: shared.IfMatch = None
+    service: ProcessServiceDep, reference: shared.Reference, body: ProcessPatch, conditions: shared.Conditions
 ) -> Response:
     """Update a process with a merge patch (RFC 7396)."""
-    return shared.updated_response(await service.patch(reference, body, if_match))
+    return shared.updated_response(await service.patch(reference, body, conditions))
 
 
 @router.delete("/{reference}", status_code=204, responses=shared.DELETE, openapi_extra=REQUIRES_WRITE)
 async def delete_process(
-    service: ProcessServiceDep, reference: shared.Reference, if_match: shared.IfMatch = None
+    service: ProcessServiceDep, reference: shared.Reference, conditions: shared.Conditions
 ) -> Response:
     """Delete a process that no other object refers to."""
-    await service.delete(reference, if_match)
+    await service.delete(reference, conditions)
     return shared.no_content()
 
 
@@ -150,11 +150,11 @@ async def link_process_department(
     service: ProcessServiceDep,
     reference: shared.Reference,
     department: shared.Reference,
+    conditions: shared.Conditions,
     body: DepartmentLinkFields = DEPARTMENT_LINK_DEFAULTS,
-    if_match: shared.IfMatch = None,
 ) -> Response:
     """Link a department to a process, or change the relation."""
-    await service.link(DEPARTMENTS, reference, department, if_match, body.relation)
+    await service.link(DEPARTMENTS, reference, department, conditions, body.relation)
     return shared.no_content()
 
 
@@ -165,10 +165,10 @@ async def unlink_process_department(
     service: ProcessServiceDep,
     reference: shared.Reference,
     department: shared.Reference,
-    if_match: shared.IfMatch = None,
+    conditions: shared.Conditions,
 ) -> Response:
     """Remove a department from a process."""
-    await service.unlink(DEPARTMENTS, reference, department, if_match)
+    await service.unlink(DEPARTMENTS, reference, department, conditions)
     return shared.no_content()
 
 
@@ -177,11 +177,11 @@ async def link_process_location(
     service: ProcessServiceDep,
     reference: shared.Reference,
     location: shared.Reference,
+    conditions: shared.Conditions,
     body: shared.NoFields = shared.NO_FIELDS,  # noqa: ARG001 - the body may be an empty object
-    if_match: shared.IfMatch = None,
 ) -> Response:
     """Link a location to a process."""
-    await service.link(LOCATIONS, reference, location, if_match)
+    await service.link(LOCATIONS, reference, location, conditions)
     return shared.no_content()
 
 
@@ -192,10 +192,10 @@ async def unlink_process_location(
     service: ProcessServiceDep,
     reference: shared.Reference,
     location: shared.Reference,
-    if_match: shared.IfMatch = None,
+    conditions: shared.Conditions,
 ) -> Response:
     """Remove a location from a process."""
-    await service.unlink(LOCATIONS, reference, location, if_match)
+    await service.unlink(LOCATIONS, reference, location, conditions)
     return shared.no_content()
 
 
@@ -204,11 +204,11 @@ async def link_process_resource(
     service: ProcessServiceDep,
     reference: shared.Reference,
     resource: shared.Reference,
+    conditions: shared.Conditions,
     body: ResourceLinkFields = RESOURCE_LINK_DEFAULTS,
-    if_match: shared.IfMatch = None,
 ) -> Response:
     """Link a resource to a process, or change the usage."""
-    await service.link(RESOURCES, reference, resource, if_match, body.usage)
+    await service.link(RESOURCES, reference, resource, conditions, body.usage)
     return shared.no_content()
 
 
@@ -219,10 +219,10 @@ async def unlink_process_resource(
     service: ProcessServiceDep,
     reference: shared.Reference,
     resource: shared.Reference,
-    if_match: shared.IfMatch = None,
+    conditions: shared.Conditions,
 ) -> Response:
     """Remove a resource from a process."""
-    await service.unlink(RESOURCES, reference, resource, if_match)
+    await service.unlink(RESOURCES, reference, resource, conditions)
     return shared.no_content()
 
 
@@ -231,14 +231,14 @@ async def link_process_role(
     service: ProcessServiceDep,
     reference: shared.Reference,
     role: shared.Reference,
+    conditions: shared.Conditions,
     body: RoleLinkFields = ROLE_LINK_DEFAULTS,
-    if_match: shared.IfMatch = None,
 ) -> Response:
     """Add a responsibility of a role to a process.
 
     Keeps the other responsibilities of the role.
     """
-    await service.link(ROLES, reference, role, if_match, body.responsibility)
+    await service.link(ROLES, reference, role, conditions, body.responsibility)
     return shared.no_content()
 
 
@@ -249,14 +249,14 @@ async def unlink_process_role(
     service: ProcessServiceDep,
     reference: shared.Reference,
     role: shared.Reference,
+    conditions: shared.Conditions,
     responsibility: Responsibility = None,
-    if_match: shared.IfMatch = None,
 ) -> Response:
     """Remove a role from a process.
 
     Removes all responsibilities of the role, or only the one named by `responsibility`.
     """
-    await service.unlink(ROLES, reference, role, if_match, responsibility)
+    await service.unlink(ROLES, reference, role, conditions, responsibility)
     return shared.no_content()
 
 

@@ -21,6 +21,7 @@ from app.domains.resource.schemas import ResourceCreate
 from app.domains.resource.service import ResourceService
 from app.domains.role.schemas import RoleCreate
 from app.domains.role.service import HOLDERS, RoleService
+from app.domains.shared.reading.preconditions import UNCONDITIONAL
 from app.domains.user.models import User
 from app.domains.user.schemas import UserCreate, UserPatch
 from app.domains.user.service import UserService
@@ -66,7 +67,7 @@ class _DemoLoader:
         for row in _rows("departments"):
             if head_id := self._id("users", row["head"]):
                 await self._departments.patch(
-                    f"code:{row['code']}", DepartmentPatch.model_validate({"head_id": head_id}), None
+                    f"code:{row['code']}", DepartmentPatch.model_validate({"head_id": head_id}), UNCONDITIONAL
                 )
         await self._load_locations()
         await self._load_resources()
@@ -84,7 +85,7 @@ class _DemoLoader:
         for row in _rows("users"):
             if manager_id := self._id("users", row["manager"]):
                 await self._users.patch(
-                    f"code:{row['code']}", UserPatch.model_validate({"manager_id": manager_id}), None
+                    f"code:{row['code']}", UserPatch.model_validate({"manager_id": manager_id}), UNCONDITIONAL
                 )
 
     async def _load_locations(self) -> None:
@@ -111,7 +112,7 @@ class _DemoLoader:
             body = RoleCreate(**_plain_members(row), department_id=self._id("departments", row["department"]))
             await self._add("roles", row, self._roles.create(body))
             for holder in row["holders"].split():
-                await self._roles.link(HOLDERS, f"code:{row['code']}", f"code:{holder}", None)
+                await self._roles.link(HOLDERS, f"code:{row['code']}", f"code:{holder}", UNCONDITIONAL)
 
     async def _load_processes(self) -> None:
         for row in _rows("processes"):

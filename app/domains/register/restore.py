@@ -32,6 +32,7 @@ from app.domains.shared.bulk.batch import BulkOutcome, write_batch
 from app.domains.shared.bulk.items import ITEM_INDEX, ItemResult
 from app.domains.shared.collection import foreign_keys
 from app.domains.shared.models import RegisterObject
+from app.domains.shared.reading.preconditions import UNCONDITIONAL
 from app.domains.shared.schemas import is_id
 from app.domains.shared.service import CollectionService
 from app.domains.user.administrators import NOT_INITIALISED, first_administrator
@@ -220,7 +221,7 @@ class _ImportRun:
                 roles = RoleService(session, self._caller, restoring=True)
                 for line, pair in zip(lines, pairs, strict=True):
                     role, user = (str(resolve_id(ids, *each, _HOLDERS, line, f"{each[0][:-1]}_id")) for each in pair)
-                    await roles.link(HOLDERS, role, user, None)
+                    await roles.link(HOLDERS, role, user, UNCONDITIONAL)
             self._advance(len(lines))
 
 

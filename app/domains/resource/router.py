@@ -59,34 +59,34 @@ async def get_resource(
     service: ResourceServiceDep,
     reference: shared.Reference,
     representation: ResourceRepresentation,
-    if_none_match: shared.IfNoneMatch = None,
+    conditions: shared.Conditions,
 ) -> Response:
     """Get a resource."""
-    return shared.document_response(await service.get(reference, representation.members), if_none_match)
+    return shared.document_response(await service.get(reference, representation.members), conditions)
 
 
 @router.put("/{reference}", response_model=ResourceRead, responses=shared.WRITE, openapi_extra=REQUIRES_WRITE)
 async def replace_resource(
-    service: ResourceServiceDep, reference: shared.Reference, body: ResourceReplace, if_match: shared.IfMatch = None
+    service: ResourceServiceDep, reference: shared.Reference, body: ResourceReplace, conditions: shared.Conditions
 ) -> Response:
     """Replace a resource."""
-    return shared.updated_response(await service.replace(reference, body, if_match))
+    return shared.updated_response(await service.replace(reference, body, conditions))
 
 
 @router.patch("/{reference}", response_model=ResourceRead, responses=shared.WRITE, openapi_extra=REQUIRES_WRITE)
 async def update_resource(
-    service: ResourceServiceDep, reference: shared.Reference, body: ResourcePatch, if_match: shared.IfMatch = None
+    service: ResourceServiceDep, reference: shared.Reference, body: ResourcePatch, conditions: shared.Conditions
 ) -> Response:
     """Update a resource with a merge patch (RFC 7396)."""
-    return shared.updated_response(await service.patch(reference, body, if_match))
+    return shared.updated_response(await service.patch(reference, body, conditions))
 
 
 @router.delete("/{reference}", status_code=204, responses=shared.DELETE, openapi_extra=REQUIRES_WRITE)
 async def delete_resource(
-    service: ResourceServiceDep, reference: shared.Reference, if_match: shared.IfMatch = None
+    service: ResourceServiceDep, reference: shared.Reference, conditions: shared.Conditions
 ) -> Response:
     """Delete a resource that no other object refers to."""
-    await service.delete(reference, if_match)
+    await service.delete(reference, conditions)
     return shared.no_content()
 
 

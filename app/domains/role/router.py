@@ -64,34 +64,32 @@ async def get_role(
     service: RoleServiceDep,
     reference: shared.Reference,
     representation: RoleRepresentation,
-    if_none_match: shared.IfNoneMatch = None,
+    conditions: shared.Conditions,
 ) -> Response:
     """Get a role."""
-    return shared.document_response(await service.get(reference, representation.members), if_none_match)
+    return shared.document_response(await service.get(reference, representation.members), conditions)
 
 
 @router.put("/{reference}", response_model=RoleRead, responses=shared.WRITE, openapi_extra=REQUIRES_WRITE)
 async def replace_role(
-    service: RoleServiceDep, reference: shared.Reference, body: RoleReplace, if_match: shared.IfMatch = None
+    service: RoleServiceDep, reference: shared.Reference, body: RoleReplace, conditions: shared.Conditions
 ) -> Response:
     """Replace a role."""
-    return shared.updated_response(await service.replace(reference, body, if_match))
+    return shared.updated_response(await service.replace(reference, body, conditions))
 
 
 @router.patch("/{reference}", response_model=RoleRead, responses=shared.WRITE, openapi_extra=REQUIRES_WRITE)
 async def update_role(
-    service: RoleServiceDep, reference: shared.Reference, body: RolePatch, if_match: shared.IfMatch = None
+    service: RoleServiceDep, reference: shared.Reference, body: RolePatch, conditions: shared.Conditions
 ) -> Response:
     """Update a role with a merge patch (RFC 7396)."""
-    return shared.updated_response(await service.patch(reference, body, if_match))
+    return shared.updated_response(await service.patch(reference, body, conditions))
 
 
 @router.delete("/{reference}", status_code=204, responses=shared.DELETE, openapi_extra=REQUIRES_WRITE)
-async def delete_role(
-    service: RoleServiceDep, reference: shared.Reference, if_match: shared.IfMatch = None
-) -> Response:
+async def delete_role(service: RoleServiceDep, reference: shared.Reference, conditions: shared.Conditions) -> Response:
     """Delete a role that no other object refers to."""
-    await service.delete(reference, if_match)
+    await service.delete(reference, conditions)
     return shared.no_content()
 
 
@@ -124,18 +122,18 @@ async def add_role_holder(
     service: RoleServiceDep,
     reference: shared.Reference,
     user: shared.Reference,
+    conditions: shared.Conditions,
     body: shared.NoFields = shared.NO_FIELDS,  # noqa: ARG001 - the body may be an empty object
-    if_match: shared.IfMatch = None,
 ) -> Response:
     """Assign a role to a user."""
-    await service.link(HOLDERS, reference, user, if_match)
+    await service.link(HOLDERS, reference, user, conditions)
     return shared.no_content()
 
 
 @router.delete("/{reference}/holders/{user}", status_code=204, responses=shared.UNLINK, openapi_extra=REQUIRES_WRITE)
 async def remove_role_holder(
-    service: RoleServiceDep, reference: shared.Reference, user: shared.Reference, if_match: shared.IfMatch = None
+    service: RoleServiceDep, reference: shared.Reference, user: shared.Reference, conditions: shared.Conditions
 ) -> Response:
     """Remove a role from a user."""
-    await service.unlink(HOLDERS, reference, user, if_match)
+    await service.unlink(HOLDERS, reference, user, conditions)
     return shared.no_content()

@@ -9,7 +9,7 @@ from app.domains.shared.query.formats import MEDIA_TYPES
 from app.domains.shared.query.pages import Listing, ListQuery, PageQuery
 from app.domains.shared.query.parameters import page_urls
 from app.domains.shared.reading.documents import Document
-from app.domains.shared.reading.etags import matches_etag
+from app.domains.shared.reading.preconditions import Preconditions
 from app.domains.shared.reading.stats import Counts
 from app.domains.shared.reading.streams import Export, export_response
 from app.domains.shared.reading.tree_queries import TreeNodes
@@ -76,7 +76,7 @@ ANYWHERE: Responses = problems(HeadersTooLarge, InternalError)
 READ: Responses = {
     200: {"headers": _ETAG},
     304: {"description": "Not modified: the representation still has the `ETag` of `If-None-Match`.", "headers": _ETAG},
-    **problems(NotFound, InvalidContent),
+    **problems(NotFound, PreconditionFailed, InvalidContent),
 }
 LIST: Responses = {200: {"headers": _LINK}, **problems(BadRequest, InvalidContent)}
 SUBLIST: Responses = LIST | problems(NotFound)
@@ -104,10 +104,13 @@ UNLINK: Responses = problems(NotFound, PreconditionFailed)
 INVALID: Responses = problems(InvalidContent)
 
 
-def document_response(document: Document, if_none_match: str | None) -> Response:
-    """Return the response to a GET: the document, or 304 if the client's entity tag is current."""
+def document_response(document: Document, conditions: Preconditions) -> Response:
+    """Return the response to a GET: the document, or 304 if the client has it.
+
+    Raises `PreconditionFailed` if `If-Match` does not have its version.
+    """
     headers = {"ETag": document.etag}
-    if if_none_match is not None and matches_etag(if_none_match, document.etag):
+    if conditions.is_current(document.etag):
         return Response(status_code=304, headers=headers)
     return Response(document.body, headers=headers, media_type=JSON)
 

@@ -4,7 +4,7 @@ import re
 from enum import Enum
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Path, Query
+from fastapi import APIRouter, Depends, Path, Query
 from fastapi.routing import APIRoute
 from pydantic import BeforeValidator
 
@@ -16,6 +16,7 @@ from app.domains.shared.imports.requests import IMPORT, ImportAnswer, ImportRequ
 from app.domains.shared.query.filters import Digits
 from app.domains.shared.query.parameters import PageParameters
 from app.domains.shared.reading.keys import REFERENCE_PATTERN
+from app.domains.shared.reading.preconditions import Preconditions
 from app.domains.shared.responses import (
     ANYWHERE,
     CREATE,
@@ -72,10 +73,9 @@ __all__ = [
     "Bulk",
     "BulkAnswer",
     "ChangeRead",
+    "Conditions",
     "Depth",
     "DryRun",
-    "IfMatch",
-    "IfNoneMatch",
     "ImportAnswer",
     "ImportRequestDep",
     "NoFields",
@@ -127,15 +127,8 @@ PathId = Annotated[
     BeforeValidator(_parse_id),
     Path(ge=1, le=MAX_ID, description="`id` of the object.", openapi_examples={"id": {"summary": "By id", "value": 1}}),
 ]
-IfMatch = Annotated[
-    str | None,
-    Header(
-        alias="If-Match", description="Write only if the object still has the version of this `ETag`, else return 412."
-    ),
-]
-IfNoneMatch = Annotated[
-    str | None, Header(alias="If-None-Match", description="Return 304 if the representation still has this `ETag`.")
-]
+# The OpenAPI document gets the headers from `api/openapi.py`, for each operation with a response 412.
+Conditions = Annotated[Preconditions, Depends(Preconditions.provide)]
 Depth = Annotated[int, Query(ge=0, le=MAX_DEPTH, description="Number of levels below the object to return."), Digits]
 
 

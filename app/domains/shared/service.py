@@ -14,6 +14,7 @@ from app.domains.shared.imports.requests import ImportOutcome, ImportRequest, ex
 from app.domains.shared.lists import ListQuery
 from app.domains.shared.reading.documents import Document, by_code, by_id, documents_of
 from app.domains.shared.reading.keys import parse_key
+from app.domains.shared.reading.preconditions import Preconditions
 from app.domains.shared.reading.reader import CollectionReader
 from app.domains.shared.rules import Rules, Values
 from app.domains.shared.schemas import ObjectFields
@@ -51,14 +52,14 @@ class CollectionService(CollectionReader):
         """
         return await ObjectWriter(self).insert(body)
 
-    async def replace(self, reference: str, body: ObjectFields, if_match: str | None) -> Document:
+    async def replace(self, reference: str, body: ObjectFields, conditions: Preconditions) -> Document:
         """Replace all values of an object; omitted members are reset to their defaults.
 
-        Raises the errors of `create`, and `PreconditionFailed` if `if_match` names another version.
+        Raises the errors of `create`, and `PreconditionFailed` if the object does not meet the conditions.
         """
-        return await ObjectWriter(self).replace(parse_key(reference, self.model), body, if_match)
+        return await ObjectWriter(self).replace(parse_key(reference, self.model), body, conditions)
 
-    async def patch(self, reference: str, body: ObjectFields, if_match: str | None) -> Document:
+    async def patch(self, reference: str, body: ObjectFields, conditions: Preconditions) -> Document:
         """Apply a merge patch to an object (RFC 7396).
 
         Raises the errors of `replace`, and `InvalidContent` if the merged object violates the schema.
@@ -73,36 +74,37 @@ class CollectionService(CollectionReader):
             except ValidationError as error:
                 raise invalid_content(error) from error
 
-        return await ObjectWriter(self).change(parse_key(reference, self.model), body, merge, if_match)
+        return await ObjectWriter(self).change(parse_key(reference, self.model), body, merge, conditions)
 
-    async def delete(self, reference: str, if_match: str | None) -> None:
+    async def delete(self, reference: str, conditions: Preconditions) -> None:
         """Delete an object.
 
         Raises `StillReferenced`, with the dependants, if other objects refer to it, and `PreconditionFailed` if
-        `if_match` names another version.
+        the object does not meet the conditions.
         """
-        await ObjectWriter(self).delete(parse_key(reference, self.model), if_match)
+        await ObjectWriter(self).delete(parse_key(reference, self.model), conditions)
 
     async def link(
-        self, link_set: LinkSet, reference: str, target: str, if_match: str | None, detail: str | None = None
+        self, link_set: LinkSet, reference: str, target: str, conditions: Preconditions, detail: str | None = None
     ) -> None:
         """Set one link or replace its detail (idempotent: setting an equal link again changes nothing).
 
         Raises `NotFound` if either end does not exist, `Conflict` if the owner may have only one such link, and
-        `PreconditionFailed` if `if_match` names another version.
+        `PreconditionFailed` if the object does not meet the conditions.
         """
         writer = LinkWriter(self, link_set, parse_key(target, link_set.target_model), detail)
-        await writer.add(parse_key(reference, self.model), if_match)
+        await writer.add(parse_key(reference, self.model), conditions)
 
     async def unlink(
-        self, link_set: LinkSet, reference: str, target: str, if_match: str | None, detail: str | None = None
+        self, link_set: LinkSet, reference: str, target: str, conditions: Preconditions, detail: str | None = None
     ) -> None:
         """Remove the links to an object, or only the one with `detail` (idempotent: a missing link changes nothing).
 
-        Raises `NotFound` if either end does not exist, and `PreconditionFailed` if `if_match` names another version.
+        Raises `NotFound` if either end does not exist, and `PreconditionFailed` if the owner does not meet the
+        conditions.
         """
         writer = LinkWriter(self, link_set, parse_key(target, link_set.target_model), detail)
-        await writer.remove(parse_key(reference, self.model), if_match)
+        await writer.remove(parse_key(reference, self.model), conditions)
 
     async def bulk(self, items: Sequence[Any], *, atomic: bool = True, dry_run: bool = False) -> BulkOutcome:
         """Create, update, upsert and delete many objects in one request; see `write_batch`.

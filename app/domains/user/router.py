@@ -60,34 +60,32 @@ async def get_user(
     service: UserServiceDep,
     reference: shared.Reference,
     representation: UserRepresentation,
-    if_none_match: shared.IfNoneMatch = None,
+    conditions: shared.Conditions,
 ) -> Response:
     """Get a user."""
-    return shared.document_response(await service.get(reference, representation.members), if_none_match)
+    return shared.document_response(await service.get(reference, representation.members), conditions)
 
 
 @router.put("/{reference}", response_model=UserRead, responses=shared.WRITE, openapi_extra=REQUIRES_WRITE)
 async def replace_user(
-    service: UserServiceDep, reference: shared.Reference, body: UserReplace, if_match: shared.IfMatch = None
+    service: UserServiceDep, reference: shared.Reference, body: UserReplace, conditions: shared.Conditions
 ) -> Response:
     """Replace a user."""
-    return shared.updated_response(await service.replace(reference, body, if_match))
+    return shared.updated_response(await service.replace(reference, body, conditions))
 
 
 @router.patch("/{reference}", response_model=UserRead, responses=shared.WRITE, openapi_extra=REQUIRES_WRITE)
 async def update_user(
-    service: UserServiceDep, reference: shared.Reference, body: UserPatch, if_match: shared.IfMatch = None
+    service: UserServiceDep, reference: shared.Reference, body: UserPatch, conditions: shared.Conditions
 ) -> Response:
     """Update a user with a merge patch (RFC 7396)."""
-    return shared.updated_response(await service.patch(reference, body, if_match))
+    return shared.updated_response(await service.patch(reference, body, conditions))
 
 
 @router.delete("/{reference}", status_code=204, responses=shared.DELETE, openapi_extra=REQUIRES_WRITE)
-async def delete_user(
-    service: UserServiceDep, reference: shared.Reference, if_match: shared.IfMatch = None
-) -> Response:
+async def delete_user(service: UserServiceDep, reference: shared.Reference, conditions: shared.Conditions) -> Response:
     """Delete a user that no other object refers to."""
-    await service.delete(reference, if_match)
+    await service.delete(reference, conditions)
     return shared.no_content()
 
 

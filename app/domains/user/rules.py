@@ -6,7 +6,7 @@ from sqlalchemy import exists, select
 
 from app.core.caller import Caller
 from app.core.database import RegisterSession
-from app.core.permissions import scopes_of
+from app.core.permissions import LEVELS, AccessLevel, Scope, scopes_of
 from app.domains.shared.rules import Rule, RuleViolation, Values, Write, missing_scope
 from app.domains.user.models import User
 from app.domains.user.sessions import end_sessions
@@ -30,6 +30,9 @@ class Administrators(Rule):
     def concerns(self, values: Values) -> bool:
         return values["access_level"] == "admin" and "admin" not in self.caller.scopes
 
+    def concerns_new(self, values: Values) -> bool:
+        return not self.caller.scopes >= _scopes_to_create(values["access_level"])
+
     def lock(self, write: Write) -> str | None:
         # Two concurrent removals could leave no administrator, so an advisory lock serialises them. Waiting for that
         # lock while holding the row lock would deadlock with a concurrent update; `Rule.lock` explains the lock order.
@@ -51,8 +54,8 @@ class Administrators(Rule):
             if before["access_level"] == "admin":
                 yield from missing_scope(self.caller, "admin")
         elif before is None:
-            if after["access_level"] == "admin":
-                yield from missing_scope(self.caller, "admin", "/access_level")
+            for scope in sorted(_scopes_to_create(after["access_level"])):
+                yield from missing_scope(self.caller, scope, "/access_level")
         else:
             if "admin" in {before["access_level"], after["access_level"]}:
                 yield from missing_scope(self.caller, "admin")
@@ -83,6 +86,11 @@ class Administrators(Rule):
         if deactivated:
             # Sessions of inactive users are invalid anyway, but reactivation must not revive them.
             await end_sessions(session, *deactivated)
+
+
+def _scopes_to_create(level: AccessLevel) -> frozenset[Scope]:
+    """Return the scopes that are required to create a user: those of the access level, none for the lowest one."""
+    return frozenset() if level == LEVELS[0] else scopes_of(level)
 
 
 def _is_administrator(values: Values | None) -> bool:

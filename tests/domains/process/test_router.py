@@ -493,8 +493,16 @@ async def test_link_call_with_a_stale_tag_is_refused(client: httpx.AsyncClient, 
         await client.delete(linked.path(kind, 0), headers={"If-Match": stale}),
     ):
         assert (response.status_code, response.headers["etag"]) == (412, fresh)
+    for condition in ("*", fresh, f"W/{fresh}"):
+        for response in (
+            await client.put(linked.path(kind, 0), headers={"If-None-Match": condition}),
+            await client.put(linked.path(kind, 2), headers={"If-None-Match": condition}),
+            await client.delete(linked.path(kind, 0), headers={"If-None-Match": condition}),
+        ):
+            assert (response.status_code, response.headers["etag"]) == (412, fresh)
     assert await read(client, linked.process) == before
-    assert (await client.delete(linked.path(kind, 2), headers={"If-Match": fresh})).status_code == 204
+    matching = {"If-Match": fresh, "If-None-Match": stale}
+    assert (await client.delete(linked.path(kind, 2), headers=matching)).status_code == 204
     assert (await read(client, linked.process))[kind] == linked.process[kind]
 
 

@@ -92,6 +92,8 @@ async def test_stale_tag_refuses_a_change_of_holders(client: httpx.AsyncClient) 
     for response in (
         await client.put(path, headers={"If-Match": stale}),
         await client.delete(path, headers={"If-Match": stale}),
+        await client.put(path, headers={"If-None-Match": "*"}),
+        await client.delete(path, headers={"If-None-Match": fresh}),
     ):
         assert (response.status_code, response.headers["etag"]) == (412, fresh)
     assert (await client.get(f"/roles/{role['id']}/holders")).json()["items"] == [user]

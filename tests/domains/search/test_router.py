@@ -92,7 +92,8 @@ async def test_search_returns_only_readable_collections(app: FastAPI, client: ht
     for scope, types in (
         ("roles:read users:read", ["roles", "users"]),
         ("processes:read", ["processes"]),
-        ("processes:write changes:read", []),
+        ("processes:read resources:write", ["processes", "resources"]),
+        ("changes:read", []),
     ):
         signed_in = (await sign_in(app, user["email"], scope=scope))["access_token"]
         page = (await call(app, signed_in, "GET", "/search?q=ledger&count=exact")).json()

@@ -126,6 +126,8 @@ async def test_error_of_an_executed_request_is_stored(client: httpx.AsyncClient)
         ("invalid_content", 422, "PATCH", f"/locations/{place['id']}", {"json": {"latitude": 1}}),
         ("not_found", 404, "PATCH", "/departments/code:absent", {"json": {"name": "D"}}),
         ("precondition_failed", 412, "PATCH", path, {"json": {"name": "D"}, "headers": {"If-Match": '"9.0"'}}),
+        ("precondition_failed", 412, "PATCH", path, {"json": {"name": "D"}, "headers": {"If-None-Match": "*"}}),
+        ("bad_request", 400, "PATCH", path, {"json": {"name": "D"}, "headers": {"If-None-Match": "1"}}),
     ):
         first = await twice(client, method, url, **request)
         assert (first.status_code, first.json()["code"]) == (status, code)
@@ -173,6 +175,7 @@ async def test_key_is_for_one_request(client: httpx.AsyncClient) -> None:
         ("POST", "/roles", body),
         ("PATCH", path, body),
         ("POST", "/departments", body | {"headers": {"If-Match": "*"}}),
+        ("POST", "/departments", body | {"headers": {"If-None-Match": "*"}}),
     )
     for method, url, request in others:
         headers = with_key(key, **{"Content-Type": "application/json"}, **request.pop("headers", {}))

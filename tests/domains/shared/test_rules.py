@@ -16,6 +16,7 @@ from app.domains.process.schemas import ProcessPatch
 from app.domains.process.service import ProcessService
 from app.domains.register.export import export_register
 from app.domains.register.restore import import_register
+from app.domains.shared.reading.preconditions import UNCONDITIONAL
 from app.domains.shared.rules import Rule, RuleViolation, Values, Write
 from app.utils.exceptions import Conflict, RegisterError
 from tests.builders import make, make_department, make_location, make_process, make_resource, make_role
@@ -350,7 +351,8 @@ async def test_waiting_for_a_lock_keeps_earlier_writes(committed: Committed, mon
                     if reference == "code:P-2":
                         await session.execute(text("INSERT INTO roles (name) VALUES ('Kept')"))
                     else:
-                        await service.patch(reference, ProcessPatch.model_validate({"name": "New"}), None)
+                        body = ProcessPatch.model_validate({"name": "New"})
+                        await service.patch(reference, body, UNCONDITIONAL)
 
     async with connected(committed.url) as holder:
         await holder.execute("SELECT pg_advisory_lock($1)", advisory_key("names"))

@@ -1,10 +1,12 @@
 """Routes of users."""
 
+import json
 from typing import Any
 
 import httpx
 import pytest
 
+from app.core.permissions import AccessLevel, scopes_of
 from app.utils.exceptions import FirstAdministrator
 from tests.builders import (
     make_department,
@@ -13,6 +15,7 @@ from tests.builders import (
     make_resource,
     make_role,
     make_user,
+    token_with,
 )
 
 
@@ -238,3 +241,47 @@ async def test_first_administrator_has_no_creator(client: httpx.AsyncClient) -> 
     patched = (await client.patch(f"/users/{administrator['id']}", json={"name": "Root"})).json()
     assert patched["created_by"] is None
     assert patched["updated_by"] == {"id": administrator["id"], "code": None, "name": "Root"}
+
+
+@pytest.mark.parametrize("level", ["editor", "admin"])
+async def test_user_above_the_lowest_level_is_created_with_all_scopes_of_the_level(
+    client: httpx.AsyncClient, level: AccessLevel
+) -> None:
+    whole = scopes_of(level) | {"users:write"}
+    data = {"name": "Made", "email": "made@register.example", "code": "MADE", "external_id": "made"}
+    raised = data | {"access_level": level}
+    row = json.dumps(raised)
+    for scopes in ({"users:write"}, whole - {"departments:write"}):
+        narrow = await token_with(client, *scopes)
+        missing = sorted(scopes_of(level) - scopes - {"users:read"})
+        ndjson = narrow | {"Content-Type": "application/x-ndjson"}
+        items = [{"op": "create", "data": raised}, {"op": "upsert", "external_id": "made", "data": raised}]
+        for response in (
+            await client.post("/users", json=raised, headers=narrow),
+            *[await client.post("/users/bulk", json={"items": [item]}, headers=narrow) for item in items],
+            await client.post("/users/import", content=row, headers=ndjson),
+        ):
+            assert (response.status_code, response.json()["scope"]) == (403, missing[0])
+        for response in (
+            await client.post("/users/bulk?dry_run=true", json={"items": items[:1]}, headers=narrow),
+            await client.post("/users/import?dry_run=true", content=row, headers=ndjson),
+        ):
+            assert f"the scope {missing[0]}." in response.text
+        assert response.json()["plan_id"] is None
+        assert (await client.get("/users?code=MADE&count=exact")).json()["total"] == 0
+        # A viewer requires only the scope to write users.
+        made = await client.post("/users", json=data, headers=narrow)
+        assert made.status_code == 201, made.text
+        assert (await client.delete(f"/users/{made.json()['id']}", headers=narrow)).status_code == 204
+    wide = await token_with(client, *whole)
+    assert (await client.post("/users", json=raised, headers=wide)).status_code == 201
+
+
+async def test_plan_that_creates_an_editor_is_executed_with_all_scopes_of_the_level(client: httpx.AsyncClient) -> None:
+    row = json.dumps({"name": "Made", "email": "made@register.example", "access_level": "editor"})
+    ndjson = {"Content-Type": "application/x-ndjson"}
+    plan = (await client.post("/users/import?dry_run=true", content=row, headers=ndjson)).json()["plan_id"]
+    narrow = await token_with(client, "users:write", "admin")
+    refused = await client.post("/users/import", params={"plan_id": plan}, headers=narrow)
+    assert (refused.status_code, refused.json()["scope"]) == (403, "changes:read"), refused.text
+    assert (await client.post("/users/import", params={"plan_id": plan})).status_code == 200

@@ -42,6 +42,8 @@ METHODS = frozenset({"POST", "PATCH"})
 
 # Part of the fingerprint, with method, URL and body: these headers change the effect of a request.
 _FINGERPRINT_HEADERS = ("content-type", "if-match")
+# The same, but only if it was sent, so that the fingerprints which earlier versions stored remain valid.
+_LATER_FINGERPRINT_HEADERS = ("if-none-match",)
 # Not stored, because a later repeat may be authorised or within the rate limit.
 _UNSTORED_STATUSES = frozenset({Unauthorized.status, Forbidden.status, TooManyRequests.status})
 
@@ -146,12 +148,18 @@ def _key(request: Request) -> str:
     return key
 
 
+def _value(request: Request, name: str) -> bytes:
+    """Return the value of a header, whose lines are one list (RFC 9110, section 5.3)."""
+    return ", ".join(request.headers.getlist(name)).encode("latin-1")
+
+
 async def _fingerprint(request: Request) -> bytes:
     scope = request.scope
     parts = [scope["method"].encode(), scope["path"].encode("utf-8", "backslashreplace"), scope["query_string"]]
-    parts += [request.headers.get(name, "").encode("latin-1") for name in _FINGERPRINT_HEADERS]
+    parts += [_value(request, name) for name in _FINGERPRINT_HEADERS]
+    later = [_value(request, name) for name in _LATER_FINGERPRINT_HEADERS if name in request.headers]
     digest = blake2b(digest_size=32)
-    for part in (*parts, await request.body()):
+    for part in (*parts, await request.body(), *later):
         digest.update(len(part).to_bytes(8))  # delimits the parts, so that different requests have different input
         digest.update(part)
     return digest.digest()

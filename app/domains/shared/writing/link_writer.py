@@ -8,6 +8,7 @@ from sqlalchemy import Executable
 from app.core.database_errors import IntegrityViolation
 from app.domains.shared.collection import LinkSet
 from app.domains.shared.reading.keys import Key, not_found, select_id
+from app.domains.shared.reading.preconditions import Preconditions
 from app.domains.shared.reading.reader import CollectionReader
 from app.domains.shared.rules import Link, Values, Write
 from app.domains.shared.writing.constraints import error_for
@@ -25,26 +26,26 @@ class LinkWriter(LockedWriter):
         self._target = target
         self._detail = detail
 
-    async def add(self, owner: Key, if_match: str | None) -> None:
+    async def add(self, owner: Key, conditions: Preconditions) -> None:
         """Set the link, replacing an existing one. Raises `Conflict` if the owner may have only one such link."""
 
         def with_link(links: set[Link], target_id: int) -> set[Link]:
             others = links if self._link_set.is_repeatable else {link for link in links if link[0] != target_id}
             return others | {(target_id, self._detail)}
 
-        await self._change(owner, if_match, add_link(self._link_set, self._target.condition), with_link)
+        await self._change(owner, conditions, add_link(self._link_set, self._target.condition), with_link)
 
-    async def remove(self, owner: Key, if_match: str | None) -> None:
+    async def remove(self, owner: Key, conditions: Preconditions) -> None:
         """Remove the link with `detail`, or all links to the target if `detail` is None."""
 
         def without_link(links: set[Link], target_id: int) -> set[Link]:
             return {link for link in links if link[0] != target_id or self._detail not in {None, link[1]}}
 
         statement = remove_link(self._link_set, self._target.condition, one_detail=self._detail is not None)
-        await self._change(owner, if_match, statement, without_link)
+        await self._change(owner, conditions, statement, without_link)
 
     async def _change(
-        self, owner: Key, if_match: str | None, statement: Executable, edit: Callable[[set[Link], int], set[Link]]
+        self, owner: Key, conditions: Preconditions, statement: Executable, edit: Callable[[set[Link], int], set[Link]]
     ) -> None:
         async def build_write(current: Values) -> Write:
             write = Write(self.model, current["id"], current, current)
@@ -55,7 +56,7 @@ class LinkWriter(LockedWriter):
                     await self.set_link_changes(write, [self._link_set], lambda _, links: edit(links, target_id))
             return write
 
-        write = await self.lock(owner, if_match, build_write)
+        write = await self.lock(owner, conditions, build_write)
         try:
             await self.check_rules(write)
         except RegisterError as error:

@@ -14,12 +14,12 @@ from app.domains.shared.history.record import change_cte
 from app.domains.shared.models import RegisterObject, table_of
 from app.domains.shared.query.orders import Condition
 from app.domains.shared.reading.documents import Documents, by_id
-from app.domains.shared.reading.etags import versions_in
 from app.domains.shared.reading.keys import Key, not_found
+from app.domains.shared.reading.preconditions import Preconditions, precondition_failed
 from app.domains.shared.reading.reader import CollectionReader, read_object
 from app.domains.shared.rules import Link, LocksUnavailableError, Rules, Values, Write
 from app.domains.shared.writing.links import read_links
-from app.utils.exceptions import PreconditionFailed, RegisterError
+from app.utils.exceptions import RegisterError
 
 # The operation for which an object is locked.
 Lock = Literal["change", "delete"]
@@ -38,23 +38,23 @@ class LockedWriter:
         self.documents = service.documents
         self.rules = Rules(service.collection.rules, service.caller, restoring=service.restoring)
 
-    async def columns(self, statement: Executable, key: Key, if_match: str | None) -> dict[str, Any]:
+    async def columns(self, statement: Executable, key: Key, conditions: Preconditions) -> dict[str, Any]:
         """Return the columns of an object.
 
-        Raises `NotFound` if there is no such object, and `PreconditionFailed` if its version is not in `if_match`.
+        Raises `NotFound` if there is no such object, and `PreconditionFailed` if its version does not meet a condition.
         """
         row = (await self.session.execute(statement, {"key": key.value})).mappings().one_or_none()
         if row is None:
             raise not_found(self.model)
-        versions = versions_in(if_match)
-        if versions is not None and row["version"] not in versions:
+        unmet = conditions.unmet_by(row["version"])
+        if unmet is not None:
             document = await read_object(self.session, self.collection, Key(by_id, row["id"]))
-            raise PreconditionFailed(
-                f"The {self.model.noun} has changed in the meantime.", headers={"ETag": document.etag}
-            )
+            raise precondition_failed(unmet, document.etag)
         return dict(row)
 
-    async def lock(self, key: Key, if_match: str | None, build_write: BuildWrite, *, lock: Lock = "change") -> Write:
+    async def lock(
+        self, key: Key, conditions: Preconditions, build_write: BuildWrite, *, lock: Lock = "change"
+    ) -> Write:
         """Lock an object, take the advisory locks of its rules, and return the write.
 
         Lock order: advisory locks before row locks. If an advisory lock is not available, the row lock is released
@@ -66,7 +66,7 @@ class LockedWriter:
         while True:
             try:
                 async with self._attempt():
-                    current = await self.columns(read_columns(self.model, key.condition, lock), key, if_match)
+                    current = await self.columns(read_columns(self.model, key.condition, lock), key, conditions)
                     write = await build_write(current)
                     await self.rules.take_locks(self.session, [write], names)
                     return write

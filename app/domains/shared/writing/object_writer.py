@@ -8,8 +8,8 @@ from app.core.engine import Row
 from app.core.prepared import FastStatement
 from app.domains.shared.collection import LinkSet, body_links, values_of
 from app.domains.shared.reading.documents import Document, by_id
-from app.domains.shared.reading.etags import versions_in
 from app.domains.shared.reading.keys import Key, not_found
+from app.domains.shared.reading.preconditions import Preconditions
 from app.domains.shared.reading.reader import read_object
 from app.domains.shared.rules import Link, Values, Write
 from app.domains.shared.schemas import ObjectFields
@@ -44,22 +44,23 @@ class ObjectWriter(LockedWriter):
             await self.rules.apply(self.session, [write])
         return Document(row.id, row.version, row.body)
 
-    async def replace(self, key: Key, body: ObjectFields, if_match: str | None) -> Document:
+    async def replace(self, key: Key, body: ObjectFields, conditions: Preconditions) -> Document:
         """Replace all values and links of an object."""
         lists = self._link_lists(body)
-        if not self.rules.concern(values_of(self.model, body)):
-            row = await self._update(key, body, lists, versions_in(if_match))
+        # The statement compares the versions of `If-Match` only.
+        if conditions.if_none_match is None and not self.rules.concern(values_of(self.model, body)):
+            row = await self._update(key, body, lists, conditions.versions)
             document = await self._document_of(row)
             if document is not None:
                 return document
-        return await self._update_locked(key, if_match, lists, lambda _: body)
+        return await self._update_locked(key, conditions, lists, lambda _: body)
 
     async def change(
-        self, key: Key, patch: ObjectFields, merge: Callable[[Values], ObjectFields], if_match: str | None
+        self, key: Key, patch: ObjectFields, merge: Callable[[Values], ObjectFields], conditions: Preconditions
     ) -> Document:
         """Apply a patch to an object: its links, and the body that `merge` returns for the current values."""
         lists = self._link_lists(patch)
-        current = await self.columns(read_columns(self.model, key.condition), key, if_match)
+        current = await self.columns(read_columns(self.model, key.condition), key, conditions)
         body = merge(current)
         values = values_of(self.model, body)
         write = Write(self.model, current["id"], current, values)
@@ -68,15 +69,15 @@ class ObjectWriter(LockedWriter):
             document = await self._document_of(row)
             if document is not None:
                 return document
-        return await self._update_locked(key, if_match, lists, merge)
+        return await self._update_locked(key, conditions, lists, merge)
 
-    async def delete(self, key: Key, if_match: str | None) -> None:
+    async def delete(self, key: Key, conditions: Preconditions) -> None:
         """Delete an object. Raises `StillReferenced` if another object refers to it."""
 
         async def build_write(current: Values) -> Write:
             return Write(self.model, current["id"], current, None)
 
-        write = await self.lock(key, if_match, build_write, lock="delete")
+        write = await self.lock(key, conditions, build_write, lock="delete")
         assert write.id is not None
         await self.check_rules(write)
         dependants = await find_dependants(self.session, self.model, write.id, self.caller.readable)
@@ -112,7 +113,7 @@ class ObjectWriter(LockedWriter):
         return await read_object(self.session, self.collection, Key(by_id, row.id))
 
     async def _update_locked(
-        self, key: Key, if_match: str | None, lists: LinkLists, merge: Callable[[Values], ObjectFields]
+        self, key: Key, conditions: Preconditions, lists: LinkLists, merge: Callable[[Values], ObjectFields]
     ) -> Document:
         """Update an object under a lock, with the body that `merge` returns for the current values, and these links."""
 
@@ -123,7 +124,7 @@ class ObjectWriter(LockedWriter):
                 await self.set_link_changes(write, lists, lambda link_set, _: set(lists[link_set]))
             return write
 
-        write = await self.lock(key, if_match, build_write)
+        write = await self.lock(key, conditions, build_write)
         assert write.before is not None
         body, locked_key = merge(write.before), Key(by_id, write.before["id"])
         await self._check(write, body, locked_key)
