@@ -15,6 +15,8 @@ MAX_FAULTS = 100
 # The name of an unknown member can be as long as the body. Names of fields and columns are shorter.
 MAX_POINTER_PART = 200
 
+# Pydantic's error types of a name, which say nothing about its value.
+_NAME_ERRORS = frozenset({"missing", "extra_forbidden"})
 _SOURCES: dict[Any, Source] = {"body": "body", "query": "query", "path": "path", "header": "header"}
 
 
@@ -25,7 +27,7 @@ def invalid_content(error: ValidationError) -> InvalidContent:
 
 def faults_of(error: ValidationError) -> Iterator[Fault]:
     """Yield the faults of a body that a service validated."""
-    for each in error.errors(include_url=False, include_input=False):
+    for each in error.errors(include_url=False):
         yield _fault("body", each["loc"], each)
 
 
@@ -45,6 +47,9 @@ def _fault(source: Source, location: Iterable[Any], error: Mapping[str, Any]) ->
     # A fault between members is placed at one of them.
     member = error.get("ctx", {}).get("member")
     pointer = json_pointer([*location, member] if member else location)
+    # Whatever type a schema requires: the one fault of null is that it is null.
+    if error.get("input", "") is None and error["type"] not in _NAME_ERRORS:
+        return Fault.of(pointer, "null_not_allowed", source=source)
     return Fault(pointer, error["type"], error_text(error), source)
 
 

@@ -713,7 +713,7 @@ async def test_password_has_12_to_256_characters(app: FastAPI, password: str, fa
         ('"\\ud800"', "surrogate"),
         (f'"{"x" * 257}"', "too_long"),
         ("1", "string_type"),
-        ("null", "string_type"),
+        ("null", "null_not_allowed"),
         ("[]", "string_type"),
     ],
 )

@@ -140,7 +140,7 @@ async def test_every_fault_is_reported_with_its_row_and_column(client: httpx.Asy
     expected = {
         3: [("/3/Code", "same_object")],
         4: [("/4/Code", "string_pattern_mismatch"), ("/4/Parent", "unknown_reference")],
-        5: [("/5/head_id", "bad_cell"), ("/5/Name", "string_type")],
+        5: [("/5/head_id", "bad_cell"), ("/5/Name", "missing")],
         6: [("/6", "wrong_number_of_cells")],
         7: [("/7/Parent", "failed_reference")],
         8: [("/8/Parent", "cycle")],
