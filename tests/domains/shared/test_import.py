@@ -422,7 +422,7 @@ async def test_empty_cells_clear_and_absent_columns_keep(client: httpx.AsyncClie
     content = "code,name,kind,address,latitude,longitude\r\nL,L,,,,\r\nM,M,,,'-1.5,1e1\r\n"
     assert (await send(client, "locations", content)).status_code == 200
     changed = (await client.get(f"/locations/{made['id']}")).json()
-    assert [changed[name] for name in ("kind", "description", "address", "latitude")] == ["site", "Kept", None, None]
+    assert [changed[name] for name in ("kind", "description", "address", "latitude")] == ["room", "Kept", None, None]
     new = (await client.get("/locations/code:M")).json()
     assert (new["latitude"], new["longitude"]) == (-1.5, 10.0)
     for cells in ("1_0,1", "nan,1", "1,inf", "1;5,1", "0x1,1", "1,", "91,1", "1e999,1"):
