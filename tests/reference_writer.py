@@ -47,7 +47,8 @@ class ReferenceWriter:
 
     async def replace(self, reference: str, body: Document, permits: Permits) -> Document:
         row = await self._find(self.model, reference, permits)
-        whole, before = self.whole.model_validate(body), await self._document(row)
+        kept = {name: getattr(row, name) for name in self.columns if name in {"access_level", "is_active"}}
+        whole, before = self.whole.model_validate(kept | body), await self._document(row)
         await self._check_rules(row, whole)
         await self._assign(row, whole, row.id)
         after = await self._document(row)

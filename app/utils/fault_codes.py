@@ -115,6 +115,7 @@ OWN_TEXTS: dict[str, str] = {
     "not_an_object": "The line is not a JSON object.",
     "not_found": "There is no such {noun}.",
     "not_utf8": "Row {row} has bytes that are not UTF-8, in cell {cell}.",
+    "null_not_allowed": "Must not be null.",
     "other_key": "This key identifies the object and cannot change. Repeat the same key or omit it.",
     "other_name": "The object with this id has another name. Refer to it by a key, or by the id alone.",
     "parameter_missing": "Requires the parameter {needed}.",

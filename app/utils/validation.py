@@ -15,6 +15,8 @@ MAX_FAULTS = 100
 # The name of an unknown member can be as long as the body. Names of fields and columns are shorter.
 MAX_POINTER_PART = 200
 
+# Pydantic's error types of names, which do not concern the value.
+_NAME_ERRORS = frozenset({"missing", "extra_forbidden"})
 _SOURCES: dict[Any, Source] = {"body": "body", "query": "query", "path": "path", "header": "header"}
 
 
@@ -25,7 +27,7 @@ def invalid_content(error: ValidationError) -> InvalidContent:
 
 def faults_of(error: ValidationError) -> Iterator[Fault]:
     """Yield the faults of a body that a service validated."""
-    for each in error.errors(include_url=False, include_input=False):
+    for each in error.errors(include_url=False):
         yield _fault("body", each["loc"], each)
 
 
@@ -41,10 +43,14 @@ def json_pointer(location: Iterable[Any]) -> str:
     return "".join(f"/{part}" for part in parts).encode("utf-8", "replace").decode()
 
 
-def _fault(source: Source, location: Iterable[Any], error: Mapping[str, Any]) -> Fault:
+def _fault(source: Source, location: Sequence[Any], error: Mapping[str, Any]) -> Fault:
     # A fault between members is placed at one of them.
     member = error.get("ctx", {}).get("member")
     pointer = json_pointer([*location, member] if member else location)
+    # One code for the null of a field, whatever the type that the schema requires.
+    is_field = bool(location) and isinstance(location[-1], str) and error["type"] not in _NAME_ERRORS
+    if is_field and error.get("input", "") is None:
+        return Fault.of(pointer, "null_not_allowed", source=source)
     return Fault(pointer, error["type"], error_text(error), source)
 
 

@@ -5,12 +5,12 @@ from typing import Annotated
 from fastapi import Depends
 
 from app.domains.department.models import Department
-from app.domains.department.schemas import DepartmentRead, DepartmentReplace
+from app.domains.department.schemas import DepartmentCreate, DepartmentRead
 from app.domains.shared.trees import Collection, MaxDepth, NoCycle, TreeService
 
 
 class DepartmentService(TreeService):
-    collection = Collection(Department, DepartmentRead, DepartmentReplace, rules=(NoCycle, MaxDepth))
+    collection = Collection(Department, DepartmentRead, DepartmentCreate, rules=(NoCycle, MaxDepth))
 
 
 DepartmentServiceDep = Annotated[DepartmentService, Depends(DepartmentService.provide)]

@@ -11,7 +11,7 @@ from app.domains.process.models import (
     ProcessResource,
     ProcessRole,
 )
-from app.domains.process.schemas import ProcessRead, ProcessReplace
+from app.domains.process.schemas import ProcessCreate, ProcessRead
 from app.domains.shared.trees import Collection, LinkSet, MaxDepth, NoCycle, TreeService
 
 OWNER = "process_id"
@@ -25,7 +25,7 @@ class ProcessService(TreeService):
     collection = Collection(
         Process,
         ProcessRead,
-        ProcessReplace,
+        ProcessCreate,
         links=(DEPARTMENTS, LOCATIONS, RESOURCES, ROLES),
         rules=(NoCycle, MaxDepth),
     )

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import Depends
 
 from app.domains.role.models import Role, RoleHolder
-from app.domains.role.schemas import RoleRead, RoleReplace
+from app.domains.role.schemas import RoleCreate, RoleRead
 from app.domains.shared.service import Collection, CollectionService, LinkSet
 
 # Not a link of the collection, because the body of a role does not list holders.
@@ -13,7 +13,7 @@ HOLDERS = LinkSet("holders", RoleHolder, owner="role_id", target="user_id")
 
 
 class RoleService(CollectionService):
-    collection = Collection(Role, RoleRead, RoleReplace)
+    collection = Collection(Role, RoleRead, RoleCreate)
 
 
 RoleServiceDep = Annotated[RoleService, Depends(RoleService.provide)]

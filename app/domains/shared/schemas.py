@@ -9,7 +9,9 @@ import unicodedata
 from collections.abc import Callable
 from copy import copy
 from datetime import datetime
-from typing import Annotated, Any, Generic, TypeGuard, TypeVar
+from functools import cache
+from types import NoneType
+from typing import Annotated, Any, Generic, TypeGuard, TypeVar, get_args, get_origin
 
 from pydantic import (
     MISSING,
@@ -24,6 +26,7 @@ from pydantic import (
     ValidationError,
     WithJsonSchema,
 )
+from pydantic.fields import FieldInfo
 
 from app.domains.shared.models import (
     CODE_LENGTH,
@@ -329,18 +332,48 @@ class Stats(Schema):
     truncated: Annotated[bool, Field(description="Whether groups are missing because there are more than 1,000.")]
 
 
+def takes_null(field: FieldInfo) -> bool:
+    """Return whether null clears a field of a body: it can be stored as NULL, or is a list of links."""
+    return NoneType in get_args(field.annotation) or get_origin(field.annotation) is list
+
+
 def merge_patch(schema: type[SchemaT]) -> type[SchemaT]:
     """Convert the schema of a body into that of its merge patch (RFC 7396): all members are optional, null clears them.
 
-    A member without a default cannot be cleared, so null is invalid for it.
+    Null is invalid for a member that is never stored as NULL, because no value means its absence.
     """
     for name, field in schema.model_fields.items():
         new_field = copy(field)
-        if not field.is_required():
+        if takes_null(field):
             # The constraints apply to the value, not to null.
             value: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
             new_field.annotation, new_field.metadata = value | None, []
-        new_field.default, new_field.default_factory = MISSING, None
-        schema.model_fields[name] = new_field
+        _make_optional(schema, name, new_field)
     schema.model_rebuild(force=True)
     return schema
+
+
+def keep_omitted(*names: str) -> Callable[[type[SchemaT]], type[SchemaT]]:
+    """Declare fields of a body of PUT that an object keeps if the body omits them; others are reset to their defaults.
+
+    For fields whose reset is a change of permissions, which a client that does not know the field must not cause.
+    """
+
+    def convert(schema: type[SchemaT]) -> type[SchemaT]:
+        for name in names:
+            _make_optional(schema, name, copy(schema.model_fields[name]))
+        schema.model_rebuild(force=True)
+        return schema
+
+    return convert
+
+
+def _make_optional(schema: type[BaseModel], name: str, field: FieldInfo) -> None:
+    field.default, field.default_factory = MISSING, None
+    schema.model_fields[name] = field
+
+
+@cache
+def kept_fields(schema: type[BaseModel]) -> frozenset[str]:
+    """Return the fields that `keep_omitted` declares."""
+    return frozenset(name for name, field in schema.model_fields.items() if field.default is MISSING)

@@ -17,7 +17,7 @@ from app.domains.shared.reading.keys import parse_key
 from app.domains.shared.reading.preconditions import Preconditions
 from app.domains.shared.reading.reader import CollectionReader
 from app.domains.shared.rules import Rules, Values
-from app.domains.shared.schemas import ObjectFields
+from app.domains.shared.schemas import ObjectFields, kept_fields
 from app.domains.shared.writing.link_writer import LinkWriter
 from app.domains.shared.writing.object_writer import ObjectWriter
 from app.domains.shared.writing.single_statement import insert_object, update_object
@@ -53,22 +53,34 @@ class CollectionService(CollectionReader):
         return await ObjectWriter(self).insert(body)
 
     async def replace(self, reference: str, body: ObjectFields, conditions: Preconditions) -> Document:
-        """Replace all values of an object; omitted members are reset to their defaults.
+        """Replace all values of an object; omitted members are reset to their defaults, except those of `keep_omitted`.
 
         Raises the errors of `create`, and `PreconditionFailed` if the object does not meet the conditions.
         """
-        return await ObjectWriter(self).replace(parse_key(reference, self.model), body, conditions)
+        key, kept = parse_key(reference, self.model), kept_fields(type(body))
+        if not kept or kept <= body.model_fields_set:
+            return await ObjectWriter(self).replace(key, body, conditions)
+
+        def complete(current: Values) -> ObjectFields:
+            return body.model_copy(update={name: current[name] for name in kept - body.model_fields_set})
+
+        return await ObjectWriter(self).change(key, body, complete, conditions)
 
     async def patch(self, reference: str, body: ObjectFields, conditions: Preconditions) -> Document:
         """Apply a merge patch to an object (RFC 7396).
 
         Raises the errors of `replace`, and `InvalidContent` if the merged object violates the schema.
         """
-        changes = body.model_dump(exclude_unset=True)
+        columns = writable_columns(self.model)
+        # Null stands for an empty list of links, the default.
+        changes = {
+            name: value
+            for name, value in body.model_dump(exclude_unset=True).items()
+            if value is not None or name in columns
+        }
 
         def merge(current: Values) -> ObjectFields:
-            values = {name: current[name] for name in writable_columns(self.model)} | changes
-            values = {name: value for name, value in values.items() if value is not None}
+            values = {name: current[name] for name in columns} | changes
             try:
                 return self.collection.body.model_validate(values)
             except ValidationError as error:

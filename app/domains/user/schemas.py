@@ -6,7 +6,16 @@ from email_validator import SPECIAL_USE_DOMAIN_NAMES, EmailNotValidError, valida
 from pydantic import AfterValidator, Field, WithJsonSchema
 
 from app.core.permissions import AccessLevel
-from app.domains.shared.schemas import Brief, ObjectFields, ObjectRead, Reference, example, merge_patch, normalised
+from app.domains.shared.schemas import (
+    Brief,
+    ObjectFields,
+    ObjectRead,
+    Reference,
+    example,
+    keep_omitted,
+    merge_patch,
+    normalised,
+)
 from app.domains.user.models import EMAIL_LENGTH
 from app.utils.fault_codes import invalid
 
@@ -53,15 +62,16 @@ class UserCreate(UserFields):
     model_config = example(name="Ada Byron", email="ada.byron@register.example", department_id=1, access_level="editor")
 
 
+@keep_omitted("access_level", "is_active")
 class UserReplace(UserFields):
-    """All fields of a user; omitted fields are reset to their defaults."""
+    """All fields of a user; omitted fields are reset to their defaults, but `access_level` and `is_active` are kept."""
 
     model_config = example(name="First administrator", email="admin@register.example", access_level="admin")
 
 
 @merge_patch
 class UserPatch(UserFields):
-    """Changes to a user: omitted fields are kept, `null` resets a field to its default."""
+    """Changes to a user: omitted fields are kept, `null` clears a field."""
 
     model_config = example(description="Creates the first objects.")
 

@@ -7,13 +7,13 @@ from fastapi import Depends
 from app.domains.shared.service import Collection, CollectionService
 from app.domains.user.models import User
 from app.domains.user.rules import Administrators
-from app.domains.user.schemas import UserRead, UserReplace
+from app.domains.user.schemas import UserCreate, UserRead
 
 
 class UserService(CollectionService):
     """Creates users without a password: a new user signs in with a password link first."""
 
-    collection = Collection(User, UserRead, UserReplace, rules=(Administrators,))
+    collection = Collection(User, UserRead, UserCreate, rules=(Administrators,))
 
 
 UserServiceDep = Annotated[UserService, Depends(UserService.provide)]

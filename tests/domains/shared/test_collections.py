@@ -52,8 +52,8 @@ def test_tables_of_tests_match_the_bodies(collection: str) -> None:
     assert set(REFERENCES[collection]) == ids
     assert (collection in TREES) is ({NoCycle, MaxDepth} <= {*declaration.rules}) is ("parent_id" in ids)
     assert LISTS[collection].read_schema is declaration.read
-    assert declaration.body is body_of(collection, "PUT")
-    for body in (declaration.body, body_of(collection, "POST", "")):
+    assert declaration.body is body_of(collection, "POST", "")
+    for body in (declaration.body, body_of(collection, "PUT")):
         body.model_validate(required(collection))
 
 

@@ -140,7 +140,7 @@ async def test_every_fault_is_reported_with_its_row_and_column(client: httpx.Asy
     expected = {
         3: [("/3/Code", "same_object")],
         4: [("/4/Code", "string_pattern_mismatch"), ("/4/Parent", "unknown_reference")],
-        5: [("/5/head_id", "bad_cell"), ("/5/Name", "string_type")],
+        5: [("/5/head_id", "bad_cell"), ("/5/Name", "missing")],
         6: [("/6", "wrong_number_of_cells")],
         7: [("/7/Parent", "failed_reference")],
         8: [("/8/Parent", "cycle")],
@@ -422,7 +422,7 @@ async def test_empty_cells_clear_and_absent_columns_keep(client: httpx.AsyncClie
     content = "code,name,kind,address,latitude,longitude\r\nL,L,,,,\r\nM,M,,,'-1.5,1e1\r\n"
     assert (await send(client, "locations", content)).status_code == 200
     changed = (await client.get(f"/locations/{made['id']}")).json()
-    assert [changed[name] for name in ("kind", "description", "address", "latitude")] == ["site", "Kept", None, None]
+    assert [changed[name] for name in ("kind", "description", "address", "latitude")] == ["room", "Kept", None, None]
     new = (await client.get("/locations/code:M")).json()
     assert (new["latitude"], new["longitude"]) == (-1.5, 10.0)
     for cells in ("1_0,1", "nan,1", "1,inf", "1;5,1", "0x1,1", "1,", "91,1", "1e999,1"):

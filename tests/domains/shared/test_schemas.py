@@ -117,7 +117,7 @@ async def test_merge_patch_conforms_to_rfc_7396(
 
 def test_patch_distinguishes_null_from_omitted_members() -> None:
     assert ProcessPatch.model_validate({}).model_dump(exclude_unset=True) == {}
-    named = {"roles": None, "kind": None, "department_ids": [1]}
+    named = {"roles": None, "criticality": None, "department_ids": [1]}
     assert ProcessPatch.model_validate(named).model_dump(exclude_unset=True) == named
     # Both coordinates are needed in the whole, not in the patch.
     assert LocationPatch.model_validate({"latitude": 1.5}).model_dump(exclude_unset=True) == {"latitude": 1.5}
@@ -139,7 +139,11 @@ MEMBERS: dict[str, tuple[list[Any], Any]] = {
 ABSENT = {name: default for name, (_, default) in MEMBERS.items()}
 documents = st.fixed_dictionaries({}, optional={name: st.sampled_from(some) for name, (some, _) in MEMBERS.items()})
 patches = st.fixed_dictionaries(
-    {}, optional={name: st.sampled_from([None, *some]) for name, (some, _) in MEMBERS.items()}
+    {},
+    optional={
+        name: st.sampled_from(some if default is not None else [None, *some])
+        for name, (some, default) in MEMBERS.items()
+    },
 )
 
 
@@ -186,6 +190,7 @@ class Patch(Whole):
         ({"required": None}, "required"),
         ({"required": ""}, "required"),
         ({"optional": ""}, "optional"),
+        ({"default": None}, "default"),
         ({"default": 0}, "default"),
         ({"default": "1"}, "default"),
         ({"items": [None]}, "items"),

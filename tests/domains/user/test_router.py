@@ -64,7 +64,7 @@ async def test_email_is_required_and_cannot_be_cleared(client: httpx.AsyncClient
     response = await client.put(f"/users/{made['id']}", json={"name": "User"})
     assert (response.status_code, faults(response)) == (422, [("/email", "missing")])
     response = await client.patch(f"/users/{made['id']}", json={"email": None})
-    assert (response.status_code, faults(response)) == (422, [("/email", "string_type")])
+    assert (response.status_code, faults(response)) == (422, [("/email", "null_not_allowed")])
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,6 @@ async def test_each_access_level_is_kept_and_others_are_refused(client: httpx.As
     for wrong in ("Admin", "root", "", 1):
         response = await client.patch(f"/users/{made['id']}", json={"access_level": wrong})
         assert (response.status_code, faults(response)) == (422, [("/access_level", "literal_error")])
-    assert (await client.patch(f"/users/{made['id']}", json={"access_level": None})).json()["access_level"] == "viewer"
 
 
 async def test_user_is_deactivated_and_activated(client: httpx.AsyncClient) -> None:
@@ -170,7 +169,6 @@ async def test_user_is_deactivated_and_activated(client: httpx.AsyncClient) -> N
     path = f"/users/{made['id']}"
     assert (await client.patch(path, json={"is_active": True})).json()["is_active"] is True
     assert (await client.patch(path, json={"is_active": False})).json()["is_active"] is False
-    assert (await client.patch(path, json={"is_active": None})).json()["is_active"] is True
     for value in (0, 1, "true", "false"):
         response = await client.patch(path, json={"is_active": value})
         assert (response.status_code, faults(response)) == (422, [("/is_active", "bool_type")])

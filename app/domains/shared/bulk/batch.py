@@ -220,15 +220,11 @@ class _Bulk:
         schema, columns = self.collection.body, writable_columns(self.model)
         values: dict[str, Any] = item.data
         if item.op != "create":
-            # Null clears a member, as in a merge patch; the schema rejects null for a required member.
-            values = {
-                name: value
-                for name, value in values.items()
-                if value is not None or name not in schema.model_fields or schema.model_fields[name].is_required()
-            }
+            # As in a merge patch, null stands for an empty list of links, the default.
+            lists = {name for link in self.collection.links for name in (link.field, link.short)}
+            values = {name: value for name, value in values.items() if value is not None or name not in lists}
         if item.current is not None:
-            unchanged = {name: item.current[name] for name in columns if name not in item.data}
-            values = {name: value for name, value in unchanged.items() if value is not None} | values
+            values = {name: item.current[name] for name in columns if name not in item.data} | values
         try:
             item.body = schema.model_validate(values)
         except ValidationError as error:

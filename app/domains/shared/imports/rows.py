@@ -28,7 +28,7 @@ from app.domains.shared.reading.cells import (
     read_links,
     read_reference,
 )
-from app.domains.shared.schemas import MAX_LINKS, is_id
+from app.domains.shared.schemas import MAX_LINKS, is_id, takes_null
 from app.utils.exceptions import ContentTooLarge, Fault
 from app.utils.validation import json_pointer
 from app.utils.wording import counted
@@ -83,6 +83,10 @@ class RowReader:
     ) -> None:
         self._model = collection.model
         self._known = members_of(collection)
+        # The fields that are never null, and whether they are required.
+        fields = collection.body.model_fields.items()
+        self._never_null = {name: field.is_required() for name, field in fields if not takes_null(field)}
+        self._lists = frozenset(name for link in collection.links for name in (link.field, link.short))
         self._columns = columns
         self._table = table
         self._match_ids = match_ids
@@ -125,6 +129,8 @@ class RowReader:
         for name, member in self._effective_members(row):
             result.sources[member.field] = (name, member)
             value = row.values[name]
+            if value is None and self._table and self._never_null.get(member.field) is False:
+                continue  # the object keeps its value, or gets the default
             try:
                 data[member.field] = self._cell(member, value) if self._table else self._value(member, value)
             except BadCellError as error:
@@ -164,12 +170,15 @@ class RowReader:
             # An invalid key is left in the data, where validation finds it.
             if data.get(name) is not None and read_key(name, data[name]) is not None:
                 return {"op": "upsert", name: data[name], "data": data}
-        # A new object has no values to clear.
-        return {"op": "create", "data": {name: value for name, value in data.items() if value is not None}}
+        # A new object has no links to clear.
+        values = {name: value for name, value in data.items() if value is not None or name not in self._lists}
+        return {"op": "create", "data": values}
 
     def _cell(self, member: Member, cell: str | None) -> Any:
         """Return the value of a cell. Raises `BadCellError` if the cell is invalid."""
         if cell is None:
+            if member.field in self._never_null:
+                raise BadCellError("missing")
             return [] if member.link is not None else None
         if len(cell) > _MAX_LENGTHS.get(member.kind, len(cell)):
             raise BadCellError("string_too_long", characters=counted(_MAX_LENGTHS[member.kind], "character"))
