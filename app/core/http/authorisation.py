@@ -32,6 +32,8 @@ _BASIC = 'Basic realm="process-register", charset="UTF-8"'
 _MAX_CACHED_CALLERS = 10_000
 # Unicode's control characters, surrogates, and line and paragraph separators.
 _CONTROL = frozenset({"Cc", "Cs", "Zl", "Zp"})
+# The permissions with which credentials are managed.
+_CREDENTIALS = frozenset({"admin", SESSION, ADMIN_SESSION})
 UNKNOWN_ADDRESS = "unknown"
 
 
@@ -59,10 +61,9 @@ class Authenticator:
         """
         if permission == PUBLIC:
             return
-        manages_credentials = permission in {SESSION, ADMIN_SESSION}
-        caller = await self._identify(_bearer(request), use_cache=not manages_credentials)
+        caller = await self._identify(_bearer(request), use_cache=permission not in _CREDENTIALS)
         request.state.caller_id = caller.id
-        if manages_credentials and caller.session_id is None:
+        if permission in {SESSION, ADMIN_SESSION} and caller.session_id is None:
             raise Forbidden("API tokens cannot manage credentials. Sign in as a user.", scope=SESSION)
         if permission == ADMIN_SESSION:
             caller.require("admin")
