@@ -8,11 +8,10 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from app.api.openapi import MEDIA_TYPE
 from app.core import passwords
 from app.domains.auth.sign_in import SignInService
 from app.utils.oauth_errors import OAUTH
-from app.utils.problems import TokenProblem
+from app.utils.problems import MEDIA_TYPE, TokenProblem
 from tests.conftest import ADMIN_PASSWORD
 from tests.domains.auth.conftest import ADMIN_EMAIL, call, client_from, sign_in, sql, try_to_sign_in
 

@@ -17,6 +17,7 @@ from app.core import passwords as passwords_module
 from app.core.http import authorisation as security
 from app.core.permissions import SCOPES, scopes_of
 from app.domains.auth import sign_in as sign_in_module
+from app.domains.auth.credentials import count_attempt
 from app.main import create_app
 from app.utils.exceptions import HashingBusy
 from tests.builders import make_department, make_password_link, make_user
@@ -299,7 +300,7 @@ async def test_queue_that_fills_up_after_the_count_still_checks_the_password(
     throttled: FastAPI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     user = await make_account(throttled)
-    count = sign_in_module.count_attempt
+    count = count_attempt
 
     async def count_and_fill(*arguments: Any) -> Any:
         counted = await count(*arguments)
@@ -711,6 +712,32 @@ async def test_common_password_is_refused_and_does_not_spend_the_link(app: FastA
     refused = await change_password(app, token, PASSWORD, password)
     assert faults(refused) == [("/new_password", "common_password")]
     assert (await use_link(app, link)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("password", "reason"),
+    [
+        ("123456789012", "This password is too common."),
+        ("passwordpassword", "This password repeats the same characters."),
+        ("abcdefghijklmn", "This password is a sequence, such as abc or 321."),
+        ("Process Register", "This password is derived from the name or the e-mail address of the user"),
+        ("Ada Byron Lovelace", "This password is derived from the name or the e-mail address of the user"),
+    ],
+)
+async def test_rejected_password_states_the_reason(app: FastAPI, password: str, reason: str) -> None:
+    user = await make_account(app, name="Ada Byron Lovelace")
+    refused = (await use_link(app, await make_link(app, user), password)).json()
+    assert refused["detail"].startswith(reason)
+    assert refused["errors"][0]["detail"] == refused["detail"]
+    assert password not in refused["detail"]
+
+
+async def test_existing_weak_password_still_signs_in(app: FastAPI) -> None:
+    user, weak = await make_account(app), "password1234"
+    stored = {"hash": await app.state.passwords.hash(weak), "id": user["id"]}
+    await sql(app, "UPDATE credentials SET password_hash = :hash WHERE user_id = :id", **stored)
+    token = (await sign_in(app, user["email"], weak))["access_token"]
+    assert (await change_password(app, token, weak, NEW_PASSWORD)).status_code == 204
 
 
 async def test_common_password_of_the_package_is_refused(app: FastAPI, client: httpx.AsyncClient) -> None:
