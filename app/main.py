@@ -30,6 +30,7 @@ from app.core.http.routing import collect_known_parameters
 from app.core.http.security_headers import SecurityHeadersMiddleware
 from app.core.http.streaming import Streams
 from app.core.migrations import head_revision
+from app.core.password_strength import SERVICE_NAME
 from app.core.passwords import Passwords
 from app.core.readiness import Readiness
 from app.core.server.memory import freeze_startup_objects
@@ -61,7 +62,7 @@ def create_app(settings: Settings) -> FastAPI:
     """Return a new application. It connects to the database at the first request that needs it."""
     sys.set_int_max_str_digits(MAX_INTEGER_DIGITS)
     app = FastAPI(
-        title="Process Register",
+        title=SERVICE_NAME,
         version=VERSION,
         summary="The processes of an organisation, their participants and their dependencies.",
         description=DESCRIPTION,

@@ -25,7 +25,7 @@ from app.core.http.authorisation import client_address
 from app.core.http.bodies import media_type
 from app.core.http.hints import name_hint
 from app.core.http.strict_json import parse_json
-from app.core.passwords import MAX_LENGTH, is_common
+from app.core.password_strength import MAX_ESTIMATED_LENGTH, _bounded, _personal_words
 from app.core.tokens import API_TOKEN, Tokens, is_well_formed
 from app.domains.auth.schemas import NewPassword, SignIn
 from app.domains.department.lists import DepartmentListQuery
@@ -105,7 +105,8 @@ UNITS = (
 END = "\0"
 # Patterns that see a text whose length is checked before, and short enough for any pattern.
 BOUNDED = {
-    ("app.core.passwords", "_OUTER_NON_LETTERS"),  # the maximum length of a password
+    ("app.core.password_strength", "_OUTER_NON_LETTERS"),  # `MAX_ESTIMATED_LENGTH`
+    ("app.core.password_strength", "_WORD"),
     ("app.core.http.bodies", "_CONTENT_TYPE"),  # `MAX_CONTENT_TYPE_LENGTH`
     ("app.core.http.bodies", "_PARAMETERS"),
     ("app.core.http.hints", "_SUFFIXED"),  # `_MAX_COMPARED_LENGTH`
@@ -320,7 +321,7 @@ async def test_password_of_a_browser_takes_linear_time(client: httpx.AsyncClient
 
 
 def test_longest_password_is_compared_at_once() -> None:
-    work = for_all_units(lambda text: is_common(text[:MAX_LENGTH], text, text))
+    work = for_all_units(lambda text: (_bounded(text[:MAX_ESTIMATED_LENGTH]), list(_personal_words(text, text))))
     assert_proportionate(work, 3_000)
 
 

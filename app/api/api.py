@@ -16,6 +16,7 @@ from app.domains.collections import COLLECTIONS
 from app.domains.process import router as process
 from app.domains.search import router as search
 from app.domains.user import router as user
+from app.utils.oauth_errors import OAUTH
 
 ROUTERS = (
     *(entry.router for entry in COLLECTIONS if entry.router is not user.router),
@@ -50,8 +51,10 @@ def include_routers(app: FastAPI, settings: Settings) -> None:
     if settings.metrics_access != "off":
         metrics = health.metrics_router(settings.metrics_access)
         app.router.routes.extend(_bind(route, app) for route in metrics.routes)
-    for route in app.routes:
-        if isinstance(route, APIRoute) and declared_permission(route) != PUBLIC and not isinstance(route, StrictRoute):
+    api_routes = [route for route in app.routes if isinstance(route, APIRoute)]
+    app.state.oauth_paths = {route.path for route in api_routes if OAUTH in (route.openapi_extra or {})}
+    for route in api_routes:
+        if declared_permission(route) != PUBLIC and not isinstance(route, StrictRoute):
             raise UndeclaredPermissionError(f"{route.path} declares a permission that nothing enforces")
 
 

@@ -31,7 +31,8 @@ from app.domains.shared.router import API
 from app.domains.shared.schemas import MAX_ID
 from app.utils.exceptions import Conflict, Forbidden, InvalidContent, PreconditionFailed, TooManyRequests, Unauthorized
 from app.utils.logging_middleware import REQUEST_ID
-from app.utils.problems import Problem
+from app.utils.oauth_errors import OAUTH, oauth_members
+from app.utils.problems import MEDIA_TYPE, Problem, TokenProblem
 
 _SCOPES = {
     scope: {"viewer": "All users.", "editor": "Editors and administrators.", "admin": "Administrators."}[level]
@@ -106,7 +107,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
         document["components"]["schemas"] |= query_schemas
         _sort_parameters(document)
         _summarise(document)
-        _add_problem(document["components"])
+        _add_problems(document["components"])
         # Before the service's own errors are added: one of them has the same status.
         _drop_foreign_errors(document)
         _add_security(document)
@@ -115,6 +116,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
         _add_request_id(document)
         _add_merge_patch(document)
         _restore_large_integers(document)
+        _add_oauth_errors(document)
         simplify(document)
         _join_lines(document)
         app.openapi_schema = document
@@ -175,9 +177,31 @@ def _join_lines(node: Any) -> None:
             _join_lines(inner)
 
 
-def _add_problem(components: dict[str, Any]) -> None:
-    schema = Problem.model_json_schema(ref_template=_SCHEMAS, mode="serialization")
-    components["schemas"] |= schema.pop("$defs") | {"Problem": schema}
+def _add_problems(components: dict[str, Any]) -> None:
+    for model in (Problem, TokenProblem):
+        schema = model.model_json_schema(ref_template=_SCHEMAS, mode="serialization")
+        components["schemas"] |= schema.pop("$defs") | {model.__name__: schema}
+
+
+def _add_oauth_errors(document: dict[str, Any]) -> None:
+    """Describe the problem documents of the routes that issue tokens."""
+    for path in document["paths"].values():
+        for operation in path.values():
+            if operation.pop(OAUTH, False):
+                operation["responses"] |= {
+                    status: _with_oauth_errors(response, int(status))
+                    for status, response in operation["responses"].items()
+                    if MEDIA_TYPE in response.get("content", {})
+                }
+
+
+def _with_oauth_errors(response: dict[str, Any], status: int) -> dict[str, Any]:
+    example = response["content"][MEDIA_TYPE]["example"]
+    problem = {
+        "schema": {"$ref": _SCHEMAS.format(model=TokenProblem.__name__)},
+        "example": example | oauth_members(status, example["detail"]),
+    }
+    return response | {"content": {MEDIA_TYPE: problem}}
 
 
 def _add_security(document: dict[str, Any]) -> None:

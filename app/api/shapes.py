@@ -36,6 +36,7 @@ _ENUMERATIONS: dict[str, tuple[str, ...]] = {
 }
 _PROBLEMS = {str(error.status): error.__name__ for error in problem_types()}
 _REFERENCE = "#/components/schemas/"
+_TOKEN_PROBLEM = f"{_REFERENCE}TokenProblem"
 _NULL = {"type": "null"}
 # The members of examples are values, not schemas.
 _EXAMPLES = ("example", "examples")
@@ -151,7 +152,11 @@ def _share_problems(document: dict[str, Any]) -> None:
     for operation in _operations(document):
         for status, response in operation["responses"].items():
             if status in _PROBLEMS:
-                name = ("Replayable" if REPLAYED in response["headers"] else "") + _PROBLEMS[status]
+                name = _PROBLEMS[status]
+                if REPLAYED in response["headers"]:
+                    name = f"Replayable{name}"
+                elif _TOKEN_PROBLEM in str(response["content"]):
+                    name = f"Token{name}"
                 assert shared.setdefault(name, response) == response, name
                 operation["responses"][status] = {"$ref": f"#/components/responses/{name}"}
     document["components"]["responses"] = dict(sorted(shared.items()))

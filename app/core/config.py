@@ -10,7 +10,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
-from app.core.passwords import MAX_LENGTH, MIN_LENGTH, is_common
+from app.core.password_strength import weakness_of
+from app.core.passwords import MAX_LENGTH, MIN_LENGTH
 from app.utils.fault_codes import described_pattern, text_of
 from app.utils.validation import error_text
 from app.utils.wording import joined
@@ -220,6 +221,13 @@ class Settings(BaseSettings):
                 values[name] = tuple(item.strip() for item in value.split(",") if item.strip())
         return values
 
+    def first_admin_weakness(self) -> str | None:
+        """Return `weakness_of` the first administrator's password, or None if none is set."""
+        password = self.first_admin_password
+        if password is None:
+            return None
+        return weakness_of(password.get_secret_value(), self.first_admin_name, self.first_admin_email)
+
     @model_validator(mode="after")
     def _reject_unsafe(self) -> Self:
         if "*" in self.cors_origins and self.cors_allow_credentials:
@@ -230,8 +238,8 @@ class Settings(BaseSettings):
                 raise ValueError("DATABASE_URL is required in production.")
             if secret == DEFAULT_SECRET_KEY:
                 raise ValueError("SECRET_KEY is required in production, and must not be the default.")
-            if self.first_admin_password is not None and is_common(self.first_admin_password.get_secret_value()):
-                raise ValueError("FIRST_ADMIN_PASSWORD is too common for production. Choose another.")
+            if weakness := self.first_admin_weakness():
+                raise ValueError(f"FIRST_ADMIN_PASSWORD is too common for production. {text_of(weakness)}")
             if self.previous_secret_key is not None:
                 previous = self.previous_secret_key.get_secret_value()
                 if previous == DEFAULT_SECRET_KEY or len(previous) < MINIMUM_SECRET_LENGTH:

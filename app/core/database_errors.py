@@ -1,5 +1,6 @@
 """Translates errors of the driver and the network into errors of the service."""
 
+import re
 from collections.abc import Awaitable
 from typing import TypeVar
 
@@ -7,6 +8,7 @@ import asyncpg
 from sqlalchemy.exc import DBAPIError
 
 from app.utils.exceptions import (
+    CallerDeleted,
     ConnectionLost,
     DatabaseBusy,
     DatabaseReadOnly,
@@ -28,6 +30,9 @@ _BY_STATE: dict[str, type[ServiceUnavailable]] = {
     "40001": SerializationFailure,
     "25006": DatabaseReadOnly,
 }
+# The detail of a row that refers in vain to the user who writes it: PostgreSQL translates all but the column's name. If
+# the user were deleted in spite of such rows, the detail would name `id`.
+_CALLER_COLUMN = re.compile(r"\((created|updated)_by_id\)=")
 # SQLSTATEs that the command line explains: insufficient_privilege and undefined_table.
 NO_PRIVILEGE, NO_TABLE = "42501", "42P01"
 # Internal errors of a statement that uses an object which another transaction has dropped or replaced meanwhile.
@@ -71,6 +76,8 @@ def translate(error: BaseException) -> BaseException:
 def _register_error(error: BaseException) -> RegisterError | None:
     sqlstate: str = getattr(error, "sqlstate", None) or ""
     if sqlstate.startswith("23"):
+        if _CALLER_COLUMN.search(getattr(error, "detail", None) or ""):
+            return CallerDeleted()
         return IntegrityViolation(sqlstate, getattr(error, "constraint_name", None) or "")
     if sqlstate.startswith("22") or (isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError)):
         return UnstorableValue()

@@ -2,21 +2,23 @@
 
 import asyncio
 import os
-import re
 import secrets
 import sys
 import threading
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from typing import TypeVar
 
 from anyio import CapacityLimiter
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
+from app.core.password_strength import weakness_of
 from app.utils.exceptions import HashingBusy
 
 MIN_LENGTH = 12
@@ -25,7 +27,7 @@ MAX_LENGTH = 256
 # Further hashes would be ready too late to be useful.
 _MAX_WAITING = 100
 _NICENESS = 10
-_OUTER_NON_LETTERS = re.compile(r"^[\W\d_]+|[\W\d_]+$")
+_has_place: ContextVar[bool] = ContextVar("has_place", default=False)
 
 T = TypeVar("T")
 
@@ -42,12 +44,30 @@ class Passwords:
     """Hashes and checks with OWASP's parameters for Argon2id: 19 MiB, 2 passes, 1 lane.
 
     At most `concurrency` hashes are computed at the same time, which limits the use of memory and CPU. Every method
-    raises `HashingBusy` if too many calls wait already.
+    raises `HashingBusy` if too many calls wait already, except in the block of a `place`.
     """
 
     def __init__(self, concurrency: int) -> None:
         self._hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
         self._concurrency = concurrency
+        self._held_places = 0
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Reserve a place in the queue for all calls of the block. Raises `HashingBusy` if none is free.
+
+        An attempt is counted inside the block: a request that finds the queue full then counts as no attempt, and a
+        counted attempt is always checked.
+        """
+        if max(0, self._held_places - self._concurrency) >= _MAX_WAITING:
+            raise HashingBusy
+        self._held_places += 1
+        token = _has_place.set(True)
+        try:
+            yield
+        finally:
+            _has_place.reset(token)
+            self._held_places -= 1
 
     async def hash(self, password: str) -> str:
         """Return the hash to store."""
@@ -56,6 +76,10 @@ class Passwords:
     async def verify(self, stored_hash: str | None, password: str) -> PasswordCheck:
         """Check a password. Without a stored hash it is wrong, and the check takes the same time."""
         return await self._run_in_thread(lambda: self._verify(stored_hash, _normalise(password)))
+
+    async def weakness(self, password: str, *personal: str | None) -> str | None:
+        """Return `weakness_of` the password, computed in a thread because it takes milliseconds."""
+        return await self._run_in_thread(lambda: weakness_of(_normalise(password), *personal))
 
     def _verify(self, stored_hash: str | None, password: str) -> PasswordCheck:
         # Computed in any case: otherwise the first check without a stored hash would take longer.
@@ -82,10 +106,9 @@ class Passwords:
         return ThreadPoolExecutor(self._concurrency, "password", initializer=_lower_priority)
 
     async def _run_in_thread(self, work: Callable[[], T]) -> T:
-        if self._limiter.statistics().tasks_waiting >= _MAX_WAITING:
-            raise HashingBusy
-        async with self._limiter:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        with nullcontext() if _has_place.get() else self.place():
+            async with self._limiter:
+                return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
 
 def _lower_priority() -> None:
@@ -97,26 +120,3 @@ def _lower_priority() -> None:
 def _normalise(password: str) -> str:
     # Keyboards encode the same letter differently (NIST SP 800-63B).
     return unicodedata.normalize("NFC", password)
-
-
-def is_common(password: str, *user_words: str | None) -> bool:
-    """Return whether a password is common, ignoring case.
-
-    A password is common if it is in a list of common passwords, also with digits and punctuation around it; if it
-    repeats a single character; or if it is one of `user_words`, such as name and e-mail address, also with digits and
-    punctuation around it or without the domain of the address.
-    """
-    folded = password.casefold()
-    core = _OUTER_NON_LETTERS.sub("", folded)
-    if len(set(folded)) == 1 or not _common_passwords().isdisjoint({folded, core}):
-        return True
-    words = {part for word in user_words if word for part in (word.casefold(), word.casefold().partition("@")[0])}
-    return folded in words or core in words
-
-
-@cache
-def _common_passwords() -> frozenset[str]:
-    # Loaded at first use: the package's lists are large.
-    from zxcvbn.frequency_lists import FREQUENCY_LISTS  # noqa: PLC0415
-
-    return frozenset(FREQUENCY_LISTS["passwords"])

@@ -93,10 +93,14 @@ class Tokens:
             return None
         return AccessToken(int(subject), int(session), int(claims["exp"]))
 
-    def successor(self, refresh_token: str) -> str:
-        """Return the refresh token that replaces another: always the same one, so a lost response can be repeated."""
-        key = _derive(self._secrets[0], "refresh token")
-        return _with_checksum(REFRESH_TOKEN, hmac.digest(key, refresh_token.encode(), "sha256"))
+    def successors(self, refresh_token: str) -> list[str]:
+        """Return the refresh tokens that may replace another, one for each key; the first is the one to store.
+
+        They are always the same, so a lost response can be repeated. The former key is the first: replicas that do not
+        know the new key yet can repeat the response, too.
+        """
+        keys = [_derive(secret, "refresh token") for secret in reversed(self._secrets)]
+        return [_with_checksum(REFRESH_TOKEN, hmac.digest(key, refresh_token.encode(), "sha256")) for key in keys]
 
     def seal(self, text: str, context: str) -> str:
         """Return a text as a token that clients send back but cannot alter or use in another context."""

@@ -23,6 +23,8 @@ from app.domains.user.administrators import first_administrator
 from app.domains.user.models import User
 from app.domains.user.schemas import UserCreate
 from app.domains.user.service import UserService
+from app.utils.exceptions import CommonPassword
+from app.utils.fault_codes import text_of
 
 Report = Callable[[str], None]
 
@@ -75,9 +77,14 @@ async def initialise(settings: Settings, url: str | URL, report: Report, *, demo
 
 
 async def _set_password(session: RegisterSession, caller: Caller, settings: Settings) -> str | None:
-    """Set the first administrator's password unless one is set; return it if it was generated."""
+    """Set the first administrator's password unless one is set; return it if it was generated.
+
+    Raises `CommonPassword` if the password of the settings is easy to guess.
+    """
     if await _has_password(session, caller):
         return None
+    if weakness := settings.first_admin_weakness():
+        raise CommonPassword(f"FIRST_ADMIN_PASSWORD is rejected. {text_of(weakness)}")
     configured = settings.first_admin_password
     if configured is None and settings.env == "production":
         return None  # a generated password would end up in the logs of the job

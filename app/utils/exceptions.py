@@ -3,6 +3,7 @@
     RegisterError
     ├── BadRequest                  400
     ├── Unauthorized                401
+    │   ├── CallerDeleted
     │   └── WrongCredentials
     ├── Forbidden                   403
     ├── NotFound                    404
@@ -59,6 +60,7 @@ from app.utils.fault_codes import code_of, text_of
 
 # The challenge of bearer authentication (RFC 6750).
 BEARER = 'Bearer realm="process-register"'
+INVALID_TOKEN = f'{BEARER}, error="invalid_token"'
 
 Source = Literal["body", "query", "path", "header"]
 
@@ -128,6 +130,15 @@ class Unauthorized(RegisterError):
 
     def __init__(self, detail: str = "", *, challenge: str) -> None:
         super().__init__(detail, headers={"WWW-Authenticate": challenge})
+
+
+class CallerDeleted(Unauthorized):
+    """The user of the token was deleted after the token was checked. See `Unauthorized`."""
+
+    text = "The user of this token has been deleted."
+
+    def __init__(self) -> None:
+        super().__init__(challenge=INVALID_TOKEN)
 
 
 class WrongCredentials(Unauthorized):

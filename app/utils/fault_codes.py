@@ -76,6 +76,16 @@ OWN_TEXTS: dict[str, str] = {
     "both_forms": "Set `{field}` or `{short}`, not both.",
     "change_message": "A change message is one line of at most {characters}.",
     "common_password": "This password is too common. Choose another.",
+    "common_password:date": "This password consists mostly of a date or a year. Choose another, such as a few words.",
+    "common_password:keyboard": "This password follows the keys of a keyboard. Choose another, such as a few words.",
+    "common_password:name": "This password consists mostly of a common name. Choose another, such as a few words.",
+    "common_password:personal": (
+        "This password is derived from the name or the e-mail address of the user, or from the name of the service. "
+        "Choose another, such as a few words."
+    ),
+    "common_password:repeat": "This password repeats the same characters. Choose another, such as a few words.",
+    "common_password:sequence": "This password is a sequence, such as abc or 321. Choose another, such as a few words.",
+    "common_password:word": "This password consists mostly of a single common word. Choose another, of a few words.",
     "conflict": "{reason}",
     "contradicting_links": "This list has contradictory entries for the same {noun}.",
     "control_character": "Must not contain control characters.",

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from app.utils.exceptions import InternalError, RegisterError
+from app.utils.oauth_errors import OAuthError, oauth_members
 
 MEDIA_TYPE = "application/problem+json"
 # Characters of the path in a problem document. Percent-encoding makes a path up to three times as long.
@@ -77,6 +78,19 @@ class Problem(BaseModel):
     )
 
 
+class TokenProblem(Problem):
+    """A problem document of a route that issues tokens, with the fields of an error of OAuth 2."""
+
+    error: Annotated[
+        OAuthError,
+        Field(
+            description="Error code of RFC 6749, section 5.2, or for 429, 500 and 503 of section 4.1.2.1.",
+            examples=["invalid_grant"],
+        ),
+    ]
+    error_description: Annotated[str, Field(description="The `detail` in printable ASCII.")]
+
+
 def problem_response(error: RegisterError, scope: Scope) -> Response:
     """Return the response to an error. It never contains messages of the driver or a traceback."""
     document: dict[str, Any] = {
@@ -87,12 +101,19 @@ def problem_response(error: RegisterError, scope: Scope) -> Response:
         "request_id": scope.get("state", {}).get("request_id", ""),
         "errors": [fault.as_json() for fault in error.errors],
         **error.extensions,
+        **(oauth_members(error.status, error.detail, error.errors) if _issues_tokens(scope) else {}),
     }
     body = _encode(document)
     # Any client can cause errors in the head of a request, also without a token. Errors in a body are smaller than it.
     if len(body) > MAX_BYTES and all(fault.source != "body" for fault in error.errors):
         body = _encode(_with_fitting_errors(document))
     return Response(body, error.status, error.headers, MEDIA_TYPE)
+
+
+def _issues_tokens(scope: Scope) -> bool:
+    """Return whether the path is that of a route with `ISSUES_TOKENS`, also for errors before the routing."""
+    path = scope["path"].removeprefix(scope.get("root_path", "")).removesuffix("/")
+    return "app" in scope and path in getattr(scope["app"].state, "oauth_paths", ())
 
 
 def _with_fitting_errors(document: dict[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from app.core.http.protocol import GuardedProtocol
 from app.main import create_app
 from app.utils.exceptions import RegisterError, error_classes, problem_types
 from app.utils.fault_codes import TEXTS, UNKNOWN_PATTERN_TEXT, code_of
-from app.utils.problems import MAX_INSTANCE_LENGTH, Problem
+from app.utils.problems import MAX_INSTANCE_LENGTH, Problem, TokenProblem
 from tests.conftest import new_database, settings_for
 from tests.waiting import HANG_TIMEOUT, wait_until
 
@@ -66,6 +66,10 @@ def documented_statuses(method: str, path: str) -> set[str] | None:
     return None
 
 
+# The routes whose errors are also those of OAuth 2.
+TOKEN_PATHS = frozenset({"/api/v1/auth/token", "/api/v1/auth/refresh"})
+
+
 def assert_problem(response: httpx.Response, code: str, *pointers: str) -> dict[str, Any]:
     """Assert that a response is the complete problem document of `code` with exactly these pointers, and return it."""
     error = CODES[code]
@@ -73,8 +77,10 @@ def assert_problem(response: httpx.Response, code: str, *pointers: str) -> dict[
     problem: dict[str, Any] = response.json()
     expected = {"type", "title", "status", "detail", "instance", "code", "request_id", "errors"}
     own = {"still_referenced": {"dependants"}, "forbidden": {"scope"}}
-    assert problem.keys() == expected | own.get(code, set())
-    Problem.model_validate(problem, strict=True)
+    issues_tokens = problem["instance"].removesuffix("/") in TOKEN_PATHS
+    oauth = {"error", "error_description"} if issues_tokens else set()
+    assert problem.keys() == expected | own.get(code, set()) | oauth
+    (TokenProblem if issues_tokens else Problem).model_validate(problem, strict=True)
     assert {name: problem[name] for name in ("type", "title", "status", "code")} == {
         "type": f"/problems/{error.name}",
         "title": error.title,

@@ -16,8 +16,8 @@ from app.core.permissions import AUTHENTICATED, PUBLIC
 from app.domains.shared.imports.files import FILE_TYPES
 from app.main import create_app
 from app.utils.exceptions import problem_types
-from app.utils.problems import Problem
-from tests.api.conftest import responses_of
+from app.utils.problems import Problem, TokenProblem
+from tests.api.conftest import TOKEN_PATHS, responses_of
 from tests.catalogue import COLLECTIONS
 
 Operation = dict[str, Any]
@@ -165,8 +165,9 @@ def test_every_error_is_a_problem_that_is_explained(operations: dict[tuple[str, 
             if int(status) >= 400:
                 ((media_type, content),) = response["content"].items()
                 assert media_type == "application/problem+json", (key, status)
-                assert content["schema"] == {"$ref": "#/components/schemas/Problem"}, (key, status)
-                example = Problem.model_validate(content["example"], strict=True)
+                model = TokenProblem if key[1] in TOKEN_PATHS else Problem
+                assert content["schema"] == {"$ref": f"#/components/schemas/{model.__name__}"}, (key, status)
+                example = model.model_validate(content["example"], strict=True)
                 assert (example.status, example.type in TYPES) == (int(status), True), (key, status)
                 assert len(response["description"]) > 50, (key, status)
                 takes_key = "Idempotency-Key" in {each["name"] for each in operation.get("parameters", ())}

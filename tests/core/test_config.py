@@ -80,6 +80,7 @@ def test_production_starts_with_a_database_and_a_secret(environment: dict[str, s
             "PREVIOUS_SECRET_KEY must have at least 32 characters",
         ),
         ("FIRST_ADMIN_PASSWORD", "password1234", "is too common for production"),
+        ("FIRST_ADMIN_PASSWORD", "Process Register 1", "is derived from the name"),
         ("FORWARDED_ALLOW_IPS", "*", "FORWARDED_ALLOW_IPS must not contain all addresses"),
         ("FORWARDED_ALLOW_IPS", "10.0.0.1, *", "FORWARDED_ALLOW_IPS must not contain all addresses"),
         ("FORWARDED_ALLOW_IPS", "0.0.0.0/0", "FORWARDED_ALLOW_IPS must not contain all addresses"),

@@ -1,6 +1,7 @@
-"""Hashing of passwords, its limits, and common passwords."""
+"""Hashing of passwords and its limits."""
 
 import asyncio
+import contextvars
 import os
 import sys
 import threading
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from argon2 import PasswordHasher
 
-from app.core.passwords import PasswordCheck, Passwords, is_common
+from app.core.passwords import PasswordCheck, Passwords
 from app.utils.exceptions import HashingBusy
 from tests.waiting import until
 
@@ -185,31 +186,47 @@ async def test_cancelled_call_frees_its_place(held: Held) -> None:
         await waiting
 
 
-@pytest.mark.parametrize(
-    "password",
-    [
-        "password",
-        "PassWord",
-        "Password1234",
-        "123password!!!",
-        "!!!qwertyuiop!!!",
-        "aaaaaaaaaaaaaaaa",
-        "AaAaAaAaAaAa",
-        "            ",
-        "1234567890",
-        "ada.byron@register.example",
-        "ADA.BYRON@REGISTER.EXAMPLE",
-        "ada.byron",
-        "ada.byron1815",
-        "Ada Byron Lovelace",
-    ],
-)
-def test_common_password_is_known(password: str) -> None:
-    assert is_common(password, "Ada Byron Lovelace", "ada.byron@register.example")
+async def test_calls_of_a_place_are_served_although_the_queue_is_full(held: Held) -> None:
+    passwords = Passwords(2)
+    passwords._hasher = held  # type: ignore[assignment]
+    with passwords.place():
+        tasks = [asyncio.create_task(hash_without_place(passwords)) for _ in range(101)]
+        await until_running(passwords, held, 2, 99)
+        own = asyncio.create_task(passwords.hash("own"))
+        await until_running(passwords, held, 2, 100)
+        with pytest.raises(HashingBusy):
+            await hash_without_place(passwords)
+        held.released.set()
+        assert await own == "own"
+    assert await asyncio.gather(*tasks) == [""] * 101
 
 
-@pytest.mark.parametrize(
-    "password", [PASSWORD, "the administrator of all tests", "Ada Byron Lovelac", "try-the-register", "1815 was a year"]
-)
-def test_other_password_is_not_common(password: str) -> None:
-    assert not is_common(password, "Ada Byron Lovelace", "ada.byron@register.example", None, "")
+async def hash_without_place(passwords: Passwords) -> str:
+    """Hash as another request does: a task has the context of the task that created it."""
+    return await asyncio.get_running_loop().create_task(passwords.hash(""), context=contextvars.Context())
+
+
+async def test_place_is_freed_by_an_error_and_a_cancellation() -> None:
+    passwords = Passwords(1)
+
+    async def wait() -> None:
+        with passwords.place():
+            await asyncio.Event().wait()
+
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError), passwords.place():
+            raise ZeroDivisionError
+        task = asyncio.create_task(wait())
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert passwords._held_places == 0
+
+
+async def test_weakness_is_found_in_the_threads_of_the_hashes() -> None:
+    passwords = Passwords(1)
+    assert await passwords.weakness("passwordpassword") == "common_password:repeat"
+    assert await passwords.weakness(PASSWORD, "Ada", None) is None
+    # Normalised as it is hashed.
+    assert await passwords.weakness("Zu\u0308rich Muller", "Z\u00fcrich Muller") == "common_password:personal"

@@ -452,13 +452,16 @@ async def test_replaced_key_ends_sessions_only_once_it_is_removed(committed: Com
         await after.state.database.dispose()
 
 
-def test_successor_of_a_refresh_token_needs_the_key() -> None:
+def test_successors_of_a_refresh_token_need_the_keys() -> None:
     first, second = Tokens(with_keys(secret_key=OLD_KEY)), Tokens(with_keys(secret_key=NEW_KEY))
+    both = Tokens(with_keys(secret_key=NEW_KEY, previous_secret_key=OLD_KEY))
     token = new_token(REFRESH_TOKEN)
-    successor = first.successor(token)
+    (successor,), (other,) = first.successors(token), second.successors(token)
     assert is_well_formed(REFRESH_TOKEN, successor)
-    assert successor == first.successor(token)
-    assert len({token, successor, second.successor(token), first.successor(successor)}) == 4
+    assert first.successors(token) == [successor]
+    assert len({token, successor, other, *first.successors(successor)}) == 4
+    # The former key is the first.
+    assert both.successors(token) == [successor, other]
 
 
 def test_stored_hash_is_not_the_token() -> None:

@@ -13,6 +13,7 @@ from sqlalchemy import URL
 from app.domains.register.demo_data import DEMO_FILES, DEMO_PASSWORD, DEMO_USERS
 from app.main import create_app
 from app.utils.db_init import initialise
+from app.utils.exceptions import CommonPassword
 from tests.catalogue import COLLECTIONS, LINKS
 from tests.conftest import (
     ADMIN_PASSWORD,
@@ -144,6 +145,16 @@ async def test_first_administrator_has_the_password_of_the_settings(empty: URL) 
     assert (await initialise(other, empty, lambda _: None, demo_data=False)).new_password is None
     assert (await try_to_sign_in(app, administrator.email, ADMIN_PASSWORD)).status_code == 200
     await app.state.database.dispose()
+
+
+@pytest.mark.parametrize("weak", ["passwordpassword", "Root Lane 1815", "root.lane@register.example"])
+async def test_weak_password_of_the_settings_is_rejected(empty: URL, weak: str) -> None:
+    names = {"first_admin_name": "Root Lane", "first_admin_email": "root.lane@register.example"}
+    settings = settings_for(empty, first_admin_password=SecretStr(weak), **names)
+    with pytest.raises(CommonPassword, match=r"^FIRST_ADMIN_PASSWORD is rejected\. This password ") as caught:
+        await initialise(settings, empty, lambda _: None, demo_data=False)
+    assert weak not in str(caught.value)
+    assert await passwords_of(empty) == []
 
 
 async def test_password_of_the_first_administrator_is_generated_once(empty: URL) -> None:

@@ -15,6 +15,7 @@ from app.core.caller import Caller
 from app.core.permissions import ADMIN_SESSION, PUBLIC, SCOPES, SESSION
 from app.utils.exceptions import (
     BEARER,
+    INVALID_TOKEN,
     Fault,
     Forbidden,
     InvalidContent,
@@ -28,10 +29,11 @@ CHANGE_MESSAGE = "X-Change-Message"
 MAX_MESSAGE_LENGTH = 500
 
 _BASIC = 'Basic realm="process-register", charset="UTF-8"'
-INVALID_TOKEN = f'{BEARER}, error="invalid_token"'
 _MAX_CACHED_CALLERS = 10_000
 # Unicode's control characters, surrogates, and line and paragraph separators.
 _CONTROL = frozenset({"Cc", "Cs", "Zl", "Zp"})
+# The permissions with which credentials are managed.
+_CREDENTIALS = frozenset({"admin", SESSION, ADMIN_SESSION})
 UNKNOWN_ADDRESS = "unknown"
 
 
@@ -40,7 +42,10 @@ FindCaller = Callable[[str], Awaitable[Caller | None]]
 
 
 class Authenticator:
-    """Authorises requests, and caches the results of `find` for `cache_seconds`, at most one second."""
+    """Authorises requests, and caches the results of `find` for `cache_seconds`, at most one second.
+
+    Requests that manage credentials do not use cached results.
+    """
 
     def __init__(self, find: FindCaller, cache_seconds: float) -> None:
         self._find = find
@@ -56,7 +61,7 @@ class Authenticator:
         """
         if permission == PUBLIC:
             return
-        caller = await self._identify(_bearer(request))
+        caller = await self._identify(_bearer(request), use_cache=permission not in _CREDENTIALS)
         request.state.caller_id = caller.id
         if permission in {SESSION, ADMIN_SESSION} and caller.session_id is None:
             raise Forbidden("API tokens cannot manage credentials. Sign in as a user.", scope=SESSION)
@@ -79,12 +84,13 @@ class Authenticator:
         if "operations:read" not in (await self._identify(token, _BASIC)).scopes:
             raise Unauthorized(text_of("forbidden:token", scope="operations:read"), challenge=_BASIC)
 
-    async def _identify(self, token: str, challenge: str = INVALID_TOKEN) -> Caller:
-        entry = self._cache.get(token)
+    async def _identify(self, token: str, challenge: str = INVALID_TOKEN, *, use_cache: bool = True) -> Caller:
+        entry = self._cache.get(token) if use_cache else None
         if entry is None:
             lookup_at = time.monotonic()
             found = await self._find(token)
             if found is None:
+                self._cache.pop(token, None)
                 raise Unauthorized("The token is invalid, expired or revoked.", challenge=challenge)
             entry = self._cache[token] = found, lookup_at
         caller, _ = entry

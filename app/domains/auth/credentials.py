@@ -8,7 +8,7 @@ from sqlalchemy import Executable
 from app.core.caller import Caller
 from app.core.config import Settings
 from app.core.database import RegisterSession
-from app.core.passwords import is_common
+from app.core.passwords import Passwords
 from app.core.tokens import (
     LINK_LIFETIME,
     LINK_TOKEN,
@@ -71,7 +71,11 @@ async def count_attempt(session: RegisterSession, settings: Settings, email: str
     return row
 
 
-def reject_common_password(password: SecretStr, pointer: str, *personal: str | None) -> None:
-    """Raise `CommonPassword` if a password is common or is derived from the `personal` texts."""
-    if is_common(password.get_secret_value(), *personal):
-        raise CommonPassword(errors=[Fault.of(pointer, "common_password")])
+async def reject_common_password(
+    passwords: Passwords, password: SecretStr, pointer: str, *personal: str | None
+) -> None:
+    """Raise `CommonPassword` if a password is easy to guess, also with the `personal` texts; `HashingBusy`."""
+    weakness = await passwords.weakness(password.get_secret_value(), *personal)
+    if weakness is not None:
+        fault = Fault.of(pointer, weakness)
+        raise CommonPassword(fault.detail, errors=[fault])

@@ -33,6 +33,7 @@ from app.domains.shared.router import (
     problems,
 )
 from app.utils.exceptions import Conflict, NotFound, TooManyRequests, Unauthorized
+from app.utils.oauth_errors import ISSUES_TOKENS
 
 router = api_router("/auth", ["auth"])
 # Registered before `/users/{reference}`, which would match `me`.
@@ -47,13 +48,17 @@ SignInServiceDep = Annotated[SignInService, Depends(SignInService.provide)]
 Service = Annotated[AccountService, Depends(AccountService.provide)]
 
 
-@router.post("/token", responses=problems(Unauthorized, TooManyRequests, *BODY), openapi_extra=REQUIRES_NOTHING)
+@router.post(
+    "/token",
+    responses=problems(Unauthorized, TooManyRequests, *BODY),
+    openapi_extra=REQUIRES_NOTHING | ISSUES_TOKENS,
+)
 async def sign_in(service: SignInServiceDep, form: Annotated[SignIn, Form()]) -> TokenPair:
     """Sign in with e-mail address and password (OAuth 2 password grant)."""
     return await service.sign_in(form)
 
 
-@router.post("/refresh", responses=problems(Unauthorized, *BODY), openapi_extra=REQUIRES_NOTHING)
+@router.post("/refresh", responses=problems(Unauthorized, *BODY), openapi_extra=REQUIRES_NOTHING | ISSUES_TOKENS)
 async def refresh_token(service: SignInServiceDep, body: Refresh) -> TokenPair:
     """Exchange a refresh token for a new token pair.
 

@@ -9,7 +9,7 @@ from sqlalchemy import BigInteger, ColumnElement, Executable, FromClause, bindpa
 from app.core.caller import Caller, CallerDep
 from app.core.config import Settings
 from app.core.database import RegisterSession, SessionDep
-from app.core.http.authorisation import INVALID_TOKEN, client_address
+from app.core.http.authorisation import client_address
 from app.core.passwords import Passwords
 from app.core.permissions import scopes_of
 from app.core.tokens import (
@@ -37,6 +37,8 @@ from app.domains.shared.schemas import Brief
 from app.domains.user.models import User
 from app.domains.user.sessions import end_sessions
 from app.utils.exceptions import (
+    INVALID_TOKEN,
+    CallerDeleted,
     Fault,
     InvalidContent,
     NotFound,
@@ -68,10 +70,10 @@ class AccountService(CredentialService):
         return cls(session, caller, request)
 
     async def me(self) -> Me:
-        """Return the caller with the scopes of this token. Raises `NotFound` if the user was deleted meanwhile."""
+        """Return the caller with the scopes of this token. Raises `CallerDeleted` if the user was deleted meanwhile."""
         row = await self._row(statements.SELECT_ME, user_id=self.caller.user_id)
         if row is None:
-            raise not_found(User)  # deleted after the token was checked
+            raise CallerDeleted
         department = None
         if row.department_id is not None:
             department = Brief(id=row.department_id, code=row.department_code, name=row.department_name)
@@ -106,17 +108,20 @@ class AccountService(CredentialService):
     async def change_password(self, body: ChangePassword) -> None:
         """Change the caller's password and end the caller's other sessions.
 
-        Raises `InvalidContent` if the old password is wrong, `CommonPassword`, and `TooManyRequests`.
+        Raises `InvalidContent` if the old password is wrong, `CommonPassword`, `TooManyRequests`, and `HashingBusy`,
+        which does not count as an attempt.
         """
         user_id = self.caller.user_id
         user = await self._row(statements.SELECT_PASSWORD, user_id=user_id)
         if user is None:
-            raise not_found(User)
-        reject_common_password(body.new_password, "/new_password", user.name, user.email)
-        account = await count_attempt(self.session, self.settings, user.email, self.address)
-        await self.session.release()  # as in `SignInService.sign_in`
-        check = await self.passwords.verify(user.password_hash, body.old_password.get_secret_value())
-        new_hash = await self.passwords.hash(body.new_password.get_secret_value()) if check.is_valid else ""
+            raise CallerDeleted
+        await self.session.release()  # hashing needs no connection
+        await reject_common_password(self.passwords, body.new_password, "/new_password", user.name, user.email)
+        with self.passwords.place():
+            account = await count_attempt(self.session, self.settings, user.email, self.address)
+            await self.session.release()  # as in `SignInService.sign_in`
+            check = await self.passwords.verify(user.password_hash, body.old_password.get_secret_value())
+            new_hash = await self.passwords.hash(body.new_password.get_secret_value()) if check.is_valid else ""
         is_changed = check.is_valid and await self._row(
             statements.CHANGE_PASSWORD,
             user_id=user_id,

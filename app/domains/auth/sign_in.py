@@ -8,7 +8,7 @@ from pydantic import SecretStr
 from app.core.caller import Caller
 from app.core.config import Settings
 from app.core.database import RegisterSession, SessionDep
-from app.core.http.authorisation import INVALID_TOKEN, client_address
+from app.core.http.authorisation import client_address
 from app.core.passwords import Passwords
 from app.core.permissions import AccessLevel, effective_scopes
 from app.core.tokens import (
@@ -31,6 +31,7 @@ from app.domains.auth.schemas import (
 )
 from app.domains.user.sessions import end_sessions
 from app.utils.exceptions import (
+    INVALID_TOKEN,
     Fault,
     SpentLink,
     Unauthorized,
@@ -63,18 +64,20 @@ class SignInService(CredentialService):
     async def sign_in(self, form: SignIn) -> TokenPair:
         """Open a session for an e-mail address and its password.
 
-        Raises `TooManyRequests`, and `WrongCredentials` with the same response and timing for every cause.
+        Raises `TooManyRequests`, `WrongCredentials` with the same response and timing for every cause, and
+        `HashingBusy`, which does not count as an attempt.
         """
-        account = await count_attempt(self.session, self.settings, form.username, self.address)
-        # Commit now: a failed request must not roll back the count, and hashing needs no connection.
-        await self.session.release()
-        scopes, keys = form.scope.split() or None, account.keys
-        pair = await self._open_if_valid(form.password, account.id, account.password_hash, scopes, keys)
-        if pair is None:
-            # Another hash was stored meanwhile: of a new password, or of this one with stronger parameters.
-            row = await self._row(statements.SELECT_PASSWORD, user_id=account.id)
+        with self.passwords.place():
+            account = await count_attempt(self.session, self.settings, form.username, self.address)
+            # Commit now: a failed request must not roll back the count, and hashing needs no connection.
             await self.session.release()
-            pair = row and await self._open_if_valid(form.password, account.id, row.password_hash, scopes, keys)
+            scopes, keys = form.scope.split() or None, account.keys
+            pair = await self._open_if_valid(form.password, account.id, account.password_hash, scopes, keys)
+            if pair is None:
+                # Another hash was stored meanwhile: of a new password, or of this one with stronger parameters.
+                row = await self._row(statements.SELECT_PASSWORD, user_id=account.id)
+                await self.session.release()
+                pair = row and await self._open_if_valid(form.password, account.id, row.password_hash, scopes, keys)
         if pair is None:
             raise WrongCredentials
         return pair
@@ -96,17 +99,18 @@ class SignInService(CredentialService):
 
         A repetition within `REFRESH_GRACE` returns the same refresh token. Later reuse ends the session, because reuse
         means that the token was stolen; so does a refresh of a session with `MAX_REFRESH_TOKENS` tokens. Raises
-        `Unauthorized` in these cases, and if the token is invalid or expired.
+        `Unauthorized` in these cases, if the token is invalid or expired, and if a repetition cannot return the same
+        refresh token because its key was removed from the settings.
         """
         token = body.refresh_token.get_secret_value()
         error = Unauthorized("The refresh token is invalid, expired or already used.", challenge=INVALID_TOKEN)
         if not is_well_formed(REFRESH_TOKEN, token):
             raise error
-        successor = self.tokens.successor(token)
+        successors = {token_hash(each): each for each in self.tokens.successors(token)}
         row = await self._row(
             statements.ROTATE_REFRESH_TOKEN,
             token_hash=token_hash(token),
-            successor_hash=token_hash(successor),
+            successor_hashes=list(successors),
             lifetime=REFRESH_LIFETIME,
             grace=REFRESH_GRACE,
             max_tokens=MAX_REFRESH_TOKENS,
@@ -116,7 +120,14 @@ class SignInService(CredentialService):
         if row.must_end:
             await self.session.release()  # commits the end of the session, which the error would roll back
             raise error
-        return self._token_pair(row.user_id, row.session_id, successor, row.access_level, row.scopes)
+        # A replica with other keys may have stored another successor than this one would.
+        stored_hash = next(iter(successors)) if row.is_first else row.stored_hash
+        if stored_hash is None:
+            values = {"successor_hashes": list(successors)}
+            stored_hash = await self.session.scalar(statements.SELECT_SUCCESSOR, values)
+        if stored_hash is None:
+            raise error
+        return self._token_pair(row.user_id, row.session_id, successors[stored_hash], row.access_level, row.scopes)
 
     async def set_password(self, body: SetPassword) -> TokenPair:
         """Set the password of the user of a link, end all sessions of the user, and open a new one.
@@ -127,8 +138,8 @@ class SignInService(CredentialService):
         user = await self._row(statements.SELECT_LINK_USER, token_hash=digest)
         if user is None:
             raise _spent_link()
-        reject_common_password(body.password, "/password", user.name, user.email)
         await self.session.release()  # hashing needs no connection
+        await reject_common_password(self.passwords, body.password, "/password", user.name, user.email)
         new_hash = await self.passwords.hash(body.password.get_secret_value())
         author = Caller(user.id, user.name, "viewer", frozenset(), request_id=self.request_id)
         redeemed = await self._row(statements.REDEEM_LINK, token_hash=digest, new_hash=new_hash, **author.signature())

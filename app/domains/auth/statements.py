@@ -133,16 +133,20 @@ ROTATE_REFRESH_TOKEN = text(
         RETURNING t.session_id
     ), successor AS (
         INSERT INTO refresh_tokens (token_hash, session_id, expires_at)
-        SELECT :successor_hash, session_id, now() + CAST(:lifetime AS interval) FROM spent
+        SELECT (CAST(:successor_hashes AS bytea[]))[1], session_id, now() + CAST(:lifetime AS interval) FROM spent
     ), extended AS (
         UPDATE sessions s SET last_used_at = now(), expires_at = now() + CAST(:lifetime AS interval) FROM spent
          WHERE s.id = spent.session_id
     ), ended AS (
         DELETE FROM sessions s USING presented p WHERE s.id = p.session_id AND p.must_end
     )
-    SELECT session_id, user_id, access_level, scopes, must_end FROM presented
+    SELECT session_id, user_id, access_level, scopes, must_end, EXISTS (SELECT FROM spent) AS is_first,
+           (SELECT token_hash FROM refresh_tokens WHERE token_hash = ANY(:successor_hashes)) AS stored_hash
+      FROM presented
     """
 )
+# Runs after a rotation that waited for a concurrent one: its newer snapshot has the successor that the other stored.
+SELECT_SUCCESSOR = text("SELECT token_hash FROM refresh_tokens WHERE token_hash = ANY(:successor_hashes)")
 
 # Creating credentials requires a session that is live now and until the commit; the caller may come from the cache.
 # The lock of the user also makes concurrent requests of one user take turns, so that each counts the tokens of the

@@ -9,6 +9,7 @@ import httpx
 import pytest
 from argon2 import PasswordHasher
 from fastapi import FastAPI
+from pydantic import SecretStr
 from sqlalchemy import text
 
 from app.core.tokens import REFRESH_LIFETIME, REFRESH_TOKEN, new_token, token_hash
@@ -59,7 +60,14 @@ async def app(committed: Committed) -> FastAPI:
 @asynccontextmanager
 async def replicas(committed: Committed, **settings: Any) -> AsyncIterator[list[FastAPI]]:
     """Yield two applications on one database."""
-    apps = [create_app(settings_for(committed.url, **settings)) for _ in range(2)]
+    async with replicas_with(committed, settings, settings) as apps:
+        yield apps
+
+
+@asynccontextmanager
+async def replicas_with(committed: Committed, *settings: dict[str, Any]) -> AsyncIterator[list[FastAPI]]:
+    """Yield an application with each of these settings, on one database."""
+    apps = [create_app(settings_for(committed.url, **each)) for each in settings]
     yield apps
     for app in apps:
         await app.state.database.dispose()
@@ -85,6 +93,59 @@ async def test_replicas_give_the_same_successor(committed: Committed) -> None:
         pair = await sign_in(apps[0], ADMIN_EMAIL, ADMIN_PASSWORD)
         responses = await send_together(*(refresh(apps[number % 2], pair["refresh_token"]) for number in range(10)))
         assert len({response.json()["refresh_token"] for response in responses}) == 1
+
+
+OLD_KEY, NEW_KEY = SecretStr("the key that is being replaced, 32"), SecretStr("the key that replaces it, 32 long")
+# The settings of two replicas at the same time, in the steps of a key change.
+KEY_CHANGE = {
+    "added": ({"secret_key": OLD_KEY}, {"secret_key": NEW_KEY, "previous_secret_key": OLD_KEY}),
+    "both": (
+        {"secret_key": OLD_KEY, "previous_secret_key": NEW_KEY},
+        {"secret_key": NEW_KEY, "previous_secret_key": OLD_KEY},
+    ),
+}
+
+
+@pytest.mark.usefixtures("long_grace")
+@pytest.mark.parametrize("step", KEY_CHANGE)
+@pytest.mark.parametrize("first", [0, 1])
+async def test_repeated_refresh_during_a_key_change_returns_the_stored_token(
+    committed: Committed, step: str, first: int
+) -> None:
+    async with replicas_with(committed, *KEY_CHANGE[step]) as apps:
+        here, there = apps[first], apps[1 - first]
+        pair = await sign_in(here, ADMIN_EMAIL, ADMIN_PASSWORD)
+        for _ in range(3):
+            responses = [await refresh(app, pair["refresh_token"]) for app in (here, there, here)]
+            assert [response.status_code for response in responses] == [200] * 3
+            assert len({response.json()["refresh_token"] for response in responses}) == 1
+            pair = responses[1].json()
+            here, there = there, here
+
+
+@pytest.mark.usefixtures("long_grace")
+async def test_concurrent_refreshes_during_a_key_change_return_the_stored_token(committed: Committed) -> None:
+    async with replicas_with(committed, *KEY_CHANGE["added"]) as apps:
+        pair = await sign_in(apps[0], ADMIN_EMAIL, ADMIN_PASSWORD)
+        for _ in range(3):
+            responses = await send_together(*(refresh(apps[number % 2], pair["refresh_token"]) for number in range(10)))
+            assert len({response.json()["refresh_token"] for response in responses}) == 1
+            pair = responses[0].json()
+
+
+@pytest.mark.usefixtures("long_grace")
+@pytest.mark.parametrize("settings", [{"secret_key": NEW_KEY}, {"secret_key": NEW_KEY, "previous_secret_key": OLD_KEY}])
+async def test_replica_without_the_key_hands_out_no_token_that_is_not_stored(
+    committed: Committed, settings: dict[str, SecretStr]
+) -> None:
+    other = {"secret_key": SecretStr("a key that no other replica has, 32")}
+    async with replicas_with(committed, settings, other) as (here, there):
+        pair = await sign_in(here, ADMIN_EMAIL, ADMIN_PASSWORD)
+        successor = (await refresh(here, pair["refresh_token"])).json()
+        refused = await refresh(there, pair["refresh_token"])
+        assert (refused.status_code, refused.json()["error"]) == (401, "invalid_grant")
+        # The session goes on.
+        assert (await refresh(there, successor["refresh_token"])).status_code == 200
 
 
 async def test_reuse_of_a_stolen_token_by_many_ends_the_session_once(app: FastAPI) -> None:

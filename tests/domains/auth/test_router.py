@@ -1,6 +1,8 @@
 """Sign-in, refresh, sign-out, links, passwords, API tokens, and rules of administrators."""
 
+import asyncio
 import json
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -11,8 +13,11 @@ import pytest
 from argon2 import PasswordHasher
 from fastapi import FastAPI
 
+from app.core import passwords as passwords_module
 from app.core.http import authorisation as security
 from app.core.permissions import SCOPES, scopes_of
+from app.domains.auth import sign_in as sign_in_module
+from app.domains.auth.credentials import count_attempt
 from app.main import create_app
 from app.utils.exceptions import HashingBusy
 from tests.builders import make_department, make_password_link, make_user
@@ -33,6 +38,7 @@ from tests.domains.auth.conftest import (
     try_to_sign_in,
     use_link,
 )
+from tests.waiting import HANG_TIMEOUT
 
 pytestmark = pytest.mark.usefixtures("connection")
 
@@ -266,8 +272,72 @@ async def test_too_many_attempts_get_the_same_response_for_known_and_unknown_use
 
 async def test_refused_attempt_hashes_nothing(throttled: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
     assert await fail(throttled, ADMIN_EMAIL, 3) == [401] * 3
-    monkeypatch.setitem(throttled.state._state, "passwords", None)
+    monkeypatch.setattr(throttled.state.passwords, "_hasher", None)
     assert await fail(throttled, ADMIN_EMAIL, 1) == [429]
+
+
+async def attempts(app: FastAPI) -> list[int]:
+    return [row.attempts for row in await sql(app, "SELECT attempts FROM sign_in_attempts ORDER BY key")]
+
+
+async def test_full_queue_counts_as_no_attempt(throttled: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
+    user = await make_account(throttled)
+    token = (await sign_in(throttled, user["email"]))["access_token"]
+    await sql(throttled, "DELETE FROM sign_in_attempts")
+    with monkeypatch.context() as patch:
+        patch.setattr(passwords_module, "_MAX_WAITING", 0)
+        assert await fail(throttled, user["email"], 10) == [503] * 10
+        busy = [await try_to_sign_in(throttled, user["email"], address=STRANGERS[0]) for _ in range(10)]
+        busy += [await change_password(throttled, token) for _ in range(10)]
+        assert [response.json()["code"] for response in busy] == ["hashing_busy"] * 20
+        assert await attempts(throttled) == []
+    assert (await change_password(throttled, token)).status_code == 204
+    signed_in = await try_to_sign_in(throttled, user["email"], NEW_PASSWORD, STRANGERS[0])
+    assert signed_in.status_code == 200
+
+
+async def test_queue_that_fills_up_after_the_count_still_checks_the_password(
+    throttled: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = await make_account(throttled)
+    count = count_attempt
+
+    async def count_and_fill(*arguments: Any) -> Any:
+        counted = await count(*arguments)
+        monkeypatch.setattr(passwords_module, "_MAX_WAITING", 0)
+        return counted
+
+    monkeypatch.setattr(sign_in_module, "count_attempt", count_and_fill)
+    assert (await try_to_sign_in(throttled, user["email"])).status_code == 200
+
+
+async def test_attempt_that_is_cancelled_while_it_is_checked_counts(
+    throttled: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = await make_account(throttled)
+    hashing, released = threading.Event(), threading.Event()
+
+    class Blocking:
+        @staticmethod
+        def hash(_password: str) -> str:
+            hashing.set()
+            released.wait()
+            return ""
+
+        @staticmethod
+        def verify(*_: str) -> bool:
+            raise AssertionError
+
+    monkeypatch.setattr(throttled.state.passwords, "_hasher", Blocking)
+    monkeypatch.delattr(throttled.state.passwords, "_dummy_hash", raising=False)
+    try:
+        task = asyncio.create_task(try_to_sign_in(throttled, user["email"], "wrong", STRANGERS[0]))
+        assert await asyncio.to_thread(hashing.wait, HANG_TIMEOUT)
+        task.cancel()
+        assert (await task).status_code == 503
+    finally:
+        released.set()
+    assert await attempts(throttled) == [1, 1, 1]
 
 
 async def test_attempts_are_counted_by_address(throttled: FastAPI) -> None:
@@ -642,6 +712,32 @@ async def test_common_password_is_refused_and_does_not_spend_the_link(app: FastA
     refused = await change_password(app, token, PASSWORD, password)
     assert faults(refused) == [("/new_password", "common_password")]
     assert (await use_link(app, link)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("password", "reason"),
+    [
+        ("123456789012", "This password is too common."),
+        ("passwordpassword", "This password repeats the same characters."),
+        ("abcdefghijklmn", "This password is a sequence, such as abc or 321."),
+        ("Process Register", "This password is derived from the name or the e-mail address of the user"),
+        ("Ada Byron Lovelace", "This password is derived from the name or the e-mail address of the user"),
+    ],
+)
+async def test_rejected_password_states_the_reason(app: FastAPI, password: str, reason: str) -> None:
+    user = await make_account(app, name="Ada Byron Lovelace")
+    refused = (await use_link(app, await make_link(app, user), password)).json()
+    assert refused["detail"].startswith(reason)
+    assert refused["errors"][0]["detail"] == refused["detail"]
+    assert password not in refused["detail"]
+
+
+async def test_existing_weak_password_still_signs_in(app: FastAPI) -> None:
+    user, weak = await make_account(app), "password1234"
+    stored = {"hash": await app.state.passwords.hash(weak), "id": user["id"]}
+    await sql(app, "UPDATE credentials SET password_hash = :hash WHERE user_id = :id", **stored)
+    token = (await sign_in(app, user["email"], weak))["access_token"]
+    assert (await change_password(app, token, weak, NEW_PASSWORD)).status_code == 204
 
 
 async def test_common_password_of_the_package_is_refused(app: FastAPI, client: httpx.AsyncClient) -> None:

@@ -45,7 +45,7 @@ from sqlalchemy.dialects.postgresql import JSON, JSONB
 
 from app.domains.shared.collection import LinkSet, foreign_keys, writable_columns
 from app.domains.shared.history.diff import differences, nonempty_members
-from app.domains.shared.history.record import change_cte, constant
+from app.domains.shared.history.record import caller_exists, change_cte, constant
 from app.domains.shared.models import RegisterObject, table_of
 from app.domains.shared.reading.documents import Documents
 from app.domains.shared.writing.dependants import restricting_foreign_keys
@@ -175,9 +175,12 @@ def update_objects(model: type[RegisterObject]) -> Executable:
 
 @cache
 def delete_objects(model: type[RegisterObject]) -> Executable:
-    """Return the statement that deletes the objects with `ids`, parents and children together."""
+    """Return the statement that deletes the objects with `ids`, parents and children together.
+
+    It deletes none if the caller no longer exists.
+    """
     table = table_of(model)
-    return delete(table).where(table.c.id == any_(_ids())).returning(table.c.id)
+    return delete(table).where(table.c.id == any_(_ids()), caller_exists()).returning(table.c.id)
 
 
 @cache

@@ -22,6 +22,7 @@ from app.domains.shared.bulk.statements import (
 from app.domains.shared.collection import LinkSet, values_of
 from app.domains.shared.reading.reader import CollectionReader
 from app.domains.shared.rules import Rules
+from app.utils.exceptions import CallerDeleted
 
 
 async def write_items(service: CollectionReader, batch: Batch, rules: Rules, *, with_changes: bool) -> None:
@@ -67,7 +68,10 @@ class _Writer:
             item.status, item.version = "deleted", None
         await self._record([item for item in items if item.status != "unchanged"], befores)
         if deletes:
-            await self._execute(delete_objects(self.batch.model), ids=[item.id for item in deletes])
+            ids, caller_id = [item.id for item in deletes], self.service.caller.id
+            deleted = await self._execute(delete_objects(self.batch.model), ids=ids, caller_id=caller_id)
+            if deleted.first() is None:
+                raise CallerDeleted
 
     async def _read_befores(self, items: list[Item]) -> dict[int, str]:
         if not items:

@@ -9,9 +9,11 @@ from sqlalchemy import (
     FromClause,
     String,
     bindparam,
+    exists,
     insert,
     literal_column,
     null,
+    or_,
     select,
 )
 
@@ -22,6 +24,16 @@ from app.domains.shared.models import Base, ChangeAction, table_of
 def constant(value: str) -> ColumnElement[str]:
     """Return a constant text as an SQL literal; a prepared statement must not hold bound values."""
     return literal_column("'" + value.replace("'", "''") + "'", String)
+
+
+def caller_exists() -> ColumnElement[bool]:
+    """Return the condition that the caller of `Caller.signature` is still a user, or is the register itself.
+
+    For deletes: other writes have a foreign key to the caller.
+    """
+    users = Base.metadata.tables["users"].alias("callers")
+    caller = bindparam("caller_id", type_=BigInteger)
+    return or_(caller.is_(None), exists(select(users.c.id).where(users.c.id == caller)))
 
 
 def change_cte(

@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from app.domains.shared.collection import LinkSet, writable_columns
 from app.domains.shared.history.diff import nonempty_members
-from app.domains.shared.history.record import change_cte
+from app.domains.shared.history.record import caller_exists, change_cte
 from app.domains.shared.models import RegisterObject, table_of
 from app.domains.shared.query.orders import Condition
 from app.domains.shared.reading.documents import Documents, by_id
@@ -127,12 +127,16 @@ def read_columns(model: type[RegisterObject], condition: Condition, lock: Lock |
 
 @cache
 def delete_object(documents: Documents) -> Select[Any]:
-    """Return the statement that deletes the object with the id `key` and records its last state."""
+    """Return the statement that deletes the object with the id `key` and records its last state.
+
+    It returns no row if the caller no longer exists; the transaction must then be rolled back.
+    """
     table = table_of(documents.model)
     row = documents.snapshot(by_id)
     snapshot = select(row.c.id, row.c.code, row.c.name, cast(row.c.document, JSONB).label("before")).cte("snapshot")
     snapshot = snapshot.prefix_with("MATERIALIZED")
-    deleted = delete(table).where(table.c.id == bindparam("key", type_=BigInteger)).returning(table.c.id).cte("deleted")
+    is_object = table.c.id == bindparam("key", type_=BigInteger)
+    deleted = delete(table).where(is_object, caller_exists()).returning(table.c.id).cte("deleted")
     members = nonempty_members(snapshot.c.before, documents.briefs)
     record = change_cte(documents.model, "deleted", snapshot, before=members, after=None)
     return select(deleted.c.id).add_cte(record)

@@ -18,7 +18,7 @@ from app.domains.shared.writing.constraints import error_for
 from app.domains.shared.writing.dependants import find_dependants
 from app.domains.shared.writing.locked import LockedWriter, delete_object, read_columns
 from app.domains.shared.writing.single_statement import insert_object, update_object
-from app.utils.exceptions import Conflict, RegisterError, StillReferenced
+from app.utils.exceptions import CallerDeleted, Conflict, RegisterError, StillReferenced
 from app.utils.fault_codes import text_of
 
 # The lists of links in a body, without those that a patch leaves unchanged.
@@ -86,7 +86,9 @@ class ObjectWriter(LockedWriter):
                 text_of("still_referenced", noun=self.model.noun, referrers=dependants.summary),
                 extensions={"dependants": dependants.as_json()},
             )
-        await self.session.execute(delete_object(self.documents), {"key": write.id, **self.caller.signature()})
+        statement, values = delete_object(self.documents), {"key": write.id, **self.caller.signature()}
+        if await self.session.scalar(statement, values) is None:
+            raise CallerDeleted
         await self.rules.apply(self.session, [write])
 
     async def _update(
