@@ -66,10 +66,10 @@ class CollectionService(CollectionReader):
         changes = body.model_dump(exclude_unset=True)
 
         def merge(current: Values) -> ObjectFields:
-            values = {name: current[name] for name in writable_columns(self.model)} | changes
-            values = {name: value for name, value in values.items() if value is not None}
+            stored = {name: current[name] for name in writable_columns(self.model) if name not in changes}
+            values = {name: value for name, value in (stored | changes).items() if value is not None}
             try:
-                return self.collection.body.model_validate(values)
+                return self.collection.body.model_validate(values, context=stored)
             except ValidationError as error:
                 raise invalid_content(error) from error
 

@@ -226,11 +226,14 @@ class _Bulk:
                 for name, value in values.items()
                 if value is not None or name not in schema.model_fields or schema.model_fields[name].is_required()
             }
+        unchanged: set[str] = set(schema.model_fields) if self.service.restoring else set()
         if item.current is not None:
-            unchanged = {name: item.current[name] for name in columns if name not in item.data}
-            values = {name: value for name, value in unchanged.items() if value is not None} | values
+            stored = {name: item.current[name] for name in columns}
+            unchanged |= {name for name, value in stored.items() if item.data.get(name, value) == value}
+            kept = {name: value for name, value in stored.items() if name not in item.data and value is not None}
+            values = kept | values
         try:
-            item.body = schema.model_validate(values)
+            item.body = schema.model_validate(values, context=unchanged)
         except ValidationError as error:
             item.add_validation_faults(error, "/data")
             return
