@@ -186,11 +186,12 @@ Code = Annotated[
         examples=["FIN-01"],
     ),
 ]
-ExternalId = Annotated[
+# The external id by which an existing object is found, and which may be older than `reject_ignorable`.
+StoredExternalId = Annotated[
     str,
     *key_text(EXTERNAL_ID_LENGTH, description="Key of the object in its source system, unique in the collection."),
-    AfterValidator(reject_ignorable),
 ]
+ExternalId = Annotated[StoredExternalId, AfterValidator(reject_ignorable)]
 Reference = Annotated[int, Field(ge=1, le=MAX_ID, description="`id` of an object.", examples=[1])]
 HttpAddress = Annotated[
     str,
