@@ -139,7 +139,7 @@ def _text(
         if trim is None:
             return normalised(value, max_length)
         text = normalised(value.strip(), max_length)
-        return text if _is_stored(info) else trim(text)
+        return text if text.isascii() or _is_stored(info) else trim(text)
 
     # Normalisation runs first: a Before validator wraps the validators on its left.
     return (

@@ -155,7 +155,8 @@ async def test_stored_texts_are_kept_until_they_are_changed(committed: Committed
     for collection in COLLECTIONS:
         old = await make_old(committed, collection)
         path = f"/{collection}/{old['id']}"
-        texts = {name: old[name] for name in ("name", "external_id", "description", "email") if name in old}
+        members = ("name", "external_id", "description", "email")
+        texts: dict[str, Any] = {name: old[name] for name in members if name in old}
 
         async def stored(path: str = path, texts: dict[str, Any] = texts) -> dict[str, Any]:
             document = (await client.get(path)).json()
