@@ -18,6 +18,7 @@ from app.domains.user.administrators import NOT_INITIALISED, first_administrator
 from app.domains.user.models import User
 from app.domains.user.schemas import UserCreate
 from app.domains.user.service import UserService
+from app.utils.email_addresses import comparable_email
 from app.utils.validation import error_text
 
 
@@ -28,7 +29,8 @@ async def seed_demo_data(settings: Settings, url: str) -> None:
 
 async def issue_password_link(settings: Settings, url: str, email: str) -> PasswordLink:
     async with unit_of_work(settings, url) as (session, caller):
-        user_id = await session.scalar(select(User.id).where(func.lower(User.email) == email.lower()))
+        address = comparable_email(email)
+        user_id = await session.scalar(select(User.id).where(func.lower(User.email) == func.lower(address)))
         if user_id is None:
             raise click.ClickException(f"There is no user with the e-mail address {email}.")
         return await create_password_link(session, caller, user_id)

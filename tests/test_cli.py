@@ -230,6 +230,16 @@ async def test_lost_password_is_replaced_by_the_newest_link(server_url: URL, roo
         )
 
 
+async def test_commands_take_both_forms_of_an_address(server_url: URL, root: Path) -> None:
+    async with new_database(server_url) as url:
+        given = {"DATABASE_URL": text_of(url), "FIRST_ADMIN_EMAIL": "chef@xn--mnchen-3ya.example"}
+        assert run_command(root, "init", **given).returncode == 0
+        for address in ("chef@münchen.example", "Chef@XN--MNCHEN-3YA.example"):
+            assert run_command(root, "password-link", address, **given).returncode == 0
+            again = run_command(root, "create-admin", address, **given)
+            assert (again.returncode, "already exists" in again.stderr) == (1, True)
+
+
 async def test_housekeeping_removes_expired_rows_and_prints_their_numbers(server_url: URL, root: Path) -> None:
     async with new_database(server_url) as url:
         database = {"DATABASE_URL": text_of(url)}

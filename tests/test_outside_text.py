@@ -52,7 +52,9 @@ from app.domains.shared.schemas import (
 )
 from app.domains.user.schemas import Email
 from app.utils import redaction
+from app.utils.email_addresses import comparable_email, comparable_part_of_email
 from app.utils.exceptions import RegisterError
+from app.utils.invisible import is_visible, trimmed
 from app.utils.redaction import clean_text, redact
 from app.utils.validation import json_pointer
 from tests.conftest import settings_for
@@ -99,6 +101,7 @@ UNITS = (
         "bearer ",
     ),
     *("api_", "eyJ", "eyJ.", "eyJa-", "eyJa.", "eyJ-.", "prt_", "prt_a ", "code:", "a@", "a.", "xn--", "2026-01-01T"),
+    *("\u200b", " \u200b", "a\u200b", "\u2615\ufe0f", "\U000e0041", "\u3164 a", "xn--a.", "@xn--mnchen-3ya."),
     *("0-0,", "*/*,", "a/b;q=1,", "1e", "bytes=", "[cut] "),
 )
 # Not at the end of any pattern, so that matches fail as late as they can.
@@ -229,6 +232,10 @@ READERS: dict[str, Callable[[str], object]] = {
     "external id": validate(ExternalId),
     "URL": validate(HttpAddress),
     "e-mail address": validate(Email),
+    "address that is looked up": comparable_email,
+    "part of an address": comparable_part_of_email,
+    "trimmed text": trimmed,
+    "visible text": is_visible,
     "lines": validate(Annotated[str, *multiple_lines(500)]),
     "part of a line": validate(Annotated[str, *part_of_line(500)]),
     "part of lines": validate(Annotated[str, *part_of_lines(500)]),

@@ -5,13 +5,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import EmailStr, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from app.core.password_strength import weakness_of
 from app.core.passwords import MAX_LENGTH, MIN_LENGTH
+from app.utils.email_addresses import check_email
 from app.utils.fault_codes import described_pattern, text_of
 from app.utils.validation import error_text
 from app.utils.wording import joined
@@ -63,7 +64,7 @@ class Settings(BaseSettings):
     demo_data: bool = Field(
         True, description="Load the demo data into an empty register at `make run`; ignored in production."
     )
-    first_admin_email: EmailStr = Field(
+    first_admin_email: Annotated[str, AfterValidator(check_email)] = Field(
         "admin@register.example",
         description="E-mail address of the first administrator, used when this user is created.",
     )
@@ -268,7 +269,5 @@ def describe_faults(error: ValidationError) -> Iterator[str]:
     """Yield what is wrong with each setting, beginning with its name. Values are not repeated."""
     for fault in error.errors(include_url=False, include_input=False):
         name = ".".join(map(str, fault["loc"])).upper()
-        # Only `EmailStr` raises a `value_error` with a reason; all others are raised above.
-        context = fault.get("ctx", {})
-        text = text_of("email") if "reason" in context else str(context.get("error", "")) or error_text(fault)
+        text = str(fault.get("ctx", {}).get("error", "")) or error_text(fault)
         yield f"{name}: {text}" if name else text

@@ -115,6 +115,7 @@ OWN_TEXTS: dict[str, str] = {
     ),
     "idempotency_key_reused": "This Idempotency-Key was already used for another request. Choose a new one.",
     "invisible_text": "Must contain at least one visible character.",
+    "invisible_text:key": "Remove the characters that are displayed as nothing, such as zero-width spaces.",
     "json_invalid": "The line is not JSON: {reason}.",
     "last_administrator": "This is the last active administrator. Appoint another one first.",
     "mapping": "Write a mapping as `column:field`.",

@@ -22,6 +22,7 @@ from app.utils.exceptions import (
     Unauthorized,
 )
 from app.utils.fault_codes import text_of
+from app.utils.invisible import trimmed
 from app.utils.normalisation import MAX_COMBINING_MARKS, TextTooLongError, TooManyMarksError, to_nfc
 from app.utils.wording import counted
 
@@ -138,7 +139,7 @@ def _message(headers: list[str]) -> str | None:
     with suppress(UnicodeDecodeError):  # the client sent Latin-1
         header = header.encode("latin-1").decode()
     try:
-        message = to_nfc(header.strip(), MAX_MESSAGE_LENGTH)
+        message = trimmed(to_nfc(header.strip(), MAX_MESSAGE_LENGTH))
     except TextTooLongError as error:
         raise _message_error("change_message") from error
     except TooManyMarksError as error:

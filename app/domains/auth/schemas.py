@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 from app.core.passwords import MAX_LENGTH, MIN_LENGTH
 from app.core.permissions import SCOPES, AccessLevel, Scope
 from app.domains.shared.schemas import UNSTORABLE_CHARACTER, Brief, Instant, Name, Schema, example, normalised
-from app.domains.user.models import EMAIL_LENGTH
+from app.utils.email_addresses import EMAIL_LENGTH, comparable_email
 from app.utils.fault_codes import invalid
 
 MAX_API_TOKEN_DAYS = 365
@@ -27,7 +27,7 @@ def _reject_surrogates(secret: SecretStr) -> SecretStr:
 def _clean_username(value: str) -> str:
     if UNSTORABLE_CHARACTER.search(value):
         raise invalid("control_character:stored")
-    return normalised(value.strip(), EMAIL_LENGTH)
+    return comparable_email(normalised(value.strip(), EMAIL_LENGTH))
 
 
 # Only a new password must have the minimum length.

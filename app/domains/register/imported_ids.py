@@ -9,6 +9,7 @@ from sqlalchemy import Executable, text
 
 from app.core.database import Database, RegisterSession
 from app.domains.shared.schemas import UNSTORABLE_CHARACTER
+from app.utils.email_addresses import comparable_email
 
 # The collection and the id of an object in the exported register.
 ExportedId = tuple[str, int]
@@ -84,6 +85,7 @@ class ImportedIds:
             f"{name}s": [_key(document.get(name)) for document in documents]
             for name in ("external_id", "code", "email")
         }
+        keys["emails"] = [address and comparable_email(address) for address in keys["emails"]]
         old_ids = [document["id"] for document in documents]
         values = {"import_id": self._import_id, "old_ids": old_ids, "created_ats": created_ats, **keys}
         rows = await session.execute(_find(table), values)

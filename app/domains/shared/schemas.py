@@ -1,11 +1,15 @@
 """The common types and base classes of schemas.
 
 Bodies are strict: a string is not a number, an unknown member is an error, and text is trimmed, normalised to Unicode
-NFC and free of control characters.
+NFC and free of control characters. Blanks and characters that are displayed as nothing are trimmed; a key has none of
+the latter at all.
+
+The validation context of a body, if it has one, is a set of the names of fields whose values come from the register or
+from an export of one. These values may be older than the rule for characters that are displayed as nothing, so they are
+exempt from it.
 """
 
 import re
-import unicodedata
 from collections.abc import Callable
 from copy import copy
 from datetime import datetime
@@ -24,6 +28,7 @@ from pydantic import (
     PlainSerializer,
     TypeAdapter,
     ValidationError,
+    ValidationInfo,
     WithJsonSchema,
 )
 from pydantic.fields import FieldInfo
@@ -39,6 +44,7 @@ from app.domains.shared.models import (
     Criticality as Criticality,  # noqa: PLC0414 - for the schemas of domains
 )
 from app.utils.fault_codes import described_pattern, invalid, text_of
+from app.utils.invisible import has_ignorable, is_visible, trimmed
 from app.utils.normalisation import MAX_COMBINING_MARKS, TextTooLongError, TooManyMarksError, to_nfc
 from app.utils.wording import counted
 
@@ -54,8 +60,6 @@ CODE_PATTERN = described_pattern(
     "digit.",
 )
 
-# Unicode general categories of invisible characters: a name needs at least one character of another category.
-_INVISIBLE = frozenset({"Cc", "Cf", "Cn", "Co", "Zs", "Zl", "Zp", "Mn", "Me"})
 # Includes surrogates, which UTF-8 cannot encode and PostgreSQL cannot store.
 _LINE_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _TEXT_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -86,9 +90,20 @@ def _reject_line_controls(value: str) -> str:
 
 def _check_line(value: str) -> str:
     _reject_line_controls(value)
-    if all(unicodedata.category(character) in _INVISIBLE for character in value):
+    if not is_visible(value):
         raise invalid("invisible_text")
     return value
+
+
+def reject_ignorable(value: str, info: ValidationInfo) -> str:
+    """Return a key. Raises the error of a validator if it is a new one with characters displayed as nothing."""
+    if has_ignorable(value) and not _is_stored(info):
+        raise invalid("invisible_text:key")
+    return value
+
+
+def _is_stored(info: ValidationInfo) -> bool:
+    return info.context is not None and info.field_name in info.context
 
 
 def _check_lines(value: str) -> str:
@@ -108,12 +123,26 @@ def _check_http_url(value: str) -> str:
 _URL = TypeAdapter(Annotated[str, Field(pattern=URL_PATTERN), AfterValidator(HttpUrl)])
 
 
+def _trim_line(value: str) -> str:
+    # Invisible text is left for the check, which has a better error than for text that is too short.
+    return trimmed(value) or value
+
+
 def _text(
-    max_length: int, check: Callable[[str], str], *, trim: bool = True, min_length: int | None = 1, **field: Any
+    max_length: int,
+    check: Callable[[str], str],
+    trim: Callable[[str], str] | None,
+    *,
+    min_length: int | None = 1,
+    **field: Any,
 ) -> tuple[Any, ...]:
-    def normalise(value: object) -> object:
-        # Other types are left for Pydantic to reject.
-        return normalised(value.strip() if trim else value, max_length) if isinstance(value, str) else value
+    def normalise(value: object, info: ValidationInfo) -> object:
+        if not isinstance(value, str):
+            return value  # left for Pydantic to reject
+        if trim is None:
+            return normalised(value, max_length)
+        text = normalised(value.strip(), max_length)
+        return text if text.isascii() or _is_stored(info) else trim(text)
 
     # Normalisation runs first: a Before validator wraps the validators on its left.
     return (
@@ -125,22 +154,27 @@ def _text(
 
 def single_line(max_length: int, **field: Any) -> tuple[Any, ...]:
     """Return the metadata of text of one line; `max_length` is in characters of the normalised text."""
-    return _text(max_length, _check_line, **field)
+    return _text(max_length, _check_line, _trim_line, **field)
+
+
+def key_text(max_length: int, **field: Any) -> tuple[Any, ...]:
+    """Return the metadata of text that a key is compared with: only blanks are trimmed. See `single_line`."""
+    return _text(max_length, _check_line, str.strip, **field)
 
 
 def multiple_lines(max_length: int, **field: Any) -> tuple[Any, ...]:
     """Return the metadata of text of several lines; see `single_line`."""
-    return _text(max_length, _check_lines, **field)
+    return _text(max_length, _check_lines, trimmed, **field)
 
 
 def part_of_line(max_length: int) -> tuple[Any, ...]:
     """Return the metadata of a part of text: blanks at its ends count, and it needs no visible character."""
-    return _text(max_length, _reject_line_controls, trim=False)
+    return _text(max_length, _reject_line_controls, None)
 
 
 def part_of_lines(max_length: int) -> tuple[Any, ...]:
     """Return the metadata of a part of text of several lines; see `part_of_line`."""
-    return _text(max_length, _check_lines, trim=False)
+    return _text(max_length, _check_lines, None)
 
 
 Name = Annotated[str, *single_line(NAME_LENGTH, description="Display name.", examples=["Accounts payable"])]
@@ -155,10 +189,12 @@ Code = Annotated[
         examples=["FIN-01"],
     ),
 ]
-ExternalId = Annotated[
+# The external id by which an existing object is found, and which may be older than `reject_ignorable`.
+StoredExternalId = Annotated[
     str,
-    *single_line(EXTERNAL_ID_LENGTH, description="Key of the object in its source system, unique in the collection."),
+    *key_text(EXTERNAL_ID_LENGTH, description="Key of the object in its source system, unique in the collection."),
 ]
+ExternalId = Annotated[StoredExternalId, AfterValidator(reject_ignorable)]
 Reference = Annotated[int, Field(ge=1, le=MAX_ID, description="`id` of an object.", examples=[1])]
 HttpAddress = Annotated[
     str,

@@ -80,9 +80,10 @@ class CollectionService(CollectionReader):
         }
 
         def merge(current: Values) -> ObjectFields:
-            values = {name: current[name] for name in columns} | changes
+            stored = {name: current[name] for name in columns if name not in changes}
+            values = stored | changes
             try:
-                return self.collection.body.model_validate(values)
+                return self.collection.body.model_validate(values, context=stored)
             except ValidationError as error:
                 raise invalid_content(error) from error
 

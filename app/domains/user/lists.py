@@ -8,13 +8,22 @@ from app.core.permissions import AccessLevel
 from app.domains.shared import lists
 from app.domains.user.models import User
 from app.domains.user.schemas import UserRead
+from app.utils.email_addresses import comparable_email, comparable_part_of_email
 
 UserListQuery = lists.list_query(
     "UserListQuery",
     lists.ListDeclaration(
         filters=(
             *lists.OBJECT_FILTERS,
-            *lists.text("email", partial=True, nullable=False, ignore_case=True),
+            *lists.text(
+                "email",
+                partial=True,
+                nullable=False,
+                ignore_case=True,
+                is_key=True,
+                whole=comparable_email,
+                part=comparable_part_of_email,
+            ),
             *lists.identifier("department_id"),
             *lists.subtree("department_id", User),
             *lists.identifier("manager_id"),

@@ -7,8 +7,7 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from app.core.permissions import AccessLevel
 from app.domains.shared.models import RegisterObject, enumeration, reference, register_table
-
-EMAIL_LENGTH = 254
+from app.utils.email_addresses import EMAIL_LENGTH
 
 
 class User(RegisterObject):

@@ -2,7 +2,6 @@
 
 from typing import Annotated
 
-from email_validator import SPECIAL_USE_DOMAIN_NAMES, EmailNotValidError, validate_email
 from pydantic import AfterValidator, Field, WithJsonSchema
 
 from app.core.permissions import AccessLevel
@@ -15,26 +14,19 @@ from app.domains.shared.schemas import (
     keep_omitted,
     merge_patch,
     normalised,
+    reject_ignorable,
 )
-from app.domains.user.models import EMAIL_LENGTH
-from app.utils.fault_codes import invalid
-
-# Organisations use internal domains such as corp.local and home.arpa, which are not globally deliverable.
-for _name in ("arpa", "local", "test"):
-    SPECIAL_USE_DOMAIN_NAMES.remove(_name)
+from app.utils.email_addresses import EMAIL_LENGTH, check_email
 
 
 def _normalise_email(value: str) -> str:
-    try:
-        email = validate_email(normalised(value, EMAIL_LENGTH), check_deliverability=False, globally_deliverable=False)
-    except EmailNotValidError as error:
-        raise invalid("email") from error
-    return email.normalized
+    return check_email(normalised(value, EMAIL_LENGTH))
 
 
 Email = Annotated[
     str,
     Field(max_length=EMAIL_LENGTH),
+    AfterValidator(reject_ignorable),
     AfterValidator(_normalise_email),
     WithJsonSchema(
         {

@@ -68,6 +68,7 @@ async def source(server_url: URL, template: URL, tmp_path_factory: pytest.TempPa
             await load_demo_data(session, caller, with_passwords=False)
         await fill(register.client)
         await make_cycles(register)
+        await make_old(register)
         directory = tmp_path_factory.mktemp("source")
         await export(url, directory)
         yield Source(register, directory)
@@ -97,6 +98,16 @@ async def make_cycles(register: Committed) -> None:
         ]
         deep = await client.post("/departments/bulk", json={"items": items})
         assert deep.status_code == 200, deep.text
+
+
+async def make_old(register: Committed) -> None:
+    """Give objects texts that were accepted before invisible characters were trimmed and rejected."""
+    old = "name = chr(8203) || name || chr(8203), external_id = 'old' || chr(8203), description = chr(8203)"
+    async with register.app.state.database.transaction() as session:
+        for name in COLLECTIONS:
+            more = ", email = 'o' || chr(847) || 'ld@x.example'" if name == "users" else ""
+            # The `id` of this object is the highest.
+            await session.execute(text(f"UPDATE {name} SET {old}{more} WHERE id = (SELECT max(id) FROM {name})"))
 
 
 async def export(url: URL, directory: Path) -> None:

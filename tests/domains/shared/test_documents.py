@@ -35,7 +35,8 @@ from tests.conftest import Committed, new_database, settings_for
 
 OBJECTS = 15
 INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?\+00:00")
-ALPHABET = "aZ0 \"'\\/{}[]:,&<>%\u00e9\u00df\u0130\u4e2d\u200b\u202e\ufeff\ufffd\U0001f600\U0010fffd\u2603"
+KEY_ALPHABET = "aZ0 \"'\\/{}[]:,&<>%\u00e9\u00df\u0130\u4e2d\ufffd\U0001f600\U0010fffd\u2603"
+ALPHABET = KEY_ALPHABET + "\u200b\u202e\ufeff"
 
 
 class Generator:
@@ -45,9 +46,9 @@ class Generator:
         self._random = random.Random(7396)  # noqa: S311 - not a secret
         self._made: dict[str, list[int]] = {name: [] for name in COLLECTIONS}
 
-    def text(self, longest: int, extra: str = "") -> str:
+    def text(self, longest: int, extra: str = "", alphabet: str = ALPHABET) -> str:
         length = self._random.choice([1, 2, 10, longest])
-        return "x" + "".join(self._random.choices(ALPHABET + extra, k=length - 1))[: longest - 2] + "y"
+        return "x" + "".join(self._random.choices(alphabet + extra, k=length - 1))[: longest - 2] + "y"
 
     def maybe(self, value: Any) -> Any:
         return self._random.choice([value, None])
@@ -69,7 +70,7 @@ class Generator:
         return values | {
             "name": self.text(500),
             "code": self.maybe(f"Code-{number}.x_Y"),
-            "external_id": self.maybe(f"{number}/{self.text(100)}"),
+            "external_id": self.maybe(f"{number}/{self.text(100, alphabet=KEY_ALPHABET)}"),
             "description": self.maybe(self.text(2000, "\n\t\r")),
         }
 

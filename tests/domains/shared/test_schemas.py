@@ -12,6 +12,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from app.domains.location.schemas import LocationPatch
 from app.domains.process.schemas import ProcessPatch
 from app.domains.shared.schemas import Code, Description, Name, Schema, merge_patch
+from app.utils.invisible import trimmed
 from tests.builders import make_department, make_location
 from tests.domains.shared.properties import draw_examples
 
@@ -28,7 +29,7 @@ code_type: TypeAdapter[str] = TypeAdapter(Code)
 def is_clean(value: str) -> bool:
     return (
         unicodedata.is_normalized("NFC", value)
-        and value == value.strip()
+        and value == trimmed(value)
         and 1 <= len(value) <= 500
         and not any(unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"} for character in value)
     )

@@ -223,10 +223,13 @@ class _Bulk:
             # As in a merge patch, null stands for an empty list of links, the default.
             lists = {name for link in self.collection.links for name in (link.field, link.short)}
             values = {name: value for name, value in values.items() if value is not None or name not in lists}
+        unchanged: set[str] = set(schema.model_fields) if self.service.restoring else set()
         if item.current is not None:
-            values = {name: item.current[name] for name in columns if name not in item.data} | values
+            stored = {name: item.current[name] for name in columns}
+            unchanged |= {name for name, value in stored.items() if item.data.get(name, value) == value}
+            values = {name: value for name, value in stored.items() if name not in item.data} | values
         try:
-            item.body = schema.model_validate(values)
+            item.body = schema.model_validate(values, context=unchanged)
         except ValidationError as error:
             item.add_validation_faults(error, "/data")
             return

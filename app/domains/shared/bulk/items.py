@@ -10,7 +10,16 @@ from app.domains.shared.bulk.fault_budget import FaultBudget
 from app.domains.shared.collection import LinkSet
 from app.domains.shared.models import RegisterObject
 from app.domains.shared.rules import Link, Write
-from app.domains.shared.schemas import MAX_ID, MAX_LINKS, Code, ExternalId, ObjectFields, Reference, Schema, is_id
+from app.domains.shared.schemas import (
+    MAX_ID,
+    MAX_LINKS,
+    Code,
+    ObjectFields,
+    Reference,
+    Schema,
+    StoredExternalId,
+    is_id,
+)
 from app.utils.exceptions import ContentTooLarge, Fault
 from app.utils.fault_codes import code_of
 from app.utils.unknown_members import without_surplus
@@ -39,7 +48,7 @@ class Envelope(Schema):
     op: Operation
     id: Reference | None = None
     code: Code | None = None
-    external_id: ExternalId | None = None
+    external_id: StoredExternalId | None = None
     version: Reference | None = None
     data: dict[str, Any] | None = None
 
@@ -222,7 +231,7 @@ def _read_key(item: Item, envelope: Envelope) -> None:
         item.key = keys[0]
 
 
-_KEY_TYPES: dict[str, TypeAdapter[Any]] = {"code": TypeAdapter(Code), "external_id": TypeAdapter(ExternalId)}
+_KEY_TYPES: dict[str, TypeAdapter[Any]] = {"code": TypeAdapter(Code), "external_id": TypeAdapter(StoredExternalId)}
 
 
 def read_key(column: str, value: Any) -> Key | None:

@@ -16,6 +16,7 @@ from app.domains.shared.collection import Collection, LinkSet, foreign_keys
 from app.domains.shared.models import RegisterObject
 from app.domains.shared.reading.documents import documents_of
 from app.utils.exceptions import Fault, InvalidContent
+from app.utils.invisible import trimmed
 from app.utils.validation import MAX_FAULTS, json_pointer
 
 # Limits per file.
@@ -95,7 +96,7 @@ def name_columns(
     two names of one member, and for a malformed mapping entry or one with an unknown name or member.
     """
     faults: list[Fault] = []
-    mapped = _read_mapping(mapping, names, hints, faults)
+    mapped = _read_mapping(mapping, names, hints, faults, table=table)
     columns: dict[str, Member | None] = {}
     used: set[str] = set()
     for name, count in Counter(names).items():
@@ -118,11 +119,14 @@ def name_columns(
     return columns
 
 
-def _read_mapping(mapping: Sequence[str], names: Sequence[str], hints: Hints, faults: list[Fault]) -> dict[str, str]:
+def _read_mapping(
+    mapping: Sequence[str], names: Sequence[str], hints: Hints, faults: list[Fault], *, table: bool
+) -> dict[str, str]:
     """Return the members that the mapping sets, by name in the file; add faults for invalid entries."""
     mapped: dict[str, str] = {}
     for place, entry in enumerate(mapping):
         name, colon, member = entry.rpartition(":")
+        name = trimmed(name) if table else name  # as in the header
         mapping_fault = partial(Fault.of, json_pointer(["map", place]), source="query")
         if not colon:
             faults.append(mapping_fault("mapping"))

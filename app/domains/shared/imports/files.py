@@ -11,6 +11,7 @@ from app.core.http.strict_json import parse_json
 from app.core.threads import until_cancelled
 from app.domains.shared.reading.cells import unescape_formula
 from app.utils.exceptions import BadRequest, ContentTooLarge, Fault, InvalidContent
+from app.utils.invisible import trimmed
 from app.utils.validation import json_pointer
 from app.utils.wording import counted
 
@@ -221,7 +222,7 @@ def _delimiter(text: str) -> str:
 
 def _header(cells: list[str]) -> list[str]:
     check_names(cells)
-    return [(unescape_formula(cell.strip()) or "").strip() for cell in cells]
+    return [trimmed(unescape_formula(trimmed(cell)) or "") for cell in cells]
 
 
 def _fault(number: int, name: str | None, key: str, **values: Any) -> Fault:

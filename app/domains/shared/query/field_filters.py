@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any, get_args
 
+from pydantic import AfterValidator
 from sqlalchemy import (
     ARRAY,
     BigInteger,
@@ -46,7 +47,7 @@ from app.domains.shared.query.filters import (
     Operands,
     Parameter,
 )
-from app.domains.shared.schemas import multiple_lines, part_of_line, part_of_lines, single_line
+from app.domains.shared.schemas import key_text, multiple_lines, part_of_line, part_of_lines, single_line
 
 
 def choice(name: str, values: Any) -> Iterable[Filter]:
@@ -132,20 +133,27 @@ def text(
     ignore_case: bool = False,
     length: int = EXTERNAL_ID_LENGTH,
     multiline: bool = False,
+    is_key: bool = False,
+    whole: Callable[[str], str] = str,
+    part: Callable[[str], str] = str,
 ) -> Iterable[Filter]:
     """Yield the filters of text; `partial` adds `__ic` and `__sw`.
 
     List a partial field in `texts` of `register_table` (trigram index) and any other in `exact_texts`.
     `ignore_case` also makes equality ignore case. `length` is the maximum length of a value in characters. `multiline`
-    allows line breaks.
+    allows line breaks. Values of `is_key` are compared as they are, without trimming more than blanks. `whole` and
+    `part` convert a value, or a part of one, to the form that is stored.
     """
-    whole_text = Annotated[str, *(multiple_lines(length) if multiline else single_line(length))]
+    line = key_text(length) if is_key else single_line(length)
+    whole_text = Annotated[str, *(multiple_lines(length) if multiline else line), AfterValidator(whole)]
     for suffix, negated in (("", False), ("__not", True)):
         yield _text_equality(name, suffix, whole_text, ignore_case=ignore_case, negated=negated)
     if partial:
-        part = Annotated[str, *(part_of_lines(length) if multiline else part_of_line(length))]
+        part_text = Annotated[
+            str, *(part_of_lines(length) if multiline else part_of_line(length)), AfterValidator(part)
+        ]
         for suffix, verb, pattern in (("__ic", "contains", "%{}%"), ("__sw", "starts with", "{}%")):
-            yield _pattern(name, suffix, part, _describe(name, f"{verb} this text, ignoring case"), pattern)
+            yield _pattern(name, suffix, part_text, _describe(name, f"{verb} this text, ignoring case"), pattern)
     if nullable:
         yield _null_filter(name, uses_num_nulls=True)
 

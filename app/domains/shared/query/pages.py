@@ -44,8 +44,8 @@ MAX_SORT_FIELDS = 4
 # The filters of every collection.
 OBJECT_FILTERS: tuple[Filter, ...] = (
     *own_id(),
-    *text("code", partial=True, ignore_case=True),
-    *text("external_id", partial=True),
+    *text("code", partial=True, ignore_case=True, is_key=True),
+    *text("external_id", partial=True, is_key=True),
     *text("name", partial=True, nullable=False),
     *text("description", partial=True, length=DESCRIPTION_LENGTH, multiline=True),
     *instant("created_at"),
