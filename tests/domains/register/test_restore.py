@@ -439,6 +439,11 @@ async def test_command_imports_a_file_of_one_collection(empty_register: URL, tmp
         "The columns of the file do not match the collection.",
         f"{file.name}/1/Kürzel: Objects have no such field. Known fields: {known}.",
     ]
+    # Names of columns may contain line breaks and terminal sequences.
+    file.write_text('name,"x\nError: \x1b[2J"\nA,\n', "utf-8")
+    with pytest.raises(RegisterError) as raised:
+        await import_table(settings, url, file, dry_run=False, **options)
+    assert str(raised.value).splitlines()[1].startswith(rf"{file.name}/1/x\nError: \x1b[2J: ")
     file.write_text("code,name\nA,\n", "utf-8")
     with pytest.raises(RegisterError, match=r"(?s)Nothing was imported\..*\.csv/2/name: "):
         await import_table(settings, url, file, dry_run=False, **options)
