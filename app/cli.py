@@ -6,9 +6,11 @@ import os
 import signal
 import socket
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,7 +20,7 @@ from app.core.config import Settings, describe_faults, get_settings
 from app.core.database_errors import IntegrityViolation
 from app.core.local_postgres import EmbeddedPostgres, EmbeddedPostgresError
 from app.utils.exceptions import RegisterError
-from app.utils.wording import counted
+from app.utils.wording import counted, printable
 
 # Each command imports its modules when it is called: importing all takes seconds, and megabytes in every server.
 if TYPE_CHECKING:
@@ -29,7 +31,20 @@ if TYPE_CHECKING:
 _OUTCOMES = {"create": "created", "change": "changed", "done": "already imported"}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Group(click.Group):
+    """A group whose errors are printable: they may repeat names and texts of files."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Invoke the command. Raises `click.UsageError` or `click.ClickException` with a printable message."""
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            raise click.UsageError(printable(error.format_message()), error.ctx) from error
+        except click.ClickException as error:
+            raise click.ClickException(printable(error.format_message())) from error
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 def cli() -> None:
     """Process Register: the processes of an organisation, their participants and their dependencies.
 
@@ -197,6 +212,7 @@ def main() -> None:
     """Run the command line. Errors that a user can correct are printed as sentences, without a traceback."""
     # Without a handler, SIGTERM would leave a partial export, or a private server that is still running.
     signal.signal(signal.SIGTERM, _exit_with_signal)
+    sys.excepthook = _report_traceback
     try:
         cli(prog_name="python -m app")
     except ValidationError as error:
@@ -220,7 +236,15 @@ def _address(settings: Settings) -> str:
 
 
 def _report(*parts: str) -> None:
-    click.echo(" ".join(parts), err=True)
+    click.echo(_printable_lines(" ".join(parts)), err=True)
+
+
+def _printable_lines(text: str) -> str:
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def _report_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    _report("".join(traceback.format_exception(kind, error, trace)).rstrip("\n"))
 
 
 def _required_url() -> str:

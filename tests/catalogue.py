@@ -70,6 +70,11 @@ PLAIN_TEXTS: dict[str, tuple[str, ...]] = {name: _plain_texts(each) for name, ea
 
 every_collection = pytest.mark.parametrize("collection", COLLECTIONS)
 every_tree = pytest.mark.parametrize("collection", TREES)
+# The references of a collection to itself, which must not form cycles.
+every_hierarchy = pytest.mark.parametrize(
+    ("collection", "reference"),
+    [(name, member) for name, targets in REFERENCE_TARGETS.items() for member in targets if targets[member] == name],
+)
 
 
 def _list_query(service: type[CollectionService]) -> type[ListQuery]:

@@ -41,6 +41,8 @@ class ReferenceWriter:
         row = self.model(created_by_id=self.caller.id, updated_by_id=self.caller.id)
         whole = self.whole.model_validate(body)
         await self._check_depth(whole, None)
+        row.id = await self.session.scalar(func.nextval(func.pg_get_serial_sequence(row.__tablename__, "id")))
+        await self._check_cycles(whole, None, row.id)
         await self._assign(row, whole, None)
         await self._record(row, "created", None, difference(await self._document(row), {}))
         return await self._document(row)
@@ -170,16 +172,20 @@ class ReferenceWriter:
         await self.session.flush()
 
     async def _check_rules(self, row: Any, whole: Any) -> None:
-        above = getattr(whole, "parent_id", None)
-        while above not in {None, row.id}:
-            above = await self.session.scalar(select(self.model.parent_id).where(self.model.id == above))
-        if above is not None:
-            raise await self._refusal(whole, row.id, errors.Cycle(errors=[errors.Fault("/parent_id", "cycle", "")]))
-        if hasattr(whole, "parent_id") and whole.parent_id != row.parent_id:
-            await self._check_depth(whole, row.id)
         if await self._is_last_administrator(row) and not (whole.access_level == "admin" and whole.is_active):
             fault = errors.Fault("/access_level" if whole.is_active else "/is_active", "last_administrator", "")
             raise await self._refusal(whole, row.id, errors.LastAdministrator(errors=[fault]))
+        await self._check_cycles(whole, row.id, row.id)
+        if hasattr(whole, "parent_id") and whole.parent_id != row.parent_id:
+            await self._check_depth(whole, row.id)
+
+    async def _check_cycles(self, whole: Any, own_id: int | None, new_id: int) -> None:
+        for name in ("parent_id", "manager_id"):
+            above = getattr(whole, name, None)
+            while above not in {None, new_id}:
+                above = await self.session.scalar(select(getattr(self.model, name)).where(self.model.id == above))
+            if above is not None:
+                raise await self._refusal(whole, own_id, errors.Cycle(errors=[errors.Fault(f"/{name}", "cycle", "")]))
 
     async def _check_depth(self, whole: Any, own_id: int | None) -> None:
         above, ancestors = getattr(whole, "parent_id", None), 0
@@ -210,8 +216,9 @@ class ReferenceWriter:
                     duplicates.append(errors.Fault(f"/{name}", "duplicate", ""))
             elif name.endswith("_id"):
                 named.append((f"/{name}", self.related[name.removesuffix("_id")], value))
+        broken_pointers = {fault.pointer for fault in broken.errors} if broken else set()
         for pointer, model, key in named:
-            if await self.session.get(model, key) is None:
+            if pointer not in broken_pointers and await self.session.get(model, key) is None:
                 unknown.append(errors.Fault(pointer, "unknown_reference", ""))
         kind = errors.Duplicate if broken is None else errors.Conflict if duplicates else type(broken)
         if unknown:

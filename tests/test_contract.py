@@ -5,7 +5,16 @@ import pytest
 
 from app.domains.shared.schemas import kept_fields
 from tests.builders import make, make_department, make_location, make_role, make_user
-from tests.catalogue import LINKS, REFERENCES, body_of, every_collection, every_tree, required, unique_members
+from tests.catalogue import (
+    LINKS,
+    REFERENCES,
+    body_of,
+    every_collection,
+    every_hierarchy,
+    every_tree,
+    required,
+    unique_members,
+)
 from tests.conftest import Statements
 
 
@@ -260,14 +269,14 @@ async def test_faults_beyond_a_hundred_are_counted(client: httpx.AsyncClient) ->
     assert len(problem["errors"]) == 100
 
 
-@every_tree
-async def test_cycle_hides_no_other_fault(client: httpx.AsyncClient, collection: str) -> None:
+@every_hierarchy
+async def test_cycle_hides_no_other_fault(client: httpx.AsyncClient, collection: str, reference: str) -> None:
     await make(client, collection, code="A")
     above = await make(client, collection, code="B")
-    below = await make(client, collection, parent_id=above["id"])
-    move = {"parent_id": below["id"]}
+    below = await make(client, collection, **{reference: above["id"]})
+    move = {reference: below["id"]}
     # Locations have no other references.
-    others = {name: 9_000_000 for name in REFERENCES[collection] if name != "parent_id"}
+    others = {name: 9_000_000 for name in REFERENCES[collection] if name != reference}
     for more, code in (
         ({}, "cycle"),
         ({"code": "a"}, "conflict"),
@@ -421,16 +430,19 @@ async def test_tree_and_ancestors_follow_the_parents(client: httpx.AsyncClient, 
         assert (await client.get(f"/{collection}/code:absent/{path}")).status_code == 404
 
 
-@every_tree
-async def test_object_cannot_move_below_itself(client: httpx.AsyncClient, collection: str) -> None:
+@every_hierarchy
+async def test_object_cannot_move_below_itself(client: httpx.AsyncClient, collection: str, reference: str) -> None:
     top = await make(client, collection)
-    middle = await make(client, collection, parent_id=top["id"])
-    bottom = await make(client, collection, parent_id=middle["id"])
+    middle = await make(client, collection, **{reference: top["id"]})
+    bottom = await make(client, collection, **{reference: middle["id"]})
     for target in (top, middle, bottom):
-        response = await client.patch(f"/{collection}/{top['id']}", json={"parent_id": target["id"]})
-        assert (response.status_code, response.json()["code"]) == (409, "cycle")
-    moved = await client.patch(f"/{collection}/{bottom['id']}", json={"parent_id": top["id"]})
-    assert (moved.status_code, moved.json()["parent_id"]) == (200, top["id"])
+        for method, more in (("PATCH", {}), ("PUT", required(collection))):
+            body = more | {reference: target["id"]}
+            response = await client.request(method, f"/{collection}/{top['id']}", json=body)
+            assert (response.status_code, response.json()["code"]) == (409, "cycle")
+            assert [error["pointer"] for error in response.json()["errors"]] == [f"/{reference}"]
+    moved = await client.patch(f"/{collection}/{bottom['id']}", json={reference: top["id"]})
+    assert (moved.status_code, moved.json()[reference]) == (200, top["id"])
 
 
 @every_tree
@@ -493,6 +505,26 @@ async def test_number_of_statements_of_trees_is_fixed(
         (2, "POST", f"/{collection}", required(collection) | {"parent_id": parent["id"]}),
         # A move reads the object, locks it and the tree, looks for a cycle, counts the levels, and writes.
         (6, "PATCH", f"/{collection}/{child['id']}", {"parent_id": parent["id"]}),
+    ):
+        with statements.counted() as seen:
+            response = await client.request(method, url, json=content)
+        assert response.is_success, response.text
+        assert len(seen) == expected + CALLER, (method, url, seen)
+
+
+async def test_number_of_statements_of_managers_is_fixed(client: httpx.AsyncClient, statements: Statements) -> None:
+    manager, user = await make_user(client), await make_user(client)
+    path, manager_id, body = f"/users/{user['id']}", manager["id"], required("users", "other")
+    for expected, method, url, content in (
+        # A new user has no reports, and thus forms no cycle.
+        (1, "POST", "/users", required("users") | {"manager_id": manager_id}),
+        # A new manager reads the user, locks it and the managers, looks for a cycle, and writes.
+        # PUT tries to write first.
+        (5, "PATCH", path, {"manager_id": manager_id}),
+        (2, "PATCH", path, {"manager_id": manager_id, "description": "New"}),
+        (1, "PUT", path, body | {"manager_id": manager_id}),
+        (3, "PATCH", path, {"manager_id": None}),
+        (5, "PUT", path, body | {"manager_id": manager_id}),
     ):
         with statements.counted() as seen:
             response = await client.request(method, url, json=content)

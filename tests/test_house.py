@@ -15,7 +15,7 @@ NAMESAKES = {
     "models": {"models"},
     "schemas": {"schemas"},
     "lists": {"lists"},
-    "rules": {"rules"},
+    "rules": {"rules", "trees"},
     "service": {"service", "trees"},
     "router": {"router"},
 }

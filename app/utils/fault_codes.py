@@ -147,6 +147,10 @@ OWN_TEXTS: dict[str, str] = {
     "surrogate": "Must not contain surrogates.",
     "timezone": "Must be the name of a time zone, such as Europe/Zurich.",
     "too_deep": "The {noun}, or an object below it, would have more than {ancestors} ancestors.",
+    "too_deep:chain": (
+        "More than {limit:,} objects are above this {noun}, or above all objects of the request, which is too many to "
+        "look for cycles. Shorten the chain, or change fewer objects in one request."
+    ),
     "too_many_combining_marks": "Must have at most {marks} combining marks in a row. Remove the others.",
     "too_many_sorts": "A list can be sorted by at most {fields}.",
     "two_places": "Set a cursor or an offset, not both.",

@@ -1,7 +1,8 @@
-"""Removes credentials from log lines, and bounds their length.
+"""Removes credentials from log lines, bounds their length, and escapes characters that are not printable.
 
 Texts are cut first, so that the work does not depend on the length of what a client sent. Each pattern scans a text
-once: quantifiers are possessive, and a match begins only where a word begins.
+once: quantifiers are possessive, and a match begins only where a word begins. Escapes come last: a line of the log has
+no line break or terminal sequence of a client.
 """
 
 import re
@@ -9,6 +10,8 @@ from collections.abc import Callable, Mapping, MutableMapping
 from functools import lru_cache
 from itertools import islice
 from typing import Any
+
+from app.utils.wording import printable
 
 # The maximum lengths of a text, of a traceback in one text, and of a name, in characters.
 MAX_TEXT = 2_000
@@ -23,6 +26,7 @@ REDACTED = "[redacted]"
 CUT = " [cut]"
 
 _TRACEBACK = "exception"
+_INDENTATION = "    "
 _SECRET_WORD = "password|passwd|secret|token|authorization|cookie|api[-_]?key|credential"  # noqa: S105 - names of them
 _SECRET_NAME = re.compile(_SECRET_WORD, re.IGNORECASE)
 _AT_CUT = rf"{re.escape(CUT)}\Z"
@@ -41,7 +45,7 @@ Event = MutableMapping[str, Any]
 
 
 def redact(_logger: Any, _method: str, event: Event) -> Event:
-    """Replace values with a secret's name, and credentials inside texts; cut what is too long."""
+    """Replace values with a secret's name, and credentials inside texts; cut long texts, and escape them."""
     return {name: _clean(name, value) for name, value in event.items()}
 
 
@@ -49,7 +53,7 @@ def _clean(name: str, value: Any) -> Any:
     if _is_secret(name):
         return REDACTED
     if isinstance(value, str):
-        return clean_text(value, MAX_TRACEBACK if name == _TRACEBACK else MAX_TEXT)
+        return _clean_traceback(value) if name == _TRACEBACK else clean_text(value)
     if value is None or isinstance(value, int | float):
         return value
     return _NestedValue().clean(value)
@@ -61,13 +65,25 @@ def _is_secret(name: str) -> bool:
 
 
 def clean_text(text: str, max_length: int = MAX_TEXT) -> str:
-    """Return a text cut to `max_length` characters, with its credentials replaced."""
+    """Return a text cut to `max_length` characters, with its credentials replaced, in printable characters."""
     if len(text) > max_length:
         text = text[:max_length] + CUT
     # Shortcut, because every request logs: no scheme of credentials, assignment, JSON, URL or token.
     is_plain = " " not in text and "=" not in text and '":' not in text and "://" not in text
-    if is_plain and "_" not in text and "eyJ" not in text:
+    if is_plain and "_" not in text and "eyJ" not in text and text.isprintable():
         return text
+    return printable(_without_credentials(text))
+
+
+def _clean_traceback(text: str) -> str:
+    if len(text) > MAX_TRACEBACK:
+        text = text[:MAX_TRACEBACK] + CUT
+    # Messages of exceptions can contain lines of a client. No entry of the log begins with the indentation.
+    lines = _without_credentials(text).split("\n")
+    return "\n".join(f"{_INDENTATION}{printable(line)}" for line in lines)
+
+
+def _without_credentials(text: str) -> str:
     for pattern, replacement in _REPLACEMENTS:
         text = pattern.sub(replacement, text)
     return text

@@ -1,4 +1,4 @@
-"""Counts and lists in English sentences."""
+"""Texts for people: counts and lists in English sentences, and lines that a terminal shows as they are."""
 
 from collections.abc import Sequence
 
@@ -9,8 +9,8 @@ def counted(number: int, noun: str, plural: str = "") -> str:
 
 
 def truncated(lines: Sequence[str], most: int) -> list[str]:
-    """Return the first lines, followed by a line with the number of further ones if there are more than `most`."""
-    return [*lines[:most], *([f"… and {len(lines) - most} more."] if len(lines) > most else [])]
+    """Return the first lines, printable, followed by a line with the number of further ones if there are any."""
+    return [*map(printable, lines[:most]), *([f"… and {len(lines) - most} more."] if len(lines) > most else [])]
 
 
 def shortened(text: str, most: int) -> str:
@@ -21,3 +21,14 @@ def shortened(text: str, most: int) -> str:
 def joined(parts: Sequence[str], word: str = "and") -> str:
     """Return the parts as in a sentence: `a`, `a and b`, `a, b and c`."""
     return f" {word} ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
+
+
+def printable(text: str) -> str:
+    """Return a text in which each character that is not printable is an escape of Python, such as `\\x1b` or `\\u202e`.
+
+    These are the characters that could forge a line or control a terminal: line breaks, control and format characters
+    (escape sequences, bidirectional and zero-width characters), surrogates, and white space other than the space.
+    """
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)

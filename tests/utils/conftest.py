@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import structlog
 
-from app.utils import logging_middleware
+from app.utils import logging_middleware, problems
 from app.utils.logging_service import configure_logging
 
 LOGGERS = ("", "uvicorn", "uvicorn.error", "uvicorn.access", "alembic")
@@ -30,8 +30,9 @@ def configured_log(*, as_json: bool = True, level: str = "INFO") -> Iterator[Log
     saved = {name: vars(logging.getLogger(name)).copy() for name in LOGGERS}
     log = Log()
     with pytest.MonkeyPatch.context() as patch:
-        # The module's own logger would keep the first configuration it was used with.
+        # The loggers of modules would keep the first configuration they were used with.
         patch.setattr(logging_middleware, "logger", structlog.get_logger("app.request"))
+        patch.setattr(problems, "logger", structlog.get_logger("app.problems"))
         # It belongs to the client of the tests.
         patch.setattr(logging.getLogger("httpx"), "disabled", True)
         with redirect_stderr(log):

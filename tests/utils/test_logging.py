@@ -26,7 +26,7 @@ def test_line_is_one_json_object_with_time_level_and_logger(log: Log) -> None:
     entry = json.loads(line)
     assert datetime.fromisoformat(entry.pop("timestamp")).utcoffset() is not None
     assert entry == {
-        "event": "Grüße\nand more",
+        "event": r"Grüße\nand more",
         "level": "warning",
         "logger": "app.test",
         "number": 1,

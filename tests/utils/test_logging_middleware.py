@@ -78,7 +78,7 @@ async def test_query_and_headers_are_not_written(client: httpx.AsyncClient, log:
 async def test_path_cannot_forge_a_line(client: httpx.AsyncClient, log: Log) -> None:
     await client.get('/departments/a%0D%0A{"event":"request"}%E2%80%A8%1B[2J')
     (entry,) = log.entries
-    assert entry["path"] == '/api/v1/departments/a\r\n{"event":"request"}\u2028\x1b[2J'
+    assert entry["path"] == r'/api/v1/departments/a\r\n{"event":"request"}\u2028\x1b[2J'
     assert "\x1b" not in log.getvalue()
 
 

@@ -113,6 +113,12 @@ def foreign_keys(model: type[RegisterObject]) -> dict[str, type[RegisterObject]]
     return {column.name: model_of(column) for column in columns if column.foreign_keys}
 
 
+@cache
+def self_references(model: type[RegisterObject]) -> tuple[str, ...]:
+    """Return the writable columns that refer to objects of the same collection."""
+    return tuple(name for name, target in foreign_keys(model).items() if target is model)
+
+
 def body_links(body: BaseModel, link_set: LinkSet) -> list[Link] | None:
     """Return the links that a body lists in either form, or None if a patch leaves them unchanged."""
     if link_set.short in body.model_fields_set:

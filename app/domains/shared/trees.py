@@ -6,10 +6,12 @@ from typing import Any
 
 from sqlalchemy import (
     ARRAY,
+    CTE,
     BigInteger,
     Executable,
     Integer,
     Select,
+    Table,
     any_,
     bindparam,
     column,
@@ -33,6 +35,8 @@ from app.utils.fault_codes import text_of
 
 __all__ = ["MAX_DEPTH", "Collection", "LinkSet", "MaxDepth", "NoCycle", "TreeNodes", "TreeService"]
 
+# No organisation has as many levels, and a batch of many objects names most of the objects above them itself.
+_ANCESTORS_PER_TARGET = 10
 _ZERO = literal_column("0", Integer)
 
 
@@ -57,10 +61,18 @@ class TreeService(CollectionService):
 
 
 class NoCycle(Rule):
-    """The rule that no object is its own ancestor."""
+    """The rule that no object refers to itself, directly or through others, by the reference `column`.
 
+    A cycle that is older than the rule stays until one of its references changes. A creation alone forms no cycle: the
+    statement that inserts an object rejects a reference to itself.
+    """
+
+    column = "parent_id"
     watches = ("parent_id",)
     applies_to_restores = True
+    # The maximum number of objects above the new targets of all writes of a unit, beside `_ANCESTORS_PER_TARGET` for
+    # each target. None: another rule limits them.
+    max_ancestors: int | None = None
 
     def __init__(self, caller: Caller) -> None:
         super().__init__(caller)
@@ -71,23 +83,42 @@ class NoCycle(Rule):
         self._moves: dict[Any, Write] = {}
         # The objects from which cycles are still to be searched, because their parent has changed.
         self._unchecked: list[Any] = []
+        # The limit of ancestors, if the writes of this unit exceed it.
+        self._exceeded: int | None = None
 
     def lock(self, write: Write) -> str | None:
         # Two valid moves can form a cycle together, so moves within one tree are serialised.
-        is_move = write.changes("parent_id") and write.after is not None and write.after["parent_id"] is not None
+        is_move = write.changes(self.column) and _parent(write, self.column) is not None
         return f"tree of {write.model.__tablename__}" if is_move else None
 
     async def load(self, session: RegisterSession, writes: Sequence[Write]) -> None:
         writes = [write for write in writes if not write.is_rejected]
-        self._moves = {write.id: write for write in writes if _parent(write) is not None and _is_move(write)}
+        self._moves = {
+            write.id: write
+            for write in writes
+            if _parent(write, self.column) is not None and _is_move(write, self.column)
+        }
         if any(write.before is not None for write in self._moves.values()):
             model = next(iter(self._moves.values())).model
-            ids = list({_parent(write) for write in self._moves.values()})
-            rows = await session.execute(_select_ancestors(model), {"ids": ids})
-            self._current_parents = {row.id: row.parent_id for row in rows}
-        new_parents = {write.id: _parent(write) for write in writes if write.after is not None}
+            await self._load_ancestors(session, model, {_parent(write, self.column) for write in self._moves.values()})
+        new_parents = {write.id: _parent(write, self.column) for write in writes if write.after is not None}
         self._new_parents = self._current_parents | new_parents
         self._unchecked = list(self._moves)
+
+    async def _load_ancestors(self, session: RegisterSession, model: type[RegisterObject], targets: set[Any]) -> None:
+        limit = self.max_ancestors
+        if limit is not None:
+            limit += _ANCESTORS_PER_TARGET * len(targets)
+        values = {"ids": list(targets), "limit": None if limit is None else limit + 1}
+        rows = list(await session.execute(_select_ancestors(model, self.column), values))
+        self._current_parents = {row.id: row.parent_id for row in rows}
+        if limit is not None and len(rows) > limit:
+            self._exceeded = limit
+
+    def check(self, write: Write) -> Iterator[RuleViolation]:
+        if self._exceeded is not None and write.changes(self.column) and _parent(write, self.column) is not None:
+            detail = text_of("too_deep:chain", noun=write.model.noun, limit=self._exceeded)
+            yield RuleViolation(TooDeep, detail, f"/{self.column}")
 
     def check_together(self, rejected: Sequence[Write]) -> Iterator[tuple[Write, RuleViolation]]:
         self._undo_moves([write.id for write in rejected if self._moves.get(write.id) is write])
@@ -96,7 +127,7 @@ class NoCycle(Rule):
             for key in self._cycles(starts):
                 if (write := self._moves.get(key)) is not None:
                     detail = text_of("cycle", noun=write.model.noun)
-                    yield write, RuleViolation(Cycle, detail, "/parent_id")
+                    yield write, RuleViolation(Cycle, detail, f"/{self.column}")
                     self._undo_moves([key])
 
     def _undo_moves(self, keys: Sequence[Any]) -> None:
@@ -170,30 +201,39 @@ class MaxDepth(Rule):
             yield write, RuleViolation(TooDeep, detail, "/parent_id")
 
 
-def _parent(write: Write) -> Any:
-    return None if write.after is None else write.after["parent_id"]
+def _parent(write: Write, column: str = "parent_id") -> Any:
+    return None if write.after is None else write.after[column]
 
 
-def _is_move(write: Write) -> bool:
-    return write.before is None or write.changes("parent_id")
+def _is_move(write: Write, column: str = "parent_id") -> bool:
+    return write.before is None or write.changes(column)
 
 
 @cache
-def _select_ancestors(model: type[RegisterObject]) -> Select[Any]:
-    """Return the statement of `id` and `parent_id` of the objects with `ids` and of all their ancestors."""
-    table = table_of(model)
-    start = select(table.c.id, table.c.parent_id).where(table.c.id == any_(bindparam("ids", type_=ARRAY(BigInteger))))
+def _select_ancestors(model: type[RegisterObject], column: str) -> Select[Any]:
+    """Return the statement of `id` and `parent_id` of the objects with `ids` and of all objects above them.
+
+    `parent_id` is the value of `column`. The statement returns, and reads, up to `limit` objects, or all for NULL.
+    """
+    chain = _ancestors(table_of(model), column)
+    return select(chain.c.id, chain.c.parent_id).limit(bindparam("limit", type_=BigInteger))
+
+
+def _ancestors(table: Table, name: str) -> CTE:
+    columns = (table.c.id, table.c[name].label("parent_id"))
+    start = select(*columns).where(table.c.id == any_(bindparam("ids", type_=ARRAY(BigInteger))))
     chain = start.cte("chain", recursive=True)
     # The OFFSET keeps the planner from reading the whole table at each step.
-    parent = select(table.c.id, table.c.parent_id).where(table.c.id == chain.c.parent_id).offset(_ZERO).lateral()
+    parent = select(*columns).where(table.c.id == chain.c.parent_id).offset(_ZERO).lateral()
     # UNION discards duplicate rows, so the recursion ends even in a cycle.
-    chain = chain.union(select(parent.c.id, parent.c.parent_id).join_from(chain, parent, true()))
-    return select(chain.c.id, chain.c.parent_id)
+    return chain.union(select(parent.c.id, parent.c.parent_id).join_from(chain, parent, true()))
 
 
 @cache
 def _select_places(model: type[RegisterObject]) -> Executable:
-    """Return the statement of `_select_ancestors` with the `height` of the objects `leaving`, which are in `ids` too.
+    """Return the statement of the objects with `ids` and of all their ancestors: `id`, `parent_id` and `height`.
+
+    Only the objects `leaving`, which are in `ids` too, have a height.
 
     The height is the number of levels below an object, at most `MAX_DEPTH` + 1, without the objects `leaving` and their
     subtrees: each object is counted once, however many of its ancestors leave.
@@ -207,6 +247,6 @@ def _select_places(model: type[RegisterObject]) -> Executable:
     is_near = below.c.distance <= literal_column(str(MAX_DEPTH))
     below = below.union_all(step.join_from(below, child, true()).where(stays, is_near))
     heights = select(below.c.root, func.max(below.c.distance).label("height")).group_by(below.c.root).subquery()
-    places = _select_ancestors(model).subquery()
+    places = _ancestors(table, "parent_id")
     joined = places.outerjoin(heights, heights.c.root == places.c.id)
     return select(places.c.id, places.c.parent_id, heights.c.height).select_from(joined)

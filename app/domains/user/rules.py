@@ -1,4 +1,4 @@
-"""Rules of users: at least one active administrator, managed only by administrators."""
+"""Rules of users: at least one active administrator, managed only by administrators; no cycle of managers."""
 
 from collections.abc import Iterator, Sequence
 
@@ -8,6 +8,7 @@ from app.core.caller import Caller
 from app.core.database import RegisterSession
 from app.core.permissions import LEVELS, AccessLevel, Scope, scopes_of
 from app.domains.shared.rules import Rule, RuleViolation, Values, Write, missing_scope
+from app.domains.shared.trees import NoCycle
 from app.domains.user.models import User
 from app.domains.user.sessions import end_sessions
 from app.utils.exceptions import FirstAdministrator, LastAdministrator
@@ -91,6 +92,15 @@ class Administrators(Rule):
 def _scopes_to_create(level: AccessLevel) -> frozenset[Scope]:
     """Return the scopes that are required to create a user: those of the access level, none for the lowest one."""
     return frozenset() if level == LEVELS[0] else scopes_of(level)
+
+
+class NoCycleOfManagers(NoCycle):
+    """The rule that no user is, directly or through others, the own manager. Restores keep older cycles."""
+
+    column = "manager_id"
+    watches = ("manager_id",)
+    applies_to_restores = False
+    max_ancestors = 10_000
 
 
 def _is_administrator(values: Values | None) -> bool:

@@ -79,12 +79,15 @@ async def source(server_url: URL, template: URL, tmp_path_factory: pytest.TempPa
 async def make_cycles(register: Committed) -> None:
     """Create objects that refer to each other across collections and to later objects, and namesakes without keys."""
     client = register.client
-    first, second = await make_user(client, name="Twin"), await make_user(client, name="Twin")
+    first, second, third = [await make_user(client, name="Twin") for _ in range(3)]
     below = await make_department(client, name="Below", head_id=second["id"])
     above = await make_department(client, name="Above")
     await client.patch(f"/departments/{below['id']}", json={"parent_id": above["id"]})
     await client.patch(f"/users/{first['id']}", json={"manager_id": second["id"], "department_id": below["id"]})
-    await client.patch(f"/users/{second['id']}", json={"manager_id": first["id"]})
+    # Registers that are older than the rule may have cycles of managers.
+    async with connected(register.url) as connection:
+        cycle = "UPDATE users SET manager_id = $1 WHERE id = $2"
+        await connection.executemany(cycle, [(first["id"], second["id"]), (third["id"], third["id"])])
     child, parent = [await make(client, "processes", name="Twin") for _ in range(2)]
     moved = await client.patch(f"/processes/{child['id']}", json={"parent_id": parent["id"]})
     assert moved.status_code == 200, moved.text
@@ -450,6 +453,11 @@ async def test_command_imports_a_file_of_one_collection(empty_register: URL, tmp
         "The columns of the file do not match the collection.",
         f"{file.name}/1/Kürzel: Objects have no such field. Known fields: {known}.",
     ]
+    # Names of columns may contain line breaks and terminal sequences.
+    file.write_text('name,"x\nError: \x1b[2J"\nA,\n', "utf-8")
+    with pytest.raises(RegisterError) as raised:
+        await import_table(settings, url, file, dry_run=False, **options)
+    assert str(raised.value).splitlines()[1].startswith(rf"{file.name}/1/x\nError: \x1b[2J: ")
     file.write_text("code,name\nA,\n", "utf-8")
     with pytest.raises(RegisterError, match=r"(?s)Nothing was imported\..*\.csv/2/name: "):
         await import_table(settings, url, file, dry_run=False, **options)

@@ -16,7 +16,7 @@ from app.domains.shared.bulk import batch as bulk
 from app.domains.shared.bulk.batch import write_batch
 from app.domains.user.administrators import first_administrator
 from tests.builders import make, make_department, make_process, make_role, make_user, token_with
-from tests.catalogue import COLLECTIONS, TABLES, every_collection, every_tree, required
+from tests.catalogue import COLLECTIONS, TABLES, every_collection, every_hierarchy, required, unique_members
 from tests.conftest import ADMIN_TOKEN
 from tests.domains.shared.bulk import Item, create, faults, faults_of_items, send, statuses, write
 from tests.domains.shared.properties import draw_examples
@@ -47,35 +47,42 @@ async def test_faults_of_query_and_body_are_reported_together(client: httpx.Asyn
 # --- Trees ---
 
 
-@every_tree
-async def test_items_that_form_a_cycle_are_rejected(client: httpx.AsyncClient, collection: str) -> None:
+@every_hierarchy
+@pytest.mark.parametrize("op", ["create", "upsert"])
+async def test_items_that_form_a_cycle_are_rejected(
+    client: httpx.AsyncClient, collection: str, reference: str, op: str
+) -> None:
+    above = {"A": "C", "B": "A", "C": "b", "D": "C", "S": "S"}
     items = [
-        create(name="A", code="A", parent_id={"code": "C"}),
-        create(name="B", code="B", parent_id={"code": "A"}),
-        create(name="C", code="C", parent_id={"code": "b"}),
-        create(name="Below", parent_id={"code": "C"}),
-        create(name="Itself", code="S", parent_id={"code": "S"}),
+        {
+            "op": op,
+            **({"code": code} if op == "upsert" else {}),
+            "data": required(collection)
+            | unique_members(collection, code)
+            | {"code": code, reference: {"code": target}},
+        }
+        for code, target in above.items()
     ]
     response = await send(client, collection, items)
     assert (response.status_code, response.json()["code"]) == (409, "cycle")
     assert faults(response) == {
-        *((f"/items/{n}/data/parent_id", "cycle") for n in (0, 1, 2, 4)),
-        ("/items/3/data/parent_id", "failed_reference"),
+        *((f"/items/{n}/data/{reference}", "cycle") for n in (0, 1, 2, 4)),
+        (f"/items/3/data/{reference}", "failed_reference"),
     }
 
 
-@every_tree
-async def test_move_below_a_descendant_is_rejected(client: httpx.AsyncClient, collection: str) -> None:
+@every_hierarchy
+async def test_move_below_a_descendant_is_rejected(client: httpx.AsyncClient, collection: str, reference: str) -> None:
     top = await make(client, collection)
-    middle = await make(client, collection, parent_id=top["id"])
-    leaf = await make(client, collection, parent_id=middle["id"])
+    middle = await make(client, collection, **{reference: top["id"]})
+    leaf = await make(client, collection, **{reference: middle["id"]})
     other = await make(client, collection)
-    response = await send(client, collection, [update(top["id"], parent_id=leaf["id"])])
+    response = await send(client, collection, [update(top["id"], **{reference: leaf["id"]})])
     assert (response.status_code, response.json()["code"]) == (409, "cycle")
     # Each is valid without the other.
-    items = [update(top["id"], parent_id=other["id"]), update(other["id"], parent_id=leaf["id"])]
+    items = [update(top["id"], **{reference: other["id"]}), update(other["id"], **{reference: leaf["id"]})]
     response = await send(client, collection, items)
-    assert faults(response) == {(f"/items/{n}/data/parent_id", "cycle") for n in (0, 1)}
+    assert faults(response) == {(f"/items/{n}/data/{reference}", "cycle") for n in (0, 1)}
     assert statuses(await write(client, collection, items[0])) == ["updated"]
 
 

@@ -9,7 +9,7 @@ from sqlalchemy import URL
 
 from app.main import create_app
 from tests.builders import make, make_department, make_location, make_process, make_role, make_user
-from tests.catalogue import every_tree
+from tests.catalogue import every_hierarchy
 from tests.conftest import Committed, new_database, settings_for
 from tests.domains.shared.bulk import Item, create, send, write
 from tests.test_races import read, send_together, statuses
@@ -144,20 +144,26 @@ async def test_one_of_two_batches_with_the_same_version_wins(client: httpx.Async
         assert (await read(client, path))["version"] == 2
 
 
-@every_tree
-async def test_moves_that_form_a_cycle_together_do_not_all_succeed(client: httpx.AsyncClient, collection: str) -> None:
+@every_hierarchy
+async def test_moves_that_form_a_cycle_together_do_not_all_succeed(
+    client: httpx.AsyncClient, collection: str, reference: str
+) -> None:
     for number in range(ROUNDS):
         one, other, third = [await make(client, collection) for _ in range(3)]
         moves = [
-            send(client, collection, [update(one, parent_id=other["id"]), update(third, description="Same batch")]),
-            send(client, collection, [update(other, parent_id=one["id"])])
+            send(
+                client,
+                collection,
+                [update(one, **{reference: other["id"]}), update(third, description="Same batch")],
+            ),
+            send(client, collection, [update(other, **{reference: one["id"]})])
             if number % 2
-            else client.patch(f"/{collection}/{other['id']}", json={"parent_id": one["id"]}),
+            else client.patch(f"/{collection}/{other['id']}", json={reference: one["id"]}),
         ]
         responses = await send_together(*moves)
         assert statuses(responses) == [200, 409]
         assert codes(responses) == ["cycle"]
-        parents = [(await read(client, f"/{collection}/{each['id']}"))["parent_id"] for each in (one, other)]
+        parents = [(await read(client, f"/{collection}/{each['id']}"))[reference] for each in (one, other)]
         assert parents in ([other["id"], None], [None, one["id"]])
 
 

@@ -21,6 +21,7 @@ from tests.catalogue import (
     TREES,
     body_of,
     every_collection,
+    every_hierarchy,
     required,
     route_of,
 )
@@ -55,6 +56,13 @@ def test_tables_of_tests_match_the_bodies(collection: str) -> None:
     assert declaration.body is body_of(collection, "POST", "")
     for body in (declaration.body, body_of(collection, "PUT")):
         body.model_validate(required(collection))
+
+
+@every_hierarchy
+def test_references_within_a_collection_form_no_cycles(collection: str, reference: str) -> None:
+    rules = [rule for rule in DECLARATIONS[collection].rules if issubclass(rule, NoCycle)]
+    assert [rule.column for rule in rules] == [reference]
+    assert [rule.watches for rule in rules] == [(reference,)]
 
 
 def test_every_collection_has_its_two_scopes_and_no_other_has_any() -> None:

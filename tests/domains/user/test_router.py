@@ -202,12 +202,6 @@ async def test_referenced_user_cannot_be_deleted(client: httpx.AsyncClient) -> N
     assert (await client.delete(f"/users/{user['id']}")).status_code == 204
 
 
-async def test_user_with_itself_as_manager_can_be_deleted(client: httpx.AsyncClient) -> None:
-    user = await make_user(client)
-    assert (await client.patch(f"/users/{user['id']}", json={"manager_id": user["id"]})).status_code == 200
-    assert (await client.delete(f"/users/{user['id']}")).status_code == 204
-
-
 async def test_first_administrator_cannot_be_deleted(client: httpx.AsyncClient) -> None:
     administrator = await first_administrator(client)
     path = f"/users/{administrator['id']}"

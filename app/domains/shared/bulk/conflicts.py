@@ -13,7 +13,7 @@ from typing import Any
 from app.core.permissions import Scope
 from app.domains.shared.bulk.fault_budget import FaultBudget
 from app.domains.shared.bulk.items import Item
-from app.domains.shared.collection import foreign_keys
+from app.domains.shared.collection import self_references
 from app.domains.shared.models import RegisterObject, table_of
 from app.domains.shared.rules import Rules, RuleViolation, Write
 from app.domains.shared.writing.constraints import duplicate_key_fault
@@ -83,11 +83,11 @@ def _final_references(batch: Batch, item: Item) -> Iterator[int]:
         return
     source: Any = item.current
     if item.is_valid:
-        for name in _self_references(batch.model):
+        for name in self_references(batch.model):
             if (value := getattr(item.body, name)) is not None:
                 yield value
     elif source is not None:
-        for name in _self_references(batch.model):
+        for name in self_references(batch.model):
             if source[name] is not None:
                 yield source[name]
     if _refers_to_authors(batch.model):
@@ -95,10 +95,6 @@ def _final_references(batch: Batch, item: Item) -> Iterator[int]:
         yield from (value for value in authors if value is not None)
         if item.is_valid and batch.caller_id is not None:
             yield batch.caller_id
-
-
-def _self_references(model: type[RegisterObject]) -> list[str]:
-    return [name for name, target in foreign_keys(model).items() if target is model]
 
 
 def _refers_to_authors(model: type[RegisterObject]) -> bool:

@@ -49,7 +49,7 @@ from app.domains.shared.history.record import caller_exists, change_cte, constan
 from app.domains.shared.models import RegisterObject, table_of
 from app.domains.shared.reading.documents import Documents
 from app.domains.shared.writing.dependants import restricting_foreign_keys
-from app.domains.shared.writing.single_statement import touch_values
+from app.domains.shared.writing.single_statement import next_id, touch_values
 from app.domains.shared.writing.unique_keys import unique_keys
 
 
@@ -87,9 +87,8 @@ def find_references(model: type[RegisterObject], links: Sequence[LinkSet]) -> Ex
         name = case((bindparam("with_names", type_=Boolean), table.c.name))
         query = select(kind, table.c.id, code, table.c.external_id, name)
         queries.append(query.where(_matches_keys(table, f"{table.name}_")))
-    sequence = f"nextval(pg_get_serial_sequence('{model.__tablename__}', 'id')::regclass)"
     numbers = func.generate_series(literal_column("1", Integer), bindparam("new", type_=Integer))
-    new_ids = select(null(), literal_column(sequence, BigInteger), null(), null(), null())
+    new_ids = select(null(), next_id(model), null(), null(), null())
     return union_all(*queries, new_ids.select_from(numbers.alias("number")))
 
 

@@ -29,8 +29,10 @@ async def with_all_faults(
     """
     await session.undo()
     duplicates = await _duplicate_keys(session, model, body, key)
-    unknown = await _unknown_references(session, model, links, body)
     first = () if isinstance(error, (Duplicate, UnknownReference)) else error.errors
+    # A new object that refers to itself does not exist.
+    reported = {fault.pointer for fault in first}
+    unknown = [each for each in await _unknown_references(session, model, links, body) if each.pointer not in reported]
     if not duplicates and not unknown:
         return error
     faults = (*first, *duplicates, *unknown)

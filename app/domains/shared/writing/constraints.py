@@ -14,8 +14,6 @@ def error_for(violation: IntegrityViolation) -> RegisterError | None:
     name = violation.constraint
     if violation.is_reference:
         return UnknownReference(errors=[Fault.of(_foreign_keys().get(name, ""), "unknown_reference")])
-    if name in _self_parent_checks():
-        return UnknownReference(errors=[Fault.of("/parent_id", "unknown_reference")])
     if name in _declared_conflicts():
         pointer, detail = _declared_conflicts()[name]
         return Conflict(detail, errors=[Fault.of(pointer, "conflict", reason=detail)])
@@ -47,15 +45,6 @@ def _declared_conflicts() -> dict[str, tuple[str, str]]:
     """Return pointer and detail of each unique index that declares a `models.conflict`."""
     indexes = (index for table in Base.metadata.tables.values() for index in table.indexes)
     return {str(index.name): index.info["conflict"] for index in indexes if "conflict" in index.info}
-
-
-@cache
-def _self_parent_checks() -> frozenset[str]:
-    """Return the checks that an object is not its own parent.
-
-    A new object can violate one only by guessing its own id, which the client does not know yet.
-    """
-    return frozenset(f"ck_{name}_parent_id" for name in Base.metadata.tables)
 
 
 @cache

@@ -6,7 +6,7 @@ from typing import Any
 from app.core.database_errors import IntegrityViolation
 from app.core.engine import Row
 from app.core.prepared import FastStatement
-from app.domains.shared.collection import LinkSet, body_links, values_of
+from app.domains.shared.collection import LinkSet, body_links, self_references, values_of
 from app.domains.shared.reading.documents import Document, by_id
 from app.domains.shared.reading.keys import Key, not_found
 from app.domains.shared.reading.preconditions import Preconditions
@@ -18,7 +18,7 @@ from app.domains.shared.writing.constraints import error_for
 from app.domains.shared.writing.dependants import find_dependants
 from app.domains.shared.writing.locked import LockedWriter, delete_object, read_columns
 from app.domains.shared.writing.single_statement import insert_object, update_object
-from app.utils.exceptions import CallerDeleted, Conflict, RegisterError, StillReferenced
+from app.utils.exceptions import CallerDeleted, Conflict, Cycle, Fault, RegisterError, StillReferenced
 from app.utils.fault_codes import text_of
 
 # The lists of links in a body, without those that a patch leaves unchanged.
@@ -38,7 +38,8 @@ class ObjectWriter(LockedWriter):
             await self.session.lock(*self.rules.locks([write]))
             await self._check(write, body, None)
         row = await self._run(insert_object(self.documents, self.collection.links), body, lists)
-        assert row is not None  # an insert returns its row, or raises
+        if row is None:
+            raise await self._with_all_faults(self._self_reference(values), body, None)
         if has_rules:
             write.id = row.id
             await self.rules.apply(self.session, [write])
@@ -157,6 +158,12 @@ class ObjectWriter(LockedWriter):
             if error is None:
                 raise
             raise await self._with_all_faults(error, body, key) from violation
+
+    def _self_reference(self, values: Values) -> Cycle:
+        """Return the error of a new object that refers to itself."""
+        pointers = [f"/{name}" for name in self_references(self.model) if values[name] is not None]
+        faults = [Fault.of(pointer, "cycle", noun=self.model.noun) for pointer in pointers]
+        return Cycle(faults[0].detail, errors=faults)
 
     async def _with_all_faults(self, error: RegisterError, body: ObjectFields, key: Key | None) -> RegisterError:
         return await with_all_faults(self.session, self.model, self.collection.links, error, body, key)

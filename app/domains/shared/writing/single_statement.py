@@ -15,6 +15,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     Select,
     Table,
     and_,
@@ -32,7 +33,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 
 from app.core.prepared import fast_statement
-from app.domains.shared.collection import LinkSet, writable_columns
+from app.domains.shared.collection import LinkSet, self_references, writable_columns
 from app.domains.shared.history.diff import nonempty_members
 from app.domains.shared.history.record import change_cte
 from app.domains.shared.models import Base, table_of
@@ -47,12 +48,16 @@ def insert_object(documents: Documents, links: Sequence[LinkSet]) -> Select[Any]
     """Return the statement that inserts and records an object with its links, and returns `id`, `version` and `body`.
 
     Its parameters are the writable columns with the prefix `new_`, those of `Caller.signature`, and the arrays of the
-    links.
+    links. If the object would refer to itself, because the client has guessed its id, nothing is written and no row
+    returned.
     """
     model = documents.model
-    caller = bindparam("caller_id", type_=BigInteger)
-    values = _new_values(model) | {"created_by_id": caller, "updated_by_id": caller}
-    written = insert(table_of(model)).values(values).returning(*_document_columns(model)).cte("written")
+    caller, own = bindparam("caller_id", type_=BigInteger), select(next_id(model).label("id")).subquery("own")
+    values = {"id": own.c.id, **_new_values(model), "created_by_id": caller, "updated_by_id": caller}
+    refers_to_others = [values[name].is_distinct_from(own.c.id) for name in self_references(model)]
+    new = select(*values.values()).select_from(own).where(*refers_to_others)
+    statement = insert(table_of(model)).from_select([*values], new)
+    written = statement.returning(*_document_columns(model)).cte("written")
     document = documents.document_cte(written, {link.field: link_rows(link) for link in links})
     result = select(*document.c, cast(document.c.document, JSONB).label("after")).cte("inserted")
     result = result.prefix_with("MATERIALIZED")
@@ -105,6 +110,11 @@ def update_object(
     result = select(snapshot.c.id, snapshot.c.is_allowed, is_locked, document.c.version, body)
     result = result.select_from(snapshot.outerjoin(document, literal_column("true")))
     return result.add_cte(record)
+
+
+def next_id(model: type[Base]) -> ColumnElement[int]:
+    """Return the expression that draws the id of a new object."""
+    return literal_column(f"nextval(pg_get_serial_sequence('{model.__tablename__}', 'id')::regclass)", BigInteger)
 
 
 def touch_values(table: Table) -> dict[str, Any]:
