@@ -18,7 +18,7 @@ from app.api.problems import add_problem_handlers
 from app.core.config import VERSION, Settings, get_settings
 from app.core.database import Database
 from app.core.http.authorisation import Authenticator
-from app.core.http.bodies import LargeBodyLimiter, UnfinishedBodies
+from app.core.http.bodies import UnfinishedBodies, large_body_places
 from app.core.http.connections import CONNECTIONS, Connections
 from app.core.http.middleware import (
     HeadMiddleware,
@@ -79,7 +79,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.metrics = Metrics()
     app.state.database = Database(settings.database_url or "postgresql://", settings)
     app.state.streams = Streams(app.state.database, settings)
-    app.state.large_bodies = LargeBodyLimiter()
+    app.state.large_bodies = large_body_places()
     app.state.unfinished_bodies = UnfinishedBodies(settings.max_unfinished_body_bytes)
     app.state.metrics.watch_pool(app.state.database.engine, settings.pool_size)
     app.state.readiness = Readiness(app.state.database, head_revision())

@@ -136,7 +136,8 @@ class Settings(BaseSettings):
     export_concurrency: int = Field(
         2,
         ge=1,
-        description="Exports that each server process sends at the same time; each holds a database connection.",
+        description="Exports that each server process sends at the same time, all but the last one of one user; each "
+        "holds a database connection.",
     )
     export_stall_seconds: float = Field(
         10.0,

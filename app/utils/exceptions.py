@@ -320,9 +320,10 @@ class KeyReused(InvalidContent):
 class TooManyRequests(RegisterError):
     """There were too many attempts to sign in, to this account or from this address. Try again after `Retry-After`
     seconds. An administrator can send a link to set a new password, which works immediately. With `caller_busy`, other
-    requests of the same user hold half of what a server process has for all users: of its database connections, for
-    which this request waited too long, of its memory for incomplete bodies, or of the places in its queue for new
-    combinations of query parameters. Send fewer requests at the same time."""
+    requests of the same user hold the share of one user in what a server process has for all users: half of its
+    database connections, for which this request waited too long, of its memory for incomplete bodies, or of the places
+    in its queue for new combinations of query parameters; or all but the last of its places for exports or for large
+    bodies. Send fewer requests at the same time."""
 
     status, name, title, code = 429, "too-many-requests", "Too many requests", "too_many_requests"
     text = "Too many attempts to sign in. Try again later."

@@ -16,10 +16,11 @@ from starlette.types import Receive, Scope, Send
 
 from app.core.database import retry_if_aborted
 from app.core.http.authorisation import authorise
-from app.core.http.bodies import LargeBodyLimiter, StrictRequest, media_type, reject_too_many_tokens
+from app.core.http.bodies import StrictRequest, media_type, reject_too_many_tokens
 from app.core.http.hints import name_hint
 from app.core.http.query_models import query_models
 from app.core.permissions import DECLARATION
+from app.core.places import SharedPlaces
 from app.core.threads import ended_by
 from app.utils.exceptions import (
     BadRequest,
@@ -111,8 +112,8 @@ class StrictRoute(APIRoute):
             limit = settings.max_bulk_bytes if is_large else settings.max_body_bytes
             request = StrictRequest(request.scope, request.receive, limit, model)
             if accepted.exists and await accepted.read(request) > settings.max_body_bytes:
-                large_bodies: LargeBodyLimiter = request.app.state.large_bodies
-                with large_bodies.slot(), ended_by(request.disconnect):
+                large_bodies: SharedPlaces = request.app.state.large_bodies
+                with large_bodies.place(), ended_by(request.disconnect):
                     return await retry_if_aborted(request, handler)
             return await retry_if_aborted(request, handler)
 

@@ -19,6 +19,7 @@ from app.core.config import Settings
 from app.core.database import Database
 from app.core.database_errors import with_translated_errors
 from app.core.engine import Row
+from app.core.places import SharedPlaces
 from app.core.prepared import FastStatement, Prepared
 from app.utils.exceptions import ExportsBusy
 
@@ -64,7 +65,7 @@ class Streams:
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
-        self._free = settings.export_concurrency
+        self.places = SharedPlaces(settings.export_concurrency, ExportsBusy)
         self.stall_seconds = settings.export_stall_seconds
         # The transaction is idle while the client reads the pieces of a batch.
         self._idle_seconds = self.stall_seconds * (BATCH_BYTES // PIECE_BYTES) + _GRACE_SECONDS
@@ -72,22 +73,17 @@ class Streams:
     async def read(self, statement: FastStatement, values: dict[str, Any]) -> AsyncGenerator[Rows]:
         """Yield the rows of a statement in batches, all from one snapshot; the first batch may be empty.
 
-        Raises `ExportsBusy` if the process already reads the maximum number of streams, and `ServiceUnavailable` as
-        every statement does.
+        Raises `ExportsBusy` if the process already reads the maximum number of streams, `CallerBusy` if all but one are
+        of the request's user, and `ServiceUnavailable` as every statement does.
         """
         prepared = await statement.prepare(self._database.pool_timeout)
-        if not self._free:
-            raise ExportsBusy
-        self._free -= 1
-        try:
+        with self.places.place():
             async with (
                 self._database.snapshot(self._idle_seconds, prepared.tables) as connection,
                 aclosing(read_in_batches(connection, prepared, values, self._database.statement_seconds)) as batches,
             ):
                 async for rows in batches:
                     yield rows
-        finally:
-            self._free += 1
 
 
 class StreamedResponse(StreamingResponse):
