@@ -68,6 +68,10 @@ class Authenticator:
         message = None if request.method == "GET" else _message(request.headers.getlist(CHANGE_MESSAGE))
         request.state.caller = replace(caller, request_id=request.state.request_id, message=message)
 
+    def forget(self, token: str) -> None:
+        """Remove the caller of a token from the cache."""
+        self._cache.pop(token, None)
+
     async def admit(self, request: Request) -> None:
         """Raise `Unauthorized` unless an administrator opens a page in a browser.
 
@@ -100,6 +104,13 @@ async def authorise(request: Request, permission: str) -> None:
     """
     authenticator: Authenticator = request.app.state.authenticator
     await authenticator.authorise(request, permission)
+
+
+def forget_caller(request: Request) -> None:
+    """Remove the caller of a request from the cache, so that the next request with its token looks the caller up."""
+    authenticator: Authenticator = request.app.state.authenticator
+    with suppress(Unauthorized):  # a replacement of `authorise` may need no token
+        authenticator.forget(_bearer(request))
 
 
 def _bearer(request: Request, challenge: str = BEARER) -> str:

@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from app.core.database import retry_if_aborted
-from app.core.http.authorisation import authorise
+from app.core.http.authorisation import authorise, forget_caller
 from app.core.http.bodies import StrictRequest, media_type, reject_too_many_tokens
 from app.core.http.hints import name_hint
 from app.core.http.query_models import query_models
@@ -118,6 +118,16 @@ class StrictRoute(APIRoute):
             return await retry_if_aborted(request, handler)
 
         return strict_handler
+
+
+async def authorise_again(request: Request) -> None:
+    """Authorise a request for its route again, by a new look-up of its caller.
+
+    Raises `Unauthorized` and `Forbidden`, and `ServiceUnavailable` as every statement does.
+    """
+    forget_caller(request)
+    permission = declared_permission(request.scope["route"])
+    await request.app.dependency_overrides.get(authorise, authorise)(request, permission)
 
 
 class _AcceptedBody:
