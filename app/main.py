@@ -26,6 +26,7 @@ from app.core.http.middleware import (
     TrailingSlashMiddleware,
     TrustedHostsMiddleware,
 )
+from app.core.http.rate_limit import RateLimitMiddleware
 from app.core.http.routing import collect_known_parameters
 from app.core.http.security_headers import SecurityHeadersMiddleware
 from app.core.http.streaming import Streams
@@ -98,6 +99,8 @@ def create_app(settings: Settings) -> FastAPI:
 
 def _add_middleware(app: FastAPI, settings: Settings) -> None:
     # The middleware added last is the outermost.
+    if settings.rate_limit is not None:
+        app.add_middleware(RateLimitMiddleware, rate=settings.rate_limit, authenticator=app.state.authenticator)
     app.add_middleware(TrailingSlashMiddleware)
     app.add_middleware(HeadMiddleware)
     if settings.cors_origins:

@@ -30,7 +30,8 @@
     │   ├── SpentLink
     │   └── KeyReused
     ├── TooManyRequests             429
-    │   └── CallerBusy
+    │   ├── CallerBusy
+    │   └── RateLimited
     ├── HeadersTooLarge             431
     ├── InternalError               500
     └── ServiceUnavailable          503
@@ -323,7 +324,8 @@ class TooManyRequests(RegisterError):
     requests of the same user hold the share of one user in what a server process has for all users: half of its
     database connections, for which this request waited too long, of its memory for incomplete bodies, or of the places
     in its queue for new combinations of query parameters; or all but the last of its places for exports or for large
-    bodies. Send fewer requests at the same time."""
+    bodies. Send fewer requests at the same time. With `rate_limited`, the user of the token, or without a valid token
+    the address of the client, sent more requests than the operators of the service allow. Nothing was changed."""
 
     status, name, title, code = 429, "too-many-requests", "Too many requests", "too_many_requests"
     text = "Too many attempts to sign in. Try again later."
@@ -340,6 +342,13 @@ class CallerBusy(TooManyRequests):
 
     def __init__(self) -> None:
         super().__init__(retry_after=1)
+
+
+class RateLimited(TooManyRequests):
+    """The caller sent more requests than `RATE_LIMIT` allows. See `TooManyRequests`."""
+
+    code = "rate_limited"
+    text = "Too many requests. Send fewer of them."
 
 
 class HeadersTooLarge(RegisterError):
