@@ -19,7 +19,7 @@ from sqlalchemy import URL, text
 
 from app.core.http import streaming
 from app.core.http.routing import authorise_again
-from app.core.http.streaming import BATCH_BYTES, FIRST_BATCH_ROWS, MAX_BATCH_ROWS, Streams
+from app.core.http.streaming import BATCH_BYTES, FIRST_BATCH_ROWS, MAX_BATCH_ROWS, RECHECK_SECONDS, Streams
 from app.core.prepared import FastStatement
 from app.core.tokens import API_TOKEN, Tokens, new_token
 from app.main import create_app
@@ -179,7 +179,7 @@ async def test_stream_of_a_caller_without_permission_is_cut_off(
 ) -> None:
     """The client reads nothing meanwhile, so nothing but the denial ends the stream."""
     kind, denial = DENIALS[reason]
-    assert 0 < streaming.RECHECK_SECONDS < 1
+    assert 0 < RECHECK_SECONDS < 1
     monkeypatch.setattr(streaming, "RECHECK_SECONDS", 0)
     user, token = await make_caller(full, kind)
     read = 0
