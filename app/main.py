@@ -18,7 +18,7 @@ from app.api.problems import add_problem_handlers
 from app.core.config import VERSION, Settings, get_settings
 from app.core.database import Database
 from app.core.http.authorisation import Authenticator
-from app.core.http.bodies import LargeBodyLimiter, UnfinishedBodies
+from app.core.http.bodies import UnfinishedBodies, large_body_places
 from app.core.http.connections import CONNECTIONS, Connections
 from app.core.http.middleware import (
     HeadMiddleware,
@@ -26,6 +26,7 @@ from app.core.http.middleware import (
     TrailingSlashMiddleware,
     TrustedHostsMiddleware,
 )
+from app.core.http.rate_limit import RateLimitMiddleware
 from app.core.http.routing import collect_known_parameters
 from app.core.http.security_headers import SecurityHeadersMiddleware
 from app.core.http.streaming import Streams
@@ -80,7 +81,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.metrics = Metrics()
     app.state.database = Database(settings.database_url or "postgresql://", settings)
     app.state.streams = Streams(app.state.database, settings)
-    app.state.large_bodies = LargeBodyLimiter()
+    app.state.large_bodies = large_body_places()
     app.state.unfinished_bodies = UnfinishedBodies(settings.max_unfinished_body_bytes)
     app.state.metrics.watch_pool(app.state.database.engine, settings.pool_size)
     app.state.readiness = Readiness(app.state.database, head_revision())
@@ -99,6 +100,8 @@ def create_app(settings: Settings) -> FastAPI:
 
 def _add_middleware(app: FastAPI, settings: Settings) -> None:
     # The middleware added last is the outermost.
+    if settings.rate_limit is not None:
+        app.add_middleware(RateLimitMiddleware, rate=settings.rate_limit, authenticator=app.state.authenticator)
     app.add_middleware(TrailingSlashMiddleware)
     app.add_middleware(HeadMiddleware)
     if settings.cors_origins:

@@ -28,6 +28,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.core import database, local_postgres, readiness
 from app.core.config import Settings
 from app.core.database import Database
+from app.core.http import routing, streaming
 from app.core.local_postgres import EmbeddedPostgres
 from app.core.permissions import SCOPES
 from app.core.tokens import API_TOKEN, Tokens, new_token
@@ -85,6 +86,8 @@ def long_timeouts() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(readiness, "PROBE_TIMEOUT_SECONDS", HANG_TIMEOUT)
         patch.setattr(database, "_TIMEOUT_MARGIN", HANG_TIMEOUT)
+        patch.setattr(routing, "RECHECK_SECONDS", HANG_TIMEOUT)
+        patch.setattr(streaming, "RECHECK_SECONDS", HANG_TIMEOUT)
         patch.setattr(local_postgres, "START_SECONDS", HANG_TIMEOUT)
         steps = [(number, HANG_TIMEOUT) for number, _ in local_postgres.STOP_STEPS]
         patch.setattr(local_postgres, "STOP_STEPS", steps)

@@ -13,6 +13,7 @@ from fastapi.routing import APIRoute
 from app.api.shapes import simplify
 from app.core.http.authorisation import CHANGE_MESSAGE, MAX_MESSAGE_LENGTH
 from app.core.http.query_models import openapi_parameters, query_models
+from app.core.http.rate_limit import PROBES
 from app.core.permissions import (
     ADMIN_SESSION,
     AUTHENTICATED,
@@ -205,7 +206,7 @@ def _with_oauth_errors(response: dict[str, Any], status: int) -> dict[str, Any]:
 
 
 def _add_security(document: dict[str, Any]) -> None:
-    """Add the security schemes, and to each operation the responses to callers without permission or share."""
+    """Add the security schemes, and to each operation the responses to callers without permission or beyond a limit."""
     document["components"]["securitySchemes"] = {
         # First: Swagger UI's dialog scrolls to the field of the first scheme.
         TOKEN_SCHEME: {
@@ -221,8 +222,8 @@ def _add_security(document: dict[str, Any]) -> None:
         },
     }
     denials = {str(status): each for status, each in problems(Unauthorized, Forbidden, TooManyRequests).items()}
-    for path in document["paths"].values():
-        for method, operation in path.items():
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
             if operation[DECLARATION] != PUBLIC:
                 operation["responses"] |= {
                     status: response
@@ -232,6 +233,8 @@ def _add_security(document: dict[str, Any]) -> None:
                 if method != "get":
                     operation.setdefault("parameters", []).append(_CHANGE_MESSAGE)
                     operation["responses"].setdefault("422", _INVALID["422"])
+            elif path not in PROBES:
+                operation["responses"].setdefault("429", denials["429"])
 
 
 def _add_request_id(document: dict[str, Any]) -> None:

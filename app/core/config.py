@@ -24,6 +24,7 @@ MINIMUM_SECRET_LENGTH = 32
 # Query parameters that the driver accepts; the driver would reject others only when it connects.
 URL_PARAMETERS = frozenset({"host", "port", "ssl", "sslmode", "target_session_attrs"})
 
+_RATE_TEXT = "Must be a number of requests per second, minute, hour or day, such as 100/second."
 _URL_TEXT = "Must be a PostgreSQL URL, such as postgresql://user:password@host:5432/name."
 
 PageAccess = Literal["public", "admin", "off"]
@@ -97,6 +98,15 @@ class Settings(BaseSettings):
     caller_cache_seconds: float = Field(
         1.0, ge=0, le=1, description="Seconds for which a server process caches the user of a token, at most 1."
     )
+    rate_limit: str | None = Field(
+        None,
+        pattern=described_pattern(
+            r"^[1-9][0-9]{0,5}/(second|minute|hour|day)( burst [1-9][0-9]{0,5})?$",
+            _RATE_TEXT,
+        ),
+        description="Requests that each server process accepts from one user, or from one address without a valid "
+        "token, such as `100/second` or `6000/minute burst 200`; without a value, any number.",
+    )
     hashing_concurrency: int = Field(2, ge=1, description="Passwords that each server process hashes at the same time.")
     sign_in_window_seconds: int = Field(900, ge=1, description="Seconds for which failed sign-in attempts count.")
     sign_in_attempts: int = Field(10, ge=1, description="Failed attempts per account and address before 429.")
@@ -138,7 +148,8 @@ class Settings(BaseSettings):
     export_concurrency: int = Field(
         2,
         ge=1,
-        description="Exports that each server process sends at the same time; each holds a database connection.",
+        description="Exports that each server process sends at the same time, all but the last one of one user; each "
+        "holds a database connection.",
     )
     export_stall_seconds: float = Field(
         10.0,

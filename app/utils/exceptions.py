@@ -31,7 +31,8 @@
     │   ├── SpentLink
     │   └── KeyReused
     ├── TooManyRequests             429
-    │   └── CallerBusy
+    │   ├── CallerBusy
+    │   └── RateLimited
     ├── HeadersTooLarge             431
     ├── InternalError               500
     └── ServiceUnavailable          503
@@ -331,9 +332,11 @@ class KeyReused(InvalidContent):
 class TooManyRequests(RegisterError):
     """There were too many attempts to sign in, to this account or from this address. Try again after `Retry-After`
     seconds. An administrator can send a link to set a new password, which works immediately. With `caller_busy`, other
-    requests of the same user hold half of what a server process has for all users: of its database connections, for
-    which this request waited too long, of its memory for incomplete bodies, or of the places in its queue for new
-    combinations of query parameters. Send fewer requests at the same time."""
+    requests of the same user hold the share of one user in what a server process has for all users: half of its
+    database connections, for which this request waited too long, of its memory for incomplete bodies, or of the places
+    in its queue for new combinations of query parameters; or all but the last of its places for exports or for large
+    bodies. Send fewer requests at the same time. With `rate_limited`, the user of the token, or without a valid token
+    the address of the client, sent more requests than the operators of the service allow. Nothing was changed."""
 
     status, name, title, code = 429, "too-many-requests", "Too many requests", "too_many_requests"
     text = "Too many attempts to sign in. Try again later."
@@ -350,6 +353,13 @@ class CallerBusy(TooManyRequests):
 
     def __init__(self) -> None:
         super().__init__(retry_after=1)
+
+
+class RateLimited(TooManyRequests):
+    """The caller sent more requests than `RATE_LIMIT` allows. See `TooManyRequests`."""
+
+    code = "rate_limited"
+    text = "Too many requests. Send fewer of them."
 
 
 class HeadersTooLarge(RegisterError):

@@ -16,8 +16,8 @@ from sqlalchemy import URL, event, make_url, text
 
 from app.core import passwords, readiness
 from app.core.database import Database
-from app.core.http.bodies import LargeBodyLimiter
 from app.core.http.streaming import Streams
+from app.core.places import SharedPlaces
 from app.core.prepared import FastStatement
 from app.domains.collections import prepare_common_statements
 from app.main import create_app
@@ -485,8 +485,8 @@ async def test_read_only_database_refuses_writes(committed: Committed) -> None:
 
 async def test_too_many_large_bodies_are_unavailable(committed: Committed) -> None:
     items = [{"op": "create", "data": {"name": "", "description": "x" * 19_000}} for _ in range(60)]
-    large_bodies: LargeBodyLimiter = committed.app.state.large_bodies
-    with large_bodies.slot(), large_bodies.slot():
+    large_bodies: SharedPlaces = committed.app.state.large_bodies
+    with large_bodies.place(), large_bodies.place():
         response = await committed.client.post("/roles/bulk", json={"items": items})
         problem = assert_problem(response, "large_bodies_busy")
         assert (problem["status"], response.headers["retry-after"]) == (503, "5")

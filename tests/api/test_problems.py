@@ -19,6 +19,7 @@ from app.domains.shared import trees
 from app.domains.shared.idempotency import store as idempotency
 from app.domains.shared.idempotency.store import Attempt
 from app.domains.shared.writing.constraints import error_for
+from app.main import create_app
 from app.models import Base
 from app.utils.exceptions import (
     CallerBusy,
@@ -42,7 +43,7 @@ from tests.builders import (
     make_user,
 )
 from tests.catalogue import COLLECTIONS, REFERENCES, every_collection, required
-from tests.conftest import ADMIN_TOKEN, connected
+from tests.conftest import ADMIN_TOKEN, client_of, connected, settings_for
 from tests.utils.conftest import configured_log
 from tests.waiting import wait_until
 
@@ -235,6 +236,13 @@ async def caller_busy(client: Client) -> httpx.Response:
         return await client.get("/departments")
 
 
+async def rate_limited(_client: Client) -> httpx.Response:
+    app = create_app(settings_for(None, rate_limit="1/day"))
+    async with client_of(app, None) as client:
+        await client.get("/nowhere")
+        return await client.get(f"/{CANARY}")
+
+
 async def headers_too_large(client: Client) -> httpx.Response:
     return await client.get("/departments", headers={"Cookie": "C" * 2**15})
 
@@ -281,6 +289,7 @@ CAUSES: dict[str, tuple[Callable[[Client], Awaitable[httpx.Response]], tuple[str
     "spent_link": (spent_link, ("/token",)),
     "too_many_requests": (too_many_requests, ()),
     "caller_busy": (caller_busy, ()),
+    "rate_limited": (rate_limited, ()),
     "headers_too_large": (headers_too_large, ()),
     "internal_error": (internal_error, ()),
 }

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from throttled import MemoryStore, RateLimiterType, Throttled
 
 from app.core.config import DEFAULT_SECRET_KEY, Settings, describe_faults, get_settings
 
@@ -120,6 +121,25 @@ def test_invalid_setting_is_reported_in_a_sentence(
     with pytest.raises(ValidationError) as caught:
         read()
     assert list(describe_faults(caught.value)) == [expected]
+
+
+@pytest.mark.parametrize(
+    "rate",
+    ["100", "0/second", "1/week", "1/second;2/minute", "1/second burst 0", "1000000/second", "-1/second", "1/second x"],
+)
+def test_rate_that_is_not_understood_is_reported(environment: dict[str, str], rate: str) -> None:
+    environment["RATE_LIMIT"] = rate
+    with pytest.raises(ValidationError) as caught:
+        read()
+    text = "RATE_LIMIT: Must be a number of requests per second, minute, hour or day, such as 100/second."
+    assert list(describe_faults(caught.value)) == [text]
+
+
+@pytest.mark.parametrize("rate", ["1/second", "999999/minute", "10/hour burst 5", "2/day burst 999999"])
+def test_every_accepted_rate_is_one_of_the_limiter(environment: dict[str, str], rate: str) -> None:
+    environment["RATE_LIMIT"] = rate
+    limiter = Throttled(using=RateLimiterType.GCRA.value, quota=read().rate_limit, store=MemoryStore())
+    assert not limiter.limit("caller").limited
 
 
 def test_production_accepts_named_proxies(environment: dict[str, str]) -> None:

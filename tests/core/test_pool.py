@@ -239,7 +239,7 @@ async def test_blocked_requests_of_one_user_leave_connections_for_others(committ
     """The number of connections in use, and the order of events, do not depend on the time that they take."""
     await prepare_common_statements()
     assert (await committed.client.get("/departments", headers=NDJSON)).status_code == 200
-    app = create_app(settings_for(committed.url, pool_size=4, pool_timeout=0.2))
+    app = create_app(settings_for(committed.url, pool_size=4, pool_timeout=0.2, export_concurrency=4))
     app.dependency_overrides[authorise] = as_user
     pool: Any = app.state.database.engine.pool
     async with client_of(app) as client, connected(committed.url) as other:

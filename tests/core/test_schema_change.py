@@ -23,7 +23,7 @@ CONNECTIONS = 2 * MAX_ATTEMPTS
 
 @pytest.fixture
 async def register(committed: Committed) -> AsyncIterator[Committed]:
-    settings = settings_for(committed.url, pool_size=CONNECTIONS, export_concurrency=CONNECTIONS)
+    settings = settings_for(committed.url, pool_size=CONNECTIONS, export_concurrency=CONNECTIONS + 1)
     register = Committed(create_app(settings), committed.url)
     await add_objects(register.client)
     yield register

@@ -21,7 +21,7 @@ async def _served_more_than(served: Counter[str], rounds: int) -> bool:
 
 @pytest.mark.faults
 async def test_no_request_fails_while_types_change(committed: Committed) -> None:
-    register = Committed(create_app(settings_for(committed.url, export_concurrency=CLIENTS)), committed.url)
+    register = Committed(create_app(settings_for(committed.url, export_concurrency=CLIENTS + 1)), committed.url)
     await add_objects(register.client)
     failures: list[str] = []
     served: Counter[str] = Counter()

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 
-from cachetools import TLRUCache
+from cachetools import LRUCache, TLRUCache
 from fastapi import Request
 
 from app.core.caller import Caller
@@ -54,6 +54,8 @@ class Authenticator:
         self._cache: TLRUCache[str, tuple[Caller, float]] = TLRUCache(
             _MAX_CACHED_CALLERS, lambda _token, entry, _now: entry[1] + cache_seconds, time.monotonic
         )
+        # The users of the tokens that were valid when they were last looked up.
+        self._users: LRUCache[str, int | None] = LRUCache(_MAX_CACHED_CALLERS)
 
     async def authorise(self, request: Request, permission: str) -> None:
         """Set the request's caller, or raise `Unauthorized` or `Forbidden`.
@@ -74,6 +76,14 @@ class Authenticator:
         message = None if request.method == "GET" else _message(request.headers.getlist(CHANGE_MESSAGE))
         request.state.caller = replace(caller, request_id=request.state.request_id, message=message)
 
+    def known_user(self, token: str) -> int | None:
+        """Return the user of a token that was valid at its last look-up, without another one; None for other tokens."""
+        return self._users.get(token)
+
+    def forget(self, token: str) -> None:
+        """Remove the caller of a token from the cache."""
+        self._cache.pop(token, None)
+
     async def admit(self, request: Request) -> None:
         """Raise `Unauthorized` unless an administrator opens a page in a browser.
 
@@ -92,8 +102,10 @@ class Authenticator:
             found = await self._find(token)
             if found is None:
                 self._cache.pop(token, None)
+                self._users.pop(token, None)
                 raise Unauthorized("The token is invalid, expired or revoked.", challenge=challenge)
             entry = self._cache[token] = found, lookup_at
+            self._users[token] = found.id
         caller, _ = entry
         if caller.expires_at <= time.time():
             raise Unauthorized("The token has expired.", challenge=challenge)
@@ -107,6 +119,21 @@ async def authorise(request: Request, permission: str) -> None:
     """
     authenticator: Authenticator = request.app.state.authenticator
     await authenticator.authorise(request, permission)
+
+
+def forget_caller(request: Request) -> None:
+    """Remove the caller of a request from the cache, so that the next request with its token looks the caller up."""
+    authenticator: Authenticator = request.app.state.authenticator
+    with suppress(Unauthorized):  # a replacement of `authorise` may need no token
+        authenticator.forget(_bearer(request))
+
+
+def sent_token(request: Request) -> str | None:
+    """Return the token of a request, which may be invalid, or None if there is none."""
+    try:
+        return _basic_password(request) or _bearer(request)
+    except Unauthorized:
+        return None
 
 
 def _bearer(request: Request, challenge: str = BEARER) -> str:

@@ -1,7 +1,6 @@
 """Request bodies: read within limits, parsed as strict JSON, and large ones a few at a time."""
 
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -13,8 +12,9 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
 from app.core.http.strict_json import parse_json
+from app.core.places import SharedPlaces
 from app.core.threads import run_in_thread
-from app.utils.exceptions import BadRequest, CallerBusy, ContentTooLarge, LargeBodiesBusy, UnsupportedMediaType
+from app.utils.exceptions import BadRequest, ContentTooLarge, LargeBodiesBusy, UnsupportedMediaType
 from app.utils.request_context import current_user_id
 from app.utils.unknown_members import without_surplus
 from app.utils.wording import counted
@@ -118,9 +118,7 @@ class UnfinishedBodies:
     """
 
     def __init__(self, limit: int) -> None:
-        self._free = limit
-        self._share = limit // 2
-        self._held = Counter[int | None]()  # by the id of the user
+        self._bytes = SharedPlaces(limit, LargeBodiesBusy, share=limit // 2)
 
     @contextmanager
     def share(self) -> Iterator[Callable[[int], None]]:
@@ -134,42 +132,20 @@ class UnfinishedBodies:
         def grow_to(size: int) -> None:
             nonlocal held
             more = max(0, size - FREE_BODY_BYTES) - held
-            if not more:
-                return
-            if more > self._free:
-                raise LargeBodiesBusy
-            if self._held[user] + more > self._share:
-                raise CallerBusy
-            self._free -= more
-            self._held[user] += more
-            held += more
+            if more:
+                self._bytes.take(user, more)
+                held += more
 
         try:
             yield grow_to
         finally:
             if held:
-                self._free += held
-                self._held[user] -= held
-                if not self._held[user]:
-                    del self._held[user]
+                self._bytes.give_back(user, held)
 
 
-class LargeBodyLimiter:
-    """Limits the large bodies of a process. A parsed body takes many times the memory of its text."""
-
-    def __init__(self) -> None:
-        self._free = MAX_LARGE_BODIES
-
-    @contextmanager
-    def slot(self) -> Iterator[None]:
-        """Hold a slot. Raises `LargeBodiesBusy` if none is free."""
-        if not self._free:
-            raise LargeBodiesBusy
-        self._free -= 1
-        try:
-            yield
-        finally:
-            self._free += 1
+def large_body_places() -> SharedPlaces:
+    """Return the places for the large bodies of a process. A parsed body takes many times the memory of its text."""
+    return SharedPlaces(MAX_LARGE_BODIES, LargeBodiesBusy)
 
 
 def reject_too_many_tokens(body: bytes) -> None:

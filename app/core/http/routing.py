@@ -1,5 +1,6 @@
 """Routes: authorisation, known query parameters, and the reading of bodies."""
 
+import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -15,11 +16,12 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from app.core.database import retry_if_aborted
-from app.core.http.authorisation import authorise
-from app.core.http.bodies import LargeBodyLimiter, StrictRequest, media_type, reject_too_many_tokens
+from app.core.http.authorisation import authorise, forget_caller
+from app.core.http.bodies import StrictRequest, media_type, reject_too_many_tokens
 from app.core.http.hints import name_hint
 from app.core.http.query_models import query_models
 from app.core.permissions import DECLARATION
+from app.core.places import SharedPlaces
 from app.core.threads import ended_by
 from app.utils.exceptions import (
     BadRequest,
@@ -38,6 +40,8 @@ MAX_PARAMETERS = 1_000
 # Names the setting that limits a route's large body; declared beside its permission in `openapi_extra`.
 BODY_LIMIT = "x-body-limit"
 LARGE_BODY = {BODY_LIMIT: "MAX_BULK_BYTES"}
+# If a body takes longer to arrive, its caller is authorised again.
+RECHECK_SECONDS = 1.0
 # The content coding of an uncompressed body (RFC 9110, section 12.5.3).
 _IDENTITY = "identity"
 
@@ -110,13 +114,28 @@ class StrictRoute(APIRoute):
             settings = request.app.state.settings
             limit = settings.max_bulk_bytes if is_large else settings.max_body_bytes
             request = StrictRequest(request.scope, request.receive, limit, model)
-            if accepted.exists and await accepted.read(request) > settings.max_body_bytes:
-                large_bodies: LargeBodyLimiter = request.app.state.large_bodies
-                with large_bodies.slot(), ended_by(request.disconnect):
+            started = time.monotonic()
+            size = await accepted.read(request) if accepted.exists else 0
+            if time.monotonic() - started > RECHECK_SECONDS:
+                # The caller may have lost the permission while the body arrived.
+                await request.app.dependency_overrides.get(authorise, authorise)(request, permission)
+            if size > settings.max_body_bytes:
+                large_bodies: SharedPlaces = request.app.state.large_bodies
+                with large_bodies.place(), ended_by(request.disconnect):
                     return await retry_if_aborted(request, handler)
             return await retry_if_aborted(request, handler)
 
         return strict_handler
+
+
+async def authorise_again(request: Request) -> None:
+    """Authorise a request for its route again, by a new look-up of its caller.
+
+    Raises `Unauthorized` and `Forbidden`, and `ServiceUnavailable` as every statement does.
+    """
+    forget_caller(request)
+    permission = declared_permission(request.scope["route"])
+    await request.app.dependency_overrides.get(authorise, authorise)(request, permission)
 
 
 class _AcceptedBody:

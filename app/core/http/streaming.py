@@ -1,26 +1,30 @@
 """Streams long results: read batch by batch through a cursor of PostgreSQL, and sent batch by batch.
 
 A stream has a separate connection; that of the request's session is returned first. The stream frees its connection
-when its client stalls or leaves, and a process runs only a few streams at a time.
+when its client stalls or leaves or is no longer authorised, and a process runs only a few streams at a time.
 """
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any
 
 import anyio
 import anyio.lowlevel
 from sqlalchemy.ext.asyncio import AsyncConnection
+from starlette.requests import Request
 from starlette.responses import StreamingResponse
-from starlette.types import Message, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from app.core.config import Settings
 from app.core.database import Database
 from app.core.database_errors import with_translated_errors
 from app.core.engine import Row
+from app.core.http.routing import authorise_again
+from app.core.places import SharedPlaces
 from app.core.prepared import FastStatement, Prepared
-from app.utils.exceptions import ExportsBusy
+from app.utils.exceptions import ExportsBusy, Forbidden, ServiceUnavailable, Unauthorized
+from app.utils.request_context import request_state
 
 # With batches of the maximum size the round trips cost next to nothing. Rows with thousands of links are large, so a
 # batch has as many rows as fit into its bytes by the average length of the last batch.
@@ -30,6 +34,8 @@ BATCH_BYTES = 1024 * 1024
 PIECE_BYTES = 64 * 1024
 # Seconds by which PostgreSQL's idle timeout exceeds that of the client, so that the latter ends first.
 _GRACE_SECONDS = 5
+# Seconds between two checks of the permission: with the check itself less than a second.
+RECHECK_SECONDS = 0.8
 
 Rows = list[Row]
 
@@ -64,7 +70,7 @@ class Streams:
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
-        self._free = settings.export_concurrency
+        self.places = SharedPlaces(settings.export_concurrency, ExportsBusy)
         self.stall_seconds = settings.export_stall_seconds
         # The transaction is idle while the client reads the pieces of a batch.
         self._idle_seconds = self.stall_seconds * (BATCH_BYTES // PIECE_BYTES) + _GRACE_SECONDS
@@ -72,31 +78,43 @@ class Streams:
     async def read(self, statement: FastStatement, values: dict[str, Any]) -> AsyncGenerator[Rows]:
         """Yield the rows of a statement in batches, all from one snapshot; the first batch may be empty.
 
-        Raises `ExportsBusy` if the process already reads the maximum number of streams, and `ServiceUnavailable` as
-        every statement does.
+        Raises `ExportsBusy` if the process already reads the maximum number of streams, `CallerBusy` if all but one are
+        of the request's user, and `ServiceUnavailable` as every statement does.
         """
         prepared = await statement.prepare(self._database.pool_timeout)
-        if not self._free:
-            raise ExportsBusy
-        self._free -= 1
-        try:
+        with self.places.place():
             async with (
                 self._database.snapshot(self._idle_seconds, prepared.tables) as connection,
                 aclosing(read_in_batches(connection, prepared, values, self._database.statement_seconds)) as batches,
             ):
                 async for rows in batches:
                     yield rows
-        finally:
-            self._free += 1
+
+
+class CallerDeniedError(Exception):
+    """The caller of a stream may no longer read it: its token or session ended, or its user was deactivated."""
 
 
 class StreamedResponse(StreamingResponse):
-    """A streaming response that frees its connection when the client stalls or leaves."""
+    """A streaming response that frees its connection when the client stalls or leaves, or is no longer authorised.
+
+    Raises `CallerDeniedError` in the last case, so that the server cuts the connection of the client.
+    """
 
     def __init__(self, chunks: AsyncGenerator[bytes], stall_seconds: float, **options: Any) -> None:
         super().__init__(_shielded_from_cancellation(chunks), **options)
         self._chunks = chunks
         self._stall_seconds = stall_seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with anyio.CancelScope() as sending:
+            watching = asyncio.create_task(_end_without_permission(sending, Request(scope)))
+            try:
+                await super().__call__(scope, receive, send)
+            finally:
+                watching.cancel()
+        if sending.cancelled_caught:
+            raise CallerDeniedError
 
     async def stream_response(self, send: Send) -> None:
         async def send_with_timeout(message: Message) -> None:
@@ -125,3 +143,17 @@ async def _shielded_from_cancellation(chunks: AsyncGenerator[bytes]) -> AsyncGen
             return
         for start in range(0, len(chunk), PIECE_BYTES):
             yield chunk[start : start + PIECE_BYTES]
+
+
+async def _end_without_permission(sending: anyio.CancelScope, request: Request) -> None:
+    """Cancel the scope once the caller of the request is no longer authorised."""
+    # The look-up belongs to no user: the stream may hold the whole share of its user in the connections.
+    request_state.set({})
+    try:
+        with suppress(Unauthorized, Forbidden):
+            while True:
+                await asyncio.sleep(RECHECK_SECONDS)
+                with suppress(ServiceUnavailable):  # the next check decides
+                    await authorise_again(request)
+    finally:
+        sending.cancel()

@@ -296,4 +296,4 @@ async def test_head_has_the_headers_and_sends_nothing(committed: Committed) -> N
         assert (head.status_code, head.content) == (200, b"")
         for name in ("content-type", "content-disposition"):
             assert head.headers[name] == got.headers[name]
-    assert committed.app.state.streams._free == 2
+    assert committed.app.state.streams.places.free == 2

@@ -14,11 +14,14 @@ import pytest
 import uvicorn
 from asyncpg.cursor import Cursor
 from asyncpg.prepared_stmt import PreparedStatement
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from sqlalchemy import URL, text
 
-from app.core.http.streaming import BATCH_BYTES, FIRST_BATCH_ROWS, MAX_BATCH_ROWS, Streams
+from app.core.http import streaming
+from app.core.http.routing import authorise_again
+from app.core.http.streaming import BATCH_BYTES, FIRST_BATCH_ROWS, MAX_BATCH_ROWS, RECHECK_SECONDS, Streams
 from app.core.prepared import FastStatement
+from app.core.tokens import API_TOKEN, Tokens, new_token
 from app.main import create_app
 from app.utils.exceptions import DatabaseBusy
 from tests.api.conftest import assert_problem
@@ -35,7 +38,7 @@ from tests.conftest import (
     settings_for,
     until_sql,
 )
-from tests.waiting import HANG_TIMEOUT
+from tests.waiting import HANG_TIMEOUT, until
 
 NDJSON = {"Accept": "application/x-ndjson"}
 CSV = {"Accept": "text/csv"}
@@ -89,9 +92,11 @@ async def served(committed: Committed, **settings: Any) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def begun(address: str, accept: dict[str, str] = NDJSON) -> AsyncIterator[AsyncIterator[bytes]]:
+async def begun(
+    address: str, accept: dict[str, str] = NDJSON, token: str = ADMIN_TOKEN
+) -> AsyncIterator[AsyncIterator[bytes]]:
     """Request all departments, and yield the rest of the response after its beginning has arrived."""
-    headers = accept | {"Authorization": f"Bearer {ADMIN_TOKEN}"}
+    headers = accept | {"Authorization": f"Bearer {token}"}
     async with (
         httpx.AsyncClient(timeout=HANG_TIMEOUT) as client,
         client.stream("GET", f"{address}/api/v1/departments", headers=headers) as response,
@@ -134,6 +139,89 @@ async def test_lost_connection_ends_the_response_without_a_proper_end(full: Comm
         # The next request gets a new connection and the whole list.
         async with begun(address, accept) as rest:
             assert sum([len(chunk) async for chunk in rest]) > MANY * 2000
+
+
+async def make_caller(register: Committed, kind: str) -> tuple[int, str]:
+    """Return the id of a new viewer, and an API token or an access token of the user."""
+    user = (await make(register.client, "users", access_level="viewer"))["id"]
+    tokens: Tokens = register.app.state.tokens
+    if kind == "session":
+        row = f"({user}, 'tests', now() + interval '1 day')"
+        session = await run_sql(
+            register.url, f"INSERT INTO sessions (user_id, address, expires_at) VALUES {row} RETURNING id"
+        )
+        return user, tokens.access_token(user, session)
+    token = new_token(API_TOKEN)
+    async with connected(register.url) as connection:
+        await connection.execute(
+            "INSERT INTO api_tokens (user_id, name, token_hash, scopes, expires_at) "
+            "VALUES ($1, 'T', $2, $3, now() + interval '1 day')",
+            *(user, tokens.api_token_hashes(token)[0], ["departments:read", "roles:read"]),
+        )
+    return user, token
+
+
+DENIALS = {
+    "deactivation": ("token", "UPDATE users SET is_active = false WHERE id = {}"),
+    "deletion": ("token", "DELETE FROM users WHERE id = {}"),
+    "revocation": ("token", "DELETE FROM api_tokens WHERE user_id = {}"),
+    "expiry": ("token", "UPDATE api_tokens SET expires_at = now() WHERE user_id = {}"),
+    "narrower scopes": ("token", "UPDATE api_tokens SET scopes = '{{roles:read}}' WHERE user_id = {}"),
+    "sign-out": ("session", "DELETE FROM sessions WHERE user_id = {}"),
+    "end of the session": ("session", "UPDATE sessions SET expires_at = now() WHERE user_id = {}"),
+    "deactivation of a session's user": ("session", "UPDATE users SET is_active = false WHERE id = {}"),
+}
+
+
+@pytest.mark.parametrize("reason", DENIALS)
+async def test_stream_of_a_caller_without_permission_is_cut_off(
+    full: Committed, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client reads nothing meanwhile, so nothing but the denial ends the stream."""
+    kind, denial = DENIALS[reason]
+    assert 0 < RECHECK_SECONDS < 1
+    monkeypatch.setattr(streaming, "RECHECK_SECONDS", 0)
+    user, token = await make_caller(full, kind)
+    read = 0
+    async with served(full, caller_cache_seconds=1) as address:
+        async with begun(address, token=token) as rest:
+            read += len(await anext(rest))
+            await run_sql(full.url, denial.format(user))
+            await until_sql(full.url, f"NOT EXISTS (SELECT {UNDER_WAY})")
+            with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):  # noqa: PT012 - the received part is used
+                async for chunk in rest:
+                    read += len(chunk)
+        assert 0 < read < MANY * 2000
+        # The places and connections are free again.
+        async with begun(address) as rest:
+            assert sum([len(chunk) async for chunk in rest]) > MANY * 2000
+
+
+@both_forms
+@pytest.mark.parametrize("pool_size", [1, 4])
+async def test_stream_of_a_caller_with_permission_is_complete(
+    full: Committed, accept: dict[str, str], pool_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A check needs a connection, and does not end the stream if all are in use, here by the stream itself."""
+    results: list[str] = []
+
+    async def recording(request: Request) -> None:
+        try:
+            await authorise_again(request)
+        except Exception as error:
+            results.append(type(error).__name__)
+            raise
+        results.append("permitted")
+
+    monkeypatch.setattr(streaming, "authorise_again", recording)
+    monkeypatch.setattr(streaming, "RECHECK_SECONDS", 0)
+    # The statement is compiled, for which the time is too short.
+    assert (await full.client.head("/departments", headers=accept)).status_code == 200
+    async with served(full, pool_size=pool_size, pool_timeout=0.01) as address, begun(address, accept) as rest:
+        await anext(rest)
+        await until(lambda: asyncio.sleep(0, len(results) > 1))
+        assert sum([len(chunk) async for chunk in rest]) > (MANY - 500) * 2000
+    assert set(results) == {"DatabaseBusy" if pool_size == 1 else "permitted"}
 
 
 async def test_stream_does_not_see_concurrent_writes(full: Committed) -> None:
