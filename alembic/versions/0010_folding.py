@@ -101,7 +101,7 @@ def _reject_collisions() -> None:
         more = [f"and {len(lines) - MAX_COLLISIONS} more"] if len(lines) > MAX_COLLISIONS else []
         raise CommandError(
             "Codes and e-mail addresses that differ only in case or form will be equal, so these objects would have "
-            "the same key. Nothing is changed. Change all but one key of each line, then migrate again.\n"
+            "the same key. No object is changed. Change all but one key of each line, then migrate again.\n"
             + "\n".join(lines[:MAX_COLLISIONS] + more)
         )
 
