@@ -1,7 +1,9 @@
 """Folding in Python and in the database is the same."""
 
+import re
 import unicodedata
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import strategies as st
@@ -11,6 +13,24 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.utils.folding import LOWER_CASE, fold, fold_email
 from tests.domains.shared.properties import draw_examples
 
+APP = Path(__file__).parents[2] / "app"
+# The modules that use `lower`, each with its reason. Text of clients is compared by `fold` and `fold_email`.
+LOWERED = {
+    "api/static_content.py": "content codings",
+    "core/http/authorisation.py": "authentication schemes",
+    "core/http/bodies.py": "media types",
+    "core/http/hints.py": "parameter names",
+    "core/http/middleware.py": "header fields and host names",
+    "core/http/protocol.py": "header fields",
+    "core/http/routing.py": "methods and content codings",
+    "domains/register/table_files.py": "extensions of files",
+    "domains/search/snippets.py": "the folding of search, which revision 0006 has, too",
+    "domains/shared/imports/columns.py": "names of columns",
+    "domains/shared/imports/rows.py": "Boolean words",
+    "domains/shared/query/formats.py": "media types",
+    "utils/folding.py": "ASCII text",
+    "utils/logging_middleware.py": "header fields",
+}
 FUNCTIONS: dict[str, Callable[[str], str]] = {"fold": fold, "fold_email": fold_email}
 every_function = pytest.mark.parametrize("name", FUNCTIONS)
 
@@ -37,6 +57,14 @@ async def unknown_to(connection: AsyncConnection, characters: list[str]) -> set[
     query = text("SELECT each FROM unnest(CAST(:texts AS text[])) AS each WHERE normalize(each, NFKD) = each")
     unchanged = set((await connection.scalars(query, {"texts": characters})).all())
     return {each for each in unchanged if unicodedata.normalize("NFKD", each) != each}
+
+
+def test_text_is_folded_in_one_way() -> None:
+    """Neither Python nor SQL compares text by `lower`, apart from tokens of protocols and files."""
+    uses = {
+        str(path.relative_to(APP)) for path in APP.rglob("*.py") if re.search(r"\blower\b *\(", path.read_text("utf-8"))
+    }
+    assert uses == LOWERED.keys()
 
 
 @every_function
