@@ -38,6 +38,17 @@ async def migrate_with_retries(connection: AsyncConnection) -> None:
             return
 
 
+async def take_turn(guard: AsyncConnection) -> None:
+    """Wait until no other process migrates.
+
+    The lock is tried again and again: a statement that waits is a transaction, whose end the other process would await
+    while it builds an index concurrently.
+    """
+    lock = text("SELECT pg_try_advisory_lock(:key)").bindparams(key=advisory_key("migrations"))
+    while not await guard.scalar(lock):  # noqa: ASYNC110 - PostgreSQL, not this process, sets the event
+        await asyncio.sleep(0.1)
+
+
 async def run() -> None:
     url = context.config.attributes.get("url") or get_settings().database_url
     if url is None:
@@ -52,8 +63,7 @@ async def run() -> None:
         # not commit. The lock ends with the connection, even if this process is killed.
         async with engine.connect() as guard, engine.connect() as connection:
             await guard.execution_options(isolation_level="AUTOCOMMIT")
-            await guard.execute(text("SET lock_timeout = 0"))
-            await guard.execute(text("SELECT pg_advisory_lock(:key)"), {"key": advisory_key("migrations")})
+            await take_turn(guard)
             await migrate_with_retries(connection)
     finally:
         await engine.dispose()

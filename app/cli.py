@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from app.core.config import Settings, describe_faults, get_settings
 from app.core.database_errors import IntegrityViolation
 from app.core.local_postgres import EmbeddedPostgres, EmbeddedPostgresError
+from app.core.migrations import MigrationRejectedError
 from app.utils.exceptions import RegisterError
 from app.utils.wording import counted, printable
 
@@ -224,7 +225,7 @@ def main() -> None:
 
         _report(f"Error: {error_for(violation) or violation.constraint}")
         sys.exit(1)
-    except (EmbeddedPostgresError, RegisterError) as error:
+    except (EmbeddedPostgresError, MigrationRejectedError, RegisterError) as error:
         _report(f"Error: {error}")
         sys.exit(1)
 

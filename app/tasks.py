@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 import click
 from pydantic import ValidationError
-from sqlalchemy import func, select
+from sqlalchemy import literal, select
 
 from app.core.caller import Caller
 from app.core.config import Settings
@@ -14,6 +14,7 @@ from app.domains.auth.credentials import create_password_link
 from app.domains.auth.schemas import PasswordLink
 from app.domains.register.demo_data import load_demo_data
 from app.domains.register.housekeeping import clean_up
+from app.domains.shared.models import folded, table_of
 from app.domains.user.administrators import NOT_INITIALISED, first_administrator
 from app.domains.user.models import User
 from app.domains.user.schemas import UserCreate
@@ -29,8 +30,8 @@ async def seed_demo_data(settings: Settings, url: str) -> None:
 
 async def issue_password_link(settings: Settings, url: str, email: str) -> PasswordLink:
     async with unit_of_work(settings, url) as (session, caller):
-        address = comparable_email(email)
-        user_id = await session.scalar(select(User.id).where(func.lower(User.email) == func.lower(address)))
+        has_email = folded(table_of(User).c.email) == folded(literal(comparable_email(email)), "email")
+        user_id = await session.scalar(select(User.id).where(has_email))
         if user_id is None:
             raise click.ClickException(f"There is no user with the e-mail address {email}.")
         return await create_password_link(session, caller, user_id)

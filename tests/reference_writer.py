@@ -16,6 +16,7 @@ from app.domains.shared.collection import LinkSet, body_link_targets, body_links
 from app.domains.shared.rules import Link
 from app.models import Change, Session, User
 from app.utils import exceptions as errors
+from app.utils.folding import fold, fold_email
 from tests.catalogue import LINKS
 
 Document = dict[str, Any]
@@ -107,7 +108,7 @@ class ReferenceWriter:
 
     async def _find(self, model: Any, reference: str, permits: Permits = always) -> Any:
         code = reference.removeprefix("code:")
-        is_named = model.id == int(reference) if code == reference else func.lower(model.code) == code.lower()
+        is_named = model.id == int(reference) if code == reference else func.fold(model.code) == fold(code)
         if (row := await self.session.scalar(select(model).where(is_named))) is None:
             raise errors.NotFound
         if not permits(row.version):
@@ -211,7 +212,11 @@ class ReferenceWriter:
         for name, value in whole.model_dump(include=set(self.columns), exclude_none=True).items():
             column = getattr(self.model, name)
             if name in {"code", "email", "external_id"}:
-                is_same = column == value if name == "external_id" else func.lower(column) == func.lower(value)
+                is_same = {
+                    "code": func.fold(column) == fold(value),
+                    "email": func.fold_email(column) == fold_email(value),
+                    "external_id": column == value,
+                }[name]
                 if await self.session.scalar(select(self.model.id).where(is_same, self.model.id != own_id)):
                     duplicates.append(errors.Fault(f"/{name}", "duplicate", ""))
             elif name.endswith("_id"):

@@ -121,21 +121,21 @@ def _last_columns() -> list[sa.Column[Any]]:
 
 def _add_indexes(table: sa.Table, *, tree: bool, texts: tuple[str, ...], exact_texts: tuple[str, ...]) -> None:
     name, columns = table.name, table.c
-    sa.Index(f"uq_{name}_code", sa.func.lower(columns.code), unique=True)
+    sa.Index(f"uq_{name}_code", sa.func.fold(columns.code), unique=True)
     is_known = columns.external_id.is_not(None)
     sa.Index(f"uq_{name}_external_id", columns.external_id, unique=True, postgresql_where=is_known)
-    folded_code = sa.func.coalesce(sa.func.lower(columns.code), sa.literal_column("''"))
+    folded_code = sa.func.coalesce(sa.func.fold(columns.code), sa.literal_column("''"))
     sa.Index(f"ix_{name}_code", sa.func.num_nulls(columns.code), folded_code, columns.id)
     for ordered in ("created_at", "updated_at", "version"):
         sa.Index(f"ix_{name}_{ordered}", columns[ordered], columns.id)
     for whole in ("name", *exact_texts):
-        sa.Index(f"ix_{name}_{whole}", sa.func.lower(columns[whole]), columns.id)
+        sa.Index(f"ix_{name}_{whole}", sa.func.fold_key(columns[whole]), columns.id)
     for nullable in ("external_id", "description", *texts, *exact_texts):
         sa.Index(f"ix_{name}_{nullable}_null", sa.func.num_nulls(columns[nullable]), columns.id)
     for referring in ("created_by_id", "updated_by_id", *(["parent_id"] if tree else [])):
         sa.Index(f"ix_{name}_{referring}", columns[referring])
     trigrams = {
-        f"lower_{each}": sa.func.lower(columns[each]).label(f"lower_{each}")
+        f"folded_{each}": sa.func.fold(columns[each]).label(f"folded_{each}")
         for each in ("code", "external_id", "name", "description", *texts)
     }
     operators = dict.fromkeys(trigrams, "gin_trgm_ops")

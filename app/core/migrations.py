@@ -16,6 +16,10 @@ _ROOT = Path(__file__).parents[2]
 _REVISION_LINE = re.compile(r'^(down_revision|revision)\b.* = "(\w+)"$', re.MULTILINE)
 
 
+class MigrationRejectedError(Exception):
+    """A revision cannot be applied to the data; the message names the objects and the remedy."""
+
+
 def alembic_config(url: str | URL | None = None) -> "Config":
     """Return Alembic's configuration for the database of `url`, or else for that of the settings."""
     from alembic.config import Config  # noqa: PLC0415 - saves servers the 10 MB of Alembic
@@ -44,12 +48,16 @@ def _revisions(kind: str) -> set[str]:
 def upgrade(url: str | URL) -> None:
     """Upgrade the schema to the head revision. Concurrent processes wait for the first.
 
-    Raises `ServiceUnavailable` if the database cannot be reached.
+    Raises `MigrationRejectedError`, and `ServiceUnavailable` if the database cannot be reached.
     """
+    from alembic.util import CommandError  # noqa: PLC0415 - as above
+
     from alembic import command  # noqa: PLC0415 - as above
 
     try:
         command.upgrade(alembic_config(url), "head")
+    except CommandError as error:
+        raise MigrationRejectedError(str(error)) from error
     except OSError as error:
         raise ServiceUnavailable(f"The database cannot be reached: {error}.") from error
     except DBAPIError as error:

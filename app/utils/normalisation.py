@@ -12,8 +12,10 @@ MAX_COMBINING_MARKS = 30
 # Decomposed text (NFD), such as macOS sends, has up to four characters for one of NFC: U+1F82 is the longest.
 MAX_DECOMPOSITION = 4
 
-# No marks themselves, but each decomposes into two.
-_PAIRS_OF_MARKS = re.compile("[\u0f73\u0f75\u0f81]")
+# No marks themselves, but they decompose into marks: three into two, and those of half width in NFKD.
+_MARKS_AFTER_DECOMPOSITION = str.maketrans(
+    dict.fromkeys("\u0f73\u0f75\u0f81", "\u0f71\u0f72") | dict.fromkeys("\uff9e\uff9f", "\u3099")
+)
 _TOO_MANY_MARKS = re.compile(rb"[^\x00]{%d}" % (MAX_COMBINING_MARKS + 1))
 
 
@@ -36,7 +38,7 @@ def to_nfc(text: str, max_length: int) -> str:
     if text.isascii():
         return text
     # The combining class of each character, 0 for all characters that are not marks.
-    classes = bytes(map(unicodedata.combining, _PAIRS_OF_MARKS.sub("\u0f71\u0f72", text)))
+    classes = bytes(map(unicodedata.combining, text.translate(_MARKS_AFTER_DECOMPOSITION)))
     if _TOO_MANY_MARKS.search(classes):
         raise TooManyMarksError
     return unicodedata.normalize("NFC", text)

@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import pytest
@@ -28,8 +28,9 @@ def validate(annotation: Any, text: str) -> Any:
 
 
 def test_text_is_normalised_in_few_places(root: Path) -> None:
-    # A password has at most 256 characters, and snippets fold single characters and the words of `q`.
-    allowed = {"normalisation.py", "passwords.py", "snippets.py"}
+    # A password has at most 256 characters, and snippets fold single characters and the words of `q`. Only texts within
+    # the bounds are folded.
+    allowed = {"normalisation.py", "folding.py", "passwords.py", "snippets.py"}
     calls = {
         path.name
         for path in (root / "app").rglob("*.py")
@@ -46,10 +47,11 @@ def test_marks_in_a_row_are_limited(marks: str) -> None:
         to_nfc(most + marks, 1000)
 
 
-def test_no_character_adds_marks_unseen() -> None:
+@pytest.mark.parametrize("form", ["NFD", "NFKD"])
+def test_no_character_adds_marks_unseen(form: Literal["NFD", "NFKD"]) -> None:
     """Every character that is only marks once it is decomposed counts as marks."""
     for character in map(chr, range(0x110000)):
-        decomposed = unicodedata.normalize("NFD", character)
+        decomposed = unicodedata.normalize(form, character)
         if all(unicodedata.combining(each) for each in decomposed):
             with pytest.raises(TooManyMarksError):
                 to_nfc(character * 31, 1000)

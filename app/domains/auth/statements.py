@@ -49,9 +49,9 @@ COUNT_ATTEMPT = text(
     WITH account AS (
         SELECT u.id, u.is_active, c.password_hash
           FROM users u JOIN credentials c ON c.user_id = u.id
-         WHERE lower(u.email) = lower(:email)
+         WHERE fold_email(u.email) = fold_email(:email)
     ), digest AS (
-        SELECT encode(sha256(convert_to(lower(:email), 'UTF8')), 'hex') AS account
+        SELECT encode(sha256(convert_to(fold_email(:email), 'UTF8')), 'hex') AS account
     ), blocked_address AS (
         SELECT key, ends_at FROM sign_in_attempts
          WHERE key = '2 ' || :address AND attempts > :max_per_address AND ends_at > clock_timestamp()

@@ -128,7 +128,7 @@ def _find(table: str) -> Executable:
     # S608: the table name is a constant. Only users have an e-mail address.
     email = "o.email" if table == "users" else "NULL"
     same_id = "coalesce(o.external_id = old.external_id, true)"
-    same_code = "coalesce(lower(o.code) = lower(old.code), true)"
+    same_code = "coalesce(fold(o.code) = fold(old.code), true)"
     return text(
         f"""
         SELECT old.id AS old_id, m.run, o.id IS NOT NULL AS exists,
@@ -136,9 +136,9 @@ def _find(table: str) -> Executable:
                         (SELECT o.id FROM {table} o
                           WHERE o.id = old.id AND o.created_at = CAST(old.at AS timestamptz)),
                         (SELECT o.id FROM {table} o WHERE o.external_id = old.external_id),
-                        (SELECT o.id FROM {table} o WHERE lower(o.code) = lower(old.code) AND {same_id}),
+                        (SELECT o.id FROM {table} o WHERE fold(o.code) = fold(old.code) AND {same_id}),
                         (SELECT o.id FROM {table} o
-                          WHERE lower({email}) = lower(old.email) AND {same_id} AND {same_code})) AS id
+                          WHERE fold_email({email}) = fold_email(old.email) AND {same_id} AND {same_code})) AS id
           FROM unnest(CAST(:old_ids AS bigint[]), CAST(:created_ats AS text[]), CAST(:external_ids AS text[]),
                       CAST(:codes AS text[]), CAST(:emails AS text[])) AS old (id, at, external_id, code, email)
           LEFT JOIN imported_objects m

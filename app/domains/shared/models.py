@@ -9,9 +9,11 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    ColumnElement,
     Computed,
     DateTime,
     ForeignKey,
+    Function,
     Identity,
     Index,
     MetaData,
@@ -121,6 +123,21 @@ class RegisterObject(Base):
         return relationship("User", foreign_keys=[cls.updated_by_id], remote_side="User.id", lazy="raise")
 
 
+def fold_function(column: str) -> str:
+    """Return the function of the database that folds the texts of a column (revision 0010)."""
+    return "fold_email" if column == "email" else "fold"
+
+
+def folded(text_: ColumnElement[Any], column: str | None = None) -> ColumnElement[str]:
+    """Return a text, folded as the texts of `column`. By default the text is a column itself."""
+    return Function(fold_function(column or str(text_.key)), text_, type_=Text())
+
+
+def folded_key(column: ColumnElement[Any]) -> ColumnElement[str]:
+    """Return the beginning of a folded text, which fits into a B-tree: the expression of orders and equalities."""
+    return folded(column) if column.key in {"code", "email"} else func.fold_key(column, type_=Text())
+
+
 def rank_sql(name: str, values: tuple[str, ...]) -> str:
     """Return the SQL of the rank of a column's value among `values`, from 1; NULL ranks last."""
     array = ", ".join(repr(value) for value in values)
@@ -139,18 +156,18 @@ def register_table(
     nullable = ("external_id", "description", *(name for name in texts if name != "email"), *exact_texts)
     # One trigram index on all columns serves the partial filters (`__ic`, `__sw`).
     trigrams: dict[str, Any] = {
-        f"lower_{name}": literal_column(f"lower({name})").label(f"lower_{name}")
+        f"folded_{name}": literal_column(f"{fold_function(name)}({name})").label(f"folded_{name}")
         for name in ("code", "external_id", "name", "description", *texts)
     }
     foreign_keys = ["created_by_id", "updated_by_id", *(["parent_id"] if tree else [])]
     return (
-        Index(f"uq_{table}_code", text("lower(code)"), unique=True),
+        Index(f"uq_{table}_code", text("fold(code)"), unique=True),
         # Partial, because a foreign key cannot refer to the column of a partial index. An UPDATE of a column that a
         # foreign key can refer to takes FOR UPDATE, which conflicts with the FOR KEY SHARE of new references: two
         # objects that start to refer to each other would deadlock.
         Index(f"uq_{table}_external_id", "external_id", unique=True, postgresql_where=text("external_id IS NOT NULL")),
-        Index(f"ix_{table}_code", text("num_nulls(code)"), text("coalesce(lower(code), '')"), "id"),
-        Index(f"ix_{table}_name", text("lower(name)"), "id"),
+        Index(f"ix_{table}_code", text("num_nulls(code)"), text("coalesce(fold(code), '')"), "id"),
+        Index(f"ix_{table}_name", text("fold_key(name)"), "id"),
         Index(f"ix_{table}_created_at", "created_at", "id"),
         Index(f"ix_{table}_updated_at", "updated_at", "id"),
         Index(f"ix_{table}_version", "version", "id"),
@@ -166,7 +183,7 @@ def register_table(
             Index(f"ix_{table}_{name}", name, postgresql_using="gin", postgresql_with={"gin_pending_list_limit": "64"})
             for name in ("search_name", "search_text")
         ),
-        *(Index(f"ix_{table}_{name}", text(f"lower({name})"), "id") for name in exact_texts),
+        *(Index(f"ix_{table}_{name}", text(f"fold_key({name})"), "id") for name in exact_texts),
         *(Index(f"ix_{table}_{name}_null", text(f"num_nulls({name})"), "id") for name in nullable),
         *(Index(f"ix_{table}_{column}", column) for column in foreign_keys),
         # The foreign key alone would accept a new row that names its own id as its parent.

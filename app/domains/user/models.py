@@ -14,9 +14,9 @@ class User(RegisterObject):
     __tablename__ = "users"
     __table_args__ = register_table(
         __tablename__,
-        Index(f"uq_{__tablename__}_email", text("lower(email)"), unique=True),
+        Index(f"uq_{__tablename__}_email", text("fold_email(email)"), unique=True),
         enumeration("access_level", get_args(AccessLevel)),
-        Index(f"ix_{__tablename__}_email", text("lower(email)"), "id"),
+        Index(f"ix_{__tablename__}_email", text("fold_email(email)"), "id"),
         Index(f"ix_{__tablename__}_access_level", "access_level", "id"),
         Index(f"ix_{__tablename__}_is_active", "is_active", "id"),
         Index(f"ix_{__tablename__}_department_id", "department_id"),

@@ -94,6 +94,9 @@ async def test_email_is_compared_without_regard_to_case(app: FastAPI) -> None:
     user = await make_account(app, email="Ada@register.example")
     for email in (user["email"], "ada@REGISTER.example", "ADA@register.example"):
         assert (await try_to_sign_in(app, email)).status_code == 200
+    await make_account(app, email="νίκος@register.example")
+    for email in ("νίκοσ@register.example", "ΝΊΚΟΣ@REGISTER.EXAMPLE"):
+        assert (await try_to_sign_in(app, email)).status_code == 200
 
 
 async def test_session_has_only_the_requested_scopes(app: FastAPI) -> None:

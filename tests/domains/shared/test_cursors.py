@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.core.tokens import Tokens
 from app.domains.shared.query.orders import OBJECT_SORTS
 from app.domains.shared.query.pages import MAX_OFFSET
+from app.utils.folding import fold
 from tests.builders import make, make_department, make_process, make_role
 from tests.catalogue import every_collection
 from tests.conftest import Committed, settings_for
@@ -25,7 +26,7 @@ LETTERS = {*string.ascii_letters, *string.digits, "-", "_"}
 CRITICALITIES = ["low", "medium", "high", "critical", None]
 KEYS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "id": lambda item: item["id"],
-    "code": lambda item: (item["code"] is None, (item["code"] or "").lower()),
+    "code": lambda item: (item["code"] is None, fold(item["code"] or "")),
     "name": lambda item: item["name"],
     "kind": lambda item: item["kind"],
     "status": lambda item: item["status"],

@@ -62,7 +62,7 @@ def is_nullable(annotation: Any) -> bool:
 def partial_texts(table: Table) -> set[str]:
     """Return the texts of the trigram index, which serves `__ic` and `__sw`."""
     (trigrams,) = (index for index in table.indexes if index.name == f"ix_{table.name}_text")
-    return {label.name.removeprefix("lower_") for label in trigrams.expressions}  # type: ignore[union-attr]
+    return {label.name.removeprefix("folded_") for label in trigrams.expressions}  # type: ignore[union-attr]
 
 
 def suffixes(name: str, annotation: Any, partial: set[str]) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domains.shared.query.pages import ListQuery
+from app.utils.folding import fold
 from tests.builders import make
 from tests.catalogue import LISTS, PLAIN_TEXTS, REFERENCE_TARGETS, every_collection
 from tests.domains.shared.test_declarations import BESIDES, LINK_FILTERS, bare
@@ -22,8 +23,8 @@ NUMBER = 6
 WRITTEN: dict[str, tuple[Any, ...]] = {
     "code": ("M-5", "a_5", "A-5.b", None, "Z-1", None),
     "external_id": ("m%1", "M%1", "a\\_x", None, "z", None),
-    "name": ("Mid 100 % a_b", "mid 100 % a_b", "All \\ Äpfel", "Zzz äpfel", "axb", "mid"),
-    "description": ("Mid 100 % a_b", "MID", "", None, "Zz mid", None),
+    "name": ("Mid 100 % a_b", "mid 100 \uff05 a\uff3fb", "All \\ Äpfel ΟΔΟΣ", "Zzz äpfel οδος", "axb", "mid"),
+    "description": ("Mid 100 % a_b", "MID", "ﬁn Straße", None, "Zz mid \uff26\uff29\uff2e", None),
 }
 # Nullable columns of plain text.
 PLAIN = ("Mid % a_b", "mid % A_B", "Zz äp", None)
@@ -52,14 +53,16 @@ OWN: dict[str, dict[str, tuple[Any, ...]]] = {
         "is_active": (True, False),
     },
 }
+# With characters of LIKE, their forms of full width, and a final sigma.
+PARTS = ("mID", "%", "\uff05", "a_", "\\", "\uff3c", "äP", "δος", "Σ", "Fin")
 IGNORING_CASE = {"code", "email"}
 COMPARED: dict[str, Callable[[Any, Any], bool]] = {
     "gt": operator.gt,
     "gte": operator.ge,
     "lt": operator.lt,
     "lte": operator.le,
-    "ic": lambda value, part: part.lower() in value.lower(),
-    "sw": lambda value, part: value.lower().startswith(part.lower()),
+    "ic": lambda value, part: fold(part) in fold(value),
+    "sw": lambda value, part: fold(value).startswith(fold(part)),
 }
 
 
@@ -112,7 +115,10 @@ def filter_values(field: str, suffix: str, kind: Any, values: list[Any]) -> Iter
     elif kind is bool:
         yield from ([each] for each in values)
     elif suffix in {"ic", "sw"}:
-        yield from ([part] for part in ("mID", "%", "a_", "\\", "äP", values[0][:4].swapcase()))
+        yield from (
+            [part]
+            for part in ("mID", "%", "\uff05", "a_", "\\", "\uff3c", "äP", "δος", "Σ", "Fin", values[0][:4].swapcase())
+        )
     elif suffix in COMPARED:
         yield [values[len(values) // 2]]
     else:
@@ -126,8 +132,8 @@ def holds(value: Any, suffix: str, given: list[Any], *, ignoring_case: bool) -> 
     if suffix == "null":
         return (value is None) is given[0]
     if suffix in {"", "not"}:
-        folded = [each.lower() for each in given] if ignoring_case else given
-        is_one = value is not None and (value.lower() if ignoring_case else value) in folded
+        folded = [fold(each) for each in given] if ignoring_case else given
+        is_one = value is not None and (fold(value) if ignoring_case else value) in folded
         return is_one is (suffix == "")
     return value is not None and COMPARED[suffix](value, given[0])
 

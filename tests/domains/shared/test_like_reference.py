@@ -415,7 +415,7 @@ def named(step: Step) -> str:
     """Return the table of a step's object and the condition that selects it."""
     code = step.reference.removeprefix("code:")
     is_id = code == step.reference
-    return f"{step.collection} WHERE " + (f"id = {code}" if is_id else f"lower(code) = lower('{code}')")
+    return f"{step.collection} WHERE " + (f"id = {code}" if is_id else f"fold(code) = fold('{code}')")
 
 
 async def change(connection: asyncpg.Connection, step: Step) -> None:

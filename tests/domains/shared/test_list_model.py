@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from app.domains.process.models import DepartmentRelation, ProcessStatus, ResourceUsage, RoleResponsibility
 from app.domains.shared.models import Criticality
+from app.utils.folding import fold
 from tests.builders import make
 from tests.domains.shared.properties import draw_examples
 
@@ -36,7 +37,7 @@ def links(details: tuple[str, ...], *, only_one: str = "", several: bool = False
 
 PROCESS = st.fixed_dictionaries(
     {
-        "name": st.sampled_from(["a", "B", "b", "Ca"]),
+        "name": st.sampled_from(["a", "B", "b", "Ca", "ΟΔΟΣ", "οδος"]),
         "status": st.sampled_from(STATUSES[:3]),
         "criticality": st.sampled_from([None, *RANKS[:3]]),
         "owner": st.none() | THREE,
@@ -57,8 +58,8 @@ FILTERS: dict[str, st.SearchStrategy[Any]] = {
     "owner_id": SEVERAL,
     "owner_id__not": SEVERAL,
     "owner_id__null": st.booleans(),
-    "name__ic": st.sampled_from(["A", "b"]),
-    "name__sw": st.sampled_from(["C", "b"]),
+    "name__ic": st.sampled_from(["A", "b", "Δος"]),
+    "name__sw": st.sampled_from(["C", "b", "οδος"]),
     "parent_id__null": st.booleans(),
     "within": st.integers(0, 7),
     "department_id": SEVERAL,
@@ -126,7 +127,7 @@ def holds(process: Record, query: Query, above: list[list[int]]) -> bool:
     """Return whether the model has a process in the list."""
     value = process["criticality"]
     owner = process["owner"]
-    folded = process["name"].lower()
+    folded = fold(process["name"])
     return all(
         (
             process["status"] in query.get("status", STATUSES),
@@ -137,8 +138,8 @@ def holds(process: Record, query: Query, above: list[list[int]]) -> bool:
             "owner_id" not in query or owner in query["owner_id"],
             owner not in query.get("owner_id__not", ()),
             query.get("owner_id__null", owner is None) is (owner is None),
-            query.get("name__ic", "").lower() in folded,
-            folded.startswith(query.get("name__sw", "").lower()),
+            fold(query.get("name__ic", "")) in folded,
+            folded.startswith(fold(query.get("name__sw", ""))),
             query.get("parent_id__null", process["above"] is None) is (process["above"] is None),
             "within" not in query or query["within"] in above[process["number"]],
             is_linked(process["departments"], query, "department", "relation"),
@@ -152,7 +153,7 @@ def holds(process: Record, query: Query, above: list[list[int]]) -> bool:
 def ordered(processes: list[Record], sort: str) -> list[Record]:
     keys = {
         "id": lambda process: process["number"],
-        "name": lambda process: process["name"].lower(),
+        "name": lambda process: fold(process["name"]),
         "status": lambda process: process["status"],
         "criticality": lambda process: (*RANKS, None).index(process["criticality"]),
     }

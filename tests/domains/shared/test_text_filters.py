@@ -26,7 +26,7 @@ def unindexed(table: Table, declared: set[str]) -> set[str]:
     first = {str(next(iter(index.expressions))) for index in table.indexes}
     texts = [column.name for column in table.columns if isinstance(column.type, String)]
     served = {f"{name}{suffix}" for name in in_trigrams for suffix in ("", "__not", "__ic", "__sw")}
-    served |= {f"{name}{suffix}" for name in texts if f"lower({name})" in first for suffix in ("", "__not")}
+    served |= {f"{name}{suffix}" for name in texts if f"fold_key({name})" in first for suffix in ("", "__not")}
     served |= {f"{name}__null" for name in texts if f"num_nulls({name})" in first}
     # Enumerations are compared without folding.
     served |= {f"{name}{suffix}" for name in texts if f"{table.name}.{name}" in first for suffix in ("", "__not")}

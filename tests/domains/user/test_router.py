@@ -132,6 +132,8 @@ async def test_invalid_email_is_rejected(client: httpx.AsyncClient, email: str) 
         ("\u00c9mile@register.example", "\u00e9mile@register.example"),
         ("jos\u00e9@register.example", "jose\u0301@register.example"),
         ("ada@b\u00fccher.example", "ada@xn--bcher-kva.example"),
+        ("ΝΊΚΟΣ@register.example", "νίκος@register.example"),
+        ("ОЛЬГА@register.example", "ольга@register.example"),
     ],
 )
 async def test_duplicate_email_is_a_conflict_ignoring_case(client: httpx.AsyncClient, first: str, second: str) -> None:
@@ -146,6 +148,25 @@ async def test_duplicate_email_is_a_conflict_ignoring_case(client: httpx.AsyncCl
         assert response.json()["detail"] == "A user with this email already exists."
         assert faults(response) == [("/email", "duplicate")]
     assert (await client.get(f"/users/{other['id']}")).json() == other
+
+
+async def test_different_letters_make_different_addresses(client: httpx.AsyncClient) -> None:
+    """The Latin letter a and the Cyrillic one are different, and so are ß and ss."""
+    for email in ("strasse@register.example", "straße@register.example", "\u0430da@x.example", "ada@x.example"):
+        made = await make_user(client, email=email)
+        found = (await client.get("/users", params={"email": email.capitalize()})).json()["items"]
+        assert [user["id"] for user in found] == [made["id"]]
+
+
+@pytest.mark.parametrize("email", ["νίκος@register.example", "νίκοσ@register.example", "ΝΊΚΟΣ@REGISTER.EXAMPLE"])
+async def test_users_are_found_by_email_ignoring_case(client: httpx.AsyncClient, email: str) -> None:
+    made = await make_user(client, email="Νίκος@register.example")
+    await make_user(client, email="ada@register.example")
+    for query in ({"email": email}, {"email__ic": email[:5]}, {"email__sw": email}):
+        found = (await client.get("/users", params=query)).json()["items"]
+        assert [user["id"] for user in found] == [made["id"]]
+    others = (await client.get("/users", params={"email__not": email})).json()["items"]
+    assert made["id"] not in [user["id"] for user in others]
 
 
 async def test_user_may_change_the_case_of_their_own_email(client: httpx.AsyncClient) -> None:

@@ -22,6 +22,7 @@ from app.domains.shared.schemas import (
 )
 from app.utils.exceptions import ContentTooLarge, Fault
 from app.utils.fault_codes import code_of
+from app.utils.folding import fold
 from app.utils.unknown_members import without_surplus
 from app.utils.validation import faults_of
 from app.utils.wording import counted, joined
@@ -172,7 +173,7 @@ class ItemResult:
 
 def folded_key(column: str, value: Any) -> Key:
     """Return a key, folded as its index compares it."""
-    return column, value.lower() if column == "code" else value
+    return column, fold(value) if column == "code" else value
 
 
 def reject_too_many_links(items: Sequence[Any], links: tuple[LinkSet, ...]) -> None:

@@ -46,7 +46,7 @@ from sqlalchemy.dialects.postgresql import JSON, JSONB
 from app.domains.shared.collection import LinkSet, foreign_keys, writable_columns
 from app.domains.shared.history.diff import differences, nonempty_members
 from app.domains.shared.history.record import caller_exists, change_cte, constant
-from app.domains.shared.models import RegisterObject, table_of
+from app.domains.shared.models import RegisterObject, folded, table_of
 from app.domains.shared.reading.documents import Documents
 from app.domains.shared.writing.dependants import restricting_foreign_keys
 from app.domains.shared.writing.single_statement import next_id, touch_values
@@ -64,7 +64,7 @@ def referenced_models(model: type[RegisterObject], links: Sequence[LinkSet]) -> 
 def lock_objects(model: type[RegisterObject], *, deleting: bool) -> Executable:
     """Return the statement that locks and reads the objects with `ids`, `codes` or `external_ids`.
 
-    The codes are in lower case. The locks are those of `read_columns`.
+    The codes are folded. The locks are those of `read_columns`.
     """
     table = table_of(model)
     own = [table.c[name] for name in ("id", "version", "created_by_id", "updated_by_id")]
@@ -77,13 +77,13 @@ def find_references(model: type[RegisterObject], links: Sequence[LinkSet]) -> Ex
     """Return the statement that finds the objects a batch refers to, and draws `new` ids for its new objects.
 
     Its parameters are `new`; three arrays for each collection that can be referred to: `{collection}_ids`,
-    `{collection}_codes` in lower case, and `{collection}_external_ids`; and `with_names`, whether to return names
+    `{collection}_codes`, folded, and `{collection}_external_ids`; and `with_names`, whether to return names
     instead of NULL. The drawn ids are rows without a `type`.
     """
     queries: list[Select[Any]] = []
     for target in referenced_models(model, links):
         table = table_of(target)
-        kind, code = constant(table.name).label("type"), func.lower(table.c.code)
+        kind, code = constant(table.name).label("type"), folded(table.c.code)
         name = case((bindparam("with_names", type_=Boolean), table.c.name))
         query = select(kind, table.c.id, code, table.c.external_id, name)
         queries.append(query.where(_matches_keys(table, f"{table.name}_")))
@@ -96,9 +96,7 @@ def _matches_keys(table: Table, prefix: str) -> ColumnElement[bool]:
     ids = bindparam(f"{prefix}ids", type_=ARRAY(BigInteger))
     codes = bindparam(f"{prefix}codes", type_=ARRAY(Text))
     external_ids = bindparam(f"{prefix}external_ids", type_=ARRAY(Text))
-    return or_(
-        table.c.id == any_(ids), func.lower(table.c.code) == any_(codes), table.c.external_id == any_(external_ids)
-    )
+    return or_(table.c.id == any_(ids), folded(table.c.code) == any_(codes), table.c.external_id == any_(external_ids))
 
 
 @cache
@@ -157,7 +155,7 @@ def insert_objects(model: type[RegisterObject]) -> Executable:
     names = ["id", *writable_columns(model)]
     query = select(*(rows.c[name] for name in names), caller, caller)
     query = query.order_by(
-        *(func.lower(rows.c[key]) if ignores_case else rows.c[key] for key, ignores_case in unique_keys(model).items())
+        *(folded(rows.c[key]) if ignores_case else rows.c[key] for key, ignores_case in unique_keys(model).items())
     )
     statement = insert(table_of(model)).from_select([*names, "created_by_id", "updated_by_id"], query)
     return statement.returning(table_of(model).c.id)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import Literal
 
-from sqlalchemy import ARRAY, Executable, Text, any_, bindparam, func, or_, select
+from sqlalchemy import ARRAY, Executable, Text, any_, bindparam, or_, select
 
 from app.core.threads import run_in_thread
 from app.domains.shared.bulk.batch import BulkOutcome, write_batch
@@ -15,7 +15,7 @@ from app.domains.shared.collection import Collection
 from app.domains.shared.imports.columns import Hints, Member, members_of, name_columns
 from app.domains.shared.imports.files import FileFormat, check_names, read_lines, read_table
 from app.domains.shared.imports.rows import ImportRow, RowReader
-from app.domains.shared.models import RegisterObject, table_of
+from app.domains.shared.models import RegisterObject, folded, table_of
 from app.domains.shared.reading.reader import CollectionReader
 from app.utils.exceptions import Fault
 
@@ -143,11 +143,11 @@ async def _choose_keys(service: CollectionReader, rows: Sequence[ImportRow]) -> 
 def _find_keys(model: type[RegisterObject]) -> Executable:
     """Return the statement that finds objects with one of the `codes` or `external_ids`, and returns both keys.
 
-    Codes are in lower case.
+    Codes are folded.
     """
     table = table_of(model)
     codes, external_ids = (bindparam(name, type_=ARRAY(Text)) for name in ("codes", "external_ids"))
-    code = func.lower(table.c.code)
+    code = folded(table.c.code)
     query = select(code.label("code"), table.c.external_id)
     return query.where(or_(code == any_(codes), table.c.external_id == any_(external_ids)))
 

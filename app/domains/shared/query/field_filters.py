@@ -12,7 +12,6 @@ suit the type of one field:
 """
 
 import operator
-import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any, get_args
 
@@ -37,7 +36,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-from app.domains.shared.models import EXTERNAL_ID_LENGTH
+from app.domains.shared.models import EXTERNAL_ID_LENGTH, folded, folded_key
 from app.domains.shared.query.filters import (
     Filter,
     IdParameter,
@@ -147,13 +146,17 @@ def text(
     line = key_text(length) if is_key else single_line(length)
     whole_text = Annotated[str, *(multiple_lines(length) if multiline else line), AfterValidator(whole)]
     for suffix, negated in (("", False), ("__not", True)):
-        yield _text_equality(name, suffix, whole_text, ignore_case=ignore_case, negated=negated)
+        # The trigram index serves equality, too, but a B-tree is faster: `code` and `email` have one of whole texts.
+        uses_tree = name == "name" or not partial
+        yield _text_equality(
+            name, suffix, whole_text, ignore_case=ignore_case, negated=negated, uses_folded_key=uses_tree
+        )
     if partial:
         part_text = Annotated[
             str, *(part_of_lines(length) if multiline else part_of_line(length)), AfterValidator(part)
         ]
-        for suffix, verb, pattern in (("__ic", "contains", "%{}%"), ("__sw", "starts with", "{}%")):
-            yield _pattern(name, suffix, part_text, _describe(name, f"{verb} this text, ignoring case"), pattern)
+        for suffix, verb, before in (("__ic", "contains", "%"), ("__sw", "starts with", "")):
+            yield _pattern(name, suffix, part_text, _describe(name, f"{verb} this text, ignoring case"), before)
     if nullable:
         yield _null_filter(name, uses_num_nulls=True)
 
@@ -211,38 +214,50 @@ def _choice_filter(parameter: Parameter, field: Callable[[FromClause], ColumnEle
     return Filter((parameter,), lambda source, operands: field(source) == any_(operands[parameter.name]))
 
 
-def _text_equality(name: str, suffix: str, annotation: Any, *, ignore_case: bool, negated: bool) -> Filter:
+def _text_equality(
+    name: str, suffix: str, annotation: Any, *, ignore_case: bool, negated: bool, uses_folded_key: bool
+) -> Filter:
+    """Return the filter for whole texts; `uses_folded_key` if the index is over `folded_key`."""
     parameter_name = name + suffix
     description = _describe_equality(name, negated=negated, ignore_case=ignore_case)
     parameter = Parameter(parameter_name, annotation, description, String(), is_list=True)
 
     def condition(source: FromClause, operands: Operands) -> ColumnElement[bool]:
         values = operands[parameter_name]
-        # The index is over the lower-case value.
-        equal = func.lower(source.c[name]) == any_(_lower_all(values))
+        field = source.c[name]
+        # The index is over the folded value.
+        equal = folded(field) == any_(_fold_all(name, values))
+        if uses_folded_key:
+            equal = folded_key(field) == any_(func.fold_keys(values, type_=ARRAY(Text)))
         if not ignore_case:
-            equal = and_(equal, source.c[name] == any_(values))
+            equal = and_(equal, field == any_(values))
         return _is_not(equal) if negated else equal
 
     return Filter((parameter,), condition)
 
 
-def _lower_all(values: ColumnElement[Any]) -> ColumnElement[Any]:
+def _fold_all(name: str, values: ColumnElement[Any]) -> ColumnElement[Any]:
     # Not a subquery, whose values the planner could not estimate. U+001F is a safe separator: texts cannot contain it.
     separator = literal_column("chr(31)", String())
-    return func.string_to_array(func.lower(func.array_to_string(values, separator)), separator, type_=ARRAY(String))
+    return func.string_to_array(folded(func.array_to_string(values, separator), name), separator, type_=ARRAY(Text))
 
 
-def _pattern(name: str, suffix: str, annotation: Any, description: str, pattern: str) -> Filter:
-    parameter_name = name + suffix
+def _pattern(name: str, suffix: str, annotation: Any, description: str, before: str) -> Filter:
+    """Return the filter for a part of a text; `before` is the pattern of what may precede it."""
+    parameter = Parameter(name + suffix, annotation, description, String())
 
-    def convert(value: str) -> str:
-        return pattern.format(re.sub(r"([\\%_])", r"\\\1", value))
+    def condition(source: FromClause, operands: Operands) -> ColumnElement[bool]:
+        part = folded(operands[parameter.name], name)
+        # Escaped after folding, which makes characters of LIKE from some others.
+        escaped = func.regexp_replace(part, _constant(r"([\\%_])"), _constant(r"\\\1"), _constant("g"), type_=Text)
+        return folded(source.c[name]).like(_constant(before) + escaped + _constant("%"))
 
-    parameter = Parameter(parameter_name, annotation, description, String(), convert=convert)
-    return Filter(
-        (parameter,), lambda source, operands: func.lower(source.c[name]).like(func.lower(operands[parameter_name]))
-    )
+    return Filter((parameter,), condition)
+
+
+def _constant(value: str) -> ColumnElement[str]:
+    # Not a bind parameter, which a prepared statement must not hold.
+    return literal_column(f"'{value}'", Text())
 
 
 def _comparisons(name: str, annotation: Any, kind: TypeEngine[Any]) -> Iterable[Filter]:

@@ -24,6 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
+from app.domains.shared.models import folded, folded_key
 from app.domains.shared.query.field_filters import rank_column
 
 Start = Literal["first", "after", "before"]
@@ -44,10 +45,10 @@ _INSTANT = DateTime(timezone=True)
 OBJECT_SORTS: dict[str, SortKey] = {
     "id": SortKey(lambda source: (source.c.id,), (BigInteger(),)),
     "code": SortKey(
-        lambda source: (func.num_nulls(source.c.code), func.coalesce(func.lower(source.c.code), literal_column("''"))),
+        lambda source: (func.num_nulls(source.c.code), func.coalesce(folded(source.c.code), literal_column("''"))),
         (Integer(), Text()),
     ),
-    "name": SortKey(lambda source: (func.lower(source.c.name),), (Text(),)),
+    "name": SortKey(lambda source: (folded_key(source.c.name),), (Text(),)),
     "created_at": SortKey(lambda source: (source.c.created_at,), (_INSTANT,)),
     "updated_at": SortKey(lambda source: (source.c.updated_at,), (_INSTANT,)),
 }
@@ -55,7 +56,7 @@ OBJECT_SORTS: dict[str, SortKey] = {
 
 def text_sort(name: str, *, ignore_case: bool = False) -> dict[str, SortKey]:
     """Return the sort by a text that is never NULL."""
-    return {name: SortKey(lambda source: (func.lower(source.c[name]) if ignore_case else source.c[name],), (Text(),))}
+    return {name: SortKey(lambda source: (folded_key(source.c[name]) if ignore_case else source.c[name],), (Text(),))}
 
 
 def rank_sort(name: str, values: Any) -> dict[str, SortKey]:

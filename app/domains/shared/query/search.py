@@ -35,6 +35,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import TSQUERY
 
+from app.domains.shared.models import folded, folded_key
 from app.domains.shared.query.filters import Filter, Operands, Parameter, TextParameter
 
 Q = Parameter(
@@ -60,7 +61,7 @@ _WORDS = """
       ) AS words
 """
 _PREFIX_QUERIES = f"""
-SELECT lower(:filter_q) AS whole, string_agg(word, ' ') AS words,
+SELECT fold_key(:filter_q) AS whole, string_agg(word, ' ') AS words,
        CAST(string_agg(CASE place WHEN 1 THEN '^' ELSE '' END || prefix, ' & ') AS tsquery) AS starts,
        CAST(string_agg(prefix, ' & ') AS tsquery) AS prefixes
   FROM ({_WORDS}) AS query_word
@@ -208,12 +209,12 @@ MATCHING = {
 
 def has_code(source: FromClause) -> ColumnElement[bool]:
     """Return the condition that the code equals `q`, ignoring case; NULL without a code."""
-    return func.lower(source.c.code) == _query_column("whole")
+    return folded(source.c.code) == _query_column("whole")
 
 
 def has_name(source: FromClause) -> ColumnElement[bool]:
     """Return the condition that the name equals `q`, ignoring case."""
-    return func.lower(source.c.name) == _query_column("whole")
+    return folded_key(source.c.name) == _query_column("whole")
 
 
 def is_equal(source: FromClause) -> ColumnElement[bool]:

@@ -39,7 +39,7 @@ from sqlalchemy.orm import Mapper, RelationshipDirection, RelationshipProperty
 from app.core.prepared import fast_statement
 from app.domains.shared.collection import Collection
 from app.domains.shared.history.diff import changed_members, jsonb_or_null, nonempty_or_null
-from app.domains.shared.models import Base, table_of
+from app.domains.shared.models import Base, folded, table_of
 from app.domains.shared.query.orders import Condition, Order, Start, opaque_parameter
 from app.domains.shared.query.representations import Members
 from app.domains.shared.reading.cells import links_cell, plain_cell, reference_cell
@@ -89,7 +89,7 @@ def by_id(source: FromClause) -> ColumnElement[bool]:
 
 def by_code(source: FromClause) -> ColumnElement[bool]:
     """Return the condition that `code` equals the parameter `key`, ignoring case."""
-    return func.lower(source.c.code) == func.lower(bindparam("key", type_=String))
+    return folded(source.c.code) == folded(bindparam("key", type_=String), "code")
 
 
 class Documents:

@@ -25,7 +25,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import array
 
-from app.domains.shared.models import RegisterObject, table_of
+from app.domains.shared.models import RegisterObject, folded_key, table_of
 from app.domains.shared.query.link_filters import is_child
 from app.domains.shared.query.orders import Condition
 from app.domains.shared.reading.json_text import json_list
@@ -76,7 +76,7 @@ def select_tree(model: type[RegisterObject], condition: Condition) -> Executable
     # One node more than are returned shows that there are more.
     child = select(table.c.id, table.c.name).where(is_child(table, chain.c.id)).limit(max_nodes + _number(1))
     limited = child.correlate(chain).lateral("limited")
-    position = func.row_number().over(order_by=(func.lower(limited.c.name), limited.c.id))
+    position = func.row_number().over(order_by=(folded_key(limited.c.name), limited.c.id))
     ranked = select(limited.c.id, cast(position, Integer).label("position")).lateral("ranked")
     step = select(ranked.c.id, chain.c.depth + _number(1), func.array_append(chain.c.path, ranked.c.position))
     chain = chain.union_all(step.join_from(chain, ranked, true()).where(chain.c.depth < depth))

@@ -17,7 +17,7 @@ from sqlalchemy import (
 )
 
 from app.domains.shared.history.record import constant
-from app.domains.shared.models import RegisterObject, table_of
+from app.domains.shared.models import RegisterObject, folded, table_of
 
 
 @cache
@@ -45,8 +45,8 @@ def find_key_owners(model: type[RegisterObject]) -> Executable:
         values = bindparam(f"{name}_values", type_=ARRAY(Text))
         rows = func.unnest(values).table_valued(column("value", Text), with_ordinality="n", name=f"requested_{name}")
         rows = rows.render_derived()
-        value: ColumnElement[Any] = func.lower(rows.c.value) if ignores_case else rows.c.value
-        stored: ColumnElement[Any] = func.lower(table.c[name]) if ignores_case else table.c[name]
+        value: ColumnElement[Any] = folded(rows.c.value, name) if ignores_case else rows.c.value
+        stored: ColumnElement[Any] = folded(table.c[name]) if ignores_case else table.c[name]
         query = select(constant(name).label("key"), rows.c.n, value.label("value"), table.c.id)
         queries.append(query.select_from(rows.outerjoin(table, stored == value)))
     return union_all(*queries)
