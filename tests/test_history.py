@@ -28,7 +28,7 @@ from app.domains.shared.bulk import writer as bulk_writes
 from app.domains.shared.collection import writable_columns
 from app.domains.shared.reading.documents import by_code, by_id
 from app.domains.shared.reading.history_pages import _page, changes_of, changes_where, leading_column
-from app.domains.shared.schemas import ChangeRead
+from app.domains.shared.schemas import ChangeRead, kept_fields
 from app.domains.user.schemas import UserReplace
 from app.main import create_app
 from app.utils.db_init import initialise
@@ -49,6 +49,7 @@ from tests.catalogue import (
     NOUNS,
     PLAIN_TEXTS,
     REFERENCE_TARGETS,
+    body_of,
     details_of,
     every_collection,
     every_hierarchy,
@@ -270,9 +271,13 @@ def replaces(collection: str) -> Prepare:
         body = {"name": "Now"} | it.needed
         # The history omits empty lists of links.
         plain = {name: None for name, value in it.shown.items() if not isinstance(value, list)}
-        after = plain | DEFAULTS.get(collection, {}) | body
+        kept = kept_fields(body_of(collection, "PUT"))
+        before, after = (
+            {name: value for name, value in side.items() if name not in kept}
+            for side in (it.shown, plain | DEFAULTS.get(collection, {}) | body)
+        )
         named = {"id": made["id"], "code": None, "name": "Now"}
-        return Call(lambda _: [Row(collection, named, "updated", it.shown, after)], {"reference": made["id"]}, body)
+        return Call(lambda _: [Row(collection, named, "updated", before, after)], {"reference": made["id"]}, body)
 
     return prepare
 
