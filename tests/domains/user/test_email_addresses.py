@@ -10,6 +10,8 @@ from sqlalchemy import text
 from tests.builders import make_user
 from tests.domains.auth.conftest import make_account, sign_in, try_to_sign_in
 
+pytestmark = pytest.mark.usefixtures("connection")
+
 UNICODE, ASCII = "ada@münchen.example", "ada@xn--mnchen-3ya.example"
 FORMS = (UNICODE, ASCII, "ADA@XN--MNCHEN-3YA.example", "ada@MÜNCHEN.example", "ada@mu\u0308nchen.example")
 
