@@ -558,7 +558,8 @@ async def test_objects_linked_to_a_process_cannot_be_deleted(
     assert (response.status_code, problem["code"]) == (409, "still_referenced")
     assert problem["detail"] == f"The {kind.removesuffix('s')} is still referenced by 1 process."
     brief = {"type": "processes", "id": linked.process["id"], "code": "P-1", "name": linked.process["name"]}
-    assert problem["dependants"] == {"total": 1, "counts": {"processes": 1}, "first": [brief]}
+    expected = {"total": 1, "counts": {"processes": 1}, "first": [brief], "has_unreadable": False}
+    assert problem["dependants"] == expected
     assert (await client.delete(linked.path(kind, 0))).status_code == 204
     assert (await client.delete(f"/{kind}/{first['id']}")).status_code == 204
 
