@@ -278,7 +278,7 @@ def places(matches: Any) -> list[str]:
 MAY_END = Counter(
     {
         ("domains/auth/credentials.py", "release"): 1,  # so that a refusal keeps the counted attempts
-        ("domains/auth/service.py", "release"): 1,  # before hashing
+        ("domains/auth/service.py", "release"): 2,  # before hashing
         ("domains/auth/sign_in.py", "release"): 4,  # before hashing, and so that a refusal keeps the earlier writes
         ("domains/register/restore.py", "begin"): 1,  # of an import, not of a transaction
         ("domains/register/restore.py", "undo"): 1,  # after a database without a schema
@@ -287,6 +287,7 @@ MAY_END = Counter(
         ("domains/shared/trees.py", "undo"): 1,  # of a move in a tree, not of a transaction
         ("domains/shared/writing/locked.py", "undo"): 1,  # to wait for an advisory lock without a row lock
         ("domains/shared/writing/all_faults.py", "undo"): 1,  # to find all faults
+        ("core/passwords.py", "reset"): 1,  # of a context variable
         ("core/threads.py", "reset"): 2,  # of context variables
         ("utils/logging_middleware.py", "reset"): 1,  # of a context variable, not of a transaction
     }
