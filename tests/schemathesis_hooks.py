@@ -135,9 +135,9 @@ def before_call(_context: schemathesis.HookContext, case: schemathesis.Case[Any]
     if isinstance(case.body, dict) and case.meta is not None and not _is_negative(case, ParameterLocation.BODY):
         body = _free_keys(_one_form(case.body, number), case.path, number)
         if "reference" in case.path_parameters and number % 4:
-            body.pop(
-                "parent_id", None
-            )  # the first objects are ancestors of all others, so most moves would form a cycle
+            # The first objects are above all others, so most moves would form a cycle.
+            for name in ("parent_id", "manager_id"):
+                body.pop(name, None)
         case.body = body | (_right_secrets(case.path) if number % 2 else {})
 
 
