@@ -12,6 +12,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core.core_schema import ErrorType
 
+from app.core import password_strength
 from app.domains.auth.schemas import SetPassword
 from app.utils.exceptions import Fault
 from app.utils.fault_codes import (
@@ -109,7 +110,7 @@ def test_every_text_is_used_with_its_values(root: Path) -> None:
             for key in keys & TEXTS.keys():
                 assert placeholders(TEXTS[key]) <= given, (path, key)
     # These are chosen by an expression.
-    used |= {"forbidden", "forbidden:token", "idempotency_key_reused"}
+    used |= {"forbidden", "forbidden:token", "idempotency_key_reused", *password_strength._KEYS.values()}
     assert OWN_TEXTS.keys() - used == set()
 
 
