@@ -23,6 +23,7 @@ LOWERED = {
     "core/http/middleware.py": "header fields and host names",
     "core/http/protocol.py": "header fields",
     "core/http/routing.py": "methods and content codings",
+    "core/password_strength.py": "the form in which zxcvbn looks words up",
     "domains/register/table_files.py": "extensions of files",
     "domains/search/snippets.py": "the folding of search, which revision 0006 has, too",
     "domains/shared/imports/columns.py": "names of columns",
