@@ -755,7 +755,10 @@ async def test_value_that_is_no_list_of_entity_tags_is_rejected_everywhere(
     for value in GARBAGE:
         for method, path in calls:
             response = await client.request(method, re.sub("{.*}", "1", path), headers={header.encode(): value})
-            assert_problem(response, "bad_request", f"/{header}")
+            if method == "get" and header == "If-None-Match":
+                assert response.status_code == 200
+            else:
+                assert_problem(response, "bad_request", f"/{header}")
     for name, before in made.items():
         assert (await client.get(f"/{name}/{before['id']}")).json() == before
 

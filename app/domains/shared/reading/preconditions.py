@@ -21,6 +21,7 @@ TAGS_PATTERN = described_pattern(
 )
 _TAGS = re.compile(TAGS_PATTERN)
 _PARTS = re.compile(r'(W/)?"([^"]*)"')
+_READS = frozenset({"GET", "HEAD"})
 # At most 18 digits: any such number fits into 64 bits.
 _VERSION = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 
@@ -48,7 +49,11 @@ class Preconditions:
 
     @classmethod
     async def provide(cls, request: Request) -> "Preconditions":
-        """Return the conditions of a request. Raises `BadRequest` if a header is neither `*` nor a list of tags."""
+        """Return the conditions of a request.
+
+        Raises `BadRequest` if a header is neither `*` nor a list of tags. A read ignores such an `If-None-Match`, which
+        only saves traffic there; a write must not ignore a condition.
+        """
         lines: dict[bytes, list[bytes]] = {}
         # Few requests have these headers, and a look-up by name would call a function for each header.
         for name, value in request.scope["headers"]:
@@ -56,8 +61,13 @@ class Preconditions:
                 lines.setdefault(name, []).append(value)
         if not lines:
             return UNCONDITIONAL
-        if_none_match = entity_tags(IF_NONE_MATCH, lines.get(b"if-none-match"))
-        return cls(entity_tags(IF_MATCH, lines.get(b"if-match")), if_none_match)
+        if_match = entity_tags(IF_MATCH, lines.get(b"if-match"))
+        try:
+            return cls(if_match, entity_tags(IF_NONE_MATCH, lines.get(b"if-none-match")))
+        except BadRequest:
+            if request.method not in _READS:
+                raise
+            return cls(if_match)
 
     @property
     def versions(self) -> list[int] | None:
