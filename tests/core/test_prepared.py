@@ -90,8 +90,8 @@ async def test_new_statement_is_compiled_once_outside_of_the_event_loop(
     get = committed.client.get
     responses = await asyncio.gather(*(get(path, headers={"Accept": accept}) for _ in range(CLIENTS)))
     statuses = Counter(response.status_code for response in responses)
-    # A process runs only a few exports at a time.
-    assert statuses.keys() <= {200, 404, 503 if accept != "*/*" else 200}, responses[0].text
+    # A process runs only a few exports at a time, and not all of them for one user.
+    assert statuses.keys() <= ({200, 404} if accept == "*/*" else {200, 429}), responses[0].text
     assert [count for count in Counter(sql for sql, _ in compiled).values() if count > 1] == []
     assert len(compiled) == statements
     assert threading.get_ident() not in {thread for _, thread in compiled}
