@@ -125,7 +125,7 @@ def before_call(_context: schemathesis.HookContext, case: schemathesis.Case[Any]
     number = next(_numbers)
     for name in ("If-Match", "If-None-Match"):
         # The coverage phase decodes the header as JSON, and so removes the quotation marks of a tag.
-        if re.fullmatch("[0-9]+", case.headers.get(name, "")) and not _is_negative(case, ParameterLocation.HEADER):
+        if re.fullmatch("[0-9.]+", case.headers.get(name, "")) and not _is_negative(case, ParameterLocation.HEADER):
             case.headers[name] = f'"{case.headers[name]}"'
     # Each request is a new one, so it needs a new key.
     if "Idempotency-Key" in case.headers and not _is_negative(case, ParameterLocation.HEADER):

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from typing import Any
 
 from fastapi import FastAPI
@@ -55,19 +54,11 @@ _IDEMPOTENCY_KEY = {
     f"for {RETENTION_HOURS} hours a repeat of the request changes nothing and returns the first response.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": KEY_PATTERN},
 }
-_CONDITIONS = [
-    {
-        "name": name,
-        "in": "header",
-        "required": False,
-        "description": description,
-        "schema": {"type": "string", "pattern": TAGS_PATTERN},
-    }
-    for name, description in {
-        IF_MATCH: "Return 412 unless the object still has the version of one of these entity tags.",
-        IF_NONE_MATCH: "Entity tags, or `*`. If the object has one of them, a GET returns 304, and a write 412.",
-    }.items()
-]
+_TAGS = {"type": "string", "pattern": TAGS_PATTERN}
+_CONDITIONS = {
+    IF_MATCH: "Return 412 unless the object still has the version of one of these entity tags.",
+    IF_NONE_MATCH: "Entity tags, or `*`. If the object has one of them, a GET returns 304, and a write 412.",
+}
 _CONFLICT = {str(status): response for status, response in problems(Conflict).items()}
 _RETRY_AFTER = {
     "description": "Seconds to wait before a repeat; only with `request_in_flight`.",
@@ -270,9 +261,23 @@ def _add_idempotency_key(document: dict[str, Any]) -> None:
 def _add_conditions(document: dict[str, Any]) -> None:
     """Add the headers that the dependency `Conditions` reads to the operations with a response 412."""
     for path in document["paths"].values():
-        for operation in path.values():
+        for method, operation in path.items():
             if str(PreconditionFailed.status) in operation["responses"]:
-                operation.setdefault("parameters", []).extend(deepcopy(_CONDITIONS))
+                operation.setdefault("parameters", []).extend(_conditions(method))
+
+
+def _conditions(method: str) -> list[dict[str, Any]]:
+    """Return the headers of an operation with conditions. A GET ignores an `If-None-Match` that has no tags."""
+    return [
+        {
+            "name": name,
+            "in": "header",
+            "required": False,
+            "description": description,
+            "schema": {"type": "string"} if (method, name) == ("get", IF_NONE_MATCH) else dict(_TAGS),
+        }
+        for name, description in _CONDITIONS.items()
+    ]
 
 
 def _with_header(response: dict[str, Any], name: str, header: dict[str, Any]) -> dict[str, Any]:
