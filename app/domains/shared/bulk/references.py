@@ -18,7 +18,7 @@ from app.domains.shared.bulk.statements import (
     find_references,
     referenced_models,
 )
-from app.domains.shared.collection import Collection, foreign_keys
+from app.domains.shared.collection import Collection, cycle_key, foreign_keys, self_references
 from app.domains.shared.models import RegisterObject
 from app.utils.validation import json_pointer
 
@@ -99,7 +99,12 @@ class References:
                 if key in unknown.get(model, ()) and key not in item.placeholder_ids and key not in resolved:
                     if item.budget.is_spent(item.faults):
                         break
-                    item.add_fault("/data" + json_pointer(location), "unknown_reference")
+                    pointer = "/data" + json_pointer(location)
+                    if key == item.id and location[0] in self_references(self._model):
+                        # A new object that guesses its own id, as in a single creation.
+                        item.add_fault(pointer, cycle_key(str(location[0])), noun=self._model.noun)
+                    else:
+                        item.add_fault(pointer, "unknown_reference")
             await self._pause(item)
 
     def _fill_in(self, known: dict[tuple[str, str, Any], int], names: dict[tuple[str, int], str]) -> None:
