@@ -102,7 +102,9 @@ def moves_undone_one_by_one(size: int) -> tuple[Parents, Parents, list[list[int]
 
 
 @pytest.mark.parametrize("shape", [one_cycle_after_another, cycles_below_a_chain, moves_undone_one_by_one])
-async def test_work_is_proportionate(shape: Callable[[int], tuple[Parents, Parents, list[list[int]]]]) -> None:
+async def test_moves_are_checked_in_proportion_to_their_number(
+    shape: Callable[[int], tuple[Parents, Parents, list[list[int]]]],
+) -> None:
     async def check(size: int) -> None:
         current, new, steps = shape(size)
         rows = [SimpleNamespace(id=key, parent_id=parent) for key, parent in current.items()]

@@ -99,12 +99,11 @@ class References:
                 if key in unknown.get(model, ()) and key not in item.placeholder_ids and key not in resolved:
                     if item.budget.is_spent(item.faults):
                         break
-                    pointer = "/data" + json_pointer(location)
-                    if key == item.id and location[0] in self_references(self._model):
-                        # A new object that guesses its own id, as in a single creation.
-                        item.add_fault(pointer, cycle_key(str(location[0])), noun=self._model.noun)
-                    else:
-                        item.add_fault(pointer, "unknown_reference")
+                    column = str(location[0])
+                    # As in a single creation, a new object that guesses its own id refers to itself.
+                    is_cycle = key == item.id and column in self_references(self._model)
+                    text = cycle_key(column) if is_cycle else "unknown_reference"
+                    item.add_fault("/data" + json_pointer(location), text, noun=self._model.noun)
             await self._pause(item)
 
     def _fill_in(self, known: dict[tuple[str, str, Any], int], names: dict[tuple[str, int], str]) -> None:
