@@ -758,6 +758,27 @@ async def test_object_cannot_be_created_below_itself(
     assert await world.rows(last) == []
 
 
+@every_hierarchy
+@pytest.mark.parametrize("path", ["bulk", "import"])
+@pytest.mark.parametrize("number", [0, 1])
+async def test_batch_cannot_create_an_object_below_itself(
+    world: World, client: httpx.AsyncClient, collection: str, reference: str, path: str, number: int
+) -> None:
+    last, own = await world.last(), number + await next_id(world, collection)
+    rows = [required(collection, str(index)) | {"external_id": f"own-{index}"} for index in range(2)]
+    rows[number][reference] = own
+    if path == "bulk":
+        response = await client.post(f"/{collection}/bulk", json={"items": [{"op": "create", "data": r} for r in rows]})
+    else:
+        lines = "".join(f"{json.dumps(row)}\n" for row in rows)
+        headers = {"Content-Type": "application/x-ndjson"}
+        response = await client.post(f"/{collection}/import", content=lines, headers=headers)
+    assert (response.status_code, response.json()["code"]) == (409, "cycle"), response.text
+    pointer = f"/items/{number}/data/{reference}" if path == "bulk" else f"/{number + 1}/{reference}"
+    assert [(fault["pointer"], fault["code"]) for fault in response.json()["errors"]] == [(pointer, "cycle")]
+    assert await world.rows(last) == []
+
+
 async def test_user_that_changes_itself_is_returned_as_stored(world: World) -> None:
     account = await world.account(access_level="admin", name="Miss Byron")
     path = f"/users/{account.user['id']}"

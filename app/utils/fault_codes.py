@@ -95,6 +95,7 @@ OWN_TEXTS: dict[str, str] = {
     "country": "Must be a country code of ISO 3166-1 alpha-2 in capital letters, such as CH.",
     "csv_invalid": "Row {row} cannot be read as CSV from cell {cell} on: {reason}.",
     "cycle": "A {noun} cannot be placed below itself.",
+    "cycle:manager_id": "A {noun} cannot be, directly or through others, the manager of themselves.",
     "datetime": _INSTANT,
     "datetime:absent": "This instant does not exist, or is a leap second.",
     "datetime:range": "Must be an instant in the years 1 to 9999 of UTC.",
@@ -148,8 +149,8 @@ OWN_TEXTS: dict[str, str] = {
     "timezone": "Must be the name of a time zone, such as Europe/Zurich.",
     "too_deep": "The {noun}, or an object below it, would have more than {ancestors} ancestors.",
     "too_deep:chain": (
-        "More than {limit:,} objects are above this {noun}, or above all objects of the request, which is too many to "
-        "look for cycles. Shorten the chain, or change fewer objects in one request."
+        "More than {limit:,} objects are above this {noun} and the others of the request, which is too many to look "
+        "for cycles. Shorten the chain, or change fewer objects in one request."
     ),
     "too_many_combining_marks": "Must have at most {marks} combining marks in a row. Remove the others.",
     "too_many_sorts": "A list can be sorted by at most {fields}.",

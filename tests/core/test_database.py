@@ -284,7 +284,7 @@ MAY_END = Counter(
         ("domains/register/restore.py", "undo"): 1,  # after a database without a schema
         ("domains/shared/idempotency/route.py", "undo"): 1,  # to store an error response
         ("domains/shared/reading/reader.py", "release"): 1,  # before a stream takes its own connection
-        ("domains/shared/trees.py", "undo"): 1,  # of a move in a tree, not of a transaction
+        ("domains/shared/trees.py", "undo"): 2,  # of moves in a tree, not of a transaction
         ("domains/shared/writing/locked.py", "undo"): 1,  # to wait for an advisory lock without a row lock
         ("domains/shared/writing/all_faults.py", "undo"): 1,  # to find all faults
         ("core/passwords.py", "reset"): 1,  # of a context variable

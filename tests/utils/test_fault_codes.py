@@ -14,6 +14,7 @@ from pydantic_core.core_schema import ErrorType
 
 from app.core import password_strength
 from app.domains.auth.schemas import SetPassword
+from app.domains.shared.collection import cycle_key, self_references
 from app.utils.exceptions import Fault
 from app.utils.fault_codes import (
     OWN_TEXTS,
@@ -27,6 +28,7 @@ from app.utils.fault_codes import (
 )
 from app.utils.validation import error_text, summary
 from app.utils.wording import counted, joined, truncated
+from tests.catalogue import MODELS
 from tests.error_table import PAGE, page, problem_classes
 
 # Pydantic's errors that no schema or query of the service can cause: types that none of them has, and Python's own.
@@ -111,6 +113,7 @@ def test_every_text_is_used_with_its_values(root: Path) -> None:
                 assert placeholders(TEXTS[key]) <= given, (path, key)
     # These are chosen by an expression.
     used |= {"forbidden", "forbidden:token", "idempotency_key_reused", *password_strength._KEYS.values()}
+    used |= {cycle_key(name) for model in MODELS.values() for name in self_references(model)}
     assert OWN_TEXTS.keys() - used == set()
 
 

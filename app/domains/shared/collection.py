@@ -119,6 +119,11 @@ def self_references(model: type[RegisterObject]) -> tuple[str, ...]:
     return tuple(name for name, target in foreign_keys(model).items() if target is model)
 
 
+def cycle_key(column: str) -> str:
+    """Return the key of the text of a cycle by a column that refers to the same collection."""
+    return "cycle" if column == "parent_id" else f"cycle:{column}"
+
+
 def body_links(body: BaseModel, link_set: LinkSet) -> list[Link] | None:
     """Return the links that a body lists in either form, or None if a patch leaves them unchanged."""
     if link_set.short in body.model_fields_set:

@@ -23,12 +23,14 @@ from sqlalchemy import (
 
 from app.core.caller import Caller
 from app.core.database import RegisterSession
+from app.domains.shared.collection import cycle_key
 from app.domains.shared.models import RegisterObject, table_of
 from app.domains.shared.query.link_filters import is_child
 from app.domains.shared.reading.keys import not_found, parse_key
 from app.domains.shared.reading.tree_queries import MAX_DEPTH, TreeNodes, select_ancestors, select_tree
 from app.domains.shared.rules import Rule, RuleViolation, Values, Write
 from app.domains.shared.service import Collection, CollectionService, LinkSet
+from app.domains.shared.writing.cycles import Cycles, unread_chains
 from app.domains.shared.writing.tree_depths import TreeDepths
 from app.utils.exceptions import Cycle, TooDeep
 from app.utils.fault_codes import text_of
@@ -76,15 +78,12 @@ class NoCycle(Rule):
 
     def __init__(self, caller: Caller) -> None:
         super().__init__(caller)
-        # The parent of each object that could be part of a new cycle: in the database, and after all writes that are
-        # not rejected.
-        self._current_parents: dict[Any, Any] = {}
-        self._new_parents: dict[Any, Any] = {}
+        # The writes that move or create an object, by its id.
         self._moves: dict[Any, Write] = {}
-        # The objects from which cycles are still to be searched, because their parent has changed.
-        self._unchecked: list[Any] = []
-        # The limit of ancestors, if the writes of this unit exceed it.
-        self._exceeded: int | None = None
+        self._cycles = Cycles({}, {})
+        # The objects above which not all objects were read, because of the limit of ancestors, and the limit.
+        self._unread: set[Any] = set()
+        self._limit: int | None = None
 
     def lock(self, write: Write) -> str | None:
         # Two valid moves can form a cycle together, so moves within one tree are serialised.
@@ -92,66 +91,44 @@ class NoCycle(Rule):
         return f"tree of {write.model.__tablename__}" if is_move else None
 
     async def load(self, session: RegisterSession, writes: Sequence[Write]) -> None:
-        writes = [write for write in writes if not write.is_rejected]
+        # A creation alone has no id yet, and forms no cycle.
         self._moves = {
             write.id: write
             for write in writes
-            if _parent(write, self.column) is not None and _is_move(write, self.column)
+            if not write.is_rejected and write.after is not None and write.id is not None
+            if _is_move(write, self.column)
         }
-        if any(write.before is not None for write in self._moves.values()):
-            model = next(iter(self._moves.values())).model
-            await self._load_ancestors(session, model, {_parent(write, self.column) for write in self._moves.values()})
-        new_parents = {write.id: _parent(write, self.column) for write in writes if write.after is not None}
-        self._new_parents = self._current_parents | new_parents
-        self._unchecked = list(self._moves)
+        new_parents = {key: _parent(write, self.column) for key, write in self._moves.items()}
+        created = {key: new_parents[key] for key, write in self._moves.items() if write.before is None}
+        current_parents: dict[Any, Any] = {}
+        if any(parent is not None for key, parent in new_parents.items() if key not in created):
+            targets = set(new_parents.values()) - {None}
+            current_parents = await self._read_ancestors(session, writes[0].model, targets)
+            self._unread = unread_chains(current_parents | created, targets)
+        self._cycles = Cycles(current_parents, new_parents)
 
-    async def _load_ancestors(self, session: RegisterSession, model: type[RegisterObject], targets: set[Any]) -> None:
-        limit = self.max_ancestors
-        if limit is not None:
-            limit += _ANCESTORS_PER_TARGET * len(targets)
-        values = {"ids": list(targets), "limit": None if limit is None else limit + 1}
-        rows = list(await session.execute(_select_ancestors(model, self.column), values))
-        self._current_parents = {row.id: row.parent_id for row in rows}
-        if limit is not None and len(rows) > limit:
-            self._exceeded = limit
+    async def _read_ancestors(
+        self, session: RegisterSession, model: type[RegisterObject], targets: set[Any]
+    ) -> dict[Any, Any]:
+        if self.max_ancestors is not None:
+            self._limit = self.max_ancestors + _ANCESTORS_PER_TARGET * len(targets)
+        values = {"ids": list(targets), "limit": self._limit}
+        rows = await session.execute(_select_ancestors(model, self.column), values)
+        return {row.id: row.parent_id for row in rows}
 
     def check(self, write: Write) -> Iterator[RuleViolation]:
-        if self._exceeded is not None and write.changes(self.column) and _parent(write, self.column) is not None:
-            detail = text_of("too_deep:chain", noun=write.model.noun, limit=self._exceeded)
+        if write.changes(self.column) and _parent(write, self.column) in self._unread:
+            detail = text_of("too_deep:chain", noun=write.model.noun, limit=self._limit)
             yield RuleViolation(TooDeep, detail, f"/{self.column}")
 
     def check_together(self, rejected: Sequence[Write]) -> Iterator[tuple[Write, RuleViolation]]:
-        self._undo_moves([write.id for write in rejected if self._moves.get(write.id) is write])
-        while self._unchecked:
-            starts, self._unchecked = self._unchecked, []
-            for key in self._cycles(starts):
-                if (write := self._moves.get(key)) is not None:
-                    detail = text_of("cycle", noun=write.model.noun)
-                    yield write, RuleViolation(Cycle, detail, f"/{self.column}")
-                    self._undo_moves([key])
-
-    def _undo_moves(self, keys: Sequence[Any]) -> None:
-        """Reset the parents of objects whose write is rejected."""
-        for key in keys:
-            del self._moves[key]
-            self._new_parents[key] = self._current_parents.get(key)
-            self._unchecked.append(key)
-
-    def _cycles(self, starts: Sequence[Any]) -> list[Any]:
-        """Return the objects on all cycles that can be reached from `starts`, as every new cycle can."""
-        cycles: list[Any] = []
-        visited: set[Any] = set()
-        for start in starts:
-            path: dict[Any, None] = {}
-            node = start
-            while node is not None and node not in visited and node not in path:
-                path[node] = None
-                node = self._new_parents.get(node)
-            if node in path:
-                nodes = list(path)
-                cycles += nodes[nodes.index(node) :]
-            visited.update(path)
-        return cycles
+        # A batch can have several writes of one object, of which at most one is not rejected.
+        undone = [write.id for write in rejected if self._moves.get(write.id) is write]
+        while undone := self._cycles.undo(undone):
+            for key in undone:
+                write = self._moves[key]
+                detail = text_of(cycle_key(self.column), noun=write.model.noun)
+                yield write, RuleViolation(Cycle, detail, f"/{self.column}")
 
 
 class MaxDepth(Rule):

@@ -202,6 +202,26 @@ async def test_writes_that_are_rejected_one_by_one_leave_time_to_other_requests(
     assert turns >= ITEMS // conflicts._MAX_ITEMS_PER_SLICE
 
 
+async def test_cycles_leave_time_to_other_requests() -> None:
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    # The departments of each pair move below each other.
+    items = [department(index, None, index + 1 if index % 2 else index - 1) for index in range(1, ITEMS + 1)]
+    batch = Batch(Department, items, None)
+    task = asyncio.create_task(others())
+    await count_calls(batch, dict.fromkeys(range(1, ITEMS + 1)))
+    task.cancel()
+    assert codes(batch) == [["cycle"]] * ITEMS
+    # One half of the turns is for the failed items.
+    assert turns >= 2 * ITEMS // conflicts._MAX_ITEMS_PER_SLICE
+
+
 async def test_ancestors_of_a_referenced_object_are_not_deleted() -> None:
     # Each department is deleted together with its child; a user refers to the last one, which therefore stays.
     items = [department(index, index - 1 or None, None) for index in range(1, ITEMS + 1)]

@@ -86,6 +86,21 @@ async def test_move_below_a_descendant_is_rejected(client: httpx.AsyncClient, co
     assert statuses(await write(client, collection, items[0])) == ["updated"]
 
 
+@every_hierarchy
+async def test_move_below_a_child_that_fails_to_leave_is_rejected(
+    client: httpx.AsyncClient, collection: str, reference: str
+) -> None:
+    await make(client, collection, code="TAKEN")
+    top = await make(client, collection)
+    child = await make(client, collection, **{reference: top["id"]})
+    items = [update(child["id"], code="taken", **{reference: None}), update(top["id"], **{reference: child["id"]})]
+    response = await send(client, collection, items)
+    assert (response.status_code, response.json()["code"]) == (409, "conflict")
+    assert faults(response) == {("/items/0/data/code", "duplicate"), (f"/items/1/data/{reference}", "cycle")}
+    items[0] = update(child["id"], code="FREE", **{reference: None})
+    assert statuses(await write(client, collection, *items)) == ["updated", "updated"]
+
+
 # --- Items about the same object ---
 
 

@@ -8,8 +8,10 @@ from app.core.permissions import DECLARATION, SCOPES
 from app.domains.change.schemas import ChangeType
 from app.domains.collections import in_reference_order
 from app.domains.search.schemas import TYPES
+from app.domains.shared.collection import cycle_key
 from app.domains.shared.trees import MaxDepth, NoCycle
 from app.models import RegisterObject
+from app.utils.fault_codes import TEXTS
 from tests.catalogue import (
     COLLECTIONS,
     DECLARATIONS,
@@ -63,6 +65,7 @@ def test_references_within_a_collection_form_no_cycles(collection: str, referenc
     rules = [rule for rule in DECLARATIONS[collection].rules if issubclass(rule, NoCycle)]
     assert [rule.column for rule in rules] == [reference]
     assert [rule.watches for rule in rules] == [(reference,)]
+    assert cycle_key(reference) in TEXTS
 
 
 def test_every_collection_has_its_two_scopes_and_no_other_has_any() -> None:

@@ -112,6 +112,14 @@ async def test_older_cycle_stays_until_it_is_changed(
     assert (await client.patch(f"/users/{alone}", json={"manager_id": alone})).status_code == 409
 
 
+async def test_text_of_a_cycle_names_the_manager(client: httpx.AsyncClient) -> None:
+    key = (await make_user(client))["id"]
+    items = [{"op": "update", "id": key, "data": {"manager_id": key}}]
+    for response in (await client.patch(f"/users/{key}", json=items[0]["data"]), await send(client, "users", items)):
+        (fault,) = response.json()["errors"]
+        assert fault["detail"] == "A user cannot be, directly or through others, the manager of themselves."
+
+
 async def test_user_on_an_older_cycle_can_be_deleted(client: httpx.AsyncClient, connection: AsyncConnection) -> None:
     (alone,) = await make_users(client, connection, [0])
     assert (await client.delete(f"/users/{alone}")).status_code == 204
@@ -184,6 +192,33 @@ async def test_batch_beyond_the_limit_rejects_its_moves_only(
         ("/items/0/data/manager_id", "too_deep")
     }
     assert await stored_managers(connection, [*ids[:1], other]) == [None, None]
+
+
+async def test_batch_beyond_the_limit_makes_the_moves_whose_chain_was_read(
+    client: httpx.AsyncClient, connection: AsyncConnection, low_limit: int
+) -> None:
+    # Two chains of managers, of which the search reads the same number of levels.
+    deep = await make_users(client, connection, [None, *range(3 * low_limit)])
+    near = [(await make_user(client))["id"]]
+    near.append((await make_user(client, manager_id=near[0]))["id"])
+    one, two, three = [(await make_user(client))["id"] for _ in range(3)]
+    items = [
+        create(name="New", email="new@x.example", code="NEW", manager_id=deep[-1]),
+        {"op": "update", "id": one, "data": {"manager_id": {"code": "NEW"}}},
+        {"op": "update", "id": two, "data": {"manager_id": near[-1]}},
+        {"op": "update", "id": three, "data": {"manager_id": two}},
+        {"op": "update", "id": near[0], "data": {"manager_id": three}},
+    ]
+    assert faults_of_items(await send(client, "users", items[:4], atomic=False)) == {
+        ("/items/1/data/manager_id", "too_deep")
+    }
+    assert await stored_managers(connection, [*near, one, two, three]) == [None, 0, None, 1, 3]
+    # An unread chain hides no cycle.
+    items[0] = {"op": "update", "id": one, "data": {"manager_id": deep[-1]}}
+    assert faults_of_items(await send(client, "users", [items[0], items[4]], atomic=False)) == {
+        ("/items/0/data/manager_id", "too_deep"),
+        ("/items/1/data/manager_id", "cycle"),
+    }
 
 
 async def test_search_reads_no_more_than_its_limit(connection: AsyncConnection) -> None:

@@ -125,19 +125,21 @@ class ConflictPropagation:
         await self._propagate()
         self._reject_referenced_deletes()
         await self._propagate()
-        self._reject_by_rules(rules.check(self._batch.writes))
+        await self._reject_by_rules(rules.check(self._batch.writes))
         while True:
             await self._propagate()
             rejected, self._rejected = self._rejected, []
-            self._reject_by_rules(rules.check_together(rejected))
+            await self._reject_by_rules(rules.check_together(rejected))
             if not self._failed:
                 return
 
-    def _reject_by_rules(self, violations: Iterator[tuple[Write, RuleViolation]]) -> None:
-        for write, violation in violations:
+    async def _reject_by_rules(self, violations: Iterator[tuple[Write, RuleViolation]]) -> None:
+        for number, (write, violation) in enumerate(violations, start=1):
             self._batch.missing_scope = self._batch.missing_scope or violation.scope
             pointer = f"/data{violation.pointer}" if violation.pointer else ""
             self._reject(self._items[write], violation.as_fault(pointer))
+            if number % _MAX_ITEMS_PER_SLICE == 0:
+                await asyncio.sleep(0)
 
     def _reject(self, item: Item, fault: Fault) -> None:
         if item.is_valid:

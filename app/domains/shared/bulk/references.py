@@ -18,7 +18,7 @@ from app.domains.shared.bulk.statements import (
     find_references,
     referenced_models,
 )
-from app.domains.shared.collection import Collection, foreign_keys
+from app.domains.shared.collection import Collection, cycle_key, foreign_keys, self_references
 from app.domains.shared.models import RegisterObject
 from app.utils.validation import json_pointer
 
@@ -99,7 +99,11 @@ class References:
                 if key in unknown.get(model, ()) and key not in item.placeholder_ids and key not in resolved:
                     if item.budget.is_spent(item.faults):
                         break
-                    item.add_fault("/data" + json_pointer(location), "unknown_reference")
+                    column = str(location[0])
+                    # As in a single creation, a new object that guesses its own id refers to itself.
+                    is_cycle = key == item.id and column in self_references(self._model)
+                    text = cycle_key(column) if is_cycle else "unknown_reference"
+                    item.add_fault("/data" + json_pointer(location), text, noun=self._model.noun)
             await self._pause(item)
 
     def _fill_in(self, known: dict[tuple[str, str, Any], int], names: dict[tuple[str, int], str]) -> None:

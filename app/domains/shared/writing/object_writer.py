@@ -6,7 +6,7 @@ from typing import Any
 from app.core.database_errors import IntegrityViolation
 from app.core.engine import Row
 from app.core.prepared import FastStatement
-from app.domains.shared.collection import LinkSet, body_links, self_references, values_of
+from app.domains.shared.collection import LinkSet, body_links, cycle_key, self_references, values_of
 from app.domains.shared.reading.documents import Document, by_id
 from app.domains.shared.reading.keys import Key, not_found
 from app.domains.shared.reading.preconditions import Preconditions
@@ -161,8 +161,8 @@ class ObjectWriter(LockedWriter):
 
     def _self_reference(self, values: Values) -> Cycle:
         """Return the error of a new object that refers to itself."""
-        pointers = [f"/{name}" for name in self_references(self.model) if values[name] is not None]
-        faults = [Fault.of(pointer, "cycle", noun=self.model.noun) for pointer in pointers]
+        names = [name for name in self_references(self.model) if values[name] is not None]
+        faults = [Fault.of(f"/{name}", cycle_key(name), noun=self.model.noun) for name in names]
         return Cycle(faults[0].detail, errors=faults)
 
     async def _with_all_faults(self, error: RegisterError, body: ObjectFields, key: Key | None) -> RegisterError:
