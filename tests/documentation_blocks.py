@@ -72,6 +72,7 @@ ELSEWHERE = {
     "docs/08-add-a-domain.md": (("python", "sh", "diff"), "tests/test_add_a_domain.py"),
     HISTORY: (("sql",), "tests/test_grants.py"),
     "docs/11-extend-a-domain.md": (("python", "sh", "diff"), "tests/test_add_a_domain.py"),
+    OPERATIONS: (("sql",), "tests/test_folding_migration.py"),
 }
 SCHEMAS = {
     Named(API, '"group_by"'): "Stats",

@@ -1,7 +1,7 @@
 """Folding: the form in which texts are compared if case makes no difference.
 
-The functions `fold` and `fold_email` of the database (revision 0010) fold in the same way, with the same table. Indexes
-are built on them, so a change of the table needs a revision that builds these indexes anew.
+The functions `fold` and `fold_email` of the database (revision 0010) fold in the same way, with a copy of the table.
+Indexes are built on them, so a change of the table needs a revision with its own copy, which builds these indexes anew.
 
 The result depends neither on the locale of a database nor on a language. PostgreSQL and Python agree in the characters
 of Unicode 14.0, which the oldest supported versions of both have; `tests/utils/test_folding.py` compares them all. A

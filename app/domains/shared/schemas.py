@@ -162,6 +162,14 @@ def key_text(max_length: int, **field: Any) -> tuple[Any, ...]:
     return _text(max_length, _check_line, str.strip, **field)
 
 
+def comparable_code(text: str) -> str:
+    """Return a text to compare codes with. A text that is not ASCII becomes one that no code equals or contains.
+
+    Codes are ASCII, but the folded form of other characters may be, too.
+    """
+    return text if text.isascii() else "\ufffd"
+
+
 def multiple_lines(max_length: int, **field: Any) -> tuple[Any, ...]:
     """Return the metadata of text of several lines; see `single_line`."""
     return _text(max_length, _check_lines, trimmed, **field)

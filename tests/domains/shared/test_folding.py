@@ -63,3 +63,41 @@ async def test_name_that_is_much_longer_when_folded_is_served(client: httpx.Asyn
         query = page["next"] and str(page["next"]).removeprefix("/api/v1")
     # Names are sorted by the first 500 characters, and then by `id`.
     assert seen == [made[2], *made[:2]]
+
+
+@every_collection
+async def test_search_compares_whole_names(client: httpx.AsyncClient, collection: str) -> None:
+    """The index has only the first 500 characters of a folded name."""
+    made = await make(client, collection, name="-" * 500)
+    # Without a word, only whole names are found.
+    assert await ids(client, collection, q="-" * 500) == [made["id"]]
+    assert await ids(client, collection, q="-" * 503) == []
+    one, other = [(await make(client, collection, name="\ufdfa" * 30 + end))["id"] for end in "ab"]
+    assert (await ids(client, collection, q="\ufdfa" * 30 + "A"))[0] == one
+    assert (await ids(client, collection, q="\ufdfa" * 30 + "B"))[0] == other
+
+
+@every_collection
+async def test_text_that_is_not_ascii_matches_no_code(client: httpx.AsyncClient, collection: str) -> None:
+    made = (await make(client, collection, code="FIN"))["id"]
+    for same in ("FIN", "fin", " fin "):
+        assert await ids(client, collection, code=same) == [made]
+    for part in ("FI", "in"):
+        assert await ids(client, collection, code__ic=part) == [made]
+    for value in ("\uff26\uff29\uff2e", "\ufb01n", "\u24bbin", "\ufffd", "\uff26", "\ufb01", "fin\uff0c"):
+        for name in ("code", "code__ic", "code__sw"):
+            assert await ids(client, collection, **{name: value}) == [], (name, value)
+        assert await ids(client, collection, code=[value, "fin"]) == [made]
+        assert made in await ids(client, collection, code__not=value)
+        assert (await client.get(f"/{collection}/code:{value}")).status_code == 404
+
+
+async def test_pages_of_codes_and_other_values_are_complete(client: httpx.AsyncClient) -> None:
+    made = [(await make(client, "roles", code=f"R-{number}"))["id"] for number in range(3)]
+    query: str | None = "/roles?code=\uff32-0&code=R-0&code=R-1&code=R-2&limit=1"
+    seen = []
+    while query is not None:
+        page = (await client.get(query)).json()
+        seen += [each["id"] for each in page["items"]]
+        query = page["next"] and str(page["next"]).removeprefix("/api/v1")
+    assert seen == made

@@ -183,7 +183,8 @@ async def test_stored_texts_are_kept_until_they_are_changed(committed: Committed
             counts = response.json()["counts"]
             assert (counts["create"], counts["change"], counts["fault"]) == (0, 0, 0)
             assert await stored() == texts
-        found = await client.get(f"/{collection}", params={"external_id": "old\u200b"})
-        assert [each["id"] for each in found.json()["items"]] == [old["id"]]
+        for filters in ({"external_id": "old\u200b"}, {"name__ic": "old"}, {"name__sw": "\u200bold"}):
+            found = await client.get(f"/{collection}", params=filters)
+            assert [each["id"] for each in found.json()["items"]] == [old["id"]]
         changed = await client.patch(path, json={"external_id": "new", "name": "New\u200b"})
         assert (changed.json()["external_id"], changed.json()["name"]) == ("new", "New")

@@ -32,7 +32,7 @@ from app.domains.shared.query.groups import Grouping
 from app.domains.shared.query.orders import OBJECT_SORTS, Order, SortKey
 from app.domains.shared.query.representations import RepresentationQuery, representation
 from app.domains.shared.query.search import SEARCH
-from app.domains.shared.schemas import DESCRIPTION_LENGTH
+from app.domains.shared.schemas import DESCRIPTION_LENGTH, comparable_code
 from app.utils.fault_codes import described_pattern, invalid
 from app.utils.wording import counted
 
@@ -44,7 +44,7 @@ MAX_SORT_FIELDS = 4
 # The filters of every collection.
 OBJECT_FILTERS: tuple[Filter, ...] = (
     *own_id(),
-    *text("code", partial=True, ignore_case=True, is_key=True),
+    *text("code", partial=True, ignore_case=True, is_key=True, whole=comparable_code, part=comparable_code),
     *text("external_id", partial=True, is_key=True),
     *text("name", partial=True, nullable=False),
     *text("description", partial=True, length=DESCRIPTION_LENGTH, multiline=True),

@@ -24,6 +24,7 @@ from sqlalchemy import (
     FromClause,
     String,
     Text,
+    and_,
     bindparam,
     case,
     column,
@@ -61,7 +62,7 @@ _WORDS = """
       ) AS words
 """
 _PREFIX_QUERIES = f"""
-SELECT fold_key(:filter_q) AS whole, string_agg(word, ' ') AS words,
+SELECT fold(:filter_q) AS whole, fold_key(:filter_q) AS key, string_agg(word, ' ') AS words,
        CAST(string_agg(CASE place WHEN 1 THEN '^' ELSE '' END || prefix, ' & ') AS tsquery) AS starts,
        CAST(string_agg(prefix, ' & ') AS tsquery) AS prefixes
   FROM ({_WORDS}) AS query_word
@@ -167,7 +168,7 @@ def _cte(name: str, sql: str, *parameters: BindParameter[Any], **columns: Any) -
 
 # Two CTEs, so that the vocabulary is not searched before similar words are needed.
 _QUERY_CTES = {
-    "prefixes": _cte("prefixes", _PREFIX_QUERIES, whole=String, words=String, starts=TSQUERY, prefixes=TSQUERY),
+    "prefixes": _cte("prefixes", _PREFIX_QUERIES, whole=Text, key=Text, words=String, starts=TSQUERY, prefixes=TSQUERY),
     "tolerant": _cte("tolerant", _TOLERANT_QUERY, _READABLE, tolerant=TSQUERY, tolerant_words=String),
 }
 
@@ -214,7 +215,8 @@ def has_code(source: FromClause) -> ColumnElement[bool]:
 
 def has_name(source: FromClause) -> ColumnElement[bool]:
     """Return the condition that the name equals `q`, ignoring case."""
-    return folded_key(source.c.name) == _query_column("whole")
+    # The index is over the key, which is only the beginning of a long name.
+    return and_(folded_key(source.c.name) == _query_column("key"), folded(source.c.name) == _query_column("whole"))
 
 
 def is_equal(source: FromClause) -> ColumnElement[bool]:
