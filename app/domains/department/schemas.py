@@ -21,7 +21,7 @@ class DepartmentReplace(DepartmentFields):
 
 @merge_patch
 class DepartmentPatch(DepartmentFields):
-    """Changes to a department: omitted fields are kept, `null` clears a field."""
+    """Changes to a department: omitted fields are kept, `null` clears a nullable field."""
 
     model_config = example(description="Keeps the books and pays the bills.")
 

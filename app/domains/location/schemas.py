@@ -93,7 +93,7 @@ class LocationReplace(WholeLocation):
 
 @merge_patch
 class LocationPatch(LocationFields):
-    """Changes to a location: omitted fields are kept, `null` clears a field."""
+    """Changes to a location: omitted fields are kept, `null` clears a nullable field."""
 
     model_config = example(address="1 Boiler Lane", timezone="Europe/London")
 

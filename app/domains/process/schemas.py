@@ -144,7 +144,7 @@ class ProcessReplace(ProcessFields):
 
 @merge_patch
 class ProcessPatch(ProcessFields):
-    """Changes to a process: omitted fields are kept, `null` clears a field.
+    """Changes to a process: omitted fields are kept, `null` clears a nullable field.
 
     A list of links replaces only the links of its kind.
     """

@@ -39,7 +39,7 @@ class ResourceReplace(ResourceFields):
 
 @merge_patch
 class ResourcePatch(ResourceFields):
-    """Changes to a resource: omitted fields are kept, `null` clears a field."""
+    """Changes to a resource: omitted fields are kept, `null` clears a nullable field."""
 
     model_config = example(criticality="high")
 

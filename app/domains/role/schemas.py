@@ -21,7 +21,7 @@ class RoleReplace(RoleFields):
 
 @merge_patch
 class RolePatch(RoleFields):
-    """Changes to a role: omitted fields are kept, `null` clears a field."""
+    """Changes to a role: omitted fields are kept, `null` clears a nullable field."""
 
     model_config = example(description="Answers for the whole company.")
 

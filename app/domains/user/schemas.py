@@ -63,7 +63,7 @@ class UserReplace(UserFields):
 
 @merge_patch
 class UserPatch(UserFields):
-    """Changes to a user: omitted fields are kept, `null` clears a field."""
+    """Changes to a user: omitted fields are kept, `null` clears a nullable field."""
 
     model_config = example(description="Creates the first objects.")
 
