@@ -15,8 +15,10 @@ token. The description of each operation names the scope that it requires.
 
 ## Writing
 
-- **PUT** replaces an object: omitted fields are reset to their defaults.
-- **PATCH** merges (RFC 7396): omitted fields are kept, and `null` resets a field to its default.
+- **PUT** replaces an object: omitted fields are reset to their defaults, except `access_level` and `is_active` of a
+  user, which are kept.
+- **PATCH** merges (RFC 7396): omitted fields are kept, and `null` clears a list of links or a field that can have no
+  value. Any other field takes no `null`: 422 `null_not_allowed`.
 - **If-Match** with the `ETag` of an object prevents lost updates: the response is 412 if the object has changed since.
   **If-None-Match** with `*` or an `ETag` is 412 if the object exists, or still has that version.
 - **Idempotency-Key** makes POST and PATCH repeatable: for {RETENTION_HOURS} hours, a repeat with the same key changes

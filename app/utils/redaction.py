@@ -45,8 +45,9 @@ Event = MutableMapping[str, Any]
 
 
 def redact(_logger: Any, _method: str, event: Event) -> Event:
-    """Replace values with a secret's name, and credentials inside texts; cut long texts, and escape them."""
-    return {name: _clean(name, value) for name, value in event.items()}
+    """Replace values with a secret's name, and credentials inside texts; cut long texts; escape texts and names."""
+    # The code chooses most names, so nearly all are printable.
+    return {name if name.isprintable() else printable(name): _clean(name, value) for name, value in event.items()}
 
 
 def _clean(name: str, value: Any) -> Any:

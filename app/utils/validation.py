@@ -47,9 +47,8 @@ def _fault(source: Source, location: Sequence[Any], error: Mapping[str, Any]) ->
     # A fault between members is placed at one of them.
     member = error.get("ctx", {}).get("member")
     pointer = json_pointer([*location, member] if member else location)
-    # One code for the null of a field, whatever the type that the schema requires.
-    is_field = bool(location) and isinstance(location[-1], str) and error["type"] not in _NAME_ERRORS
-    if is_field and error.get("input", "") is None:
+    # One code for a null that is not allowed, whatever the type that the schema requires.
+    if error["type"] not in _NAME_ERRORS and error.get("input", "") is None:
         return Fault.of(pointer, "null_not_allowed", source=source)
     return Fault(pointer, error["type"], error_text(error), source)
 

@@ -68,6 +68,14 @@ def test_name_that_is_a_credential_is_not_written() -> None:
     assert redact(None, "", {"nested": {token: 1}}) == {"nested": {f"{API_TOKEN}[redacted]": 1}}
 
 
+def test_names_are_escaped_on_every_level() -> None:
+    assert redact(None, "", {"k\x1b[1m": 1, "a": {"k\n": [{"\u202e": 2}]}}) == {
+        r"k\x1b[1m": 1,
+        "a": {r"k\n": [{r"\u202e": 2}]},
+    }
+    assert redact(None, "", {"password\x1b": SECRET}) == {r"password\x1b": "[redacted]"}
+
+
 def test_nested_values_are_limited() -> None:
     deep: list[Any] = []
     deep.append(deep)

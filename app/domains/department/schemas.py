@@ -1,6 +1,6 @@
 """Schemas of department requests and responses."""
 
-from app.domains.shared.schemas import Brief, ObjectRead, Reference, TreeFields, example, merge_patch
+from app.domains.shared.schemas import Brief, ChangeFields, ObjectRead, Reference, TreeFields, example, merge_patch
 
 
 class DepartmentFields(TreeFields):
@@ -13,15 +13,15 @@ class DepartmentCreate(DepartmentFields):
     model_config = example(name="Treasury", description="Looks after cash, banks and currency risk.", parent_id=1)
 
 
-class DepartmentReplace(DepartmentFields):
+class DepartmentReplace(ChangeFields, DepartmentFields):
     """All fields of a department; omitted fields are reset to their defaults."""
 
     model_config = example(name="Head office", description="Everything that is not a plant.", code="HO")
 
 
 @merge_patch
-class DepartmentPatch(DepartmentFields):
-    """Changes to a department: omitted fields are kept, `null` clears a field."""
+class DepartmentPatch(ChangeFields, DepartmentFields):
+    """Changes to a department: omitted fields are kept, `null` clears a nullable field."""
 
     model_config = example(description="Keeps the books and pays the bills.")
 

@@ -7,7 +7,7 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
 from app.domains.location.models import ADDRESS_LENGTH, TIMEZONE_LENGTH, LocationKind
-from app.domains.shared.schemas import Brief, ObjectRead, TreeFields, example, merge_patch, multiple_lines
+from app.domains.shared.schemas import Brief, ChangeFields, ObjectRead, TreeFields, example, merge_patch, multiple_lines
 from app.utils.fault_codes import invalid
 
 
@@ -85,15 +85,15 @@ class LocationCreate(WholeLocation):
     )
 
 
-class LocationReplace(WholeLocation):
+class LocationReplace(ChangeFields, WholeLocation):
     """All fields of a location; omitted fields are reset to their defaults."""
 
     model_config = example(name="Europe", kind="region")
 
 
 @merge_patch
-class LocationPatch(LocationFields):
-    """Changes to a location: omitted fields are kept, `null` clears a field."""
+class LocationPatch(ChangeFields, LocationFields):
+    """Changes to a location: omitted fields are kept, `null` clears a nullable field."""
 
     model_config = example(address="1 Boiler Lane", timezone="Europe/London")
 

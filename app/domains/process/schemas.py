@@ -15,6 +15,7 @@ from app.domains.process.models import (
 from app.domains.shared.schemas import (
     MAX_LINKS,
     Brief,
+    ChangeFields,
     Criticality,
     ObjectRead,
     Reference,
@@ -134,7 +135,7 @@ class ProcessCreate(ProcessFields):
     )
 
 
-class ProcessReplace(ProcessFields):
+class ProcessReplace(ChangeFields, ProcessFields):
     """All fields of a process; omitted fields, including links, are reset to their defaults."""
 
     model_config = example(
@@ -143,8 +144,8 @@ class ProcessReplace(ProcessFields):
 
 
 @merge_patch
-class ProcessPatch(ProcessFields):
-    """Changes to a process: omitted fields are kept, `null` clears a field.
+class ProcessPatch(ChangeFields, ProcessFields):
+    """Changes to a process: omitted fields are kept, `null` clears a nullable field.
 
     A list of links replaces only the links of its kind.
     """

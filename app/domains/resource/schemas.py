@@ -3,6 +3,7 @@
 from app.domains.resource.models import ResourceKind
 from app.domains.shared.schemas import (
     Brief,
+    ChangeFields,
     Criticality,
     HttpAddress,
     ObjectFields,
@@ -29,7 +30,7 @@ class ResourceCreate(ResourceFields):
     )
 
 
-class ResourceReplace(ResourceFields):
+class ResourceReplace(ChangeFields, ResourceFields):
     """All fields of a resource; omitted fields are reset to their defaults."""
 
     model_config = example(
@@ -38,8 +39,8 @@ class ResourceReplace(ResourceFields):
 
 
 @merge_patch
-class ResourcePatch(ResourceFields):
-    """Changes to a resource: omitted fields are kept, `null` clears a field."""
+class ResourcePatch(ChangeFields, ResourceFields):
+    """Changes to a resource: omitted fields are kept, `null` clears a nullable field."""
 
     model_config = example(criticality="high")
 

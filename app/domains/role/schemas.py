@@ -1,6 +1,6 @@
 """Schemas of role requests and responses."""
 
-from app.domains.shared.schemas import Brief, ObjectFields, ObjectRead, Reference, example, merge_patch
+from app.domains.shared.schemas import Brief, ChangeFields, ObjectFields, ObjectRead, Reference, example, merge_patch
 
 
 class RoleFields(ObjectFields):
@@ -13,15 +13,15 @@ class RoleCreate(RoleFields):
     model_config = example(name="Data steward", description="Keeps master data clean.", department_id=1)
 
 
-class RoleReplace(RoleFields):
+class RoleReplace(ChangeFields, RoleFields):
     """All fields of a role; omitted fields are reset to their defaults."""
 
     model_config = example(name="Managing director", department_id=1)
 
 
 @merge_patch
-class RolePatch(RoleFields):
-    """Changes to a role: omitted fields are kept, `null` clears a field."""
+class RolePatch(ChangeFields, RoleFields):
+    """Changes to a role: omitted fields are kept, `null` clears a nullable field."""
 
     model_config = example(description="Answers for the whole company.")
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
+from operator import attrgetter
 from typing import Any
 
 from pydantic import MISSING, BaseModel
@@ -103,7 +104,8 @@ def writable_columns(model: type[Base]) -> tuple[str, ...]:
 
 def values_of(model: type[Base], body: Any) -> dict[str, Any]:
     """Return the values of the writable columns in a whole body."""
-    return {name: getattr(body, name) for name in writable_columns(model)}
+    names = writable_columns(model)
+    return dict(zip(names, attrgetter(*names)(body), strict=True))
 
 
 @cache

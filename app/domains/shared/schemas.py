@@ -4,18 +4,19 @@ Bodies are strict: a string is not a number, an unknown member is an error, and 
 NFC and free of control characters. Blanks and characters that are displayed as nothing are trimmed; a key has none of
 the latter at all.
 
-The validation context of a body, if it has one, is a set of the names of fields whose values come from the register or
-from an export of one. These values may be older than the rule for characters that are displayed as nothing, so they are
-exempt from it.
+The validation context of a body, if it has one, is a function that returns whether a text of a field is exempt from the
+rule for characters that are displayed as nothing, because it comes from the register or from an export of one and may
+be older than the rule. `exempt_stored` and `exempt_all` are such functions.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from copy import copy
 from datetime import datetime
 from functools import cache
 from types import NoneType
-from typing import Annotated, Any, Generic, TypeGuard, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Generic, Self, TypeGuard, TypeVar, get_args, get_origin
 
 from pydantic import (
     MISSING,
@@ -25,11 +26,13 @@ from pydantic import (
     ConfigDict,
     Field,
     HttpUrl,
+    ModelWrapValidatorHandler,
     PlainSerializer,
     TypeAdapter,
     ValidationError,
     ValidationInfo,
     WithJsonSchema,
+    model_validator,
 )
 from pydantic.fields import FieldInfo
 
@@ -97,13 +100,30 @@ def _check_line(value: str) -> str:
 
 def reject_ignorable(value: str, info: ValidationInfo) -> str:
     """Return a key. Raises the error of a validator if it is a new one with characters displayed as nothing."""
-    if has_ignorable(value) and not _is_stored(info):
+    if has_ignorable(value) and not _is_exempt(value, info):
         raise invalid("invisible_text:key")
     return value
 
 
-def _is_stored(info: ValidationInfo) -> bool:
-    return info.context is not None and info.field_name in info.context
+def _reject_ignorable_code(value: object) -> object:
+    # The pattern permits none of these characters, but its error does not name them.
+    if isinstance(value, str) and has_ignorable(value):
+        raise invalid("invisible_text:key")
+    return value
+
+
+def _is_exempt(text: str, info: ValidationInfo) -> bool:
+    return info.context is not None and info.context(info.field_name, text)
+
+
+def exempt_stored(current: Mapping[str, Any]) -> Callable[[str, str], bool]:
+    """Return the validation context of a body that changes an object with these values."""
+    return lambda name, text: current.get(name) == text
+
+
+def exempt_all(_name: str, _text: str) -> bool:
+    """Exempt every text: the validation context of an export, and of a body whose object is not yet known."""
+    return True
 
 
 def _check_lines(value: str) -> str:
@@ -142,7 +162,9 @@ def _text(
         if trim is None:
             return normalised(value, max_length)
         text = normalised(value.strip(), max_length)
-        return text if text.isascii() or _is_stored(info) else trim(text)
+        if text.isascii() or (clean := trim(text)) == text:
+            return text
+        return text if _is_exempt(text, info) else clean
 
     # Normalisation runs first: a Before validator wraps the validators on its left.
     return (
@@ -196,6 +218,7 @@ Code = Annotated[
         description="Human-readable key, unique in the collection ignoring case.",
         examples=["FIN-01"],
     ),
+    BeforeValidator(_reject_ignorable_code),
 ]
 # The external id by which an existing object is found, and which may be older than `reject_ignorable`.
 StoredExternalId = Annotated[
@@ -244,6 +267,30 @@ class ObjectFields(Schema):
     external_id: ExternalId | None = None
     name: Name
     description: Description | None = None
+
+
+class ChangeFields(Schema):
+    """The base of bodies that change an object, and may repeat texts that are older than the rules for texts.
+
+    Such a text is left for the service, which knows the values of the object, unless the body has other errors.
+    """
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _leave_ignorable(cls, values: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo) -> Self:
+        if info.context is None and isinstance(values, dict) and has_ignorable_text(values):
+            with suppress(ValidationError):
+                return cls.model_validate(values, context=exempt_all)
+        return handler(values)
+
+
+def has_ignorable_text(values: Mapping[str, Any]) -> bool:
+    """Return whether one of these values is a text with a character that is displayed as nothing."""
+    # A generator would take longer, for each body.
+    for value in values.values():  # noqa: SIM110
+        if isinstance(value, str) and not value.isascii() and has_ignorable(value):
+            return True
+    return False
 
 
 class TreeFields(ObjectFields):

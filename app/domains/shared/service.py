@@ -17,10 +17,12 @@ from app.domains.shared.reading.keys import parse_key
 from app.domains.shared.reading.preconditions import Preconditions
 from app.domains.shared.reading.reader import CollectionReader
 from app.domains.shared.rules import Rules, Values
-from app.domains.shared.schemas import ObjectFields, kept_fields
+from app.domains.shared.schemas import ObjectFields, exempt_stored, has_ignorable_text, kept_fields
 from app.domains.shared.writing.link_writer import LinkWriter
 from app.domains.shared.writing.object_writer import ObjectWriter
 from app.domains.shared.writing.single_statement import insert_object, update_object
+from app.domains.shared.writing.unique_keys import unique_keys
+from app.utils.invisible import has_ignorable, trimmed
 from app.utils.validation import invalid_content
 
 __all__ = ["Collection", "CollectionService", "LinkSet", "parse_key"]
@@ -57,12 +59,13 @@ class CollectionService(CollectionReader):
 
         Raises the errors of `create`, and `PreconditionFailed` if the object does not meet the conditions.
         """
-        key, kept = parse_key(reference, self.model), kept_fields(type(body))
-        if not kept or kept <= body.model_fields_set:
+        key, kept = parse_key(reference, self.model), kept_fields(type(body)) - body.model_fields_set
+        if not kept and not (has_ignorable_text(body.__dict__) and self._has_old_text(body)):
             return await ObjectWriter(self).replace(key, body, conditions)
+        values = body.model_dump(exclude_unset=True)
 
         def complete(current: Values) -> ObjectFields:
-            return body.model_copy(update={name: current[name] for name in kept - body.model_fields_set})
+            return self._validated({name: current[name] for name in kept} | values, current)
 
         return await ObjectWriter(self).change(key, body, complete, conditions)
 
@@ -81,13 +84,22 @@ class CollectionService(CollectionReader):
 
         def merge(current: Values) -> ObjectFields:
             stored = {name: current[name] for name in columns if name not in changes}
-            values = stored | changes
-            try:
-                return self.collection.body.model_validate(values, context=stored)
-            except ValidationError as error:
-                raise invalid_content(error) from error
+            return self._validated(stored | changes, current)
 
         return await ObjectWriter(self).change(parse_key(reference, self.model), body, merge, conditions)
+
+    def _validated(self, values: Values, current: Values) -> ObjectFields:
+        """Return the whole body for an object with these current values. Raises `InvalidContent`."""
+        try:
+            return self.collection.body.model_validate(values, context=exempt_stored(current))
+        except ValidationError as error:
+            raise invalid_content(error) from error
+
+    def _has_old_text(self, body: ObjectFields) -> bool:
+        """Return whether a body of `ChangeFields` has a text that is valid only if the object already has it."""
+        texts = ((name, value) for name, value in body if isinstance(value, str))
+        keys = unique_keys(self.model)
+        return any(has_ignorable(text) if name in keys else trimmed(text) != text for name, text in texts)
 
     async def delete(self, reference: str, conditions: Preconditions) -> None:
         """Delete an object.

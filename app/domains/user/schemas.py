@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field, WithJsonSchema
 from app.core.permissions import AccessLevel
 from app.domains.shared.schemas import (
     Brief,
+    ChangeFields,
     ObjectFields,
     ObjectRead,
     Reference,
@@ -55,15 +56,15 @@ class UserCreate(UserFields):
 
 
 @keep_omitted("access_level", "is_active")
-class UserReplace(UserFields):
+class UserReplace(ChangeFields, UserFields):
     """All fields of a user; omitted fields are reset to their defaults, but `access_level` and `is_active` are kept."""
 
     model_config = example(name="First administrator", email="admin@register.example", access_level="admin")
 
 
 @merge_patch
-class UserPatch(UserFields):
-    """Changes to a user: omitted fields are kept, `null` clears a field."""
+class UserPatch(ChangeFields, UserFields):
+    """Changes to a user: omitted fields are kept, `null` clears a nullable field."""
 
     model_config = example(description="Creates the first objects.")
 

@@ -13,9 +13,13 @@ from sqlalchemy import URL, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domains.department.service import DepartmentService
+from app.domains.process.service import ProcessService
 from app.domains.shared.bulk import fault_budget
+from app.domains.shared.bulk.fault_budget import FaultBudget
+from app.domains.shared.imports import importing, plans
 from app.domains.shared.imports import requests as import_requests
 from app.domains.shared.imports.columns import members_of
+from app.domains.shared.imports.importing import ImportFile
 from tests.builders import make, make_department, make_user, token_with
 from tests.catalogue import COLLECTIONS, IN_ORDER_OF_REFERENCES, LINKS, PLAIN_TEXTS, every_collection, required
 from tests.conftest import Committed, Statements, register_like
@@ -111,6 +115,45 @@ async def test_plan_is_outdated_when_its_basis_has_changed(
     response = await client.post("/departments/import", params={"plan_id": plan["plan_id"]})
     assert (response.status_code, response.json()["code"]) == (409, "plan_outdated")
     assert await list_objects(client, "departments") == before
+
+
+async def test_plan_is_outdated_after_a_change_of_the_rules(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = await make_user(client, code="U", access_level="editor")
+    content = "code,name,access_level\r\nU,New,\r\n"
+    monkeypatch.setattr(plans, "RULES_VERSION", plans.RULES_VERSION - 1)
+    plan = (await send(client, "users", content, dry_run=True)).json()
+    monkeypatch.undo()
+    response = await client.post("/users/import", params={"plan_id": plan["plan_id"]})
+    assert (response.status_code, response.json()["code"]) == (409, "plan_outdated")
+    assert (await client.get(f"/users/{user['id']}")).json() == user
+
+
+def test_rules_of_reading_files_have_a_version() -> None:
+    """If files are read in another way, increase `plans.RULES_VERSION`, and adapt this test."""
+    table = (
+        "code,name,description,kind,status,owner,parent_id,departments,role_ids,version\r\n"
+        "A,\u200bA , ,\u200b,,FIN,7,FIN:owner|~a\\:b,1|2,9\r\n"
+        "B,,',,active,~x,,,,\r\n"
+    )
+    roles = [{"id": 2, "name": "R"}]
+    line = {"code": "A", "name": " A", "kind": None, "owner": {"code": "FIN", "id": 1}, "roles": roles}
+    files = (ImportFile(table.encode(), "csv"), ImportFile(json.dumps(line).encode(), "ndjson", match_ids=True))
+    rows = [row for file in files for row in importing._read(ProcessService.collection, file, FaultBudget())]
+    assert [code for row in rows for code in [fault.code for fault in row.faults]] == ["missing"]
+    links = [{"department_id": {"code": "FIN"}, "relation": "owner"}, {"department_id": {"external_id": "a:b"}}]
+    first = {"code": "A", "name": "\u200bA ", "description": None, "owner_id": {"code": "FIN"}, "parent_id": 7}
+    second = {"code": "B", "description": "", "status": "active", "owner_id": {"external_id": "x"}, "parent_id": None}
+    third = {"code": "A", "name": " A", "kind": None, "owner_id": {"code": "FIN"}, "roles": [{"role_id": 2}]}
+    assert (plans.RULES_VERSION, [row.item for row in rows]) == (
+        2,
+        [
+            {"op": "upsert", "code": "A", "data": first | {"departments": links, "role_ids": [1, 2]}},
+            {"op": "upsert", "code": "B", "data": second | {"departments": [], "role_ids": []}},
+            {"op": "upsert", "code": "A", "data": third},
+        ],
+    )
 
 
 async def test_plan_is_valid_while_its_basis_is_unchanged(client: httpx.AsyncClient) -> None:
@@ -491,7 +534,7 @@ async def test_ids_are_matched_only_with_match_ids(client: httpx.AsyncClient) ->
     assert unknown.json()["errors"][0]["pointer"] == "/2/id"
 
 
-@pytest.mark.parametrize("cell", ["47.0", "#47", "abc", "-1", "+1", "1e1", " ", "4 7", "\u0664"])
+@pytest.mark.parametrize("cell", ["47.0", "#47", "abc", "-1", "+1", "1e1", "4 7", "\u0664"])
 async def test_row_with_an_unreadable_id_creates_no_object(client: httpx.AsyncClient, cell: str) -> None:
     before = await list_objects(client, "departments")
     content = f"Nr,code,name\r\n{cell},NEW,New\r\n"

@@ -7,9 +7,10 @@ import httpx
 import pytest
 from sqlalchemy import text
 
+from app.domains.shared.reading.cells import escape_formula, unescape_formula
 from tests.builders import make, make_department, make_user
 from tests.catalogue import COLLECTIONS, DECLARATIONS, PLAIN_TEXTS, every_collection, required
-from tests.conftest import Committed
+from tests.conftest import Committed, Statements
 
 AROUND = " \u200b\u3164 {}\u2069\u00a0\ufeff \u00ad"
 HIDDEN = ("\u200b", "\u200e", "\u202e", "\u2066", "\ufeff", "\u00ad", "\u034f", "\u3164", "\ufe0f", "\U000e0041")
@@ -82,7 +83,7 @@ async def test_keys_have_no_invisible_character(client: httpx.AsyncClient, colle
     made = await make(client, collection)
     for place in ("{}1", "1{}"):  # within the key, and at its end
         keys = {name: key.replace("{}1", place).format(hidden) for name, key in keys_of(collection).items()}
-        codes = {f"/{name}": "invisible_text" for name in keys} | {"/code": "string_pattern_mismatch"}
+        codes = {f"/{name}": "invisible_text" for name in keys}
         assert faults(await client.post(f"/{collection}", json=required(collection) | keys)) == set(codes.items())
         path = f"/{collection}/{made['id']}"
         assert faults(await client.put(path, json=required(collection) | keys)) == set(codes.items())
@@ -96,10 +97,41 @@ async def test_keys_have_no_invisible_character(client: httpx.AsyncClient, colle
             response = await client.post(f"/{collection}/bulk", json={"items": [item]})
             pointer = {"code": "/items/0/code", "external_id": "/items/0/data/external_id"}[name]
             assert faults(response) == {(pointer, codes[f"/{name}"])}
-        table = required(collection) | {"external_id": keys["external_id"]}
+        table = required(collection) | keys
         content = f"{','.join(table)}\r\n{','.join(table.values())}\r\n".encode()
         response = await client.post(f"/{collection}/import", content=content, headers={"Content-Type": "text/csv"})
-        assert faults(response) == {("/2/external_id", "invisible_text")}
+        assert faults(response) == {(f"/2/{name}", "invisible_text") for name in keys}
+
+
+@every_collection
+@pytest.mark.parametrize("empty", ["", " ", "\u200b", "\u00a0\ufeff \u3164"], ids=ascii)
+@pytest.mark.parametrize("csv", [None, "raw"])
+async def test_cell_without_a_visible_character_is_empty(
+    client: httpx.AsyncClient, collection: str, empty: str, csv: str | None
+) -> None:
+    made = await make(client, collection, code="EMPTY-1", description="A", external_id="e")
+    # A table has one form of each list of links.
+    others = {"code", "name", "email", *(link.short for link in DECLARATIONS[collection].links)}
+    fields = [name for name in DECLARATIONS[collection].body.model_fields if name not in others]
+    rows = (["code", *fields], [empty] * (len(fields) + 1), ["EMPTY-1", *[empty] * len(fields)])
+    content = "\r\n".join(map(",".join, rows))
+    response = await client.post(
+        f"/{collection}/import",
+        content=content.encode(),
+        headers={"Content-Type": "text/csv"},
+        params={} if csv is None else {"csv": csv},
+    )
+    assert response.status_code == 200, response.text
+    assert [row["row"] for row in response.json()["rows"]] == [3]  # the row of empty cells is skipped
+    cleared = (await client.get(f"/{collection}/code:EMPTY-1")).json()
+    assert (cleared["description"], cleared["external_id"]) == (None, None)
+    unchanged = ("name", "email", "kind", "status", "access_level", "is_active")
+    assert [cleared.get(name) for name in unchanged] == [made.get(name) for name in unchanged]
+
+
+@pytest.mark.parametrize("text", ["", " ", "\u200b", "'", "'\u200b", "=1", "'=1", "''", "-\u200b", "\u200ba", "'a"])
+def test_cells_are_read_as_they_were_written(text: str) -> None:
+    assert unescape_formula(escape_formula(text)) == text
 
 
 async def test_key_with_an_invisible_character_finds_no_other_object(client: httpx.AsyncClient) -> None:
@@ -150,6 +182,28 @@ async def make_old(register: Committed, collection: str) -> dict[str, Any]:
     return made | old
 
 
+async def whole_body(client: httpx.AsyncClient, collection: str, path: str) -> dict[str, Any]:
+    """Return the body of a PUT that changes nothing."""
+    document = (await client.get(path)).json()
+    return {name: document[name] for name in DECLARATIONS[collection].body.model_fields if name in document}
+
+
+@every_collection
+async def test_text_with_an_invisible_character_inside_is_written_by_one_statement(
+    client: httpx.AsyncClient, statements: Statements, collection: str
+) -> None:
+    made = await make(client, collection)
+    path, family = f"/{collection}/{made['id']}", "\U0001f469\u200d\U0001f467 \u2764\ufe0f"
+    whole = await whole_body(client, collection, path) | {"description": "A"}
+    counts = []
+    for name in ("Plain", f"Jos\u00e9 {family}"):
+        statements.clear()
+        response = await client.put(path, json=whole | {"name": name})
+        assert (response.status_code, response.json()["name"]) == (200, name)
+        counts.append(len(statements))
+    assert counts[0] == counts[1]
+
+
 async def test_stored_texts_are_kept_until_they_are_changed(committed: Committed) -> None:
     client = committed.client
     for collection in COLLECTIONS:
@@ -186,5 +240,25 @@ async def test_stored_texts_are_kept_until_they_are_changed(committed: Committed
         for filters in ({"external_id": "old\u200b"}, {"name__ic": "old"}, {"name__sw": "\u200bold"}):
             found = await client.get(f"/{collection}", params=filters)
             assert [each["id"] for each in found.json()["items"]] == [old["id"]]
+        # As does a single write: what a client has read it can write.
+        whole = await whole_body(client, collection, path)
+        for method, body in (("PUT", whole), ("PATCH", whole), ("PATCH", texts)):
+            version = (await client.get(path)).json()["version"]
+            response = await client.request(method, path, json=body)
+            assert (response.status_code, response.json()["version"]) == (200, version), response.text
+            assert await stored() == texts
+        # Texts of another object are new ones, and other faults are reported together with them.
+        wrong = {"external_id": "\u200bold", "name": 5}
+        for method, body in (("PUT", whole | wrong), ("PATCH", wrong)):
+            codes = {("/external_id", "invisible_text"), ("/name", "string_type")}
+            # The old e-mail address is not compared, because the rest of the body is invalid.
+            old_address = {("/email", "invisible_text")} & {(f"/{name}", "invisible_text") for name in body}
+            assert faults(await client.request(method, path, json=body)) == codes | old_address
+            # A key that is not that of the object is rejected, although the other texts are.
+            alone = {"external_id": "\u200bold"} if method == "PATCH" else whole | {"external_id": "\u200bold"}
+            assert faults(await client.request(method, path, json=alone)) == {("/external_id", "invisible_text")}
+        assert await stored() == texts
+        changed = await client.put(path, json=whole | {"name": "\u200bOther\u200b"})
+        assert (changed.json()["name"], changed.json()["external_id"]) == ("Other", old["external_id"])
         changed = await client.patch(path, json={"external_id": "new", "name": "New\u200b"})
         assert (changed.json()["external_id"], changed.json()["name"]) == ("new", "New")

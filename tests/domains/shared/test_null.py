@@ -214,13 +214,13 @@ async def test_exported_rows_are_imported_without_a_change(client: httpx.AsyncCl
     [
         ({"roles": [{"role_id": None}]}, [("/roles/0/role_id", "null_not_allowed")]),
         ({"roles": [{"role_id": 1, "responsibility": None}]}, [("/roles/0/responsibility", "null_not_allowed")]),
-        # An entry of a list is no field.
-        ({"location_ids": [None], "role_ids": [1]}, [("/location_ids/0", "int_type")]),
+        ({"location_ids": [1, None], "role_ids": [1]}, [("/location_ids/1", "null_not_allowed")]),
+        ({"departments": [None]}, [("/departments/0", "null_not_allowed")]),
         ({"nonsense": None}, [("/nonsense", "extra_forbidden")]),
         ({"kind": None, "status": 1}, [("/kind", "null_not_allowed"), ("/status", "literal_error")]),
     ],
 )
-async def test_null_of_a_field_has_one_code(
+async def test_null_has_one_code(
     client: httpx.AsyncClient, body: dict[str, Any], expected: list[tuple[str, str]]
 ) -> None:
     made = await make_process(client)
@@ -236,11 +236,33 @@ async def test_null_is_no_detail_of_a_link(client: httpx.AsyncClient) -> None:
     assert (response.status_code, faults(response)) == (422, [("/responsibility", "null_not_allowed")])
 
 
+@pytest.mark.parametrize("collection", [name for name, links in LINKS.items() if links])
+async def test_null_is_no_entry_of_a_list_of_links(client: httpx.AsyncClient, collection: str) -> None:
+    await make(client, collection, **required(collection, "old"), code=CODE)
+    for link in LINKS[collection]:
+        for name in (link.field, link.short):
+            for request, response in (await requests_with(client, collection, {name: [None]})).items():
+                place = request.partition("/")
+                expected = [(f"{''.join(place[1:])}/{name}/0", "null_not_allowed")]
+                assert (response.status_code, faults(response)) == (422, expected), request
+
+
+@pytest.mark.parametrize("collection", [name for name, links in LINKS.items() if links])
+async def test_null_for_a_list_of_links_clears_only_in_changes(client: httpx.AsyncClient, collection: str) -> None:
+    await make(client, collection, **required(collection, "old"), code=CODE)
+    for link in LINKS[collection]:
+        for name in (link.field, link.short):
+            responses = await requests_with(client, collection, {name: None})
+            rejected = {request for request, response in responses.items() if response.status_code == 422}
+            assert rejected == {"POST", "PUT", "create /items/0/data"}
+            assert {code for request in rejected for _, code in faults(responses[request])} == {"null_not_allowed"}
+
+
 async def test_null_is_no_required_value_of_other_bodies(client: httpx.AsyncClient) -> None:
     response = await client.post("/auth/refresh", json={"refresh_token": None})
     assert (response.status_code, faults(response)) == (422, [("/refresh_token", "null_not_allowed")])
     response = await client.post("/departments/bulk", json={"items": [None, {"op": None}]})
-    assert faults(response) == [("/items/0", "model_type"), ("/items/1/op", "null_not_allowed")]
+    assert faults(response) == [("/items/0", "null_not_allowed"), ("/items/1/op", "null_not_allowed")]
     assert faults(await client.post("/departments", json={})) == [("/name", "missing")]
 
 

@@ -33,6 +33,7 @@ from app.domains.shared.bulk.writer import write_items
 from app.domains.shared.collection import body_links, values_of, writable_columns
 from app.domains.shared.reading.reader import CollectionReader
 from app.domains.shared.rules import LocksUnavailableError, Rules, Write
+from app.domains.shared.schemas import exempt_all, exempt_stored
 from app.domains.shared.writing.constraints import error_for
 from app.domains.shared.writing.links import read_links
 from app.domains.shared.writing.unique_keys import find_key_owners, unique_keys
@@ -223,13 +224,11 @@ class _Bulk:
             # As in a merge patch, null stands for an empty list of links, the default.
             lists = {name for link in self.collection.links for name in (link.field, link.short)}
             values = {name: value for name, value in values.items() if value is not None or name not in lists}
-        unchanged: set[str] = set(schema.model_fields) if self.service.restoring else set()
-        if item.current is not None:
-            stored = {name: item.current[name] for name in columns}
-            unchanged |= {name for name, value in stored.items() if item.data.get(name, value) == value}
-            values = {name: value for name, value in stored.items() if name not in item.data} | values
+        current = item.current or {}
+        values = {name: current[name] for name in columns if name in current and name not in item.data} | values
         try:
-            item.body = schema.model_validate(values, context=unchanged)
+            context = exempt_all if self.service.restoring else exempt_stored(current)
+            item.body = schema.model_validate(values, context=context)
         except ValidationError as error:
             item.add_validation_faults(error, "/data")
             return
@@ -238,8 +237,7 @@ class _Bulk:
                 links = body_links(item.body, link) or []
                 if links or item.updates:
                     item.links[link] = links
-        current = item.current
-        if current is not None:
+        if item.current is not None:
             item.is_changed = any(getattr(item.body, name) != current[name] for name in columns)
 
     async def _load_conflicts(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from app.core.http.strict_json import parse_json
 from app.core.threads import until_cancelled
-from app.domains.shared.reading.cells import unescape_formula
+from app.domains.shared.reading.cells import is_empty, unescape_formula
 from app.utils.exceptions import BadRequest, ContentTooLarge, Fault, InvalidContent
 from app.utils.invisible import trimmed
 from app.utils.validation import json_pointer
@@ -110,11 +110,11 @@ def _read_lines(content: bytes) -> Iterator[FileRow]:
 
 
 def _read_table(content: bytes, select_columns: SelectColumns, *, raw: bool) -> Iterator[FileRow]:
-    text = _text(content)
+    text, read = _text(content), _raw_value if raw else unescape_formula
     header: list[str] | None = None
     columns: list[tuple[int, str]] = []
     for number, cells in _records(text, _delimiter(text)):
-        if not any(cells):
+        if _is_blank(cells):
             continue
         if header is None:
             header = _header(cells)
@@ -124,9 +124,7 @@ def _read_table(content: bytes, select_columns: SelectColumns, *, raw: bool) -> 
             continue
         row = FileRow(number)
         if len(cells) == len(header):
-            row.values = {
-                name: (cells[index] or None) if raw else unescape_formula(cells[index]) for index, name in columns
-            }
+            row.values = {name: read(cells[index]) for index, name in columns}
         else:
             counts = {"cells": counted(len(cells), "cell"), "columns": counted(len(header), "column")}
             row.add_fault(None, "wrong_number_of_cells", **counts)
@@ -141,7 +139,7 @@ def _records(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     header: list[str] = []
     try:
         for number, cells in enumerate(reader, 1):
-            header = header or (cells if any(cells) else [])
+            header = header or ([] if _is_blank(cells) else cells)
             yield number, cells
             if number == MAX_LINES:
                 raise _too_many_lines()
@@ -208,7 +206,7 @@ def _end_of(text: str) -> tuple[int, int, str | None]:
     for number, cells in enumerate(csv.reader(rows, delimiter=delimiter), 1):
         if number > MAX_LINES:
             raise _too_many_lines()
-        if not any(header):
+        if _is_blank(header):
             header = cells
     return number, len(cells), None if cells is header else _name_of(len(cells), header)
 
@@ -218,6 +216,14 @@ def _delimiter(text: str) -> str:
     unquoted = re.sub(r'"[^"]*"', "", text[:100_000]).lstrip("\r\n")
     line = re.split(r"[\r\n]", unquoted, maxsplit=1)[0]
     return max(_DELIMITERS, key=line.count)
+
+
+def _raw_value(cell: str) -> str | None:
+    return None if is_empty(cell) else cell
+
+
+def _is_blank(cells: Sequence[str]) -> bool:
+    return all(map(is_empty, cells))
 
 
 def _header(cells: list[str]) -> list[str]:

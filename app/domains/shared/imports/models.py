@@ -31,6 +31,6 @@ class ImportPlan(Base):
     options: Mapped[Any] = mapped_column(JSONB)
     # Compressed with zlib.
     file: Mapped[bytes] = mapped_column(LargeBinary)
-    # A digest of the objects and versions on which the plan is based.
+    # A digest of the objects, versions and rules on which the plan is based.
     basis: Mapped[bytes] = mapped_column(LargeBinary)
     expires_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))

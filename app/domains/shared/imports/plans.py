@@ -1,6 +1,7 @@
 """Planned imports: stored for an hour, and executed exactly as planned or not at all.
 
-The file is stored with a digest of its basis: the object of each row, its version, and the objects it refers to.
+The file is stored with a digest of its basis: the object of each row, its version, the objects it refers to, and the
+rules by which the file was read.
 Executing a plan imports the file again; if the basis has changed, nothing is written.
 """
 
@@ -33,6 +34,9 @@ from app.utils.exceptions import Forbidden, NotFound, PlanOutdated
 from app.utils.validation import MAX_FAULTS
 
 RETENTION_MINUTES = 60
+# Increase it with every change of the items or values that a file is converted to: a plan that was stored before an
+# upgrade would otherwise write something else than it has shown.
+RULES_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +91,9 @@ async def execute_plan(service: CollectionReader, key: UUID) -> ImportResult:
 
 
 def _basis(batch: Batch) -> bytes:
-    """Return a digest that is equal for two batches of the same file with the same objects and versions."""
+    """Return a digest that is equal for two batches of the same file with the same rules, objects and versions."""
     new = {item.id: item.index for item in batch.items if item.creates}
-    digest = blake2b(digest_size=32)
+    digest = blake2b(RULES_VERSION.to_bytes(2), digest_size=32)
     for item in batch.items:
         ids = [reference.container[reference.slot] for reference in item.references]
         state = [item.status, *([] if item.current is None else [item.id, item.current["version"]])]

@@ -9,6 +9,7 @@ none of these characters, so no two objects have the same reference.
 """
 
 import re
+import string
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any, Literal
@@ -18,11 +19,14 @@ from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.orm import RelationshipProperty
 
 from app.domains.shared.models import EXTERNAL_ID_LENGTH
+from app.utils.invisible import trimmed
 from app.utils.normalisation import MAX_DECOMPOSITION
 
 # The characters with which a formula begins in a spreadsheet, and the mark that prevents its evaluation.
 _FORMULA_STARTS = frozenset("=+-@\t\r")
 _MARK = "'"
+# Shortcut: most cells begin with one of these, which neither need a mark nor are a part of one.
+_PLAIN_STARTS = frozenset(string.ascii_letters + string.digits)
 
 _ESCAPED = re.compile(r"\\([\\|:])")
 # The text up to a separator that no backslash precedes, by separator.
@@ -95,11 +99,13 @@ def links_cell(
 def escape_formula(cell: str | None) -> str:
     """Return a cell that no spreadsheet evaluates; a leading apostrophe is a mark, not part of the value.
 
-    None becomes an empty cell, and an empty text a mark.
+    None becomes an empty cell. A text that would be an empty cell is marked.
     """
     if cell is None:
         return ""
-    return _MARK + cell if not cell or cell[0] == _MARK or cell[0] in _FORMULA_STARTS else cell
+    if cell[:1] in _PLAIN_STARTS:
+        return cell
+    return _MARK + cell if is_empty(cell) or cell[0] == _MARK or cell[0] in _FORMULA_STARTS else cell
 
 
 def unescape_formula(cell: str) -> str | None:
@@ -107,10 +113,16 @@ def unescape_formula(cell: str) -> str | None:
 
     An apostrophe that `escape_formula` would not have added belongs to the value, as in cells written by hand.
     """
-    if not cell:
+    if cell[:1] in _PLAIN_STARTS:
+        return cell
+    if is_empty(cell):
         return None
-    is_marked = cell[0] == _MARK and (len(cell) == 1 or cell[1] == _MARK or cell[1] in _FORMULA_STARTS)
-    return cell[1:] if is_marked else cell
+    return cell[1:] if cell[0] == _MARK and escape_formula(cell[1:]) == cell else cell
+
+
+def is_empty(cell: str) -> bool:
+    """Return whether a cell has nothing but blanks and characters that are displayed as nothing."""
+    return not cell or (cell[0] not in _PLAIN_STARTS and not trimmed(cell))
 
 
 def read_reference(cell: str) -> CellReference:

@@ -169,5 +169,5 @@ class ObjectWriter(LockedWriter):
         return await with_all_faults(self.session, self.model, self.collection.links, error, body, key)
 
     def _link_lists(self, body: ObjectFields) -> LinkLists:
-        lists = {link_set: body_links(body, link_set) for link_set in self.collection.links}
-        return {link_set: links for link_set, links in lists.items() if links is not None}
+        link_sets = self.collection.links
+        return {each: links for each in link_sets if (links := body_links(body, each)) is not None}
