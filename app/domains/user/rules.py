@@ -78,6 +78,8 @@ class Administrators(Rule):
             yield last, RuleViolation(LastAdministrator, LastAdministrator.text, pointer)
 
     async def apply(self, session: RegisterSession, writes: Sequence[Write]) -> None:
+        changed = [write.id for write in writes if write.after is None or write.changes(*self.watches)]
+        session.forget_callers(*filter(None, changed))
         deactivated = [
             write.id
             for write in writes
