@@ -70,7 +70,7 @@ class Authenticator:
         caller = await self._identify(_bearer(request), use_cache=permission not in _CREDENTIALS)
         request.state.caller_id = caller.id
         if permission in {SESSION, ADMIN_SESSION} and caller.session_id is None:
-            raise Forbidden("API tokens cannot manage credentials. Sign in as a user.", scope=SESSION)
+            raise Forbidden("API tokens cannot manage credentials. Sign in as a user.", scopes=[SESSION])
         if permission == ADMIN_SESSION:
             caller.require("admin")
         elif permission in SCOPES:
@@ -105,7 +105,7 @@ class Authenticator:
         """
         token = _basic_password(request) or _bearer(request, _BASIC)
         if "operations:read" not in (await self._identify(token, _BASIC)).scopes:
-            raise Unauthorized(text_of("forbidden:token", scope="operations:read"), challenge=_BASIC)
+            raise Unauthorized(text_of("forbidden:token", scopes="scope operations:read"), challenge=_BASIC)
 
     async def _identify(self, token: str, challenge: str = INVALID_TOKEN, *, use_cache: bool = True) -> Caller:
         entry, now = self._callers.get(token), time.monotonic()

@@ -151,8 +151,7 @@ class AccountService(CredentialService):
         user = await self._row(_access_level(key.condition), key=key.value)
         if user is None:
             raise not_found(User)
-        for scope in sorted(scopes_of(user.access_level)):
-            self.caller.require(scope)
+        self.caller.require(*scopes_of(user.access_level))
         await self._require_live_session()
         return await create_password_link(self.session, self.caller, user.id)
 
@@ -161,8 +160,7 @@ class AccountService(CredentialService):
 
         Raises `Forbidden` for a scope that the caller does not have, and `TooManyTokens`.
         """
-        for scope in body.scopes:
-            self.caller.require(scope)
+        self.caller.require(*body.scopes)
         await self._require_live_session()
         token = new_token(API_TOKEN)
         row = await self._row(
