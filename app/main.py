@@ -90,6 +90,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.authenticator = Authenticator(
         Callers(app.state.database, app.state.tokens).find, settings.caller_cache_seconds
     )
+    app.state.database.forget_callers = app.state.authenticator.forget_users
     include_routers(app, settings)
     add_docs(app, settings)
     add_problem_handlers(app)

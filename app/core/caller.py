@@ -8,6 +8,7 @@ from fastapi import Depends, Request
 from app.core.permissions import AccessLevel, Scope, readable_collections, scopes_of
 from app.utils.exceptions import Forbidden
 from app.utils.fault_codes import text_of
+from app.utils.wording import named
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +48,17 @@ class Caller:
         """The names of the collections that the caller may read."""
         return readable_collections(self.scopes)
 
-    def require(self, scope: Scope) -> None:
-        """Raise `Forbidden` unless the caller has the scope."""
-        if scope not in self.scopes:
-            key = "forbidden:token" if scope in scopes_of(self.access_level) else "forbidden"
-            raise Forbidden(text_of(key, level=self.access_level, scope=scope), scope=scope)
+    def require(self, *scopes: Scope) -> None:
+        """Raise `Forbidden` unless the caller has the scopes.
+
+        The error names all missing scopes; if the access level lacks some of them, only those.
+        """
+        missing = set(scopes) - self.scopes
+        if missing:
+            beyond_level = missing - scopes_of(self.access_level)
+            names = sorted(beyond_level or missing)
+            key = "forbidden" if beyond_level else "forbidden:token"
+            raise Forbidden(text_of(key, level=self.access_level, scopes=named("scope", names)), scopes=names)
 
 
 SYSTEM_CALLER = Caller(None, None, "admin", scopes_of("admin"))

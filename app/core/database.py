@@ -7,6 +7,7 @@ before it is sent, so a failed commit reaches the client as an error; any other 
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager, suppress
 from hashlib import blake2b
 from typing import Annotated, Any, TypeVar, cast
@@ -46,6 +47,8 @@ class Database:
         self.statement_seconds = settings.statement_timeout + _TIMEOUT_MARGIN
         # Also the limit of the wait for the compilation of a statement.
         self.pool_timeout = settings.pool_timeout
+        # Called after each transaction that changed what users may do, with their ids. The server process sets it.
+        self.forget_callers: Callable[[AbstractSet[int]], None] = lambda _user_ids: None
         # Tests set a connection: all sessions then run inside its transaction, which the tests roll back.
         self.bind: AsyncConnection | None = None
 
@@ -128,6 +131,14 @@ class RegisterSession(AsyncSession):
         # True once a statement failed outside a savepoint. PostgreSQL then turns COMMIT into a rollback without an
         # error, so a commit after a caught error would look like a success.
         self._is_aborted = False
+        self._changed_callers: set[int] = set()
+
+    def forget_callers(self, *user_ids: int) -> None:
+        """Have this process look up the callers of these users again once the transaction is committed.
+
+        Call it wherever a user is deleted or loses a permission, a session or a token.
+        """
+        self._changed_callers.update(user_ids)
 
     async def fetch(self, statement: FastStatement, /, **values: Any) -> Row | None:
         """Run a read of the fast path and return its first row."""
@@ -202,6 +213,10 @@ class RegisterSession(AsyncSession):
             await self._with_timeout(super().commit())
         except ConnectionLost as error:
             raise OutcomeUnknown from error
+        finally:  # also after an unknown outcome
+            if self._changed_callers:
+                self._database.forget_callers(self._changed_callers)
+                self._changed_callers = set()
 
     async def _run(self, statement: FastStatement, values: dict[str, Any], *, is_write: bool) -> Row | None:
         """Run a statement of the fast path in the transaction, or else on a borrowed connection."""

@@ -53,7 +53,7 @@ class is the explanation that `GET /problems/{name}` returns, and `text` is the 
 """
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
@@ -153,14 +153,16 @@ class WrongCredentials(Unauthorized):
 
 
 class Forbidden(RegisterError):
-    """You are authenticated, but not authorised for this operation; `scope` names the missing scope. Either your access
-    level does not include it, which an administrator can change, or your token is restricted to other scopes. With the
-    scope `session`, sign in: the operation rejects API tokens."""
+    """You are authenticated, but not authorised for this operation; `scope` names the missing scopes, separated by
+    spaces. Either your access level does not include them, which an administrator can change, or your token is
+    restricted to other scopes. With the scope `session`, sign in: the operation rejects API tokens."""
 
     status, name, title, code = 403, "forbidden", "Forbidden", "forbidden"
     text = "A scope is missing."
 
-    def __init__(self, detail: str = "", *, scope: str, errors: Sequence[Fault] = ()) -> None:
+    def __init__(self, detail: str = "", *, scopes: Iterable[str], errors: Sequence[Fault] = ()) -> None:
+        self.scopes = tuple(sorted(scopes))
+        scope = " ".join(self.scopes)
         # RFC 6750, section 3.1. A signed-in session is not a scope that a client could request.
         named = "" if scope == "session" else f', scope="{scope}"'
         challenge = f'{BEARER}, error="insufficient_scope"{named}'

@@ -108,8 +108,8 @@ OWN_TEXTS: dict[str, str] = {
     "entity_tags": '{header} must be `*` or a list of entity tags in quotation marks, such as "1.5f3a".',
     "failed_reference": "Refers to {other}, which cannot be written.",
     "first_administrator": "The first administrator cannot be deleted, because the command line acts on its behalf.",
-    "forbidden": "The access level {level} does not include the scope {scope}.",
-    "forbidden:token": "This token does not have the scope {scope}.",
+    "forbidden": "The access level {level} does not include the {scopes}.",
+    "forbidden:token": "This token does not have the {scopes}.",
     "idempotency_key": "An Idempotency-Key has 1 to 255 printable ASCII characters and is sent once.",
     "idempotency_key:refused": (
         "Remove the Idempotency-Key. Responses of this operation carry credentials and are not stored."

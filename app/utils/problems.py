@@ -73,9 +73,10 @@ class Problem(BaseModel):
     request_id: str
     errors: list[ProblemError]
     dependants: Annotated[ProblemDependants | None, Field(description="Only with code `still_referenced`.")] = None
-    scope: Annotated[str | None, Field(description="The missing scope, or `session`; only with code `forbidden`.")] = (
-        None
-    )
+    scope: Annotated[
+        str | None,
+        Field(description="The missing scopes, separated by spaces, or `session`; only with code `forbidden`."),
+    ] = None
 
 
 class TokenProblem(Problem):

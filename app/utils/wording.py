@@ -8,6 +8,11 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
+def named(noun: str, names: Sequence[str]) -> str:
+    """Return a noun with names: `scope admin`, `scopes admin and users:read`."""
+    return f"{noun if len(names) == 1 else f'{noun}s'} {joined(names)}"
+
+
 def truncated(lines: Sequence[str], most: int) -> list[str]:
     """Return the first lines, printable, followed by a line with the number of further ones if there are any."""
     return [*map(printable, lines[:most]), *([f"… and {len(lines) - most} more."] if len(lines) > most else [])]

@@ -2,13 +2,15 @@
 
 import base64
 import ipaddress
+import math
 import time
 import unicodedata
 from collections.abc import Awaitable, Callable
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import replace
 
-from cachetools import LRUCache, TLRUCache
+from cachetools import LRUCache
 from fastapi import Request
 
 from app.core.caller import Caller
@@ -45,17 +47,18 @@ FindCaller = Callable[[str], Awaitable[Caller | None]]
 class Authenticator:
     """Authorises requests, and caches the results of `find` for `cache_seconds`, at most one second.
 
-    Requests that manage credentials do not use cached results.
+    Requests that manage credentials do not use cached results. A transaction of this process that changes what a user
+    may do ends the caching of the user's callers (`forget_users`).
     """
 
     def __init__(self, find: FindCaller, cache_seconds: float) -> None:
         self._find = find
-        # With the instant of the lookup: its duration counts towards `cache_seconds`.
-        self._cache: TLRUCache[str, tuple[Caller, float]] = TLRUCache(
-            _MAX_CACHED_CALLERS, lambda _token, entry, _now: entry[1] + cache_seconds, time.monotonic
-        )
-        # The users of the tokens that were valid when they were last looked up.
-        self._users: LRUCache[str, int | None] = LRUCache(_MAX_CACHED_CALLERS)
+        self._cache_seconds = cache_seconds
+        # The callers of the tokens that were valid when they were last looked up, with the instant at which the look-up
+        # began: its duration counts towards `cache_seconds`.
+        self._callers: LRUCache[str, tuple[Caller, float]] = LRUCache(_MAX_CACHED_CALLERS)
+        # The number of calls of `forget_users`.
+        self._changes = 0
 
     async def authorise(self, request: Request, permission: str) -> None:
         """Set the request's caller, or raise `Unauthorized` or `Forbidden`.
@@ -67,7 +70,7 @@ class Authenticator:
         caller = await self._identify(_bearer(request), use_cache=permission not in _CREDENTIALS)
         request.state.caller_id = caller.id
         if permission in {SESSION, ADMIN_SESSION} and caller.session_id is None:
-            raise Forbidden("API tokens cannot manage credentials. Sign in as a user.", scope=SESSION)
+            raise Forbidden("API tokens cannot manage credentials. Sign in as a user.", scopes=[SESSION])
         if permission == ADMIN_SESSION:
             caller.require("admin")
         elif permission in SCOPES:
@@ -78,11 +81,20 @@ class Authenticator:
 
     def known_user(self, token: str) -> int | None:
         """Return the user of a token that was valid at its last look-up, without another one; None for other tokens."""
-        return self._users.get(token)
+        entry = self._callers.get(token)
+        return None if entry is None else entry[0].id
 
     def forget(self, token: str) -> None:
-        """Remove the caller of a token from the cache."""
-        self._cache.pop(token, None)
+        """Have the caller of a token looked up again."""
+        entry = self._callers.get(token)
+        if entry is not None:
+            self._callers[token] = entry[0], -math.inf
+
+    def forget_users(self, user_ids: AbstractSet[int]) -> None:
+        """Remove all callers of these users from the cache, also those that are being looked up."""
+        self._changes += 1
+        for token in [token for token, (caller, _) in self._callers.items() if caller.id in user_ids]:
+            del self._callers[token]
 
     async def admit(self, request: Request) -> None:
         """Raise `Unauthorized` unless an administrator opens a page in a browser.
@@ -93,22 +105,26 @@ class Authenticator:
         """
         token = _basic_password(request) or _bearer(request, _BASIC)
         if "operations:read" not in (await self._identify(token, _BASIC)).scopes:
-            raise Unauthorized(text_of("forbidden:token", scope="operations:read"), challenge=_BASIC)
+            raise Unauthorized(text_of("forbidden:token", scopes="scope operations:read"), challenge=_BASIC)
 
     async def _identify(self, token: str, challenge: str = INVALID_TOKEN, *, use_cache: bool = True) -> Caller:
-        entry = self._cache.get(token) if use_cache else None
-        if entry is None:
-            lookup_at = time.monotonic()
-            found = await self._find(token)
-            if found is None:
-                self._cache.pop(token, None)
-                self._users.pop(token, None)
-                raise Unauthorized("The token is invalid, expired or revoked.", challenge=challenge)
-            entry = self._cache[token] = found, lookup_at
-            self._users[token] = found.id
-        caller, _ = entry
+        entry, now = self._callers.get(token), time.monotonic()
+        if use_cache and entry is not None and now < entry[1] + self._cache_seconds:
+            caller = entry[0]
+        else:
+            caller = await self._look_up(token, now, challenge)
         if caller.expires_at <= time.time():
             raise Unauthorized("The token has expired.", challenge=challenge)
+        return caller
+
+    async def _look_up(self, token: str, now: float, challenge: str) -> Caller:
+        changes = self._changes
+        caller = await self._find(token)
+        if caller is None:
+            self._callers.pop(token, None)
+            raise Unauthorized("The token is invalid, expired or revoked.", challenge=challenge)
+        if changes == self._changes:  # otherwise the result may be older than the change of a user
+            self._callers[token] = caller, now
         return caller
 
 
@@ -122,7 +138,7 @@ async def authorise(request: Request, permission: str) -> None:
 
 
 def forget_caller(request: Request) -> None:
-    """Remove the caller of a request from the cache, so that the next request with its token looks the caller up."""
+    """Have the caller of a request looked up again by the next request with the same token."""
     authenticator: Authenticator = request.app.state.authenticator
     with suppress(Unauthorized):  # a replacement of `authorise` may need no token
         authenticator.forget(_bearer(request))

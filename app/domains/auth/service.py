@@ -94,12 +94,17 @@ class AccountService(CredentialService):
 
     async def end_session(self, session_id: int) -> None:
         """End one of the caller's sessions. Raises `NotFound` if it is not the caller's."""
-        if await self._row(statements.END_SESSION, session_id=session_id, user_id=self.caller.user_id) is None:
+        if not await self._end_session(session_id):
             raise NotFound("There is no such session.")
 
     async def end_own_session(self) -> None:
         """End the caller's current session."""
-        await self._row(statements.END_SESSION, session_id=self.caller.session_id, user_id=self.caller.user_id)
+        await self._end_session(self.caller.session_id)
+
+    async def _end_session(self, session_id: int | None) -> bool:
+        user_id = self.caller.user_id
+        self.session.forget_callers(user_id)
+        return await self._row(statements.END_SESSION, session_id=session_id, user_id=user_id) is not None
 
     async def end_all_sessions(self) -> None:
         """End all sessions of the caller."""
@@ -133,6 +138,7 @@ class AccountService(CredentialService):
             raise InvalidContent("The old password is wrong.", errors=[Fault.of("/old_password", "wrong_password")])
         own = {"user_id": user_id, "session_id": self.caller.session_id}
         await self.session.execute(statements.END_OTHER_SESSIONS, own)
+        self.session.forget_callers(user_id)
         await self.session.execute(statements.RESET_COUNTERS, {"keys": account.keys})
 
     async def create_password_link(self, reference: str) -> PasswordLink:
@@ -145,8 +151,7 @@ class AccountService(CredentialService):
         user = await self._row(_access_level(key.condition), key=key.value)
         if user is None:
             raise not_found(User)
-        for scope in sorted(scopes_of(user.access_level)):
-            self.caller.require(scope)
+        self.caller.require(*scopes_of(user.access_level))
         await self._require_live_session()
         return await create_password_link(self.session, self.caller, user.id)
 
@@ -155,8 +160,7 @@ class AccountService(CredentialService):
 
         Raises `Forbidden` for a scope that the caller does not have, and `TooManyTokens`.
         """
-        for scope in body.scopes:
-            self.caller.require(scope)
+        self.caller.require(*body.scopes)
         await self._require_live_session()
         token = new_token(API_TOKEN)
         row = await self._row(
@@ -206,6 +210,7 @@ class AccountService(CredentialService):
         )
         if revoked is None:
             raise NotFound("There is no such token.")
+        self.session.forget_callers(revoked.user_id)
 
     async def _api_tokens(self, condition: Condition, query: PageQuery, **values: Any) -> Listing:
         page = _API_TOKENS.page(_NEWEST_FIRST, condition)

@@ -118,6 +118,7 @@ class SignInService(CredentialService):
         if row is None:
             raise error
         if row.must_end:
+            self.session.forget_callers(row.user_id)
             await self.session.release()  # commits the end of the session, which the error would roll back
             raise error
         # A replica with other keys may have stored another successor than this one would.
@@ -174,6 +175,7 @@ class SignInService(CredentialService):
         )
         if row is None:
             return None  # deactivated, or another hash stored, since the check
+        self.session.forget_callers(user_id)  # a trigger may have deleted the user's oldest session
         return self._token_pair(user_id, row.id, refresh_token, row.access_level, scopes)
 
     def _token_pair(

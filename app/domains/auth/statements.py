@@ -290,7 +290,7 @@ REVOKE_API_TOKEN = text(
         {_RECORD} 'api_tokens', t.id, NULL, t.name, 'deleted', {_HISTORY_DOCUMENT}, NULL
           FROM deleted t JOIN users u ON u.id = t.user_id
     )
-    SELECT id FROM deleted
+    SELECT user_id FROM deleted
     """  # noqa: S608
 )
 

@@ -73,26 +73,27 @@ class RuleViolation:
     error: type[RegisterError]
     detail: str
     pointer: str = ""
-    # The scope that the caller lacks; only with `Forbidden`.
-    scope: Scope | None = None
+    # The scopes that the caller lacks; only with `Forbidden`.
+    scopes: tuple[Scope, ...] = ()
 
     def as_error(self) -> RegisterError:
         """Return the error for a single write."""
-        if self.scope is not None:
-            return Forbidden(self.detail, scope=self.scope)
-        return self.error(self.detail, errors=[self.as_fault(self.pointer)] if self.pointer else [])
+        errors = [self.as_fault(self.pointer)] if self.pointer else []
+        if self.scopes:
+            return Forbidden(self.detail, scopes=self.scopes, errors=errors)
+        return self.error(self.detail, errors=errors)
 
     def as_fault(self, pointer: str) -> Fault:
         """Return the fault at a pointer. Its text is that of the rule."""
         return Fault(pointer, self.error.code, self.detail)
 
 
-def missing_scope(caller: Caller, scope: Scope, pointer: str = "") -> Iterator[RuleViolation]:
-    """Yield a violation if the caller does not have the scope."""
+def missing_scopes(caller: Caller, scopes: Iterable[Scope], pointer: str = "") -> Iterator[RuleViolation]:
+    """Yield a violation if the caller does not have all of the scopes."""
     try:
-        caller.require(scope)
+        caller.require(*scopes)
     except Forbidden as error:
-        yield RuleViolation(Forbidden, error.detail, pointer, scope)
+        yield RuleViolation(Forbidden, error.detail, pointer, error.scopes)
 
 
 class Rule:

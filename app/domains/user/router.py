@@ -27,7 +27,10 @@ async def list_users(service: UserServiceDep, query: UserListParameters) -> Resp
 
 @router.post("", status_code=201, response_model=UserRead, responses=shared.CREATE, openapi_extra=REQUIRES_WRITE)
 async def create_user(service: UserServiceDep, body: UserCreate) -> Response:
-    """Create a user."""
+    """Create a user.
+
+    To give a user a level above `viewer`, by `access_level` or `is_active`, a token needs every scope of the level.
+    """
     return shared.created_response(await service.create(body), router)
 
 
@@ -37,7 +40,10 @@ async def create_user(service: UserServiceDep, body: UserCreate) -> Response:
 async def bulk_users(
     service: UserServiceDep, body: BulkUsers, atomic: shared.Atomic = True, dry_run: shared.DryRun = False
 ) -> Response:
-    """Create, update, upsert and delete up to 1,000 users in one request."""
+    """Create, update, upsert and delete up to 1,000 users in one request.
+
+    To give a user a level above `viewer`, by `access_level` or `is_active`, a token needs every scope of the level.
+    """
     return shared.bulk_response(await service.bulk(body.items, atomic=atomic, dry_run=dry_run), dry_run=dry_run)
 
 
@@ -51,7 +57,10 @@ async def count_users(service: UserServiceDep, query: UserStatsParameters) -> Re
     "/import", response_model=shared.ImportAnswer, responses=shared.IMPORT, openapi_extra=REQUIRES_WRITE | FILES
 )
 async def import_users(service: UserServiceDep, request: shared.ImportRequestDep) -> Response:
-    """Import users from a file, or plan the import."""
+    """Import users from a file, or plan the import.
+
+    To give a user a level above `viewer`, by `access_level` or `is_active`, a token needs every scope of the level.
+    """
     return shared.import_response(await service.import_file(request))
 
 
@@ -70,7 +79,10 @@ async def get_user(
 async def replace_user(
     service: UserServiceDep, reference: shared.Reference, body: UserReplace, conditions: shared.Conditions
 ) -> Response:
-    """Replace a user."""
+    """Replace a user.
+
+    To give a user a level above `viewer`, by `access_level` or `is_active`, a token needs every scope of the level.
+    """
     return shared.updated_response(await service.replace(reference, body, conditions))
 
 
@@ -78,7 +90,10 @@ async def replace_user(
 async def update_user(
     service: UserServiceDep, reference: shared.Reference, body: UserPatch, conditions: shared.Conditions
 ) -> Response:
-    """Update a user with a merge patch (RFC 7396)."""
+    """Update a user with a merge patch (RFC 7396).
+
+    To give a user a level above `viewer`, by `access_level` or `is_active`, a token needs every scope of the level.
+    """
     return shared.updated_response(await service.patch(reference, body, conditions))
 
 

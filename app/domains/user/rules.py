@@ -7,7 +7,7 @@ from sqlalchemy import exists, select
 from app.core.caller import Caller
 from app.core.database import RegisterSession
 from app.core.permissions import LEVELS, AccessLevel, Scope, scopes_of
-from app.domains.shared.rules import Rule, RuleViolation, Values, Write, missing_scope
+from app.domains.shared.rules import Rule, RuleViolation, Values, Write, missing_scopes
 from app.domains.shared.trees import NoCycle
 from app.domains.user.models import User
 from app.domains.user.sessions import end_sessions
@@ -32,7 +32,7 @@ class Administrators(Rule):
         return values["access_level"] == "admin" and "admin" not in self.caller.scopes
 
     def concerns_new(self, values: Values) -> bool:
-        return not self.caller.scopes >= _scopes_to_create(values["access_level"])
+        return not self.caller.scopes >= _scopes_to_grant(values["access_level"])
 
     def lock(self, write: Write) -> str | None:
         # Two concurrent removals could leave no administrator, so an advisory lock serialises them. Waiting for that
@@ -47,22 +47,11 @@ class Administrators(Rule):
             self._has_other_administrators = bool(await session.scalar(select(query)))
 
     def check(self, write: Write) -> Iterator[RuleViolation]:
-        before, after = write.before, write.after
-        if after is None:
-            assert before is not None
-            if before["created_by_id"] is None:
-                yield RuleViolation(FirstAdministrator, FirstAdministrator.text)
-            if before["access_level"] == "admin":
-                yield from missing_scope(self.caller, "admin")
-        elif before is None:
-            for scope in sorted(_scopes_to_create(after["access_level"])):
-                yield from missing_scope(self.caller, scope, "/access_level")
-        else:
-            if "admin" in {before["access_level"], after["access_level"]}:
-                yield from missing_scope(self.caller, "admin")
-            if write.changes("access_level"):
-                for scope in sorted(scopes_of(after["access_level"])):
-                    yield from missing_scope(self.caller, scope, "/access_level")
+        if write.after is None and write.before is not None and write.before["created_by_id"] is None:
+            yield RuleViolation(FirstAdministrator, FirstAdministrator.text)
+        scopes = _required_scopes(write)
+        for pointer in _granting_fields(write) or [""]:
+            yield from missing_scopes(self.caller, scopes, pointer)
 
     def check_together(self, rejected: Sequence[Write]) -> Iterator[tuple[Write, RuleViolation]]:
         del rejected  # after the first violation there is an administrator, so that one more call finds none
@@ -78,6 +67,8 @@ class Administrators(Rule):
             yield last, RuleViolation(LastAdministrator, LastAdministrator.text, pointer)
 
     async def apply(self, session: RegisterSession, writes: Sequence[Write]) -> None:
+        changed = [write.id for write in writes if write.after is None or write.changes(*self.watches)]
+        session.forget_callers(*filter(None, changed))
         deactivated = [
             write.id
             for write in writes
@@ -89,8 +80,24 @@ class Administrators(Rule):
             await end_sessions(session, *deactivated)
 
 
-def _scopes_to_create(level: AccessLevel) -> frozenset[Scope]:
-    """Return the scopes that are required to create a user: those of the access level, none for the lowest one."""
+def _granting_fields(write: Write) -> list[str]:
+    """Return the pointers to the fields with which a write gives the user scopes."""
+    if write.before is None:
+        return ["/access_level"]
+    is_activated = write.changes("is_active") and not write.before["is_active"]
+    is_granted = {"/access_level": write.changes("access_level"), "/is_active": is_activated}
+    return [pointer for pointer, granted in is_granted.items() if granted]
+
+
+def _required_scopes(write: Write) -> frozenset[Scope]:
+    """Return the scopes that a write requires: `admin` for an administrator, and those that it gives the user."""
+    levels = [values["access_level"] for values in (write.before, write.after) if values is not None]
+    scopes = _scopes_to_grant(levels[-1]) if _granting_fields(write) else frozenset()
+    return scopes | ({"admin"} if "admin" in levels else frozenset())
+
+
+def _scopes_to_grant(level: AccessLevel) -> frozenset[Scope]:
+    """Return the scopes that are required to give a user an access level: those of the level, none for the lowest."""
     return frozenset() if level == LEVELS[0] else scopes_of(level)
 
 

@@ -42,3 +42,4 @@ class Session(Base):
 async def end_sessions(session: RegisterSession, *user_ids: int) -> None:
     """End all sessions of users."""
     await session.execute(delete(Session).where(Session.user_id.in_(user_ids)))
+    session.forget_callers(*user_ids)

@@ -708,8 +708,8 @@ async def test_plan_is_not_outdated_by_a_token_with_fewer_scopes(client: httpx.A
     plan = (await send(client, "users", content, dry_run=True)).json()["plan_id"]
     narrow = await token_with(client, "users:write")
     refused = await client.post("/users/import", params={"plan_id": plan}, headers=narrow)
-    assert (refused.status_code, refused.json()["scope"]) == (403, "admin"), refused.text
-    assert [error["pointer"] for error in refused.json()["errors"]] == ["/2", "/2/access_level"]
+    assert (refused.status_code, refused.json()["scope"].split()[0]) == (403, "admin"), refused.text
+    assert [error["pointer"] for error in refused.json()["errors"]] == ["/2/access_level"]
     assert (await client.post("/users/import", params={"plan_id": plan})).status_code == 200
 
 
@@ -723,9 +723,9 @@ async def test_number_of_plans_of_a_caller_is_limited(client: httpx.AsyncClient)
     ("row", "pointer"),
     [
         ("NEW,New,new@x.example,admin", "/3/access_level"),
-        ("EDITOR,Editor,editor@x.example,admin", "/3"),
+        ("EDITOR,Editor,editor@x.example,admin", "/3/access_level"),
         ("ADMIN,Renamed,admin@x.example,admin", "/3"),
-        ("ADMIN,Admin,admin@x.example,viewer", "/3"),
+        ("ADMIN,Admin,admin@x.example,viewer", "/3/access_level"),
     ],
 )
 async def test_only_administrators_create_and_change_administrators(
@@ -744,9 +744,10 @@ async def test_only_administrators_create_and_change_administrators(
     assert [planned["action"] for planned in plan.json()["rows"]] == ["create", "fault"]
     assert (pointer, "forbidden") in {(each["pointer"], each["code"]) for each in plan.json()["rows"][1]["errors"]}
     refused = await client.post("/users/import", content=content, headers=headers)
-    assert (refused.status_code, refused.json()["code"], refused.json()["scope"]) == (403, "forbidden", "admin")
+    scope = refused.json()["scope"]
+    assert (refused.status_code, refused.json()["code"], scope.split()[0]) == (403, "forbidden", "admin")
     assert refused.json()["errors"] == plan.json()["rows"][1]["errors"]
-    assert 'scope="admin"' in refused.headers["www-authenticate"]
+    assert f'scope="{scope}"' in refused.headers["www-authenticate"]
     assert await list_objects(client, "users") == before
     # With the scope the file is imported.
     assert (await send(client, "users", content)).status_code == 200

@@ -8,6 +8,7 @@ import pytest
 
 from app.core.permissions import AccessLevel, scopes_of
 from app.utils.exceptions import FirstAdministrator
+from app.utils.wording import named
 from tests.builders import (
     make_department,
     make_location,
@@ -274,12 +275,15 @@ async def test_user_above_the_lowest_level_is_created_with_all_scopes_of_the_lev
             *[await client.post("/users/bulk", json={"items": [item]}, headers=narrow) for item in items],
             await client.post("/users/import", content=row, headers=ndjson),
         ):
-            assert (response.status_code, response.json()["scope"]) == (403, missing[0])
+            assert (response.status_code, response.json()["scope"]) == (403, " ".join(missing))
+            (error,) = response.json()["errors"]
+            assert (error["pointer"].endswith("/access_level"), error["code"]) == (True, "forbidden")
+            assert all(scope in error["detail"] for scope in missing)
         for response in (
             await client.post("/users/bulk?dry_run=true", json={"items": items[:1]}, headers=narrow),
             await client.post("/users/import?dry_run=true", content=row, headers=ndjson),
         ):
-            assert f"the scope {missing[0]}." in response.text
+            assert f"the {named('scope', missing)}." in response.text
         assert response.json()["plan_id"] is None
         assert (await client.get("/users?code=MADE&count=exact")).json()["total"] == 0
         # A viewer requires only the scope to write users.
@@ -296,5 +300,90 @@ async def test_plan_that_creates_an_editor_is_executed_with_all_scopes_of_the_le
     plan = (await client.post("/users/import?dry_run=true", content=row, headers=ndjson)).json()["plan_id"]
     narrow = await token_with(client, "users:write", "admin")
     refused = await client.post("/users/import", params={"plan_id": plan}, headers=narrow)
-    assert (refused.status_code, refused.json()["scope"]) == (403, "changes:read"), refused.text
+    missing = sorted(scopes_of("editor") - {"users:read"})
+    assert (refused.status_code, refused.json()["scope"]) == (403, " ".join(missing)), refused.text
+    assert faults(refused) == [("/1/access_level", "forbidden")]
     assert (await client.post("/users/import", params={"plan_id": plan})).status_code == 200
+
+
+@pytest.mark.parametrize("level", ["viewer", "editor", "admin"])
+async def test_user_is_reactivated_with_all_scopes_of_the_level(client: httpx.AsyncClient, level: AccessLevel) -> None:
+    fields = {"name": "Ada", "email": "ada@register.example", "external_id": "ada"}
+    user = await make_user(client, access_level=level, is_active=False, **fields)
+    path, data, active = f"/users/{user['id']}", fields | {"is_active": True}, {"is_active": True}
+    ndjson = {"Content-Type": "application/x-ndjson"}
+    row = {"content": json.dumps(data), "headers": ndjson}
+    upsert = {"op": "upsert", "external_id": "ada", "data": data}
+    writes: list[tuple[str, str, dict[str, Any]]] = [
+        ("PATCH", path, {"json": active}),
+        ("PATCH", path, {"json": active | {"name": "Ada Byron"}}),
+        ("PUT", path, {"json": data}),
+        ("PUT", path, {"json": data | {"access_level": level}}),
+        ("POST", "/users/bulk", {"json": {"items": [{"op": "update", "id": user["id"], "data": active}]}}),
+        ("POST", "/users/bulk", {"json": {"items": [upsert]}}),
+        ("POST", "/users/import", row),
+    ]
+    narrow = await token_with(client, "users:write")
+    for method, url, request in writes:
+        headers = request.get("headers", {}) | narrow
+        response = await client.request(method, url, **request | {"headers": headers})
+        if level == "viewer":
+            assert response.status_code == 200, response.text
+            await client.patch(path, json={"is_active": False, "name": "Ada"})
+            continue
+        assert (response.status_code, response.json()["scope"].split()) == (
+            403,
+            sorted(scopes_of(level) - {"users:read", "users:write"}),
+        )
+        (error,) = response.json()["errors"]
+        assert (error["pointer"].endswith("/is_active"), error["code"]) == (True, "forbidden")
+        assert (await client.get(path)).json()["is_active"] is False
+    plan = await client.post("/users/import?dry_run=true", content=json.dumps(data), headers=narrow | ndjson)
+    assert (plan.json()["plan_id"] is None) == (level != "viewer")
+    dry = await client.post("/users/bulk?dry_run=true", json={"items": [upsert]}, headers=narrow)
+    assert dry.status_code == (200 if level == "viewer" else 403)
+    whole = await token_with(client, *scopes_of(level) | {"users:write"})
+    assert (await client.patch(path, json=active, headers=whole)).status_code == 200
+
+
+async def test_plan_that_reactivates_an_editor_is_executed_with_all_scopes(client: httpx.AsyncClient) -> None:
+    await make_user(client, code="E", access_level="editor", is_active=False)
+    csv = {"Content-Type": "text/csv"}
+    content = "code,is_active\r\nE,true\r\n"
+    plan = (await client.post("/users/import?dry_run=true", content=content, headers=csv)).json()["plan_id"]
+    narrow = await token_with(client, "users:write")
+    refused = await client.post("/users/import", params={"plan_id": plan}, headers=narrow)
+    assert (refused.status_code, faults(refused)) == (403, [("/2/is_active", "forbidden")])
+    assert (await client.post("/users/import", params={"plan_id": plan})).status_code == 200
+
+
+async def test_scopes_are_required_by_the_level_after_the_write(client: httpx.AsyncClient) -> None:
+    narrow = await token_with(client, "users:write")
+    editor = await make_user(client, access_level="editor", is_active=False)
+    path, viewer = f"/users/{editor['id']}", {"access_level": "viewer", "is_active": True}
+    raised = {"access_level": "admin", "is_active": True}
+    refused = await client.patch(path, json=raised, headers=narrow)
+    assert (refused.status_code, faults(refused)) == (
+        403,
+        [("/access_level", "forbidden"), ("/is_active", "forbidden")],
+    )
+    # What neither raises nor activates a user needs no more than the scope to write users.
+    for body in ({"name": "Renamed"}, {"is_active": False}, viewer):
+        assert (await client.patch(path, json=body, headers=narrow)).status_code == 200, body
+
+
+async def test_missing_scopes_of_several_items_are_listed_together(client: httpx.AsyncClient) -> None:
+    narrow = await token_with(client, "users:write", *(scopes_of("editor") - {"changes:read"}))
+    items = [
+        {"op": "create", "data": {"name": level, "email": f"new-{level}@register.example", "access_level": level}}
+        for level in ("viewer", "editor", "admin")
+    ]
+    refused = await client.post("/users/bulk", json={"items": items}, headers=narrow)
+    missing = ["admin", "changes:read", "operations:read"]
+    assert (refused.status_code, refused.json()["scope"]) == (403, " ".join(missing))
+    assert f'scope="{" ".join(missing)}"' in refused.headers["www-authenticate"]
+    assert refused.json()["detail"] == f"The request has 2 errors. Missing: {named('scope', missing)}."
+    assert [(error["pointer"], error["detail"]) for error in refused.json()["errors"]] == [
+        ("/items/1/data/access_level", "This token does not have the scope changes:read."),
+        ("/items/2/data/access_level", f"This token does not have the {named('scope', missing)}."),
+    ]

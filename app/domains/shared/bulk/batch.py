@@ -57,8 +57,8 @@ class BulkOutcome:
 
     items: list[ItemResult]
     is_rejected: bool
-    # The scope that the caller lacks for an item with the fault `forbidden`.
-    missing_scope: Scope | None
+    # The scopes that the caller lacks for the items with the fault `forbidden`.
+    missing_scopes: set[Scope]
     batch: Batch
 
 
@@ -94,7 +94,7 @@ async def write_batch(
                 raise _without_pointers(error) from error
         else:
             results = [bulk.result(item) for item in bulk.batch.items]
-            return BulkOutcome(results, bulk.is_rejected, bulk.batch.missing_scope, bulk.batch)
+            return BulkOutcome(results, bulk.is_rejected, bulk.batch.missing_scopes, bulk.batch)
 
 
 def _without_pointers(error: RegisterError) -> RegisterError:

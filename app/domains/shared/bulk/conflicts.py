@@ -41,8 +41,8 @@ class Batch:
     key_owners: dict[tuple[str, str], int] = field(default_factory=dict)
     # The collections of the objects outside this batch that refer to an object to be deleted, by its id.
     referrers: dict[int, list[str]] = field(default_factory=dict)
-    # The scope that the caller lacks for an item with the fault `forbidden`.
-    missing_scope: Scope | None = None
+    # The scopes that the caller lacks for the items with the fault `forbidden`.
+    missing_scopes: set[Scope] = field(default_factory=set)
 
     def valid_items(self) -> Iterator[Item]:
         return (item for item in self.items if item.is_valid)
@@ -135,7 +135,7 @@ class ConflictPropagation:
 
     async def _reject_by_rules(self, violations: Iterator[tuple[Write, RuleViolation]]) -> None:
         for number, (write, violation) in enumerate(violations, start=1):
-            self._batch.missing_scope = self._batch.missing_scope or violation.scope
+            self._batch.missing_scopes.update(violation.scopes)
             pointer = f"/data{violation.pointer}" if violation.pointer else ""
             self._reject(self._items[write], violation.as_fault(pointer))
             if number % _MAX_ITEMS_PER_SLICE == 0:

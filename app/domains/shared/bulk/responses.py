@@ -1,7 +1,7 @@
 """Responses to bulk requests."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, get_args
 
@@ -24,7 +24,7 @@ from app.utils.exceptions import (
     error_classes,
 )
 from app.utils.validation import summary
-from app.utils.wording import counted
+from app.utils.wording import counted, named
 
 BULK: Responses = {
     207: {
@@ -44,7 +44,7 @@ def bulk_response(outcome: BulkOutcome, *, dry_run: bool) -> Response:
     """Return the response with the result of each item. Raises the error of a rejected batch."""
     if outcome.is_rejected:
         faults = [_point_into_body(fault, item) for item in outcome.items for fault in item.faults]
-        raise batch_error(faults, outcome.missing_scope, is_truncated=outcome.batch.budget.is_truncated)
+        raise batch_error(faults, outcome.missing_scopes, is_truncated=outcome.batch.budget.is_truncated)
     counts = Counter(item.status for item in outcome.items)
     head = {"dry_run": dry_run, "counts": {status: counts[status] for status in get_args(Status)}}
     items = ",".join(_result(item, dry_run=dry_run) for item in outcome.items)
@@ -52,18 +52,19 @@ def bulk_response(outcome: BulkOutcome, *, dry_run: bool) -> Response:
     return Response(body.encode("utf-8", "replace"), 207 if counts["failed"] else 200, media_type=JSON)
 
 
-def batch_error(faults: Sequence[Fault], missing_scope: Scope | None, *, is_truncated: bool) -> RegisterError:
+def batch_error(faults: Sequence[Fault], missing_scopes: Collection[Scope], *, is_truncated: bool) -> RegisterError:
     """Return the error of a rejected batch: the specific error if all faults have its code, a general one otherwise.
 
-    `missing_scope` is the scope that the caller lacks for an item with the fault `forbidden`. If `is_truncated`, there
-    are more faults than these.
+    `missing_scopes` are the scopes that the caller lacks for the items with the fault `forbidden`. If `is_truncated`,
+    there are more faults than these.
     """
     shown = faults[:MAX_TOTAL_FAULTS]
     detail = summary(len(shown), MAX_TOTAL_FAULTS)
     if is_truncated or len(shown) < len(faults):
         detail = f"The request has more than {counted(len(shown), 'error')}. The first ones are listed."
-    if missing_scope is not None:
-        return Forbidden(f"{detail} The scope {missing_scope} is missing.", scope=missing_scope, errors=shown)
+    if missing_scopes:
+        missing = named("scope", sorted(missing_scopes))
+        return Forbidden(f"{detail} Missing: {missing}.", scopes=missing_scopes, errors=shown)
     # An item that failed because of another item does not determine the error.
     codes = {fault.code for fault in faults} - {"failed_reference"}
     conflicts = {error.code: error for error in error_classes(Conflict)}

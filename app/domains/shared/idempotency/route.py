@@ -35,6 +35,7 @@ from app.utils.exceptions import (
 )
 from app.utils.fault_codes import described_pattern, text_of
 from app.utils.problems import answer_with_problem
+from app.utils.wording import named
 
 # Printable ASCII, without blanks at its ends, which are not part of a header's value.
 KEY_PATTERN = described_pattern("^[!-~]([ -~]{0,253}[!-~])?$", text_of("idempotency_key"))
@@ -191,8 +192,8 @@ def _replayed_response(stored: Any, attempt: Attempt) -> Response:
     if stored.fingerprint != attempt.fingerprint:
         raise KeyReused(errors=[_header_fault(KeyReused.code)])
     if missing := set(stored.scopes) - attempt.scopes:
-        scope = min(missing)
-        raise Forbidden(f"The first request with this key had the scope {scope}, which is missing now.", scope=scope)
+        had = named("scope", sorted(missing))
+        raise Forbidden(f"This token does not have the {had} of the first request with this key.", scopes=missing)
     if stored.body is None:
         raise AnswerTooLarge(stored.status)
     response = Response(stored.body, stored.status, stored.headers)

@@ -32,6 +32,7 @@ from app.domains.shared.models import table_of
 from app.domains.shared.reading.reader import CollectionReader
 from app.utils.exceptions import Forbidden, NotFound, PlanOutdated
 from app.utils.validation import MAX_FAULTS
+from app.utils.wording import named
 
 RETENTION_MINUTES = 60
 # Increase it with every change of the items or values that a file is converted to: a plan that was stored before an
@@ -81,10 +82,12 @@ async def execute_plan(service: CollectionReader, key: UUID) -> ImportResult:
     content = await run_in_thread(zlib.decompress, plan.file)
     file = ImportFile(content, **plan.options | {"mapping": tuple(plan.options["mapping"])})
     imported = await import_file(service, file, dry_run=False)
-    missing = imported.outcome.missing_scope
-    if missing is not None:
+    missing = imported.outcome.missing_scopes
+    if missing:
         # The plan was created with another token, and is not outdated.
-        raise Forbidden(f"The scope {missing} is missing.", scope=missing, errors=imported.faults[:MAX_FAULTS])
+        raise Forbidden(
+            f"Missing: {named('scope', sorted(missing))}.", scopes=missing, errors=imported.faults[:MAX_FAULTS]
+        )
     if imported.faults or _basis(imported.outcome.batch) != plan.basis:
         raise PlanOutdated(errors=imported.faults[:MAX_FAULTS])
     return imported

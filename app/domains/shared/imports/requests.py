@@ -170,7 +170,7 @@ async def execute_import(service: CollectionReader, request: ImportRequest) -> I
         return ImportOutcome(*await plan_import(service, request.file), dry_run=True)
     imported = await import_file(service, request.file, dry_run=False)
     if imported.faults:
-        raise batch_error(imported.faults, imported.outcome.missing_scope, is_truncated=imported.is_truncated)
+        raise batch_error(imported.faults, imported.outcome.missing_scopes, is_truncated=imported.is_truncated)
     return ImportOutcome(imported, None, dry_run=False)
 
 
