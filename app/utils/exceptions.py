@@ -112,11 +112,11 @@ class RegisterError(Exception):
 
 
 class BadRequest(RegisterError):
-    """The request is malformed: the body is not JSON in UTF-8, has an object with the same field twice, or ends too
-    early; a query parameter is unknown or repeated; a cursor was altered or belongs to another list, order or filter;
-    the host name is not one of this service; a file to import is not CSV or not UTF-8; or an `Idempotency-Key` was sent
-    to an operation whose responses carry credentials, which are not stored. Nothing was changed. Correct the request
-    before you send it again."""
+    """The request is malformed: the body is not JSON in UTF-8, has an object or is a form with the same field twice, or
+    ends too early; a query parameter is unknown or repeated; a cursor was altered or belongs to another list, order or
+    filter; the host name is not one of this service; a file to import is not CSV or not UTF-8; or an `Idempotency-Key`
+    was sent to an operation whose responses carry credentials, which are not stored. Nothing was changed. Correct the
+    request before you send it again."""
 
     status, name, title, code = 400, "bad-request", "Bad request", "bad_request"
     text = "The request is malformed."

@@ -80,6 +80,49 @@ async def test_errors_of_refreshing_are_those_of_oauth(
     assert_oauth_error(await call(app, None, "POST", "/auth/refresh", **request_), status, error)
 
 
+@pytest.mark.parametrize(
+    ("form", "description"),
+    [
+        (FORM, "The e-mail address or the password is wrong."),
+        (FORM | {"scope": "unknown"}, "scope: Must be known scopes, separated by spaces."),
+        (FORM | {"grant_type": "refresh_token"}, "grant_type: Must be 'password'."),
+        ({"password": "x"}, "username: A value is required."),
+        ({"username": "x"}, "password: A value is required."),
+    ],
+)
+async def test_description_names_the_first_error(app: FastAPI, form: dict[str, str], description: str) -> None:
+    response = await call(app, None, "POST", "/auth/token", data=form)
+    assert response.json()["error_description"] == description
+
+
+async def test_description_of_refreshing_names_the_first_error(app: FastAPI) -> None:
+    for body, description in {
+        '{"refresh_token": 1}': "refresh_token: Must be a string.",
+        '{"refresh_token": "x", "\u00e9\\"": 1}': "?': This field is unknown. Remove it or correct its name.",
+        "[]": "Must be an object.",
+    }.items():
+        headers = {"Content-Type": "application/json"}
+        response = await call(app, None, "POST", "/auth/refresh", content=body.encode(), headers=headers)
+        assert response.json()["error_description"] == description
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "username=a&username=b&password=c",
+        "username=a&password=c&username=a",
+        "username=a&password=b&p%61ssword=c",
+        "username=a&password=b&more=1&more=2",
+        "username=a&password=b&scope=&scope",
+    ],
+)
+async def test_repeated_field_of_a_form_is_a_bad_request(app: FastAPI, form: str) -> None:
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    response = await call(app, None, "POST", "/auth/token", content=form.encode(), headers=headers)
+    assert_oauth_error(response, 400, "invalid_request")
+    assert response.json()["error_description"] == response.json()["detail"] == "The form has the same field twice."
+
+
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE"])
 async def test_other_methods_have_an_oauth_error(app: FastAPI, path: str, method: str) -> None:
