@@ -4,6 +4,7 @@
     ├── BadRequest                  400
     ├── Unauthorized                401
     │   ├── CallerDeleted
+    │   ├── RefreshRejected
     │   └── WrongCredentials
     ├── Forbidden                   403
     ├── NotFound                    404
@@ -142,8 +143,19 @@ class CallerDeleted(Unauthorized):
         super().__init__(challenge=INVALID_TOKEN)
 
 
+class RefreshRejected(Unauthorized):
+    """The refresh token is invalid, expired or already used, or its session has ended. Sign in again with
+    `POST /api/v1/auth/token`."""
+
+    text = "The refresh token is invalid, expired or already used."
+
+    def __init__(self) -> None:
+        super().__init__(challenge=INVALID_TOKEN)
+
+
 class WrongCredentials(Unauthorized):
-    """Signing in failed. The response does not reveal whether the e-mail address is known. See `Unauthorized`."""
+    """The e-mail address or the password is wrong, or the user is not active. The response does not reveal whether the
+    e-mail address is known."""
 
     code = "wrong_credentials"
     text = "The e-mail address or the password is wrong."
@@ -356,7 +368,8 @@ class CallerBusy(TooManyRequests):
 
 
 class RateLimited(TooManyRequests):
-    """The caller sent more requests than `RATE_LIMIT` allows. See `TooManyRequests`."""
+    """The user of the token, or without a valid token the address of the client, sent more requests than the operators
+    of the service allow. Nothing was changed. Try again after `Retry-After` seconds."""
 
     code = "rate_limited"
     text = "Too many requests. Send fewer of them."

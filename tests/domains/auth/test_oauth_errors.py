@@ -190,3 +190,24 @@ def test_document_describes_oauth_errors(app: FastAPI) -> None:
     tokens = {f"/api/v1{path}" for path in PATHS}
     assert {path for path, names in schemas.items() if "TokenProblem" in names} == tokens
     assert all(schemas[path] == {"TokenProblem"} for path in tokens)
+
+
+async def test_examples_of_rejections_are_those_of_their_operations(app: FastAPI) -> None:
+    document = app.openapi()
+    requests: dict[str, dict[str, Any]] = {
+        "/auth/token": {"data": FORM},
+        "/auth/refresh": {"json": {"refresh_token": "x"}},
+    }
+    for path, request in requests.items():
+        responses = document["paths"][f"/api/v1{path}"]["post"]["responses"]
+        shared = [
+            document["components"]["responses"][each["$ref"].rpartition("/")[2]]
+            for each in responses.values()
+            if "$ref" in each
+        ]
+        examples = {
+            each["content"][MEDIA_TYPE]["example"]["status"]: each["content"][MEDIA_TYPE]["example"] for each in shared
+        }
+        assert {example["instance"] for example in examples.values()} == {f"/api/v1{path}"}
+        rejected = (await call(app, None, "POST", path, **request)).json()
+        assert examples[401] == rejected | {"request_id": examples[401]["request_id"]}
