@@ -29,7 +29,15 @@ from app.domains.shared.reading.preconditions import IF_MATCH, IF_NONE_MATCH, TA
 from app.domains.shared.responses import problems
 from app.domains.shared.router import API
 from app.domains.shared.schemas import MAX_ID
-from app.utils.exceptions import Conflict, Forbidden, InvalidContent, PreconditionFailed, TooManyRequests, Unauthorized
+from app.utils.exceptions import (
+    Conflict,
+    Forbidden,
+    InvalidContent,
+    PreconditionFailed,
+    RateLimited,
+    TooManyRequests,
+    Unauthorized,
+)
 from app.utils.logging_middleware import REQUEST_ID
 from app.utils.oauth_errors import OAUTH, oauth_members
 from app.utils.problems import MEDIA_TYPE, Problem, TokenProblem
@@ -39,6 +47,7 @@ _SCOPES = {
     for scope, level in SCOPES.items()
 }
 _INVALID = {str(status): response for status, response in problems(InvalidContent).items()}
+_RATE_LIMITED = {str(status): response for status, response in problems(RateLimited).items()}
 _CHANGE_MESSAGE = {
     "name": CHANGE_MESSAGE,
     "in": "header",
@@ -177,18 +186,18 @@ def _add_problems(components: dict[str, Any]) -> None:
 
 def _add_oauth_errors(document: dict[str, Any]) -> None:
     """Describe the problem documents of the routes that issue tokens."""
-    for path in document["paths"].values():
-        for operation in path.values():
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
             if operation.pop(OAUTH, False):
                 operation["responses"] |= {
-                    status: _with_oauth_errors(response, int(status))
+                    status: _with_oauth_errors(response, int(status), path)
                     for status, response in operation["responses"].items()
                     if MEDIA_TYPE in response.get("content", {})
                 }
 
 
-def _with_oauth_errors(response: dict[str, Any], status: int) -> dict[str, Any]:
-    example = response["content"][MEDIA_TYPE]["example"]
+def _with_oauth_errors(response: dict[str, Any], status: int, path: str) -> dict[str, Any]:
+    example = response["content"][MEDIA_TYPE]["example"] | {"instance": path}
     problem = {
         "schema": {"$ref": _SCHEMAS.format(model=TokenProblem.__name__)},
         "example": example | oauth_members(status, example["detail"]),
@@ -225,7 +234,7 @@ def _add_security(document: dict[str, Any]) -> None:
                     operation.setdefault("parameters", []).append(_CHANGE_MESSAGE)
                     operation["responses"].setdefault("422", _INVALID["422"])
             elif path not in PROBES:
-                operation["responses"].setdefault("429", denials["429"])
+                operation["responses"].setdefault("429", _RATE_LIMITED["429"])
 
 
 def _add_request_id(document: dict[str, Any]) -> None:

@@ -12,7 +12,8 @@ from app.domains.search.schemas import TYPES
 from app.domains.shared.idempotency.store import REPLAYED
 from app.domains.shared.models import ChangeAction
 from app.domains.shared.query.link_filters import Match
-from app.utils.exceptions import problem_types
+from app.utils.exceptions import RegisterError, error_classes, problem_types
+from app.utils.problems import MEDIA_TYPE
 
 
 def _declared_enumerations() -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -34,7 +35,9 @@ _ENUMERATIONS: dict[str, tuple[str, ...]] = {
     "Scope": tuple(SCOPES),
     "SearchType": TYPES,
 }
-_PROBLEMS = {str(error.status): error.__name__ for error in problem_types()}
+_STATUSES = {str(error.status) for error in problem_types()}
+# The most general class of each code, apart from `RegisterError` itself.
+_NAMES = {error.code: error.__name__ for error in reversed([*error_classes(RegisterError)][1:])}
 _REFERENCE = "#/components/schemas/"
 _TOKEN_PROBLEM = f"{_REFERENCE}TokenProblem"
 _NULL = {"type": "null"}
@@ -151,12 +154,12 @@ def _share_problems(document: dict[str, Any]) -> None:
     shared: dict[str, Any] = {}
     for operation in _operations(document):
         for status, response in operation["responses"].items():
-            if status in _PROBLEMS:
-                name = _PROBLEMS[status]
+            if status in _STATUSES:
+                name = _NAMES[response["content"][MEDIA_TYPE]["example"]["code"]]
                 if REPLAYED in response["headers"]:
                     name = f"Replayable{name}"
                 elif _TOKEN_PROBLEM in str(response["content"]):
-                    name = f"Token{name}"
+                    name = operation["operationId"].title().replace("_", "") + name
                 assert shared.setdefault(name, response) == response, name
                 operation["responses"][status] = {"$ref": f"#/components/responses/{name}"}
     document["components"]["responses"] = dict(sorted(shared.items()))

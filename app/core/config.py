@@ -24,7 +24,10 @@ MINIMUM_SECRET_LENGTH = 32
 # Query parameters that the driver accepts; the driver would reject others only when it connects.
 URL_PARAMETERS = frozenset({"host", "port", "ssl", "sslmode", "target_session_attrs"})
 
-_RATE_TEXT = "Must be a number of requests per second, minute, hour or day, such as 100/second."
+_RATE_TEXT = (
+    "Must be a number of requests from 1 to 999999 per second, minute, hour or day, in lower case, such as 100/second "
+    "or 6000/minute burst 200."
+)
 _URL_TEXT = "Must be a PostgreSQL URL, such as postgresql://user:password@host:5432/name."
 
 PageAccess = Literal["public", "admin", "off"]

@@ -4,6 +4,7 @@
     ├── BadRequest                  400
     ├── Unauthorized                401
     │   ├── CallerDeleted
+    │   ├── RefreshRejected
     │   └── WrongCredentials
     ├── Forbidden                   403
     ├── NotFound                    404
@@ -112,11 +113,11 @@ class RegisterError(Exception):
 
 
 class BadRequest(RegisterError):
-    """The request is malformed: the body is not JSON in UTF-8, has an object with the same field twice, or ends too
-    early; a query parameter is unknown or repeated; a cursor was altered or belongs to another list, order or filter;
-    the host name is not one of this service; a file to import is not CSV or not UTF-8; or an `Idempotency-Key` was sent
-    to an operation whose responses carry credentials, which are not stored. Nothing was changed. Correct the request
-    before you send it again."""
+    """The request is malformed: the body is not JSON in UTF-8, has an object or is a form with the same field twice, or
+    ends too early; a query parameter is unknown or repeated; a cursor was altered or belongs to another list, order or
+    filter; the host name is not one of this service; a file to import is not CSV or not UTF-8; or an `Idempotency-Key`
+    was sent to an operation whose responses carry credentials, which are not stored. Nothing was changed. Correct the
+    request before you send it again."""
 
     status, name, title, code = 400, "bad-request", "Bad request", "bad_request"
     text = "The request is malformed."
@@ -142,8 +143,19 @@ class CallerDeleted(Unauthorized):
         super().__init__(challenge=INVALID_TOKEN)
 
 
+class RefreshRejected(Unauthorized):
+    """The refresh token is invalid, expired or already used, or its session has ended. Sign in again with
+    `POST /api/v1/auth/token`."""
+
+    text = "The refresh token is invalid, expired or already used."
+
+    def __init__(self) -> None:
+        super().__init__(challenge=INVALID_TOKEN)
+
+
 class WrongCredentials(Unauthorized):
-    """Signing in failed. The response does not reveal whether the e-mail address is known. See `Unauthorized`."""
+    """The e-mail address or the password is wrong, or the user is not active. The response does not reveal whether the
+    e-mail address is known."""
 
     code = "wrong_credentials"
     text = "The e-mail address or the password is wrong."
@@ -358,7 +370,8 @@ class CallerBusy(TooManyRequests):
 
 
 class RateLimited(TooManyRequests):
-    """The caller sent more requests than `RATE_LIMIT` allows. See `TooManyRequests`."""
+    """The user of the token, or without a valid token the address of the client, sent more requests than the operators
+    of the service allow. Nothing was changed. Try again after `Retry-After` seconds."""
 
     code = "rate_limited"
     text = "Too many requests. Send fewer of them."

@@ -33,8 +33,13 @@ _NOT_ALLOWED = re.compile(r"[^ !#-\[\]-~]")
 
 
 def oauth_members(status: int, detail: str, faults: Sequence[Fault] = ()) -> dict[str, str]:
-    """Return `error` and `error_description`, in printable ASCII without `"` and `\\` as the RFC demands."""
-    return {"error": _oauth_error(status, faults), "error_description": _NOT_ALLOWED.sub("?", detail.replace('"', "'"))}
+    """Return `error` and `error_description`, in printable ASCII without `"` and `\\` as the RFC demands.
+
+    The description is the first fault of the body with its field, or else the `detail`.
+    """
+    descriptions = (f"{fault.pointer[1:]}: {fault.detail}" for fault in faults if fault.source == "body")
+    description = next(descriptions, detail).removeprefix(": ").replace('"', "'")
+    return {"error": _oauth_error(status, faults), "error_description": _NOT_ALLOWED.sub("?", description)}
 
 
 def _oauth_error(status: int, faults: Sequence[Fault]) -> OAuthError:

@@ -89,7 +89,9 @@ class TokenProblem(Problem):
             examples=["invalid_grant"],
         ),
     ]
-    error_description: Annotated[str, Field(description="The `detail` in printable ASCII.")]
+    error_description: Annotated[
+        str, Field(description="The first error of the body, or else the `detail`, in printable ASCII.")
+    ]
 
 
 def problem_response(error: RegisterError, scope: Scope) -> Response:

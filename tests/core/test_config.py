@@ -125,13 +125,26 @@ def test_invalid_setting_is_reported_in_a_sentence(
 
 @pytest.mark.parametrize(
     "rate",
-    ["100", "0/second", "1/week", "1/second;2/minute", "1/second burst 0", "1000000/second", "-1/second", "1/second x"],
+    [
+        "100",
+        "0/second",
+        "100/Second",
+        "1/week",
+        "1/second;2/minute",
+        "1/second burst 0",
+        "1000000/second",
+        "-1/second",
+        "1/second x",
+    ],
 )
 def test_rate_that_is_not_understood_is_reported(environment: dict[str, str], rate: str) -> None:
     environment["RATE_LIMIT"] = rate
     with pytest.raises(ValidationError) as caught:
         read()
-    text = "RATE_LIMIT: Must be a number of requests per second, minute, hour or day, such as 100/second."
+    text = (
+        "RATE_LIMIT: Must be a number of requests from 1 to 999999 per second, minute, hour or day, in lower case, "
+        "such as 100/second or 6000/minute burst 200."
+    )
     assert list(describe_faults(caught.value)) == [text]
 
 

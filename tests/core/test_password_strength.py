@@ -58,6 +58,33 @@ SYMBOLS = "".join(sorted({symbol for symbols in matching.L33T_TABLE.values() for
         ("Process Register", "personal"),
         ("process-register-1", "personal"),
         ("registerprocess", "personal"),
+        ("password-password", ""),
+        ("password password", ""),
+        ("password!password", ""),
+        ("password-x-password", ""),
+        ("p@ssword-drowssap", ""),
+        ("p.a.s.s.w.o.r.d.1", ""),
+        ("password - welcome!", ""),
+        ("welcome welcome welcome", "repeat"),
+        ("kq7vzm-kq7vzm", "repeat"),
+        ("register-register", "personal"),
+        ("register_2026_register", "personal"),
+        ("process-register-api", "personal"),
+        ("Ada Byron Lovelace Register", "personal"),
+        ("lovelace.1815.lovelace", "personal"),
+        ("2024-01-012025-01-01", "date"),
+        ("01.01.90-02.02.92", "date"),
+        ("2024-01-01-password", "date"),
+        ("violet anvil", "name"),
+        ("\uff50\uff41\uff53\uff53\uff57\uff4f\uff52\uff44\uff11\uff12\uff13\uff14", ""),
+        ("p\u00e4ssw\u00f6rd-p\u00e4ssw\u00f6rd", ""),
+        ("p\u00e4ssw\u00f8rd-p\u00e4ssw\u00f8rd", ""),
+        ("pass\u200bword\u00ad1234", ""),
+        ("reg\u0131ster reg\u0131ster", "personal"),
+        ("adalovelac\u00e9", "personal"),
+        ("ad\u0101 l\u014dvelace", "personal"),
+        ("A\u0301\u0302" * 6, "repeat"),
+        ("\u0301" * 12, ""),
     ],
 )
 def test_password_that_is_easy_to_guess_is_weak(password: str, key: str) -> None:
@@ -69,12 +96,20 @@ def test_password_that_is_easy_to_guess_is_weak(password: str, key: str) -> None
     [
         "correct horse battery staple",
         "correct-horse-battery-staple",
-        "violet anvil",
+        "violet anvil tide",
         "x7!Kd92#mQp0",
+        "K#9!x@2$m%7&",
+        "%)&*!(#@%^$!",
+        "82946173058294617305",
         "1815 was a year",
         "éüø中\U0001f511 and more",
+        "\U0001f436\U0001f431\U0001f98a\U0001f43b\U0001f43c\U0001f428\U0001f42f\U0001f981\U0001f42e",
+        "пароль мой длинный",
+        "Ada Lovelace walked the dog",
+        "Well, it's a dog's life!",
+        "password for the other house",
         "nul \0 in the middle",
-        "violet anvil " * 19,
+        "violet anvil tide " * 14,
         ADMIN_PASSWORD,
     ],
 )
@@ -84,6 +119,18 @@ def test_other_password_is_not_weak(password: str) -> None:
 
 def test_password_of_the_demo_data_is_not_weak() -> None:
     assert [weakness_of(DEMO_PASSWORD, email, email.partition("@")[0]) for email in DEMO_USERS] == [None] * 3
+
+
+@pytest.mark.parametrize(
+    "password", ["tarnbeck-tarnbeck", "Amara Okafor Tarnbeck", "tarnbeck2024!", "AMARAOKAFO\u0154"]
+)
+def test_domain_of_the_address_is_personal(password: str) -> None:
+    address = "amara.okafor@mail.t\u0101rnbeck.example"
+    assert weakness_of(password, "Am\u00e1ra Okafor", address) == "common_password:personal"
+
+
+def test_name_with_accents_is_weak_without_them() -> None:
+    assert weakness_of("Soren Lukasz", "S\u00f8ren \u0141ukasz") == "common_password:personal"
 
 
 def test_name_is_weak_for_its_user_only() -> None:
@@ -138,7 +185,8 @@ def test_symbols_do_not_multiply_the_work(password: str, monkeypatch: pytest.Mon
 
 
 def test_long_texts_of_the_user_do_not_multiply_the_work() -> None:
-    for text in ("word " * 20_000, "a." * 50_000 + "@b", "x" * 100_000, "@" * 100_000):
+    long_address = "aa.bb.cc.dd.ee@" + "ff." * 50_000
+    for text in ("word " * 20_000, "a." * 50_000 + "@b", "x" * 100_000, "@" * 100_000, "\ufdfa" * 50_000, long_address):
         words = list(password_strength._personal_words(text, text))
         assert len(words) < 1_000
         assert max(map(len, words)) <= MAX_ESTIMATED_LENGTH

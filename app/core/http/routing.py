@@ -44,6 +44,7 @@ LARGE_BODY = {BODY_LIMIT: "MAX_BULK_BYTES"}
 RECHECK_SECONDS = 1.0
 # The content coding of an uncompressed body (RFC 9110, section 12.5.3).
 _IDENTITY = "identity"
+_FORM = "application/x-www-form-urlencoded"
 
 
 class UndeclaredPermissionError(RuntimeError):
@@ -150,8 +151,8 @@ class _AcceptedBody:
     async def read(self, request: StrictRequest) -> int:
         """Read the body, and return its length; FastAPI would replace the errors of reading by its own.
 
-        Raises the errors of `StrictRequest.body`, `UnsupportedMediaType`, and `ContentTooLarge` for a large body with
-        too many JSON tokens.
+        Raises the errors of `StrictRequest.body`, `UnsupportedMediaType`, `BadRequest` for a form with the same field
+        twice, and `ContentTooLarge` for a large body with too many JSON tokens.
         """
         # Also without a body: FastAPI parses the header of a form.
         sent_type = media_type(request.headers.get("content-type"))
@@ -163,6 +164,8 @@ class _AcceptedBody:
         if request.headers.get("content-encoding", _IDENTITY).lower() != _IDENTITY:
             detail = "Compressed bodies are not supported. Remove Content-Encoding."
             raise UnsupportedMediaType(detail, headers={"Accept-Encoding": _IDENTITY})
+        if sent_type == _FORM:
+            await _reject_repeated_fields(request)
         if len(body) > request.app.state.settings.max_body_bytes and "json" in sent_type:
             reject_too_many_tokens(body)
         return len(body)
@@ -224,7 +227,7 @@ def _body_model(route: APIRoute) -> type[BaseModel] | None:
 
 def _media_types(route: APIRoute) -> tuple[str, ...]:
     if route.body_field is not None and isinstance(route.body_field.field_info, Form):
-        return ("application/x-www-form-urlencoded",)
+        return (_FORM,)
     if "PATCH" in (route.methods or ()):
         return ("application/json", "application/merge-patch+json")
     return ("application/json",)
@@ -273,6 +276,13 @@ def _reject_repeated(request: Request, repeatable: Mapping[str, bool]) -> None:
     if repeated:
         faults = [Fault.of(json_pointer([name]), "repeated_parameter", source="query") for name in repeated]
         raise BadRequest(f"The parameter {repeated[0]} takes one value, but was sent with several.", errors=faults)
+
+
+async def _reject_repeated_fields(request: Request) -> None:
+    """Raise `BadRequest` for a form with the same field twice (RFC 6749, section 3.2), as for an object of JSON."""
+    form = await request.form()
+    if len(form) < len(form.multi_items()):
+        raise BadRequest("The form has the same field twice.")
 
 
 def _printable(name: str) -> str:

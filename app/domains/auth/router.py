@@ -32,7 +32,7 @@ from app.domains.shared.router import (
     page_response,
     problems,
 )
-from app.utils.exceptions import Conflict, NotFound, TooManyRequests, Unauthorized
+from app.utils.exceptions import Conflict, NotFound, RefreshRejected, TooManyRequests, WrongCredentials
 from app.utils.oauth_errors import ISSUES_TOKENS
 
 router = api_router("/auth", ["auth"])
@@ -50,7 +50,7 @@ Service = Annotated[AccountService, Depends(AccountService.provide)]
 
 @router.post(
     "/token",
-    responses=problems(Unauthorized, TooManyRequests, *BODY),
+    responses=problems(WrongCredentials, TooManyRequests, *BODY),
     openapi_extra=REQUIRES_NOTHING | ISSUES_TOKENS,
 )
 async def sign_in(service: SignInServiceDep, form: Annotated[SignIn, Form()]) -> TokenPair:
@@ -58,7 +58,7 @@ async def sign_in(service: SignInServiceDep, form: Annotated[SignIn, Form()]) ->
     return await service.sign_in(form)
 
 
-@router.post("/refresh", responses=problems(Unauthorized, *BODY), openapi_extra=REQUIRES_NOTHING | ISSUES_TOKENS)
+@router.post("/refresh", responses=problems(RefreshRejected, *BODY), openapi_extra=REQUIRES_NOTHING | ISSUES_TOKENS)
 async def refresh_token(service: SignInServiceDep, body: Refresh) -> TokenPair:
     """Exchange a refresh token for a new token pair.
 

@@ -37,7 +37,8 @@ NewPassword = Annotated[
     Field(
         min_length=MIN_LENGTH,
         max_length=MAX_LENGTH,
-        description="Common passwords are rejected.",
+        description="Must be hard to guess: a common word, the user's name or e-mail address, or a repetition is "
+        "rejected.",
         examples=["correct-horse-battery-staple"],
     ),
     AfterValidator(_reject_surrogates),

@@ -31,10 +31,9 @@ from app.domains.auth.schemas import (
 )
 from app.domains.user.sessions import end_sessions
 from app.utils.exceptions import (
-    INVALID_TOKEN,
     Fault,
+    RefreshRejected,
     SpentLink,
-    Unauthorized,
     WrongCredentials,
 )
 
@@ -99,13 +98,12 @@ class SignInService(CredentialService):
 
         A repetition within `REFRESH_GRACE` returns the same refresh token. Later reuse ends the session, because reuse
         means that the token was stolen; so does a refresh of a session with `MAX_REFRESH_TOKENS` tokens. Raises
-        `Unauthorized` in these cases, if the token is invalid or expired, and if a repetition cannot return the same
+        `RefreshRejected` in these cases, if the token is invalid or expired, and if a repetition cannot return the same
         refresh token because its key was removed from the settings.
         """
         token = body.refresh_token.get_secret_value()
-        error = Unauthorized("The refresh token is invalid, expired or already used.", challenge=INVALID_TOKEN)
         if not is_well_formed(REFRESH_TOKEN, token):
-            raise error
+            raise RefreshRejected
         successors = {token_hash(each): each for each in self.tokens.successors(token)}
         row = await self._row(
             statements.ROTATE_REFRESH_TOKEN,
@@ -116,18 +114,18 @@ class SignInService(CredentialService):
             max_tokens=MAX_REFRESH_TOKENS,
         )
         if row is None:
-            raise error
+            raise RefreshRejected
         if row.must_end:
             self.session.forget_callers(row.user_id)
             await self.session.release()  # commits the end of the session, which the error would roll back
-            raise error
+            raise RefreshRejected
         # A replica with other keys may have stored another successor than this one would.
         stored_hash = next(iter(successors)) if row.is_first else row.stored_hash
         if stored_hash is None:
             values = {"successor_hashes": list(successors)}
             stored_hash = await self.session.scalar(statements.SELECT_SUCCESSOR, values)
         if stored_hash is None:
-            raise error
+            raise RefreshRejected
         return self._token_pair(row.user_id, row.session_id, successors[stored_hash], row.access_level, row.scopes)
 
     async def set_password(self, body: SetPassword) -> TokenPair:

@@ -80,6 +80,49 @@ async def test_errors_of_refreshing_are_those_of_oauth(
     assert_oauth_error(await call(app, None, "POST", "/auth/refresh", **request_), status, error)
 
 
+@pytest.mark.parametrize(
+    ("form", "description"),
+    [
+        (FORM, "The e-mail address or the password is wrong."),
+        (FORM | {"scope": "unknown"}, "scope: Must be known scopes, separated by spaces."),
+        (FORM | {"grant_type": "refresh_token"}, "grant_type: Must be 'password'."),
+        ({"password": "x"}, "username: A value is required."),
+        ({"username": "x"}, "password: A value is required."),
+    ],
+)
+async def test_description_names_the_first_error(app: FastAPI, form: dict[str, str], description: str) -> None:
+    response = await call(app, None, "POST", "/auth/token", data=form)
+    assert response.json()["error_description"] == description
+
+
+async def test_description_of_refreshing_names_the_first_error(app: FastAPI) -> None:
+    for body, description in {
+        '{"refresh_token": 1}': "refresh_token: Must be a string.",
+        '{"refresh_token": "x", "\u00e9\\"": 1}': "?': This field is unknown. Remove it or correct its name.",
+        "[]": "Must be an object.",
+    }.items():
+        headers = {"Content-Type": "application/json"}
+        response = await call(app, None, "POST", "/auth/refresh", content=body.encode(), headers=headers)
+        assert response.json()["error_description"] == description
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "username=a&username=b&password=c",
+        "username=a&password=c&username=a",
+        "username=a&password=b&p%61ssword=c",
+        "username=a&password=b&more=1&more=2",
+        "username=a&password=b&scope=&scope",
+    ],
+)
+async def test_repeated_field_of_a_form_is_a_bad_request(app: FastAPI, form: str) -> None:
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    response = await call(app, None, "POST", "/auth/token", content=form.encode(), headers=headers)
+    assert_oauth_error(response, 400, "invalid_request")
+    assert response.json()["error_description"] == response.json()["detail"] == "The form has the same field twice."
+
+
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE"])
 async def test_other_methods_have_an_oauth_error(app: FastAPI, path: str, method: str) -> None:
@@ -147,3 +190,24 @@ def test_document_describes_oauth_errors(app: FastAPI) -> None:
     tokens = {f"/api/v1{path}" for path in PATHS}
     assert {path for path, names in schemas.items() if "TokenProblem" in names} == tokens
     assert all(schemas[path] == {"TokenProblem"} for path in tokens)
+
+
+async def test_examples_of_rejections_are_those_of_their_operations(app: FastAPI) -> None:
+    document = app.openapi()
+    requests: dict[str, dict[str, Any]] = {
+        "/auth/token": {"data": FORM},
+        "/auth/refresh": {"json": {"refresh_token": "x"}},
+    }
+    for path, request in requests.items():
+        responses = document["paths"][f"/api/v1{path}"]["post"]["responses"]
+        shared = [
+            document["components"]["responses"][each["$ref"].rpartition("/")[2]]
+            for each in responses.values()
+            if "$ref" in each
+        ]
+        examples = {
+            each["content"][MEDIA_TYPE]["example"]["status"]: each["content"][MEDIA_TYPE]["example"] for each in shared
+        }
+        assert {example["instance"] for example in examples.values()} == {f"/api/v1{path}"}
+        rejected = (await call(app, None, "POST", path, **request)).json()
+        assert examples[401] == rejected | {"request_id": examples[401]["request_id"]}
