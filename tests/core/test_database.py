@@ -300,9 +300,9 @@ def places(matches: Any) -> list[str]:
 # The other places that begin or end transactions, with their reasons.
 MAY_END = Counter(
     {
-        ("domains/auth/credentials.py", "release"): 1,  # so that a refusal keeps the counted attempts
+        ("domains/auth/credentials.py", "release"): 2,  # before hashing, and so that a refusal keeps its correction
         ("domains/auth/service.py", "release"): 2,  # before hashing
-        ("domains/auth/sign_in.py", "release"): 4,  # before hashing, and so that a refusal keeps the earlier writes
+        ("domains/auth/sign_in.py", "release"): 3,  # before hashing, and so that a refusal keeps the earlier writes
         ("domains/register/restore.py", "begin"): 1,  # of an import, not of a transaction
         ("domains/register/restore.py", "undo"): 1,  # after a database without a schema
         ("domains/shared/idempotency/route.py", "undo"): 1,  # to store an error response
@@ -310,7 +310,6 @@ MAY_END = Counter(
         ("domains/shared/trees.py", "undo"): 1,  # of a move in a tree, not of a transaction
         ("domains/shared/writing/locked.py", "undo"): 1,  # to wait for an advisory lock without a row lock
         ("domains/shared/writing/all_faults.py", "undo"): 1,  # to find all faults
-        ("core/passwords.py", "reset"): 1,  # of a context variable
         ("core/threads.py", "reset"): 2,  # of context variables
         ("utils/logging_middleware.py", "reset"): 1,  # of a context variable, not of a transaction
     }
