@@ -335,8 +335,9 @@ class TooManyRequests(RegisterError):
     requests of the same user hold the share of one user in what a server process has for all users: half of its
     database connections, for which this request waited too long, of its memory for incomplete bodies, or of the places
     in its queues for new combinations of query parameters and for passwords; or all but the last of its places for
-    exports or for large bodies. Send fewer requests at the same time. With `rate_limited`, the user of the token, or without a valid token
-    the address of the client, sent more requests than the operators of the service allow. Nothing was changed."""
+    exports or for large bodies. Send fewer requests at the same time. With `rate_limited`, the user of the token, or
+    without a valid token the address of the client, sent more requests than the operators of the service allow. Nothing
+    was changed."""
 
     status, name, title, code = 429, "too-many-requests", "Too many requests", "too_many_requests"
     text = "Too many attempts to sign in. Try again later."

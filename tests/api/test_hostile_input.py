@@ -450,7 +450,7 @@ async def test_duplicate_that_looks_like_a_missing_author_is_a_duplicate(
         assert_problem(response, "duplicate", "/external_id")
     items = [{"op": "update", "id": other["id"], "data": hostile}]
     response = await client.post(f"/{collection}/bulk", json={"items": items})
-    assert_problem(response, "invalid_content", "/items/0/data/external_id")
+    assert_problem(response, "duplicate", "/items/0/data/external_id")
 
 
 @every_collection
