@@ -30,9 +30,9 @@ _BY_STATE: dict[str, type[ServiceUnavailable]] = {
     "40001": SerializationFailure,
     "25006": DatabaseReadOnly,
 }
-# The detail of a row that refers in vain to the user who writes it: PostgreSQL translates all but the column's name. If
-# the user were deleted in spite of such rows, the detail would name `id`.
-_CALLER_COLUMN = re.compile(r"\((created|updated)_by_id\)=")
+# The foreign keys to the user who writes a row, and their columns.
+_AUTHOR_KEY = re.compile(r"fk_.+_((?:created|updated)_by_id)")
+FOREIGN_KEY_VIOLATION = "23503"
 # SQLSTATEs that the command line explains: insufficient_privilege and undefined_table.
 NO_PRIVILEGE, NO_TABLE = "42501", "42P01"
 # Internal errors of a statement that uses an object which another transaction has dropped or replaced meanwhile.
@@ -64,7 +64,7 @@ class IntegrityViolation(RegisterError):
     @property
     def is_reference(self) -> bool:
         """Whether a foreign key is violated. ON DELETE RESTRICT has a separate SQLSTATE since PostgreSQL 18."""
-        return self.sqlstate in {"23503", "23001"}
+        return self.sqlstate in {FOREIGN_KEY_VIOLATION, "23001"}
 
 
 def translate(error: BaseException) -> BaseException:
@@ -76,9 +76,8 @@ def translate(error: BaseException) -> BaseException:
 def _register_error(error: BaseException) -> RegisterError | None:
     sqlstate: str = getattr(error, "sqlstate", None) or ""
     if sqlstate.startswith("23"):
-        if _CALLER_COLUMN.search(getattr(error, "detail", None) or ""):
-            return CallerDeleted()
-        return IntegrityViolation(sqlstate, getattr(error, "constraint_name", None) or "")
+        violation = IntegrityViolation(sqlstate, getattr(error, "constraint_name", None) or "")
+        return CallerDeleted() if _is_without_author(violation, getattr(error, "detail", None) or "") else violation
     if sqlstate.startswith("22") or (isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError)):
         return UnstorableValue()
     if _is_schema_change(error):
@@ -87,6 +86,16 @@ def _register_error(error: BaseException) -> RegisterError | None:
     if known is not None:
         return known()
     return ConnectionLost() if isinstance(error, OSError) or _is_closed(error) else None
+
+
+def _is_without_author(violation: IntegrityViolation, detail: str) -> bool:
+    """Return whether the user who writes a row does not exist.
+
+    PostgreSQL translates all of the detail but the column's name. If a user were deleted in spite of written rows, the
+    detail would name `id`. The details of other violations quote texts of clients.
+    """
+    author = _AUTHOR_KEY.fullmatch(violation.constraint) if violation.sqlstate == FOREIGN_KEY_VIOLATION else None
+    return author is not None and f"({author[1]})=" in detail
 
 
 def _is_schema_change(error: BaseException) -> bool:

@@ -6,10 +6,8 @@ import secrets
 import sys
 import threading
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
-from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
@@ -19,6 +17,7 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
 from app.core.password_strength import weakness_of
+from app.core.places import SharedPlaces
 from app.utils.exceptions import HashingBusy
 
 MIN_LENGTH = 12
@@ -27,7 +26,6 @@ MAX_LENGTH = 256
 # Further hashes would be ready too late to be useful.
 _MAX_WAITING = 100
 _NICENESS = 10
-_has_place: ContextVar[bool] = ContextVar("has_place", default=False)
 
 T = TypeVar("T")
 
@@ -43,43 +41,29 @@ class PasswordCheck:
 class Passwords:
     """Hashes and checks with OWASP's parameters for Argon2id: 19 MiB, 2 passes, 1 lane.
 
-    At most `concurrency` hashes are computed at the same time, which limits the use of memory and CPU. Every method
-    raises `HashingBusy` if too many calls wait already, except in the block of a `place`.
+    At most `concurrency` hashes are computed at the same time, which limits the use of memory and CPU. The calls that
+    are computed or wait have `places`, at most half of them for one user, or one `address` of clients that are not
+    signed in. Every method raises `HashingBusy` if no place is free and beyond the share of an address, and
+    `CallerBusy` beyond the share of a user.
     """
 
     def __init__(self, concurrency: int) -> None:
         self._hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
         self._concurrency = concurrency
-        self._held_places = 0
+        places = concurrency + _MAX_WAITING
+        self.places = SharedPlaces(places, HashingBusy, share=places // 2)
 
-    @contextmanager
-    def place(self) -> Iterator[None]:
-        """Reserve a place in the queue for all calls of the block. Raises `HashingBusy` if none is free.
-
-        An attempt is counted inside the block: a request that finds the queue full then counts as no attempt, and a
-        counted attempt is always checked.
-        """
-        if max(0, self._held_places - self._concurrency) >= _MAX_WAITING:
-            raise HashingBusy
-        self._held_places += 1
-        token = _has_place.set(True)
-        try:
-            yield
-        finally:
-            _has_place.reset(token)
-            self._held_places -= 1
-
-    async def hash(self, password: str) -> str:
+    async def hash(self, password: str, *, address: str | None = None) -> str:
         """Return the hash to store."""
-        return await self._run_in_thread(lambda: self._hasher.hash(_normalise(password)))
+        return await self._run_in_thread(lambda: self._hasher.hash(_normalise(password)), address)
 
-    async def verify(self, stored_hash: str | None, password: str) -> PasswordCheck:
+    async def verify(self, stored_hash: str | None, password: str, *, address: str | None = None) -> PasswordCheck:
         """Check a password. Without a stored hash it is wrong, and the check takes the same time."""
-        return await self._run_in_thread(lambda: self._verify(stored_hash, _normalise(password)))
+        return await self._run_in_thread(lambda: self._verify(stored_hash, _normalise(password)), address)
 
-    async def weakness(self, password: str, *personal: str | None) -> str | None:
+    async def weakness(self, password: str, *personal: str | None, address: str | None = None) -> str | None:
         """Return `weakness_of` the password, computed in a thread because it takes milliseconds."""
-        return await self._run_in_thread(lambda: weakness_of(_normalise(password), *personal))
+        return await self._run_in_thread(lambda: weakness_of(_normalise(password), *personal), address)
 
     def _verify(self, stored_hash: str | None, password: str) -> PasswordCheck:
         # Computed in any case: otherwise the first check without a stored hash would take longer.
@@ -105,8 +89,8 @@ class Passwords:
     def _threads(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(self._concurrency, "password", initializer=_lower_priority)
 
-    async def _run_in_thread(self, work: Callable[[], T]) -> T:
-        with nullcontext() if _has_place.get() else self.place():
+    async def _run_in_thread(self, work: Callable[[], T], address: str | None) -> T:
+        with self.places.place(address):
             async with self._limiter:
                 return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 

@@ -348,9 +348,10 @@ class TooManyRequests(RegisterError):
     seconds. An administrator can send a link to set a new password, which works immediately. With `caller_busy`, other
     requests of the same user hold the share of one user in what a server process has for all users: half of its
     database connections, for which this request waited too long, of its memory for incomplete bodies, or of the places
-    in its queue for new combinations of query parameters; or all but the last of its places for exports or for large
-    bodies. Send fewer requests at the same time. With `rate_limited`, the user of the token, or without a valid token
-    the address of the client, sent more requests than the operators of the service allow. Nothing was changed."""
+    in its queues for new combinations of query parameters and for passwords; or all but the last of its places for
+    exports or for large bodies. Send fewer requests at the same time. With `rate_limited`, the user of the token, or
+    without a valid token the address of the client, sent more requests than the operators of the service allow. Nothing
+    was changed."""
 
     status, name, title, code = 429, "too-many-requests", "Too many requests", "too_many_requests"
     text = "Too many attempts to sign in. Try again later."

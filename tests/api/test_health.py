@@ -14,7 +14,7 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import URL, event, make_url, text
 
-from app.core import passwords, readiness
+from app.core import readiness
 from app.core.database import Database
 from app.core.http.streaming import Streams
 from app.core.places import SharedPlaces
@@ -33,7 +33,7 @@ from tests.conftest import (
     until_lock_wait,
     until_sql,
 )
-from tests.domains.auth.conftest import ADMIN_EMAIL
+from tests.domains.auth.conftest import ADMIN_EMAIL, full_queue
 from tests.waiting import HANG_TIMEOUT, until, until_closed
 
 ROOT = "http://register.test"
@@ -319,18 +319,15 @@ async def test_register_without_users_refuses_all_credentials(committed: Committ
     assert (await committed.client.get(READY[0])).status_code == 200
 
 
-async def test_too_many_concurrent_sign_ins_are_unavailable(
-    committed: Committed, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_too_many_concurrent_sign_ins_are_unavailable(committed: Committed) -> None:
     form = {"username": ADMIN_EMAIL, "password": ADMIN_PASSWORD}
-    monkeypatch.setattr(passwords, "_MAX_WAITING", 0)
-    response = await committed.client.post("/auth/token", data=form)
-    problem = assert_problem(response, "hashing_busy")
-    assert problem["detail"] == "Too many people are signing in at the moment."
-    assert response.headers["retry-after"] == "2"
-    # Other requests do not wait for them.
-    assert (await committed.client.get("/departments")).status_code == 200
-    monkeypatch.undo()
+    with full_queue(committed.app):
+        response = await committed.client.post("/auth/token", data=form)
+        problem = assert_problem(response, "hashing_busy")
+        assert problem["detail"] == "Too many people are signing in at the moment."
+        assert response.headers["retry-after"] == "2"
+        # Other requests do not wait for them.
+        assert (await committed.client.get("/departments")).status_code == 200
     assert (await committed.client.post("/auth/token", data=form)).status_code == 200
 
 

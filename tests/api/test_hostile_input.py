@@ -436,6 +436,24 @@ async def test_limits_of_url_and_email_are_exact(client: httpx.AsyncClient) -> N
 
 
 @every_collection
+@pytest.mark.parametrize("external_id", ["x (created_by_id)=1", "fk_users_updated_by_id (updated_by_id)=(7)"])
+async def test_duplicate_that_looks_like_a_missing_author_is_a_duplicate(
+    client: httpx.AsyncClient, collection: str, external_id: str
+) -> None:
+    await make(client, collection, external_id=external_id)
+    other = await make(client, collection)
+    hostile = {"external_id": external_id}
+    for response in (
+        await client.post(f"/{collection}", json=required(collection) | hostile),
+        await client.patch(f"/{collection}/{other['id']}", json=hostile),
+    ):
+        assert_problem(response, "duplicate", "/external_id")
+    items = [{"op": "update", "id": other["id"], "data": hostile}]
+    response = await client.post(f"/{collection}/bulk", json={"items": items})
+    assert_problem(response, "duplicate", "/items/0/data/external_id")
+
+
+@every_collection
 async def test_text_is_composed_before_its_length_is_checked(client: httpx.AsyncClient, collection: str) -> None:
     decomposed = {"name": "e\u0301" * 500, "description": "e\u0301" * 20_000, "external_id": "e\u0301" * 512}
     made = await make(client, collection, **decomposed)

@@ -17,6 +17,7 @@ from app.core.database_errors import IntegrityViolation, translate
 from app.core.prepared import FastStatement, prepare
 from app.domains.department.service import DepartmentService
 from app.utils.exceptions import (
+    CallerDeleted,
     ConnectionLost,
     DatabaseBusy,
     DatabaseReadOnly,
@@ -131,6 +132,28 @@ def test_refused_constraint_is_known_by_state_and_name(error: type[Any], sqlstat
     unnamed = translate(error("secret"))
     assert isinstance(unnamed, IntegrityViolation)
     assert unnamed.constraint == ""
+
+
+IN_VAIN = "Schlüssel (created_by_id)=(7) ist nicht in Tabelle »users« vorhanden."
+
+
+@pytest.mark.parametrize("error", INTEGRITY, ids=str)
+@pytest.mark.parametrize("constraint", ["uq_departments_external_id", "fk_departments_parent_id", "", None])
+def test_detail_of_a_violation_is_no_text_of_the_service(error: type[Any], constraint: str | None) -> None:
+    raised = error("secret")
+    raised.detail, raised.constraint_name = IN_VAIN, constraint
+    assert isinstance(translate(raised), IntegrityViolation)
+
+
+@pytest.mark.parametrize("column", ["created_by_id", "updated_by_id"])
+def test_absent_author_is_known_by_foreign_key_and_column(column: str) -> None:
+    raised: Any = asyncpg.ForeignKeyViolationError("secret")
+    raised.constraint_name = f"fk_access_points_{column}"
+    raised.detail = IN_VAIN.replace("created_by_id", column)
+    for each in (raised, wrapped(raised)):
+        assert type(translate(each)) is CallerDeleted
+    raised.detail = 'Key (id)=(7) is still referenced from table "access_points".'
+    assert isinstance(translate(raised), IntegrityViolation)
 
 
 @pytest.mark.parametrize("error", UNSTORABLE, ids=lambda error: error.__name__)
@@ -277,9 +300,9 @@ def places(matches: Any) -> list[str]:
 # The other places that begin or end transactions, with their reasons.
 MAY_END = Counter(
     {
-        ("domains/auth/credentials.py", "release"): 1,  # so that a refusal keeps the counted attempts
+        ("domains/auth/credentials.py", "release"): 2,  # before hashing, and so that a refusal keeps its correction
         ("domains/auth/service.py", "release"): 2,  # before hashing
-        ("domains/auth/sign_in.py", "release"): 4,  # before hashing, and so that a refusal keeps the earlier writes
+        ("domains/auth/sign_in.py", "release"): 3,  # before hashing, and so that a refusal keeps the earlier writes
         ("domains/register/restore.py", "begin"): 1,  # of an import, not of a transaction
         ("domains/register/restore.py", "undo"): 1,  # after a database without a schema
         ("domains/shared/idempotency/route.py", "undo"): 1,  # to store an error response
@@ -287,7 +310,6 @@ MAY_END = Counter(
         ("domains/shared/trees.py", "undo"): 2,  # of moves in a tree, not of a transaction
         ("domains/shared/writing/locked.py", "undo"): 1,  # to wait for an advisory lock without a row lock
         ("domains/shared/writing/all_faults.py", "undo"): 1,  # to find all faults
-        ("core/passwords.py", "reset"): 1,  # of a context variable
         ("core/threads.py", "reset"): 2,  # of context variables
         ("utils/logging_middleware.py", "reset"): 1,  # of a context variable, not of a transaction
     }

@@ -1,7 +1,6 @@
 """Hashing of passwords and its limits."""
 
 import asyncio
-import contextvars
 import os
 import sys
 import threading
@@ -11,7 +10,8 @@ import pytest
 from argon2 import PasswordHasher
 
 from app.core.passwords import PasswordCheck, Passwords
-from app.utils.exceptions import HashingBusy
+from app.utils.exceptions import CallerBusy, HashingBusy
+from tests.core.users import requests_of
 from tests.waiting import until
 
 PASSWORD = "correct horse battery staple"  # noqa: S105
@@ -169,7 +169,7 @@ async def test_too_many_waiting_calls_are_refused_and_later_ones_are_served(held
 async def test_hashing_has_a_lower_priority() -> None:
     passwords = Passwords(1)
     here = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-    there = await passwords._run_in_thread(lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+    there = await passwords._run_in_thread(lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id()), None)
     assert (there, os.getpriority(os.PRIO_PROCESS, threading.get_native_id())) == (10, here)
 
 
@@ -180,48 +180,37 @@ async def test_cancelled_call_frees_its_place(held: Held) -> None:
     await until_running(passwords, held, 1, 1)
     waiting.cancel()
     await until_running(passwords, held, 1, 0)
+    assert passwords.places.free == 100
     held.released.set()
     assert await working == "working"
     with pytest.raises(asyncio.CancelledError):
         await waiting
 
 
-async def test_calls_of_a_place_are_served_although_the_queue_is_full(held: Held) -> None:
+async def test_one_address_or_user_holds_at_most_half_of_the_places(held: Held) -> None:
     passwords = Passwords(2)
     passwords._hasher = held  # type: ignore[assignment]
-    with passwords.place():
-        tasks = [asyncio.create_task(hash_without_place(passwords)) for _ in range(101)]
+    tasks = [asyncio.create_task(passwords.hash("", address="192.0.2.1")) for _ in range(51)]
+    await until_running(passwords, held, 2, 49)
+    with pytest.raises(HashingBusy):
+        await passwords.hash("", address="192.0.2.1")
+    with pytest.raises(HashingBusy):
+        await passwords.weakness("", address="192.0.2.1")
+    # The address of a user does not matter.
+    with requests_of(7):
+        tasks += [asyncio.create_task(passwords.hash("", address="192.0.2.1")) for _ in range(50)]
         await until_running(passwords, held, 2, 99)
-        own = asyncio.create_task(passwords.hash("own"))
+        tasks.append(asyncio.create_task(passwords.hash("")))
         await until_running(passwords, held, 2, 100)
-        with pytest.raises(HashingBusy):
-            await hash_without_place(passwords)
-        held.released.set()
-        assert await own == "own"
-    assert await asyncio.gather(*tasks) == [""] * 101
-
-
-async def hash_without_place(passwords: Passwords) -> str:
-    """Hash as another request does: a task has the context of the task that created it."""
-    return await asyncio.get_running_loop().create_task(passwords.hash(""), context=contextvars.Context())
-
-
-async def test_place_is_freed_by_an_error_and_a_cancellation() -> None:
-    passwords = Passwords(1)
-
-    async def wait() -> None:
-        with passwords.place():
-            await asyncio.Event().wait()
-
-    for _ in range(3):
-        with pytest.raises(ZeroDivisionError), passwords.place():
-            raise ZeroDivisionError
-        task = asyncio.create_task(wait())
-        await asyncio.sleep(0)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-    assert passwords._held_places == 0
+        with pytest.raises(CallerBusy):
+            await passwords.verify(None, "")
+        with pytest.raises(CallerBusy):
+            await passwords.weakness("")
+    with pytest.raises(HashingBusy):
+        await passwords.hash("", address="192.0.2.2")
+    held.released.set()
+    assert await asyncio.gather(*tasks) == [""] * 102
+    assert passwords.places.free == 102
 
 
 async def test_weakness_is_found_in_the_threads_of_the_hashes() -> None:

@@ -13,6 +13,21 @@ from tests.conftest import Committed, client_of, settings_for
 from tests.core.users import as_user, requests_of
 
 
+def test_address_has_a_share_until_its_request_is_authorised() -> None:
+    places = SharedPlaces(4, LargeBodiesBusy, share=2)
+    with ExitStack() as stack:
+        for _ in range(2):
+            stack.enter_context(places.place("192.0.2.1"))
+        with pytest.raises(LargeBodiesBusy), places.place("192.0.2.1"):
+            pass
+        with places.place("192.0.2.2"):
+            pass
+        with requests_of(7):
+            for _ in range(2):
+                stack.enter_context(places.place("192.0.2.1"))
+    assert places.free == 4
+
+
 def hold(places: SharedPlaces, user: int | None, stack: ExitStack, count: int) -> None:
     with requests_of(user):
         for _ in range(count):

@@ -18,7 +18,7 @@ from app.core.tokens import (
     new_token,
 )
 from app.domains.auth import statements
-from app.domains.auth.credentials import CredentialService, count_attempt, create_password_link, reject_common_password
+from app.domains.auth.credentials import CredentialService, create_password_link
 from app.domains.auth.models import ApiToken
 from app.domains.auth.schemas import (
     ApiTokenCreate,
@@ -113,33 +113,33 @@ class AccountService(CredentialService):
     async def change_password(self, body: ChangePassword) -> None:
         """Change the caller's password and end the caller's other sessions.
 
-        Raises `InvalidContent` if the old password is wrong, `CommonPassword`, `TooManyRequests`, and `HashingBusy`,
-        which does not count as an attempt.
+        Raises `InvalidContent` if the old password is wrong, `CommonPassword`, `TooManyRequests`, and `HashingBusy` and
+        `CallerBusy`, which do not count as attempts.
         """
         user_id = self.caller.user_id
         user = await self._row(statements.SELECT_PASSWORD, user_id=user_id)
         if user is None:
             raise CallerDeleted
         await self.session.release()  # hashing needs no connection
-        await reject_common_password(self.passwords, body.new_password, "/new_password", user.name, user.email)
-        with self.passwords.place():
-            account = await count_attempt(self.session, self.settings, user.email, self.address)
-            await self.session.release()  # as in `SignInService.sign_in`
-            check = await self.passwords.verify(user.password_hash, body.old_password.get_secret_value())
-            new_hash = await self.passwords.hash(body.new_password.get_secret_value()) if check.is_valid else ""
-        is_changed = check.is_valid and await self._row(
+        attempt = await self._count_attempt(user.email)
+        # The new password is estimated last, because only checks of the old one are counted.
+        if not (await self._check_attempt(attempt, user.password_hash, body.old_password)).is_valid:
+            raise _wrong_password()
+        await self.session.execute(statements.RESET_COUNTERS, {"keys": attempt.keys})
+        await self.session.release()
+        await self._reject_common_password(body.new_password, "/new_password", user.name, user.email)
+        changed = await self._row(
             statements.CHANGE_PASSWORD,
             user_id=user_id,
             old_hash=user.password_hash,
-            new_hash=new_hash,
+            new_hash=await self.passwords.hash(body.new_password.get_secret_value()),
             **self.caller.signature(),
         )
-        if not is_changed:
-            raise InvalidContent("The old password is wrong.", errors=[Fault.of("/old_password", "wrong_password")])
+        if changed is None:
+            raise _wrong_password()
         own = {"user_id": user_id, "session_id": self.caller.session_id}
         await self.session.execute(statements.END_OTHER_SESSIONS, own)
         self.session.forget_callers(user_id)
-        await self.session.execute(statements.RESET_COUNTERS, {"keys": account.keys})
 
     async def create_password_link(self, reference: str) -> PasswordLink:
         """Create the token of a link with which a user sets a password; an earlier link becomes invalid.
@@ -215,6 +215,10 @@ class AccountService(CredentialService):
     async def _api_tokens(self, condition: Condition, query: PageQuery, **values: Any) -> Listing:
         page = _API_TOKENS.page(_NEWEST_FIRST, condition)
         return await fetch_page(self.session, page, _API_TOKENS.count(condition), query, values)
+
+
+def _wrong_password() -> InvalidContent:
+    return InvalidContent("The old password is wrong.", errors=[Fault.of("/old_password", "wrong_password")])
 
 
 @cache

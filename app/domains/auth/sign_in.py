@@ -1,6 +1,6 @@
 """The service of sign-in, refresh and password links."""
 
-from typing import Self
+from typing import Any, Self
 
 from fastapi import Request
 from pydantic import SecretStr
@@ -22,7 +22,7 @@ from app.core.tokens import (
     token_hash,
 )
 from app.domains.auth import statements
-from app.domains.auth.credentials import CredentialService, count_attempt, reject_common_password
+from app.domains.auth.credentials import CredentialService
 from app.domains.auth.schemas import (
     Refresh,
     SetPassword,
@@ -66,32 +66,30 @@ class SignInService(CredentialService):
         Raises `TooManyRequests`, `WrongCredentials` with the same response and timing for every cause, and
         `HashingBusy`, which does not count as an attempt.
         """
-        with self.passwords.place():
-            account = await count_attempt(self.session, self.settings, form.username, self.address)
-            # Commit now: a failed request must not roll back the count, and hashing needs no connection.
+        attempt, scopes = await self._count_attempt(form.username), form.scope.split() or None
+        pair = await self._open_if_valid(attempt, attempt.password_hash, form.password, scopes)
+        if pair is None:
+            # Another hash was stored meanwhile: of a new password, or of this one with stronger parameters.
+            row = await self._row(statements.SELECT_PASSWORD, user_id=attempt.id)
             await self.session.release()
-            scopes, keys = form.scope.split() or None, account.keys
-            pair = await self._open_if_valid(form.password, account.id, account.password_hash, scopes, keys)
-            if pair is None:
-                # Another hash was stored meanwhile: of a new password, or of this one with stronger parameters.
-                row = await self._row(statements.SELECT_PASSWORD, user_id=account.id)
-                await self.session.release()
-                pair = row and await self._open_if_valid(form.password, account.id, row.password_hash, scopes, keys)
+            pair = row and await self._open_if_valid(attempt, row.password_hash, form.password, scopes)
         if pair is None:
             raise WrongCredentials
         return pair
 
     async def _open_if_valid(
-        self, password: SecretStr, user_id: int, stored_hash: str | None, scopes: list[str] | None, keys: list[str]
+        self, attempt: Any, stored_hash: str | None, password: SecretStr, scopes: list[str] | None
     ) -> TokenPair | None:
         """Open a session if the password matches; return None if `stored_hash` was replaced or the user deactivated.
 
-        Raises `WrongCredentials` if the password does not match.
+        Raises `WrongCredentials` if the password does not match, and `HashingBusy`.
         """
-        check = await self.passwords.verify(stored_hash, password.get_secret_value())
+        check = await self._check_attempt(attempt, stored_hash, password)
         if not check.is_valid or stored_hash is None:
             raise WrongCredentials
-        return await self._open_session(user_id, stored_hash, scopes=scopes, new_hash=check.new_hash, keys=keys)
+        return await self._open_session(
+            attempt.id, stored_hash, scopes=scopes, new_hash=check.new_hash, keys=attempt.keys
+        )
 
     async def refresh(self, body: Refresh) -> TokenPair:
         """Exchange a refresh token for a new token pair.
@@ -131,15 +129,15 @@ class SignInService(CredentialService):
     async def set_password(self, body: SetPassword) -> TokenPair:
         """Set the password of the user of a link, end all sessions of the user, and open a new one.
 
-        Raises `SpentLink` if the token is invalid, expired or spent, and `CommonPassword`.
+        Raises `SpentLink` if the token is invalid, expired or spent, `CommonPassword`, and `HashingBusy`.
         """
         digest = token_hash(body.token.get_secret_value())
         user = await self._row(statements.SELECT_LINK_USER, token_hash=digest)
         if user is None:
             raise _spent_link()
         await self.session.release()  # hashing needs no connection
-        await reject_common_password(self.passwords, body.password, "/password", user.name, user.email)
-        new_hash = await self.passwords.hash(body.password.get_secret_value())
+        await self._reject_common_password(body.password, "/password", user.name, user.email)
+        new_hash = await self.passwords.hash(body.password.get_secret_value(), address=self.address)
         author = Caller(user.id, user.name, "viewer", frozenset(), request_id=self.request_id)
         redeemed = await self._row(statements.REDEEM_LINK, token_hash=digest, new_hash=new_hash, **author.signature())
         if redeemed is None:

@@ -39,9 +39,9 @@ _COUNT_BY_ACCOUNT = _upsert_counter(
 )
 
 # Counts an attempt before the password is verified, so that concurrent attempts count, too. There are three counters:
-# account and address (1), address (2), account (3). An attempt that exceeds one counter does not increment the next:
-# exhausted attempts on one account do not count for other accounts, and a blocked address adds no rows. The account
-# counter does not apply to addresses that are familiar to the user. Lock order of counters: by key, here and below.
+# account and address (1), address (2), account (3). The caller rolls an attempt back that exceeds one of them: the
+# counters hold attempts whose password is checked, and a blocked address adds no rows. The account counter does not
+# apply to addresses that are familiar to the user. Lock order of counters: by key, here and below.
 # An attempt adds at most three rows and deletes more expired ones, after its own rows are locked and without waiting.
 # So the table holds the attempts of one window, whether or not housekeeping runs.
 COUNT_ATTEMPT = text(
@@ -54,7 +54,7 @@ COUNT_ATTEMPT = text(
         SELECT encode(sha256(convert_to(fold_email(:email), 'UTF8')), 'hex') AS account
     ), blocked_address AS (
         SELECT key, ends_at FROM sign_in_attempts
-         WHERE key = '2 ' || :address AND attempts > :max_per_address AND ends_at > clock_timestamp()
+         WHERE key = '2 ' || :address AND attempts >= :max_per_address AND ends_at > clock_timestamp()
     ), by_pair AS ({_COUNT_BY_PAIR}
     ), by_address AS ({_COUNT_BY_ADDRESS}
     ), by_account AS ({_COUNT_BY_ACCOUNT}
@@ -86,6 +86,20 @@ _RESET_COUNTERS_CTES = """
               FROM locked WHERE a.key = locked.key AND EXISTS (SELECT FROM account)
         )
 """
+
+# Takes an attempt off its counters. A counter without further attempts is deleted, so that attempts which do not count
+# leave no rows.
+UNDO_ATTEMPT = text(
+    """
+    WITH locked AS (
+        SELECT key, attempts FROM sign_in_attempts WHERE key = ANY(:keys) ORDER BY key FOR UPDATE
+    ), deleted AS (
+        DELETE FROM sign_in_attempts a USING locked WHERE a.key = locked.key AND locked.attempts <= 1
+    )
+    UPDATE sign_in_attempts a SET attempts = a.attempts - 1
+      FROM locked WHERE a.key = locked.key AND locked.attempts > 1
+    """
+)
 
 # Opens a session only if the verified password is still stored and the user is active. The row locks serialise this
 # with changes of either, and PostgreSQL rechecks the conditions after a wait.

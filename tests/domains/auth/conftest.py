@@ -1,5 +1,7 @@
 """Accounts for tests, and functions that sign in."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
 from typing import Any
@@ -83,6 +85,18 @@ async def status_of(app: FastAPI, token: str | None) -> int:
 
 async def refresh(app: FastAPI, refresh_token: str) -> httpx.Response:
     return await call(app, None, "POST", "/auth/refresh", json={"refresh_token": refresh_token})
+
+
+@contextmanager
+def full_queue(app: FastAPI) -> Iterator[None]:
+    """Hold all places for hashes."""
+    places = app.state.passwords.places
+    free = places.free
+    places.take(None, free)
+    try:
+        yield
+    finally:
+        places.give_back(None, free)
 
 
 async def make_link(app: FastAPI, user: dict[str, Any]) -> str:

@@ -8,12 +8,11 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from app.core import passwords
 from app.domains.auth.sign_in import SignInService
 from app.utils.oauth_errors import OAUTH
 from app.utils.problems import MEDIA_TYPE, TokenProblem
 from tests.conftest import ADMIN_PASSWORD
-from tests.domains.auth.conftest import ADMIN_EMAIL, call, client_from, sign_in, sql, try_to_sign_in
+from tests.domains.auth.conftest import ADMIN_EMAIL, call, client_from, full_queue, sign_in, sql, try_to_sign_in
 
 pytestmark = pytest.mark.usefixtures("connection")
 
@@ -139,9 +138,8 @@ async def test_reused_refresh_token_is_an_invalid_grant(app: FastAPI) -> None:
     assert_oauth_error(reused, 401, "invalid_grant")
 
 
-async def test_errors_that_pass_are_temporary(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(passwords, "_MAX_WAITING", 0)
+async def test_errors_that_pass_are_temporary(app: FastAPI) -> None:
+    with full_queue(app):
         busy = await try_to_sign_in(app, ADMIN_EMAIL, ADMIN_PASSWORD)
         assert_oauth_error(busy, 503, "temporarily_unavailable")
         assert busy.headers["retry-after"] == "2"

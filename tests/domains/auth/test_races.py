@@ -15,7 +15,8 @@ from sqlalchemy import text
 from app.core.tokens import REFRESH_LIFETIME, REFRESH_TOKEN, new_token, token_hash
 from app.domains.auth import statements
 from app.main import create_app
-from tests.conftest import ADMIN_PASSWORD, Committed, settings_for, until_lock_wait
+from app.utils.exceptions import HashingBusy
+from tests.conftest import ADMIN_PASSWORD, Committed, connected, settings_for, until_lock_wait
 from tests.domains.auth.conftest import (
     ADMIN_EMAIL,
     NEW_PASSWORD,
@@ -32,6 +33,7 @@ from tests.domains.auth.conftest import (
 )
 
 ROUNDS = 10
+STRANGER = "198.51.100.1"
 COUNT_USES = (
     "CREATE TABLE uses (id bigint)",
     """
@@ -370,6 +372,46 @@ async def test_concurrent_attempts_of_accounts_and_addresses_do_not_deadlock(app
     ]
     responses = await send_together(*requests)
     assert [response.status_code for response in responses] == [200, 401] * 16
+
+
+async def test_blocked_attempts_that_wait_hold_no_places(committed: Committed) -> None:
+    async with replicas(committed, **LIMITS) as (app, _), connected(committed.url) as connection:
+        user = await make_account(app)
+        for _ in range(3):
+            await try_to_sign_in(app, ADMIN_EMAIL, "wrong", STRANGER)
+        places = app.state.passwords.places
+        free = places.free
+        async with connection.transaction():
+            await connection.execute("SELECT FROM sign_in_attempts FOR UPDATE")
+            blocked = [asyncio.create_task(try_to_sign_in(app, ADMIN_EMAIL, "wrong", STRANGER)) for _ in range(4)]
+            await until_lock_wait(committed.url)
+            assert places.free == free
+            assert (await try_to_sign_in(app, user["email"])).status_code == 200
+        assert [(await each).status_code for each in blocked] == [429] * 4
+
+
+async def test_concurrent_attempts_that_find_the_queue_full_do_not_count(
+    app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verify = app.state.passwords.verify
+
+    async def verify_or_be_busy(stored_hash: str, password: str, **options: Any) -> Any:
+        if password == "busy":  # noqa: S105
+            raise HashingBusy
+        return await verify(stored_hash, password, **options)
+
+    monkeypatch.setattr(app.state.passwords, "verify", verify_or_be_busy)
+    for _ in range(3):
+        tries = [try_to_sign_in(app, ADMIN_EMAIL, each, STRANGER) for each in ("busy", "wrong", "busy") * 3]
+        statuses = [response.status_code for response in await asyncio.gather(*tries)]
+        assert statuses == [503, 401, 503] * 3
+        assert await sql(app, "SELECT attempts FROM sign_in_attempts") == [(3,)] * 3
+        await sql(app, "DELETE FROM sign_in_attempts")
+    # More of them than the limit: some get 429, and none blocks the next attempt.
+    tries = [try_to_sign_in(app, ADMIN_EMAIL, "busy", STRANGER) for _ in range(30)]
+    assert {response.status_code for response in await asyncio.gather(*tries)} <= {429, 503}
+    assert await sql(app, "SELECT attempts FROM sign_in_attempts") == []
+    assert (await try_to_sign_in(app, ADMIN_EMAIL, ADMIN_PASSWORD, STRANGER)).status_code == 200
 
 
 @pytest.mark.parametrize("way", ["demote", "deactivate", "delete", "mixed"])

@@ -13,11 +13,9 @@ import pytest
 from argon2 import PasswordHasher
 from fastapi import FastAPI
 
-from app.core import passwords as passwords_module
 from app.core.http import authorisation as security
+from app.core.passwords import Passwords
 from app.core.permissions import SCOPES, scopes_of
-from app.domains.auth import sign_in as sign_in_module
-from app.domains.auth.credentials import count_attempt
 from app.main import create_app
 from app.utils.exceptions import HashingBusy
 from tests.builders import make_department, make_password_link, make_user
@@ -29,6 +27,7 @@ from tests.domains.auth.conftest import (
     call,
     client_from,
     faults,
+    full_queue,
     make_account,
     make_link,
     refresh,
@@ -235,7 +234,7 @@ async def test_weaker_hash_is_replaced_at_sign_in(app: FastAPI) -> None:
 async def test_too_many_concurrent_hashes_are_rejected_with_retry_after(
     app: FastAPI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def busy(*_: object) -> None:
+    async def busy(*_: object, **__: object) -> None:
         raise HashingBusy
 
     monkeypatch.setattr(app.state.passwords, "verify", busy)
@@ -283,12 +282,11 @@ async def attempts(app: FastAPI) -> list[int]:
     return [row.attempts for row in await sql(app, "SELECT attempts FROM sign_in_attempts ORDER BY key")]
 
 
-async def test_full_queue_counts_as_no_attempt(throttled: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_full_queue_counts_as_no_attempt(throttled: FastAPI) -> None:
     user = await make_account(throttled)
     token = (await sign_in(throttled, user["email"]))["access_token"]
     await sql(throttled, "DELETE FROM sign_in_attempts")
-    with monkeypatch.context() as patch:
-        patch.setattr(passwords_module, "_MAX_WAITING", 0)
+    with full_queue(throttled):
         assert await fail(throttled, user["email"], 10) == [503] * 10
         busy = [await try_to_sign_in(throttled, user["email"], address=STRANGERS[0]) for _ in range(10)]
         busy += [await change_password(throttled, token) for _ in range(10)]
@@ -299,19 +297,65 @@ async def test_full_queue_counts_as_no_attempt(throttled: FastAPI, monkeypatch: 
     assert signed_in.status_code == 200
 
 
-async def test_queue_that_fills_up_after_the_count_still_checks_the_password(
+async def test_full_queue_takes_no_other_attempt_off(throttled: FastAPI) -> None:
+    assert await fail(throttled, ADMIN_EMAIL, 2) == [401] * 2
+    with full_queue(throttled):
+        assert await fail(throttled, ADMIN_EMAIL, 5) == [503] * 5
+    assert await attempts(throttled) == [2, 2, 2]
+    assert await fail(throttled, ADMIN_EMAIL, 2) == [401, 429]
+
+
+async def test_blocked_attempt_needs_no_place(throttled: FastAPI) -> None:
+    user = await make_account(throttled)
+    token = (await sign_in(throttled, user["email"]))["access_token"]
+    assert await fail(throttled, user["email"], 3, "127.0.0.1") == [401] * 3
+    with full_queue(throttled):
+        assert await fail(throttled, user["email"], 2, "127.0.0.1") == [429] * 2
+        assert (await change_password(throttled, token)).json()["code"] == "too_many_requests"
+
+
+async def test_queue_that_fills_up_between_two_checks_counts_as_no_attempt(
     throttled: FastAPI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     user = await make_account(throttled)
-    count = count_attempt
+    other = await throttled.state.passwords.hash(PASSWORD)
+    verify, checked = throttled.state.passwords.verify, []
 
-    async def count_and_fill(*arguments: Any) -> Any:
-        counted = await count(*arguments)
-        monkeypatch.setattr(passwords_module, "_MAX_WAITING", 0)
-        return counted
+    async def replace_the_hash(*arguments: Any, **options: Any) -> Any:
+        checked.append(arguments)
+        if len(checked) == 2:
+            raise HashingBusy
+        check = await verify(*arguments, **options)
+        await sql(throttled, "UPDATE credentials SET password_hash = :hash WHERE user_id = :id", hash=other, **user)
+        return check
 
-    monkeypatch.setattr(sign_in_module, "count_attempt", count_and_fill)
-    assert (await try_to_sign_in(throttled, user["email"])).status_code == 200
+    monkeypatch.setattr(throttled.state.passwords, "verify", replace_the_hash)
+    assert (await try_to_sign_in(throttled, user["email"])).json()["code"] == "hashing_busy"
+    assert await attempts(throttled) == []
+
+
+async def test_one_user_or_address_cannot_fill_the_queue(throttled: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
+    passwords = Passwords(1)
+    monkeypatch.setitem(throttled.state._state, "passwords", passwords)
+    one, other = await make_account(throttled), await make_account(throttled)
+    tokens = [(await sign_in(throttled, user["email"]))["access_token"] for user in (one, other)]
+    link = await make_link(throttled, other)
+    await sql(throttled, "DELETE FROM sign_in_attempts")
+    for holder in (one["id"], STRANGERS[0]):
+        passwords.places.take(holder, 50)
+    assert passwords.places.free == 1
+    for _ in range(5):
+        busy = await change_password(throttled, tokens[0])
+        assert (busy.status_code, busy.json()["code"]) == (429, "caller_busy")
+        busy = await try_to_sign_in(throttled, one["email"], address=STRANGERS[0])
+        assert (busy.status_code, busy.json()["code"]) == (503, "hashing_busy")
+        async with client_from(throttled, STRANGERS[0]) as client:
+            body = {"token": link, "password": "passwordpassword"}
+            busy = await client.post("/auth/set-password", json=body)
+        assert (busy.status_code, busy.json()["code"]) == (503, "hashing_busy")
+    assert await attempts(throttled) == []
+    assert (await try_to_sign_in(throttled, one["email"], address=STRANGERS[1])).status_code == 200
+    assert (await change_password(throttled, tokens[1])).status_code == 204
 
 
 async def test_attempt_that_is_cancelled_while_it_is_checked_counts(
@@ -404,7 +448,7 @@ async def test_blocked_address_adds_no_rows(throttled: FastAPI) -> None:
     for number in range(3 * limit):
         await try_to_sign_in(throttled, f"unknown{number}@register.example", "wrong", STRANGERS[0])
     rows = await sql(throttled, "SELECT key FROM sign_in_attempts WHERE key LIKE '1 %'")
-    assert len(rows) == limit + 1
+    assert len(rows) == limit
 
 
 async def test_attempts_of_a_familiar_address_are_limited(throttled: FastAPI) -> None:
@@ -456,6 +500,30 @@ async def test_guessing_the_old_password_is_throttled(throttled: FastAPI) -> Non
     # Sign-in and change of password share the counter of account and address.
     assert (await try_to_sign_in(throttled, user["email"])).status_code == 429
     await sql(throttled, "UPDATE sign_in_attempts SET ends_at = clock_timestamp()")
+    assert (await change_password(throttled, token)).status_code == 204
+
+
+async def test_new_password_is_estimated_after_the_old_one_is_checked(
+    throttled: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = await make_account(throttled)
+    token = (await sign_in(throttled, user["email"]))["access_token"]
+    with monkeypatch.context() as patch:
+        patch.setattr(throttled.state.passwords, "weakness", None)
+        statuses = [(await change_password(throttled, token, "wrong", "passwordpassword")).status_code for _ in "1234"]
+        assert statuses == [422] * 3 + [429]
+        unknown = await use_link(throttled, "prl_" + "a" * 43, "passwordpassword")
+        assert unknown.json()["code"] == "spent_link"
+
+
+async def test_weak_new_password_is_no_attempt(throttled: FastAPI) -> None:
+    user = await make_account(throttled)
+    token = (await sign_in(throttled, user["email"]))["access_token"]
+    await change_password(throttled, token, "wrong")
+    for _ in range(5):
+        weak = await change_password(throttled, token, PASSWORD, "passwordpassword")
+        assert weak.json()["code"] == "common_password"
+    assert await attempts(throttled) == [0, 1, 0]  # the account's counter is not that of a familiar address
     assert (await change_password(throttled, token)).status_code == 204
 
 
