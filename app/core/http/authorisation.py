@@ -54,8 +54,8 @@ class Authenticator:
         self._cache: TLRUCache[str, tuple[Caller, float]] = TLRUCache(
             _MAX_CACHED_CALLERS, lambda _token, entry, _now: entry[1] + cache_seconds, time.monotonic
         )
-        # The users of the tokens that were valid when they were last looked up.
-        self._users: LRUCache[str, int | None] = LRUCache(_MAX_CACHED_CALLERS)
+        # The callers of the tokens that were valid when they were last looked up.
+        self._known: LRUCache[str, Caller] = LRUCache(_MAX_CACHED_CALLERS)
 
     async def authorise(self, request: Request, permission: str) -> None:
         """Set the request's caller, or raise `Unauthorized` or `Forbidden`.
@@ -77,8 +77,12 @@ class Authenticator:
         request.state.caller = replace(caller, request_id=request.state.request_id, message=message)
 
     def known_user(self, token: str) -> int | None:
-        """Return the user of a token that was valid at its last look-up, without another one; None for other tokens."""
-        return self._users.get(token)
+        """Return the user of a token that was valid at its last look-up and has not expired, without another look-up.
+
+        None for other tokens.
+        """
+        caller = self._known.get(token)
+        return None if caller is None or caller.expires_at <= time.time() else caller.id
 
     def forget(self, token: str) -> None:
         """Remove the caller of a token from the cache."""
@@ -92,7 +96,9 @@ class Authenticator:
         browser prompts again.
         """
         token = _basic_password(request) or _bearer(request, _BASIC)
-        if "operations:read" not in (await self._identify(token, _BASIC)).scopes:
+        caller = await self._identify(token, _BASIC)
+        request.state.caller_id = caller.id
+        if "operations:read" not in caller.scopes:
             raise Unauthorized(text_of("forbidden:token", scope="operations:read"), challenge=_BASIC)
 
     async def _identify(self, token: str, challenge: str = INVALID_TOKEN, *, use_cache: bool = True) -> Caller:
@@ -102,10 +108,10 @@ class Authenticator:
             found = await self._find(token)
             if found is None:
                 self._cache.pop(token, None)
-                self._users.pop(token, None)
+                self._known.pop(token, None)
                 raise Unauthorized("The token is invalid, expired or revoked.", challenge=challenge)
             entry = self._cache[token] = found, lookup_at
-            self._users[token] = found.id
+            self._known[token] = found
         caller, _ = entry
         if caller.expires_at <= time.time():
             raise Unauthorized("The token has expired.", challenge=challenge)
