@@ -309,7 +309,7 @@ async def test_readable_texts_are_shown(planted: Planted) -> None:
 async def test_plan_shows_a_narrower_token_no_unreadable_text(planted: Planted, collection: str, form: str) -> None:
     """A token of the same user with all scopes plans the import."""
     path, key = f"/{collection}/import", planted.unlinked[collection]
-    data = {"external_id": canaries(collection, 10 * key + NEW)["external_id"], "name": "New"}
+    data: dict[str, Any] = {"external_id": canaries(collection, 10 * key + NEW)["external_id"], "name": "New"}
     data |= {member: planted.objects[target] for member, target in REFERENCE_TARGETS[collection].items()}
     content = table(collection, data) if form == "text/csv" else json.dumps(data)
     planning = {"params": {"dry_run": "true"}, "content": content, "headers": {"Content-Type": form}}
@@ -345,6 +345,15 @@ async def test_stored_response_shows_a_narrower_token_no_unreadable_text(planted
             repeated = await call(planted.app, planted.tokens[caller], "POST", path, **request)
             assert repeated.status_code == 403, repeated.text
             assert not leaks("bulk", repeated, planted.scopes[caller])
+
+
+async def test_dry_run_of_a_write_shows_briefs(client: httpx.AsyncClient) -> None:
+    """The page on security states this: a token that may write references may read the briefs of their targets."""
+    user = await make(client, "users", code="OWNER", name="Owner")
+    headers = await token_with(client, "processes:write")
+    items = {"items": [{"op": "create", "data": {"name": "New", "owner_id": user["id"]}}]}
+    response = await client.post("/processes/bulk?dry_run=true", json=items, headers=headers)
+    assert response.json()["items"][0]["after"]["owner"] == {"id": user["id"], "code": "OWNER", "name": "Owner"}
 
 
 async def refuse_to_delete(client: httpx.AsyncClient, *scopes: str) -> dict[str, Any]:
