@@ -88,6 +88,7 @@ def long_timeouts() -> Iterator[None]:
         patch.setattr(database, "_TIMEOUT_MARGIN", HANG_TIMEOUT)
         patch.setattr(routing, "RECHECK_SECONDS", HANG_TIMEOUT)
         patch.setattr(streaming, "RECHECK_SECONDS", HANG_TIMEOUT)
+        patch.setattr(streaming, "MAX_UNCHECKED_SECONDS", HANG_TIMEOUT)
         patch.setattr(local_postgres, "START_SECONDS", HANG_TIMEOUT)
         steps = [(number, HANG_TIMEOUT) for number, _ in local_postgres.STOP_STEPS]
         patch.setattr(local_postgres, "STOP_STEPS", steps)

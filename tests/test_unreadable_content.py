@@ -4,11 +4,13 @@ Every text of every collection is a canary, which names its collection, its memb
 called by narrow tokens in several ways, also with errors.
 """
 
+import csv
+import io
 import json
 import re
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import combinations, count, product
 from typing import Any
 
 import httpx
@@ -24,7 +26,7 @@ from tests.builders import admin_session, make, token_with
 from tests.catalogue import COLLECTIONS, DECLARATIONS, LINKED, LISTS, MODELS, NOUNS, REFERENCE_TARGETS, required
 from tests.conftest import Committed, client_of, new_database, settings_for, undone
 from tests.domains.auth.conftest import call
-from tests.test_permissions import PERMISSIONS, Scene, make_objects
+from tests.test_permissions import OPERATIONS, PERMISSIONS, Scene, make_objects
 
 CANARY = re.compile(r"canary-([a-z_]+)-([a-z_]+)-(\d+)")
 # Texts whose format admits no canary: a country and a time zone.
@@ -35,6 +37,13 @@ SHOWN = frozenset({"actor", "user", "holders"}).union(*(embedded_members(each.re
 BRIEF = frozenset({"id", "code", "name"})
 
 OLD, NEW = 0, 1
+READS, WRITES = ([f"{name}:{action}" for name in COLLECTIONS] for action in ("read", "write"))
+# Responses to these operations have objects of two collections or more.
+JOINED = {
+    name
+    for name, (_, path) in OPERATIONS.items()
+    if path.count("{") > 1 or path.endswith(("/search", "}/processes", "}/holders"))
+}
 # The name of an object, and a word of another one.
 WORDS = ("Warehausing", "warehousing")
 
@@ -105,7 +114,10 @@ async def planted(server_url: URL, template: URL) -> AsyncIterator[Planted]:
             await session.execute(text("UPDATE api_tokens SET name = 'canary-api_tokens-name-' || id"))
         scopes = {f"only {scope}": frozenset({scope}) for scope in SCOPES}
         scopes |= {f"all but {name}": all_but(name) for name in COLLECTIONS}
+        scopes |= {f"only {' and '.join(pair)}": frozenset(pair) for pair in combinations(READS, 2)}
+        scopes |= {f"only {' and '.join(pair)}": frozenset(pair) for pair in product(WRITES, READS)}
         tokens: dict[str, str | None] = {name: await open_session(app, 2, each) for name, each in scopes.items()}
+        tokens["everything"] = await open_session(app, 2, SCOPES)
         yield Planted(app, tokens, objects, unlinked, scopes)
         await app.state.database.dispose()
 
@@ -186,6 +198,7 @@ def requests(scene: Planted, operation: str) -> Iterator[tuple[str, str, dict[st
             yield method, path, {"headers": {"Accept": accepted}}
     if method in {"PUT", "PATCH", "DELETE"}:
         yield method, path, arguments | {"headers": {"If-Match": '"0"'}}
+        yield method, path, arguments | {"headers": {"If-None-Match": "*"}}
     if method == "DELETE" and operation.startswith("delete"):
         yield method, f"{collection}/{scene.unlinked[collection]}", {}
     if method in {"POST", "PUT", "PATCH"} and collection in COLLECTIONS:
@@ -236,14 +249,33 @@ def bodies(scene: Planted, operation: str, collection: str) -> Iterator[dict[str
         for data in variants:
             yield lines | {"content": json.dumps(data), "params": {"dry_run": "true"}}
             yield lines | {"content": json.dumps(data)}
+        for content in (table(collection, data) for data in variants):
+            yield {"headers": {"Content-Type": "text/csv"}, "content": content, "params": {"dry_run": "true"}}
+            yield {"headers": {"Content-Type": "text/csv"}, "content": content}
     elif operation.startswith(("create", "replace", "update")):
         yield from ({"json": data} for data in variants)
+
+
+def table(collection: str, data: dict[str, Any]) -> str:
+    """Return the object as a table, with references and links by id."""
+    references = {name.removesuffix("_id"): f"#{data[name]}" for name in REFERENCE_TARGETS[collection] if name in data}
+    links = {f"{name.removesuffix('_ids')}s": f"#{ids[0]}" for name, ids in data.items() if name.endswith("_ids")}
+    row = {name: value for name, value in data.items() if not name.endswith(("_id", "_ids"))} | references | links
+    row |= {"external_id": data["external_id"]} if "external_id" in data else {}
+    written = io.StringIO()
+    csv.writer(written).writerows([row.keys(), row.values()])
+    return written.getvalue()
 
 
 @pytest.mark.parametrize("operation", PERMISSIONS)
 async def test_no_response_shows_texts_of_unreadable_collections(planted: Planted, operation: str) -> None:
     permission = PERMISSIONS[operation]
-    callers = [name for name, scopes in planted.scopes.items() if permission in {*scopes, "authenticated"}]
+    callers = [
+        name
+        for name, scopes in planted.scopes.items()
+        if (permission in scopes and (operation in JOINED or len(scopes) != 2))
+        or (permission == "authenticated" and (scopes <= set(READS) or len(scopes) != 2))
+    ]
     if not callers:  # an operation without a scope, which concerns credentials
         callers = [f"all but {name}" for name in COLLECTIONS]
     found: dict[str, Any] = {}
@@ -270,6 +302,58 @@ async def test_readable_texts_are_shown(planted: Planted) -> None:
         everything = await call(planted.app, planted.tokens[f"only {collection}:read"], "GET", f"/{collection}")
         names = {canary[1] for canary in CANARY.findall(everything.text) if canary[0] == collection}
         assert names == canaries(collection, 0).keys()
+
+
+@pytest.mark.parametrize("form", ["text/csv", "application/x-ndjson"])
+@pytest.mark.parametrize("collection", COLLECTIONS)
+async def test_plan_shows_a_narrower_token_no_unreadable_text(planted: Planted, collection: str, form: str) -> None:
+    """A token of the same user with all scopes plans the import."""
+    path, key = f"/{collection}/import", planted.unlinked[collection]
+    data: dict[str, Any] = {"external_id": canaries(collection, 10 * key + NEW)["external_id"], "name": "New"}
+    data |= {member: planted.objects[target] for member, target in REFERENCE_TARGETS[collection].items()}
+    content = table(collection, data) if form == "text/csv" else json.dumps(data)
+    planning = {"params": {"dry_run": "true"}, "content": content, "headers": {"Content-Type": form}}
+    wide = planted.tokens["everything"]
+    for caller, outdated, status in (
+        (f"only {collection}:write", False, 200),
+        (f"only {collection}:write", True, 409),
+        (f"all but {collection}", False, 403),
+    ):
+        async with undone(planted.app):
+            plan = (await call(planted.app, wide, "POST", path, **planning)).json()["plan_id"]
+            if outdated:
+                await call(planted.app, wide, "PATCH", f"/{collection}/{key}", json={"name": "Other"})
+            executed = await call(planted.app, planted.tokens[caller], "POST", f"{path}?plan_id={plan}")
+            assert executed.status_code == status, executed.text
+            assert not leaks("import", executed, planted.scopes[caller])
+
+
+@pytest.mark.parametrize("collection", COLLECTIONS)
+async def test_stored_response_shows_a_narrower_token_no_unreadable_text(planted: Planted, collection: str) -> None:
+    """A token of the same user with all scopes sends the request first."""
+    caller, wide = f"only {collection}:write", planted.tokens["everything"]
+    body = required(collection, "stored") | {"name": "New"}
+    body |= {member: planted.objects[target] for member, target in REFERENCE_TARGETS[collection].items()}
+    for path, json_body, statuses in (
+        (f"/{collection}", body, {201}),
+        (f"/{collection}/bulk", {"items": [{"op": "delete", "id": planted.objects[collection]}]}, {200, 409}),
+    ):
+        request: dict[str, Any] = {"json": json_body, "headers": {"Idempotency-Key": "key"}}
+        async with undone(planted.app):
+            first = await call(planted.app, wide, "POST", path, **request)
+            assert first.status_code in statuses, first.text
+            repeated = await call(planted.app, planted.tokens[caller], "POST", path, **request)
+            assert repeated.status_code == 403, repeated.text
+            assert not leaks("bulk", repeated, planted.scopes[caller])
+
+
+async def test_dry_run_of_a_write_shows_briefs(client: httpx.AsyncClient) -> None:
+    """The page on security states this: a token that may write references may read the briefs of their targets."""
+    user = await make(client, "users", code="OWNER", name="Owner")
+    headers = await token_with(client, "processes:write")
+    items = {"items": [{"op": "create", "data": {"name": "New", "owner_id": user["id"]}}]}
+    response = await client.post("/processes/bulk?dry_run=true", json=items, headers=headers)
+    assert response.json()["items"][0]["after"]["owner"] == {"id": user["id"], "code": "OWNER", "name": "Owner"}
 
 
 async def refuse_to_delete(client: httpx.AsyncClient, *scopes: str) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The limit of requests per caller."""
 
+import math
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -8,14 +9,17 @@ from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from throttled import utils
 
+from app.core.caller import Caller
 from app.core.engine import FairPool
 from app.core.http import rate_limit
+from app.core.http.authorisation import Authenticator
 from app.core.http.rate_limit import METRICS, PROBES, RateLimitMiddleware
 from app.domains.auth.callers import Callers
 from app.main import create_app
+from app.utils.exceptions import Unauthorized
 from tests.api.conftest import assert_problem
 from tests.builders import admin_session, token_with
 from tests.conftest import ADMIN_TOKEN, Committed, settings_for
@@ -117,7 +121,6 @@ async def test_tokens_and_sessions_of_a_user_share_the_rate(committed: Committed
         ("/users/me", {}, 401),
         ("/roles", {"Authorization": "Bearer prt_guess"}, 401),
         ("/roles", {"Authorization": "Basic Og=="}, 401),
-        (f"{ROOT}{METRICS}", {"Authorization": "Bearer prt_guess"}, 200),
     ],
 )
 async def test_anonymous_requests_count_for_their_address(
@@ -173,11 +176,8 @@ async def test_rejected_request_takes_no_connection_and_its_body_is_not_read(
 
 
 @pytest.mark.usefixtures("clock")
-@pytest.mark.parametrize("access", ["public", "admin"])
-async def test_probes_and_scrapes_are_never_limited(committed: Committed, access: str) -> None:
-    async with limited(committed, metrics_access=access) as app, client_from(app) as client:
-        scraper = {"Authorization": f"Bearer {ADMIN_TOKEN}"} if access == "admin" else {}
-        assert await statuses(client, 10, f"{ROOT}{METRICS}", headers=scraper) == [200] * 10
+async def test_probes_are_never_limited(committed: Committed) -> None:
+    async with limited(committed) as app, client_from(app) as client:
         for probe in PROBES:
             assert await statuses(client, 10, f"{ROOT}{probe}") == [200] * 10
             assert await statuses(client, 2, f"{ROOT}{probe}/", headers={"Authorization": "Bearer x"}) == [200] * 2
@@ -196,6 +196,78 @@ async def test_revoked_token_uses_up_nothing_of_its_user(committed: Committed) -
             assert await statuses(thief, 5, "/roles") == [401] * 3 + [429] * 2
         async with client_from(app, "192.0.2.2", ADMIN_TOKEN) as owner:
             assert await statuses(owner, 4) == [200] * 3 + [429]
+
+
+@pytest.mark.usefixtures("clock")
+@pytest.mark.parametrize(
+    ("path", "status"), [("/auth/token", 405), (f"{ROOT}/problems/conflict", 200), ("/roles/1/nowhere", 404)]
+)
+async def test_token_counts_for_its_user_only_while_its_requests_are_authenticated(
+    committed: Committed, path: str, status: int
+) -> None:
+    revoked = await token_with(committed.client, "roles:read")
+    async with limited(committed) as app:
+        async with client_from(app, "192.0.2.1", **revoked) as thief:
+            assert await statuses(thief, 1, "/roles") == [200]
+            await sql(app, "DELETE FROM api_tokens WHERE name = 'Narrow'")
+            # Only the first of the requests, none of which looks the token up, counts for the user.
+            assert await statuses(thief, 5, path) == [status] * 3 + [429] * 2
+        async with client_from(app, "192.0.2.2", ADMIN_TOKEN) as owner:
+            assert await statuses(owner, 4) == [200] * 3 + [429]
+
+
+@pytest.mark.usefixtures("clock")
+async def test_token_counts_for_its_user_again_once_a_request_is_authenticated(committed: Committed) -> None:
+    async with limited(committed) as app, client_from(app, token=ADMIN_TOKEN) as client:
+        # The address, the user, the address, and the user.
+        assert await statuses(client, 1) == [200]
+        assert await statuses(client, 1, "/nowhere") == [404]
+        assert await statuses(client, 1) == [200]
+        assert await statuses(client, 3) == [200, 200, 429]
+
+
+@pytest.mark.parametrize(("expires_at", "user"), [(math.inf, 7), (1, None)])
+async def test_expired_token_counts_for_no_user(expires_at: float, user: int | None) -> None:
+    async def find(_token: str) -> Caller:
+        return Caller(7, "User", "admin", frozenset(), expires_at=expires_at)
+
+    authenticator = Authenticator(find, cache_seconds=0)
+    with pytest.raises(Unauthorized):  # for a lack of scopes, or because of the expiry
+        await authenticator.admit(Request({"type": "http", "headers": [(b"authorization", b"Bearer token")]}))
+    assert authenticator.known_user("token") == user
+
+
+@pytest.mark.parametrize("access", ["public", "admin"])
+async def test_scrapes_have_a_limit_of_their_own(committed: Committed, clock: Clock, access: str) -> None:
+    token = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
+    scraper = token if access == "admin" else {}
+    async with limited(committed, metrics_access=access) as app, client_from(app, **scraper) as client:
+        path = f"{ROOT}{METRICS}"
+        # Of administrators, the first request with the token counts for the address.
+        burst = 10 + len(scraper)
+        assert await statuses(client, burst + 1, path) == [200] * burst + [429]
+        clock.now += 1
+        assert await statuses(client, 2, path) == [200, 429]
+        # Scrapes use up nothing of the rate of other requests.
+        assert await statuses(client, 3, headers=token) == [200] * 3
+
+
+@pytest.mark.usefixtures("clock")
+@pytest.mark.parametrize(("access", "status"), [("public", 200), ("admin", 401)])
+async def test_scrapes_without_a_valid_token_count_for_their_address(
+    committed: Committed, access: str, status: int
+) -> None:
+    path = f"{ROOT}{METRICS}"
+    async with limited(committed, metrics_access=access) as app, client_from(app, token=ADMIN_TOKEN) as scraper:
+        assert await statuses(scraper, 1, path) == [200]
+        guesses = [{"Authorization": f"Bearer prt_{number}"} for number in range(10)]
+        responses = [await scraper.get(path, headers=guess) for guess in guesses]
+        assert [response.status_code for response in responses] == [status] * 9 + [429]
+        # They keep neither a known scraper nor another address from scraping.
+        if access == "admin":
+            assert await statuses(scraper, 1, path) == [200]
+        async with client_from(app, "192.0.2.9") as other:
+            assert await statuses(other, 1, path) == [status]
 
 
 @pytest.mark.usefixtures("clock")

@@ -80,9 +80,12 @@ class Authenticator:
         request.state.caller = replace(caller, request_id=request.state.request_id, message=message)
 
     def known_user(self, token: str) -> int | None:
-        """Return the user of a token that was valid at its last look-up, without another one; None for other tokens."""
+        """Return the user of a token that was valid at its last look-up and has not expired, without another look-up.
+
+        None for other tokens.
+        """
         entry = self._callers.get(token)
-        return None if entry is None else entry[0].id
+        return None if entry is None or entry[0].expires_at <= time.time() else entry[0].id
 
     def forget(self, token: str) -> None:
         """Have the caller of a token looked up again."""
@@ -104,7 +107,9 @@ class Authenticator:
         browser prompts again.
         """
         token = _basic_password(request) or _bearer(request, _BASIC)
-        if "operations:read" not in (await self._identify(token, _BASIC)).scopes:
+        caller = await self._identify(token, _BASIC)
+        request.state.caller_id = caller.id
+        if "operations:read" not in caller.scopes:
             raise Unauthorized(text_of("forbidden:token", scopes="scope operations:read"), challenge=_BASIC)
 
     async def _identify(self, token: str, challenge: str = INVALID_TOKEN, *, use_cache: bool = True) -> Caller:

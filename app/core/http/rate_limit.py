@@ -2,6 +2,7 @@
 
 import math
 
+from cachetools import LRUCache
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 from throttled import MemoryStore, RateLimiterType, Throttled
@@ -14,14 +15,16 @@ from app.utils.problems import answer_with_problem
 MAX_CALLERS = 10_000
 PROBES = frozenset({"/health", "/health/live", "/health/ready"})
 METRICS = "/metrics"
+# Scrapers send a few requests per minute. A response with the metrics of all routes takes the event loop about 20 ms.
+METRICS_RATE = "1/second burst 10"
 
 
 class RateLimitMiddleware:
     """Rejects the requests of a caller beyond a rate, before anything of the request is read but its head.
 
     A caller is a user, with all tokens and sessions, or the address of a client without a valid token. A token counts
-    for its user once a request with it was authenticated, so the guesses of a token count for the address. Probes and
-    scrapes are not limited, except scrapes with unknown tokens.
+    for its user if the last request with it was authenticated, so guesses, and revoked tokens at public addresses,
+    count for the address. Probes are not limited; scrapes have a separate limit, `METRICS_RATE`.
 
     `rate` has the syntax of `RATE_LIMIT`. The generic cell rate algorithm (GCRA) keeps one number per caller.
     """
@@ -29,25 +32,43 @@ class RateLimitMiddleware:
     def __init__(self, app: ASGIApp, rate: str, authenticator: Authenticator) -> None:
         self._app = app
         self._authenticator = authenticator
-        store = MemoryStore(options={"MAX_SIZE": MAX_CALLERS})
-        self._limiter = Throttled(using=RateLimiterType.GCRA.value, quota=rate, store=store)
+        self._limiter = _limiter(rate)
+        self._metrics_limiter = _limiter(METRICS_RATE)
+        # The tokens of known users whose last request was not authenticated: revoked, or not at a protected address.
+        self._unconfirmed: LRUCache[str, None] = LRUCache(MAX_CALLERS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in PROBES:
-            request = Request(scope)
-            error = self._error(request)
-            if error is not None:
-                await answer_with_problem(request, error)(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
-
-    def _error(self, request: Request) -> RateLimited | None:
+        if scope["type"] != "http" or scope["path"] in PROBES:
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope)
         token = sent_token(request)
-        user = None if token is None else self._authenticator.known_user(token)
-        if request.scope["path"] == METRICS and (token is None or user is not None):
-            return None
-        result = self._limiter.limit(f"address {client_address(request)}" if user is None else f"user {user}")
+        user = None if token is None or token in self._unconfirmed else self._authenticator.known_user(token)
+        error = self._error(request, user)
+        if error is not None:
+            await answer_with_problem(request, error)(scope, receive, send)
+            return
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            if token is not None:
+                self._remember(token, user, is_authenticated=hasattr(request.state, "caller_id"))
+
+    def _error(self, request: Request, user: int | None) -> RateLimited | None:
+        limiter = self._metrics_limiter if request.scope["path"] == METRICS else self._limiter
+        result = limiter.limit(f"address {client_address(request)}" if user is None else f"user {user}")
         if not result.limited:
             return None
         request.state.caller_id = user  # for the log
         return RateLimited(retry_after=max(1, math.ceil(result.state.retry_after)))
+
+    def _remember(self, token: str, user: int | None, *, is_authenticated: bool) -> None:
+        if is_authenticated:
+            if user is None:
+                self._unconfirmed.pop(token, None)
+        elif user is not None:
+            self._unconfirmed[token] = None
+
+
+def _limiter(rate: str) -> Throttled:
+    return Throttled(using=RateLimiterType.GCRA.value, quota=rate, store=MemoryStore(options={"MAX_SIZE": MAX_CALLERS}))

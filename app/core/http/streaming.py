@@ -36,6 +36,8 @@ PIECE_BYTES = 64 * 1024
 _GRACE_SECONDS = 5
 # Seconds between two checks of the permission: with the check itself less than a second.
 RECHECK_SECONDS = 0.8
+# Seconds after the last successful check for which a stream continues while checks wait or fail for lack of a database.
+MAX_UNCHECKED_SECONDS = 10.0
 
 Rows = list[Row]
 
@@ -92,7 +94,10 @@ class Streams:
 
 
 class CallerDeniedError(Exception):
-    """The caller of a stream may no longer read it: its token or session ended, or its user was deactivated."""
+    """The caller of a stream may no longer read it: its token or session ended, or its user was deactivated.
+
+    Or no check of this succeeded for `MAX_UNCHECKED_SECONDS`.
+    """
 
 
 class StreamedResponse(StreamingResponse):
@@ -107,7 +112,7 @@ class StreamedResponse(StreamingResponse):
         self._stall_seconds = stall_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with anyio.CancelScope() as sending:
+        with anyio.CancelScope(deadline=_next_deadline()) as sending:
             watching = asyncio.create_task(_end_without_permission(sending, Request(scope)))
             try:
                 await super().__call__(scope, receive, send)
@@ -146,14 +151,22 @@ async def _shielded_from_cancellation(chunks: AsyncGenerator[bytes]) -> AsyncGen
 
 
 async def _end_without_permission(sending: anyio.CancelScope, request: Request) -> None:
-    """Cancel the scope once the caller of the request is no longer authorised."""
+    """Cancel the scope once the caller of the request is no longer authorised.
+
+    Each successful check extends the deadline of the scope, so a look-up that fails or hangs cannot keep the stream.
+    """
     # The look-up belongs to no user: the stream may hold the whole share of its user in the connections.
     request_state.set({})
     try:
         with suppress(Unauthorized, Forbidden):
             while True:
                 await asyncio.sleep(RECHECK_SECONDS)
-                with suppress(ServiceUnavailable):  # the next check decides
+                with suppress(ServiceUnavailable):  # the next check decides, before the deadline
                     await authorise_again(request)
+                    sending.deadline = _next_deadline()
     finally:
         sending.cancel()
+
+
+def _next_deadline() -> float:
+    return anyio.current_time() + MAX_UNCHECKED_SECONDS

@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import math
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from itertools import product
+from itertools import count, product
 from typing import Any
 
+import anyio
 import asyncpg
 import httpx
 import pytest
@@ -23,7 +25,7 @@ from app.core.http.streaming import BATCH_BYTES, FIRST_BATCH_ROWS, MAX_BATCH_ROW
 from app.core.prepared import FastStatement
 from app.core.tokens import API_TOKEN, Tokens, new_token
 from app.main import create_app
-from app.utils.exceptions import DatabaseBusy
+from app.utils.exceptions import ConnectionLost, DatabaseBusy, Unauthorized
 from tests.api.conftest import assert_problem
 from tests.builders import admin_session, make
 from tests.catalogue import COLLECTIONS
@@ -222,6 +224,54 @@ async def test_stream_of_a_caller_with_permission_is_complete(
         await until(lambda: asyncio.sleep(0, len(results) > 1))
         assert sum([len(chunk) async for chunk in rest]) > (MANY - 500) * 2000
     assert set(results) == {"DatabaseBusy" if pool_size == 1 else "permitted"}
+
+
+@pytest.mark.parametrize("check", ["waits", "fails"])
+async def test_stream_that_cannot_be_checked_is_cut_off(
+    full: Committed, check: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit applies from the first check on, which succeeds after the beginning has arrived."""
+    has_begun, can_be_checked = asyncio.Event(), iter([True])
+
+    async def check_once(_request: Request) -> None:
+        await has_begun.wait()
+        if next(can_be_checked, False):
+            return
+        if check == "fails":
+            raise DatabaseBusy
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(streaming, "authorise_again", check_once)
+    monkeypatch.setattr(streaming, "RECHECK_SECONDS", 0)
+    async with served(full) as address, begun(address) as rest:
+        read = len(await anext(rest))
+        monkeypatch.setattr(streaming, "MAX_UNCHECKED_SECONDS", 0.01)
+        has_begun.set()
+        await until_sql(full.url, f"NOT EXISTS (SELECT {UNDER_WAY})")
+        with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):  # noqa: PT012 - the received part is used
+            async for chunk in rest:
+                read += len(chunk)
+    assert 0 < read < MANY * 2000
+
+
+async def test_only_a_successful_check_extends_the_limit_of_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = count(1000)
+    results = iter([None, DatabaseBusy(), DatabaseBusy(), None, ConnectionLost(), Unauthorized(challenge="Bearer")])
+    deadlines: list[float] = []
+    sending = anyio.CancelScope()
+
+    async def check(_request: Request) -> None:
+        deadlines.append(sending.deadline)
+        if error := next(results):
+            raise error
+
+    monkeypatch.setattr(streaming, "authorise_again", check)
+    monkeypatch.setattr(streaming, "RECHECK_SECONDS", 0)
+    monkeypatch.setattr(streaming, "MAX_UNCHECKED_SECONDS", 10)
+    monkeypatch.setattr(anyio, "current_time", lambda: next(now))
+    await streaming._end_without_permission(sending, Request({"type": "http"}))
+    assert deadlines == [math.inf, 1010, 1010, 1010, 1011, 1011]
+    assert sending.cancel_called
 
 
 async def test_stream_does_not_see_concurrent_writes(full: Committed) -> None:
