@@ -58,3 +58,15 @@ def test_every_claim_about_security_names_its_tests(root: Path) -> None:
 def test_security_page_has_the_ten_risks_of_2023(root: Path) -> None:
     page = (root / "docs" / "09-security.md").read_text("utf-8")
     assert re.findall(r"^## (API\d+): ", page, re.MULTILINE) == [f"API{number}" for number in range(1, 11)]
+
+
+@pytest.mark.parametrize("name", ["docs/09-security.md", "docs/guarantees.md", "CHANGELOG.md"])
+def test_nothing_is_said_twice(root: Path, name: str) -> None:
+    """A merge may leave both versions of a row or of a list entry, or the end of one below another."""
+    page = (root / name).read_text("utf-8")
+    rows = [row.split(" | ")[0] for row in rows_of_tables(page)]
+    entries = [" ".join(entry.split()) for entry in re.findall(r"^- .*(?:\n  .*)*", page, re.MULTILINE)]
+    beginnings = [entry[:60] for entry in entries]
+    assert [each for each in rows if rows.count(each) > 1] == []
+    assert [each for each in beginnings if beginnings.count(each) > 1] == []
+    assert [entry for entry in entries if entry.count("(") != entry.count(")")] == []

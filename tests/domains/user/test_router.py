@@ -367,7 +367,7 @@ async def test_scopes_are_required_by_the_level_after_the_write(client: httpx.As
         403,
         [("/access_level", "forbidden"), ("/is_active", "forbidden")],
     )
-    # What neither raises nor activates a user needs no more than the scope to write users.
+    # Other changes need no more than the scope to write users.
     for body in ({"name": "Renamed"}, {"is_active": False}, viewer):
         assert (await client.patch(path, json=body, headers=narrow)).status_code == 200, body
 
