@@ -40,6 +40,8 @@ UNKNOWN_ADDRESS = "unknown"
 
 # Returns the caller of a token, or None if the token is invalid, expired or revoked.
 FindCaller = Callable[[str], Awaitable[Caller | None]]
+# Returns the user of an access token by its signature alone, or None for any other token.
+ReadUser = Callable[[str], int | None]
 
 
 class Authenticator:
@@ -48,13 +50,14 @@ class Authenticator:
     Requests that manage credentials do not use cached results.
     """
 
-    def __init__(self, find: FindCaller, cache_seconds: float) -> None:
+    def __init__(self, find: FindCaller, read_user: ReadUser, cache_seconds: float) -> None:
         self._find = find
+        self._read_user = read_user
         # With the instant of the lookup: its duration counts towards `cache_seconds`.
         self._cache: TLRUCache[str, tuple[Caller, float]] = TLRUCache(
             _MAX_CACHED_CALLERS, lambda _token, entry, _now: entry[1] + cache_seconds, time.monotonic
         )
-        # The users of the tokens that were valid when they were last looked up.
+        # The users of the tokens that were valid at their last look-up; None for access tokens of ended sessions.
         self._users: LRUCache[str, int | None] = LRUCache(_MAX_CACHED_CALLERS)
 
     async def authorise(self, request: Request, permission: str) -> None:
@@ -77,8 +80,11 @@ class Authenticator:
         request.state.caller = replace(caller, request_id=request.state.request_id, message=message)
 
     def known_user(self, token: str) -> int | None:
-        """Return the user of a token that was valid at its last look-up, without another one; None for other tokens."""
-        return self._users.get(token)
+        """Return the user of a token that was valid at its last look-up, without another one; None for other tokens.
+
+        The signature is sufficient for an access token that was not looked up yet.
+        """
+        return self._users[token] if token in self._users else self._read_user(token)
 
     def forget(self, token: str) -> None:
         """Remove the caller of a token from the cache."""
@@ -102,7 +108,7 @@ class Authenticator:
             found = await self._find(token)
             if found is None:
                 self._cache.pop(token, None)
-                self._users.pop(token, None)
+                self._forget_user(token)
                 raise Unauthorized("The token is invalid, expired or revoked.", challenge=challenge)
             entry = self._cache[token] = found, lookup_at
             self._users[token] = found.id
@@ -110,6 +116,11 @@ class Authenticator:
         if caller.expires_at <= time.time():
             raise Unauthorized("The token has expired.", challenge=challenge)
         return caller
+
+    def _forget_user(self, token: str) -> None:
+        self._users.pop(token, None)
+        if self._read_user(token) is not None:  # of an ended session
+            self._users[token] = None
 
 
 async def authorise(request: Request, permission: str) -> None:

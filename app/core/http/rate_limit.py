@@ -19,9 +19,10 @@ METRICS = "/metrics"
 class RateLimitMiddleware:
     """Rejects the requests of a caller beyond a rate, before anything of the request is read but its head.
 
-    A caller is a user, with all tokens and sessions, or the address of a client without a valid token. A token counts
-    for its user once a request with it was authenticated, so the guesses of a token count for the address. Probes and
-    scrapes are not limited, except scrapes with unknown tokens.
+    A caller is a user, with all tokens and sessions, or the address of a client without a valid token. An access token
+    counts for its user by its signature, unless it was rejected, and an API token once a request with it was
+    authenticated, so the guesses of a token count for the address. Probes and scrapes are not limited, except scrapes
+    with unknown tokens.
 
     `rate` has the syntax of `RATE_LIMIT`. The generic cell rate algorithm (GCRA) keeps one number per caller.
     """
