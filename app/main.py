@@ -87,9 +87,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.readiness = Readiness(app.state.database, head_revision())
     app.state.passwords = Passwords(settings.hashing_concurrency)
     app.state.tokens = Tokens(settings)
-    app.state.authenticator = Authenticator(
-        Callers(app.state.database, app.state.tokens).find, settings.caller_cache_seconds
-    )
+    callers = Callers(app.state.database, app.state.tokens)
+    app.state.authenticator = Authenticator(callers.find, callers.read_user, settings.caller_cache_seconds)
     app.state.database.forget_callers = app.state.authenticator.forget_users
     include_routers(app, settings)
     add_docs(app, settings)

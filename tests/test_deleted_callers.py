@@ -22,7 +22,7 @@ async def deleted(world: World, monkeypatch: pytest.MonkeyPatch) -> httpx.AsyncC
     """A client whose user was an administrator and is deleted. The service still has the user in its cache."""
     monkeypatch.setattr(authorisation, "time", SimpleNamespace(monotonic=lambda: 1000.0, time=time.time))
     find = world.app.state.authenticator._find
-    monkeypatch.setitem(world.app.state._state, "authenticator", Authenticator(find, 1.0))
+    monkeypatch.setitem(world.app.state._state, "authenticator", Authenticator(find, lambda _token: None, 1.0))
     user, client, _ = await world.account(access_level="admin")
     assert (await client.get("/users/me")).status_code == 200
     await world.connection.execute("DELETE FROM users WHERE id = $1", user["id"])

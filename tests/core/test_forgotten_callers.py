@@ -190,7 +190,7 @@ async def test_result_of_a_lookup_during_a_change_is_not_cached() -> None:
         lookups += 1
         return await found if lookups == 1 else None
 
-    authenticator = Authenticator(find, 1.0)
+    authenticator = Authenticator(find, lambda _token: None, 1.0)
     earlier = asyncio.create_task(authenticator._identify("token"))
     await asyncio.sleep(0)
     authenticator.forget_users({7})
@@ -208,7 +208,7 @@ async def test_callers_of_other_users_stay_cached() -> None:
         lookups.append(token)
         return Caller(int(token), "Ada", "viewer", frozenset())
 
-    authenticator = Authenticator(find, 1_000_000.0)
+    authenticator = Authenticator(find, lambda _token: None, 1_000_000.0)
     for _ in range(2):
         for token in ("1", "2", "3"):
             await authenticator._identify(token)

@@ -99,11 +99,12 @@ async def test_tokens_and_sessions_of_a_user_share_the_rate(committed: Committed
     other = await sign_in(committed.app, (await make_account(committed.app))["email"])
     async with limited(committed) as app:
         clients = [client_from(app, f"192.0.2.{number}", **headers) for number, headers in enumerate(tokens)]
+        # The first request with an API token counts for the address.
         for client in clients:
             assert await statuses(client, 1, "/roles") == [200]
-        assert [(await client.get("/roles")).status_code for client in clients * 2] == [200, 200, 200, 429]
+        assert [(await client.get("/roles")).status_code for client in clients * 2] == [200, 200, 429, 429]
         async with client_from(app, "192.0.2.0", other["access_token"]) as client:
-            assert await statuses(client, 4) == [200] * 4
+            assert await statuses(client, 4) == [200] * 3 + [429]
         for client in clients:
             await client.aclose()
 
@@ -186,6 +187,40 @@ async def test_probes_are_never_limited(committed: Committed) -> None:
 
 
 @pytest.mark.usefixtures("clock")
+async def test_session_is_usable_at_an_address_beyond_the_rate(committed: Committed, lookups: list[str]) -> None:
+    access_token = (await sign_in(committed.app, (await make_account(committed.app))["email"]))["access_token"]
+    async with limited(committed) as app, client_from(app) as stranger:
+        assert await statuses(stranger, 4) == [401] * 3 + [429]
+        del lookups[:]
+        # The user of an API token is unknown until a look-up, which requests beyond the rate do not get.
+        assert await statuses(stranger, 1, headers={"Authorization": f"Bearer {ADMIN_TOKEN}"}) == [429]
+        assert lookups == []
+        for token in (access_token[:-4] + "AAAA", access_token.rpartition(".")[0] + ".", access_token + "A"):
+            assert await statuses(stranger, 1, headers={"Authorization": f"Bearer {token}"}) == [429]
+        async with client_from(app, token=access_token) as user:
+            assert await statuses(user, 4) == [200] * 3 + [429]
+        assert set(lookups) == {access_token}
+
+
+@pytest.mark.usefixtures("clock")
+@pytest.mark.parametrize("known", [True, False])
+async def test_token_of_an_ended_session_uses_up_nothing_of_its_user(committed: Committed, *, known: bool) -> None:
+    email = (await make_account(committed.app))["email"]
+    stolen, owned = [(await sign_in(committed.app, email))["access_token"] for _ in range(2)]
+    async with limited(committed) as app:
+        async with client_from(app, "192.0.2.1", stolen) as thief:
+            if known:
+                assert await statuses(thief, 1) == [200]
+            async with client_from(committed.app, token=stolen) as owner:
+                assert (await owner.post("/auth/logout")).status_code == 204
+            app.state.authenticator.forget(stolen)
+            # The first rejection counts for the user, the others for the address.
+            assert await statuses(thief, 5) == [401] * 4 + [429]
+        async with client_from(app, "192.0.2.2", owned) as owner:
+            assert await statuses(owner, 3) == [200] * (1 if known else 2) + [429] * (2 if known else 1)
+
+
+@pytest.mark.usefixtures("clock")
 async def test_revoked_token_uses_up_nothing_of_its_user(committed: Committed) -> None:
     revoked = await token_with(committed.client, "roles:read")
     async with limited(committed) as app:
@@ -231,7 +266,7 @@ async def test_expired_token_counts_for_no_user(expires_at: float, user: int | N
     async def find(_token: str) -> Caller:
         return Caller(7, "User", "admin", frozenset(), expires_at=expires_at)
 
-    authenticator = Authenticator(find, cache_seconds=0)
+    authenticator = Authenticator(find, lambda _token: None, cache_seconds=0)
     with pytest.raises(Unauthorized):  # for a lack of scopes, or because of the expiry
         await authenticator.admit(Request({"type": "http", "headers": [(b"authorization", b"Bearer token")]}))
     assert authenticator.known_user("token") == user

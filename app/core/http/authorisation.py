@@ -42,6 +42,8 @@ UNKNOWN_ADDRESS = "unknown"
 
 # Returns the caller of a token, or None if the token is invalid, expired or revoked.
 FindCaller = Callable[[str], Awaitable[Caller | None]]
+# Returns the user of an access token by its signature alone, or None for any other token.
+ReadUser = Callable[[str], int | None]
 
 
 class Authenticator:
@@ -51,8 +53,9 @@ class Authenticator:
     may do ends the caching of the user's callers (`forget_users`).
     """
 
-    def __init__(self, find: FindCaller, cache_seconds: float) -> None:
+    def __init__(self, find: FindCaller, read_user: ReadUser, cache_seconds: float) -> None:
         self._find = find
+        self._read_user = read_user
         self._cache_seconds = cache_seconds
         # The callers of the tokens that were valid when they were last looked up, with the instant at which the look-up
         # began: its duration counts towards `cache_seconds`.
@@ -82,10 +85,12 @@ class Authenticator:
     def known_user(self, token: str) -> int | None:
         """Return the user of a token that was valid at its last look-up and has not expired, without another look-up.
 
-        None for other tokens.
+        The signature is sufficient for an access token that was not looked up yet. None for other tokens.
         """
         entry = self._callers.get(token)
-        return None if entry is None or entry[0].expires_at <= time.time() else entry[0].id
+        if entry is None:
+            return self._read_user(token)
+        return None if entry[0].expires_at <= time.time() else entry[0].id
 
     def forget(self, token: str) -> None:
         """Have the caller of a token looked up again."""

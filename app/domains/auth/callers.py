@@ -65,6 +65,11 @@ class Callers:
         scopes = effective_scopes(row.access_level, row.scopes)
         return Caller(row.id, row.name, row.access_level, scopes, row.session_id, claims.expires_at)
 
+    def read_user(self, token: str) -> int | None:
+        """Return the user of an access token by its signature alone, or None for any other token."""
+        claims = self._tokens.read_access_token(token)
+        return None if claims is None else claims.user_id
+
     async def _find_by_api_token(self, token: str) -> Caller | None:
         if not is_well_formed(API_TOKEN, token):
             return None
