@@ -143,9 +143,9 @@ async def test_matching_entity_tag_of_document_or_script_is_not_modified(page: s
             assert (other.status_code, other.content) == (200, first.content)
         lines = [("If-None-Match", '"another"'), ("If-None-Match", tag)]
         assert (await client.get(page, headers=lines)).status_code == 304
-        for header in ("If-Match", "If-None-Match"):
-            for garbage in ("", tag.strip('"'), "W/", f"*, {tag}"):
-                assert_problem(await client.get(page, headers={header: garbage}), "bad_request", f"/{header}")
+        for garbage in ("", tag.strip('"'), "W/", f"*, {tag}"):
+            assert_problem(await client.get(page, headers={"If-Match": garbage}), "bad_request", "/If-Match")
+            assert (await client.get(page, headers={"If-None-Match": garbage})).status_code == 200
         for match, status in (("*", 200), (tag, 200), (f"W/{tag}", 412), ('"another"', 412)):
             assert (await client.get(page, headers={"If-Match": match})).status_code == status
 

@@ -23,9 +23,9 @@ class RateLimitMiddleware:
     """Rejects the requests of a caller beyond a rate, before anything of the request is read but its head.
 
     A caller is a user, with all tokens and sessions, or the address of a client without a valid token. An access token
-    counts for its user by its signature, and an API token once a request with it was authenticated; neither does after a
-    request that was not authenticated. So guesses, and revoked tokens at public addresses, count for the address. Probes
-    are not limited; scrapes have a separate limit, `METRICS_RATE`.
+    counts for its user by its signature, and an API token once a request with it was authenticated; neither does after
+    a request that was not authenticated. So guesses, and revoked tokens at public addresses, count for the address.
+    Probes are not limited; scrapes have a separate limit, `METRICS_RATE`.
 
     `rate` has the syntax of `RATE_LIMIT`. The generic cell rate algorithm (GCRA) keeps one number per caller.
     """
