@@ -123,10 +123,11 @@ def filter_case(_context: schemathesis.HookContext, case: schemathesis.Case[Any]
 @schemathesis.hook
 def before_call(_context: schemathesis.HookContext, case: schemathesis.Case[Any], _kwargs: dict[str, Any]) -> None:
     number = next(_numbers)
-    for name in ("If-Match", "If-None-Match"):
-        # The coverage phase decodes the header as JSON, and so removes the quotation marks of a tag.
-        if re.fullmatch("[0-9.]+", case.headers.get(name, "")) and not _is_negative(case, ParameterLocation.HEADER):
-            case.headers[name] = f'"{case.headers[name]}"'
+    if case.meta is not None and case.meta.generation.mode.is_positive:
+        for name in ("If-Match", "If-None-Match"):
+            # The coverage phase decodes the header as JSON, and so removes the quotation marks of a tag.
+            if re.fullmatch("[0-9]+", case.headers.get(name, "")):
+                case.headers[name] = f'"{case.headers[name]}"'
     # Each request is a new one, so it needs a new key.
     if "Idempotency-Key" in case.headers and not _is_negative(case, ParameterLocation.HEADER):
         case.headers["Idempotency-Key"] = f"generated-{number}"
