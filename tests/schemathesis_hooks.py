@@ -123,11 +123,7 @@ def filter_case(_context: schemathesis.HookContext, case: schemathesis.Case[Any]
 @schemathesis.hook
 def before_call(_context: schemathesis.HookContext, case: schemathesis.Case[Any], _kwargs: dict[str, Any]) -> None:
     number = next(_numbers)
-    if case.meta is not None and case.meta.generation.mode.is_positive:
-        for name in ("If-Match", "If-None-Match"):
-            # The coverage phase decodes the header as JSON, and so removes the quotation marks of a tag.
-            if re.fullmatch("[0-9]+", case.headers.get(name, "")):
-                case.headers[name] = f'"{case.headers[name]}"'
+    _quote_tags(case)
     # Each request is a new one, so it needs a new key.
     if "Idempotency-Key" in case.headers and not _is_negative(case, ParameterLocation.HEADER):
         case.headers["Idempotency-Key"] = f"generated-{number}"
@@ -145,6 +141,14 @@ def before_call(_context: schemathesis.HookContext, case: schemathesis.Case[Any]
             for name in ("parent_id", "manager_id"):
                 body.pop(name, None)
         case.body = body | (_right_secrets(case.path) if number % 2 else {})
+
+
+def _quote_tags(case: schemathesis.Case[Any]) -> None:
+    """Restore the quotation marks of tags, which the coverage phase removes, because it decodes the header as JSON."""
+    if case.meta is not None and case.meta.generation.mode.is_positive:
+        for name in ("If-Match", "If-None-Match"):
+            if re.fullmatch("[0-9]+", case.headers.get(name, "")):
+                case.headers[name] = f'"{case.headers[name]}"'
 
 
 def _is_negative(case: schemathesis.Case[Any], location: ParameterLocation) -> bool:
