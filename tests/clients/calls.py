@@ -69,7 +69,9 @@ def refused(operation: str, response: Response[Answer | Problem]) -> Problem:
 
 def token(client: Client, username: str, password: str) -> TokenPair:
     response = sign_in.sync_detailed(client=client, body=SignIn(username=username, password=password))
-    return parsed("sign_in", response)
+    report("sign_in", response.status_code)
+    assert isinstance(response.parsed, TokenPair), response.content
+    return response.parsed
 
 
 def all_names(client: AuthenticatedClient) -> list[str]:
