@@ -14,9 +14,9 @@ from app.core.http.routing import MAX_PARAMETERS
 from app.domains.shared.models import NAME_LENGTH
 from app.domains.shared.query import formats
 from app.domains.shared.query.filters import TextParameter
-from app.domains.shared.schemas import Description, Name
-from app.utils import normalisation
-from app.utils.normalisation import MAX_COMBINING_MARKS, TextTooLongError, TooManyMarksError, to_nfc
+from app.domains.shared.texts import Description, Name
+from app.utils.text import normalisation
+from app.utils.text.normalisation import MAX_COMBINING_MARKS, TextTooLongError, TooManyMarksError, to_nfc
 from tests.catalogue import PLAIN_TEXTS, every_collection, required
 
 # One combining mark too many.
