@@ -31,7 +31,6 @@ from app.core.http.routing import collect_known_parameters
 from app.core.http.security_headers import SecurityHeadersMiddleware
 from app.core.http.streaming import Streams
 from app.core.migrations import head_revision
-from app.core.password_strength import SERVICE_NAME
 from app.core.passwords import Passwords
 from app.core.readiness import Readiness
 from app.core.server.memory import freeze_startup_objects
@@ -42,6 +41,7 @@ from app.domains.collections import prepare_common_statements
 from app.utils.logging_middleware import RequestMiddleware
 from app.utils.logging_service import configure_logging
 from app.utils.metrics import Metrics
+from app.utils.password_strength import SERVICE_NAME
 
 EXPOSED_HEADERS = (
     *("Content-Disposition", "ETag", "Idempotency-Replayed", "Link", "Location"),

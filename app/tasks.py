@@ -19,7 +19,7 @@ from app.domains.user.administrators import NOT_INITIALISED, first_administrator
 from app.domains.user.models import User
 from app.domains.user.schemas import UserCreate
 from app.domains.user.service import UserService
-from app.utils.email_addresses import comparable_email
+from app.utils.text.email_addresses import comparable_email
 from app.utils.validation import error_text
 
 

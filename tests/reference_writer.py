@@ -16,7 +16,7 @@ from app.domains.shared.collection import LinkSet, body_link_targets, body_links
 from app.domains.shared.rules import Link
 from app.models import Change, Session, User
 from app.utils import exceptions as errors
-from app.utils.folding import fold, fold_email
+from app.utils.text.folding import fold, fold_email
 from tests.catalogue import LINKS
 
 Document = dict[str, Any]

@@ -148,7 +148,8 @@ async def send_refused(story: Story, email: str, tokens: dict[str, str]) -> None
     send, access, link = story.send, tokens["access"], tokens["link"]
     form = {"username": email, "password": FIRST}
     await send(401, "POST", "/auth/token", data=form | {"password": WRONG})
-    await send(422, "POST", "/auth/token", data=form | {"password": [IN_FORM, f"{IN_FORM}2"], "scope": IN_FORM})
+    await send(400, "POST", "/auth/token", data=form | {"password": [IN_FORM, f"{IN_FORM}2"]})
+    await send(422, "POST", "/auth/token", data=form | {"password": IN_FORM, "scope": IN_FORM})
     await send(400, "POST", "/auth/token", data=form, params={"password": IN_QUERY})
     await send(415, "POST", "/auth/token", json={"username": email, "password": MISPLACED})
     await send(422, "POST", "/auth/token", data={"username": "\0", "password": FIRST, "pasword": MISPLACED})

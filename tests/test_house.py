@@ -13,7 +13,7 @@ SHARED = "app.domains.shared."
 # The file of `shared` that a file of a domain may import; others import its models only.
 NAMESAKES = {
     "models": {"models"},
-    "schemas": {"schemas"},
+    "schemas": {"schemas", "texts"},
     "lists": {"lists"},
     "rules": {"rules", "trees"},
     "service": {"service", "trees"},

@@ -35,7 +35,7 @@ LANDED = {
     "0007_import_plans.py": "c8fd1372f17341bfe3f98de987c4f5b86408cf01b033d1a6ee989623501f358a",
     "0008_briefs.py": "10b15b40a476bc9d4a342a016668b423114d21c2820ab688a1b9abd2faff6a1a",
     "0009_words_of_collections.py": "125e02c109bb6c67ed55a50d72f392d1584b8de28280a17037754fb31d4aaba0",
-    "0010_folding.py": "eb0989a6657fda5d347533fc6962b40c6eeae842728a9815ce62ba6e1684ef13",
+    "0010_folding.py": "f24d05615595617e7e31785869cc916100c48443fb3fd1c67cae08aaa4542059",
 }
 
 # Code that revisions import. A digest may be changed while no landed revision imports the file.

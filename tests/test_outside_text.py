@@ -25,7 +25,6 @@ from app.core.http.authorisation import client_address
 from app.core.http.bodies import media_type
 from app.core.http.hints import name_hint
 from app.core.http.strict_json import parse_json
-from app.core.password_strength import MAX_ESTIMATED_LENGTH, _bounded, _personal_words, _plain, _without_separators
 from app.core.tokens import API_TOKEN, Tokens, is_well_formed
 from app.domains.auth.schemas import NewPassword, SignIn
 from app.domains.department.lists import DepartmentListQuery
@@ -40,7 +39,7 @@ from app.domains.shared.query.filters import (
 )
 from app.domains.shared.reading.keys import parse_key
 from app.domains.shared.reading.preconditions import Preconditions, entity_tags
-from app.domains.shared.schemas import (
+from app.domains.shared.texts import (
     Code,
     Description,
     ExternalId,
@@ -52,10 +51,11 @@ from app.domains.shared.schemas import (
 )
 from app.domains.user.schemas import Email
 from app.utils import redaction
-from app.utils.email_addresses import comparable_email, comparable_part_of_email
 from app.utils.exceptions import RegisterError
-from app.utils.invisible import is_visible, trimmed
+from app.utils.password_strength import MAX_ESTIMATED_LENGTH, _bounded, _personal_words, _plain, _without_separators
 from app.utils.redaction import clean_text, redact
+from app.utils.text.email_addresses import comparable_email, comparable_part_of_email
+from app.utils.text.invisible import is_visible, trimmed
 from app.utils.validation import json_pointer
 from tests.conftest import settings_for
 from tests.growth import assert_proportionate, assert_proportionate_async
@@ -108,8 +108,8 @@ UNITS = (
 END = "\0"
 # Patterns that see a text whose length is checked before, and short enough for any pattern.
 BOUNDED = {
-    ("app.core.password_strength", "_OUTER_NON_LETTERS"),  # `MAX_ESTIMATED_LENGTH`
-    ("app.core.password_strength", "_WORD"),
+    ("app.utils.password_strength", "_OUTER_NON_LETTERS"),  # `MAX_ESTIMATED_LENGTH`
+    ("app.utils.password_strength", "_WORD"),
     ("app.core.http.bodies", "_CONTENT_TYPE"),  # `MAX_CONTENT_TYPE_LENGTH`
     ("app.core.http.bodies", "_PARAMETERS"),
     ("app.core.http.hints", "_SUFFIXED"),  # `_MAX_COMPARED_LENGTH`

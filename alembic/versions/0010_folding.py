@@ -32,7 +32,7 @@ MAX_COLLISIONS = 100
 BEFORE = {"text": "lower({})", "key": "lower({})", "email": "lower({})"}
 AFTER = {"text": "fold({})", "key": "fold_key({})", "email": "fold_email({})"}
 
-# A copy of the table of `app/utils/folding.py`, apart from ASCII, so that a change there does not change this revision.
+# A copy of the table of `app/utils/text/folding.py`, apart from ASCII, so that no change there changes this revision.
 _LOWER_CASE = """
 C6>E6 D0>F0 D8>F8 DE>FE 110>111 126>127 132>133 13F-141>140 14A>14B 152>153 166>167 181>253 182-184>183
 186>254 187>188 189-18A>256 18B>18C 18E>1DD 18F>259 190>25B 191>192 193>260 194>263 196>269 197>268 198>199 19C>26F

@@ -10,10 +10,10 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
-from app.core.password_strength import weakness_of
 from app.core.passwords import MAX_LENGTH, MIN_LENGTH
-from app.utils.email_addresses import check_email
 from app.utils.fault_codes import described_pattern, text_of
+from app.utils.password_strength import weakness_of
+from app.utils.text.email_addresses import check_email
 from app.utils.validation import error_text
 from app.utils.wording import joined
 

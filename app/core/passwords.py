@@ -16,9 +16,9 @@ from anyio import CapacityLimiter
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from app.core.password_strength import weakness_of
 from app.core.places import SharedPlaces
 from app.utils.exceptions import HashingBusy
+from app.utils.password_strength import weakness_of
 
 MIN_LENGTH = 12
 MAX_LENGTH = 256

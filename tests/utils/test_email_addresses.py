@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.utils.email_addresses import canonical_email, comparable_email, comparable_part_of_email
+from app.utils.text.email_addresses import canonical_email, comparable_email, comparable_part_of_email
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core.core_schema import ErrorType
 
-from app.core import password_strength
 from app.domains.auth.schemas import SetPassword
 from app.domains.shared.collection import cycle_key, self_references
+from app.utils import password_strength
 from app.utils.exceptions import Fault
 from app.utils.fault_codes import (
     OWN_TEXTS,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.utils.folding import LOWER_CASE, fold, fold_email
+from app.utils.text.folding import LOWER_CASE, fold, fold_email
 from tests.domains.shared.properties import draw_examples
 
 APP = Path(__file__).parents[2] / "app"
@@ -23,13 +23,13 @@ LOWERED = {
     "core/http/middleware.py": "header fields and host names",
     "core/http/protocol.py": "header fields",
     "core/http/routing.py": "methods and content codings",
-    "core/password_strength.py": "the form in which zxcvbn looks words up",
+    "utils/password_strength.py": "the form in which zxcvbn looks words up",
     "domains/register/table_files.py": "extensions of files",
     "domains/search/snippets.py": "the folding of search, which revision 0006 has, too",
     "domains/shared/imports/columns.py": "names of columns",
     "domains/shared/imports/rows.py": "Boolean words",
     "domains/shared/query/formats.py": "media types",
-    "utils/folding.py": "ASCII text",
+    "utils/text/folding.py": "ASCII text",
     "utils/logging_middleware.py": "header fields",
 }
 FUNCTIONS: dict[str, Callable[[str], str]] = {"fold": fold, "fold_email": fold_email}

@@ -7,7 +7,7 @@ from typing import Annotated
 import pytest
 from pydantic import Field, TypeAdapter, ValidationError
 
-from app.utils.invisible import has_ignorable, is_visible, trimmed
+from app.utils.text.invisible import has_ignorable, is_visible, trimmed
 
 CHARACTERS = [character for character in map(chr, range(sys.maxunicode + 1)) if not "\ud800" <= character <= "\udfff"]
 # Pydantic's engine of regular expressions knows the properties of Unicode.

@@ -24,8 +24,8 @@ from app.utils.exceptions import (
     Unauthorized,
 )
 from app.utils.fault_codes import text_of
-from app.utils.invisible import trimmed
-from app.utils.normalisation import MAX_COMBINING_MARKS, TextTooLongError, TooManyMarksError, to_nfc
+from app.utils.text.invisible import trimmed
+from app.utils.text.normalisation import MAX_COMBINING_MARKS, TextTooLongError, TooManyMarksError, to_nfc
 from app.utils.wording import counted
 
 CHANGE_MESSAGE = "X-Change-Message"

@@ -7,9 +7,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
 from app.core.passwords import MAX_LENGTH, MIN_LENGTH
 from app.core.permissions import SCOPES, AccessLevel, Scope
-from app.domains.shared.schemas import UNSTORABLE_CHARACTER, Brief, Instant, Name, Schema, example, normalised
-from app.utils.email_addresses import EMAIL_LENGTH, comparable_email
+from app.domains.shared.schemas import Brief, Instant, Schema, example
+from app.domains.shared.texts import UNSTORABLE_CHARACTER, Name, normalised
 from app.utils.fault_codes import invalid
+from app.utils.text.email_addresses import EMAIL_LENGTH, comparable_email
 
 MAX_API_TOKEN_DAYS = 365
 DEFAULT_API_TOKEN_DAYS = 90

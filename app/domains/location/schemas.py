@@ -7,7 +7,8 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
 from app.domains.location.models import ADDRESS_LENGTH, TIMEZONE_LENGTH, LocationKind
-from app.domains.shared.schemas import Brief, ChangeFields, ObjectRead, TreeFields, example, merge_patch, multiple_lines
+from app.domains.shared.schemas import Brief, ChangeFields, ObjectRead, TreeFields, example, merge_patch
+from app.domains.shared.texts import multiple_lines
 from app.utils.fault_codes import invalid
 
 

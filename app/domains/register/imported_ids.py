@@ -8,8 +8,8 @@ from typing import Any
 from sqlalchemy import Executable, text
 
 from app.core.database import Database, RegisterSession
-from app.domains.shared.schemas import UNSTORABLE_CHARACTER
-from app.utils.email_addresses import comparable_email
+from app.domains.shared.texts import UNSTORABLE_CHARACTER
+from app.utils.text.email_addresses import comparable_email
 
 # The collection and the id of an object in the exported register.
 ExportedId = tuple[str, int]

@@ -5,13 +5,13 @@ from app.domains.shared.schemas import (
     Brief,
     ChangeFields,
     Criticality,
-    HttpAddress,
     ObjectFields,
     ObjectRead,
     Reference,
     example,
     merge_patch,
 )
+from app.domains.shared.texts import HttpAddress
 
 
 class ResourceFields(ObjectFields):

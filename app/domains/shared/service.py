@@ -17,12 +17,13 @@ from app.domains.shared.reading.keys import parse_key
 from app.domains.shared.reading.preconditions import Preconditions
 from app.domains.shared.reading.reader import CollectionReader
 from app.domains.shared.rules import Rules, Values
-from app.domains.shared.schemas import ObjectFields, exempt_stored, has_ignorable_text, kept_fields
+from app.domains.shared.schemas import ObjectFields, has_ignorable_text, kept_fields
+from app.domains.shared.texts import exempt_stored
 from app.domains.shared.writing.link_writer import LinkWriter
 from app.domains.shared.writing.object_writer import ObjectWriter
 from app.domains.shared.writing.single_statement import insert_object, update_object
 from app.domains.shared.writing.unique_keys import unique_keys
-from app.utils.invisible import has_ignorable, trimmed
+from app.utils.text.invisible import has_ignorable, trimmed
 from app.utils.validation import invalid_content
 
 __all__ = ["Collection", "CollectionService", "LinkSet", "parse_key"]

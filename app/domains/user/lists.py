@@ -8,7 +8,7 @@ from app.core.permissions import AccessLevel
 from app.domains.shared import lists
 from app.domains.user.models import User
 from app.domains.user.schemas import UserRead
-from app.utils.email_addresses import comparable_email, comparable_part_of_email
+from app.utils.text.email_addresses import comparable_email, comparable_part_of_email
 
 UserListQuery = lists.list_query(
     "UserListQuery",

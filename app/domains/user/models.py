@@ -7,7 +7,7 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from app.core.permissions import AccessLevel
 from app.domains.shared.models import RegisterObject, enumeration, reference, register_table
-from app.utils.email_addresses import EMAIL_LENGTH
+from app.utils.text.email_addresses import EMAIL_LENGTH
 
 
 class User(RegisterObject):

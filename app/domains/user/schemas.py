@@ -14,10 +14,9 @@ from app.domains.shared.schemas import (
     example,
     keep_omitted,
     merge_patch,
-    normalised,
-    reject_ignorable,
 )
-from app.utils.email_addresses import EMAIL_LENGTH, check_email
+from app.domains.shared.texts import normalised, reject_ignorable
+from app.utils.text.email_addresses import EMAIL_LENGTH, check_email
 
 
 def _normalise_email(value: str) -> str:

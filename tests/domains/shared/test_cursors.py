@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.core.tokens import Tokens
 from app.domains.shared.query.orders import OBJECT_SORTS
 from app.domains.shared.query.pages import MAX_OFFSET
-from app.utils.folding import fold
+from app.utils.text.folding import fold
 from tests.builders import make, make_department, make_process, make_role
 from tests.catalogue import every_collection
 from tests.conftest import Committed, settings_for

@@ -11,7 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domains.shared.query.pages import ListQuery
-from app.utils.folding import fold
+from app.utils.text.folding import fold
 from tests.builders import make
 from tests.catalogue import LISTS, PLAIN_TEXTS, REFERENCE_TARGETS, every_collection
 from tests.domains.shared.test_declarations import BESIDES, LINK_FILTERS, bare

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from app.domains.process.models import DepartmentRelation, ProcessStatus, ResourceUsage, RoleResponsibility
 from app.domains.shared.models import Criticality
-from app.utils.folding import fold
+from app.utils.text.folding import fold
 from tests.builders import make
 from tests.domains.shared.properties import draw_examples
 

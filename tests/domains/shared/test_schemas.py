@@ -11,8 +11,9 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from app.domains.location.schemas import LocationPatch
 from app.domains.process.schemas import ProcessPatch
-from app.domains.shared.schemas import Code, Description, Name, Schema, merge_patch
-from app.utils.invisible import trimmed
+from app.domains.shared.schemas import Schema, merge_patch
+from app.domains.shared.texts import Code, Description, Name
+from app.utils.text.invisible import trimmed
 from tests.builders import make_department, make_location
 from tests.domains.shared.properties import draw_examples
 

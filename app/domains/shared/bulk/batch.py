@@ -33,7 +33,7 @@ from app.domains.shared.bulk.writer import write_items
 from app.domains.shared.collection import body_links, values_of, writable_columns
 from app.domains.shared.reading.reader import CollectionReader
 from app.domains.shared.rules import LocksUnavailableError, Rules, Write
-from app.domains.shared.schemas import exempt_all, exempt_stored
+from app.domains.shared.texts import exempt_all, exempt_stored
 from app.domains.shared.writing.constraints import error_for
 from app.domains.shared.writing.links import read_links
 from app.domains.shared.writing.unique_keys import find_key_owners, unique_keys

@@ -10,19 +10,11 @@ from app.domains.shared.bulk.fault_budget import FaultBudget
 from app.domains.shared.collection import LinkSet
 from app.domains.shared.models import RegisterObject
 from app.domains.shared.rules import Link, Write
-from app.domains.shared.schemas import (
-    MAX_ID,
-    MAX_LINKS,
-    Code,
-    ObjectFields,
-    Reference,
-    Schema,
-    StoredExternalId,
-    is_id,
-)
+from app.domains.shared.schemas import MAX_ID, MAX_LINKS, ObjectFields, Reference, Schema, is_id
+from app.domains.shared.texts import Code, StoredExternalId
 from app.utils.exceptions import ContentTooLarge, Fault
 from app.utils.fault_codes import code_of
-from app.utils.folding import fold
+from app.utils.text.folding import fold
 from app.utils.unknown_members import without_surplus
 from app.utils.validation import faults_of
 from app.utils.wording import counted, joined

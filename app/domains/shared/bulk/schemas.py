@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar, Uni
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation, create_model
 
 from app.domains.shared.bulk.items import Status
-from app.domains.shared.schemas import MAX_ID, Code, ExternalId, ObjectFields, Reference, Schema, merge_patch
+from app.domains.shared.schemas import MAX_ID, ObjectFields, Reference, Schema, merge_patch
+from app.domains.shared.texts import Code, ExternalId
 from app.utils.problems import ProblemError
 
 MAX_BULK_ITEMS = 1000

@@ -16,7 +16,7 @@ from app.domains.shared.collection import Collection, LinkSet, foreign_keys
 from app.domains.shared.models import RegisterObject
 from app.domains.shared.reading.documents import documents_of
 from app.utils.exceptions import Fault, InvalidContent
-from app.utils.invisible import trimmed
+from app.utils.text.invisible import trimmed
 from app.utils.validation import MAX_FAULTS, json_pointer
 
 # Limits per file.

@@ -11,7 +11,7 @@ from app.core.http.strict_json import parse_json
 from app.core.threads import until_cancelled
 from app.domains.shared.reading.cells import is_empty, unescape_formula
 from app.utils.exceptions import BadRequest, ContentTooLarge, Fault, InvalidContent
-from app.utils.invisible import trimmed
+from app.utils.text.invisible import trimmed
 from app.utils.validation import json_pointer
 from app.utils.wording import counted
 

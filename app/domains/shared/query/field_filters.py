@@ -46,7 +46,7 @@ from app.domains.shared.query.filters import (
     Operands,
     Parameter,
 )
-from app.domains.shared.schemas import key_text, multiple_lines, part_of_line, part_of_lines, single_line
+from app.domains.shared.texts import key_text, multiple_lines, part_of_line, part_of_lines, single_line
 
 
 def choice(name: str, values: Any) -> Iterable[Filter]:

@@ -32,7 +32,7 @@ from app.domains.shared.query.groups import Grouping
 from app.domains.shared.query.orders import OBJECT_SORTS, Order, SortKey
 from app.domains.shared.query.representations import RepresentationQuery, representation
 from app.domains.shared.query.search import SEARCH
-from app.domains.shared.schemas import DESCRIPTION_LENGTH, comparable_code
+from app.domains.shared.texts import DESCRIPTION_LENGTH, comparable_code
 from app.utils.fault_codes import described_pattern, invalid
 from app.utils.wording import counted
 

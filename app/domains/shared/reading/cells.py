@@ -19,8 +19,8 @@ from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.orm import RelationshipProperty
 
 from app.domains.shared.models import EXTERNAL_ID_LENGTH
-from app.utils.invisible import trimmed
-from app.utils.normalisation import MAX_DECOMPOSITION
+from app.utils.text.invisible import trimmed
+from app.utils.text.normalisation import MAX_DECOMPOSITION
 
 # The characters with which a formula begins in a spreadsheet, and the mark that prevents its evaluation.
 _FORMULA_STARTS = frozenset("=+-@\t\r")

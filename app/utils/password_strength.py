@@ -8,7 +8,7 @@ from itertools import permutations
 from math import prod
 from typing import Any
 
-from app.utils.invisible import has_ignorable
+from app.utils.text.invisible import has_ignorable
 
 # The title of the OpenAPI document.
 SERVICE_NAME = "Process Register"

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from zxcvbn import matching
 
-from app.core import password_strength
-from app.core.password_strength import MAX_ESTIMATED_LENGTH, weakness_of
 from app.core.passwords import MAX_LENGTH
 from app.domains.register.demo_data import DEMO_PASSWORD, DEMO_USERS
+from app.utils import password_strength
 from app.utils.fault_codes import TEXTS
+from app.utils.password_strength import MAX_ESTIMATED_LENGTH, weakness_of
 from tests.conftest import ADMIN_PASSWORD
 
 NAME, EMAIL = "Ada Byron Lovelace", "ada.byron@register.example"
