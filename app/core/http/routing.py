@@ -107,7 +107,7 @@ class StrictRoute(APIRoute):
 
         async def strict_handler(request: Request) -> Response:
             # Authorise first: a caller without permission gets no other error, and the body is not read.
-            await request.app.dependency_overrides.get(authorise, authorise)(request, permission)
+            await _authorise(request, permission)
             if request.scope["query_string"]:
                 _check_query(request, self.parameters.repeatable)
             if not accepted.exists and request.method == "GET":
@@ -119,7 +119,7 @@ class StrictRoute(APIRoute):
             size = await accepted.read(request) if accepted.exists else 0
             if time.monotonic() - started > RECHECK_SECONDS:
                 # The caller may have lost the permission while the body arrived.
-                await request.app.dependency_overrides.get(authorise, authorise)(request, permission)
+                await _authorise(request, permission)
             if size > settings.max_body_bytes:
                 large_bodies: SharedPlaces = request.app.state.large_bodies
                 with large_bodies.place(), ended_by(request.disconnect):
@@ -135,7 +135,11 @@ async def authorise_again(request: Request) -> None:
     Raises `Unauthorized` and `Forbidden`, and `ServiceUnavailable` as every statement does.
     """
     forget_caller(request)
-    permission = declared_permission(request.scope["route"])
+    await _authorise(request, declared_permission(request.scope["route"]))
+
+
+async def _authorise(request: Request, permission: str) -> None:
+    """Call `authorise`, or its replacement in `app.dependency_overrides`."""
     await request.app.dependency_overrides.get(authorise, authorise)(request, permission)
 
 

@@ -1,6 +1,6 @@
 """Collections whose objects form a tree, by `parent_id`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -122,8 +122,7 @@ class NoCycle(Rule):
             yield RuleViolation(TooDeep, detail, f"/{self.column}")
 
     def check_together(self, rejected: Sequence[Write]) -> Iterator[tuple[Write, RuleViolation]]:
-        # A batch can have several writes of one object, of which at most one is not rejected.
-        undone = [write.id for write in rejected if self._moves.get(write.id) is write]
+        undone = _placed_by(self._moves, rejected)
         while undone := self._cycles.undo(undone):
             for key in undone:
                 write = self._moves[key]
@@ -170,12 +169,18 @@ class MaxDepth(Rule):
     def check_together(self, rejected: Sequence[Write]) -> Iterator[tuple[Write, RuleViolation]]:
         if self._tree is None:
             return
-        # A batch can have several writes of one object, of which at most one is not rejected.
-        undone = [write.id for write in rejected if self._writes.get(write.id) is write]
-        for key in self._tree.undo(undone):
+        for key in self._tree.undo(_placed_by(self._writes, rejected)):
             write = self._writes[key]
             detail = text_of("too_deep", noun=write.model.noun, ancestors=MAX_DEPTH)
             yield write, RuleViolation(TooDeep, detail, "/parent_id")
+
+
+def _placed_by(placing: Mapping[Any, Write], rejected: Sequence[Write]) -> list[Any]:
+    """Return the ids of the objects that the rejected writes were to place.
+
+    A batch can have several writes of one object, of which at most one is not rejected; `placing` has that one.
+    """
+    return [write.id for write in rejected if placing.get(write.id) is write]
 
 
 def _parent(write: Write, column: str = "parent_id") -> Any:

@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType, SimpleNamespace
 from typing import Any, ClassVar, cast
 
@@ -186,40 +187,39 @@ async def test_rules_are_given_each_rejected_write_once() -> None:
     assert (calls < MAX_CALLS, checks, OneByOne.given) == (True, ITEMS + 1, ITEMS)
 
 
-async def test_writes_that_are_rejected_one_by_one_leave_time_to_other_requests() -> None:
-    turns = 0
+@contextmanager
+def turns_of_others() -> Iterator[list[None]]:
+    """Yield a list that gets an entry whenever another request would have a turn."""
+    turns: list[None] = []
 
     async def others() -> None:
-        nonlocal turns
         while True:
-            turns += 1
+            turns.append(None)
             await asyncio.sleep(0)
 
-    batch = Batch(Department, [department(index, None, ITEMS + 1) for index in range(1, ITEMS + 1)], None)
     task = asyncio.create_task(others())
-    await count_calls(batch, {ITEMS + 1: None}, OneByOne)
-    task.cancel()
-    assert turns >= ITEMS // conflicts._MAX_ITEMS_PER_SLICE
+    try:
+        yield turns
+    finally:
+        task.cancel()
+
+
+async def test_writes_that_are_rejected_one_by_one_leave_time_to_other_requests() -> None:
+    batch = Batch(Department, [department(index, None, ITEMS + 1) for index in range(1, ITEMS + 1)], None)
+    with turns_of_others() as turns:
+        await count_calls(batch, {ITEMS + 1: None}, OneByOne)
+    assert len(turns) >= ITEMS // conflicts._MAX_ITEMS_PER_SLICE
 
 
 async def test_cycles_leave_time_to_other_requests() -> None:
-    turns = 0
-
-    async def others() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
     # The departments of each pair move below each other.
     items = [department(index, None, index + 1 if index % 2 else index - 1) for index in range(1, ITEMS + 1)]
     batch = Batch(Department, items, None)
-    task = asyncio.create_task(others())
-    await count_calls(batch, dict.fromkeys(range(1, ITEMS + 1)))
-    task.cancel()
+    with turns_of_others() as turns:
+        await count_calls(batch, dict.fromkeys(range(1, ITEMS + 1)))
     assert codes(batch) == [["cycle"]] * ITEMS
     # One half of the turns is for the failed items.
-    assert turns >= 2 * ITEMS // conflicts._MAX_ITEMS_PER_SLICE
+    assert len(turns) >= 2 * ITEMS // conflicts._MAX_ITEMS_PER_SLICE
 
 
 async def test_ancestors_of_a_referenced_object_are_not_deleted() -> None:
