@@ -1,6 +1,6 @@
 """Declarations of collections: models, schemas, kinds of links, and rules."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from operator import attrgetter
@@ -62,6 +62,12 @@ class LinkSet:
         if self.detail is not None:
             arrays[f"{self.field}_{self.detail}"] = [detail for _, detail in ordered]
         return arrays
+
+
+@cache
+def links_by_name(links: tuple[LinkSet, ...]) -> Mapping[str, LinkSet]:
+    """Return the members of bodies that list links, each with the kind of its links."""
+    return {name: link for link in links for name in (link.field, link.short)}
 
 
 @dataclass(frozen=True, slots=True)

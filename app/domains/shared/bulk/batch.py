@@ -30,7 +30,7 @@ from app.domains.shared.bulk.statements import (
     lock_objects,
 )
 from app.domains.shared.bulk.writer import write_items
-from app.domains.shared.collection import body_links, values_of, writable_columns
+from app.domains.shared.collection import body_links, links_by_name, values_of, writable_columns
 from app.domains.shared.reading.reader import CollectionReader
 from app.domains.shared.rules import LocksUnavailableError, Rules, Write
 from app.domains.shared.texts import exempt_all, exempt_stored
@@ -222,7 +222,7 @@ class _Bulk:
         values: dict[str, Any] = item.data
         if item.op != "create":
             # As in a merge patch, null stands for an empty list of links, the default.
-            lists = {name for link in self.collection.links for name in (link.field, link.short)}
+            lists = links_by_name(self.collection.links)
             values = {name: value for name, value in values.items() if value is not None or name not in lists}
         current = item.current or {}
         values = {name: current[name] for name in columns if name in current and name not in item.data} | values

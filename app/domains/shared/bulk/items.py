@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from app.domains.shared.bulk.fault_budget import FaultBudget
-from app.domains.shared.collection import LinkSet
+from app.domains.shared.collection import LinkSet, links_by_name
 from app.domains.shared.models import RegisterObject
 from app.domains.shared.rules import Link, Write
 from app.domains.shared.schemas import MAX_ID, MAX_LINKS, ObjectFields, Reference, Schema, is_id
@@ -170,9 +170,8 @@ def folded_key(column: str, value: Any) -> Key:
 
 def reject_too_many_links(items: Sequence[Any], links: tuple[LinkSet, ...]) -> None:
     """Raise `ContentTooLarge` if a request has more links than one batch may have."""
-    names = [name for link in links for name in (link.field, link.short)]
     data = (item.get("data") for item in items if isinstance(item, dict))
-    lists = (_list(each.get(name)) for each in data if isinstance(each, dict) for name in names)
+    lists = (_list(each.get(name)) for each in data if isinstance(each, dict) for name in links_by_name(links))
     if sum(map(len, lists)) > MAX_BATCH_LINKS:
         raise ContentTooLarge(f"A batch may have at most {MAX_BATCH_LINKS:,} links.")
 
@@ -237,7 +236,7 @@ def read_key(column: str, value: Any) -> Key | None:
 
 def reject_long_lists(item: Item, links: tuple[LinkSet, ...]) -> None:
     """Reject lists with more links than an object may have, before any work is done for each link."""
-    for name in (name for link in links for name in (link.field, link.short)):
+    for name in links_by_name(links):
         count = len(_list(item.data.get(name)))
         if count > MAX_LINKS:
             item.add_fault(f"/data/{name}", "too_long", items=counted(MAX_LINKS, "item"))

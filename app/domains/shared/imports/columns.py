@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Literal, get_args
 
 from app.core.http.hints import name_hint
-from app.domains.shared.collection import Collection, LinkSet, foreign_keys
+from app.domains.shared.collection import Collection, LinkSet, foreign_keys, links_by_name
 from app.domains.shared.models import RegisterObject
 from app.domains.shared.reading.documents import documents_of
 from app.utils.exceptions import Fault, InvalidContent
@@ -43,7 +43,7 @@ Columns = Mapping[str, Member | None]
 def members_of(collection: Collection) -> dict[str, Member]:
     """Return the members that the columns of a collection's files can be, by name."""
     columns = foreign_keys(collection.model)
-    links = {name: link for link in collection.links for name in (link.field, link.short)}
+    links = links_by_name(collection.links)
     members = {name: Member(name, "read_only") for name in documents_of(collection).header(None)}
     for name, info in collection.body.model_fields.items():
         if name in columns:

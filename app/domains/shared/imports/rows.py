@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from app.core.threads import until_cancelled
 from app.domains.shared.bulk.fault_budget import FaultBudget
 from app.domains.shared.bulk.items import ID_AND_NAME, ITEM_INDEX, read_key
-from app.domains.shared.collection import Collection, LinkSet
+from app.domains.shared.collection import Collection, LinkSet, links_by_name
 from app.domains.shared.imports.columns import Columns, Hints, Kind, Member, members_of
 from app.domains.shared.imports.files import FileRow
 from app.domains.shared.models import RegisterObject
@@ -86,7 +86,7 @@ class RowReader:
         # The fields that are never null, and whether they are required.
         fields = collection.body.model_fields.items()
         self._never_null = {name: field.is_required() for name, field in fields if not takes_null(field)}
-        self._lists = frozenset(name for link in collection.links for name in (link.field, link.short))
+        self._lists = links_by_name(collection.links)
         self._columns = columns
         self._table = table
         self._match_ids = match_ids

@@ -226,9 +226,10 @@ def _text_equality(
         values = operands[parameter_name]
         field = source.c[name]
         # The index is over the folded value.
-        equal = folded(field) == any_(_fold_all(name, values))
         if uses_folded_key:
             equal = folded_key(field) == any_(func.fold_keys(values, type_=ARRAY(Text)))
+        else:
+            equal = folded(field) == any_(_fold_all(name, values))
         if not ignore_case:
             equal = and_(equal, field == any_(values))
         return _is_not(equal) if negated else equal
