@@ -218,7 +218,7 @@ def queries(scene: Planted, operation: str) -> Iterator[str]:
         return
     declaration = LISTS[collection].declaration
     yield f"sort=-{list(declaration.sorts)[-1]}"
-    yield from (f"{name}={scene.objects[tree]}" for name, tree in declaration.trees.items())
+    yield from (f"{name}={scene.objects[tree]}" for name, tree in declaration.reads.items())
     yield from (f"{name}={scene.objects[target]}" for name, target in REFERENCE_TARGETS[collection].items())
 
 
