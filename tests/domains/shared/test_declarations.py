@@ -116,6 +116,21 @@ def test_every_field_has_the_filters_of_its_type(collection: str) -> None:
     assert declared <= query.model_fields.keys()
 
 
+@every_collection
+def test_filters_by_links_read_the_collection_that_lists_the_links(collection: str) -> None:
+    reads = LISTS[collection].declaration.reads
+    for links in (*(links for each in COLLECTIONS for links in LINKS[each]), HOLDERS):
+        # The holders of roles are read with the permission to read users.
+        stating = "users" if links is HOLDERS else links.owner_model.__tablename__
+        for end, other in ((links.owner, links.target), (links.target, links.owner)):
+            if model_of(links.table.c[end]) is not MODELS[collection]:
+                continue
+            of_tree = {name for name in link_filters(links, other) if "_within" in name}
+            for name in link_filters(links, other) - of_tree:
+                assert reads.get(name, collection) == stating, name
+            assert {reads[name] for name in of_tree} <= {model_of(links.table.c[other]).__tablename__}
+
+
 def test_field_without_filters_is_detected() -> None:
     class Grown(LISTS["roles"].read_schema):  # type: ignore[misc]
         budget: float | None
