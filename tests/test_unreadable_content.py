@@ -11,7 +11,7 @@ import re
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from itertools import combinations, count, product
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import httpx
 import pytest
@@ -20,6 +20,7 @@ from sqlalchemy import URL, String, text
 
 from app.core.permissions import SCOPES
 from app.domains.shared.collection import writable_columns
+from app.domains.shared.query.pages import ListDeclaration
 from app.domains.shared.query.representations import embedded_members
 from app.main import create_app
 from tests.builders import admin_session, make, token_with
@@ -218,8 +219,20 @@ def queries(scene: Planted, operation: str) -> Iterator[str]:
         return
     declaration = LISTS[collection].declaration
     yield f"sort=-{list(declaration.sorts)[-1]}"
-    yield from (f"{name}={scene.objects[tree]}" for name, tree in declaration.trees.items())
+    yield from (query_with(declaration, name, scene.objects[other]) for name, other in declaration.reads.items())
     yield from (f"{name}={scene.objects[target]}" for name, target in REFERENCE_TARGETS[collection].items())
+
+
+def query_with(declaration: ListDeclaration, name: str, object_id: int) -> str:
+    """Return a valid query with one filter, by an object or a constant, and with the filter that it requires."""
+    parameter = declaration.parameters[name]
+    query = f"{name}={object_id}"
+    if parameter.annotation is bool:
+        query = f"{name}=true"
+    elif get_origin(parameter.annotation) is Literal:
+        query = f"{name}={get_args(parameter.annotation)[-1]}"
+    needs_other = parameter.requires is not None and parameter.independent is None
+    return f"{query}&{query_with(declaration, str(parameter.requires), object_id)}" if needs_other else query
 
 
 def bodies(scene: Planted, operation: str, collection: str) -> Iterator[dict[str, Any]]:
@@ -396,19 +409,29 @@ async def test_dependants_of_a_token_that_may_read_all_are_complete(client: http
 
 
 @pytest.mark.parametrize("collection", COLLECTIONS)
-async def test_filters_by_a_subtree_require_the_permission_to_read_the_tree(
+async def test_filters_that_read_another_collection_require_the_permission_to_read_it(
     client: httpx.AsyncClient, collection: str
 ) -> None:
     headers = await token_with(client, f"{collection}:read")
     declaration = LISTS[collection].declaration
-    for name, tree in declaration.trees.items():
-        expected = (200, None) if tree == collection else (403, f"{tree}:read")
-        group = next(iter(declaration.groups))
-        for path in (f"{collection}?", f"{collection}/stats?group_by={group}&"):
-            response = await client.get(f"/{path}{name}=1", headers=headers)
-            assert (response.status_code, response.json().get("scope")) == expected
-        permitted = await token_with(client, f"{collection}:read", f"{tree}:read")
-        assert (await client.get(f"/{collection}?{name}=1", headers=permitted)).status_code == 200
+    group = next(iter(declaration.groups))
+    for name, other in declaration.reads.items():
+        query = query_with(declaration, name, 1)
+        expected = (200, None) if other == collection else (403, f"{other}:read")
+        for path in (f"{collection}?", f"{collection}/stats?group_by={group}&", f"{collection}?q=a&"):
+            response = await client.get(f"/{path}{query}", headers=headers)
+            assert (response.status_code, response.json().get("scope")) == expected, query
+        permitted = await token_with(client, f"{collection}:read", f"{other}:read")
+        assert (await client.get(f"/{collection}?{query}", headers=permitted)).status_code == 200, query
+
+
+async def test_filter_of_a_list_below_a_path_requires_the_permission(client: httpx.AsyncClient) -> None:
+    role = await make(client, "roles")
+    headers = await token_with(client, "roles:read", "users:read")
+    for query, status in (("role_id__null=false", 200), ("department_within__not=1", 403)):
+        for accept in ("application/json", "application/x-ndjson"):
+            response = await client.get(f"/roles/{role['id']}/holders?{query}", headers=headers | {"Accept": accept})
+            assert response.status_code == status, query
 
 
 async def test_external_ids_are_of_readable_collections(committed: Committed) -> None:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import Depends
 
-from app.domains.department.models import Department
+from app.domains.department.models import Department, DepartmentRelation
 from app.domains.department.schemas import DepartmentRead
 from app.domains.shared import lists
 
@@ -16,6 +16,12 @@ DepartmentListQuery = lists.list_query(
             *lists.identifier("parent_id"),
             *lists.subtree("id", Department, "within"),
             *lists.identifier("head_id"),
+            *lists.links(
+                *("process_departments", "department_id", "process_id"),
+                detail=("relation", DepartmentRelation),
+                tree="processes",
+                reads="processes",
+            ),
         ),
         sorts=lists.OBJECT_SORTS,
         groups=lists.reference_groups("parent", "head"),

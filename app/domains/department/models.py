@@ -1,11 +1,14 @@
 """The table of departments."""
 
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import Index
 from sqlalchemy.orm import Mapped, relationship
 
 from app.domains.shared.models import RegisterObject, reference, register_table
+
+# The relation of a department to a process.
+DepartmentRelation = Literal["owner", "participant", "supplier", "customer"]
 
 
 class Department(RegisterObject):

@@ -4,8 +4,8 @@ from typing import Annotated
 
 from fastapi import Depends
 
+from app.domains.department.models import DepartmentRelation
 from app.domains.process.models import (
-    DepartmentRelation,
     Process,
     ProcessDepartment,
     ProcessKind,
@@ -13,10 +13,10 @@ from app.domains.process.models import (
     ProcessResource,
     ProcessRole,
     ProcessStatus,
-    ResourceUsage,
-    RoleResponsibility,
 )
 from app.domains.process.schemas import ProcessRead
+from app.domains.resource.models import ResourceUsage
+from app.domains.role.models import RoleResponsibility
 from app.domains.shared import lists
 
 ProcessListQuery = lists.list_query(
@@ -33,14 +33,14 @@ ProcessListQuery = lists.list_query(
             *lists.links(
                 *(ProcessDepartment, "process_id", "department_id"),
                 detail=("relation", DepartmentRelation),
-                in_tree=True,
+                tree="departments",
             ),
-            *lists.links(ProcessLocation, "process_id", "location_id", in_tree=True),
+            *lists.links(ProcessLocation, "process_id", "location_id", tree="locations"),
             *lists.links(ProcessResource, "process_id", "resource_id", detail=("usage", ResourceUsage)),
             *lists.links(
                 *(ProcessRole, "process_id", "role_id"),
                 detail=("responsibility", RoleResponsibility),
-                match="role_match",
+                repeatable=True,
             ),
         ),
         sorts=lists.OBJECT_SORTS

@@ -5,6 +5,9 @@ from typing import Any, Literal, get_args
 from sqlalchemy import Index, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
+from app.domains.department.models import DepartmentRelation
+from app.domains.resource.models import ResourceUsage
+from app.domains.role.models import RoleResponsibility
 from app.domains.shared.models import (
     Base,
     Criticality,
@@ -20,9 +23,6 @@ from app.utils.fault_codes import text_of
 
 ProcessKind = Literal["core", "management", "support"]
 ProcessStatus = Literal["draft", "in_review", "active", "retired"]
-DepartmentRelation = Literal["owner", "participant", "supplier", "customer"]
-ResourceUsage = Literal["uses", "reads", "writes", "produces"]
-RoleResponsibility = Literal["responsible", "accountable", "consulted", "informed"]
 
 
 class ProcessDepartment(Base):

@@ -6,7 +6,6 @@ from fastapi import Query, Response
 
 from app.core.permissions import requires
 from app.domains.process.lists import ProcessListParameters, ProcessRepresentation, ProcessStatsParameters
-from app.domains.process.models import RoleResponsibility
 from app.domains.process.schemas import (
     DepartmentLinkFields,
     ProcessCreate,
@@ -17,6 +16,7 @@ from app.domains.process.schemas import (
     RoleLinkFields,
 )
 from app.domains.process.service import DEPARTMENTS, LOCATIONS, OWNER, RESOURCES, ROLES, ProcessServiceDep
+from app.domains.role.models import RoleResponsibility
 from app.domains.shared import router as shared
 
 router = shared.collection_router("processes")

@@ -5,13 +5,10 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from app.domains.process.models import (
-    DepartmentRelation,
-    ProcessKind,
-    ProcessStatus,
-    ResourceUsage,
-    RoleResponsibility,
-)
+from app.domains.department.models import DepartmentRelation
+from app.domains.process.models import ProcessKind, ProcessStatus
+from app.domains.resource.models import ResourceUsage
+from app.domains.role.models import RoleResponsibility
 from app.domains.shared.schemas import (
     MAX_LINKS,
     Brief,

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import Depends
 
-from app.domains.resource.models import Resource, ResourceKind
+from app.domains.resource.models import Resource, ResourceKind, ResourceUsage
 from app.domains.resource.schemas import ResourceRead
 from app.domains.shared import lists
 
@@ -20,6 +20,12 @@ ResourceListQuery = lists.list_query(
             *lists.subtree("location_id", Resource),
             *lists.ranked_choice("criticality", lists.Criticality),
             *lists.text("url", partial=True, length=lists.URL_LENGTH),
+            *lists.links(
+                *("process_resources", "resource_id", "process_id"),
+                detail=("usage", ResourceUsage),
+                tree="processes",
+                reads="processes",
+            ),
         ),
         sorts=lists.OBJECT_SORTS | lists.text_sort("kind") | lists.rank_sort("criticality", lists.Criticality),
         groups=lists.field_groups("kind", "criticality") | lists.reference_groups("owner_department", "location"),

@@ -16,6 +16,8 @@ from app.domains.shared.models import (
 )
 
 ResourceKind = Literal["application", "data_store", "equipment", "facility", "document", "material", "supplier"]
+# The usage of a resource by a process.
+ResourceUsage = Literal["uses", "reads", "writes", "produces"]
 
 
 class Resource(RegisterObject):

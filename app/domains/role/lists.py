@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import Depends
 
-from app.domains.role.models import Role, RoleHolder
+from app.domains.role.models import Role, RoleHolder, RoleResponsibility
 from app.domains.role.schemas import RoleRead
 from app.domains.shared import lists
 
@@ -15,7 +15,14 @@ RoleListQuery = lists.list_query(
             *lists.OBJECT_FILTERS,
             *lists.identifier("department_id"),
             *lists.subtree("department_id", Role),
-            *lists.links(RoleHolder, "role_id", "user_id"),
+            *lists.links(RoleHolder, "role_id", "user_id", reads="users"),
+            *lists.links(
+                *("process_roles", "role_id", "process_id"),
+                detail=("responsibility", RoleResponsibility),
+                repeatable=True,
+                tree="processes",
+                reads="processes",
+            ),
         ),
         sorts=lists.OBJECT_SORTS,
         groups=lists.reference_groups("department"),

@@ -1,11 +1,14 @@
 """Tables of roles and their holders."""
 
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import Index
 from sqlalchemy.orm import Mapped, relationship
 
 from app.domains.shared.models import Base, RegisterObject, link_end, reference, register_table
+
+# The responsibility of a role in a process.
+RoleResponsibility = Literal["responsible", "accountable", "consulted", "informed"]
 
 
 class Role(RegisterObject):

@@ -7,40 +7,53 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from pydantic import BaseModel
 from sqlalchemy import Table
 
+from app.domains.role.service import HOLDERS
 from app.domains.shared.collection import LinkSet
-from app.domains.shared.models import Base, Criticality
+from app.domains.shared.models import Base, Criticality, model_of
 from app.domains.shared.query.representations import find_schema
-from tests.catalogue import COLLECTIONS, LINKS, LISTS, REFERENCE_TARGETS, TREES, every_collection
+from tests.catalogue import COLLECTIONS, LINKS, LISTS, MODELS, REFERENCE_TARGETS, TREES, every_collection
 
 EQUALITY = ("", "__not")
 PATTERNS = ("__ic", "__sw")
 COMPARISONS = ("__gt", "__gte", "__lt", "__lte")
-# The filters of some kinds of links only, and the filters of links in the other direction.
-MATCHES = {"roles": {"role_match"}}
-OTHER_WAY = {"roles": {"user_id"}}
 
 
-def link_filters(links: LinkSet) -> set[str]:
-    """Return the filters of a kind of links: by the linked object, by its subtree, and by the own field."""
-    names = {links.target, links.detail, *MATCHES.get(links.field, ())}
-    if links.target_model.__tablename__ in TREES:
-        names.add(f"{links.target.removesuffix('_id')}_within")
-    return {name for name in names if name is not None}
+def link_filters(links: LinkSet, end: str) -> set[str]:
+    """Return the filters of a kind of links: by the object at one end, by its subtree, and by the own field."""
+    names = {end, f"{end}__not", f"{end}__null", f"{end.removesuffix('_id')}_match"}
+    if model_of(links.table.c[end]).__tablename__ in TREES:
+        names |= {f"{end.removesuffix('_id')}_within", f"{end.removesuffix('_id')}_within__not"}
+    if links.detail is not None:
+        names |= {links.detail, *({f"{links.detail}_match"} if links.is_repeatable else ())}
+    return names
+
+
+def links_the_other_way(collection: str) -> set[str]:
+    """Return the filters by links that the documents of the collection do not list."""
+    kinds = [*(links for each in COLLECTIONS for links in LINKS[each]), HOLDERS]
+    towards = [links for links in kinds if links.target_model is MODELS[collection]]
+    names = {name for links in towards for name in link_filters(links, links.owner)}
+    # Roles do not list their holders.
+    return names | (link_filters(HOLDERS, HOLDERS.target) if collection == "roles" else set())
 
 
 def subtree_filters(collection: str) -> set[str]:
     """Return the filters by subtrees: of the object's own tree and of the trees it refers to."""
     return {
-        "within" if member == "parent_id" else f"{member.removesuffix('_id')}_within"
+        name + suffix
         for member, target in REFERENCE_TARGETS[collection].items()
+        for name in ("within" if member == "parent_id" else f"{member.removesuffix('_id')}_within",)
+        for suffix in EQUALITY
         if target in TREES
     }
 
 
 # These filters of linked objects replace those of a foreign key.
-LINK_FILTERS = {links.field: link_filters(links) for collection in COLLECTIONS for links in LINKS[collection]}
+LINK_FILTERS = {
+    links.field: link_filters(links, links.target) for collection in COLLECTIONS for links in LINKS[collection]
+}
 # Filters without a field: subtrees, and links in the other direction.
-BESIDES = {collection: subtree_filters(collection) | OTHER_WAY.get(collection, set()) for collection in COLLECTIONS}
+BESIDES = {collection: subtree_filters(collection) | links_the_other_way(collection) for collection in COLLECTIONS}
 
 
 def bare(annotation: Any) -> Any:
@@ -101,6 +114,21 @@ def test_every_field_has_the_filters_of_its_type(collection: str) -> None:
     declared = query.declaration.parameters.keys() - {"q"}
     assert declared == expected(collection, query.read_schema)
     assert declared <= query.model_fields.keys()
+
+
+@every_collection
+def test_filters_by_links_read_the_collection_that_lists_the_links(collection: str) -> None:
+    reads = LISTS[collection].declaration.reads
+    for links in (*(links for each in COLLECTIONS for links in LINKS[each]), HOLDERS):
+        # The holders of roles are read with the permission to read users.
+        stating = "users" if links is HOLDERS else links.owner_model.__tablename__
+        for end, other in ((links.owner, links.target), (links.target, links.owner)):
+            if model_of(links.table.c[end]) is not MODELS[collection]:
+                continue
+            of_tree = {name for name in link_filters(links, other) if "_within" in name}
+            for name in link_filters(links, other) - of_tree:
+                assert reads.get(name, collection) == stating, name
+            assert {reads[name] for name in of_tree} <= {model_of(links.table.c[other]).__tablename__}
 
 
 def test_field_without_filters_is_detected() -> None:

@@ -7,7 +7,8 @@ import httpx
 import pytest
 from hypothesis import strategies as st
 
-from app.domains.process.models import DepartmentRelation, RoleResponsibility
+from app.domains.department.models import DepartmentRelation
+from app.domains.role.models import RoleResponsibility
 from app.domains.shared.collection import LinkSet
 from tests.builders import make, make_process
 from tests.catalogue import LINKS, details_of

@@ -1,4 +1,4 @@
-"""Lists of processes against a model in Python: random processes, and random filters, orders and pages of them."""
+"""Lists against a model in Python: random processes and links, and random filters, orders and pages of both ends."""
 
 from collections import Counter
 from typing import Any, get_args
@@ -7,7 +7,10 @@ import httpx
 import pytest
 from hypothesis import strategies as st
 
-from app.domains.process.models import DepartmentRelation, ProcessStatus, ResourceUsage, RoleResponsibility
+from app.domains.department.models import DepartmentRelation
+from app.domains.process.models import ProcessStatus
+from app.domains.resource.models import ResourceUsage
+from app.domains.role.models import RoleResponsibility
 from app.domains.shared.models import Criticality
 from app.utils.text.folding import fold
 from tests.builders import make
@@ -62,90 +65,167 @@ FILTERS: dict[str, st.SearchStrategy[Any]] = {
     "name__sw": st.sampled_from(["C", "b", "οδος"]),
     "parent_id__null": st.booleans(),
     "within": st.integers(0, 7),
-    "department_id": SEVERAL,
-    "department_within": THREE,
-    "relation": st.lists(st.sampled_from(RELATIONS), min_size=1, max_size=2),
-    "location_id": SEVERAL,
-    "location_within": THREE,
-    "resource_id": SEVERAL,
-    "usage": st.lists(st.sampled_from(USAGES[:3]), min_size=1, max_size=2),
-    "role_id": SEVERAL,
-    "role_match": st.sampled_from(["any", "all", "none"]),
-    "responsibility": st.lists(st.sampled_from(RESPONSIBILITIES), min_size=1, max_size=2),
+    "within__not": st.integers(0, 7),
+}
+MATCH = st.sampled_from(["any", "all", "none"])
+# The own field of each kind of links.
+DETAILS = {
+    "departments": ("relation", st.lists(st.sampled_from(RELATIONS), min_size=1, max_size=2)),
+    "locations": ("", st.nothing()),
+    "resources": ("usage", st.lists(st.sampled_from(USAGES[:3]), min_size=1, max_size=2)),
+    "roles": ("responsibility", st.lists(st.sampled_from(RESPONSIBILITIES), min_size=1, max_size=2)),
+}
+
+
+def link_filters(name: str, kind: str, ids: st.SearchStrategy[Any], top: st.SearchStrategy[int] | None) -> Query:
+    """Return the filters by a kind of links to objects called `name`; `top` draws the root of a subtree."""
+    detail, values = DETAILS[kind]
+    filters = {f"{name}_id": ids, f"{name}_id__not": ids, f"{name}_id__null": st.booleans(), f"{name}_match": MATCH}
+    if top is not None:
+        filters |= {f"{name}_within": top, f"{name}_within__not": top}
+    if detail:
+        filters[detail] = values
+    return filters | ({"responsibility_match": MATCH} if kind == "roles" else {})
+
+
+# The filters by links of processes, and those of the other end.
+FORWARD = {
+    kind: link_filters(kind[:-1], kind, SEVERAL, THREE if kind in {"departments", "locations"} else None)
+    for kind in DETAILS
+}
+BACKWARD = {
+    kind: link_filters("process", kind, st.lists(st.integers(0, 7), min_size=1, max_size=2), st.integers(0, 7))
+    for kind in DETAILS
+}
+# Filters that require another one.
+REQUIRED = {f"{name}_match": f"{name}_id" for name in ("department", "location", "resource", "role", "process")} | {
+    "responsibility_match": "responsibility"
 }
 SORTS = ("id", "-id", "name", "-name,id", "status,-criticality", "-criticality,name", "criticality,-name", "-status")
 
 
+def draw_query(draw: st.DrawFn, filters: dict[str, Any], most: int) -> Query:
+    names = draw(st.lists(st.sampled_from(list(filters)), max_size=most, unique=True))
+    query = {name: draw(filters[name]) for name in names}
+    for name in names:
+        needed = REQUIRED.get(name)
+        if needed is not None and (query[name] != "none" or name == "responsibility_match"):
+            query.setdefault(needed, draw(filters[needed]))
+    return query
+
+
 @st.composite
 def queries(draw: st.DrawFn) -> Query:
-    names = draw(st.lists(st.sampled_from(list(FILTERS)), max_size=4, unique=True))
-    query = {name: draw(FILTERS[name]) for name in names}
-    if "role_match" in query:
-        query.setdefault("role_id", draw(SEVERAL))
+    """Draw filters of fields, and several filters of one kind of links."""
+    kinds = draw(st.lists(st.sampled_from(list(FORWARD)), max_size=2, unique=True))
+    linked = [draw_query(draw, FORWARD[kind], 4) for kind in kinds]
+    query = draw_query(draw, FILTERS, 3)
+    for each in linked:
+        query |= each
     return query
+
+
+@st.composite
+def backward_queries(draw: st.DrawFn) -> tuple[str, Query]:
+    kind = draw(st.sampled_from(list(BACKWARD)))
+    return kind, draw_query(draw, BACKWARD[kind], 4)
 
 
 CASES = draw_examples(
     st.tuples(
         st.lists(PROCESS, min_size=5, max_size=8),
-        st.lists(st.tuples(queries(), st.sampled_from(SORTS), st.integers(1, 3)), min_size=20, max_size=20),
+        st.lists(st.tuples(queries(), st.sampled_from(SORTS), st.integers(1, 3)), min_size=25, max_size=25),
+        st.lists(backward_queries(), min_size=25, max_size=25),
     ),
     4,
 )
 
 
-def is_within(number: int, top: int) -> bool:
-    return number >= top
+def has_value(value: Any, query: Query, name: str) -> bool:
+    """Return whether a nullable field satisfies its filters."""
+    if name in query and query.get(f"{name}__null"):
+        is_found = value in query[name] or value is None
+    else:
+        is_found = value in query.get(name, [value]) and query.get(f"{name}__null", value is None) is (value is None)
+    return is_found and value not in query.get(f"{name}__not", ())
 
 
-def matching(pairs: list[tuple[int, str]], query: Query, name: str, detail: str) -> list[int]:
-    """Return the numbers of the objects whose links match all filters of one link."""
-    return [
-        number
-        for number, value in pairs
-        if value in query.get(detail, [value]) and is_within(number, query.get(f"{name}_within", 0))
-    ]
+def counts(values: set[str], query: Query, detail: str) -> bool:
+    """Return whether an object that is linked with these values counts as linked."""
+    wanted = set(query.get(detail, values))
+    match query.get(f"{detail}_match", "any"):
+        case "all":
+            return wanted <= values
+        case "none":
+            return not wanted & values
+        case _:
+            return bool(wanted & values)
 
 
-def is_linked(pairs: list[tuple[int, str]], query: Query, name: str, detail: str = "") -> bool:
-    if not {f"{name}_id", f"{name}_within", detail} & query.keys():
-        return True
-    found = set(matching(pairs, query, name, detail))
-    if f"{name}_id" not in query:
-        return bool(found)
-    wanted = set(query[f"{name}_id"])
+def is_linked(pairs: list[tuple[int, str]], query: Query, name: str, detail: str, below: list[set[int]]) -> bool:
+    """Return whether links match all filters of their kind; `below` are the subtrees at the other end."""
+    ids, within = f"{name}_id", f"{name}_within"
+    values: dict[int, set[str]] = {}
+    for number, value in pairs:
+        values.setdefault(number, set()).add(value)
+    linked = {number for number, each in values.items() if counts(each, query, detail)}
+    excluded = set(query.get(f"{ids}__not", ())) | (
+        subtree(below, query[f"{within}__not"]) if f"{within}__not" in query else set()
+    )
+    required = is_required(linked, query, name, below) if {ids, within, f"{name}_match"} & query.keys() else None
+    absences = {f"{ids}__not", f"{within}__not"} & query.keys() or query.get(f"{ids}__null")
+    if required is None and detail in query and not absences:
+        required = bool(linked)
+    match query.get(f"{ids}__null"):
+        case True:
+            required = required or not linked
+        case False:
+            required = required is not False and bool(linked)
+    return required is not False and not linked & excluded
+
+
+def is_required(linked: set[int], query: Query, name: str, below: list[set[int]]) -> bool:
+    """Return whether the required objects are linked."""
+    if f"{name}_within" in query:
+        linked = linked & subtree(below, query[f"{name}_within"])
+    wanted = set(query.get(f"{name}_id", linked))
     match query.get(f"{name}_match", "any"):
         case "all":
-            return wanted <= found
+            return wanted <= linked
         case "none":
-            return not wanted & found
+            return not wanted & linked
         case _:
-            return bool(wanted & found)
+            return bool(wanted & linked)
+
+
+def subtree(below: list[set[int]], top: int) -> set[int]:
+    return below[top] if top < len(below) else set()
+
+
+def pairs_of(process: Record, kind: str) -> list[tuple[int, str]]:
+    """Return the numbers of the linked objects, each with the value of the own field."""
+    return [(pair, "") if isinstance(pair, int) else pair for pair in process[kind]]
+
+
+# The subtrees of three departments or locations, each below the one before.
+CHAIN = [set(range(top, 3)) for top in range(3)]
 
 
 def holds(process: Record, query: Query, above: list[list[int]]) -> bool:
     """Return whether the model has a process in the list."""
-    value = process["criticality"]
-    owner = process["owner"]
     folded = fold(process["name"])
     return all(
         (
             process["status"] in query.get("status", STATUSES),
             process["status"] not in query.get("status__not", ()),
-            "criticality" not in query or value in query["criticality"],
-            value not in query.get("criticality__not", ()),
-            query.get("criticality__null", value is None) is (value is None),
-            "owner_id" not in query or owner in query["owner_id"],
-            owner not in query.get("owner_id__not", ()),
-            query.get("owner_id__null", owner is None) is (owner is None),
+            has_value(process["criticality"], query, "criticality"),
+            has_value(process["owner"], query, "owner_id"),
             fold(query.get("name__ic", "")) in folded,
             folded.startswith(fold(query.get("name__sw", ""))),
             query.get("parent_id__null", process["above"] is None) is (process["above"] is None),
             "within" not in query or query["within"] in above[process["number"]],
-            is_linked(process["departments"], query, "department", "relation"),
-            is_linked([(number, "") for number in process["locations"]], query, "location"),
-            is_linked(process["resources"], query, "resource", "usage"),
-            is_linked(process["roles"], query, "role", "responsibility"),
+            query.get("within__not") not in above[process["number"]],
+            *(is_linked(pairs_of(process, kind), query, kind[:-1], DETAILS[kind][0], CHAIN) for kind in DETAILS),
         )
     )
 
@@ -206,15 +286,19 @@ class World:
         """Return a query with ids for numbers."""
         given = dict(query)
         for name, value in query.items():
-            kind = "users" if name.startswith("owner") else f"{name.partition('_')[0]}s"
-            if name == "within":
-                ids = self.ids["processes"]
-                given[name] = ids[value] if value < len(ids) else 2**62
-            elif name.endswith("_within"):
-                given[name] = self.ids[kind][value]
+            kind = {"owner": "users", "process": "processes"}.get(noun := name.partition("_")[0], f"{noun}s")
+            if name.startswith("within"):
+                given[name] = self.id_of("processes", value)
+            elif "_within" in name:
+                given[name] = self.id_of(kind, value)
             elif name.endswith(("_id", "_id__not")):
-                given[name] = [self.ids[kind][number] for number in value]
+                given[name] = [self.id_of(kind, number) for number in value]
         return given
+
+    def id_of(self, kind: str, number: int) -> int:
+        """Return the id of an object, which may not exist."""
+        ids = self.ids[kind]
+        return ids[number] if number < len(ids) else 2**62
 
     async def get(self, address: str, parameters: Query | None = None) -> Record:
         response = await self.client.get(address, params=parameters)
@@ -223,9 +307,12 @@ class World:
         return found
 
 
-@pytest.mark.parametrize(("processes", "lists"), CASES)
+@pytest.mark.parametrize(("processes", "lists", "other_lists"), CASES)
 async def test_lists_equal_the_model(
-    client: httpx.AsyncClient, processes: list[Record], lists: list[tuple[Query, str, int]]
+    client: httpx.AsyncClient,
+    processes: list[Record],
+    lists: list[tuple[Query, str, int]],
+    other_lists: list[tuple[str, Query]],
 ) -> None:
     world = World(client)
     await world.fill(processes)
@@ -247,9 +334,21 @@ async def test_lists_equal_the_model(
         assert counted["total"] == len(expected), query
         groups = {group["key"]: group["count"] for group in counted["groups"]}
         assert groups == Counter(process["status"] for process in chosen), query
+    below = [{number for number, each in enumerate(above) if top in each} for top in range(len(above))]
+    for kind, query in other_lists:
+        expected = []
+        for number, other_id in enumerate(world.ids[kind]):
+            linked = [
+                (each["number"], value) for each in processes for to, value in pairs_of(each, kind) if to == number
+            ]
+            if is_linked(linked, query, "process", DETAILS[kind][0], below):
+                expected.append(other_id)
+        page = await world.get(f"/{kind}", world.parameters(query) | {"count": "exact"})
+        assert ([item["id"] for item in page["items"]], page["total"]) == (expected, len(expected)), (kind, query)
 
 
 def test_every_filter_is_drawn() -> None:
-    names = Counter(name for _, lists in CASES for query, _, _ in lists for name in query)
-    assert names.keys() == FILTERS.keys()
-    assert min(names.values()) >= 2
+    names = Counter(name for _, lists, _ in CASES for query, _, _ in lists for name in query)
+    assert names.keys() == FILTERS.keys() | {name for filters in FORWARD.values() for name in filters}
+    other_names = Counter((kind, name) for _, _, lists in CASES for kind, query in lists for name in query)
+    assert other_names.keys() == {(kind, name) for kind, filters in BACKWARD.items() for name in filters}

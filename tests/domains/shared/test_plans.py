@@ -12,6 +12,7 @@ from sqlalchemy import URL
 from app.core.prepared import FastStatement
 from app.domains.process.lists import ProcessListQuery
 from app.domains.process.service import DEPARTMENTS, RESOURCES, ROLES, ProcessService
+from app.domains.role.service import HOLDERS
 from app.domains.shared.collection import LinkSet, writable_columns
 from app.domains.shared.query.link_filters import fixed_link
 from app.domains.shared.query.orders import Order, Start
@@ -77,20 +78,14 @@ SPECIFIC_COLUMNS = {
         "access_level": "CASE WHEN n % 10000 = 8 THEN 'admin' ELSE 'viewer' END",
     },
 }
-# The rows of links without an own field are derived.
-LINK_ROWS = {
-    links.table.name: f"{links.owner}, {links.target}) SELECT n, 1 + n % 5000"
-    for declaration in DECLARATIONS.values()
-    for links in declaration.links
-    if links.detail is None
-} | {
-    "process_departments": "process_id, department_id, relation) SELECT n, 1 + n % 5000, "
-    "CASE WHEN n % 10000 = 8 THEN 'owner' ELSE 'participant' END",
-    "process_resources": "process_id, resource_id, usage) SELECT n, 1 + n % 5000, "
-    "CASE WHEN n % 10000 = 8 THEN 'writes' ELSE 'uses' END",
-    "process_roles": "process_id, role_id, responsibility) SELECT n, 1 + n % 5000, "
-    "CASE WHEN n % 10000 = 8 THEN 'accountable' ELSE 'informed' END",
-    "role_holders": "role_id, user_id) SELECT n, 1 + n % 5000",
+# The own fields of links. One object in ten thousand has no link.
+LINK_DETAILS = {
+    "process_departments": ("relation", "CASE WHEN n % 10000 = 8 THEN 'owner' ELSE 'participant' END"),
+    "process_resources": ("usage", "CASE WHEN n % 10000 = 8 THEN 'writes' ELSE 'uses' END"),
+    "process_roles": ("responsibility", "CASE WHEN n % 10000 = 8 THEN 'accountable' ELSE 'informed' END"),
+}
+LINK_SETS = {links.table.name: links for each in DECLARATIONS.values() for links in each.links} | {
+    HOLDERS.table.name: HOLDERS
 }
 # These tests do not search, and splitting a million texts into words takes a minute.
 WITHOUT_WORDS = """
@@ -139,13 +134,8 @@ SELDOM = {
     "country": "CH",
     "timezone": "Asia/Tokyo",
 }
-# The parameters that others require.
-REQUIRED = {
-    "relation": {"department_id": [77]},
-    "usage": {"resource_id": [77]},
-    "responsibility": {"role_id": [77]},
-    "role_match": {"role_id": [77, 78]},
-}
+# A common value of an own field alone selects nearly all rows, so it is combined with an object at the other end.
+COMBINED = {"relation": "department_id", "usage": "resource_id", "responsibility": "role_id"}
 
 
 def values_of(name: str) -> list[Any]:
@@ -199,8 +189,8 @@ async def large(server_url: URL, template: URL) -> AsyncIterator[asyncpg.Connect
         await connection.execute(f"SET session_replication_role = replica; SET work_mem = '256MB'; {WITHOUT_WORDS}")
         for collection in COLLECTIONS:
             await fill(connection, collection)
-        for table, links in LINK_ROWS.items():
-            await connection.execute(f"INSERT INTO {table} ({links} FROM generate_series(1, {ROWS}) AS n")
+        for links in LINK_SETS.values():
+            await fill_links(connection, links)
         await connection.execute("RESET work_mem")
         await connection.execute(SAMPLE_ALL)
         await connection.execute("VACUUM (ANALYZE)")
@@ -219,7 +209,17 @@ def test_every_column_has_values(collection: str) -> None:
 
 
 def test_every_kind_of_link_has_rows() -> None:
-    assert LINK_ROWS.keys() == {table for tables in LINK_TABLES.values() for table in tables}
+    assert LINK_SETS.keys() == {table for tables in LINK_TABLES.values() for table in tables}
+
+
+async def fill_links(connection: asyncpg.Connection, links: LinkSet) -> None:
+    columns = {links.owner: "n", links.target: "1 + n % 5000"}
+    if links.detail is not None:
+        name, sql = LINK_DETAILS[links.table.name]
+        assert name == links.detail
+        columns[name] = sql
+    rows = f"SELECT {', '.join(columns.values())} FROM generate_series(1, {ROWS}) AS n WHERE n % 10000 <> 5"
+    await connection.execute(f"INSERT INTO {links.table.name} ({', '.join(columns)}) {rows}")
 
 
 async def fill(connection: asyncpg.Connection, table: str) -> None:
@@ -316,12 +316,15 @@ async def test_list_of_linked_objects_scans_no_table(
 
 
 def valid_queries(query: type[ListQuery], name: str) -> Iterator[ListQuery]:
-    """Yield queries with one parameter each, for each of its valid values."""
+    """Yield queries with one parameter and those that it requires, for each of its valid values."""
     found = 0
-    values = ["any", "all", "none"] if name == "role_match" else values_of(name)
-    for value in values:
-        parameter = query.declaration.parameters[name]
-        given: Mapping[str, Any] = {name: [value] if parameter.is_list else value, **REQUIRED.get(name, {})}
+    parameters = query.declaration.parameters
+    needed = parameters[name].requires or COMBINED.get(name)
+    if needed is not None and needed not in parameters:
+        needed = "process_id"  # the list of the other end
+    required = {} if needed is None else {needed: [77, 78] if needed.endswith("_id") else values_of(needed)[1:2]}
+    for value in ["any", "all", "none"] if name.endswith("_match") else values_of(name):
+        given: Mapping[str, Any] = {name: [value] if parameters[name].is_list else value, **required}
         try:
             yield query(**given)
         except ValidationError:

@@ -5,7 +5,7 @@ suit the type of one field:
 
     name            equal to one of the values
     name__not       equal to none of the values; rows without a value match
-    name__null      true: has no value; false: has a value
+    name__null      true: has no value, or meets the other conditions; false: has a value
     name__ic        contains, ignoring case      only text with `partial`
     name__sw        starts with, ignoring case   only text with `partial`
     name__gt __gte __lt __lte
@@ -79,6 +79,7 @@ def ranked_choice(name: str, values: Any) -> Iterable[Filter]:
     yield Filter(
         (is_null,),
         lambda source, operands: rank(source) == null_rank if operands[is_null.name] else rank(source) < null_rank,
+        field=name,
     )
 
 
@@ -172,7 +173,8 @@ def _describe_equality(name: str, *, negated: bool = False, ignore_case: bool = 
 
 
 def _describe_absence(name: str) -> str:
-    return f"`true`: only objects without a value of `{name}`; `false`: only objects with one."
+    absence = f"`true`: only objects without a value of `{name}`, or also these if `{name}` has other conditions"
+    return f"{absence}; `false`: only objects with a value."
 
 
 def _single(
@@ -184,15 +186,15 @@ def _single(
 ) -> Filter:
     field = name.partition("__")[0]
     parameter = Parameter(name, annotation, description, kind)
-    return Filter((parameter,), lambda source, operands: compare(source.c[field], operands[name]))
+    return Filter((parameter,), lambda source, operands: compare(source.c[field], operands[name]), field=field)
 
 
 def _equality(name: str, annotation: Any, kind: TypeEngine[Any]) -> Iterable[Filter]:
     equal = Parameter(name, annotation, _describe_equality(name), kind, is_list=True)
-    yield Filter((equal,), lambda source, operands: source.c[name] == any_(operands[name]))
+    yield Filter((equal,), lambda source, operands: source.c[name] == any_(operands[name]), field=name)
     negation = f"{name}__not"
     unequal = Parameter(negation, annotation, _describe_equality(name, negated=True), kind, is_list=True)
-    yield Filter((unequal,), lambda source, operands: _is_not(source.c[name] == any_(operands[negation])))
+    yield Filter((unequal,), lambda source, operands: is_not(source.c[name] == any_(operands[negation])))
 
 
 def _choice(
@@ -207,11 +209,13 @@ def _choice(
     for parameter_name, negated, to_operand in ((name, False, convert), (f"{name}__not", True, complement)):
         description = _describe_equality(name, negated=negated)
         parameter = Parameter(parameter_name, annotation, description, kind, is_list=True, convert=to_operand)
-        yield _choice_filter(parameter, field)
+        yield _choice_filter(parameter, field, None if negated else name)
 
 
-def _choice_filter(parameter: Parameter, field: Callable[[FromClause], ColumnElement[Any]]) -> Filter:
-    return Filter((parameter,), lambda source, operands: field(source) == any_(operands[parameter.name]))
+def _choice_filter(
+    parameter: Parameter, column: Callable[[FromClause], ColumnElement[Any]], field: str | None
+) -> Filter:
+    return Filter((parameter,), lambda source, operands: column(source) == any_(operands[parameter.name]), field=field)
 
 
 def _text_equality(
@@ -232,9 +236,9 @@ def _text_equality(
             equal = folded(field) == any_(_fold_all(name, values))
         if not ignore_case:
             equal = and_(equal, field == any_(values))
-        return _is_not(equal) if negated else equal
+        return is_not(equal) if negated else equal
 
-    return Filter((parameter,), condition)
+    return Filter((parameter,), condition, field=None if negated else name)
 
 
 def _fold_all(name: str, values: ColumnElement[Any]) -> ColumnElement[Any]:
@@ -253,7 +257,7 @@ def _pattern(name: str, suffix: str, annotation: Any, description: str, before: 
         escaped = func.regexp_replace(part, _constant(r"([\\%_])"), _constant(r"\\\1"), _constant("g"), type_=Text)
         return folded(source.c[name]).like(_constant(before) + escaped + _constant("%"))
 
-    return Filter((parameter,), condition)
+    return Filter((parameter,), condition, field=name)
 
 
 def _constant(value: str) -> ColumnElement[str]:
@@ -286,8 +290,9 @@ def _null_filter(name: str, *, uses_num_nulls: bool = False) -> Filter:
             return func.num_nulls(field) == literal_column("1" if operands[parameter_name] else "0")
         return field.is_(None) if operands[parameter_name] else field.is_not(None)
 
-    return Filter((parameter,), condition)
+    return Filter((parameter,), condition, field=name)
 
 
-def _is_not(condition: ColumnElement[bool]) -> ColumnElement[bool]:
+def is_not(condition: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Return the negation of a condition, which also holds where the condition is NULL."""
     return not_(func.coalesce(condition, literal_column("false"), type_=Boolean))

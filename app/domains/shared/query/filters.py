@@ -1,6 +1,7 @@
 """Filters of lists: typed query parameters and the conditions that they add.
 
-Conditions are combined with AND.
+Conditions are combined with AND. The only alternative is a missing value: with `name__null=true`, an object matches
+that meets all conditions which require a value of `name`, or that has none.
 """
 
 import re
@@ -17,6 +18,7 @@ from sqlalchemy import (
     FromClause,
     and_,
     bindparam,
+    or_,
 )
 from sqlalchemy.types import TypeEngine
 
@@ -95,10 +97,11 @@ class Parameter:
     type: TypeEngine[Any] | None
     is_list: bool = False
     convert: Callable[[Any], Any] | None = None
-    # The name of a parameter that must also be present.
+    # The name of a parameter that must also be present, except with the constant `independent`.
     requires: str | None = None
-    # The collection of the tree that the condition reads, which the caller must be permitted to read.
-    tree: str | None = None
+    independent: str | None = None
+    # Another collection whose content the condition reads, and which the caller must be permitted to read.
+    reads: str | None = None
 
     @property
     def field(self) -> tuple[Any, Any]:
@@ -116,18 +119,6 @@ class Parameter:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Filter:
-    """A condition and its parameters. The condition applies when the request has at least one of the parameters."""
-
-    parameters: tuple[Parameter, ...]
-    condition: Callable[[FromClause, Operands], ColumnElement[bool]]
-
-    def has_parameter(self, name: str) -> bool:
-        """Return whether the filter has a parameter of this name."""
-        return any(parameter.name == name for parameter in self.parameters)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class FixedLink:
     """The link that the path requires of all objects of a list.
 
@@ -138,6 +129,26 @@ class FixedLink:
     parameter: str
     ids: ColumnElement[Any]
     condition: Callable[[FromClause], ColumnElement[bool]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Filter:
+    """A condition and its parameters. The condition applies when the request has at least one of the parameters.
+
+    `field` is the nullable field of which the condition requires a value, or whose absence it states. None if rows
+    without a value may match. `describes_fixed_link` returns whether the operands describe the link that the path
+    requires, not other links.
+    """
+
+    parameters: tuple[Parameter, ...]
+    condition: Callable[[FromClause, Operands], ColumnElement[bool]]
+    field: str | None = None
+    describes_fixed_link: Callable[[Operands], bool] = lambda _: False
+
+    def describes(self, fixed_link: FixedLink, operands: Operands) -> bool:
+        """Return whether the operands describe this link: the filter has its parameter, and names no other link."""
+        is_same_kind = any(parameter.name == fixed_link.parameter for parameter in self.parameters)
+        return is_same_kind and self.describes_fixed_link(operands)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +167,9 @@ class Selection:
         """Return the condition on the rows of `source`."""
         constants = dict(self.parameters)
         conditions = []
+        # With `name__null=true`: the conditions that require a value of each field, and those that it is missing.
+        present: dict[str, list[ColumnElement[bool]]] = {}
+        missing: dict[str, ColumnElement[bool]] = {}
         fixed_link = self.fixed_link
         for filter_ in self.filters:
             operands = {
@@ -166,10 +180,19 @@ class Selection:
             if not operands:
                 continue
             # Link filters apply to the link fixed by the path, unless the query names another.
-            if fixed_link and fixed_link.parameter not in operands and filter_.has_parameter(fixed_link.parameter):
+            if fixed_link and filter_.describes(fixed_link, operands):
                 operands[fixed_link.parameter] = fixed_link.ids
-                fixed_link = None
-            conditions.append(filter_.condition(source, operands))
+                # The filter then requires the link itself, unless it has an alternative.
+                fixed_link = fixed_link if constants.get(f"{fixed_link.parameter}__null") else None
+            condition, is_null = filter_.condition(source, operands), f"{filter_.field}__null"
+            if filter_.field is None or not constants.get(is_null):
+                conditions.append(condition)
+            elif is_null in operands:
+                missing[filter_.field] = condition
+            else:
+                present.setdefault(filter_.field, []).append(condition)
+        for field, condition in missing.items():
+            conditions.append(or_(and_(*present[field]), condition) if field in present else condition)
         if fixed_link is not None:
             conditions.append(fixed_link.condition(source))
         return and_(*conditions)

@@ -1,6 +1,7 @@
 """Filters by links and by subtrees."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
@@ -16,12 +17,15 @@ from sqlalchemy import (
     func,
     literal_column,
     not_,
+    or_,
     select,
 )
 from sqlalchemy.dialects.postgresql import array
+from sqlalchemy.types import TypeEngine
 
 from app.domains.shared.collection import LinkSet
 from app.domains.shared.models import Base, model_of, table_of
+from app.domains.shared.query.field_filters import is_not
 from app.domains.shared.query.filters import Filter, FixedLink, IdParameter, Operands, Parameter
 from app.domains.shared.query.orders import Condition
 
@@ -29,77 +33,179 @@ Match = Literal["any", "all", "none"]
 
 
 def subtree(field: str, model: type[Base], name: str | None = None) -> Iterable[Filter]:
-    """Yield the filter by a subtree: the id in `field` belongs to an object or to one of its descendants.
+    """Yield the filters by a subtree: the id in `field` belongs to an object or to one of its descendants, or not.
 
-    The parameter is called `name`, by default `field` with `_within` instead of `_id`.
+    The parameters are `name`, by default `field` with `_within` instead of `_id`, and `name` with `__not`.
     """
     # The tree of the objects themselves, or that of the objects they refer to.
-    tree = model.__tablename__ if field == "id" else _referenced_name(model, field)
-    parameter = _subtree_parameter(name or field.replace("_id", "_within"), f"Only objects whose `{field}` is", tree)
+    tree = model.__tablename__ if field == "id" else _referenced_name(model.__tablename__, field)
+    name = name or field.replace("_id", "_within")
+    inside = _subtree_parameter(name, f"Only objects whose `{field}` is", tree)
+    outside = _subtree_parameter(f"{name}__not", f"Only objects except those whose `{field}` is", tree)
 
-    def condition(source: FromClause, operands: Operands) -> ColumnElement[bool]:
-        return source.c[field] == any_(_subtree_ids(tree, operands[parameter.name]))
+    def is_within(source: FromClause, root: ColumnElement[int]) -> ColumnElement[bool]:
+        return source.c[field] == any_(_subtree_ids(tree, root))
 
-    yield Filter((parameter,), condition)
+    yield Filter((inside,), lambda source, operands: is_within(source, operands[inside.name]), field=field)
+    yield Filter((outside,), lambda source, operands: is_not(is_within(source, operands[outside.name])))
 
 
 def links(
-    model: type[Base],
+    link: type[Base] | str,
     owner: str,
     target: str,
     *,
     detail: tuple[str, Any] | None = None,
-    in_tree: bool = False,
-    match: str | None = None,
+    repeatable: bool = False,
+    tree: str | None = None,
+    reads: str | None = None,
 ) -> Iterable[Filter]:
-    """Yield the filter by links; `owner` and `target` are the columns of the two ends.
+    """Yield the filter by one kind of links, whose parameters `_Links` explains.
 
-    The parameters are `target`; with `in_tree` also `target` with `_within` instead of `_id`; `detail`, the name of the
-    link's own field and the `Literal` of its values; and `match`, which selects whether any, all or none of the targets
-    must be linked. All other conditions must hold for the same link.
+    `link` is the model of the links, or the name of their table if a higher domain declares them. `owner` and `target`
+    are the columns of the filtered objects and of those at the other end. `detail` is the link's own field and the
+    `Literal` of its values; with `repeatable`, two objects may have several links, which differ in `detail`. `tree` is
+    the collection at the other end if it is a tree. `reads` is the collection that the caller must be permitted to read
+    to learn of the links, if that is not the filtered one.
     """
-    noun, tree = target.removesuffix("_id"), _referenced_name(model, target)
-    parameters = [
-        Parameter(
-            target, IdParameter, f"Only objects linked to a {noun} with one of these `id`s.", BigInteger(), is_list=True
-        )
-    ]
-    if in_tree:
-        parameters.append(_subtree_parameter(f"{noun}_within", f"Only objects linked to a {noun} whose `id` is", tree))
+    table = link if isinstance(link, str) else link.__tablename__
+    kind = _Links(table, owner, target, detail[0] if detail else "")
+    parameters = [*_target_parameters(kind, reads)]
+    if tree is not None:
+        for name, linked in ((kind.within, "linked"), (f"{kind.within}__not", "except those linked")):
+            parameters.append(_subtree_parameter(name, f"Only objects {linked} to a {kind.noun} whose `id` is", tree))
     if detail is not None:
-        description = f"Only objects whose link to a {noun} has one of these values as `{detail[0]}`."
-        parameters.append(Parameter(detail[0], detail[1], description, String(), is_list=True))
-    if match is not None:
-        description = f"Whether `any` (default), `all` or `none` of the {noun}s in `{target}` must be linked."
-        parameters.append(Parameter(match, Match, description, None, requires=target))
+        parameters += _detail_parameters(kind, detail[1], reads, repeatable=repeatable)
+    yield Filter(tuple(parameters), kind.condition, describes_fixed_link=kind.describes_fixed_link)
 
-    def condition(source: FromClause, operands: Operands) -> ColumnElement[bool]:
-        link = table_of(model).alias(f"linked_{noun}")
-        conditions = [link.c[owner] == source.c.id]
-        if detail is not None and detail[0] in operands:
-            conditions.append(link.c[detail[0]] == any_(operands[detail[0]]))
-        if f"{noun}_within" in operands:
-            conditions.append(link.c[target] == any_(_subtree_ids(tree, operands[f"{noun}_within"])))
-        if target not in operands:
-            return _is_linked(link, *conditions)
-        is_any_linked = _is_linked(link, *conditions, link.c[target] == any_(operands[target]))
-        mode = operands.get(match or "", "any")
+
+@dataclass(frozen=True, slots=True)
+class _Links:
+    """One kind of links, and the meaning of its parameters.
+
+    For the links of processes to roles, with `responsibility` as own field, they are:
+
+        role_id                linked to one of these roles; with `role_match`, to `all` or `none` of them
+        role_within            linked to a role in this subtree; with `role_id`, to the same role
+        role_match=none        without `role_id`: linked to no role
+        role_id__null          true: linked to no role, or meets the conditions above; false: linked to a role
+        role_id__not           linked to none of these roles
+        role_within__not       linked to no role in this subtree
+        responsibility         restricts the links that count; without the parameters above, there must be one
+        responsibility_match   whether `any`, `all` or `none` of the values must link a role for it to count
+    """
+
+    table: str
+    owner: str
+    target: str
+    detail: str
+
+    @property
+    def noun(self) -> str:
+        """The noun of the objects at the other end."""
+        return self.target.removesuffix("_id")
+
+    @property
+    def within(self) -> str:
+        return f"{self.noun}_within"
+
+    @property
+    def match(self) -> str:
+        return f"{self.noun}_match"
+
+    def condition(self, source: FromClause, operands: Operands) -> ColumnElement[bool]:
+        """Return the condition that the links of the rows of `source` are as the operands require."""
+        link = Base.metadata.tables[self.table].alias(f"linked_{self.noun}")
+        counted = [link.c[self.owner] == source.c.id, *self._counted(link, operands)]
+        conditions = []
+        if self._requires_links(operands):
+            conditions.append(self._required(link, counted, operands))
+        is_null = operands.get(f"{self.target}__null")
+        if is_null is not None:
+            is_any_linked = _exists(link, *counted)
+            conditions = [or_(*conditions, not_(is_any_linked))] if is_null else [*conditions, is_any_linked]
+        for name, is_selected in ((self.target, self._is_target), (self.within, self._is_within)):
+            if f"{name}__not" in operands:
+                conditions.append(not_(_exists(link, *counted, is_selected(link, operands[f"{name}__not"]))))
+        return and_(*conditions)
+
+    def describes_fixed_link(self, operands: Operands) -> bool:
+        """Return whether the operands require links, but do not say which objects are linked."""
+        return not operands.keys() & {self.target, self.match} and self._requires_links(operands)
+
+    def _requires_links(self, operands: Operands) -> bool:
+        if operands.keys() & {self.target, self.within, self.match}:
+            return True
+        # The own field alone requires a link, unless it restricts those that must not exist.
+        states_absence = operands.keys() & {f"{self.target}__not", f"{self.within}__not"}
+        return self.detail in operands and not states_absence and not operands.get(f"{self.target}__null")
+
+    def _required(
+        self, link: FromClause, counted: list[ColumnElement[bool]], operands: Operands
+    ) -> ColumnElement[bool]:
+        """Return the condition for links to the objects that `target`, `within` and `match` select."""
+        if self.within in operands:
+            counted = [*counted, self._is_within(link, operands[self.within])]
+        selected = [self._is_target(link, operands[self.target])] if self.target in operands else []
+        is_any_linked, mode = _exists(link, *counted, *selected), operands.get(self.match, "any")
         if mode == "all":
+            lacks_any = _lacks_any(link, counted, link.c[self.target], operands[self.target], BigInteger())
             # The first condition is redundant, but an index can serve it.
-            return and_(is_any_linked, not_(_lacks_any(link, conditions, link.c[target], operands[target])))
+            return and_(is_any_linked, not_(lacks_any))
         return is_any_linked if mode == "any" else not_(is_any_linked)
 
-    yield Filter(tuple(parameters), condition)
+    def _is_target(self, link: FromClause, ids: ColumnElement[Any]) -> ColumnElement[bool]:
+        return link.c[self.target] == any_(ids)
+
+    def _is_within(self, link: FromClause, root: ColumnElement[int]) -> ColumnElement[bool]:
+        return link.c[self.target] == any_(_subtree_ids(_referenced_name(self.table, self.target), root))
+
+    def _counted(self, link: FromClause, operands: Operands) -> list[ColumnElement[bool]]:
+        """Return the conditions on a link to an object that the own field lets count."""
+        if self.detail not in operands:
+            return []
+        has_value = link.c[self.detail] == any_(operands[self.detail])
+        mode = operands.get(f"{self.detail}_match", "any")
+        if mode == "any":
+            return [has_value]
+        # The other links between the same objects.
+        other = Base.metadata.tables[self.table].alias(f"other_{self.noun}")
+        between = [other.c[end] == link.c[end] for end in (self.owner, self.target)]
+        value = other.c[self.detail]
+        if mode == "none":
+            return [not_(_exists(other, *between, value == any_(operands[self.detail])))]
+        return [has_value, not_(_lacks_any(other, between, value, operands[self.detail], String()))]
+
+
+def _target_parameters(kind: _Links, reads: str | None) -> Iterable[Parameter]:
+    target, noun = kind.target, kind.noun
+    for name, linked in ((target, f"linked to a {noun} with one"), (f"{target}__not", f"linked to no {noun} with any")):
+        description = f"Only objects {linked} of these `id`s."
+        yield Parameter(name, IdParameter, description, BigInteger(), is_list=True, reads=reads)
+    absence = f"`true`: only objects linked to no {noun}, or also these if there are other conditions on the {noun}"
+    yield Parameter(f"{target}__null", bool, f"{absence}; `false`: only objects linked to one.", None, reads=reads)
+    description = f"Whether `any` (default), `all` or `none` of the {noun}s in `{target}` must be linked."
+    description += f" `none` without `{target}`: no {noun} at all."
+    yield Parameter(kind.match, Match, description, None, requires=target, independent="none", reads=reads)
+
+
+def _detail_parameters(kind: _Links, values: Any, reads: str | None, *, repeatable: bool) -> Iterable[Parameter]:
+    description = f"Only links to a {kind.noun} with one of these values as `{kind.detail}` count."
+    yield Parameter(kind.detail, values, description, String(), is_list=True, reads=reads)
+    if repeatable:
+        name = f"{kind.detail}_match"
+        description = f"Whether a {kind.noun} must be linked with `any` (default), `all` or `none` of these values."
+        yield Parameter(name, Match, description, None, requires=kind.detail, reads=reads)
 
 
 def _subtree_parameter(name: str, description: str, tree: str) -> Parameter:
     description = f"{description} this value or in the subtree below it."
-    return Parameter(name, IdParameter, description, BigInteger(), tree=tree)
+    return Parameter(name, IdParameter, description, BigInteger(), reads=tree)
 
 
-def _referenced_name(model: type[Base], column_name: str) -> str:
+def _referenced_name(table: str, column_name: str) -> str:
     """Return the name of the table that a column refers to, which may not be declared yet."""
-    (key,) = table_of(model).c[column_name].foreign_keys
+    (key,) = Base.metadata.tables[table].c[column_name].foreign_keys
     return key.target_fullname.partition(".")[0]
 
 
@@ -123,16 +229,20 @@ def is_child(table: FromClause, parent_id: ColumnElement[int]) -> ColumnElement[
     return table.c.parent_id.between(parent_id, parent_id)
 
 
-def _is_linked(link: FromClause, *conditions: ColumnElement[bool]) -> ColumnElement[bool]:
+def _exists(link: FromClause, *conditions: ColumnElement[bool]) -> ColumnElement[bool]:
     return exists(select(literal_column("1")).select_from(link).where(*conditions).correlate_except(link))
 
 
 def _lacks_any(
-    link: FromClause, conditions: list[ColumnElement[bool]], column_: ColumnElement[int], required: ColumnElement[Any]
+    link: FromClause,
+    conditions: list[ColumnElement[bool]],
+    column_: ColumnElement[Any],
+    required: ColumnElement[Any],
+    kind: TypeEngine[Any],
 ) -> ColumnElement[bool]:
-    """Return the condition that an owner lacks a link to at least one of the required ids."""
-    target = func.unnest(required).table_valued(column("id", BigInteger)).render_derived(name="required")
-    return _is_linked(target, not_(_is_linked(link, *conditions, column_ == target.c.id)))
+    """Return the condition that for at least one of the `required` values of a column there is no link."""
+    value = func.unnest(required).table_valued(column("value", kind)).render_derived(name="required")
+    return _exists(value, not_(_exists(link, *conditions, column_ == value.c.value)))
 
 
 @cache

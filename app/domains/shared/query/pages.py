@@ -76,14 +76,14 @@ class ListDeclaration:
         return {name: parameter.field for name, parameter in self.parameters.items()}
 
     @cached_property
-    def requires(self) -> dict[str, str]:
-        """The parameters that require another parameter, with its name."""
-        return {name: parameter.requires for name, parameter in self.parameters.items() if parameter.requires}
+    def dependent(self) -> tuple[Parameter, ...]:
+        """The parameters that require another parameter."""
+        return tuple(parameter for parameter in self.parameters.values() if parameter.requires)
 
     @cached_property
-    def trees(self) -> dict[str, str]:
-        """The parameters that select a subtree, with the collection of the tree."""
-        return {name: parameter.tree for name, parameter in self.parameters.items() if parameter.tree}
+    def reads(self) -> dict[str, str]:
+        """The parameters whose conditions read another collection, with its name."""
+        return {name: parameter.reads for name, parameter in self.parameters.items() if parameter.reads}
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,14 +178,17 @@ class FilterQuery(BaseModel):
         return build_selection(self.declaration.filters, values, fixed_link) if values or fixed_link else (None, {})
 
     @property
-    def trees(self) -> list[str]:
-        """The collections whose trees the filters read."""
-        return [tree for name, tree in self.declaration.trees.items() if name in self.model_fields_set]
+    def reads(self) -> list[str]:
+        """The collections that the filters read."""
+        return [collection for name, collection in self.declaration.reads.items() if name in self.model_fields_set]
 
     @model_validator(mode="after")
     def _check_required_parameters(self) -> Self:
-        for name, needed in self.declaration.requires.items():
-            if name in self.model_fields_set and needed not in self.model_fields_set:
+        for parameter in self.declaration.dependent:
+            name, needed = parameter.name, parameter.requires
+            if name not in self.model_fields_set or needed in self.model_fields_set:
+                continue
+            if parameter.independent is None or getattr(self, name) != parameter.independent:
                 raise invalid("parameter_missing", member=name, needed=needed)
         return self
 

@@ -50,16 +50,16 @@ class CollectionReader(RequestService):
     async def page(self, query: ListQuery) -> Listing | Export:
         """Return one page of the collection, or an export if the negotiated format is a stream.
 
-        Raises `Forbidden` if a filter selects a subtree of a collection that the caller may not read.
+        Raises `Forbidden` if a filter reads a collection that the caller may not read.
         """
         return await self._page(query)
 
     async def stats(self, query: StatsQuery) -> Counts:
         """Count the objects that the filters select, by group.
 
-        Raises `Forbidden` if a filter selects a subtree of a collection that the caller may not read.
+        Raises `Forbidden` if a filter reads a collection that the caller may not read.
         """
-        self._require_trees(query)
+        self._require_readable(query)
         statement, values = query.statement(self.model)
         row = await self.session.fetch(statement, **values, readable=self.caller.readable)
         assert row is not None  # an aggregate always has a row
@@ -101,7 +101,7 @@ class CollectionReader(RequestService):
         values |= arguments
         start: Start = "first"
         if condition is not None:
-            self._require_trees(query)
+            self._require_readable(query)
         if query.position is not None:
             start = query.position.start
             values |= query.position.arguments()
@@ -116,9 +116,8 @@ class CollectionReader(RequestService):
         page = self.documents.page(order, other_filters, start, query.members)
         return await fetch_page(self.session, page, self.documents.count(condition), query, values)
 
-    def _require_trees(self, query: FilterQuery) -> None:
-        for tree in query.trees:
-            self.caller.require(f"{tree}:read")
+    def _require_readable(self, query: FilterQuery) -> None:
+        self.caller.require(*(f"{collection}:read" for collection in query.reads))
 
     def _export(self, query: ListQuery, order: Order, condition: Condition | None, values: dict[str, Any]) -> Export:
         if query.position is not None and query.position.start == "before":
