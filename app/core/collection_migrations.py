@@ -107,8 +107,8 @@ def _first_columns() -> list[sa.Column[Any]]:
 def _last_columns() -> list[sa.Column[Any]]:
     instant = sa.DateTime(timezone=True)
     return [
-        sa.Column("created_at", instant, server_default=sa.text("now()"), nullable=False),
-        sa.Column("updated_at", instant, server_default=sa.text("now()"), nullable=False),
+        sa.Column("created_at", instant, server_default=sa.text("statement_timestamp()"), nullable=False),
+        sa.Column("updated_at", instant, server_default=sa.text("statement_timestamp()"), nullable=False),
         reference("created_by_id", "users"),
         reference("updated_by_id", "users"),
         sa.Column("version", sa.BigInteger(), server_default=sa.text("1"), nullable=False),

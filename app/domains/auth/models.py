@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import ARRAY, BigInteger, DateTime, ForeignKey, Identity, Index, LargeBinary, String, Text, func
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from app.domains.shared.models import NAME_LENGTH, Base
+from app.domains.shared.models import NAME_LENGTH, STATEMENT_TIME, Base
 from app.domains.user.models import User
 
 
@@ -74,7 +74,7 @@ class ApiToken(Base):
     name: Mapped[str] = mapped_column(String(NAME_LENGTH))
     token_hash: Mapped[bytes] = mapped_column(LargeBinary)
     scopes: Mapped[list[str]] = mapped_column(ARRAY(Text))
-    created_at: Mapped[datetime] = _instant(server_default=func.now())
+    created_at: Mapped[datetime] = _instant(server_default=STATEMENT_TIME)
     expires_at: Mapped[datetime] = _instant()
     last_used_at: Mapped[datetime | None] = _instant()
 

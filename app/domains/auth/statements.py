@@ -190,28 +190,35 @@ SELECT_LINK_USER = text(
     """
 )
 
-# Records a change of a user's credentials in the history, without the secrets.
+# Records a change of a user's credentials in the history, without the secrets. `at` is a column of the source.
 _RECORD = """
-        INSERT INTO changes (actor_id, actor_name, request_id, message, type, object_id, object_code, object_name,
+        INSERT INTO changes (at, actor_id, actor_name, request_id, message, type, object_id, object_code, object_name,
                              action, before, after)
-        SELECT CAST(:caller_id AS bigint), :caller_name, :request_id, :message,
+        SELECT at, CAST(:caller_id AS bigint), :caller_name, :request_id, :message,
 """
+
+# A user whose credentials change: locks the row, and keeps the times of the user's changes in their order, as
+# `time_of_change` does.
+_TOUCH = "UPDATE users u SET updated_at = greatest(clock_timestamp(), u.updated_at)"
+_TOUCHED = "u.id, u.code, u.name, u.updated_at AS at"
 
 # Stores the password hash of the user in `account` and records the change.
 _STORE_PASSWORD_CTES = f"""
-        stored AS (
-            INSERT INTO credentials (user_id, password_hash) SELECT id, :new_hash FROM account
+        touched AS (
+            {_TOUCH} FROM account WHERE u.id = account.id RETURNING {_TOUCHED}
+        ), stored AS (
+            INSERT INTO credentials (user_id, password_hash) SELECT id, :new_hash FROM touched
                 ON CONFLICT (user_id) DO UPDATE SET password_hash = excluded.password_hash
         ), recorded AS (
-            {_RECORD} 'users', id, code, name, 'updated', '{{}}'::jsonb, '{{"password": "changed"}}'::jsonb FROM account
+            {_RECORD} 'users', id, code, name, 'updated', '{{}}'::jsonb, '{{"password": "changed"}}'::jsonb FROM touched
         )
-        SELECT id FROM account
+        SELECT id FROM touched
 """  # noqa: S608
 
 CREATE_LINK = text(
     f"""
     WITH target AS (
-        SELECT id, code, name FROM users WHERE id = :user_id AND is_active
+        {_TOUCH} WHERE u.id = :user_id AND u.is_active RETURNING {_TOUCHED}
     ), created AS (
         INSERT INTO password_links (user_id, token_hash, expires_at)
         SELECT id, :token_hash, now() + CAST(:lifetime AS interval) FROM target
@@ -229,7 +236,7 @@ CREATE_LINK = text(
 STORE_PASSWORD = text(
     f"""
     WITH account AS (
-        SELECT id, code, name FROM users WHERE id = :user_id
+        SELECT id FROM users WHERE id = :user_id
     ), {_STORE_PASSWORD_CTES}
     """  # noqa: S608
 )
@@ -238,7 +245,7 @@ STORE_PASSWORD = text(
 REDEEM_LINK = text(
     f"""
     WITH target AS (
-        SELECT u.id, u.code, u.name FROM password_links l JOIN users u ON u.id = l.user_id
+        SELECT u.id FROM password_links l JOIN users u ON u.id = l.user_id
          WHERE l.token_hash = :token_hash AND l.expires_at > now() AND u.is_active
            FOR NO KEY UPDATE OF u
     ), spent AS (
@@ -246,7 +253,7 @@ REDEEM_LINK = text(
          WHERE l.user_id = t.id AND l.token_hash = :token_hash AND l.expires_at > now()
         RETURNING l.user_id
     ), account AS (
-        SELECT t.id, t.code, t.name FROM target t JOIN spent ON spent.user_id = t.id
+        SELECT user_id AS id FROM spent
     ), {_STORE_PASSWORD_CTES}
     """  # noqa: S608
 )
@@ -262,9 +269,10 @@ CHANGE_PASSWORD = text(
         RETURNING c.user_id
     ), spent AS (
         DELETE FROM password_links l USING stored WHERE l.user_id = stored.user_id
+    ), touched AS (
+        {_TOUCH} FROM stored WHERE u.id = stored.user_id RETURNING {_TOUCHED}
     ), recorded AS (
-        {_RECORD} 'users', u.id, u.code, u.name, 'updated', '{{}}'::jsonb, '{{"password": "changed"}}'::jsonb
-          FROM users u JOIN stored ON u.id = stored.user_id
+        {_RECORD} 'users', id, code, name, 'updated', '{{}}'::jsonb, '{{"password": "changed"}}'::jsonb FROM touched
     )
     SELECT user_id FROM stored
     """  # noqa: S608
@@ -281,9 +289,10 @@ CREATE_API_TOKEN = text(
     f"""
     WITH created AS (
         INSERT INTO api_tokens (user_id, name, token_hash, scopes, expires_at)
-        SELECT :user_id, :name, :token_hash, CAST(:scopes AS text[]), now() + make_interval(days => :days)
+        SELECT :user_id, :name, :token_hash, CAST(:scopes AS text[]),
+               statement_timestamp() + make_interval(days => :days)
          WHERE (SELECT count(*) FROM api_tokens WHERE user_id = :user_id AND expires_at > now()) < :max_tokens
-        RETURNING id, user_id, name, scopes, created_at, expires_at
+        RETURNING id, user_id, name, scopes, created_at, created_at AS at, expires_at
     ), recorded AS (
         {_RECORD} 'api_tokens', t.id, NULL, t.name, 'created', NULL, {_HISTORY_DOCUMENT}
           FROM created t JOIN users u ON u.id = t.user_id
@@ -299,7 +308,7 @@ REVOKE_API_TOKEN = text(
     f"""
     WITH deleted AS (
         DELETE FROM api_tokens WHERE id = :token_id AND (CAST(:user_id AS bigint) IS NULL OR user_id = :user_id)
-        RETURNING id, user_id, name, scopes, expires_at
+        RETURNING id, user_id, name, scopes, expires_at, greatest(clock_timestamp(), created_at) AS at
     ), recorded AS (
         {_RECORD} 'api_tokens', t.id, NULL, t.name, 'deleted', {_HISTORY_DOCUMENT}, NULL
           FROM deleted t JOIN users u ON u.id = t.user_id

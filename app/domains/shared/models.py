@@ -34,6 +34,10 @@ EXTERNAL_ID_LENGTH = 512
 NAME_LENGTH = 500
 URL_LENGTH = 2048
 
+# The default of the columns that have the time of a creation: a function that is constant in a statement, so that
+# `created_at` equals `updated_at`. The beginning of the transaction may be long before.
+STATEMENT_TIME = func.statement_timestamp()
+
 # Constraint names are API: `constraints.py` maps them to errors.
 NAMING_CONVENTION = {
     "pk": "pk_%(table_name)s",
@@ -84,8 +88,8 @@ class RegisterObject(Base):
     external_id: Mapped[str | None] = mapped_column(String(EXTERNAL_ID_LENGTH), sort_order=-18)
     name: Mapped[str] = mapped_column(String(NAME_LENGTH), sort_order=-17)
     description: Mapped[str | None] = mapped_column(Text, sort_order=-16)
-    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now(), sort_order=20)
-    updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now(), sort_order=21)
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=STATEMENT_TIME, sort_order=20)
+    updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=STATEMENT_TIME, sort_order=21)
     created_by_id: Mapped[int | None] = mapped_column(
         BigInteger, ForeignKey("users.id", ondelete="RESTRICT"), sort_order=22
     )

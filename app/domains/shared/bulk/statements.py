@@ -45,7 +45,7 @@ from sqlalchemy.dialects.postgresql import JSON, JSONB
 
 from app.domains.shared.collection import LinkSet, foreign_keys, writable_columns
 from app.domains.shared.history.diff import differences, nonempty_members
-from app.domains.shared.history.record import caller_exists, change_cte, constant
+from app.domains.shared.history.record import caller_exists, change_cte, constant, time_of_change
 from app.domains.shared.models import RegisterObject, folded, table_of
 from app.domains.shared.reading.documents import Documents
 from app.domains.shared.writing.dependants import restricting_foreign_keys
@@ -242,7 +242,9 @@ def record_changes(documents: Documents, *, with_changes: bool) -> Executable:
     row = documents.snapshots(_has_id)
     old, new = cast(item.c.before, JSONB).label("before"), cast(row.c.document, JSONB).label("after")
     joined = item.outerjoin(row, row.c.id == item.c.id)
-    query = select(item.c.n, item.c.id, item.c.action, old, new).select_from(joined)
+    # The writes have set `updated_at`, unless the object will be deleted. Its row is locked.
+    time = case((item.c.action == constant("deleted"), time_of_change(row)), else_=row.c.updated_at)
+    query = select(item.c.n, item.c.id, item.c.action, time.label("updated_at"), old, new).select_from(joined)
     states = query.cte("states").prefix_with("MATERIALIZED")
     is_new, is_deleted = states.c.action == constant("created"), states.c.action == constant("deleted")
     before, after = differences(states.c.before, states.c.after, documents.briefs)
@@ -254,6 +256,7 @@ def record_changes(documents: Documents, *, with_changes: bool) -> Executable:
         func.jsonb_extract_path_text(last, constant("code")).label("code"),
         func.jsonb_extract_path_text(last, constant("name")).label("name"),
         states.c.action,
+        states.c.updated_at,
         case((is_new, null()), (is_deleted, last_members), else_=before).label("before"),
         case((is_deleted, null()), (is_new, first_members), else_=after).label("after"),
     )

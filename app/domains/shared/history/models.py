@@ -9,13 +9,12 @@ from sqlalchemy import (
     Identity,
     Index,
     String,
-    func,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.domains.shared.models import CODE_LENGTH, NAME_LENGTH, Base, ChangeAction, enumeration
+from app.domains.shared.models import CODE_LENGTH, NAME_LENGTH, STATEMENT_TIME, Base, ChangeAction, enumeration
 
 
 class Change(Base):
@@ -37,7 +36,7 @@ class Change(Base):
     # Ids are assigned before the commit, so a reader that follows them may miss the rows of a slower transaction. The
     # transaction id shows which transactions are still in progress.
     transaction_id: Mapped[int] = mapped_column(BigInteger, server_default=text("pg_current_xact_id()::text::bigint"))
-    at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=STATEMENT_TIME)
     actor_id: Mapped[int | None] = mapped_column(BigInteger)
     actor_name: Mapped[str | None] = mapped_column(String(NAME_LENGTH))
     request_id: Mapped[str | None] = mapped_column(String(128))

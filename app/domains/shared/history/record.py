@@ -6,10 +6,12 @@ from sqlalchemy import (
     CTE,
     BigInteger,
     ColumnElement,
+    DateTime,
     FromClause,
     String,
     bindparam,
     exists,
+    func,
     insert,
     literal_column,
     null,
@@ -36,6 +38,15 @@ def caller_exists() -> ColumnElement[bool]:
     return or_(caller.is_(None), exists(select(users.c.id).where(users.c.id == caller)))
 
 
+def time_of_change(source: FromClause) -> ColumnElement[Any]:
+    """Return the time of a change of an object: the current time, but at least its former `updated_at`.
+
+    It must be evaluated while the row is locked. The times of an object's changes are then in the order of the changes,
+    also if a transaction began early and waited for the row, or if the clock of the server was set back.
+    """
+    return func.greatest(func.clock_timestamp(), source.c.updated_at, type_=DateTime(timezone=True))
+
+
 def change_cte(
     model: type[Base],
     action: ChangeAction | ColumnElement[str],
@@ -43,11 +54,13 @@ def change_cte(
     before: ColumnElement[Any] | None,
     after: ColumnElement[Any] | None,
 ) -> CTE:
-    """Return the CTE that adds a row to the history for each row of `source` (`id`, `code` and `name` of an object).
+    """Return the CTE that adds a row to the history for each row of `source`.
 
-    The parameters are those of `Caller.signature`.
+    The rows have `id`, `code` and `name` of an object, and as `updated_at` the time of the change. The parameters are
+    those of `Caller.signature`.
     """
     values: dict[str, Any] = {
+        "at": source.c.updated_at,
         "actor_id": bindparam("caller_id", type_=BigInteger),
         "actor_name": bindparam("caller_name", type_=String),
         "request_id": bindparam("request_id", type_=String),

@@ -185,14 +185,14 @@ class Documents:
         return query if condition is None else query.where(condition(table))
 
     def document_cte(self, row: CTE, links: Mapping[str, FromClause]) -> CTE:
-        """Return the CTE of a written object: `id`, `code`, `name`, `version` and `document`.
+        """Return the CTE of a written object: `id`, `code`, `name`, `version`, `updated_at` and `document`.
 
         `row` is the CTE that writes the object and returns it. `links` has the new links of each written list.
         """
         document = json_object(self._members(row, None, links)).label("document")
         # MATERIALIZED: otherwise the document is built once for each reference to it.
-        result = select(row.c.id, row.c.code, row.c.name, row.c.version, document).cte("result")
-        return result.prefix_with("MATERIALIZED")
+        columns = (row.c[name] for name in ("id", "code", "name", "version", "updated_at"))
+        return select(*columns, document).cte("result").prefix_with("MATERIALIZED")
 
     def changed_members(
         self, before: CTE, after: CTE, removed: Mapping[str, FromClause], added: Mapping[str, FromClause]
@@ -221,17 +221,22 @@ class Documents:
         return changed_members(before.join(after, literal_column("true")), members)
 
     def snapshot(self, condition: Condition) -> Subquery:
-        """Return the subquery of the object that the condition selects: `id`, `code`, `name` and `document` (JSON)."""
+        """Return the subquery of the object that the condition selects.
+
+        Its columns are `id`, `code`, `name`, `updated_at` and `document` (JSON).
+        """
         table = self._mapper.local_table.alias("o")
         document = json_object(self._members(table, None)).label("document")
-        return select(table.c.id, table.c.code, table.c.name, document).where(condition(table)).subquery()
+        columns = (table.c[name] for name in ("id", "code", "name", "updated_at"))
+        return select(*columns, document).where(condition(table)).subquery()
 
     def snapshots(self, condition: Condition) -> Subquery:
         """Return the subquery of `snapshot` for many objects; it reads references and links once for all of them."""
         table = self._mapper.local_table.alias("o")
         page = select(*table.c).where(condition(table)).cte("page").prefix_with("MATERIALIZED")
         joined, document = self._documents_of(page, None)
-        return select(page.c.id, page.c.code, page.c.name, document.label("document")).select_from(joined).subquery()
+        columns = (page.c[name] for name in ("id", "code", "name", "updated_at"))
+        return select(*columns, document.label("document")).select_from(joined).subquery()
 
     @property
     def briefs(self) -> tuple[str, ...]:

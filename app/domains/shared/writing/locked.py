@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from app.domains.shared.collection import LinkSet, writable_columns
 from app.domains.shared.history.diff import nonempty_members
-from app.domains.shared.history.record import caller_exists, change_cte
+from app.domains.shared.history.record import caller_exists, change_cte, time_of_change
 from app.domains.shared.models import RegisterObject, table_of
 from app.domains.shared.query.orders import Condition
 from app.domains.shared.reading.documents import Documents, by_id
@@ -133,8 +133,8 @@ def delete_object(documents: Documents) -> Select[Any]:
     """
     table = table_of(documents.model)
     row = documents.snapshot(by_id)
-    snapshot = select(row.c.id, row.c.code, row.c.name, cast(row.c.document, JSONB).label("before")).cte("snapshot")
-    snapshot = snapshot.prefix_with("MATERIALIZED")
+    time, before = time_of_change(row).label("updated_at"), cast(row.c.document, JSONB).label("before")
+    snapshot = select(row.c.id, row.c.code, row.c.name, time, before).cte("snapshot").prefix_with("MATERIALIZED")
     is_object = table.c.id == bindparam("key", type_=BigInteger)
     deleted = delete(table).where(is_object, caller_exists()).returning(table.c.id).cte("deleted")
     members = nonempty_members(snapshot.c.before, documents.briefs)

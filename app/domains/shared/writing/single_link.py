@@ -104,6 +104,7 @@ def _with_history(
     touch = update(owner).where(
         owner.c.id == bindparam("object_id", type_=BigInteger), exists(select(changed.c[link_set.target]))
     )
-    touched_owner = touch.values(touch_values(owner)).returning(owner.c.id, owner.c.code, owner.c.name).cte("touched")
+    columns = (owner.c[name] for name in ("id", "code", "name", "updated_at"))
+    touched_owner = touch.values(touch_values(owner)).returning(*columns).cte("touched")
     record = change_cte(link_set.owner_model, action, touched_owner, before=before, after=after)
     return select(target.c.id).add_cte(record)

@@ -23,7 +23,6 @@ from sqlalchemy import (
     bindparam,
     cast,
     exists,
-    func,
     insert,
     literal_column,
     or_,
@@ -35,7 +34,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from app.core.prepared import fast_statement
 from app.domains.shared.collection import LinkSet, self_references, writable_columns
 from app.domains.shared.history.diff import nonempty_members
-from app.domains.shared.history.record import change_cte
+from app.domains.shared.history.record import change_cte, time_of_change
 from app.domains.shared.models import Base, table_of
 from app.domains.shared.query.orders import Condition
 from app.domains.shared.reading.documents import Documents
@@ -102,7 +101,8 @@ def update_object(
     written = statement.returning(*_document_columns(model)).cte("written")
     document = documents.document_cte(written, {link.field: link_rows(link) for link in links})
     members = documents.changed_members(snapshot, written, removed, added)
-    change = select(document.c.id, document.c.code, document.c.name, members.c.before, members.c.after)
+    written_columns = (document.c[name] for name in ("id", "code", "name", "updated_at"))
+    change = select(*written_columns, members.c.before, members.c.after)
     changed = change.select_from(document.join(members, literal_column("true"))).subquery("changed")
     record = change_cte(model, "updated", changed, before=changed.c.before, after=changed.c.after)
     is_locked = exists(select(literal_column("1")).select_from(locked)).label("is_locked")
@@ -121,7 +121,7 @@ def touch_values(table: Table) -> dict[str, Any]:
     """Return the columns that every update of an object sets; the parameter is `caller_id`."""
     return {
         "version": table.c.version + literal_column("1"),
-        "updated_at": func.now(),
+        "updated_at": time_of_change(table),
         "updated_by_id": bindparam("caller_id", type_=BigInteger),
     }
 
