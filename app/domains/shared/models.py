@@ -197,6 +197,12 @@ def table_of(model: type[Base]) -> Table:
     return model.metadata.tables[model.__tablename__]
 
 
+def referenced_name(model: type[Base], column: str) -> str:
+    """Return the name of the table that a column refers to, which may not be declared yet."""
+    (key,) = table_of(model).c[column].foreign_keys
+    return key.target_fullname.partition(".")[0]
+
+
 @cache
 def model_of(foreign_key: Column[Any]) -> type[RegisterObject]:
     """Return the model of the table that a column refers to."""

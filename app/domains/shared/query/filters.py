@@ -13,19 +13,24 @@ from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field
 from pydantic_core import PydanticKnownError
 from sqlalchemy import (
     ARRAY,
+    BigInteger,
     ColumnElement,
     FromClause,
     and_,
     bindparam,
+    func,
 )
 from sqlalchemy.types import TypeEngine
 
 from app.domains.shared.models import EXTERNAL_ID_LENGTH
+from app.domains.shared.query.references import ReferenceParameter, has_key, key_arguments, select_ids
 from app.domains.shared.schemas import MAX_ID
 from app.domains.shared.texts import single_line
 from app.utils.fault_codes import invalid
 
 MAX_VALUES = 100
+# The constant of a parameter whose values have keys.
+WITH_KEYS = "keys"
 
 # The operand of each parameter of the request, by the parameter's name.
 Operands = Mapping[str, Any]
@@ -74,7 +79,6 @@ def _check_decimal(value: object) -> object:
 # Restricts an integer in a query string to digits and a minus sign.
 Digits = BeforeValidator(_check_digits)
 InstantParameter = Annotated[AwareDatetime, BeforeValidator(_parse_instant), AfterValidator(_to_utc)]
-IdParameter = Annotated[int, Field(ge=1, le=MAX_ID), Digits]
 IntegerParameter = Annotated[int, Field(ge=-MAX_ID, le=MAX_ID), Digits]
 NumberParameter = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_check_decimal)]
 TextParameter = Annotated[str, *single_line(EXTERNAL_ID_LENGTH)]
@@ -94,6 +98,8 @@ class Parameter:
     description: str
     type: TypeEngine[Any] | None
     is_list: bool = False
+    # The collection of the objects that the values refer to, by id or by key.
+    target: str | None = None
     convert: Callable[[Any], Any] | None = None
     # The name of a parameter that must also be present.
     requires: str | None = None
@@ -108,11 +114,32 @@ class Parameter:
             annotation = Annotated[list[annotation], Field(max_length=MAX_VALUES)]
         return annotation | None, Field(None, description=self.description)
 
+    @property
+    def argument(self) -> str:
+        """The name of the bind parameter."""
+        return f"filter_{self.name}"
+
     def bind(self) -> ColumnElement[Any]:
         """Return the bind parameter of the value."""
         assert self.type is not None
         kind: TypeEngine[Any] = ARRAY(self.type) if self.is_list else self.type
-        return bindparam(f"filter_{self.name}", type_=kind)
+        return bindparam(self.argument, type_=kind)
+
+    def operand(self, constant: Any) -> Any:
+        """Return the operand of the condition; `constant` is that of the `Selection`."""
+        if self.type is None:
+            return constant
+        if constant is not WITH_KEYS or self.target is None:
+            return self.bind()
+        ids = select_ids(self.argument, self.target)
+        return func.array(ids) if self.is_list else ids
+
+
+def reference_parameter(
+    name: str, target: str, description: str, *, is_list: bool = False, tree: str | None = None
+) -> Parameter:
+    """Return a parameter that refers to objects of a collection, by id or by key."""
+    return Parameter(name, ReferenceParameter, description, BigInteger(), is_list, target, tree=tree)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -144,8 +171,9 @@ class FixedLink:
 class Selection:
     """The condition for the parameters and the path of one request.
 
-    `parameters` has the name of each parameter, and its value if that is written into the statement, else None. So
-    requests that differ only in the values of bind parameters have equal selections, which share one statement.
+    `parameters` has the name of each parameter, and its value if that is written into the statement, else None, or
+    `WITH_KEYS` if the statement looks up keys. So requests that differ only in the values of bind parameters have equal
+    selections, which share one statement.
     """
 
     filters: Sequence[Filter]
@@ -159,7 +187,7 @@ class Selection:
         fixed_link = self.fixed_link
         for filter_ in self.filters:
             operands = {
-                parameter.name: constants[parameter.name] if parameter.type is None else parameter.bind()
+                parameter.name: parameter.operand(constants[parameter.name])
                 for parameter in filter_.parameters
                 if parameter.name in constants
             }
@@ -183,15 +211,18 @@ def build_selection(
     The selection is None without values and without a link. The arguments of the link are not included.
     """
     parameters: list[tuple[str, Any]] = []
-    arguments = {}
+    arguments: dict[str, Any] = {}
     for filter_ in filters:
         for parameter in filter_.parameters:
             if (value := values.get(parameter.name)) is None:
                 continue
             if parameter.type is None:
                 parameters.append((parameter.name, value))
+            elif parameter.target is not None and has_key(value):
+                parameters.append((parameter.name, WITH_KEYS))
+                arguments |= key_arguments(parameter.argument, value)
             else:
                 parameters.append((parameter.name, None))
-                arguments[f"filter_{parameter.name}"] = parameter.convert(value) if parameter.convert else value
+                arguments[parameter.argument] = parameter.convert(value) if parameter.convert else value
     selection = Selection(filters, tuple(parameters), fixed_link) if parameters or fixed_link else None
     return selection, arguments

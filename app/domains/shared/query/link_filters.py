@@ -21,8 +21,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import array
 
 from app.domains.shared.collection import LinkSet
-from app.domains.shared.models import Base, model_of, table_of
-from app.domains.shared.query.filters import Filter, FixedLink, IdParameter, Operands, Parameter
+from app.domains.shared.models import Base, model_of, referenced_name, table_of
+from app.domains.shared.query.filters import Filter, FixedLink, Operands, Parameter, reference_parameter
 from app.domains.shared.query.orders import Condition
 
 Match = Literal["any", "all", "none"]
@@ -34,7 +34,7 @@ def subtree(field: str, model: type[Base], name: str | None = None) -> Iterable[
     The parameter is called `name`, by default `field` with `_within` instead of `_id`.
     """
     # The tree of the objects themselves, or that of the objects they refer to.
-    tree = model.__tablename__ if field == "id" else _referenced_name(model, field)
+    tree = model.__tablename__ if field == "id" else referenced_name(model, field)
     parameter = _subtree_parameter(name or field.replace("_id", "_within"), f"Only objects whose `{field}` is", tree)
 
     def condition(source: FromClause, operands: Operands) -> ColumnElement[bool]:
@@ -58,12 +58,8 @@ def links(
     link's own field and the `Literal` of its values; and `match`, which selects whether any, all or none of the targets
     must be linked. All other conditions must hold for the same link.
     """
-    noun, tree = target.removesuffix("_id"), _referenced_name(model, target)
-    parameters = [
-        Parameter(
-            target, IdParameter, f"Only objects linked to a {noun} with one of these `id`s.", BigInteger(), is_list=True
-        )
-    ]
+    noun, tree = target.removesuffix("_id"), referenced_name(model, target)
+    parameters = [reference_parameter(target, tree, f"Only objects linked to one of these {noun}s.", is_list=True)]
     if in_tree:
         parameters.append(_subtree_parameter(f"{noun}_within", f"Only objects linked to a {noun} whose `id` is", tree))
     if detail is not None:
@@ -94,13 +90,7 @@ def links(
 
 def _subtree_parameter(name: str, description: str, tree: str) -> Parameter:
     description = f"{description} this value or in the subtree below it."
-    return Parameter(name, IdParameter, description, BigInteger(), tree=tree)
-
-
-def _referenced_name(model: type[Base], column_name: str) -> str:
-    """Return the name of the table that a column refers to, which may not be declared yet."""
-    (key,) = table_of(model).c[column_name].foreign_keys
-    return key.target_fullname.partition(".")[0]
+    return reference_parameter(name, tree, description, tree=tree)
 
 
 def _subtree_ids(tree: str, root: ColumnElement[int]) -> ColumnElement[Any]:

@@ -50,14 +50,14 @@ class CollectionReader(RequestService):
     async def page(self, query: ListQuery) -> Listing | Export:
         """Return one page of the collection, or an export if the negotiated format is a stream.
 
-        Raises `Forbidden` if a filter selects a subtree of a collection that the caller may not read.
+        Raises `Forbidden` if a filter reads the subtrees or external ids of a collection that the caller may not read.
         """
         return await self._page(query)
 
     async def stats(self, query: StatsQuery) -> Counts:
         """Count the objects that the filters select, by group.
 
-        Raises `Forbidden` if a filter selects a subtree of a collection that the caller may not read.
+        Raises `Forbidden` if a filter reads the subtrees or external ids of a collection that the caller may not read.
         """
         self._require_trees(query)
         statement, values = query.statement(self.model)
@@ -117,8 +117,8 @@ class CollectionReader(RequestService):
         return await fetch_page(self.session, page, self.documents.count(condition), query, values)
 
     def _require_trees(self, query: FilterQuery) -> None:
-        for tree in query.trees:
-            self.caller.require(f"{tree}:read")
+        for collection in (*query.trees, *query.looked_up):
+            self.caller.require(f"{collection}:read")
 
     def _export(self, query: ListQuery, order: Order, condition: Condition | None, values: dict[str, Any]) -> Export:
         if query.position is not None and query.position.start == "before":
