@@ -45,7 +45,7 @@ from app.domains.shared.query.filters import (
     Operands,
     Parameter,
 )
-from app.domains.shared.query.references import ReferenceParameter
+from app.domains.shared.query.reference_parameters import ReferenceParameter
 from app.domains.shared.texts import key_text, multiple_lines, part_of_line, part_of_lines, single_line
 
 

@@ -18,19 +18,16 @@ from sqlalchemy import (
     FromClause,
     and_,
     bindparam,
-    func,
 )
 from sqlalchemy.types import TypeEngine
 
 from app.domains.shared.models import EXTERNAL_ID_LENGTH
-from app.domains.shared.query.references import ReferenceParameter, has_key, key_arguments, select_ids
+from app.domains.shared.query.reference_parameters import ReferenceParameter
 from app.domains.shared.schemas import MAX_ID
 from app.domains.shared.texts import single_line
 from app.utils.fault_codes import invalid
 
 MAX_VALUES = 100
-# The constant of a parameter whose values have keys.
-WITH_KEYS = "keys"
 
 # The operand of each parameter of the request, by the parameter's name.
 Operands = Mapping[str, Any]
@@ -98,7 +95,7 @@ class Parameter:
     description: str
     type: TypeEngine[Any] | None
     is_list: bool = False
-    # The collection of the objects that the values refer to, by id or by key.
+    # The collection of the objects to which the values refer, by id or by key. Ids replace keys before the statement.
     target: str | None = None
     convert: Callable[[Any], Any] | None = None
     # The name of a parameter that must also be present.
@@ -124,15 +121,6 @@ class Parameter:
         assert self.type is not None
         kind: TypeEngine[Any] = ARRAY(self.type) if self.is_list else self.type
         return bindparam(self.argument, type_=kind)
-
-    def operand(self, constant: Any) -> Any:
-        """Return the operand of the condition; `constant` is that of the `Selection`."""
-        if self.type is None:
-            return constant
-        if constant is not WITH_KEYS or self.target is None:
-            return self.bind()
-        ids = select_ids(self.argument, self.target)
-        return func.array(ids) if self.is_list else ids
 
 
 def reference_parameter(
@@ -171,9 +159,8 @@ class FixedLink:
 class Selection:
     """The condition for the parameters and the path of one request.
 
-    `parameters` has the name of each parameter, and its value if that is written into the statement, else None, or
-    `WITH_KEYS` if the statement looks up keys. So requests that differ only in the values of bind parameters have equal
-    selections, which share one statement.
+    `parameters` has the name of each parameter, and its value if that is written into the statement, else None. So
+    requests that differ only in the values of bind parameters have equal selections, which share one statement.
     """
 
     filters: Sequence[Filter]
@@ -187,7 +174,7 @@ class Selection:
         fixed_link = self.fixed_link
         for filter_ in self.filters:
             operands = {
-                parameter.name: parameter.operand(constants[parameter.name])
+                parameter.name: constants[parameter.name] if parameter.type is None else parameter.bind()
                 for parameter in filter_.parameters
                 if parameter.name in constants
             }
@@ -211,16 +198,13 @@ def build_selection(
     The selection is None without values and without a link. The arguments of the link are not included.
     """
     parameters: list[tuple[str, Any]] = []
-    arguments: dict[str, Any] = {}
+    arguments = {}
     for filter_ in filters:
         for parameter in filter_.parameters:
             if (value := values.get(parameter.name)) is None:
                 continue
             if parameter.type is None:
                 parameters.append((parameter.name, value))
-            elif parameter.target is not None and has_key(value):
-                parameters.append((parameter.name, WITH_KEYS))
-                arguments |= key_arguments(parameter.argument, value)
             else:
                 parameters.append((parameter.name, None))
                 arguments[parameter.argument] = parameter.convert(value) if parameter.convert else value

@@ -31,7 +31,7 @@ from app.domains.shared.query.filters import (
 from app.domains.shared.query.formats import Format
 from app.domains.shared.query.groups import Grouping
 from app.domains.shared.query.orders import OBJECT_SORTS, Order, SortKey
-from app.domains.shared.query.references import has_external_id
+from app.domains.shared.query.reference_parameters import keys_of
 from app.domains.shared.query.representations import RepresentationQuery, representation
 from app.domains.shared.query.search import SEARCH
 from app.domains.shared.texts import DESCRIPTION_LENGTH, comparable_code
@@ -185,14 +185,14 @@ class FilterQuery(BaseModel):
         return [tree for name, tree in self.declaration.trees.items() if name in self.model_fields_set]
 
     @property
-    def looked_up(self) -> list[str]:
-        """The collections whose external ids the filters refer to."""
-        parameters = self.declaration.parameters
-        return [
-            target
-            for name in self.model_fields_set & parameters.keys()
-            if (target := parameters[name].target) and has_external_id(getattr(self, name))
-        ]
+    def keyed(self) -> dict[str, str]:
+        """The arguments of the selection that have keys, with the collection of their objects."""
+        parameters = [self.declaration.parameters.get(name) for name in self.model_fields_set]
+        return {
+            parameter.argument: parameter.target
+            for parameter in parameters
+            if parameter and parameter.target and keys_of(getattr(self, parameter.name))
+        }
 
     @model_validator(mode="after")
     def _check_required_parameters(self) -> Self:

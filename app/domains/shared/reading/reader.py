@@ -16,6 +16,7 @@ from app.domains.shared.query.representations import Members
 from app.domains.shared.reading.documents import Document, Documents, documents_of
 from app.domains.shared.reading.history_pages import changes_of, has_changes, page_of_changes
 from app.domains.shared.reading.keys import Key, not_found, parse_key, select_id
+from app.domains.shared.reading.reference_keys import replace_keys
 from app.domains.shared.reading.stats import MAX_GROUPS, Counts, StatsQuery
 from app.domains.shared.reading.streams import Export
 from app.utils.exceptions import BadRequest
@@ -61,6 +62,7 @@ class CollectionReader(RequestService):
         """
         self._require_trees(query)
         statement, values = query.statement(self.model)
+        await replace_keys(self.session, self.caller, values, query.keyed)
         row = await self.session.fetch(statement, **values, readable=self.caller.readable)
         assert row is not None  # an aggregate always has a row
         return Counts(query.group_by, row.groups, row.total, truncated=row.group_count > MAX_GROUPS)
@@ -102,6 +104,7 @@ class CollectionReader(RequestService):
         start: Start = "first"
         if condition is not None:
             self._require_trees(query)
+            await replace_keys(self.session, self.caller, values, query.keyed)
         if query.position is not None:
             start = query.position.start
             values |= query.position.arguments()
@@ -117,8 +120,8 @@ class CollectionReader(RequestService):
         return await fetch_page(self.session, page, self.documents.count(condition), query, values)
 
     def _require_trees(self, query: FilterQuery) -> None:
-        for collection in (*query.trees, *query.looked_up):
-            self.caller.require(f"{collection}:read")
+        for tree in query.trees:
+            self.caller.require(f"{tree}:read")
 
     def _export(self, query: ListQuery, order: Order, condition: Condition | None, values: dict[str, Any]) -> Export:
         if query.position is not None and query.position.start == "before":
