@@ -31,12 +31,12 @@ from app.domains.department.lists import DepartmentListQuery
 from app.domains.department.models import Department
 from app.domains.shared.query import formats
 from app.domains.shared.query.filters import (
-    IdParameter,
     InstantParameter,
     IntegerParameter,
     NumberParameter,
     TextParameter,
 )
+from app.domains.shared.query.reference_parameters import ReferenceParameter, parse_reference
 from app.domains.shared.reading.keys import parse_key
 from app.domains.shared.reading.preconditions import Preconditions, entity_tags
 from app.domains.shared.texts import (
@@ -240,7 +240,9 @@ READERS: dict[str, Callable[[str], object]] = {
     "part of a line": validate(Annotated[str, *part_of_line(500)]),
     "part of lines": validate(Annotated[str, *part_of_lines(500)]),
     "text of a filter": validate(TextParameter),
-    "id": validate(IdParameter),
+    "reference": validate(ReferenceParameter),
+    "code of a reference": lambda text: parse_reference(f"code:{text}"),
+    "external id of a reference": lambda text: parse_reference(f"external_id:{text}"),
     "integer": validate(IntegerParameter),
     "number": validate(NumberParameter),
     "instant": validate(InstantParameter),

@@ -12,6 +12,7 @@ from app.domains.search.schemas import TYPES
 from app.domains.shared.idempotency.store import REPLAYED
 from app.domains.shared.models import ChangeAction
 from app.domains.shared.query.link_filters import Match
+from app.domains.shared.query.reference_parameters import REFERENCE_SCHEMA
 from app.utils.exceptions import RegisterError, error_classes, problem_types
 from app.utils.problems import MEDIA_TYPE
 
@@ -35,6 +36,18 @@ _ENUMERATIONS: dict[str, tuple[str, ...]] = {
     "Scope": tuple(SCOPES),
     "SearchType": TYPES,
 }
+# The schemas that the document repeats, and what the shared ones have besides.
+_REPEATED: dict[str, dict[str, Any]] = {
+    **{name: {"type": "string", "enum": list(values)} for name, values in _ENUMERATIONS.items()},
+    "ReferenceParameter": REFERENCE_SCHEMA,
+}
+_TEXTS: dict[str, dict[str, Any]] = {
+    "ReferenceParameter": {
+        "description": "An `id`; `code:` and a code, in any case; or `external_id:` and an external id, which requires "
+        "the scope to read the collection of the object.",
+        "examples": [3, "code:FIN-01", "external_id:HR-7"],
+    }
+}
 _STATUSES = {str(error.status) for error in problem_types()}
 # The most general class of each code, apart from `RegisterError` itself.
 _NAMES = {error.code: error.__name__ for error in reversed([*error_classes(RegisterError)][1:])}
@@ -46,19 +59,19 @@ _EXAMPLES = ("example", "examples")
 
 
 def simplify(document: dict[str, Any]) -> None:
-    """Name pages, enumerations and problems, remove null from parameters, and drop titles that only repeat names."""
+    """Name pages, problems and repeated schemas, remove null from parameters, and drop titles that repeat names."""
     _use_titles(document)
     for operation in _operations(document):
         for parameter in operation.get("parameters", ()):
             _drop_null(parameter["schema"])
         for response in operation["responses"].values():
             _describe_success(response, document)
-    enumerations = set()
+    names = set()
     for schema in list(all_schemas(document)):
         schema.pop("title", None)
         _hoist_description(schema)
-        enumerations |= _refer_to_enumeration(schema)
-    schemas = {name: {"type": "string", "enum": list(_ENUMERATIONS[name])} for name in enumerations}
+        names |= _refer_to_repeated(schema)
+    schemas = {name: _REPEATED[name] | _TEXTS.get(name, {}) for name in names}
     document["components"]["schemas"] = dict(sorted((document["components"]["schemas"] | schemas).items()))
     _share_problems(document)
 
@@ -128,11 +141,12 @@ def _describe_success(response: dict[str, Any], document: dict[str, Any]) -> Non
     )
 
 
-def _refer_to_enumeration(schema: dict[str, Any]) -> set[str]:
-    """Replace the values of a known enumeration by a reference; return its name, or an empty set."""
-    for name, values in _ENUMERATIONS.items():
-        if schema.get("enum") == list(values):
-            del schema["enum"], schema["type"]
+def _refer_to_repeated(schema: dict[str, Any]) -> set[str]:
+    """Replace a schema that the document repeats by a reference; return its name, or an empty set."""
+    for name, repeated in _REPEATED.items():
+        if repeated.items() <= schema.items():
+            for keyword in repeated:
+                del schema[keyword]
             schema["$ref"] = _REFERENCE + name
             return {name}
     return set()

@@ -73,6 +73,8 @@ OWN_TEXTS: dict[str, str] = {
     "bad_cell:whole_number": "Write the id as a whole number.",
     "bad_cursor": "This cursor is invalid, or belongs to another list, order or filter. Take it from `next` or `prev`.",
     "bad_reference": "Refer to an object by its id, or by an object with the single field `code` or `external_id`.",
+    "bad_reference:id": "These objects have no keys. Refer to them by id.",
+    "bad_reference:parameter": "Must be an id, `code:` and a code, or `external_id:` and an external id.",
     "both_forms": "Set `{field}` or `{short}`, not both.",
     "change_message": "A change message is one line of at most {characters}.",
     "common_password": "This password is too common. Choose another.",

@@ -75,7 +75,7 @@ def token(client: Client, username: str, password: str) -> TokenPair:
 
 
 def all_names(client: AuthenticatedClient) -> list[str]:
-    """Read all pages of a list, with a repeated filter and an enumeration."""
+    """Read all pages of a list, with a repeated filter, an enumeration, and references by id and by code."""
     names: list[str] = []
     cursor: str | Unset = UNSET
     while True:
@@ -83,6 +83,8 @@ def all_names(client: AuthenticatedClient) -> list[str]:
             client=client,
             kind=[ProcessKind.CORE, ProcessKind.SUPPORT],
             status_not=[ProcessStatus.RETIRED],
+            department_within=1,
+            id_not=[1, "code:P-1.1"],
             limit=20,
             sort="-name",
             cursor=cursor,

@@ -42,12 +42,18 @@ const authorisation: Middleware = {
 };
 client.use(authorisation);
 
-// 2. Pages, with a filter given twice and an enumeration.
+// 2. Pages, with a filter given twice, an enumeration, and references by id and by code.
 const names: string[] = [];
 let cursor: string | undefined;
 do {
   const { data, response } = await client.GET("/api/v1/processes", {
-    params: { query: { kind: ["core", "support"], status__not: ["retired"], limit: 20, sort: "-name", ...(cursor && { cursor }) } },
+    params: {
+      query: {
+        ...{ kind: ["core", "support"], status__not: ["retired"], limit: 20, sort: "-name" },
+        ...{ department_within: 1, id__not: [1, "code:P-1.1"] },
+        ...(cursor && { cursor }),
+      },
+    },
   });
   if (cursor === undefined) report("list_processes", response);
   check(data !== undefined, "a page");

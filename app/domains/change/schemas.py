@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from app.domains.collections import NAMES
 from app.domains.shared.query.filters import Digits, InstantParameter
 from app.domains.shared.query.pages import PageQuery
+from app.domains.shared.query.reference_parameters import ReferenceParameter, keys_of
 from app.domains.shared.schemas import Reference
 from app.utils.fault_codes import invalid
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 else:
     ChangeType = Literal[CHANGE_TYPES]
 
-# The id of an object in a query string.
+# The id of a change in a query string.
 Id = Annotated[Reference, Digits]
 
 
@@ -25,8 +26,8 @@ class ChangeQuery(PageQuery):
     """The parameters of the list of all changes."""
 
     type: ChangeType | None = Field(None, description="Only changes of this collection.")
-    object_id: Id | None = Field(None, description="Only changes of the object with this `id`; requires `type`.")
-    actor_id: Id | None = Field(None, description="Only changes made by the user with this `id`.")
+    object_id: ReferenceParameter | None = Field(None, description="Only changes of this object; requires `type`.")
+    actor_id: ReferenceParameter | None = Field(None, description="Only changes made by this user.")
     since: InstantParameter | None = Field(None, description="Only changes at or after this instant.")
 
     before_id: Id | None = Field(
@@ -37,4 +38,12 @@ class ChangeQuery(PageQuery):
     def _require_type(self) -> Self:
         if self.object_id is not None and self.type is None:
             raise invalid("type_missing", member="type")
+        if self.type not in NAMES and keys_of(self.object_id):
+            raise invalid("bad_reference:id", member="object_id")
         return self
+
+    @property
+    def keyed(self) -> dict[str, str]:
+        """The parameters that have keys, with the collection of their objects."""
+        targets = {"object_id": self.type, "actor_id": "users"}
+        return {name: target for name, target in targets.items() if target and keys_of(getattr(self, name))}

@@ -12,10 +12,10 @@ DepartmentListQuery = lists.list_query(
     "DepartmentListQuery",
     lists.ListDeclaration(
         filters=(
-            *lists.OBJECT_FILTERS,
-            *lists.identifier("parent_id"),
+            *lists.object_filters(Department),
+            *lists.identifier("parent_id", Department),
             *lists.subtree("id", Department, "within"),
-            *lists.identifier("head_id"),
+            *lists.identifier("head_id", Department),
             *lists.links(
                 *("process_departments", "department_id", "process_id"),
                 detail=("relation", DepartmentRelation),

@@ -12,8 +12,8 @@ LocationListQuery = lists.list_query(
     "LocationListQuery",
     lists.ListDeclaration(
         filters=(
-            *lists.OBJECT_FILTERS,
-            *lists.identifier("parent_id"),
+            *lists.object_filters(Location),
+            *lists.identifier("parent_id", Location),
             *lists.subtree("id", Location, "within"),
             *lists.choice("kind", LocationKind),
             *lists.text("address", partial=True, length=ADDRESS_LENGTH, multiline=True),

@@ -23,13 +23,13 @@ ProcessListQuery = lists.list_query(
     "ProcessListQuery",
     lists.ListDeclaration(
         filters=(
-            *lists.OBJECT_FILTERS,
-            *lists.identifier("parent_id"),
+            *lists.object_filters(Process),
+            *lists.identifier("parent_id", Process),
             *lists.subtree("id", Process, "within"),
             *lists.choice("kind", ProcessKind),
             *lists.choice("status", ProcessStatus),
             *lists.ranked_choice("criticality", lists.Criticality),
-            *lists.identifier("owner_id"),
+            *lists.identifier("owner_id", Process),
             *lists.links(
                 *(ProcessDepartment, "process_id", "department_id"),
                 detail=("relation", DepartmentRelation),

@@ -12,11 +12,11 @@ ResourceListQuery = lists.list_query(
     "ResourceListQuery",
     lists.ListDeclaration(
         filters=(
-            *lists.OBJECT_FILTERS,
+            *lists.object_filters(Resource),
             *lists.choice("kind", ResourceKind),
-            *lists.identifier("owner_department_id"),
+            *lists.identifier("owner_department_id", Resource),
             *lists.subtree("owner_department_id", Resource),
-            *lists.identifier("location_id"),
+            *lists.identifier("location_id", Resource),
             *lists.subtree("location_id", Resource),
             *lists.ranked_choice("criticality", lists.Criticality),
             *lists.text("url", partial=True, length=lists.URL_LENGTH),

@@ -12,8 +12,8 @@ RoleListQuery = lists.list_query(
     "RoleListQuery",
     lists.ListDeclaration(
         filters=(
-            *lists.OBJECT_FILTERS,
-            *lists.identifier("department_id"),
+            *lists.object_filters(Role),
+            *lists.identifier("department_id", Role),
             *lists.subtree("department_id", Role),
             *lists.links(RoleHolder, "role_id", "user_id", reads="users"),
             *lists.links(

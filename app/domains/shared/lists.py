@@ -8,13 +8,12 @@ from app.domains.shared.query.field_filters import choice, flag, identifier, ins
 from app.domains.shared.query.groups import field_groups, link_groups, reference_groups
 from app.domains.shared.query.link_filters import links, subtree
 from app.domains.shared.query.orders import OBJECT_SORTS, rank_sort, text_sort
-from app.domains.shared.query.pages import OBJECT_FILTERS, ListDeclaration, ListQuery, list_query
+from app.domains.shared.query.pages import ListDeclaration, ListQuery, list_query, object_filters
 from app.domains.shared.query.parameters import list_parameters, representation_parameters
 from app.domains.shared.query.representations import RepresentationQuery
 from app.domains.shared.reading.stats import StatsQuery, stats_parameters
 
 __all__ = [
-    "OBJECT_FILTERS",
     "OBJECT_SORTS",
     "URL_LENGTH",
     "Criticality",
@@ -32,6 +31,7 @@ __all__ = [
     "list_parameters",
     "list_query",
     "number",
+    "object_filters",
     "rank_sort",
     "ranked_choice",
     "reference_groups",

@@ -201,6 +201,12 @@ def table_of(model: type[Base]) -> Table:
     return model.metadata.tables[model.__tablename__]
 
 
+def referenced_name(table: str, column: str) -> str:
+    """Return the name of the table that a column of a table refers to, which may not be declared yet."""
+    (key,) = Base.metadata.tables[table].c[column].foreign_keys
+    return key.target_fullname.partition(".")[0]
+
+
 @cache
 def model_of(foreign_key: Column[Any]) -> type[RegisterObject]:
     """Return the model of the table that a column refers to."""

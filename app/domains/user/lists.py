@@ -14,7 +14,7 @@ UserListQuery = lists.list_query(
     "UserListQuery",
     lists.ListDeclaration(
         filters=(
-            *lists.OBJECT_FILTERS,
+            *lists.object_filters(User),
             *lists.text(
                 "email",
                 partial=True,
@@ -24,9 +24,9 @@ UserListQuery = lists.list_query(
                 whole=comparable_email,
                 part=comparable_part_of_email,
             ),
-            *lists.identifier("department_id"),
+            *lists.identifier("department_id", User),
             *lists.subtree("department_id", User),
-            *lists.identifier("manager_id"),
+            *lists.identifier("manager_id", User),
             *lists.choice("access_level", AccessLevel),
             *lists.flag("is_active"),
             *lists.links("role_holders", "user_id", "role_id"),

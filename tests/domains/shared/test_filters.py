@@ -111,9 +111,8 @@ async def test_impossible_text_is_invalid(client: httpx.AsyncClient, parameter: 
 @pytest.mark.parametrize(
     "address",
     [
-        *("locations?id", "locations?id__gt", "locations?parent_id__not", "locations?within", "locations?version__lt"),
-        *("locations?limit", "locations?offset", "locations/1/changes?offset", "processes?department_id"),
-        *("search?q=a&limit", "changes?limit", "changes?before_id", "changes?actor_id", "changes?type=roles&object_id"),
+        *("locations?id__gt", "locations?version__lt", "locations?limit", "locations?offset"),
+        *("locations/1/changes?offset", "search?q=a&limit", "changes?limit", "changes?before_id"),
     ],
 )
 async def test_integer_is_written_in_digits(client: httpx.AsyncClient, address: str) -> None:

@@ -14,10 +14,12 @@ from app.domains.process.lists import ProcessListQuery
 from app.domains.process.service import DEPARTMENTS, RESOURCES, ROLES, ProcessService
 from app.domains.role.service import HOLDERS
 from app.domains.shared.collection import LinkSet, writable_columns
+from app.domains.shared.query.filters import MAX_VALUES
 from app.domains.shared.query.link_filters import fixed_link
 from app.domains.shared.query.orders import Order, Start
 from app.domains.shared.query.pages import ListQuery, Position
 from app.domains.shared.reading.documents import by_id, documents_of
+from app.domains.shared.reading.reference_keys import _find_ids
 from tests.catalogue import (
     COLLECTIONS,
     COMMON_COLUMNS,
@@ -288,6 +290,27 @@ async def test_no_filter_scans_the_table(large: asyncpg.Connection, collection: 
                 faults.append((given, sort, worst, [node["Node Type"] for node in plan]))
     assert not faults, "\n".join(map(str, faults))
     assert tried >= len(names)
+
+
+@every_collection
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+async def test_keys_of_references_are_looked_up_by_their_unique_indexes(
+    large: asyncpg.Connection, collection: str, mode: str
+) -> None:
+    # As many keys as a filter takes. Some objects have the key, and most external ids are missing.
+    keys = {f"{collection}_codes": [f"c-{n * 777}" for n in range(MAX_VALUES)]}
+    keys[f"{collection}_external_ids"] = [f"X-{n * 2500 + 2}" for n in range(MAX_VALUES)]
+    statement = await _find_ids(((collection, "code"), (collection, "external_id"))).prepare()
+    arguments = ", ".join(map(literal, statement.arguments(keys)))
+    await large.execute(f"SET plan_cache_mode = {mode}; PREPARE keys AS {statement.sql}")
+    try:
+        options = "ANALYZE, TIMING OFF, BUFFERS OFF, FORMAT JSON"
+        (explained,) = json.loads(await large.fetchval(f"EXPLAIN ({options}) EXECUTE keys ({arguments})"))
+    finally:
+        await large.execute("DEALLOCATE keys; RESET plan_cache_mode")
+    scans = [node for node in nodes(explained["Plan"]) if "Relation Name" in node]
+    assert {node.get("Index Name") for node in scans} == {f"uq_{collection}_code", f"uq_{collection}_external_id"}
+    assert sum(rows_read(node) for node in scans) <= len(keys) * MAX_VALUES
 
 
 @pytest.mark.parametrize("value", [9, 77, 4_999])

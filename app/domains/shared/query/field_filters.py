@@ -36,16 +36,16 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-from app.domains.shared.models import EXTERNAL_ID_LENGTH, folded, folded_key
+from app.domains.shared.models import EXTERNAL_ID_LENGTH, Base, folded, folded_key, referenced_name
 from app.domains.shared.query.filters import (
     Filter,
-    IdParameter,
     InstantParameter,
     IntegerParameter,
     NumberParameter,
     Operands,
     Parameter,
 )
+from app.domains.shared.query.reference_parameters import ReferenceParameter
 from app.domains.shared.texts import key_text, multiple_lines, part_of_line, part_of_lines, single_line
 
 
@@ -96,16 +96,16 @@ def flag(name: str) -> Iterable[Filter]:
     yield _single(name, bool, description, Boolean(), lambda field, value: field == value)
 
 
-def own_id() -> Iterable[Filter]:
+def own_id(model: type[Base]) -> Iterable[Filter]:
     """Yield the filters of the object's own `id`."""
-    yield from _equality("id", IdParameter, BigInteger())
-    # Not `IdParameter`: a client that pages by id begins with `id__gt=0`.
+    yield from _equality("id", ReferenceParameter, BigInteger(), model.__tablename__)
+    # Not a reference: a client that pages by id begins with `id__gt=0`.
     yield from _comparisons("id", IntegerParameter, BigInteger())
 
 
-def identifier(name: str) -> Iterable[Filter]:
-    """Yield the filters of a nullable reference, by the `id` of its target."""
-    yield from _equality(name, IdParameter, BigInteger())
+def identifier(name: str, model: type[Base]) -> Iterable[Filter]:
+    """Yield the filters of a nullable reference of the objects of `model`."""
+    yield from _equality(name, ReferenceParameter, BigInteger(), referenced_name(model.__tablename__, name))
     yield _null_filter(name)
 
 
@@ -189,11 +189,12 @@ def _single(
     return Filter((parameter,), lambda source, operands: compare(source.c[field], operands[name]), field=field)
 
 
-def _equality(name: str, annotation: Any, kind: TypeEngine[Any]) -> Iterable[Filter]:
-    equal = Parameter(name, annotation, _describe_equality(name), kind, is_list=True)
+def _equality(name: str, annotation: Any, kind: TypeEngine[Any], target: str | None = None) -> Iterable[Filter]:
+    equal = Parameter(name, annotation, _describe_equality(name), kind, is_list=True, target=target)
     yield Filter((equal,), lambda source, operands: source.c[name] == any_(operands[name]), field=name)
     negation = f"{name}__not"
-    unequal = Parameter(negation, annotation, _describe_equality(name, negated=True), kind, is_list=True)
+    description = _describe_equality(name, negated=True)
+    unequal = Parameter(negation, annotation, description, kind, is_list=True, target=target)
     yield Filter((unequal,), lambda source, operands: is_not(source.c[name] == any_(operands[negation])))
 
 

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field
 from pydantic_core import PydanticKnownError
 from sqlalchemy import (
     ARRAY,
+    BigInteger,
     ColumnElement,
     FromClause,
     and_,
@@ -23,6 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.types import TypeEngine
 
 from app.domains.shared.models import EXTERNAL_ID_LENGTH
+from app.domains.shared.query.reference_parameters import ReferenceParameter
 from app.domains.shared.schemas import MAX_ID
 from app.domains.shared.texts import single_line
 from app.utils.fault_codes import invalid
@@ -76,7 +78,6 @@ def _check_decimal(value: object) -> object:
 # Restricts an integer in a query string to digits and a minus sign.
 Digits = BeforeValidator(_check_digits)
 InstantParameter = Annotated[AwareDatetime, BeforeValidator(_parse_instant), AfterValidator(_to_utc)]
-IdParameter = Annotated[int, Field(ge=1, le=MAX_ID), Digits]
 IntegerParameter = Annotated[int, Field(ge=-MAX_ID, le=MAX_ID), Digits]
 NumberParameter = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_check_decimal)]
 TextParameter = Annotated[str, *single_line(EXTERNAL_ID_LENGTH)]
@@ -96,6 +97,8 @@ class Parameter:
     description: str
     type: TypeEngine[Any] | None
     is_list: bool = False
+    # The collection of the objects to which the values refer, by id or by key. Ids replace keys before the statement.
+    target: str | None = None
     convert: Callable[[Any], Any] | None = None
     # The name of a parameter that must also be present, except with the constant `independent`.
     requires: str | None = None
@@ -111,11 +114,23 @@ class Parameter:
             annotation = Annotated[list[annotation], Field(max_length=MAX_VALUES)]
         return annotation | None, Field(None, description=self.description)
 
+    @property
+    def argument(self) -> str:
+        """The name of the bind parameter."""
+        return f"filter_{self.name}"
+
     def bind(self) -> ColumnElement[Any]:
         """Return the bind parameter of the value."""
         assert self.type is not None
         kind: TypeEngine[Any] = ARRAY(self.type) if self.is_list else self.type
-        return bindparam(f"filter_{self.name}", type_=kind)
+        return bindparam(self.argument, type_=kind)
+
+
+def reference_parameter(
+    name: str, target: str, description: str, *, is_list: bool = False, reads: str | None = None
+) -> Parameter:
+    """Return a parameter that refers to objects of a collection, by id or by key."""
+    return Parameter(name, ReferenceParameter, description, BigInteger(), is_list, target, reads=reads)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -215,6 +230,6 @@ def build_selection(
                 parameters.append((parameter.name, value))
             else:
                 parameters.append((parameter.name, None))
-                arguments[f"filter_{parameter.name}"] = parameter.convert(value) if parameter.convert else value
+                arguments[parameter.argument] = parameter.convert(value) if parameter.convert else value
     selection = Selection(filters, tuple(parameters), fixed_link) if parameters or fixed_link else None
     return selection, arguments

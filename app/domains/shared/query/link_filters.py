@@ -24,9 +24,9 @@ from sqlalchemy.dialects.postgresql import array
 from sqlalchemy.types import TypeEngine
 
 from app.domains.shared.collection import LinkSet
-from app.domains.shared.models import Base, model_of, table_of
+from app.domains.shared.models import Base, model_of, referenced_name, table_of
 from app.domains.shared.query.field_filters import is_not
-from app.domains.shared.query.filters import Filter, FixedLink, IdParameter, Operands, Parameter
+from app.domains.shared.query.filters import Filter, FixedLink, Operands, Parameter, reference_parameter
 from app.domains.shared.query.orders import Condition
 
 Match = Literal["any", "all", "none"]
@@ -38,7 +38,7 @@ def subtree(field: str, model: type[Base], name: str | None = None) -> Iterable[
     The parameters are `name`, by default `field` with `_within` instead of `_id`, and `name` with `__not`.
     """
     # The tree of the objects themselves, or that of the objects they refer to.
-    tree = model.__tablename__ if field == "id" else _referenced_name(model.__tablename__, field)
+    tree = model.__tablename__ if field == "id" else referenced_name(model.__tablename__, field)
     name = name or field.replace("_id", "_within")
     inside = _subtree_parameter(name, f"Only objects whose `{field}` is", tree)
     outside = _subtree_parameter(f"{name}__not", f"Only objects except those whose `{field}` is", tree)
@@ -106,6 +106,11 @@ class _Links:
         return self.target.removesuffix("_id")
 
     @property
+    def other(self) -> str:
+        """The collection at the other end."""
+        return referenced_name(self.table, self.target)
+
+    @property
     def within(self) -> str:
         return f"{self.noun}_within"
 
@@ -158,7 +163,7 @@ class _Links:
         return link.c[self.target] == any_(ids)
 
     def _is_within(self, link: FromClause, root: ColumnElement[int]) -> ColumnElement[bool]:
-        return link.c[self.target] == any_(_subtree_ids(_referenced_name(self.table, self.target), root))
+        return link.c[self.target] == any_(_subtree_ids(self.other, root))
 
     def _counted(self, link: FromClause, operands: Operands) -> list[ColumnElement[bool]]:
         """Return the conditions on a link to an object that the own field lets count."""
@@ -179,9 +184,9 @@ class _Links:
 
 def _target_parameters(kind: _Links, reads: str | None) -> Iterable[Parameter]:
     target, noun = kind.target, kind.noun
-    for name, linked in ((target, f"linked to a {noun} with one"), (f"{target}__not", f"linked to no {noun} with any")):
-        description = f"Only objects {linked} of these `id`s."
-        yield Parameter(name, IdParameter, description, BigInteger(), is_list=True, reads=reads)
+    for name, linked in ((target, "linked to one"), (f"{target}__not", "linked to none")):
+        description = f"Only objects {linked} of these {kind.other}."
+        yield reference_parameter(name, kind.other, description, is_list=True, reads=reads)
     absence = f"`true`: only objects linked to no {noun}, or also these if there are other conditions on the {noun}"
     yield Parameter(f"{target}__null", bool, f"{absence}; `false`: only objects linked to one.", None, reads=reads)
     description = f"Whether `any` (default), `all` or `none` of the {noun}s in `{target}` must be linked."
@@ -200,13 +205,7 @@ def _detail_parameters(kind: _Links, values: Any, reads: str | None, *, repeatab
 
 def _subtree_parameter(name: str, description: str, tree: str) -> Parameter:
     description = f"{description} this value or in the subtree below it."
-    return Parameter(name, IdParameter, description, BigInteger(), reads=tree)
-
-
-def _referenced_name(table: str, column_name: str) -> str:
-    """Return the name of the table that a column refers to, which may not be declared yet."""
-    (key,) = Base.metadata.tables[table].c[column_name].foreign_keys
-    return key.target_fullname.partition(".")[0]
+    return reference_parameter(name, tree, description, reads=tree)
 
 
 def _subtree_ids(tree: str, root: ColumnElement[int]) -> ColumnElement[Any]:

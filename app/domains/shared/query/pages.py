@@ -5,7 +5,7 @@ same, and rows that are inserted or deleted in the meantime do not shift the pag
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -17,6 +17,7 @@ from app.core.http.hints import name_hint
 from app.core.http.streaming import Streams
 from app.core.prepared import FastStatement
 from app.core.tokens import Tokens
+from app.domains.shared.models import Base
 from app.domains.shared.query.field_filters import identifier, instant, number, own_id, text
 from app.domains.shared.query.filters import (
     Digits,
@@ -30,6 +31,7 @@ from app.domains.shared.query.filters import (
 from app.domains.shared.query.formats import Format
 from app.domains.shared.query.groups import Grouping
 from app.domains.shared.query.orders import OBJECT_SORTS, Order, SortKey
+from app.domains.shared.query.reference_parameters import keys_of
 from app.domains.shared.query.representations import RepresentationQuery, representation
 from app.domains.shared.query.search import SEARCH
 from app.domains.shared.texts import DESCRIPTION_LENGTH, comparable_code
@@ -41,20 +43,20 @@ MAX_LIMIT = 200
 MAX_OFFSET = 10_000
 MAX_SORT_FIELDS = 4
 
-# The filters of every collection.
-OBJECT_FILTERS: tuple[Filter, ...] = (
-    *own_id(),
-    *text("code", partial=True, ignore_case=True, is_key=True, whole=comparable_code, part=comparable_code),
-    *text("external_id", partial=True, is_key=True),
-    *text("name", partial=True, nullable=False),
-    *text("description", partial=True, length=DESCRIPTION_LENGTH, multiline=True),
-    *instant("created_at"),
-    *instant("updated_at"),
-    *identifier("created_by_id"),
-    *identifier("updated_by_id"),
-    *number("version", IntegerParameter),
-    SEARCH,
-)
+
+def object_filters(model: type[Base]) -> Iterable[Filter]:
+    """Yield the filters of every collection; `model` is that of its objects."""
+    yield from own_id(model)
+    yield from text("code", partial=True, ignore_case=True, is_key=True, whole=comparable_code, part=comparable_code)
+    yield from text("external_id", partial=True, is_key=True)
+    yield from text("name", partial=True, nullable=False)
+    yield from text("description", partial=True, length=DESCRIPTION_LENGTH, multiline=True)
+    yield from instant("created_at")
+    yield from instant("updated_at")
+    yield from identifier("created_by_id", model)
+    yield from identifier("updated_by_id", model)
+    yield from number("version", IntegerParameter)
+    yield SEARCH
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,6 +183,16 @@ class FilterQuery(BaseModel):
     def reads(self) -> list[str]:
         """The collections that the filters read."""
         return [collection for name, collection in self.declaration.reads.items() if name in self.model_fields_set]
+
+    @property
+    def keyed(self) -> dict[str, str]:
+        """The arguments of the selection that have keys, with the collection of their objects."""
+        parameters = [self.declaration.parameters.get(name) for name in self.model_fields_set]
+        return {
+            parameter.argument: parameter.target
+            for parameter in parameters
+            if parameter and parameter.target and keys_of(getattr(self, parameter.name))
+        }
 
     @model_validator(mode="after")
     def _check_required_parameters(self) -> Self:

@@ -97,8 +97,8 @@ def _cursor_binding(query: CursorQuery) -> str:
     # These parameters do not change the position of an object.
     excluded = {"cursor", "limit", "offset", "count", "fields", "embed", "csv"}
     parameters = query.model_dump(mode="json", exclude_defaults=True, exclude=excluded)
-    # The order of the values of one parameter does not matter.
-    binding = {name: sorted(value) if isinstance(value, list) else value for name, value in parameters.items()}
+    # The order of the values of one parameter does not matter. References are integers or texts.
+    binding = {name: sorted(value, key=str) if isinstance(value, list) else value for name, value in parameters.items()}
     return f"{query.origin.path}?{urlencode(sorted(binding.items()), doseq=True)}"
 
 

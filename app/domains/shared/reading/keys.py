@@ -12,16 +12,16 @@ from sqlalchemy import (
 
 from app.domains.shared.models import RegisterObject, table_of
 from app.domains.shared.query.orders import Condition
+from app.domains.shared.query.reference_parameters import CODE, is_code
 from app.domains.shared.reading.documents import by_code, by_id
 from app.domains.shared.schemas import MAX_ID
 from app.domains.shared.texts import CODE_PATTERN
 from app.utils.exceptions import NotFound
 from app.utils.fault_codes import described_pattern, text_of
 
-_CODE = re.compile(CODE_PATTERN.removesuffix("$"))
 _ID = re.compile("[0-9]{1,19}")
 REFERENCE_PATTERN = described_pattern(
-    f"^([0-9]{{1,19}}|code:{CODE_PATTERN[1:-1]})$", "Must be an id, or `code:` and a code."
+    f"^([0-9]{{1,19}}|{CODE}{CODE_PATTERN[1:-1]})$", "Must be an id, or `code:` and a code."
 )
 
 
@@ -44,7 +44,7 @@ def parse_key(reference: str, model: type[RegisterObject]) -> Key:
     """
     if _ID.fullmatch(reference) and int(reference) <= MAX_ID:
         return Key(by_id, int(reference))
-    if reference.startswith("code:") and _CODE.fullmatch(code := reference.removeprefix("code:")):
+    if reference.startswith(CODE) and is_code(code := reference.removeprefix(CODE)):
         return Key(by_code, code)
     raise not_found(model)
 

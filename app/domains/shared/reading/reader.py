@@ -16,6 +16,7 @@ from app.domains.shared.query.representations import Members
 from app.domains.shared.reading.documents import Document, Documents, documents_of
 from app.domains.shared.reading.history_pages import changes_of, has_changes, page_of_changes
 from app.domains.shared.reading.keys import Key, not_found, parse_key, select_id
+from app.domains.shared.reading.reference_keys import replace_keys
 from app.domains.shared.reading.stats import MAX_GROUPS, Counts, StatsQuery
 from app.domains.shared.reading.streams import Export
 from app.utils.exceptions import BadRequest
@@ -50,17 +51,18 @@ class CollectionReader(RequestService):
     async def page(self, query: ListQuery) -> Listing | Export:
         """Return one page of the collection, or an export if the negotiated format is a stream.
 
-        Raises `Forbidden` if a filter reads a collection that the caller may not read.
+        Raises `Forbidden` if a filter reads a collection, or external ids of one, that the caller may not read.
         """
         return await self._page(query)
 
     async def stats(self, query: StatsQuery) -> Counts:
         """Count the objects that the filters select, by group.
 
-        Raises `Forbidden` if a filter reads a collection that the caller may not read.
+        Raises `Forbidden` if a filter reads a collection, or external ids of one, that the caller may not read.
         """
         self._require_readable(query)
         statement, values = query.statement(self.model)
+        await replace_keys(self.session, self.caller, values, query.keyed)
         row = await self.session.fetch(statement, **values, readable=self.caller.readable)
         assert row is not None  # an aggregate always has a row
         return Counts(query.group_by, row.groups, row.total, truncated=row.group_count > MAX_GROUPS)
@@ -102,6 +104,7 @@ class CollectionReader(RequestService):
         start: Start = "first"
         if condition is not None:
             self._require_readable(query)
+            await replace_keys(self.session, self.caller, values, query.keyed)
         if query.position is not None:
             start = query.position.start
             values |= query.position.arguments()
