@@ -17,9 +17,9 @@ DepartmentListQuery = lists.list_query(
             *lists.subtree("id", Department, "within"),
             *lists.identifier("head_id", Department),
             *lists.links(
-                *("process_departments", "department_id", "process_id"),
+                *("process_departments", "department_id", "process_id", "processes"),
                 detail=("relation", DepartmentRelation),
-                tree="processes",
+                in_tree=True,
                 reads="processes",
             ),
         ),

@@ -21,7 +21,11 @@ LocationListQuery = lists.list_query(
             *lists.text("timezone", partial=True),
             *lists.number("latitude", nullable=True),
             *lists.number("longitude", nullable=True),
-            *lists.links("process_locations", "location_id", "process_id", tree="processes", reads="processes"),
+            *lists.links(
+                *("process_locations", "location_id", "process_id", "processes"),
+                in_tree=True,
+                reads="processes",
+            ),
         ),
         sorts=lists.OBJECT_SORTS | lists.text_sort("kind"),
         groups=lists.field_groups("kind", "country") | lists.reference_groups("parent"),

@@ -31,14 +31,17 @@ ProcessListQuery = lists.list_query(
             *lists.ranked_choice("criticality", lists.Criticality),
             *lists.identifier("owner_id", Process),
             *lists.links(
-                *(ProcessDepartment, "process_id", "department_id"),
+                *(ProcessDepartment, "process_id", "department_id", "departments"),
                 detail=("relation", DepartmentRelation),
-                tree="departments",
+                in_tree=True,
             ),
-            *lists.links(ProcessLocation, "process_id", "location_id", tree="locations"),
-            *lists.links(ProcessResource, "process_id", "resource_id", detail=("usage", ResourceUsage)),
+            *lists.links(ProcessLocation, "process_id", "location_id", "locations", in_tree=True),
             *lists.links(
-                *(ProcessRole, "process_id", "role_id"),
+                *(ProcessResource, "process_id", "resource_id", "resources"),
+                detail=("usage", ResourceUsage),
+            ),
+            *lists.links(
+                *(ProcessRole, "process_id", "role_id", "roles"),
                 detail=("responsibility", RoleResponsibility),
                 repeatable=True,
             ),

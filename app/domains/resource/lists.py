@@ -21,9 +21,9 @@ ResourceListQuery = lists.list_query(
             *lists.ranked_choice("criticality", lists.Criticality),
             *lists.text("url", partial=True, length=lists.URL_LENGTH),
             *lists.links(
-                *("process_resources", "resource_id", "process_id"),
+                *("process_resources", "resource_id", "process_id", "processes"),
                 detail=("usage", ResourceUsage),
-                tree="processes",
+                in_tree=True,
                 reads="processes",
             ),
         ),

@@ -29,7 +29,7 @@ UserListQuery = lists.list_query(
             *lists.identifier("manager_id", User),
             *lists.choice("access_level", AccessLevel),
             *lists.flag("is_active"),
-            *lists.links("role_holders", "user_id", "role_id"),
+            *lists.links("role_holders", "user_id", "role_id", "roles"),
         ),
         sorts=lists.OBJECT_SORTS | lists.text_sort("email", ignore_case=True),
         groups=lists.field_groups("access_level", "is_active") | lists.reference_groups("department", "manager"),

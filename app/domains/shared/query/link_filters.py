@@ -54,26 +54,27 @@ def links(
     link: type[Base] | str,
     owner: str,
     target: str,
+    other: str,
     *,
     detail: tuple[str, Any] | None = None,
     repeatable: bool = False,
-    tree: str | None = None,
+    in_tree: bool = False,
     reads: str | None = None,
 ) -> Iterable[Filter]:
     """Yield the filter by one kind of links, whose parameters `_Links` explains.
 
     `link` is the model of the links, or the name of their table if a higher domain declares them. `owner` and `target`
-    are the columns of the filtered objects and of those at the other end. `detail` is the link's own field and the
-    `Literal` of its values; with `repeatable`, two objects may have several links, which differ in `detail`. `tree` is
-    the collection at the other end if it is a tree. `reads` is the collection that the caller must be permitted to read
-    to learn of the links, if that is not the filtered one.
+    are the columns of the filtered objects and of those of the collection `other`, which is `in_tree` if it is a tree.
+    `detail` is the link's own field and the `Literal` of its values; with `repeatable`, two objects may have several
+    links, which differ in `detail`. `reads` is the collection that the caller must be permitted to read to learn of the
+    links, if that is not the filtered one.
     """
     table = link if isinstance(link, str) else link.__tablename__
-    kind = _Links(table, owner, target, detail[0] if detail else "")
+    kind = _Links(table, owner, target, other, detail[0] if detail else "")
     parameters = [*_target_parameters(kind, reads)]
-    if tree is not None:
+    if in_tree:
         for name, linked in ((kind.within, "linked"), (f"{kind.within}__not", "except those linked")):
-            parameters.append(_subtree_parameter(name, f"Only objects {linked} to a {kind.noun} whose `id` is", tree))
+            parameters.append(_subtree_parameter(name, f"Only objects {linked} to a {kind.noun} whose `id` is", other))
     if detail is not None:
         parameters += _detail_parameters(kind, detail[1], reads, repeatable=repeatable)
     yield Filter(tuple(parameters), kind.condition, describes_fixed_link=kind.describes_fixed_link)
@@ -98,17 +99,14 @@ class _Links:
     table: str
     owner: str
     target: str
+    # The collection at the other end.
+    other: str
     detail: str
 
     @property
     def noun(self) -> str:
         """The noun of the objects at the other end."""
         return self.target.removesuffix("_id")
-
-    @property
-    def other(self) -> str:
-        """The collection at the other end."""
-        return referenced_name(self.table, self.target)
 
     @property
     def within(self) -> str:
