@@ -936,6 +936,8 @@ async def test_changes_of_concurrent_patches_form_a_chain(world: World, client: 
     assert chain[0] == "Name 0"
     assert chain[1:] == [(row.after or {})["name"] for row in rows]
     assert sorted(chain[1:]) == sorted(body["name"] for body in bodies)
+    times = [record["at"] for record in await world.records(last)]
+    assert times == sorted(times)
     by_version = sorted((response.json() for response in responses), key=lambda response: int(response["version"]))
     assert [response["name"] for response in by_version] == chain[1:]
     assert (await client.get(path)).json()["name"] == chain[-1]
