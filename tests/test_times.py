@@ -12,7 +12,7 @@ from sqlalchemy import URL
 from tests.builders import make_role
 from tests.catalogue import COLLECTIONS
 from tests.conftest import connected, until_lock_wait
-from tests.test_history import OPERATIONS, World, new_world, perform
+from tests.test_history import OPERATIONS, OTHER_PASSWORD, PASSWORD, World, new_world, perform
 from tests.times import misplaced_times
 
 # The clock is set back by a day: all times that are stored are a day ahead.
@@ -96,3 +96,18 @@ async def test_transaction_that_began_first_and_writes_last_has_the_later_time(w
     after = (await world.client.get(f"/roles/{changed['id']}")).json()
     assert (after["version"], after["updated_at"] > meanwhile["updated_at"]) == (3, True)
     assert await misplaced_times(world.connection) == []
+
+
+async def test_change_of_credentials_sets_the_time_of_the_user_only(world: World) -> None:
+    account = await world.account()
+    path = f"/users/{account.user['id']}"
+    before = await world.client.get(path)
+    assert before.json()["updated_at"] > account.user["updated_at"]
+    assert before.json() == account.user | {"updated_at": before.json()["updated_at"]}
+    body = {"old_password": PASSWORD, "new_password": OTHER_PASSWORD}
+    assert (await account.client.post("/users/me/password", json=body)).status_code == 204
+    after = await world.client.get(path, headers={"If-None-Match": before.headers["ETag"]})
+    assert after.json() == before.json() | {"updated_at": after.json()["updated_at"]}
+    # The version, which conditional writes compare, is the same.
+    patched = await world.client.patch(path, json={"description": "D"}, headers={"If-Match": before.headers["ETag"]})
+    assert (patched.status_code, patched.json()["version"]) == (200, 2)
