@@ -164,12 +164,15 @@ class ReferenceWriter:
     async def _record(self, row: Any, action: str, before: Document | None, after: Document | None) -> None:
         if not before and not after:
             return  # a write without a difference records no change and keeps the version
+        at = row.updated_at
+        if action != "created":
+            at = await self.session.scalar(select(func.greatest(func.clock_timestamp(), row.updated_at)))
         if action in {"updated", "linked", "unlinked"}:
-            row.version, row.updated_at, row.updated_by_id = row.version + 1, func.now(), self.caller.id
+            row.version, row.updated_at, row.updated_by_id = row.version + 1, at, self.caller.id
         by = {"actor_id": self.caller.id, "actor_name": self.caller.name}
         request = {"request_id": self.caller.request_id, "message": self.caller.message}
         of = {"type": row.__tablename__, "object_id": row.id, "object_code": row.code, "object_name": row.name}
-        self.session.add(Change(**by, **request, **of, action=action, before=before, after=after))
+        self.session.add(Change(at=at, **by, **request, **of, action=action, before=before, after=after))
         await self.session.flush()
 
     async def _check_rules(self, row: Any, whole: Any) -> None:

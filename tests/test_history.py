@@ -6,7 +6,7 @@ The tests commit, to one database for all of them.
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -137,8 +137,9 @@ def row_of(record: asyncpg.Record) -> Row:
     return Row(record["type"], named, record["action"], record["before"], record["after"])
 
 
-@pytest.fixture(scope="module")
-async def world(server_url: URL, template: URL) -> AsyncIterator[World]:
+@asynccontextmanager
+async def new_world(server_url: URL, template: URL) -> AsyncIterator[World]:
+    """Yield an application on a new database, which is a copy of `template`."""
     async with new_database(server_url, template.database) as url, AsyncExitStack() as stack:
         committed = Committed(create_app(settings_for(url)), url)
         async with connected(url) as connection:
@@ -150,6 +151,12 @@ async def world(server_url: URL, template: URL) -> AsyncIterator[World]:
             yield World(url, committed.app, connection, committed.client, session, admin, stack)
         await committed.client.aclose()
         await committed.app.state.database.dispose()
+
+
+@pytest.fixture(scope="module")
+async def world(server_url: URL, template: URL) -> AsyncIterator[World]:
+    async with new_world(server_url, template) as world:
+        yield world
 
 
 @pytest.fixture
@@ -505,11 +512,9 @@ def test_every_write_operation_is_in_the_table(world: World) -> None:
     assert sorted(write_operations(world.app)) == sorted(OPERATIONS)
 
 
-@pytest.mark.parametrize("operation", sorted(OPERATIONS))
-async def test_operation_records_exactly_its_changes(world: World, operation: str) -> None:
-    call = await OPERATIONS[operation](world)
+async def perform(world: World, operation: str, call: Call) -> dict[str, Any]:
+    """Call an operation and return the response, which is successful."""
     method, path = write_operations(world.app)[operation]
-    last = await world.last()
     headers = {b"X-Request-ID": f"history-{operation}".encode(), b"X-Change-Message": MESSAGE.encode()}
     client = call.client or world.client
     url = path.removeprefix("/api/v1").format(**call.place)
@@ -519,8 +524,15 @@ async def test_operation_records_exactly_its_changes(world: World, operation: st
     else:
         response = await client.request(method, url, json=call.body, data=call.form, headers=headers)
     assert response.is_success, response.text
-    document = response.json() if response.content else {}
+    document: dict[str, Any] = response.json() if response.content else {}
+    return document
 
+
+@pytest.mark.parametrize("operation", sorted(OPERATIONS))
+async def test_operation_records_exactly_its_changes(world: World, operation: str) -> None:
+    call = await OPERATIONS[operation](world)
+    last = await world.last()
+    document = await perform(world, operation, call)
     records = await world.records(last)
     expected = [row._replace(before=row.before, after=row.after) for row in call.rows(document)]
     rows = [row_of(record) for record in records]
@@ -924,6 +936,8 @@ async def test_changes_of_concurrent_patches_form_a_chain(world: World, client: 
     assert chain[0] == "Name 0"
     assert chain[1:] == [(row.after or {})["name"] for row in rows]
     assert sorted(chain[1:]) == sorted(body["name"] for body in bodies)
+    times = [record["at"] for record in await world.records(last)]
+    assert times == sorted(times)
     by_version = sorted((response.json() for response in responses), key=lambda response: int(response["version"]))
     assert [response["name"] for response in by_version] == chain[1:]
     assert (await client.get(path)).json()["name"] == chain[-1]

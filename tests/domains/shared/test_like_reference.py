@@ -38,6 +38,7 @@ from tests.catalogue import (
 )
 from tests.conftest import Committed, connected, register_like
 from tests.reference_writer import ReferenceWriter
+from tests.times import misplaced_times
 
 CALLER = Caller(1, "First administrator", "admin", scopes_of("admin"), request_id="request", message="As decided")
 LINKS = {links.field: links for links in (*DECLARATIONS["processes"].links, HOLDERS)}
@@ -340,6 +341,8 @@ class Twins:
         found_rows, expected_rows = await stored(self.fast_sql), await stored(self.plain_sql)
         for table, rows in expected_rows.items():
             assert found_rows[table] == rows, f"{table} after\n{sequence}"
+        for connection in (self.fast_sql, self.plain_sql):
+            assert await misplaced_times(connection) == [], sequence
         return codes
 
     async def _by_service(self, step: Step) -> tuple[Outcome, bool]:

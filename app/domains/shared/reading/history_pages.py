@@ -117,9 +117,9 @@ def changes_where(filters: frozenset[str], types: frozenset[str]) -> Condition:
 
 def _since(source: FromClause) -> list[ColumnElement[bool]]:
     since = bindparam("since", type_=DateTime(timezone=True))
-    # `at` is the start of the transaction that assigned the id. As no transaction takes a day, a change more than a day
-    # before `since` has a smaller id than every change since then: this lower bound ends the backward scan of the
-    # primary key.
+    # `at` is a time in the transaction that assigned the id. As no transaction takes a day, and no clock is set back by
+    # one, a change more than a day before `since` has a smaller id than every change since then: this lower bound ends
+    # the backward scan of the primary key.
     older = table_of(Change).alias("older")
     newest = select(older.c.id).where(older.c.at < since - literal_column("interval '1 day'", Interval))
     last_id = newest.order_by(older.c.at.desc(), older.c.id.desc()).limit(literal_column("1")).scalar_subquery()
