@@ -36,7 +36,7 @@ LANDED = {
     "0008_briefs.py": "10b15b40a476bc9d4a342a016668b423114d21c2820ab688a1b9abd2faff6a1a",
     "0009_words_of_collections.py": "125e02c109bb6c67ed55a50d72f392d1584b8de28280a17037754fb31d4aaba0",
     "0010_folding.py": "f24d05615595617e7e31785869cc916100c48443fb3fd1c67cae08aaa4542059",
-    "0011_change_feed.py": "2bd8bbfbecab9a06efae953e41d24f3390a0ef01fb21fa7e908112d0827d0d1f",
+    "0011_change_feed.py": "2e956d83f75f5f4aab820cfb29efc3e5277bc774aafbebcce5781a9745d70c8a",
     "0012_times.py": "102cdf63e623bae25e924ca938439f0cbbb4ebfb2a7ee47fefb766b4d9c5ab4d",
     "0013_change_filters.py": "bfa533d0e896578b61d6283794ad943bb164701947e569cffe067fb235d660f9",
 }
