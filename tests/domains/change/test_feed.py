@@ -182,7 +182,7 @@ async def test_narrow_filter_reads_the_history_in_pages(committed: Committed) ->
             "FROM generate_series(1, 35000) AS n"
         )
     parameters: dict[str, Any] = {"type": "roles"}
-    pages = []
+    pages: list[dict[str, Any]] = []
     while not pages or pages[-1]["has_more"]:
         pages.append(await read(committed.client, **parameters))
         parameters["after"] = pages[-1]["position"]

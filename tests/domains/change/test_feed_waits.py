@@ -98,7 +98,7 @@ async def test_page_after_a_wait_has_only_the_types_that_the_caller_may_still_re
 ) -> None:
     token = await token_with(committed.client, "changes:read", "roles:read", "departments:read")
     at_pauses(committed, lambda: change_permission(committed, NARROWED))
-    parameters = {"after": start, "wait": 30}
+    parameters: dict[str, str | int] = {"after": start, "wait": 30}
     response = await committed.client.get("/changes/feed", params=parameters, headers=token)
     assert names(response.json()["items"]) == ["Role"]
 
@@ -117,7 +117,7 @@ async def test_caller_is_authorised_again_after_the_wait(
 ) -> None:
     token = await token_with(committed.client, "changes:read", "roles:read")
     at_pauses(committed, lambda: change_permission(committed, statement))
-    parameters = {"after": start, "wait": 30}
+    parameters: dict[str, str | int] = {"after": start, "wait": 30}
     assert_problem(await committed.client.get("/changes/feed", params=parameters, headers=token | headers), code)
 
 
