@@ -20,6 +20,7 @@ from app.core.database import Database
 from app.core.http.authorisation import Authenticator
 from app.core.http.bodies import UnfinishedBodies, large_body_places
 from app.core.http.connections import CONNECTIONS, Connections
+from app.core.http.long_polls import LongPolls
 from app.core.http.middleware import (
     HeadMiddleware,
     RequestHeadMiddleware,
@@ -85,6 +86,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.unfinished_bodies = UnfinishedBodies(settings.max_unfinished_body_bytes)
     app.state.metrics.watch_pool(app.state.database.engine, settings.pool_size)
     app.state.readiness = Readiness(app.state.database, head_revision())
+    app.state.long_polls = LongPolls(settings.wait_concurrency, app.state.readiness)
     app.state.passwords = Passwords(settings.hashing_concurrency)
     app.state.tokens = Tokens(settings)
     callers = Callers(app.state.database, app.state.tokens)

@@ -160,6 +160,12 @@ class Settings(BaseSettings):
         description="Seconds that the client of an export, or of any other response, may read nothing before it is "
         "disconnected.",
     )
+    wait_concurrency: int = Field(
+        50,
+        ge=1,
+        description="Requests that each server process lets wait for changes at the same time, all but the last one of "
+        "one user; a waiting request holds no database connection.",
+    )
     max_body_bytes: int = Field(1024 * 1024, ge=1024, description="Maximum size of a request body, in bytes.")
     max_bulk_bytes: int = Field(
         16 * 1024 * 1024, ge=1024, description="Maximum body size of a bulk or import request, in bytes."

@@ -13,6 +13,7 @@ from app.domains.process.models import (
 from app.domains.register.models import ImportedObject, RegisterImport
 from app.domains.resource.models import Resource
 from app.domains.role.models import Role, RoleHolder
+from app.domains.shared.history.feed_state import FeedState
 from app.domains.shared.history.models import Change
 from app.domains.shared.idempotency.models import IdempotencyKey
 from app.domains.shared.imports.models import ImportPlan
@@ -27,6 +28,7 @@ __all__ = [
     "Credential",
     "Department",
     "FamiliarAddress",
+    "FeedState",
     "IdempotencyKey",
     "ImportPlan",
     "ImportedObject",

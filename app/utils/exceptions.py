@@ -22,6 +22,9 @@
     │   ├── AnswerTooLarge
     │   ├── TooManyKeys
     │   └── TooManyTokens
+    ├── Gone                        410
+    │   ├── FeedReset
+    │   └── FeedExpired
     ├── PreconditionFailed          412
     ├── ContentTooLarge             413
     ├── UnsupportedMediaType        415
@@ -46,6 +49,7 @@
         ├── HashingBusy
         ├── ExportsBusy
         ├── LargeBodiesBusy
+        ├── WaitsBusy
         ├── ConnectionLost
         └── OutcomeUnknown
 
@@ -283,6 +287,33 @@ class TooManyTokens(Conflict):
     text = "This user has the maximum number of API tokens. Revoke one first."
 
 
+class Gone(RegisterError):
+    """The feed of changes cannot continue from this position without missing changes. With `feed_reset`, the register
+    was restored from a backup or continues on another database server, so that changes may be lost that you have seen.
+    With `feed_expired`, changes after the position were deleted, because the history is kept for a limited time. Begin
+    anew: take the position of `GET /changes/feed?after=now`, then read all objects, then follow the feed from that
+    position."""
+
+    status, name, title, code = 410, "gone", "Gone", "gone"
+    text = "The feed cannot continue from this position."
+
+
+class FeedReset(Gone):
+    code = "feed_reset"
+    text = (
+        "The register was restored or has moved to another database server since this position. "
+        "Take a new position with after=now, then read all objects, then follow the feed from that position."
+    )
+
+
+class FeedExpired(Gone):
+    code = "feed_expired"
+    text = (
+        "Changes after this position have been deleted. "
+        "Take a new position with after=now, then read all objects, then follow the feed from that position."
+    )
+
+
 class PreconditionFailed(RegisterError):
     """The object does not meet `If-Match` or `If-None-Match`: it has changed, or exists already. Nothing was written.
     The `ETag` header has the current tag: read the object again, apply your change to it, and send it with that tag."""
@@ -454,6 +485,13 @@ class LargeBodiesBusy(ServiceUnavailable):
 
     code = "large_bodies_busy"
     text, retry_after = "Too many large requests are in progress.", 5
+
+
+class WaitsBusy(ServiceUnavailable):
+    """As many requests as the service allows wait for changes. See `ServiceUnavailable`."""
+
+    code = "waits_busy"
+    text, retry_after = "Too many requests wait for changes. Ask again without `wait`, or later.", 5
 
 
 class ConnectionLost(ServiceUnavailable):

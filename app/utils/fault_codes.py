@@ -72,6 +72,9 @@ OWN_TEXTS: dict[str, str] = {
     "bad_cell:repeated_id": "Several rows of the file have this id.",
     "bad_cell:whole_number": "Write the id as a whole number.",
     "bad_cursor": "This cursor is invalid, or belongs to another list, order or filter. Take it from `next` or `prev`.",
+    "bad_cursor:position": (
+        "This position is invalid. Take it from a response of the feed, or send `now` to begin with the next change."
+    ),
     "bad_reference": "Refer to an object by its id, or by an object with the single field `code` or `external_id`.",
     "bad_reference:id": "These objects have no keys. Refer to them by id.",
     "bad_reference:parameter": "Must be an id, `code:` and a code, or `external_id:` and an external id.",

@@ -77,20 +77,23 @@ class Streams:
         # The transaction is idle while the client reads the pieces of a batch.
         self._idle_seconds = self.stall_seconds * (BATCH_BYTES // PIECE_BYTES) + _GRACE_SECONDS
 
-    async def read(self, statement: FastStatement, values: dict[str, Any]) -> AsyncGenerator[Rows]:
-        """Yield the rows of a statement in batches, all from one snapshot; the first batch may be empty.
+    async def read(
+        self, statement: FastStatement, values: dict[str, Any], *further: FastStatement
+    ) -> AsyncGenerator[Rows]:
+        """Yield the rows of statements in batches, all from one snapshot; the first batch of each may be empty.
 
         Raises `ExportsBusy` if the process already reads the maximum number of streams, `CallerBusy` if all but one are
         of the request's user, and `ServiceUnavailable` as every statement does.
         """
-        prepared = await statement.prepare(self._database.pool_timeout)
+        statements = [await each.prepare(self._database.pool_timeout) for each in (statement, *further)]
+        tables = sorted({table for each in statements for table in each.tables})
+        seconds = self._database.statement_seconds
         with self.places.place():
-            async with (
-                self._database.snapshot(self._idle_seconds, prepared.tables) as connection,
-                aclosing(read_in_batches(connection, prepared, values, self._database.statement_seconds)) as batches,
-            ):
-                async for rows in batches:
-                    yield rows
+            async with self._database.snapshot(self._idle_seconds, tables) as connection:
+                for prepared in statements:
+                    async with aclosing(read_in_batches(connection, prepared, values, seconds)) as batches:
+                        async for rows in batches:
+                            yield rows
 
 
 class CallerDeniedError(Exception):

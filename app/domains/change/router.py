@@ -4,7 +4,10 @@ from typing import Annotated
 
 from fastapi import Depends, Response
 
+from app.core.http.query_models import query_of
 from app.core.permissions import requires
+from app.domains.change.feed import FEED, Feed
+from app.domains.change.feed_schemas import FeedPage, FeedQuery
 from app.domains.change.schemas import ChangeQuery
 from app.domains.change.service import ChangeService
 from app.domains.shared.query.parameters import list_parameters
@@ -13,6 +16,23 @@ from app.domains.shared.router import LIST, ChangeRead, Page, collection_router,
 router = collection_router("changes")
 
 Service = Annotated[ChangeService, Depends(ChangeService.provide)]
+
+
+@router.get("/feed", response_model=FeedPage, responses=FEED, openapi_extra=requires("changes:read"))
+async def follow_changes(
+    feed: Annotated[Feed, Depends(Feed.provide)], query: Annotated[FeedQuery, Depends(query_of(FeedQuery))]
+) -> Response:
+    """Follow the changes of all collections.
+
+    Returns the changes after a position, each exactly once, in the order of delivery: a change is delivered once all
+    transactions that began before its own have ended. Of two changes of one object, the one with the greater `id` is
+    the later one.
+
+    Contains only changes of objects that the caller may read; changes of users and API tokens require the scope
+    `admin`. With `Accept: application/x-ndjson`, all changes that can be delivered are streamed, one per line, or at
+    most `limit` if it is sent; the last line has only the `position` to continue from.
+    """
+    return await feed.read(query)
 
 
 @router.get("", response_model=Page[ChangeRead], responses=LIST, openapi_extra=requires("changes:read"))

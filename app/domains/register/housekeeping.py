@@ -48,7 +48,9 @@ _DELETE_EXPIRED = {
     "(SELECT key FROM sign_in_attempts WHERE ends_at < now() LIMIT :batch FOR UPDATE SKIP LOCKED)",
 }
 # Keeps the first and the last change of each object. Keyset pagination: each batch starts after the last one, so that
-# remaining rows are read once, not once per batch.
+# remaining rows are read once, not once per batch. Records the greatest position of the feed that loses a change, so
+# that the feed rejects readers that are not beyond it. A state that was restored from a dump stays as it is, because
+# the next reader replaces it.
 _DELETE_CHANGES = """
     WITH old AS MATERIALIZED (
         SELECT id, at, type, object_id FROM changes
@@ -59,10 +61,20 @@ _DELETE_CHANGES = """
              WHERE EXISTS (SELECT FROM changes e WHERE e.type = o.type AND e.object_id = o.object_id AND e.id < o.id)
                AND EXISTS (SELECT FROM changes l WHERE l.type = o.type AND l.object_id = o.object_id AND l.id > o.id)
                FOR UPDATE OF c SKIP LOCKED)
-        RETURNING 1
+        RETURNING id, transaction_id
+    ), last AS (
+        SELECT max(ARRAY[CASE WHEN r.id <= s.settled_through THEN 0 ELSE r.transaction_id END, r.id]) AS position
+          FROM removed r, feed_state s
+    ), noted AS (
+        UPDATE feed_state s
+           SET thinnings = s.thinnings + 1, thinned_before = greatest(s.thinned_before, l.position),
+               row_version = pg_current_xact_id()::text::bigint % 4294967296
+          FROM last l WHERE l.position IS NOT NULL AND s.xmin::text::bigint = s.row_version
     )
     SELECT at, id, (SELECT count(*) FROM removed) AS removed FROM old ORDER BY at DESC, id DESC LIMIT 1
 """
+# Waits until no epoch of the feed is beginning, and keeps the next one waiting.
+_LOCK_FEED = text("LOCK TABLE feed_state IN ROW EXCLUSIVE MODE")
 
 
 async def clean_up(database: Database, history_days: int | None) -> dict[str, int]:
@@ -104,12 +116,16 @@ async def _delete_expired(database: Database, statement: Executable, batch: int)
 async def _delete_changes(database: Database, days: int) -> int:
     removed = 0
     last_row: dict[str, Any] = {"at": datetime.min.replace(tzinfo=UTC), "id": 0}
-    while rows := await _run(database, text(_DELETE_CHANGES), batch=BATCH, days=days, **last_row):
+    while rows := await _run(database, _LOCK_FEED, text(_DELETE_CHANGES), batch=BATCH, days=days, **last_row):
         removed += rows[0].removed
         last_row = {"at": rows[0].at, "id": rows[0].id}
     return removed
 
 
-async def _run(database: Database, statement: Executable, **values: Any) -> Sequence[Row[*tuple[Any, ...]]]:
+async def _run(database: Database, *statements: Executable, **values: Any) -> Sequence[Row[*tuple[Any, ...]]]:
+    """Run statements in one transaction, and return the rows of the last one, which takes the values."""
+    *first, last = statements
     async with database.transaction() as session:
-        return (await session.execute(statement, values)).all()
+        for statement in first:
+            await session.execute(statement)
+        return (await session.execute(last, values)).all()

@@ -30,11 +30,12 @@ class Change(Base):
         Index(f"ix_{__tablename__}_actor_id", "actor_id", "id"),
         Index(f"ix_{__tablename__}_type", "type", "id"),
         Index(f"ix_{__tablename__}_at", "at", "id"),
+        Index(f"ix_{__tablename__}_transaction_id", "transaction_id", "id"),
     )
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
     # Ids are assigned before the commit, so a reader that follows them may miss the rows of a slower transaction. The
-    # transaction id shows which transactions are still in progress.
+    # transaction id shows which transactions are still in progress; the feed of changes follows it.
     transaction_id: Mapped[int] = mapped_column(BigInteger, server_default=text("pg_current_xact_id()::text::bigint"))
     at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=STATEMENT_TIME)
     actor_id: Mapped[int | None] = mapped_column(BigInteger)

@@ -11,27 +11,28 @@ from app.utils.wording import counted, joined
 Format = Literal["json", "ndjson", "csv"]
 # Formats of equal quality are preferred in this order.
 MEDIA_TYPES: dict[Format, str] = {"json": "application/json", "ndjson": "application/x-ndjson", "csv": "text/csv"}
+ALL_FORMATS: tuple[Format, ...] = tuple(MEDIA_TYPES)
 # Browsers send up to 200 characters. The last values are kept.
 MAX_ACCEPT_LENGTH = 1_000
 
 
-def negotiate_format(request: Request) -> Format:
-    """Return the client's preferred format (RFC 9110, section 12.5.1).
+def negotiate_format(request: Request, formats: tuple[Format, ...] = ALL_FORMATS) -> Format:
+    """Return the client's preferred one of the formats (RFC 9110, section 12.5.1).
 
     Raises `NotAcceptable` if the client accepts none, or for more than `MAX_ACCEPT_LENGTH` characters.
     """
     accept = ",".join(request.headers.getlist("accept")) or "*/*"
     if len(accept) > MAX_ACCEPT_LENGTH:
         raise NotAcceptable(f"Accept may have at most {counted(MAX_ACCEPT_LENGTH, 'character')}.")
-    return _negotiate(accept)
+    return _negotiate(accept, formats)
 
 
 @lru_cache(maxsize=32)
-def _negotiate(accept: str) -> Format:
-    qualities: dict[Format, float] = {name: _quality(media_type, accept) for name, media_type in MEDIA_TYPES.items()}
+def _negotiate(accept: str, formats: tuple[Format, ...]) -> Format:
+    qualities = {name: _quality(MEDIA_TYPES[name], accept) for name in formats}
     best = max(qualities, key=lambda name: qualities[name])
     if not qualities[best]:
-        raise NotAcceptable(f"Lists are available as {joined(list(MEDIA_TYPES.values()))}.")
+        raise NotAcceptable(f"Lists are available as {joined([MEDIA_TYPES[name] for name in formats])}.")
     return best
 
 

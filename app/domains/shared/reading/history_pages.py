@@ -47,7 +47,7 @@ async def page_of_changes(
 def all_changes() -> Select[Any]:
     """Return the statement of the whole history, the oldest change first; each row has a `body`."""
     table = table_of(Change).alias("change")
-    row = _select_members(table).order_by(table.c.id).subquery("d")
+    row = select_members(table).order_by(table.c.id).subquery("d")
     return select(utf8(func.row_to_json(row.table_valued())).label("body"))
 
 
@@ -134,12 +134,12 @@ def _page(condition: Condition, leading: str | None) -> Select[Any]:
     order = [table.c.id.desc()] if leading is None else [table.c[leading].desc(), table.c.id.desc()]
     query = select(*table.c).where(condition(table)).order_by(*order).limit(limit + literal_column("1"))
     page = query.offset(bindparam("offset", type_=BigInteger)).cte("page").prefix_with("MATERIALIZED")
-    items = _select_members(page).order_by(page.c.id.desc()).limit(limit).subquery("d")
+    items = select_members(page).order_by(page.c.id.desc()).limit(limit).subquery("d")
     count = select(func.count()).select_from(page).scalar_subquery()
     return select(count.label("rows"), json_list(items).label("items"))
 
 
-def _select_members(source: FromClause) -> Select[Any]:
+def select_members(source: FromClause) -> Select[Any]:
     """Select the members of `ChangeRead`."""
     actor = func.json_build_object(constant("id"), source.c.actor_id, constant("name"), source.c.actor_name)
     item = func.json_build_object(

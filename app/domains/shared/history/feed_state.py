@@ -1,0 +1,132 @@
+"""The state of the feed of changes: one row, and the beginning of epochs.
+
+Within an epoch, the feed delivers changes in the order of their transactions. The ids of transactions belong to one
+PostgreSQL cluster, so a register that continues in another one, or from an earlier state, begins a new epoch. The
+changes that exist then are settled: the feed delivers them first, in the order of `id`.
+"""
+
+import asyncio
+from uuid import UUID, uuid4
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    ColumnElement,
+    FromClause,
+    SmallInteger,
+    String,
+    Text,
+    and_,
+    case,
+    cast,
+    delete,
+    func,
+    insert,
+    literal_column,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.core.database import RegisterSession
+from app.domains.shared.models import Base, table_of
+from app.utils.exceptions import DatabaseBusy
+
+# The wait for transactions that were writing changes when an epoch begins.
+MAX_CHECKS = 20
+_PAUSE_SECONDS = 0.1
+
+# The cluster, its timeline and the database. The timeline is another after a failover and a point-in-time recovery.
+_THIS_CLUSTER = """(
+    SELECT concat_ws('/', s.system_identifier, left(pg_walfile_name(pg_current_wal_lsn()), 8), d.oid)
+      FROM pg_control_system() AS s, pg_database AS d WHERE d.datname = current_database())"""
+# The transactions that may have drawn the id of a change and not yet ended: an INSERT takes this lock first.
+_WRITERS = text("""
+    SELECT l.virtualtransaction FROM pg_locks AS l JOIN pg_database AS d ON d.oid = l.database
+     WHERE d.datname = current_database() AND l.relation = 'changes'::regclass AND l.mode = 'RowExclusiveLock'
+       AND l.pid IS DISTINCT FROM pg_backend_pid()""")
+
+
+class FeedState(Base):
+    """The only row, which the first read of the feed creates."""
+
+    __tablename__ = "feed_state"
+    __table_args__ = (CheckConstraint("id = 1", name="single"),)
+
+    id: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
+    # Random: registers that are restored from the same dump must not have equal epochs.
+    epoch: Mapped[UUID]
+    cluster: Mapped[str] = mapped_column(String(64))
+    # The system column `xmin` of this version of the row. A restored copy of the row has another one.
+    row_version: Mapped[int] = mapped_column(BigInteger)
+    # Changes up to this id are settled; all later ones have transaction ids of this cluster, of at least `live_from`.
+    settled_through: Mapped[int] = mapped_column(BigInteger)
+    live_from: Mapped[int] = mapped_column(BigInteger)
+    # The number of times that housekeeping has deleted changes in this epoch, and the greatest position among them.
+    thinnings: Mapped[int] = mapped_column(BigInteger)
+    thinned_before: Mapped[list[int]] = mapped_column(ARRAY(BigInteger))
+
+
+def is_current(state: FromClause) -> ColumnElement[bool]:
+    """Return the condition that the epoch of the state is that of this database; it is NULL without a state."""
+    # A standby server has the state of its primary server.
+    is_here = case(
+        (func.pg_is_in_recovery(type_=Boolean), literal_column("true", Boolean)),
+        else_=state.c.cluster == literal_column(_THIS_CLUSTER, String),
+    )
+    return and_(_xmin(state) == state.c.row_version, is_here)
+
+
+def horizon() -> ColumnElement[int]:
+    """Return the id of the oldest transaction that is still running, or else of the next one."""
+    return cast(cast(func.pg_snapshot_xmin(func.pg_current_snapshot()), Text), BigInteger)
+
+
+async def begin_epoch(session: RegisterSession) -> None:
+    """Begin an epoch, unless another process just has; the caller commits.
+
+    Raises `DatabaseBusy` if a transaction that was writing changes does not end in time, and `DatabaseReadOnly` on a
+    standby server.
+    """
+    # Against other processes that begin one, and housekeeping.
+    await session.execute(text("LOCK TABLE feed_state IN SHARE ROW EXCLUSIVE MODE"))
+    state = table_of(FeedState)
+    if await session.scalar(select(is_current(state))):
+        return
+    # Before the id is drawn: no transaction that has ended already adds a later one.
+    live_from = await session.scalar(select(horizon()))
+    # A transaction that draws a lower id before this one holds its lock already, and is awaited. So every change up to
+    # this id is committed or undone before the epoch begins, and every later one has a greater id.
+    last_id = await session.scalar(text("SELECT nextval(pg_get_serial_sequence('changes', 'id'))"))
+    await _await_writers(session)
+    await session.execute(delete(state))
+    values = {
+        "id": 1,
+        "epoch": uuid4(),
+        "cluster": literal_column(_THIS_CLUSTER, String),
+        "row_version": 0,
+        "settled_through": last_id,
+        "live_from": live_from,
+        "thinnings": 0,
+        "thinned_before": [0, 0],
+    }
+    await session.execute(insert(state).values(values))
+    # The new version has the same `xmin`, because it is written by the same transaction.
+    await session.execute(update(state).values(row_version=_xmin(state)))
+
+
+async def _await_writers(session: RegisterSession) -> None:
+    writers = set((await session.execute(_WRITERS)).scalars())
+    for _ in range(MAX_CHECKS):
+        if not writers:
+            return
+        await asyncio.sleep(_PAUSE_SECONDS)
+        writers &= set((await session.execute(_WRITERS)).scalars())
+    raise DatabaseBusy
+
+
+def _xmin(state: FromClause) -> ColumnElement[int]:
+    return literal_column(f"{state.name}.xmin::text::bigint", BigInteger)  # type: ignore[attr-defined]
