@@ -1323,14 +1323,14 @@ async def large(server_url: URL, template: URL) -> AsyncIterator[asyncpg.Connect
 
 def listing(**filters: Any) -> tuple[FastStatement, dict[str, Any]]:
     names = frozenset(filters)
-    return _page(changes_where(names, frozenset(READ_SCOPES)), leading_column(names)), filters
+    return _page(changes_where(names, frozenset(READ_SCOPES)), "first", leading_column(names)), filters
 
 
 NOW = datetime.now(UTC)
 LISTS: dict[str, tuple[FastStatement, dict[str, Any]]] = {
     "all": listing(),
     "all without users and tokens": (
-        _page(changes_where(frozenset(), frozenset(READ_SCOPES) - {"users", "api_tokens"}), None),
+        _page(changes_where(frozenset(), frozenset(READ_SCOPES) - {"users", "api_tokens"}), "first"),
         {},
     ),
     "of an object": listing(type="roles", object_id=2000),
@@ -1345,8 +1345,8 @@ LISTS: dict[str, tuple[FastStatement, dict[str, Any]]] = {
     "of an actor since an hour ago": listing(actor_id=110, since=NOW - timedelta(hours=1)),
     "of a collection since an hour ago": listing(type="roles", since=NOW - timedelta(hours=1)),
     "of a collection by an actor": listing(type="roles", actor_id=110),
-    "history by id": (_page(changes_of(Department, by_id), None), {"key": 2000}),
-    "history by code": (_page(changes_of(Department, by_code), None), {"key": "FIN-01"}),
+    "history by id": (_page(changes_of(Department, by_id), "first"), {"key": 2000}),
+    "history by code": (_page(changes_of(Department, by_code), "first"), {"key": "FIN-01"}),
 }
 # The maximum number of rows that a page reads. The last day has 1440 rows, and an actor a twentieth of all rows.
 MAX_ROWS_READ = 4000

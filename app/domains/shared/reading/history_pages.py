@@ -24,10 +24,11 @@ from app.core.prepared import fast_statement
 from app.domains.shared.history.models import Change
 from app.domains.shared.history.record import constant
 from app.domains.shared.models import RegisterObject, table_of
-from app.domains.shared.query.orders import Condition
+from app.domains.shared.query.orders import Condition, Start
 from app.domains.shared.query.pages import Listing, PageQuery, fetch_page, fetch_total
 from app.domains.shared.reading.documents import by_id
 from app.domains.shared.reading.json_text import json_list, utf8
+from app.domains.shared.reading.page_rows import NEWEST_FIRST, page_cte, page_result
 
 # The changes of one user or of one collection are read from the index whose leading column is one of these.
 _LEADING = ("actor_id", "type")
@@ -40,7 +41,7 @@ async def page_of_changes(
 
     `leading` is the leading column of the index to use, if any; the condition must select one value of it.
     """
-    return await fetch_page(session, _page(condition, leading), _count(condition), query, values)
+    return await fetch_page(session, _page(condition, query.start, leading), _count(condition), query, values)
 
 
 @fast_statement()
@@ -127,16 +128,17 @@ def _since(source: FromClause) -> list[ColumnElement[bool]]:
 
 
 @fast_statement(256)
-def _page(condition: Condition, leading: str | None) -> Select[Any]:
-    """Return the statement of a page: `rows` (one more than `limit` if more follow) and `items`."""
+def _page(condition: Condition, start: Start, leading: str | None = None) -> Select[Any]:
+    """Return the statement of a page, as `fetch_page` reads it."""
     table = table_of(Change).alias("change")
-    limit = bindparam("limit", type_=BigInteger)
-    order = [table.c.id.desc()] if leading is None else [table.c[leading].desc(), table.c.id.desc()]
-    query = select(*table.c).where(condition(table)).order_by(*order).limit(limit + literal_column("1"))
-    page = query.offset(bindparam("offset", type_=BigInteger)).cte("page").prefix_with("MATERIALIZED")
-    items = _select_members(page).order_by(page.c.id.desc()).limit(limit).subquery("d")
-    count = select(func.count()).select_from(page).scalar_subquery()
-    return select(count.label("rows"), json_list(items).label("items"))
+    rows = NEWEST_FIRST.select_matching(table, condition, start)
+    if leading is not None:
+        leading_key = table.c[leading]
+        rows = rows.order_by(leading_key if start == "before" else leading_key.desc())
+    found = NEWEST_FIRST.limit_to_page(rows, table, start, replan=True).cte("found").prefix_with("MATERIALIZED")
+    page = page_cte(found, NEWEST_FIRST, start)
+    items = json_list(_select_members(page).order_by(*NEWEST_FIRST.clauses(page)).subquery("d"))
+    return page_result(found, page, items, NEWEST_FIRST)
 
 
 def _select_members(source: FromClause) -> Select[Any]:

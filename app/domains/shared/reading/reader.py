@@ -9,7 +9,7 @@ from app.domains.shared.collection import Collection, LinkSet
 from app.domains.shared.models import RegisterObject
 from app.domains.shared.query.filters import FixedLink
 from app.domains.shared.query.link_filters import fixed_link
-from app.domains.shared.query.orders import Condition, Order, Start
+from app.domains.shared.query.orders import Condition, Order
 from app.domains.shared.query.pages import FilterQuery, Listing, ListQuery, PageQuery, fetch_page
 from app.domains.shared.query.ranking import search_order
 from app.domains.shared.query.representations import Members
@@ -86,12 +86,15 @@ class CollectionReader(RequestService):
         key = parse_key(reference, self.model)
         condition = changes_of(self.model, key.condition)
         listing = await page_of_changes(self.session, condition, query, key=key.value)
-        if listing.items != b"[]" or await self._exists(self.model, key):
-            return listing
-        # A page beyond the end of a deleted object's history is empty, but exists.
-        if query.offset and await has_changes(self.session, condition, key=key.value):
+        if listing.items != b"[]" or await self._has_history(key):
             return listing
         raise not_found(self.model)
+
+    async def _has_history(self, key: Key) -> bool:
+        """Return whether an object exists, or existed."""
+        if await self._exists(self.model, key):
+            return True
+        return await has_changes(self.session, changes_of(self.model, key.condition), key=key.value)
 
     async def _exists(self, model: type[RegisterObject], key: Key) -> bool:
         return await self.session.scalar(select_id(model, key.condition), {"key": key.value}) is not None
@@ -99,12 +102,8 @@ class CollectionReader(RequestService):
     async def _page(self, query: ListQuery, link: FixedLink | None = None, **values: Any) -> Listing | Export:
         condition, arguments = query.selection(link)
         values |= arguments
-        start: Start = "first"
         if condition is not None:
             self._require_trees(query)
-        if query.position is not None:
-            start = query.position.start
-            values |= query.position.arguments()
         order: Order = query.order
         other_filters = condition
         if query.is_search:
@@ -113,7 +112,7 @@ class CollectionReader(RequestService):
             other_filters, _ = query.selection(link, include_search=False)
         if query.format != "json":
             return self._export(query, order, condition, values)
-        page = self.documents.page(order, other_filters, start, query.members)
+        page = self.documents.page(order, other_filters, query.start, query.members)
         return await fetch_page(self.session, page, self.documents.count(condition), query, values)
 
     def _require_trees(self, query: FilterQuery) -> None:
@@ -133,6 +132,8 @@ class CollectionReader(RequestService):
             with_external_ids=self.caller.readable,
         )
         # The default limit of pages does not apply to exports.
+        if query.position is not None:
+            values |= query.position.arguments()
         values["limit"] = query.limit if "limit" in query.model_fields_set else None
         values["offset"] = query.offset
         header = self.documents.header(query.members) if as_table else None
