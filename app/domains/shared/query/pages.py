@@ -33,6 +33,7 @@ from app.domains.shared.query.orders import OBJECT_SORTS, Order, SortKey, Start
 from app.domains.shared.query.representations import RepresentationQuery, representation
 from app.domains.shared.query.search import SEARCH
 from app.domains.shared.texts import DESCRIPTION_LENGTH, comparable_code
+from app.utils.exceptions import BadRequest
 from app.utils.fault_codes import described_pattern, invalid
 from app.utils.wording import counted
 
@@ -156,6 +157,35 @@ class PageQuery(BaseModel):
         return self
 
 
+class ExportQuery(PageQuery):
+    """The parameters of a list that can also be streamed as a whole."""
+
+    csv: Literal["raw"] | None = Field(
+        None, description="`raw` leaves CSV cells unescaped, even those that a spreadsheet would evaluate as formulas."
+    )
+    # The format negotiated by `Accept`.
+    _format: Format = PrivateAttr(default="json")
+
+    @property
+    def format(self) -> Format:
+        return self._format
+
+    def set_format(self, format_: Format) -> None:
+        self._format = format_
+
+    def export_arguments(self) -> dict[str, Any]:
+        """Return the arguments of the statement of an export: the position and the limit.
+
+        Raises `BadRequest` for a position before which the list would be read.
+        """
+        if self.start == "before":
+            raise BadRequest("An export cannot be read backwards. Take the cursor from `next`.")
+        position = self.position.arguments() if self.position else {}
+        # The default limit of pages does not apply to exports.
+        limit = self.limit if "limit" in self.model_fields_set else None
+        return {"limit": limit, "offset": self.offset, **position}
+
+
 class FilterQuery(BaseModel):
     """The parameters that select objects: those of the filters of a declaration."""
 
@@ -190,22 +220,10 @@ class FilterQuery(BaseModel):
         return self
 
 
-class ListQuery(FilterQuery, PageQuery, RepresentationQuery):
+class ListQuery(FilterQuery, ExportQuery, RepresentationQuery):
     """The parameters of the list of a collection; `list_query` adds those of its declaration."""
 
     sort: str | None = None
-    csv: Literal["raw"] | None = Field(
-        None, description="`raw` leaves CSV cells unescaped, even those that a spreadsheet would evaluate as formulas."
-    )
-    # The format negotiated by `Accept`.
-    _format: Format = PrivateAttr(default="json")
-
-    @property
-    def format(self) -> Format:
-        return self._format
-
-    def set_format(self, format_: Format) -> None:
-        self._format = format_
 
     @property
     def order(self) -> Order:

@@ -10,8 +10,8 @@ from pydantic import BaseModel
 from app.core.http.query_models import QueryModel, query_of
 from app.domains.shared.query.formats import negotiate_format
 from app.domains.shared.query.pages import (
+    ExportQuery,
     Listing,
-    ListQuery,
     Origin,
     PageQuery,
     Position,
@@ -36,7 +36,7 @@ class ListParameters(QueryModel[Q]):
         query = await super().__call__(request)
         state, scope = request.app.state, request.scope
         query.set_origin(Origin(scope["path"], state.tokens, state.streams, scope["state"].get("head", False)))
-        if isinstance(query, ListQuery):
+        if isinstance(query, ExportQuery):
             query.set_format(negotiate_format(request))
         _read_cursor(query)
         return query

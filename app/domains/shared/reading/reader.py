@@ -7,18 +7,19 @@ from app.core.database import RegisterSession
 from app.core.request_service import RequestService
 from app.domains.shared.collection import Collection, LinkSet
 from app.domains.shared.models import RegisterObject
+from app.domains.shared.query.changes import ObjectChangeQuery
 from app.domains.shared.query.filters import FixedLink
 from app.domains.shared.query.link_filters import fixed_link
 from app.domains.shared.query.orders import Condition, Order
-from app.domains.shared.query.pages import FilterQuery, Listing, ListQuery, PageQuery, fetch_page
+from app.domains.shared.query.pages import FilterQuery, Listing, ListQuery, fetch_page
 from app.domains.shared.query.ranking import search_order
 from app.domains.shared.query.representations import Members
 from app.domains.shared.reading.documents import Document, Documents, documents_of
-from app.domains.shared.reading.history_pages import changes_of, has_changes, page_of_changes
+from app.domains.shared.reading.history_pages import has_changes, list_changes
+from app.domains.shared.reading.history_selection import ChangeFilters, ObjectOfChanges
 from app.domains.shared.reading.keys import Key, not_found, parse_key, select_id
 from app.domains.shared.reading.stats import MAX_GROUPS, Counts, StatsQuery
 from app.domains.shared.reading.streams import Export
-from app.utils.exceptions import BadRequest
 
 
 class CollectionReader(RequestService):
@@ -73,28 +74,38 @@ class CollectionReader(RequestService):
         may_be_missing = isinstance(listing, Export) or listing.items == b"[]"
         if may_be_missing and not await self._exists(other, key):
             raise not_found(other)
-        if isinstance(listing, Export):
-            # The stream takes another connection from the pool; holding this one as well could exhaust the pool.
-            await self.session.release()
-        return listing
+        return await self._without_connection(listing)
 
-    async def changes(self, reference: str, query: PageQuery) -> Listing:
-        """Return one page of the history of one object, the newest change first.
+    async def changes(self, reference: str, query: ObjectChangeQuery) -> Listing | Export:
+        """Return one page of the history of one object, the newest change first, or an export.
 
-        The reference may also be the `id` of a deleted object.
+        The reference may also be the `id` of a deleted object. Raises `InvalidContent` if no object of the collection
+        has a field that the query asks for.
         """
+        query.check_members(self.collection.recorded_members)
         key = parse_key(reference, self.model)
-        condition = changes_of(self.model, key.condition)
-        listing = await page_of_changes(self.session, condition, query, key=key.value)
-        if listing.items != b"[]" or await self._has_history(key):
-            return listing
-        raise not_found(self.model)
+        filters = ChangeFilters((self.collection.name,), by_type=False, actions=query.action, members=query.member)
+        object_ = ObjectOfChanges(self.model, key.condition)
+        listing = await list_changes(self.session, filters, query, object_, key=key.value)
+        may_be_missing = isinstance(listing, Export) or listing.items == b"[]"
+        if may_be_missing and not await self._has_history(key):
+            raise not_found(self.model)
+        return await self._without_connection(listing)
 
     async def _has_history(self, key: Key) -> bool:
         """Return whether an object exists, or existed."""
         if await self._exists(self.model, key):
             return True
-        return await has_changes(self.session, changes_of(self.model, key.condition), key=key.value)
+        return await has_changes(self.session, ObjectOfChanges(self.model, key.condition), key=key.value)
+
+    async def _without_connection(self, listing: Listing | Export) -> Listing | Export:
+        """Return the listing, and before an export also the request's connection.
+
+        The stream takes another connection from the pool; holding both could exhaust the pool.
+        """
+        if isinstance(listing, Export):
+            await self.session.release()
+        return listing
 
     async def _exists(self, model: type[RegisterObject], key: Key) -> bool:
         return await self.session.scalar(select_id(model, key.condition), {"key": key.value}) is not None
@@ -120,8 +131,7 @@ class CollectionReader(RequestService):
             self.caller.require(f"{tree}:read")
 
     def _export(self, query: ListQuery, order: Order, condition: Condition | None, values: dict[str, Any]) -> Export:
-        if query.position is not None and query.position.start == "before":
-            raise BadRequest("An export cannot be read backwards. Take the cursor from `next`.")
+        values |= query.export_arguments()
         as_table = query.format == "csv"
         statement = self.documents.export(
             order,
@@ -131,11 +141,6 @@ class CollectionReader(RequestService):
             as_table=as_table,
             with_external_ids=self.caller.readable,
         )
-        # The default limit of pages does not apply to exports.
-        if query.position is not None:
-            values |= query.position.arguments()
-        values["limit"] = query.limit if "limit" in query.model_fields_set else None
-        values["offset"] = query.offset
         header = self.documents.header(query.members) if as_table else None
         return Export(self.model.__tablename__, statement, values, header, raw=query.csv == "raw")
 
