@@ -20,14 +20,9 @@ from fastapi import FastAPI
 from sqlalchemy import URL
 
 from app.core.permissions import SCOPES, scopes_of
-from app.core.prepared import FastStatement
-from app.domains.change.service import READ_SCOPES
-from app.domains.department.models import Department
 from app.domains.register.demo_data import DEMO_USERS
 from app.domains.shared.bulk import writer as bulk_writes
 from app.domains.shared.collection import writable_columns
-from app.domains.shared.reading.documents import by_code, by_id
-from app.domains.shared.reading.history_pages import _page, changes_of, changes_where, leading_column
 from app.domains.shared.schemas import ChangeRead, kept_fields
 from app.domains.user.schemas import UserReplace
 from app.main import create_app
@@ -64,7 +59,6 @@ from tests.conftest import (
     new_database,
     settings_for,
 )
-from tests.plans import filled, nodes
 
 PASSWORD, OTHER_PASSWORD = "a first password for tests", "another password for tests"
 MESSAGE = "As decided on Monday: größer"
@@ -1314,93 +1308,3 @@ async def test_recording_a_change_takes_no_further_statement(app: FastAPI, state
             with statements.counted() as seen:
                 assert (await client.request(method, url, json=body)).is_success
             assert len(seen) == number + 1, (method, url, seen)
-
-
-# --- Query plans ---
-
-ROWS = 50_000
-# The last hour has 60 rows. One actor and one collection have a single change each, long ago.
-FILL = f"""
-    INSERT INTO changes (at, actor_id, actor_name, type, object_id, object_name, action, after)
-    SELECT now() - ({ROWS} - n) * interval '1 minute', CASE n WHEN 7 THEN 999 ELSE 100 + n % 20 END, 'Actor',
-           CASE n WHEN 8 THEN 'api_tokens' ELSE (ARRAY{list(COLLECTIONS)})[1 + n % {len(COLLECTIONS)}] END,
-           n / 10, 'Something', 'updated', '{{"name": "Something"}}'
-      FROM generate_series(1, {ROWS}) AS n
-"""
-
-
-@pytest.fixture(scope="module")
-async def large(server_url: URL, template: URL) -> AsyncIterator[asyncpg.Connection]:
-    async with filled(server_url, template, FILL, "changes") as connection:
-        yield connection
-
-
-def listing(**filters: Any) -> tuple[FastStatement, dict[str, Any]]:
-    names = frozenset(filters)
-    return _page(changes_where(names, frozenset(READ_SCOPES)), leading_column(names)), filters
-
-
-NOW = datetime.now(UTC)
-LISTS: dict[str, tuple[FastStatement, dict[str, Any]]] = {
-    "all": listing(),
-    "all without users and tokens": (
-        _page(changes_where(frozenset(), frozenset(READ_SCOPES) - {"users", "api_tokens"}), None),
-        {},
-    ),
-    "of an object": listing(type="roles", object_id=2000),
-    "of an actor": listing(actor_id=110),
-    "of an actor with one change": listing(actor_id=999),
-    "of an unknown actor": listing(actor_id=12345),
-    "of a collection": listing(type="roles"),
-    "of a collection with one change": listing(type="api_tokens"),
-    "since long ago": listing(since=NOW - timedelta(days=30)),
-    "since an hour ago": listing(since=NOW - timedelta(hours=1)),
-    "since tomorrow": listing(since=NOW + timedelta(days=1)),
-    "of an actor since an hour ago": listing(actor_id=110, since=NOW - timedelta(hours=1)),
-    "of a collection since an hour ago": listing(type="roles", since=NOW - timedelta(hours=1)),
-    "of a collection by an actor": listing(type="roles", actor_id=110),
-    "history by id": (_page(changes_of(Department, by_id), None), {"key": 2000}),
-    "history by code": (_page(changes_of(Department, by_code), None), {"key": "FIN-01"}),
-}
-# The maximum number of rows that a page reads. The last day has 1440 rows, and an actor a twentieth of all rows.
-MAX_ROWS_READ = 4000
-
-
-@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
-@pytest.mark.parametrize("name", LISTS)
-async def test_page_of_changes_is_read_from_an_index(large: asyncpg.Connection, name: str, mode: str) -> None:
-    listed, values = LISTS[name]
-    statement = await listed.prepare()
-    arguments = statement.arguments({"limit": 50, "offset": 0} | values)
-    literals = ", ".join(str(it) if isinstance(it, int) else f"'{it}'" for it in arguments)
-    await large.execute(f"SET plan_cache_mode = {mode}")
-    await large.execute(f"PREPARE page AS {statement.sql}")
-    try:
-        explained = json.loads(
-            await large.fetchval(f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) EXECUTE page ({literals})")
-        )
-    finally:
-        await large.execute("DEALLOCATE page")
-    plan = list(nodes(explained[0]["Plan"]))
-    reads = [node for node in plan if node.get("Relation Name") == "changes"]
-    assert reads
-    assert {node["Node Type"] for node in reads} <= {"Index Scan", "Index Only Scan", "Bitmap Heap Scan"}
-    looked_at = sum(
-        (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"] for node in reads
-    )
-    assert looked_at <= MAX_ROWS_READ
-    sorted_rows = [node["Actual Rows"] for node in plan if node["Node Type"] in {"Sort", "Incremental Sort"}]
-    assert max(sorted_rows, default=0) <= 100
-
-
-async def test_lists_ordered_by_their_index_are_in_the_order_of_ids(large: asyncpg.Connection) -> None:
-    for name in ("of an actor", "of a collection", "of a collection by an actor", "of an actor since an hour ago"):
-        listed, values = LISTS[name]
-        statement = await listed.prepare()
-        row = await large.fetchrow(statement.sql, *statement.arguments({"limit": 50, "offset": 0} | values))
-        conditions = " AND ".join(
-            f"at >= '{value}'" if column == "since" else f"{column} = '{value}'" for column, value in values.items()
-        )
-        expected = await large.fetch(f"SELECT id FROM changes WHERE {conditions} ORDER BY id DESC LIMIT 50")
-        assert row is not None
-        assert [item["id"] for item in json.loads(row["items"])] == [it["id"] for it in expected], name

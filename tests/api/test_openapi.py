@@ -273,3 +273,15 @@ def test_bodies_reject_unknown_members(document: dict[str, Any], operations: dic
                 bodies += 1
     assert bodies >= 25
     assert forms == [SIGN_IN]
+
+
+def test_every_page_has_cursors(document: dict[str, Any], operations: dict[tuple[str, str], Operation]) -> None:
+    pages = {f"#/components/schemas/{name}" for name in document["components"]["schemas"] if name.endswith("Page")}
+    lists = {
+        key: {parameter["name"] for parameter in operation["parameters"]}
+        for key, operation in operations.items()
+        if pages & set(members(operation["responses"].get("200", {}), "$ref"))
+    }
+    assert ("GET", "/api/v1/auth/sessions") in lists
+    assert ("GET", "/api/v1/changes") in lists
+    assert [key for key, names in lists.items() if not {"cursor", "limit", "offset", "count"} <= names] == []

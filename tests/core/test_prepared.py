@@ -66,7 +66,7 @@ CACHES: dict[str, Any] = {
     "statistics": stats._counts,
     "histories": history_pages._page,
     "totals of histories": history_pages._count,
-    "filters of histories": history_pages.changes_where,
+    "exports of histories": history_pages._export,
 }
 
 

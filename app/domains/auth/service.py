@@ -4,7 +4,7 @@ from functools import cache
 from typing import Any, Self
 
 from fastapi import Request
-from sqlalchemy import BigInteger, ColumnElement, Executable, FromClause, bindparam, literal_column, select
+from sqlalchemy import Executable, select
 
 from app.core.caller import Caller, CallerDep
 from app.core.config import Settings
@@ -19,20 +19,19 @@ from app.core.tokens import (
 )
 from app.domains.auth import statements
 from app.domains.auth.credentials import CredentialService, create_password_link
-from app.domains.auth.models import ApiToken
+from app.domains.auth.lists import API_TOKENS, any_user, by_user, count_of_sessions, page_of_sessions
 from app.domains.auth.schemas import (
     ApiTokenCreate,
     ApiTokenMade,
-    ApiTokenRead,
     ChangePassword,
     Me,
     PasswordLink,
 )
 from app.domains.shared.models import table_of
 from app.domains.shared.query.orders import Condition
-from app.domains.shared.query.pages import Listing, ListQuery, PageQuery, fetch_page
-from app.domains.shared.reading.documents import Documents
+from app.domains.shared.query.pages import Listing, PageQuery, fetch_page
 from app.domains.shared.reading.keys import not_found, parse_key
+from app.domains.shared.reading.page_rows import NEWEST_FIRST
 from app.domains.shared.schemas import Brief
 from app.domains.user.models import User
 from app.domains.user.sessions import end_sessions
@@ -48,9 +47,6 @@ from app.utils.exceptions import (
 
 # The valid tokens of one user.
 MAX_API_TOKENS = 100
-
-_API_TOKENS = Documents(ApiTokenRead, ApiToken)
-_NEWEST_FIRST = ListQuery(sort="-id").order
 
 
 class AccountService(CredentialService):
@@ -90,7 +86,7 @@ class AccountService(CredentialService):
     async def sessions(self, query: PageQuery) -> Listing:
         """Return one page of the caller's sessions, the newest first."""
         own = {"user_id": self.caller.user_id, "session_id": self.caller.session_id}
-        return await fetch_page(self.session, statements.SELECT_SESSIONS, statements.COUNT_SESSIONS, query, own)
+        return await fetch_page(self.session, page_of_sessions(query.start), count_of_sessions(), query, own)
 
     async def end_session(self, session_id: int) -> None:
         """End one of the caller's sessions. Raises `NotFound` if it is not the caller's."""
@@ -194,11 +190,11 @@ class AccountService(CredentialService):
 
     async def own_api_tokens(self, query: PageQuery) -> Listing:
         """Return one page of the caller's API tokens, the newest first."""
-        return await self._api_tokens(_by_user, query, user_id=self.caller.user_id)
+        return await self._api_tokens(by_user, query, user_id=self.caller.user_id)
 
     async def all_api_tokens(self, query: PageQuery) -> Listing:
         """Return one page of the API tokens of all users, the newest first."""
-        return await self._api_tokens(_any_user, query)
+        return await self._api_tokens(any_user, query)
 
     async def revoke_api_token(self, token_id: int, *, own: bool) -> None:
         """Revoke an API token: with `own` only one of the caller's. Raises `NotFound` if there is no such token."""
@@ -213,8 +209,8 @@ class AccountService(CredentialService):
         self.session.forget_callers(revoked.user_id)
 
     async def _api_tokens(self, condition: Condition, query: PageQuery, **values: Any) -> Listing:
-        page = _API_TOKENS.page(_NEWEST_FIRST, condition)
-        return await fetch_page(self.session, page, _API_TOKENS.count(condition), query, values)
+        page = API_TOKENS.page(NEWEST_FIRST, condition, query.start)
+        return await fetch_page(self.session, page, API_TOKENS.count(condition), query, values)
 
 
 def _wrong_password() -> InvalidContent:
@@ -225,11 +221,3 @@ def _wrong_password() -> InvalidContent:
 def _access_level(condition: Condition) -> Executable:
     table = table_of(User)
     return select(table.c.id, table.c.access_level).where(condition(table))
-
-
-def _by_user(source: FromClause) -> ColumnElement[bool]:
-    return source.c.user_id == bindparam("user_id", type_=BigInteger)
-
-
-def _any_user(_source: FromClause) -> ColumnElement[bool]:
-    return literal_column("true")

@@ -6,7 +6,6 @@ Lock order of all statements: user, password, links, sessions, tokens.
 from sqlalchemy import text
 
 from app.core.http.authorisation import UNKNOWN_ADDRESS
-from app.core.prepared import FastStatement
 
 EXPIRED_PER_ATTEMPT = 4
 
@@ -315,25 +314,6 @@ REVOKE_API_TOKEN = text(
     )
     SELECT user_id FROM deleted
     """  # noqa: S608
-)
-
-SELECT_SESSIONS = FastStatement(
-    lambda: text(
-        """
-    WITH page AS MATERIALIZED (
-        SELECT id, created_at, last_used_at, expires_at, address, user_agent, scopes, id = :session_id AS current
-          FROM sessions WHERE user_id = :user_id AND expires_at > now()
-         ORDER BY id DESC LIMIT CAST(:limit AS bigint) + 1 OFFSET CAST(:offset AS bigint)
-    ), shown AS (
-        SELECT * FROM page ORDER BY id DESC LIMIT CAST(:limit AS bigint)
-    )
-    SELECT (SELECT count(*) FROM page) AS rows,
-           convert_to(coalesce((SELECT json_agg(shown) FROM shown), '[]')::text, 'UTF8') AS items
-    """
-    )
-)
-COUNT_SESSIONS = FastStatement(
-    lambda: text("SELECT count(*) AS total FROM sessions WHERE user_id = :user_id AND expires_at > now()")
 )
 
 SELECT_ME = text(

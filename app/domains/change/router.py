@@ -11,7 +11,7 @@ from app.domains.change.feed_schemas import FeedPage, FeedQuery
 from app.domains.change.schemas import ChangeQuery
 from app.domains.change.service import ChangeService
 from app.domains.shared.query.parameters import list_parameters
-from app.domains.shared.router import LIST, ChangeRead, Page, collection_router, page_response
+from app.domains.shared.router import EXPORT, ChangeRead, Page, collection_router, list_response
 
 router = collection_router("changes")
 
@@ -35,7 +35,7 @@ async def follow_changes(
     return await feed.read(query)
 
 
-@router.get("", response_model=Page[ChangeRead], responses=LIST, openapi_extra=requires("changes:read"))
+@router.get("", response_model=Page[ChangeRead], responses=EXPORT, openapi_extra=requires("changes:read"))
 async def list_changes(
     service: Service, query: Annotated[ChangeQuery, Depends(list_parameters(ChangeQuery))]
 ) -> Response:
@@ -44,4 +44,4 @@ async def list_changes(
     Contains only changes of objects that the caller may read; changes of users and API tokens require
     the scope `admin`.
     """
-    return page_response(await service.page(query), query)
+    return await list_response(await service.page(query), query)

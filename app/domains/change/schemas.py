@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from app.domains.collections import NAMES
-from app.domains.shared.query.filters import Digits, InstantParameter
-from app.domains.shared.query.pages import PageQuery
+from app.domains.collections import COLLECTIONS, NAMES
+from app.domains.shared.query.changes import ObjectChangeQuery
+from app.domains.shared.query.filters import Digits, InstantParameter, TextParameter
 from app.domains.shared.query.reference_parameters import ReferenceParameter, keys_of
 from app.domains.shared.schemas import Reference
 from app.utils.fault_codes import invalid
@@ -18,21 +18,28 @@ if TYPE_CHECKING:
 else:
     ChangeType = Literal[CHANGE_TYPES]
 
+# The members that changes of each type may have in `before` and `after`.
+MEMBERS: dict[ChangeType, tuple[str, ...]] = {
+    **{entry.name: entry.collection.recorded_members for entry in COLLECTIONS},
+    "api_tokens": ("name", "scopes", "expires_at", "user"),
+}
+
 # The id of a change in a query string.
 Id = Annotated[Reference, Digits]
 
 
-class ChangeQuery(PageQuery):
+class ChangeQuery(ObjectChangeQuery):
     """The parameters of the list of all changes."""
 
     type: ChangeType | None = Field(None, description="Only changes of this collection.")
     object_id: ReferenceParameter | None = Field(None, description="Only changes of this object; requires `type`.")
+    code: TextParameter | None = Field(
+        None, description="Only changes of objects that had this code at that time, ignoring case."
+    )
     actor_id: ReferenceParameter | None = Field(None, description="Only changes made by this user.")
     since: InstantParameter | None = Field(None, description="Only changes at or after this instant.")
 
-    before_id: Id | None = Field(
-        None, description="Only changes with an `id` less than this, to continue beyond the maximum `offset`."
-    )
+    before_id: Id | None = Field(None, description="Only changes with an `id` less than this.")
 
     @model_validator(mode="after")
     def _require_type(self) -> Self:

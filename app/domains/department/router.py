@@ -93,14 +93,14 @@ async def delete_department(
 @router.get(
     "/{reference}/changes",
     response_model=shared.Page[shared.ChangeRead],
-    responses=shared.SUBLIST,
+    responses=shared.SUBLIST_EXPORT,
     openapi_extra=REQUIRES_READ,
 )
 async def list_department_changes(
-    service: DepartmentServiceDep, reference: shared.Reference, query: shared.PageParameters
+    service: DepartmentServiceDep, reference: shared.Reference, query: shared.ChangeParameters
 ) -> Response:
     """List the changes of a department, newest first."""
-    return shared.page_response(await service.changes(reference, query), query)
+    return await shared.list_response(await service.changes(reference, query), query)
 
 
 @router.get(

@@ -115,14 +115,14 @@ async def delete_process(
 @router.get(
     "/{reference}/changes",
     response_model=shared.Page[shared.ChangeRead],
-    responses=shared.SUBLIST,
+    responses=shared.SUBLIST_EXPORT,
     openapi_extra=REQUIRES_READ,
 )
 async def list_process_changes(
-    service: ProcessServiceDep, reference: shared.Reference, query: shared.PageParameters
+    service: ProcessServiceDep, reference: shared.Reference, query: shared.ChangeParameters
 ) -> Response:
     """List the changes of a process, newest first."""
-    return shared.page_response(await service.changes(reference, query), query)
+    return await shared.list_response(await service.changes(reference, query), query)
 
 
 @router.get(

@@ -33,7 +33,7 @@ from app.domains.shared.models import Base, table_of
 from app.domains.shared.query.orders import OBJECT_SORTS, Order
 from app.domains.shared.query.pages import ListDeclaration
 from app.domains.shared.reading.documents import documents_of
-from app.domains.shared.reading.history_pages import all_changes
+from app.domains.shared.reading.history_rows import all_changes
 from app.domains.shared.reading.json_text import utf8
 from app.domains.shared.reading.streams import lines_of
 from app.domains.user.administrators import NOT_INITIALISED

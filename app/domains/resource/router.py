@@ -93,11 +93,11 @@ async def delete_resource(
 @router.get(
     "/{reference}/changes",
     response_model=shared.Page[shared.ChangeRead],
-    responses=shared.SUBLIST,
+    responses=shared.SUBLIST_EXPORT,
     openapi_extra=REQUIRES_READ,
 )
 async def list_resource_changes(
-    service: ResourceServiceDep, reference: shared.Reference, query: shared.PageParameters
+    service: ResourceServiceDep, reference: shared.Reference, query: shared.ChangeParameters
 ) -> Response:
     """List the changes of a resource, newest first."""
-    return shared.page_response(await service.changes(reference, query), query)
+    return await shared.list_response(await service.changes(reference, query), query)

@@ -96,14 +96,14 @@ async def delete_role(service: RoleServiceDep, reference: shared.Reference, cond
 @router.get(
     "/{reference}/changes",
     response_model=shared.Page[shared.ChangeRead],
-    responses=shared.SUBLIST,
+    responses=shared.SUBLIST_EXPORT,
     openapi_extra=REQUIRES_READ,
 )
 async def list_role_changes(
-    service: RoleServiceDep, reference: shared.Reference, query: shared.PageParameters
+    service: RoleServiceDep, reference: shared.Reference, query: shared.ChangeParameters
 ) -> Response:
     """List the changes of a role, newest first."""
-    return shared.page_response(await service.changes(reference, query), query)
+    return await shared.list_response(await service.changes(reference, query), query)
 
 
 @router.get(

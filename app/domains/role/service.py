@@ -13,7 +13,7 @@ HOLDERS = LinkSet("holders", RoleHolder, owner="role_id", target="user_id")
 
 
 class RoleService(CollectionService):
-    collection = Collection(Role, RoleRead, RoleCreate)
+    collection = Collection(Role, RoleRead, RoleCreate, history_members=("holders",))
 
 
 RoleServiceDep = Annotated[RoleService, Depends(RoleService.provide)]

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from app.domains.collections import NAMES
 from app.domains.shared.query.filters import Digits, TextParameter
-from app.domains.shared.query.pages import CursorQuery
+from app.domains.shared.query.pages import PageQuery
 from app.domains.shared.query.search import Q
 from app.domains.shared.schemas import Brief, Schema
 
@@ -18,7 +18,7 @@ else:
 MAX_RESULTS = 50
 
 
-class SearchQuery(CursorQuery):
+class SearchQuery(PageQuery):
     """The parameters of the search in all collections."""
 
     q: TextParameter = Field(description=Q.description, examples=["supplier invoice"])

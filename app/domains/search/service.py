@@ -46,11 +46,10 @@ class SearchService(RequestService):
         types = tuple(name for name in TYPES if name in requested and READ_SCOPES[name] in self.caller.scopes)
         if not types:
             return Listing(b"[]", 0 if query.count else None, has_more=False)
-        start: Start = query.position.start if query.position else "first"
         values: dict[str, Any] = {"filter_q": query.q, "readable": self.caller.readable}
         if query.position:
             values |= _positions(types, query.position)
-        listing = await fetch_page(self.session, _page(types, start), _count(types), query, values)
+        listing = await fetch_page(self.session, _page(types, query.start), _count(types), query, values)
         return Listing(_items(listing.items), listing.total, listing.has_more, listing.edges)
 
 

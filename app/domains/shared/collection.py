@@ -13,6 +13,9 @@ from app.domains.shared.models import Base, RegisterObject, model_of, table_of
 from app.domains.shared.rules import Link, Rule
 from app.domains.shared.schemas import ObjectFields, ObjectRead
 
+# Every change sets these members; the history has its own columns for them.
+BOOKKEEPING = ("id", "version", "created_at", "updated_at", "created_by", "updated_by")
+
 
 @dataclass(frozen=True, slots=True)
 class LinkSet:
@@ -76,7 +79,7 @@ class Collection:
 
     `read` is the schema of objects in responses. `body` is the schema of a whole object in requests; the result of a
     merge patch is also validated against it. `links` are the kinds of links that bodies list. `rules` check every
-    write.
+    write. `history_members` are the members that the history records, but no body has.
     """
 
     model: type[RegisterObject]
@@ -84,6 +87,13 @@ class Collection:
     body: type[ObjectFields]
     links: tuple[LinkSet, ...] = ()
     rules: tuple[type[Rule], ...] = ()
+    history_members: tuple[str, ...] = ()
+
+    @property
+    def recorded_members(self) -> tuple[str, ...]:
+        """The members that `before` and `after` of a change may have."""
+        names = dict.fromkeys((*self.read.model_fields, *self.history_members))
+        return tuple(name for name in names if name not in BOOKKEEPING)
 
     @property
     def name(self) -> str:

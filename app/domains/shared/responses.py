@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 from app.domains.shared.query.formats import MEDIA_TYPES
-from app.domains.shared.query.pages import Listing, ListQuery, PageQuery
+from app.domains.shared.query.pages import ExportQuery, Listing, PageQuery
 from app.domains.shared.query.parameters import page_urls
 from app.domains.shared.reading.documents import Document
 from app.domains.shared.reading.preconditions import Preconditions
@@ -143,7 +143,7 @@ def page_response(listing: Listing, query: PageQuery) -> Response:
     return Response(body, headers={"Link": link} if link else None, media_type=JSON)
 
 
-async def list_response(result: Listing | Export, query: ListQuery) -> Response:
+async def list_response(result: Listing | Export, query: ExportQuery) -> Response:
     """Return the response to a list, in the negotiated format."""
     if isinstance(result, Export):
         return await export_response(result, query.origin)

@@ -13,6 +13,7 @@ from app.domains.shared.bulk.responses import BULK, Atomic, DryRun, bulk_respons
 from app.domains.shared.bulk.schemas import Bulk, BulkAnswer
 from app.domains.shared.idempotency.route import IdempotentRoute
 from app.domains.shared.imports.requests import IMPORT, ImportAnswer, ImportRequestDep, accepts_files, import_response
+from app.domains.shared.query.changes import ChangeParameters
 from app.domains.shared.query.filters import Digits
 from app.domains.shared.query.parameters import PageParameters
 from app.domains.shared.reading.keys import REFERENCE_PATTERN
@@ -72,6 +73,7 @@ __all__ = [
     "Atomic",
     "Bulk",
     "BulkAnswer",
+    "ChangeParameters",
     "ChangeRead",
     "Conditions",
     "Depth",

@@ -107,11 +107,11 @@ async def delete_user(service: UserServiceDep, reference: shared.Reference, cond
 @router.get(
     "/{reference}/changes",
     response_model=shared.Page[shared.ChangeRead],
-    responses=shared.SUBLIST,
+    responses=shared.SUBLIST_EXPORT,
     openapi_extra=requires("admin"),
 )
 async def list_user_changes(
-    service: UserServiceDep, reference: shared.Reference, query: shared.PageParameters
+    service: UserServiceDep, reference: shared.Reference, query: shared.ChangeParameters
 ) -> Response:
     """List the changes of a user, newest first."""
-    return shared.page_response(await service.changes(reference, query), query)
+    return await shared.list_response(await service.changes(reference, query), query)

@@ -13,7 +13,13 @@ from app.domains.user.schemas import UserCreate, UserRead
 class UserService(CollectionService):
     """Creates users without a password: a new user signs in with a password link first."""
 
-    collection = Collection(User, UserRead, UserCreate, rules=(Administrators, NoCycleOfManagers))
+    collection = Collection(
+        User,
+        UserRead,
+        UserCreate,
+        rules=(Administrators, NoCycleOfManagers),
+        history_members=("password", "password_link"),
+    )
 
 
 UserServiceDep = Annotated[UserService, Depends(UserService.provide)]

@@ -147,6 +147,17 @@ async def test_unchanged_row_is_listed_once_despite_inserts_and_deletes(client: 
         assert len(seen) == len(set(seen))
 
 
+@pytest.mark.parametrize("sort", ["id", "-id", "created_at", "-created_at"])
+async def test_changed_row_is_listed_once_in_orders_that_do_not_change(client: httpx.AsyncClient, sort: str) -> None:
+    ids = [(await make_department(client, name=f"N{number}"))["id"] for number in range(9)]
+    seen: list[int] = []
+    async for page in pages(client, f"/departments?limit=2&sort={sort}", "next"):
+        seen += [item["id"] for item in page["items"]]
+        for key in ids:
+            assert (await client.patch(f"/departments/{key}", json={"name": f"M{len(seen)}-{key}"})).is_success
+    assert seen == (ids[::-1] if sort.startswith("-") else ids)
+
+
 async def test_page_whose_rows_are_deleted_is_empty(client: httpx.AsyncClient) -> None:
     ids = [(await make_role(client))["id"] for _ in range(6)]
     page = (await client.get("/roles?limit=2")).json()

@@ -26,10 +26,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by, array
 
+from app.domains.shared.collection import BOOKKEEPING
 from app.domains.shared.history.record import constant
 
-# Every change sets these members; the history has its own columns for them.
-_BOOKKEEPING = ("id", "version", "created_at", "updated_at", "created_by", "updated_by")
 _NULL = literal_column("'null'::jsonb", JSONB)
 _NOTHING = literal_column("'{}'::jsonb", JSONB)
 _EMPTY_LIST = literal_column("'[]'::jsonb", JSONB)
@@ -86,7 +85,7 @@ def _members(document: ColumnElement[Any], other: ColumnElement[Any], briefs: Se
     if briefs:
         key_ = case((key.in_([constant(name) for name in briefs]), key + constant("_id")), else_=key)
     differing = and_(
-        key.not_in([constant(name) for name in _BOOKKEEPING]),
+        key.not_in([constant(name) for name in BOOKKEEPING]),
         func.coalesce(_member(document, key_), _NULL).is_distinct_from(func.coalesce(_member(other, key_), _NULL)),
     )
     is_list = func.jsonb_typeof(value) == constant("array")

@@ -27,10 +27,24 @@ class Change(Base):
     __table_args__ = (
         enumeration("action", get_args(ChangeAction)),
         Index(f"ix_{__tablename__}_object", "type", "object_id", "id"),
-        Index(f"ix_{__tablename__}_actor_id", "actor_id", "id"),
-        Index(f"ix_{__tablename__}_type", "type", "id"),
+        # `action` comes first, because plans would replace an index that begins as the former one by it.
+        Index(f"ix_{__tablename__}_action", "action", "type", "id"),
+        Index(f"ix_{__tablename__}_actor", "actor_id", "action", "type", "id"),
         Index(f"ix_{__tablename__}_at", "at", "id"),
         Index(f"ix_{__tablename__}_transaction_id", "transaction_id", "id"),
+        Index(
+            f"ix_{__tablename__}_code",
+            text("fold(object_code)"),
+            "id",
+            postgresql_where=text("object_code IS NOT NULL"),
+        ),
+        # A short pending list (fastupdate), because every search reads all of it.
+        Index(
+            f"ix_{__tablename__}_members",
+            text("change_members(type, action, before, after)"),
+            postgresql_using="gin",
+            postgresql_with={"gin_pending_list_limit": "64"},
+        ),
     )
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)

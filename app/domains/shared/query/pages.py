@@ -30,11 +30,12 @@ from app.domains.shared.query.filters import (
 )
 from app.domains.shared.query.formats import Format
 from app.domains.shared.query.groups import Grouping
-from app.domains.shared.query.orders import OBJECT_SORTS, Order, SortKey
+from app.domains.shared.query.orders import OBJECT_SORTS, Order, SortKey, Start
 from app.domains.shared.query.reference_parameters import keys_of
 from app.domains.shared.query.representations import RepresentationQuery, representation
 from app.domains.shared.query.search import SEARCH
 from app.domains.shared.texts import DESCRIPTION_LENGTH, comparable_code
+from app.utils.exceptions import BadRequest
 from app.utils.fault_codes import described_pattern, invalid
 from app.utils.wording import counted
 
@@ -111,7 +112,7 @@ class Origin:
 
 
 class PageQuery(BaseModel):
-    """The parameters of a list with a fixed order."""
+    """The parameters of every list."""
 
     # Not `strict`: query parameters are text. `defer_build`: see `FilterQuery`.
     model_config = ConfigDict(defer_build=True, extra="forbid")
@@ -123,7 +124,12 @@ class PageQuery(BaseModel):
     count: Literal["exact"] | None = Field(
         None, description="`exact` returns the number of objects in the whole list as `total`."
     )
+    cursor: str | None = Field(
+        None, description="Position in the list, from `next` or `prev`; cannot be combined with `offset`."
+    )
     _origin: Origin | None = PrivateAttr(default=None)
+    # The content of the cursor, once its seal is verified.
+    _position: Position | None = PrivateAttr(default=None)
 
     @property
     def origin(self) -> Origin:
@@ -134,16 +140,6 @@ class PageQuery(BaseModel):
     def set_origin(self, origin: Origin) -> None:
         self._origin = origin
 
-
-class CursorQuery(PageQuery):
-    """The parameters of a list with cursors."""
-
-    cursor: str | None = Field(
-        None, description="Position in the list, from `next` or `prev`; cannot be combined with `offset`."
-    )
-    # The content of the cursor, once its seal is verified.
-    _position: Position | None = PrivateAttr(default=None)
-
     @property
     def position(self) -> Position | None:
         return self._position
@@ -151,11 +147,45 @@ class CursorQuery(PageQuery):
     def set_position(self, position: Position) -> None:
         self._position = position
 
+    @property
+    def start(self) -> Start:
+        """Where the page begins: at the beginning of the list, or after or before the position."""
+        return "first" if self._position is None else self._position.start
+
     @model_validator(mode="after")
     def _check_cursor_and_offset(self) -> Self:
         if self.cursor is not None and self.offset:
             raise invalid("two_places", member="offset")
         return self
+
+
+class ExportQuery(PageQuery):
+    """The parameters of a list that can also be streamed as a whole."""
+
+    csv: Literal["raw"] | None = Field(
+        None, description="`raw` leaves CSV cells unescaped, even those that a spreadsheet would evaluate as formulas."
+    )
+    # The format negotiated by `Accept`.
+    _format: Format = PrivateAttr(default="json")
+
+    @property
+    def format(self) -> Format:
+        return self._format
+
+    def set_format(self, format_: Format) -> None:
+        self._format = format_
+
+    def export_arguments(self) -> dict[str, Any]:
+        """Return the arguments of the statement of an export: the position and the limit.
+
+        Raises `BadRequest` for a position before which the list would be read.
+        """
+        if self.start == "before":
+            raise BadRequest("An export cannot be read backwards. Take the cursor from `next`.")
+        position = self.position.arguments() if self.position else {}
+        # The default limit of pages does not apply to exports.
+        limit = self.limit if "limit" in self.model_fields_set else None
+        return {"limit": limit, "offset": self.offset, **position}
 
 
 class FilterQuery(BaseModel):
@@ -205,22 +235,10 @@ class FilterQuery(BaseModel):
         return self
 
 
-class ListQuery(FilterQuery, CursorQuery, RepresentationQuery):
+class ListQuery(FilterQuery, ExportQuery, RepresentationQuery):
     """The parameters of the list of a collection; `list_query` adds those of its declaration."""
 
     sort: str | None = None
-    csv: Literal["raw"] | None = Field(
-        None, description="`raw` leaves CSV cells unescaped, even those that a spreadsheet would evaluate as formulas."
-    )
-    # The format negotiated by `Accept`.
-    _format: Format = PrivateAttr(default="json")
-
-    @property
-    def format(self) -> Format:
-        return self._format
-
-    def set_format(self, format_: Format) -> None:
-        self._format = format_
 
     @property
     def order(self) -> Order:
@@ -274,7 +292,7 @@ class Listing:
     total: int | None
     # Whether more rows follow in the direction of reading.
     has_more: bool
-    # The sort keys of the first and the last object; None if the page is empty or the list has no cursors.
+    # The sort keys of the first and the last object; None if the page is empty.
     edges: tuple[tuple[str, ...], tuple[str, ...]] | None = None
 
 
@@ -283,13 +301,14 @@ async def fetch_page(
 ) -> Listing:
     """Return one page of a list.
 
-    `page` returns one row: `rows`, one more than `limit` if more follow; `items`, a JSON array in bytes; and, if the
-    list has cursors, `edges`, the sort keys of the first and the last object as JSON. `count` returns the `total`.
+    `page` returns one row: `rows`, one more than `limit` if more follow; `items`, a JSON array in bytes; and `edges`,
+    the sort keys of the first and the last object as JSON. `count` returns the `total`.
     """
-    row = await session.fetch(page, limit=query.limit, offset=query.offset, **values)
+    position = query.position.arguments() if query.position else {}
+    row = await session.fetch(page, limit=query.limit, offset=query.offset, **position, **values)
     assert row is not None  # an aggregate always has a row
     total = await fetch_total(session, count, values) if query.count == "exact" else None
-    first, last = json.loads(row.get("edges") or "[null, null]")
+    first, last = json.loads(row["edges"])
     keys = None if first is None else (tuple(first), tuple(last))
     return Listing(row["items"], total, has_more=row["rows"] > query.limit, edges=keys)
 

@@ -10,10 +10,8 @@ from pydantic import BaseModel
 from app.core.http.query_models import QueryModel, query_of
 from app.domains.shared.query.formats import negotiate_format
 from app.domains.shared.query.pages import (
-    MAX_OFFSET,
-    CursorQuery,
+    ExportQuery,
     Listing,
-    ListQuery,
     Origin,
     PageQuery,
     Position,
@@ -38,10 +36,9 @@ class ListParameters(QueryModel[Q]):
         query = await super().__call__(request)
         state, scope = request.app.state, request.scope
         query.set_origin(Origin(scope["path"], state.tokens, state.streams, scope["state"].get("head", False)))
-        if isinstance(query, ListQuery):
+        if isinstance(query, ExportQuery):
             query.set_format(negotiate_format(request))
-        if isinstance(query, CursorQuery):
-            _read_cursor(query)
+        _read_cursor(query)
         return query
 
 
@@ -60,12 +57,10 @@ PageParameters = Annotated[PageQuery, Depends(list_parameters(PageQuery))]
 
 def page_urls(listing: Listing, query: PageQuery) -> dict[str, str | None]:
     """Return the relative URLs of the `next` and the `prev` page, None if there is no such page."""
-    if isinstance(query, CursorQuery):
-        return {"next": _cursor_url(listing, query, "after"), "prev": _cursor_url(listing, query, "before")}
-    return {"next": _next_url(listing, query), "prev": _prev_url(query)}
+    return {"next": _cursor_url(listing, query, "after"), "prev": _cursor_url(listing, query, "before")}
 
 
-def _read_cursor(query: CursorQuery) -> None:
+def _read_cursor(query: PageQuery) -> None:
     """Set the position of a query from its cursor. Raises `BadRequest` if the cursor belongs to another list."""
     if query.cursor is None:
         return
@@ -77,7 +72,7 @@ def _read_cursor(query: CursorQuery) -> None:
     query.set_position(Position(start, tuple(keys)))
 
 
-def _cursor_url(listing: Listing, query: CursorQuery, start: Literal["after", "before"]) -> str | None:
+def _cursor_url(listing: Listing, query: PageQuery, start: Literal["after", "before"]) -> str | None:
     position = query.position
     direction = "after" if position is None else position.start
     # Against the direction of reading, there is a page if this one was reached by a cursor or an offset.
@@ -92,7 +87,7 @@ def _cursor_url(listing: Listing, query: CursorQuery, start: Literal["after", "b
     return _url(query, cursor=query.origin.tokens.seal(_encode_json([start, *keys]), _cursor_binding(query)))
 
 
-def _cursor_binding(query: CursorQuery) -> str:
+def _cursor_binding(query: PageQuery) -> str:
     """Return the text that a cursor is bound to: the path of the list, its order and its filters."""
     # These parameters do not change the position of an object.
     excluded = {"cursor", "limit", "offset", "count", "fields", "embed", "csv"}
@@ -100,11 +95,6 @@ def _cursor_binding(query: CursorQuery) -> str:
     # The order of the values of one parameter does not matter. References are integers or texts.
     binding = {name: sorted(value, key=str) if isinstance(value, list) else value for name, value in parameters.items()}
     return f"{query.origin.path}?{urlencode(sorted(binding.items()), doseq=True)}"
-
-
-def _next_url(listing: Listing, query: PageQuery) -> str | None:
-    offset = query.offset + query.limit
-    return _url(query, offset=offset) if listing.has_more and offset <= MAX_OFFSET else None
 
 
 def _prev_url(query: PageQuery) -> str | None:

@@ -30,7 +30,7 @@ from app.core.prepared import fast_statement
 from app.domains.shared.history.feed_state import FeedState, horizon, is_current
 from app.domains.shared.history.models import Change
 from app.domains.shared.models import table_of
-from app.domains.shared.reading.history_pages import select_members
+from app.domains.shared.reading.history_rows import select_members
 from app.domains.shared.reading.json_text import utf8
 
 # The position before all changes that are not settled; `live_from` takes its place.

@@ -40,7 +40,7 @@ from app.core.prepared import fast_statement
 from app.domains.shared.collection import Collection
 from app.domains.shared.history.diff import changed_members, jsonb_or_null, nonempty_or_null
 from app.domains.shared.models import Base, folded, table_of
-from app.domains.shared.query.orders import Condition, Order, Start, opaque_parameter
+from app.domains.shared.query.orders import Condition, Order, Start
 from app.domains.shared.query.representations import Members
 from app.domains.shared.reading.cells import links_cell, plain_cell, reference_cell
 from app.domains.shared.reading.json_text import (
@@ -56,6 +56,7 @@ from app.domains.shared.reading.json_text import (
     nested_schema,
     utf8,
 )
+from app.domains.shared.reading.page_rows import page_cte, page_result
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,17 +126,13 @@ class Documents:
         The parameters are `limit`, `offset`, those of the condition and, unless `start` is "first", those of the
         position. `edges` has the sort keys of the first and the last object, as JSON.
         """
-        backwards = start == "before"
         table = self._mapper.local_table.alias("o")
-        limit = opaque_parameter("limit")
         found = order.page(table, condition, start).cte("found").prefix_with("MATERIALIZED")
-        rows = select(found).order_by(*order.clauses(found, backwards=backwards)).limit(limit)
-        page = rows.cte("page").prefix_with("MATERIALIZED")
+        page = page_cte(found, order, start)
         joined, body = self._documents_of(page, members)
         bodies = func.string_agg(body, aggregate_order_by(literal_column("','", Text), *order.clauses(page)))
         items = select(utf8(json_array(bodies))).select_from(joined).scalar_subquery()
-        count = select(func.count()).select_from(found).scalar_subquery()
-        return select(count.label("rows"), items.label("items"), _edges(page, order).label("edges"))
+        return page_result(found, page, items, order)
 
     @fast_statement(256)
     def export(
@@ -313,14 +310,3 @@ class Documents:
                 yield name, briefs_of_page(relationship, page)
             else:
                 yield name, links_of_page(relationship, nested_schema(annotation), page)
-
-
-def _edges(page: CTE, order: Order) -> ColumnElement[str]:
-    """Return the JSON text of the sort keys, as texts, of the first and the last row; null for both without rows."""
-    keys = func.json_build_array(*(cast(key, Text) for key in order.keys(page)))
-    first, last = (
-        select(keys).select_from(page).order_by(*order.clauses(page, backwards=backwards)).limit(literal_column("1"))
-        for backwards in (False, True)
-    )
-    edges = func.json_build_array(first.scalar_subquery(), last.scalar_subquery())
-    return cast(edges, Text)

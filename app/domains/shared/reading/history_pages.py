@@ -1,167 +1,200 @@
-"""The lists of changes: of one object, and of all objects."""
+"""The lists of changes: of one object, and of all objects.
 
-from functools import cache, lru_cache
+Changes are listed by id, the newest first. Each way to read the first ones looks at a number of rows that depends on
+the page, and not on how many changes match, whatever the values of the filters are. The statements are prepared, so
+the planner does not know these values: the conditions leave only one index with which it can avoid a sort.
+"""
+
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     ColumnElement,
-    DateTime,
     FromClause,
-    Interval,
     Select,
     String,
     and_,
     bindparam,
-    case,
+    column,
     func,
     literal_column,
     select,
+    true,
+    tuple_,
+    union,
 )
 
 from app.core.database import RegisterSession
 from app.core.prepared import fast_statement
 from app.domains.shared.history.models import Change
-from app.domains.shared.history.record import constant
-from app.domains.shared.models import RegisterObject, table_of
-from app.domains.shared.query.orders import Condition
-from app.domains.shared.query.pages import Listing, PageQuery, fetch_page, fetch_total
-from app.domains.shared.reading.documents import by_id
-from app.domains.shared.reading.json_text import json_list, utf8
+from app.domains.shared.models import folded, table_of
+from app.domains.shared.query.orders import Condition, Start
+from app.domains.shared.query.pages import ExportQuery, Listing, fetch_page, fetch_total
+from app.domains.shared.reading.history_rows import CELLS, cells_of_rows, documents_of_rows, select_members
+from app.domains.shared.reading.history_selection import (
+    ChangeFilters,
+    ChangeSelection,
+    ObjectOfChanges,
+    actor_key,
+    code_key,
+    has_member,
+)
+from app.domains.shared.reading.json_text import json_list
+from app.domains.shared.reading.page_rows import NEWEST_FIRST, page_cte, page_result
+from app.domains.shared.reading.streams import Export
 
-# The changes of one user or of one collection are read from the index whose leading column is one of these.
-_LEADING = ("actor_id", "type")
+# The columns of an index before `id`, each with its value, by the name of the filter.
+Key = Mapping[str, tuple[ColumnElement[Any], ColumnElement[Any]]]
+# The newest changes among which members are looked for without their index.
+WINDOW = 10_000
 
 
-async def page_of_changes(
-    session: RegisterSession, condition: Condition, query: PageQuery, leading: str | None = None, **values: Any
-) -> Listing:
-    """Return one page of the changes that a condition selects, the newest first.
+async def list_changes(
+    session: RegisterSession,
+    filters: ChangeFilters,
+    query: ExportQuery,
+    object_: ObjectOfChanges | None = None,
+    **values: Any,
+) -> Listing | Export:
+    """Return one page of the changes that the filters select, the newest first, or an export.
 
-    `leading` is the leading column of the index to use, if any; the condition must select one value of it.
+    Raises `BadRequest` if an export would be read backwards.
     """
-    return await fetch_page(session, _page(condition, leading), _count(condition), query, values)
+    selection, values = filters.selection(object_), filters.arguments() | values
+    if query.format == "json":
+        return await fetch_page(session, _page(selection, query.start), _count(selection), query, values)
+    values |= query.export_arguments()
+    as_table = query.format == "csv"
+    statement = _export(selection, query.start, as_table=as_table)
+    return Export("changes", statement, values, CELLS if as_table else None, raw=query.csv == "raw")
 
 
-@fast_statement()
-def all_changes() -> Select[Any]:
-    """Return the statement of the whole history, the oldest change first; each row has a `body`."""
-    table = table_of(Change).alias("change")
-    row = select_members(table).order_by(table.c.id).subquery("d")
-    return select(utf8(func.row_to_json(row.table_valued())).label("body"))
-
-
-async def has_changes(session: RegisterSession, condition: Condition, **values: Any) -> bool:
-    """Return whether a condition selects at least one change."""
-    return bool(await fetch_total(session, _count(condition), values))
-
-
-@cache
-def changes_of(model: type[RegisterObject], condition: Condition) -> Condition:
-    """Return the condition of the changes of the object that `condition` selects by its parameter `key`.
-
-    With `by_id` the object may have been deleted.
-    """
-
-    def is_of_object(source: FromClause) -> ColumnElement[bool]:
-        object_id: ColumnElement[Any] = bindparam("key", type_=BigInteger)
-        if condition is not by_id:
-            table = table_of(model).alias("named")
-            object_id = select(table.c.id).where(condition(table)).scalar_subquery()
-        return and_(source.c.type == constant(model.__tablename__), source.c.object_id == object_id)
-
-    return is_of_object
-
-
-def leading_column(filters: frozenset[str]) -> str | None:
-    """Return the leading column of the index that serves a list with these filters, or None for the primary key."""
-    if "object_id" in filters:
-        return None  # an object has few changes, and `ix_changes_object` finds them
-    return next((name for name in _LEADING if name in filters), None)
-
-
-@lru_cache(maxsize=256)
-def changes_where(filters: frozenset[str], types: frozenset[str]) -> Condition:
-    """Return the condition of the changes of `types` that match the named filters.
-
-    Each filter is a parameter of the same name.
-    """
-    leading = leading_column(filters)
-
-    def matches(source: FromClause) -> ColumnElement[bool]:
-        operands: dict[str, ColumnElement[Any]] = {
-            "type": bindparam("type", type_=String),
-            "object_id": bindparam("object_id", type_=BigInteger),
-            "actor_id": bindparam("actor_id", type_=BigInteger),
-        }
-        conditions: list[ColumnElement[bool]] = []
-        for name, value in operands.items():
-            if name == leading:
-                # A range of one value: with an equality the planner drops the column from the ORDER BY, and may then
-                # scan the whole primary key backwards to find the few changes of a user.
-                conditions.append(source.c[name].between(value, value))
-            elif name in filters:
-                conditions.append(source.c[name] == value)
-        if "since" in filters:
-            conditions += _since(source)
-        if "before_id" in filters:
-            conditions.append(source.c.id < bindparam("before_id", type_=BigInteger))
-        if "type" not in filters:
-            conditions.append(
-                source.c.type.in_([constant(name) for name in sorted(types)]) if types else literal_column("false")
-            )
-        return and_(literal_column("true"), *conditions)
-
-    return matches
-
-
-def _since(source: FromClause) -> list[ColumnElement[bool]]:
-    since = bindparam("since", type_=DateTime(timezone=True))
-    # `at` is a time in the transaction that assigned the id. As no transaction takes a day, and no clock is set back by
-    # one, a change more than a day before `since` has a smaller id than every change since then: this lower bound ends
-    # the backward scan of the primary key.
-    older = table_of(Change).alias("older")
-    newest = select(older.c.id).where(older.c.at < since - literal_column("interval '1 day'", Interval))
-    last_id = newest.order_by(older.c.at.desc(), older.c.id.desc()).limit(literal_column("1")).scalar_subquery()
-    return [source.c.at >= since, source.c.id > func.coalesce(last_id, literal_column("0"))]
+async def has_changes(session: RegisterSession, object_: ObjectOfChanges, **values: Any) -> bool:
+    """Return whether an object has at least one change."""
+    return bool(await fetch_total(session, _count(object_), values))
 
 
 @fast_statement(256)
-def _page(condition: Condition, leading: str | None) -> Select[Any]:
-    """Return the statement of a page: `rows` (one more than `limit` if more follow) and `items`."""
+def _page(selection: ChangeSelection, start: Start) -> Select[Any]:
+    """Return the statement of a page, as `fetch_page` reads it."""
     table = table_of(Change).alias("change")
-    limit = bindparam("limit", type_=BigInteger)
-    order = [table.c.id.desc()] if leading is None else [table.c[leading].desc(), table.c.id.desc()]
-    query = select(*table.c).where(condition(table)).order_by(*order).limit(limit + literal_column("1"))
-    page = query.offset(bindparam("offset", type_=BigInteger)).cte("page").prefix_with("MATERIALIZED")
-    items = select_members(page).order_by(page.c.id.desc()).limit(limit).subquery("d")
-    count = select(func.count()).select_from(page).scalar_subquery()
-    return select(count.label("rows"), json_list(items).label("items"))
-
-
-def select_members(source: FromClause) -> Select[Any]:
-    """Select the members of `ChangeRead`."""
-    actor = func.json_build_object(constant("id"), source.c.actor_id, constant("name"), source.c.actor_name)
-    item = func.json_build_object(
-        *(constant("id"), source.c.object_id),
-        *(constant("code"), source.c.object_code),
-        *(constant("name"), source.c.object_name),
-    )
-    return select(
-        source.c.id,
-        source.c.at,
-        case((source.c.actor_id.is_not(None), actor)).label("actor"),
-        source.c.request_id,
-        source.c.message,
-        source.c.type,
-        item.label("object"),
-        source.c.action,
-        source.c.before,
-        source.c.after,
-    )
+    ids = _first_ids(table, selection, start).subquery("ids")
+    # The ids are few, but the planner does not know it: LATERAL with OFFSET 0 forces one look-up for each of them.
+    row = select(*table.c).where(table.c.id == ids.c.id).offset(literal_column("0")).lateral("row")
+    rows = select(*row.c).select_from(ids.join(row, true()))
+    found = NEWEST_FIRST.limit_to_page(rows, row, start, replan=True).cte("found").prefix_with("MATERIALIZED")
+    page = page_cte(found, NEWEST_FIRST, start)
+    items = json_list(select_members(page).order_by(*NEWEST_FIRST.clauses(page)).subquery("d"))
+    return page_result(found, page, items, NEWEST_FIRST)
 
 
 @fast_statement(256)
 def _count(condition: Condition) -> Select[Any]:
     table = table_of(Change).alias("change")
     return select(func.count().label("total")).select_from(table).where(condition(table))
+
+
+@fast_statement(256)
+def _export(selection: ChangeSelection, start: Start, *, as_table: bool) -> Select[Any]:
+    """Return the statement of the whole list, or of its part after the position, one row per change."""
+    table = table_of(Change).alias("change")
+    rows = select(*table.c).where(*selection.conditions(table), selection.ids_between(table.c.id, start))
+    rows = rows.order_by(*NEWEST_FIRST.clauses(table)).limit(bindparam("limit", type_=BigInteger))
+    # The limit is inside the subquery, so that rows are formatted one by one, for the limited ones only.
+    limited = rows.offset(bindparam("offset", type_=BigInteger)).subquery("s")
+    return cells_of_rows(limited) if as_table else documents_of_rows(select_members(limited))
+
+
+def _first_ids(table: FromClause, selection: ChangeSelection, start: Start) -> Select[Any]:
+    """Select the ids of the first changes, at least as many as the page needs."""
+    key, filters = _leading_key(table, selection), selection.filters
+    if "members" in filters and not key:
+        return _first_with_member(table, selection, start)
+    if "actor_id" in key or (filters & {"types", "actions"} and not key):
+        return _first_by_type_and_action(table, selection, start, key)
+    return _first_of_key(table, selection, start, key)
+
+
+def _leading_key(table: FromClause, selection: ChangeSelection) -> Key:
+    """Return the first columns of the index that has the fewest changes; none for the primary key."""
+    if selection.object is not None:
+        return {"type": (table.c.type, selection.object.type), "object": (table.c.object_id, selection.object.id)}
+    if "object_id" in selection.filters:
+        type_, object_id = bindparam("type", type_=String), bindparam("object_id", type_=BigInteger)
+        return {"types": (table.c.type, type_), "object_id": (table.c.object_id, object_id)}
+    if "code" in selection.filters:
+        return {"code": (folded(table.c.object_code), code_key())}
+    return {"actor_id": (table.c.actor_id, actor_key())} if "actor_id" in selection.filters else {}
+
+
+def _first_of_key(source: FromClause, selection: ChangeSelection, start: Start, key: Key) -> Select[Any]:
+    """Select the first ids of one key: the columns before `id` in an index, by the filter that each replaces.
+
+    Row comparisons bound the scan of the index on all its columns. Equalities would remove these columns from the ORDER
+    BY; the planner may then scan the whole primary key to find the few changes of a key.
+    """
+    columns, values = [column for column, _ in key.values()], [value for _, value in key.values()]
+    lower, upper = selection.bounds(start)
+    if columns:
+        row = tuple_(*columns, source.c.id)
+        between = and_(row > tuple_(*values, lower), row < tuple_(*values, upper))
+    else:
+        between = and_(source.c.id > lower, source.c.id < upper)
+    rows = select(source.c.id).where(between, *selection.conditions(source, indexed=frozenset(key)))
+    return _limited(rows, [*columns, source.c.id], start)
+
+
+def _first_by_type_and_action(table: FromClause, selection: ChangeSelection, start: Start, key: Key) -> Select[Any]:
+    """Select the first ids of each type and action, which are few."""
+    type_, action = (
+        func.unnest(bindparam(name, type_=ARRAY(String)))
+        .table_valued(column("value", String))
+        .render_derived(name=name)
+        for name in ("types", "actions")
+    )
+    whole_key = {**key, "actions": (table.c.action, action.c.value), "types": (table.c.type, type_.c.value)}
+    branch = _first_of_key(table, selection, start, whole_key).lateral("branch")
+    return select(branch.c.id).select_from(type_.join(action, true()).join(branch, true()))
+
+
+def _values(name: str) -> FromClause:
+    """Return the values of a parameter as rows."""
+    values = func.unnest(bindparam(name, type_=ARRAY(String)))
+    return values.table_valued(column("value", String)).render_derived(name=name)
+
+
+def _first_with_member(table: FromClause, selection: ChangeSelection, start: Start) -> Select[Any]:
+    """Select the first ids of changes with a member.
+
+    If the member is frequent, the newest changes have enough of them. If not, the index on members has few of them, but
+    not in the order of `id`.
+    """
+    newest = select(*table.c).where(selection.ids_between(table.c.id, start)).order_by(_in_order(table.c.id, start))
+    window = newest.limit(literal_column(str(WINDOW))).subquery("window")
+    found = select(window.c.id).where(*selection.conditions(window))
+    frequent = _limited(found, [window.c.id], start).cte("frequent").prefix_with("MATERIALIZED")
+    is_rare = select(func.count()).select_from(frequent).scalar_subquery() < _page_end()
+    # The values of the index on members include type and action. `id + 0` and OFFSET 0 keep the planner from scanning
+    # the primary key.
+    conditions = selection.conditions(table, indexed=frozenset({"types", "actions", "members"}))
+    between = selection.ids_between(table.c.id + literal_column("0"), start)
+    matches = select(table.c.id).where(is_rare, has_member(table), between, *conditions)
+    fenced = matches.offset(literal_column("0")).subquery("matches")
+    rare = _limited(select(fenced.c.id), [fenced.c.id], start).subquery("rare")
+    both = union(select(frequent.c.id), select(rare.c.id)).subquery("both")
+    return select(both.c.id)
+
+
+def _limited(rows: Select[Any], keys: Sequence[ColumnElement[Any]], start: Start) -> Select[Any]:
+    return rows.order_by(*(_in_order(key, start) for key in keys)).limit(_page_end())
+
+
+def _in_order(key: ColumnElement[Any], start: Start) -> ColumnElement[Any]:
+    return key if start == "before" else key.desc()
+
+
+def _page_end() -> ColumnElement[int]:
+    limit, offset = (bindparam(name, type_=BigInteger) for name in ("limit", "offset"))
+    return limit + offset + literal_column("1")

@@ -7,19 +7,20 @@ from app.core.database import RegisterSession
 from app.core.request_service import RequestService
 from app.domains.shared.collection import Collection, LinkSet
 from app.domains.shared.models import RegisterObject
+from app.domains.shared.query.changes import ObjectChangeQuery
 from app.domains.shared.query.filters import FixedLink
 from app.domains.shared.query.link_filters import fixed_link
-from app.domains.shared.query.orders import Condition, Order, Start
-from app.domains.shared.query.pages import FilterQuery, Listing, ListQuery, PageQuery, fetch_page
+from app.domains.shared.query.orders import Condition, Order
+from app.domains.shared.query.pages import FilterQuery, Listing, ListQuery, fetch_page
 from app.domains.shared.query.ranking import search_order
 from app.domains.shared.query.representations import Members
 from app.domains.shared.reading.documents import Document, Documents, documents_of
-from app.domains.shared.reading.history_pages import changes_of, has_changes, page_of_changes
+from app.domains.shared.reading.history_pages import has_changes, list_changes
+from app.domains.shared.reading.history_selection import ChangeFilters, ObjectOfChanges
 from app.domains.shared.reading.keys import Key, not_found, parse_key, select_id
 from app.domains.shared.reading.reference_keys import replace_keys
 from app.domains.shared.reading.stats import MAX_GROUPS, Counts, StatsQuery
 from app.domains.shared.reading.streams import Export
-from app.utils.exceptions import BadRequest
 
 
 class CollectionReader(RequestService):
@@ -75,25 +76,38 @@ class CollectionReader(RequestService):
         may_be_missing = isinstance(listing, Export) or listing.items == b"[]"
         if may_be_missing and not await self._exists(other, key):
             raise not_found(other)
+        return await self._without_connection(listing)
+
+    async def changes(self, reference: str, query: ObjectChangeQuery) -> Listing | Export:
+        """Return one page of the history of one object, the newest change first, or an export.
+
+        The reference may also be the `id` of a deleted object. Raises `InvalidContent` if no object of the collection
+        has a field that the query asks for.
+        """
+        query.check_members(self.collection.recorded_members)
+        key = parse_key(reference, self.model)
+        filters = ChangeFilters((self.collection.name,), by_type=False, actions=query.action, members=query.member)
+        object_ = ObjectOfChanges(self.model, key.condition)
+        listing = await list_changes(self.session, filters, query, object_, key=key.value)
+        may_be_missing = isinstance(listing, Export) or listing.items == b"[]"
+        if may_be_missing and not await self._has_history(key):
+            raise not_found(self.model)
+        return await self._without_connection(listing)
+
+    async def _has_history(self, key: Key) -> bool:
+        """Return whether an object exists, or existed."""
+        if await self._exists(self.model, key):
+            return True
+        return await has_changes(self.session, ObjectOfChanges(self.model, key.condition), key=key.value)
+
+    async def _without_connection(self, listing: Listing | Export) -> Listing | Export:
+        """Return the listing, and before an export also the request's connection.
+
+        The stream takes another connection from the pool; holding both could exhaust the pool.
+        """
         if isinstance(listing, Export):
-            # The stream takes another connection from the pool; holding this one as well could exhaust the pool.
             await self.session.release()
         return listing
-
-    async def changes(self, reference: str, query: PageQuery) -> Listing:
-        """Return one page of the history of one object, the newest change first.
-
-        The reference may also be the `id` of a deleted object.
-        """
-        key = parse_key(reference, self.model)
-        condition = changes_of(self.model, key.condition)
-        listing = await page_of_changes(self.session, condition, query, key=key.value)
-        if listing.items != b"[]" or await self._exists(self.model, key):
-            return listing
-        # A page beyond the end of a deleted object's history is empty, but exists.
-        if query.offset and await has_changes(self.session, condition, key=key.value):
-            return listing
-        raise not_found(self.model)
 
     async def _exists(self, model: type[RegisterObject], key: Key) -> bool:
         return await self.session.scalar(select_id(model, key.condition), {"key": key.value}) is not None
@@ -101,13 +115,9 @@ class CollectionReader(RequestService):
     async def _page(self, query: ListQuery, link: FixedLink | None = None, **values: Any) -> Listing | Export:
         condition, arguments = query.selection(link)
         values |= arguments
-        start: Start = "first"
         if condition is not None:
             self._require_readable(query)
             await replace_keys(self.session, self.caller, values, query.keyed)
-        if query.position is not None:
-            start = query.position.start
-            values |= query.position.arguments()
         order: Order = query.order
         other_filters = condition
         if query.is_search:
@@ -116,15 +126,14 @@ class CollectionReader(RequestService):
             other_filters, _ = query.selection(link, include_search=False)
         if query.format != "json":
             return self._export(query, order, condition, values)
-        page = self.documents.page(order, other_filters, start, query.members)
+        page = self.documents.page(order, other_filters, query.start, query.members)
         return await fetch_page(self.session, page, self.documents.count(condition), query, values)
 
     def _require_readable(self, query: FilterQuery) -> None:
         self.caller.require(*(f"{collection}:read" for collection in query.reads))
 
     def _export(self, query: ListQuery, order: Order, condition: Condition | None, values: dict[str, Any]) -> Export:
-        if query.position is not None and query.position.start == "before":
-            raise BadRequest("An export cannot be read backwards. Take the cursor from `next`.")
+        values |= query.export_arguments()
         as_table = query.format == "csv"
         statement = self.documents.export(
             order,
@@ -134,9 +143,6 @@ class CollectionReader(RequestService):
             as_table=as_table,
             with_external_ids=self.caller.readable,
         )
-        # The default limit of pages does not apply to exports.
-        values["limit"] = query.limit if "limit" in query.model_fields_set else None
-        values["offset"] = query.offset
         header = self.documents.header(query.members) if as_table else None
         return Export(self.model.__tablename__, statement, values, header, raw=query.csv == "raw")
 
