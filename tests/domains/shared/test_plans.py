@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping
+from itertools import product
 from typing import Any
 
 import asyncpg
@@ -89,6 +90,7 @@ LINK_DETAILS = {
 LINK_SETS = {links.table.name: links for each in DECLARATIONS.values() for links in each.links} | {
     HOLDERS.table.name: HOLDERS
 }
+PAIRS = {"ix_process_roles_role_id", "pk_process_roles"}
 # These tests do not search, and splitting a million texts into words takes a minute.
 WITHOUT_WORDS = """
     CREATE OR REPLACE FUNCTION search_name_words(code text, name text) RETURNS tsvector
@@ -137,7 +139,12 @@ SELDOM = {
     "timezone": "Asia/Tokyo",
 }
 # A common value of an own field alone selects nearly all rows, so it is combined with an object at the other end.
-COMBINED = {"relation": "department_id", "usage": "resource_id", "responsibility": "role_id"}
+COMBINED = {
+    "relation": "department_id",
+    "usage": "resource_id",
+    "responsibility": "role_id",
+    "responsibility_match": "role_id",
+}
 
 
 def values_of(name: str) -> list[Any]:
@@ -239,6 +246,16 @@ async def fill(connection: asyncpg.Connection, table: str) -> None:
         await connection.execute(index["indexdef"])
 
 
+def absences_of_links(collection: str) -> set[str]:
+    """Return the filters by the absence of links. See `test_absence_of_links_is_found_in_one_pass`."""
+    names = set()
+    for links in LINK_SETS.values():
+        for end, other in ((links.owner_model, links.target), (links.target_model, links.owner)):
+            if end is MODELS[collection]:
+                names.add(f"{other}__null")
+    return names
+
+
 def orders(declaration_of: type[ListQuery]) -> list[str]:
     names = list(declaration_of.declaration.sorts)
     return [*names, *(f"-{name}" for name in names), "-updated_at,name", "name,-created_at"]
@@ -275,7 +292,7 @@ async def test_no_filter_scans_the_table(large: asyncpg.Connection, collection: 
     query, documents = LISTS[collection], DOCUMENTS[collection]
     faults, tried = [], 0
     # See test_search_plans.py for `q`.
-    names = query.declaration.parameters.keys() - {"q"}
+    names = query.declaration.parameters.keys() - {"q"} - absences_of_links(collection)
     # The usual order, and one that is not in the indexes of filters.
     sort = "-name" if collection in {"processes", "users"} else "id"
     for name in names:
@@ -313,6 +330,52 @@ async def test_keys_of_references_are_looked_up_by_their_unique_indexes(
     assert sum(rows_read(node) for node in scans) <= len(keys) * MAX_VALUES
 
 
+@every_collection
+async def test_absence_of_links_is_found_in_one_pass(large: asyncpg.Connection, collection: str) -> None:
+    query, documents = LISTS[collection], DOCUMENTS[collection]
+    for name in absences_of_links(collection):
+        for sort, value in product(("id", "-name"), (True, False)):
+            selection, arguments = query(**{name: value}).selection()
+            plan = await plan_of(large, documents.page(Order(sort, query.declaration), selection), **arguments)
+            scans = [node for node in plan if "Relation Name" in node]
+            # One object in ten thousand has no link, so all objects and links may be read, each once.
+            assert len(scans) == 2, (name, sort, scans)
+            assert max(map(rows_read, scans)) <= ROWS, (name, sort, scans)
+
+
+@pytest.mark.parametrize(
+    ("collection", "query", "indexes"),
+    [
+        ("processes", {"criticality": ["low"], "criticality__null": True}, {"ix_processes_criticality"}),
+        ("processes", {"owner_id": [77], "owner_id__null": True}, {"ix_processes_owner_id"}),
+        ("users", {"department_within": 100, "department_id__null": True}, {"ix_users_department_id"}),
+        ("users", {"department_within__not": 100, "department_id": [77]}, {"ix_users_department_id"}),
+        ("processes", {"role_id__null": True, "kind": ["core"]}, {"ix_processes_kind", "pk_process_roles"}),
+        ("processes", {"role_id__null": True, "within": 100}, {"pk_processes", "pk_process_roles"}),
+        ("processes", {"role_id__not": [77], "kind": ["core"]}, {"ix_processes_kind", "ix_process_roles_role_id"}),
+        ("processes", {"role_id": [77], "responsibility": ["informed"], "responsibility_match": "none"}, PAIRS),
+        ("processes", {"role_id": [77], "responsibility": ["informed"], "responsibility_match": "all"}, PAIRS),
+        ("processes", {"role_id": [77, 78], "role_match": "all"}, {"ix_process_roles_role_id"}),
+        ("departments", {"process_id": [77]}, {"pk_process_departments", "pk_departments"}),
+        ("departments", {"process_within": 100}, {"pk_process_departments", "pk_departments"}),
+        ("locations", {"process_id": [77]}, {"pk_process_locations", "pk_locations"}),
+        ("resources", {"process_id": [77], "usage": ["uses"]}, {"pk_process_resources", "pk_resources"}),
+        ("roles", {"process_id": [77], "responsibility": ["informed"]}, {"pk_process_roles", "pk_roles"}),
+        ("roles", {"user_id": [77]}, {"ix_role_holders_user_id", "pk_roles"}),
+        ("users", {"role_id": [77]}, {"pk_role_holders", "pk_users"}),
+    ],
+)
+async def test_combined_filters_use_indexes(
+    large: asyncpg.Connection, collection: str, query: dict[str, Any], indexes: set[str]
+) -> None:
+    selection, arguments = LISTS[collection](**query).selection()
+    for sort in ("id", "-name"):
+        order = Order(sort, LISTS[collection].declaration)
+        plan = await plan_of(large, DOCUMENTS[collection].page(order, selection), **arguments)
+        assert sum(rows_read(node) for node in plan if "Relation Name" in node) < 20 * LIMIT, (sort, plan)
+        assert indexes <= {node.get("Index Name") for node in plan}, (sort, plan)
+
+
 @pytest.mark.parametrize("value", [9, 77, 4_999])
 @pytest.mark.parametrize(
     ("link_set", "query"),
@@ -342,10 +405,11 @@ def valid_queries(query: type[ListQuery], name: str) -> Iterator[ListQuery]:
     """Yield queries with one parameter and those that it requires, for each of its valid values."""
     found = 0
     parameters = query.declaration.parameters
-    needed = parameters[name].requires or COMBINED.get(name)
-    if needed is not None and needed not in parameters:
-        needed = "process_id"  # the list of the other end
-    required = {} if needed is None else {needed: [77, 78] if needed.endswith("_id") else values_of(needed)[1:2]}
+    required = {}
+    for needed in {parameters[name].requires, COMBINED.get(name)} - {None}:
+        # The lists of the other end have the filter by processes.
+        other = needed if needed in parameters else "process_id"
+        required[other] = [77, 78] if other.endswith("_id") else values_of(other)[1:2]
     for value in ["any", "all", "none"] if name.endswith("_match") else values_of(name):
         given: Mapping[str, Any] = {name: [value] if parameters[name].is_list else value, **required}
         try:

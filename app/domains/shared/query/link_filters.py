@@ -6,13 +6,11 @@ from functools import cache
 from typing import Any, Literal
 
 from sqlalchemy import (
-    BigInteger,
     ColumnElement,
     FromClause,
     String,
     and_,
     any_,
-    column,
     exists,
     func,
     literal_column,
@@ -20,8 +18,7 @@ from sqlalchemy import (
     or_,
     select,
 )
-from sqlalchemy.dialects.postgresql import array
-from sqlalchemy.types import TypeEngine
+from sqlalchemy.dialects.postgresql import ARRAY, array
 
 from app.domains.shared.collection import LinkSet
 from app.domains.shared.models import Base, model_of, referenced_name, table_of
@@ -152,9 +149,8 @@ class _Links:
         selected = [self._is_target(link, operands[self.target])] if self.target in operands else []
         is_any_linked, mode = _exists(link, *counted, *selected), operands.get(self.match, "any")
         if mode == "all":
-            lacks_any = _lacks_any(link, counted, link.c[self.target], operands[self.target], BigInteger())
             # The first condition is redundant, but an index can serve it.
-            return and_(is_any_linked, not_(lacks_any))
+            return and_(is_any_linked, _has_all(link, counted, link.c[self.target], operands[self.target]))
         return is_any_linked if mode == "any" else not_(is_any_linked)
 
     def _is_target(self, link: FromClause, ids: ColumnElement[Any]) -> ColumnElement[bool]:
@@ -167,17 +163,17 @@ class _Links:
         """Return the conditions on a link to an object that the own field lets count."""
         if self.detail not in operands:
             return []
-        has_value = link.c[self.detail] == any_(operands[self.detail])
+        values = operands[self.detail]
+        has_value = link.c[self.detail] == any_(values)
         mode = operands.get(f"{self.detail}_match", "any")
         if mode == "any":
             return [has_value]
         # The other links between the same objects.
         other = Base.metadata.tables[self.table].alias(f"other_{self.noun}")
         between = [other.c[end] == link.c[end] for end in (self.owner, self.target)]
-        value = other.c[self.detail]
         if mode == "none":
-            return [not_(_exists(other, *between, value == any_(operands[self.detail])))]
-        return [has_value, not_(_lacks_any(other, between, value, operands[self.detail], String()))]
+            return [not_(_exists(other, *between, other.c[self.detail] == any_(values)))]
+        return [has_value, _has_all(other, between, other.c[self.detail], values)]
 
 
 def _target_parameters(kind: _Links, reads: str | None) -> Iterable[Parameter]:
@@ -230,16 +226,12 @@ def _exists(link: FromClause, *conditions: ColumnElement[bool]) -> ColumnElement
     return exists(select(literal_column("1")).select_from(link).where(*conditions).correlate_except(link))
 
 
-def _lacks_any(
-    link: FromClause,
-    conditions: list[ColumnElement[bool]],
-    column_: ColumnElement[Any],
-    required: ColumnElement[Any],
-    kind: TypeEngine[Any],
+def _has_all(
+    link: FromClause, conditions: list[ColumnElement[bool]], value: ColumnElement[Any], required: ColumnElement[Any]
 ) -> ColumnElement[bool]:
-    """Return the condition that for at least one of the `required` values of a column there is no link."""
-    value = func.unnest(required).table_valued(column("value", kind)).render_derived(name="required")
-    return _exists(value, not_(_exists(link, *conditions, column_ == value.c.value)))
+    """Return the condition that the links have all `required` values of a column."""
+    present = select(value).select_from(link).where(*conditions, value == any_(required)).correlate_except(link)
+    return func.array(present.scalar_subquery(), type_=ARRAY(value.type)).contains(required)
 
 
 @cache
