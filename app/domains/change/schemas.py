@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from app.domains.collections import NAMES
 from app.domains.shared.query.filters import Digits, InstantParameter
 from app.domains.shared.query.pages import PageQuery
-from app.domains.shared.schemas import Reference
+from app.domains.shared.references import ObjectId
 from app.utils.fault_codes import invalid
 
 # API tokens are the only credentials with their own type; the others are recorded as changes of users.
@@ -18,7 +18,7 @@ else:
     ChangeType = Literal[CHANGE_TYPES]
 
 # The id of an object in a query string.
-Id = Annotated[Reference, Digits]
+Id = Annotated[ObjectId, Digits]
 
 
 class ChangeQuery(PageQuery):
