@@ -32,7 +32,7 @@ def is_id(value: Any) -> TypeGuard[int]:
 
 
 class CodeReference(BaseModel):
-    """A reference by code, ignoring case."""
+    """A reference by code, ignoring case; in a batch, also to an object of the same request."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -40,7 +40,7 @@ class CodeReference(BaseModel):
 
 
 class ExternalIdReference(BaseModel):
-    """A reference by external id, which requires the permission to read the collection of the object."""
+    """A reference by external id; requires the permission to read the collection of the object."""
 
     model_config = ConfigDict(extra="forbid")
 

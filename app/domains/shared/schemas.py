@@ -9,21 +9,22 @@ from copy import copy
 from datetime import datetime
 from functools import cache
 from types import NoneType
-from typing import Annotated, Any, ClassVar, Generic, Self, TypeVar, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Generic, TypeVar, cast, get_args, get_origin
 
 from pydantic import (
     MISSING,
     BaseModel,
     ConfigDict,
     Field,
-    ModelWrapValidatorHandler,
+    GetCoreSchemaHandler,
     PlainSerializer,
     ValidationError,
     ValidationInfo,
+    ValidatorFunctionWrapHandler,
     WithJsonSchema,
-    model_validator,
 )
 from pydantic.fields import FieldInfo
+from pydantic_core import CoreSchema, core_schema
 
 from app.domains.shared.models import ChangeAction
 from app.domains.shared.models import (
@@ -75,9 +76,16 @@ class ObjectFields(Schema):
     name: Name
     description: Description | None = None
 
-    @model_validator(mode="wrap")
     @classmethod
-    def _read(cls, values: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo) -> Any:
+    def __get_pydantic_core_schema__(cls, source: type[BaseModel], handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Validate by `_read`, outside the validators of all subclasses; a validator of this class would be inside."""
+        schema: Any = handler(source)
+        if schema.get("function", {}).get("function") == cls._read:
+            return cast("CoreSchema", schema)  # of a class that is complete
+        return core_schema.with_info_wrap_validator_function(cls._read, schema, ref=schema.pop("ref", None))
+
+    @classmethod
+    def _read(cls, values: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
         """Return the body, or a `KeyedBody` if it has references by key, which the service validates."""
         # With a context, it is the service that validates.
         is_body = info.context is None and isinstance(values, dict)

@@ -4,7 +4,7 @@ The schemas of items are for OpenAPI only: the service validates items one by on
 """
 
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation, create_model
 
@@ -126,7 +126,22 @@ def _derived(schema: type[BaseModel], name: str, doc: str) -> type[Any]:
     """Return a copy of the schema, without its validators and examples."""
     hints = get_type_hints(schema, include_extras=True)
     fields: dict[str, Any] = {
-        field: (hints[field], ... if info.is_required() else info.default)
+        field: (_derived_type(hints[field]), ... if info.is_required() else info.default)
         for field, info in schema.model_fields.items()
     }
     return create_model(name, __base__=Schema, __doc__=doc, **fields)
+
+
+@cache
+def _derived_link(schema: type[BaseModel]) -> type[BaseModel]:
+    return _derived(schema, f"Bulk{schema.__name__}", schema.__doc__ or "")
+
+
+def _derived_type(annotation: Any) -> Any:
+    """Return the type of a list of links with a copy of their schema, and other types as they are."""
+    if get_origin(annotation) is Annotated:
+        inner, *metadata = get_args(annotation)
+        return Annotated[(_derived_type(inner), *metadata)]
+    (entry,) = get_args(annotation) if get_origin(annotation) is list else (None,)
+    is_link = isinstance(entry, type) and issubclass(entry, BaseModel)
+    return list[_derived_link(entry)] if is_link else annotation  # type: ignore[misc]
