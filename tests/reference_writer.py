@@ -6,6 +6,7 @@ Bodies are valid, the caller has every scope, and no other transaction writes at
 from collections.abc import Callable
 from typing import Any
 
+from pydantic import ValidationError
 from sqlalchemy import func, inspect, select
 
 from app.core.caller import Caller
@@ -17,11 +18,13 @@ from app.domains.shared.rules import Link
 from app.models import Change, Session, User
 from app.utils import exceptions as errors
 from app.utils.text.folding import fold, fold_email
+from app.utils.validation import invalid_content
 from tests.catalogue import LINKS
 
 Document = dict[str, Any]
 # Whether a write is permitted for an object with this version.
 Permits = Callable[[int], bool]
+UNUSED_ID = 2**62
 BOOKKEEPING = {"id", "version", "created_at", "updated_at", "created_by", "updated_by"}
 
 
@@ -35,8 +38,41 @@ class ReferenceWriter:
     def __init__(self, session: RegisterSession, caller: Caller, model: Any, whole: Any, read: Any) -> None:
         self.session, self.caller, self.model, self.whole, self.read = session, caller, model, whole, read
         self.links = LINKS[model.__tablename__]
+        self.unknown: list[errors.Fault] = []
         self.columns = [name for name in whole.model_fields if name in inspect(model).columns]
         self.related = {name: relation.mapper.class_ for name, relation in inspect(model).relationships.items()}
+
+    async def with_ids(self, body: Document, schema: Any) -> Document:
+        """Return a body with ids in place of keys, if it is valid then; an unknown key becomes an unused id."""
+        found = dict(body)
+        for name in self.columns:
+            if isinstance(body.get(name), dict):
+                found[name] = await self._id_of(f"/{name}", self.related[name.removesuffix("_id")], body[name])
+        for links in self.links:
+            model, short, entries = links.target_model, body.get(links.short), body.get(links.field)
+            if short:
+                found[links.short] = [await self._id_of(f"/{links.short}/{n}", model, e) for n, e in enumerate(short)]
+            if entries:
+                found[links.field] = []
+            for number, entry in enumerate(entries or ()):
+                end = await self._id_of(f"/{links.field}/{number}/{links.target}", model, entry[links.target])
+                found[links.field].append(entry | {links.target: end})
+        try:
+            if body:
+                schema.model_validate(found)
+        except ValidationError as error:
+            raise errors.InvalidContent(errors=[*self.unknown, *invalid_content(error).errors]) from error
+        return found
+
+    async def _id_of(self, pointer: str, model: Any, reference: Any) -> int:
+        if isinstance(reference, int):
+            return reference
+        ((column, value),) = reference.items()
+        is_named = func.fold(model.code) == fold(value) if column == "code" else model.external_id == value
+        found: int | None = await self.session.scalar(select(model.id).where(is_named))
+        if found is None:
+            self.unknown.append(errors.Fault(pointer, "unknown_reference", ""))
+        return found or UNUSED_ID + len(self.unknown)
 
     async def create(self, body: Document) -> Document:
         row = self.model(created_by_id=self.caller.id, updated_by_id=self.caller.id)

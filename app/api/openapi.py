@@ -26,9 +26,9 @@ from app.core.permissions import (
 from app.domains.shared.idempotency.route import KEY_PATTERN, accepts_idempotency_key
 from app.domains.shared.idempotency.store import IDEMPOTENCY_KEY, REPLAYED, RETENTION_HOURS
 from app.domains.shared.reading.preconditions import IF_MATCH, IF_NONE_MATCH, TAGS_PATTERN
+from app.domains.shared.references import MAX_ID
 from app.domains.shared.responses import problems
 from app.domains.shared.router import API
-from app.domains.shared.schemas import MAX_ID
 from app.utils.exceptions import (
     Conflict,
     Forbidden,

@@ -127,6 +127,8 @@ def _hoist_description(schema: dict[str, Any]) -> None:
             for keyword in ("description", "examples"):
                 if keyword in kind:
                     schema.setdefault(keyword, kind.pop(keyword))
+            if set(kind) == {"anyOf"}:
+                schema["anyOf"] = [*kind["anyOf"], _NULL]
 
 
 def _describe_success(response: dict[str, Any], document: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from app.core.caller import SYSTEM_CALLER
 from app.core.database import RegisterSession
 from app.domains.process.models import Process
 from app.domains.process.service import ProcessService
@@ -146,7 +147,7 @@ async def test_unknown_reference_after_one_that_is_already_reported_is_reported(
     async def pause(_item: Item) -> None:
         pass
 
-    resolver = references.References(cast("RegisterSession", None), ProcessService.collection, batch, pause)
+    resolver = references.References(ProcessService(cast("RegisterSession", None), SYSTEM_CALLER), batch, pause)
     await resolver._reject_unknown({Role: {1, 2, 3}})
     assert [fault.pointer for fault in item.faults] == [f"/data/role_ids/{index}" for index in (1, 0, 2)]
     assert not item.budget.is_truncated

@@ -26,8 +26,8 @@ from app.domains.shared.history.feed_state import begin_epoch
 from app.domains.shared.models import ChangeAction
 from app.domains.shared.query.formats import MEDIA_TYPES, Format, negotiate_format
 from app.domains.shared.reading.change_feed import BEFORE_LIVE, feed_page, feed_state, feed_stream
+from app.domains.shared.references import MAX_ID
 from app.domains.shared.responses import JSON, Responses, compact, problems
-from app.domains.shared.schemas import MAX_ID
 from app.utils.exceptions import (
     BadRequest,
     DatabaseBusy,

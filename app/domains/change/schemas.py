@@ -8,7 +8,7 @@ from app.domains.collections import COLLECTIONS, NAMES
 from app.domains.shared.query.changes import ObjectChangeQuery
 from app.domains.shared.query.filters import Digits, InstantParameter, TextParameter
 from app.domains.shared.query.reference_parameters import ReferenceParameter, keys_of
-from app.domains.shared.schemas import Reference
+from app.domains.shared.references import ObjectId
 from app.utils.fault_codes import invalid
 
 # API tokens are the only credentials with their own type; the others are recorded as changes of users.
@@ -25,7 +25,7 @@ MEMBERS: dict[ChangeType, tuple[str, ...]] = {
 }
 
 # The id of a change in a query string.
-Id = Annotated[Reference, Digits]
+Id = Annotated[ObjectId, Digits]
 
 
 class ChangeQuery(ObjectChangeQuery):

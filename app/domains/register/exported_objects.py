@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from app.domains.register.export_files import Line, line_error
 from app.domains.register.imported_ids import ExportedId
 from app.domains.shared.collection import Collection, LinkSet, foreign_keys
-from app.domains.shared.schemas import is_id
+from app.domains.shared.references import is_id
 
 T = TypeVar("T")
 

@@ -33,7 +33,7 @@ from app.domains.shared.bulk.items import ITEM_INDEX, ItemResult
 from app.domains.shared.collection import foreign_keys
 from app.domains.shared.models import RegisterObject
 from app.domains.shared.reading.preconditions import UNCONDITIONAL
-from app.domains.shared.schemas import is_id
+from app.domains.shared.references import is_id
 from app.domains.shared.service import CollectionService
 from app.domains.user.administrators import NOT_INITIALISED, first_administrator
 from app.utils.exceptions import RegisterError

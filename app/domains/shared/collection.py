@@ -132,6 +132,12 @@ def foreign_keys(model: type[RegisterObject]) -> dict[str, type[RegisterObject]]
 
 
 @cache
+def reference_models(model: type[RegisterObject], links: tuple[LinkSet, ...]) -> Mapping[str, type[RegisterObject]]:
+    """Return the models that the members of bodies refer to, by the member with the reference or the list of links."""
+    return foreign_keys(model) | {name: link.target_model for name, link in links_by_name(links).items()}
+
+
+@cache
 def self_references(model: type[RegisterObject]) -> tuple[str, ...]:
     """Return the writable columns that refer to objects of the same collection."""
     return tuple(name for name, target in foreign_keys(model).items() if target is model)

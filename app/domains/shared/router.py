@@ -18,6 +18,7 @@ from app.domains.shared.query.filters import Digits
 from app.domains.shared.query.parameters import PageParameters
 from app.domains.shared.reading.keys import REFERENCE_PATTERN
 from app.domains.shared.reading.preconditions import Preconditions
+from app.domains.shared.references import MAX_ID
 from app.domains.shared.responses import (
     ANYWHERE,
     CREATE,
@@ -42,7 +43,7 @@ from app.domains.shared.responses import (
     tree_response,
     updated_response,
 )
-from app.domains.shared.schemas import MAX_ID, NO_FIELDS, Ancestors, ChangeRead, NoFields, Page, Stats, Tree
+from app.domains.shared.schemas import NO_FIELDS, Ancestors, ChangeRead, NoFields, Page, Stats, Tree
 from app.domains.shared.trees import MAX_DEPTH
 from app.utils.exceptions import (
     BadRequest,

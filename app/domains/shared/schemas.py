@@ -9,40 +9,36 @@ from copy import copy
 from datetime import datetime
 from functools import cache
 from types import NoneType
-from typing import Annotated, Any, Generic, Self, TypeGuard, TypeVar, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Generic, TypeVar, cast, get_args, get_origin
 
 from pydantic import (
     MISSING,
     BaseModel,
     ConfigDict,
     Field,
-    ModelWrapValidatorHandler,
+    GetCoreSchemaHandler,
     PlainSerializer,
     ValidationError,
     ValidationInfo,
+    ValidatorFunctionWrapHandler,
     WithJsonSchema,
-    model_validator,
 )
 from pydantic.fields import FieldInfo
+from pydantic_core import CoreSchema, core_schema
 
 from app.domains.shared.models import ChangeAction
 from app.domains.shared.models import (
     Criticality as Criticality,  # noqa: PLC0414 - for the schemas of domains
 )
+from app.domains.shared.references import (
+    MAX_LINKS as MAX_LINKS,  # noqa: PLC0414 - for the schemas of domains
+)
+from app.domains.shared.references import (
+    Reference as Reference,  # noqa: PLC0414
+)
+from app.domains.shared.references import keyed_body
 from app.domains.shared.texts import Code, Description, ExternalId, Name, exempt_all
 from app.utils.text.invisible import has_ignorable
-
-MAX_ID = 2**63 - 1
-# The maximum number of links of one kind of one object.
-MAX_LINKS = 1000
-
-
-def is_id(value: Any) -> TypeGuard[int]:
-    """Return whether an object can have this id."""
-    return type(value) is int and 1 <= value <= MAX_ID
-
-
-Reference = Annotated[int, Field(ge=1, le=MAX_ID, description="`id` of an object.", examples=[1])]
 
 
 def _format_as_postgresql(instant: datetime) -> str:
@@ -72,10 +68,36 @@ def example(**members: Any) -> ConfigDict:
 class ObjectFields(Schema):
     """The members that bodies of every collection share."""
 
+    # Whether the body may repeat texts that are older than the rules for texts.
+    repeats_texts: ClassVar[bool] = False
+
     code: Code | None = None
     external_id: ExternalId | None = None
     name: Name
     description: Description | None = None
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: type[BaseModel], handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Validate by `_read`, outside the validators of all subclasses; a validator of this class would be inside."""
+        schema: Any = handler(source)
+        if schema.get("function", {}).get("function") == cls._read:
+            return cast("CoreSchema", schema)  # of a class that is complete
+        return core_schema.with_info_wrap_validator_function(cls._read, schema, ref=schema.pop("ref", None))
+
+    @classmethod
+    def _read(cls, values: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        """Return the body, or a `KeyedBody` if it has references by key, which the service validates."""
+        # With a context, it is the service that validates.
+        is_body = info.context is None and isinstance(values, dict)
+        if is_body and cls.repeats_texts and has_ignorable_text(values):
+            with suppress(ValidationError):
+                return cls.model_validate(values, context=exempt_all)
+        try:
+            return handler(values)
+        except ValidationError:
+            if is_body and (body := keyed_body(cls, values)) is not None:
+                return body
+            raise
 
 
 class ChangeFields(Schema):
@@ -84,13 +106,7 @@ class ChangeFields(Schema):
     Such a text is left for the service, which knows the values of the object, unless the body has other errors.
     """
 
-    @model_validator(mode="wrap")
-    @classmethod
-    def _leave_ignorable(cls, values: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo) -> Self:
-        if info.context is None and isinstance(values, dict) and has_ignorable_text(values):
-            with suppress(ValidationError):
-                return cls.model_validate(values, context=exempt_all)
-        return handler(values)
+    repeats_texts: ClassVar[bool] = True
 
 
 def has_ignorable_text(values: Mapping[str, Any]) -> bool:

@@ -16,11 +16,13 @@ from app.domains.shared.reading.documents import Document, by_code, by_id, docum
 from app.domains.shared.reading.keys import parse_key
 from app.domains.shared.reading.preconditions import Preconditions
 from app.domains.shared.reading.reader import CollectionReader
+from app.domains.shared.references import KeyedBody
 from app.domains.shared.rules import Rules, Values
 from app.domains.shared.schemas import ObjectFields, has_ignorable_text, kept_fields
 from app.domains.shared.texts import exempt_stored
 from app.domains.shared.writing.link_writer import LinkWriter
 from app.domains.shared.writing.object_writer import ObjectWriter
+from app.domains.shared.writing.references import with_ids
 from app.domains.shared.writing.single_statement import insert_object, update_object
 from app.domains.shared.writing.unique_keys import unique_keys
 from app.utils.text.invisible import has_ignorable, trimmed
@@ -47,19 +49,24 @@ class CollectionService(CollectionReader):
         for written in (links, ()):  # a patch may leave all links unchanged
             yield update_object(documents, written, by_id, watched)
 
-    async def create(self, body: ObjectFields) -> Document:
+    async def create(self, body: ObjectFields | KeyedBody) -> Document:
         """Create an object.
 
         Raises `Duplicate` if keys are taken, `UnknownReference` if references name no object, and `InvalidContent` if
-        there are both kinds of faults; each fault has a pointer.
+        there are both kinds of faults; each fault has a pointer. Raises `Forbidden` for a reference by external id to
+        a collection that the caller may not read.
         """
+        if isinstance(body, KeyedBody):
+            body = await with_ids(self.session, self.caller, self.collection, body)
         return await ObjectWriter(self).insert(body)
 
-    async def replace(self, reference: str, body: ObjectFields, conditions: Preconditions) -> Document:
+    async def replace(self, reference: str, body: ObjectFields | KeyedBody, conditions: Preconditions) -> Document:
         """Replace all values of an object; omitted members are reset to their defaults, except those of `keep_omitted`.
 
         Raises the errors of `create`, and `PreconditionFailed` if the object does not meet the conditions.
         """
+        if isinstance(body, KeyedBody):
+            body = await with_ids(self.session, self.caller, self.collection, body)
         key, kept = parse_key(reference, self.model), kept_fields(type(body)) - body.model_fields_set
         if not kept and not (has_ignorable_text(body.__dict__) and self._has_old_text(body)):
             return await ObjectWriter(self).replace(key, body, conditions)
@@ -70,11 +77,13 @@ class CollectionService(CollectionReader):
 
         return await ObjectWriter(self).change(key, body, complete, conditions)
 
-    async def patch(self, reference: str, body: ObjectFields, conditions: Preconditions) -> Document:
+    async def patch(self, reference: str, body: ObjectFields | KeyedBody, conditions: Preconditions) -> Document:
         """Apply a merge patch to an object (RFC 7396).
 
         Raises the errors of `replace`, and `InvalidContent` if the merged object violates the schema.
         """
+        if isinstance(body, KeyedBody):
+            body = await with_ids(self.session, self.caller, self.collection, body)
         columns = writable_columns(self.model)
         # Null stands for an empty list of links, the default.
         changes = {

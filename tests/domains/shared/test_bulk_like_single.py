@@ -238,10 +238,18 @@ async def ids_of(connection: asyncpg.Connection) -> dict[str, dict[str, int]]:
 
 
 def spelt(value: Any, codes: Codes, ids: dict[str, dict[str, int]] | None) -> Any:
-    """Return data with references as in a single request, or by code. Raises `KeyError` if an object was deleted."""
+    """Return data with references by code; with `ids`, only every second one.
+
+    Raises `KeyError` if an object was deleted.
+    """
     if isinstance(value, Named):
         code = codes[value.collection][value.number % len(codes[value.collection])]
-        return {"code": code} if ids is None else ids[value.collection][code]
+        by_code = {"code": code.lower() if ids else code}
+        return (
+            by_code
+            if ids is None or (value.number % 2 and ids[value.collection][code])
+            else ids[value.collection][code]
+        )
     if isinstance(value, dict):
         return {name: spelt(member, codes, ids) for name, member in value.items()}
     return [spelt(entry, codes, ids) for entry in value] if isinstance(value, list) else value

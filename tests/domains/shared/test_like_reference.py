@@ -22,6 +22,7 @@ from app.core.http.authorisation import authorise
 from app.core.permissions import scopes_of
 from app.domains.role.service import HOLDERS
 from app.domains.shared import trees
+from app.domains.shared.references import KeyedBody
 from app.domains.shared.schemas import kept_fields
 from app.utils.exceptions import RegisterError
 from app.utils.validation import invalid_content
@@ -85,12 +86,17 @@ class Step:
 
     @property
     def reads_first(self) -> bool:
-        """Whether the service reads the object before the write, for the values that the body lacks."""
+        """Whether the service reads before the write: the values that the body lacks, or the objects of keys."""
         kept = kept_fields(body_of(self.collection, "PUT"))
-        return self.action == "patch" or (self.action == "replace" and not kept <= self.body.keys())
+        is_keyed = self.action == "replace" and isinstance(
+            TYPES[self.collection].whole.model_validate(self.body), KeyedBody
+        )
+        return self.action == "patch" or is_keyed or (self.action == "replace" and not kept <= self.body.keys())
 
 
 IDS = st.sampled_from([1, 2, 3, 4])
+REFERENCES_BY_KEY = st.sampled_from([{"code": "A"}, {"code": "b"}, {"code": "C"}, {"external_id": "x"}])
+ENDS: st.SearchStrategy[Any] = st.one_of(IDS, IDS, REFERENCES_BY_KEY)
 PATH_REFERENCES = st.sampled_from(["1", "2", "3", "code:a", "code:B", "4"])
 VERSIONS = st.sampled_from([None, None, None, 0, 1, 2, 3])
 OTHER_VERSIONS = st.sampled_from([None, None, None, None, None, None, None, None, 0, 1, 2])
@@ -113,7 +119,7 @@ DETAILS = {name: details_of("processes", LINKS[name]) for name in LINKED if LINK
 def link_lists(name: str) -> st.SearchStrategy[Any]:
     """Return lists of links in the long form."""
     links = LINKS[name]
-    members = {links.target: IDS} | ({links.detail: st.sampled_from(DETAILS[name])} if links.detail else {})
+    members = {links.target: ENDS} | ({links.detail: st.sampled_from(DETAILS[name])} if links.detail else {})
     return st.lists(st.fixed_dictionaries(members), max_size=3)
 
 
@@ -127,7 +133,7 @@ WITH_DEFAULT: dict[str, dict[str, st.SearchStrategy[Any]]] = {name: {} for name 
     "locations": {"kind": st.sampled_from(["site", "room"])},
     "processes": {"kind": st.sampled_from(["core", "support"]), "status": st.sampled_from(["draft", "active"])}
     | {name: link_lists(name) for name in LINKED}
-    | {LINKS[name].short: st.lists(IDS, max_size=3) for name in LINKED},
+    | {LINKS[name].short: st.lists(ENDS, max_size=3) for name in LINKED},
     "resources": {"kind": st.sampled_from(["application", "supplier"])},
     "users": {"access_level": st.sampled_from(["viewer", "admin"]), "is_active": st.booleans()},
 }
@@ -137,7 +143,7 @@ OWN_NULLABLE: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "resources": {"criticality": CRITICALITIES},
 }
 NULLABLE: dict[str, dict[str, st.SearchStrategy[Any]]] = {
-    name: dict.fromkeys(REFERENCES[name], IDS) | OWN_NULLABLE.get(name, {}) for name in COLLECTIONS
+    name: dict.fromkeys(REFERENCES[name], ENDS) | OWN_NULLABLE.get(name, {}) for name in COLLECTIONS
 }
 NAMES = st.sampled_from(["One", "Two"])
 KEYS = {
@@ -183,7 +189,7 @@ def writes_of(collection: str) -> st.SearchStrategy[Step]:
 
 
 def moves_of(collection: str) -> st.SearchStrategy[Step]:
-    body = st.fixed_dictionaries({"parent_id": IDS})
+    body = st.fixed_dictionaries({"parent_id": ENDS})
     return steps(
         action=st.just("patch"), collection=st.just(collection), body=body, reference=PATH_REFERENCES, held=HELD
     )
@@ -389,12 +395,13 @@ class Twins:
         try:
             async with self.plain.app.state.database.transaction() as session:
                 writer = ReferenceWriter(session, CALLER, types.model, types.whole, types.read)
+                body = await writer.with_ids(step.body, types.patch if step.action == "patch" else types.whole)
                 if step.action == "create":
-                    document = await writer.create(step.body)
+                    document = await writer.create(body)
                 elif step.action == "replace":
-                    document = await writer.replace(step.reference, step.body, step.permits)
+                    document = await writer.replace(step.reference, body, step.permits)
                 elif step.action == "patch":
-                    document = await writer.patch(step.reference, step.body, step.permits)
+                    document = await writer.patch(step.reference, body, step.permits)
                 elif step.action == "delete":
                     await writer.delete(step.reference, step.permits)
                 else:
@@ -462,6 +469,8 @@ async def test_service_equals_reference(twins: Twins) -> None:
 
 
 ADMINISTRATOR = {"name": "One", "email": "b@register.example", "access_level": "admin"}
+BY_KEY = [{"code": "a"}, {"external_id": "y"}]
+OWNERS = [{"department_id": reference, "relation": "owner"} for reference in (1, {"code": "b"})]
 CHOSEN: dict[str, list[tuple[Step, str]]] = {
     "the last administrator stays": [
         (Step("patch", "users", "1", {"is_active": False}), "last_administrator"),
@@ -523,6 +532,19 @@ CHOSEN: dict[str, list[tuple[Step, str]]] = {
             Step("replace", "users", "1", {"name": "One", "email": "c@register.example", "manager_id": 9}),
             "invalid_content",
         ),
+    ],
+    "references by key": [
+        (Step("create", "roles", body={"name": "One", "department_id": {"code": "b"}}), "done"),
+        (Step("create", "roles", body={"name": "One", "department_id": {"code": "C"}, "code": "b"}), "invalid_content"),
+        (Step("create", "roles", body={"name": "One", "department_id": {"external_id": "x"}}), "unknown_reference"),
+        (Step("replace", "processes", "1", {"name": "One", "role_ids": [1, *BY_KEY]}), "done"),
+        (Step("patch", "processes", "1", {"role_ids": BY_KEY, "departments": []}), "done"),
+        (Step("patch", "processes", "1", {"role_ids": [*BY_KEY, {"code": "C"}], "owner_id": 9}), "unknown_reference"),
+        (Step("patch", "processes", "1", {"departments": OWNERS, "parent_id": {"code": "C"}}), "invalid_content"),
+        (Step("patch", "departments", "code:a", {"parent_id": {"code": "B"}}, held="locked"), "cycle"),
+        (Step("patch", "departments", "2", {"parent_id": {"code": "B"}}, version=7), "precondition_failed"),
+        (Step("replace", "departments", "2", {"name": "Two", "parent_id": {"code": "A"}}, held="changed"), "done"),
+        (Step("replace", "departments", "9", {"name": "Two", "parent_id": {"code": "A"}}), "not_found"),
     ],
     "a patch keeps, clears and breaks": [
         (Step("create", "locations", body={"name": "One", "latitude": 1.5, "longitude": -2.0}), "done"),

@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 from app.domains.process.lists import ProcessListQuery
 from app.domains.shared.query.orders import Order
 from app.domains.shared.query.reference_parameters import parse_reference
-from app.domains.shared.schemas import MAX_ID
+from app.domains.shared.references import MAX_ID
 from app.utils.fault_codes import text_of
 from tests.builders import make, make_department, make_process, make_role, make_user, token_with
 from tests.catalogue import COLLECTIONS, DOCUMENTS, LINKS, LISTS, REFERENCE_TARGETS, every_collection

@@ -19,9 +19,7 @@ from app.domains.shared.bulk.conflicts import Batch, find_conflicts
 from app.domains.shared.bulk.items import (
     Item,
     ItemResult,
-    folded_key,
     read_item,
-    read_key,
     reject_long_lists,
 )
 from app.domains.shared.bulk.references import References
@@ -32,6 +30,7 @@ from app.domains.shared.bulk.statements import (
 from app.domains.shared.bulk.writer import write_items
 from app.domains.shared.collection import body_links, links_by_name, values_of, writable_columns
 from app.domains.shared.reading.reader import CollectionReader
+from app.domains.shared.references import folded_key, read_key
 from app.domains.shared.rules import LocksUnavailableError, Rules, Write
 from app.domains.shared.texts import exempt_all, exempt_stored
 from app.domains.shared.writing.constraints import error_for
@@ -135,7 +134,7 @@ class _Bulk:
         await self._read_items()
         await self.session.lock(*self.locks)
         await self._lock()
-        await References(self.session, self.collection, self.batch, self._yield_to_event_loop).resolve()
+        await References(self.service, self.batch, self._yield_to_event_loop).resolve()
         await self._validate()
         await self._load_conflicts()
         await find_conflicts(self.batch, self.rules)

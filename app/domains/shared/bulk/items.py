@@ -4,17 +4,28 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from app.domains.shared.bulk.fault_budget import FaultBudget
 from app.domains.shared.collection import LinkSet, links_by_name
 from app.domains.shared.models import RegisterObject
+from app.domains.shared.references import (
+    MAX_ID,
+    MAX_LINKS,
+    Key,
+    KeyedPlace,
+    ObjectId,
+    Places,
+    is_id,
+    keyed_places,
+    referenced_key,
+)
 from app.domains.shared.rules import Link, Write
-from app.domains.shared.schemas import MAX_ID, MAX_LINKS, ObjectFields, Reference, Schema, is_id
+from app.domains.shared.schemas import ObjectFields, Schema
 from app.domains.shared.texts import Code, StoredExternalId
-from app.utils.exceptions import ContentTooLarge, Fault
+from app.domains.shared.writing.references import KeyReference
+from app.utils.exceptions import ContentTooLarge, Fault, InvalidContent
 from app.utils.fault_codes import code_of
-from app.utils.text.folding import fold
 from app.utils.unknown_members import without_surplus
 from app.utils.validation import faults_of
 from app.utils.wording import counted, joined
@@ -30,8 +41,6 @@ ITEM_INDEX = object()
 # `{ID_AND_NAME: (3, "Finance")}` refers to an object by id, and requires its name. JSON cannot have this key.
 ID_AND_NAME = object()
 
-# A column and a value, folded as the column's index compares it.
-Key = tuple[str, int | str]
 ReferencedId = tuple[type[RegisterObject], int, tuple[str | int, ...]]
 
 
@@ -39,25 +48,11 @@ class Envelope(Schema):
     """The members that every item has around its data; `read_item` checks which of them may be combined."""
 
     op: Operation
-    id: Reference | None = None
+    id: ObjectId | None = None
     code: Code | None = None
     external_id: StoredExternalId | None = None
-    version: Reference | None = None
+    version: ObjectId | None = None
     data: dict[str, Any] | None = None
-
-
-@dataclass(slots=True)
-class KeyReference:
-    """A reference by key: its location, and the key of the object."""
-
-    pointer: str
-    model: type[RegisterObject]
-    key: Key
-    container: Any
-    # The key or index of the reference in `container`.
-    slot: Any
-    # The name that the object must have, if the reference has one.
-    name: Any = None
 
 
 @dataclass(eq=False, slots=True)
@@ -163,11 +158,6 @@ class ItemResult:
     after: str | None = None
 
 
-def folded_key(column: str, value: Any) -> Key:
-    """Return a key, folded as its index compares it."""
-    return column, fold(value) if column == "code" else value
-
-
 def reject_too_many_links(items: Sequence[Any], links: tuple[LinkSet, ...]) -> None:
     """Raise `ContentTooLarge` if a request has more links than one batch may have."""
     data = (item.get("data") for item in items if isinstance(item, dict))
@@ -223,17 +213,6 @@ def _read_key(item: Item, envelope: Envelope) -> None:
         item.key = keys[0]
 
 
-_KEY_TYPES: dict[str, TypeAdapter[Any]] = {"code": TypeAdapter(Code), "external_id": TypeAdapter(StoredExternalId)}
-
-
-def read_key(column: str, value: Any) -> Key | None:
-    """Return the key that a member of data has, or None if the value is not a valid key."""
-    try:
-        return folded_key(column, _KEY_TYPES[column].validate_python(value, strict=True))
-    except ValidationError:
-        return None
-
-
 def reject_long_lists(item: Item, links: tuple[LinkSet, ...]) -> None:
     """Reject lists with more links than an object may have, before any work is done for each link."""
     for name in links_by_name(links):
@@ -243,53 +222,31 @@ def reject_long_lists(item: Item, links: tuple[LinkSet, ...]) -> None:
             del item.data[name]
 
 
-def collect_key_references(item: Item, columns: Mapping[str, type[RegisterObject]], links: tuple[LinkSet, ...]) -> None:
-    """Collect the references by key in an item's data; replace them with placeholder ids, in copies of their lists."""
-    data = item.data
-    for name, model in columns.items():
-        if isinstance(data.get(name), dict):
-            _collect(item, f"/data/{name}", model, data, name)
-    for link in links:
-        entries, ids, target = data.get(link.field), data.get(link.short), link.target
-        if isinstance(entries, list) and any(isinstance(e, dict) and isinstance(e.get(target), dict) for e in entries):
-            data[link.field] = copies = [dict(entry) if isinstance(entry, dict) else entry for entry in entries]
-            for index, entry in enumerate(copies):
-                if isinstance(_target(entry, link), dict):
-                    pointer = f"/data/{link.field}/{index}/{link.target}"
-                    _collect(item, pointer, link.target_model, entry, link.target)
-        if isinstance(ids, list) and any(isinstance(entry, dict) for entry in ids):
-            data[link.short] = ids = list(ids)
-            for index, entry in enumerate(ids):
-                if isinstance(entry, dict):
-                    _collect(item, f"/data/{link.short}/{index}", link.target_model, ids, index)
+def collect_key_references(item: Item, places: Places, models: Mapping[str, type[RegisterObject]]) -> None:
+    """Collect the references by key in an item's data; replace them with placeholder ids, in copies of their lists.
+
+    `models` are the models that members refer to.
+    """
+    for place in keyed_places(item.data, places):
+        try:
+            item.references.append(_read_reference(place, models[str(place.location[0])]))
+        except InvalidContent as error:
+            for fault in error.errors:
+                item.add(replace(fault, pointer=f"/data{fault.pointer}"))
+        # A distinct placeholder for each reference lets the rest of the data be validated.
+        placeholder = MAX_ID - len(item.placeholder_ids)
+        place.replace(placeholder)
+        item.placeholder_ids.add(placeholder)
 
 
-def _target(entry: Any, link: LinkSet) -> Any:
-    return entry.get(link.target) if isinstance(entry, dict) else None
-
-
-def _collect(item: Item, pointer: str, model: type[RegisterObject], container: Any, slot: Any) -> None:
-    value = container[slot]
-    # A distinct placeholder for each reference lets the rest of the data be validated.
-    container[slot] = placeholder = MAX_ID - len(item.placeholder_ids)
-    item.placeholder_ids.add(placeholder)
-    name = next(iter(value), None) if len(value) == 1 else None
-    if name is ITEM_INDEX:
-        item.references.append(KeyReference(pointer, model, ("item", value[ITEM_INDEX]), container, slot))
-        return
-    if name is ID_AND_NAME:
-        key, object_name = value[ID_AND_NAME]
-        item.references.append(KeyReference(pointer, model, ("id", key), container, slot, object_name))
-        return
-    if name not in _KEY_TYPES:
-        item.add_fault(pointer, "bad_reference")
-        return
-    try:
-        key = folded_key(name, _KEY_TYPES[name].validate_python(value[name], strict=True))
-    except ValidationError as error:
-        item.add_validation_faults(error, f"{pointer}/{name}")
-    else:
-        item.references.append(KeyReference(pointer, model, key, container, slot))
+def _read_reference(place: KeyedPlace, model: type[RegisterObject]) -> KeyReference:
+    value = place.value
+    if ITEM_INDEX in value:
+        return KeyReference(place, model, ("item", value[ITEM_INDEX]))
+    if ID_AND_NAME in value:
+        key, name = value[ID_AND_NAME]
+        return KeyReference(place, model, ("id", key), name)
+    return KeyReference(place, model, referenced_key(place))
 
 
 def collect_referenced_ids(
@@ -322,7 +279,7 @@ def referenced_ids(
     for link in links:
         model = link.target_model
         for index, entry in enumerate(_list(data.get(link.field))):
-            if is_id(value := _target(entry, link)):
+            if isinstance(entry, dict) and is_id(value := entry.get(link.target)):
                 yield model, value, (link.field, index, link.target)
         for index, value in enumerate(_list(data.get(link.short))):
             if is_id(value):

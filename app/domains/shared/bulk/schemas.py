@@ -4,13 +4,13 @@ The schemas of items are for OpenAPI only: the service validates items one by on
 """
 
 from functools import cache
-from types import UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation, create_model
 
 from app.domains.shared.bulk.items import Status
-from app.domains.shared.schemas import MAX_ID, ObjectFields, Reference, Schema, merge_patch
+from app.domains.shared.references import MAX_ID, ObjectId
+from app.domains.shared.schemas import ObjectFields, Schema, merge_patch
 from app.domains.shared.texts import Code, ExternalId
 from app.utils.problems import ProblemError
 
@@ -18,34 +18,18 @@ MAX_BULK_ITEMS = 1000
 
 CreateT = TypeVar("CreateT", bound=ObjectFields)
 
-
-class CodeReference(Schema):
-    """A reference by code, ignoring case, to an object of this request or a registered object."""
-
-    code: Code
-
-
-class ExternalIdReference(Schema):
-    """A reference by external id to an object of this request or a registered object."""
-
-    external_id: ExternalId
-
-
 Version = Annotated[int, Field(ge=1, le=MAX_ID, description="Write only if the object still has this version.")]
 _UPSERT = (
     "Update the object with this key, or create it if no object has the key; exactly one of `code` and `external_id` "
     "is required."
 )
 
-# `Reference` without its description, which would be nested in the union, where client generators do not read it.
-BulkReference = Annotated[int, Field(ge=1, le=MAX_ID)] | CodeReference | ExternalIdReference
-
 
 class BulkDelete(Schema):
     """Delete the object with this key; exactly one of `id`, `code` and `external_id` is required."""
 
     op: Literal["delete"]
-    id: Reference | None = None
+    id: ObjectId | None = None
     code: Code | None = None
     external_id: ExternalId | None = None
     version: Version | None = None
@@ -106,16 +90,14 @@ class Bulk(Schema, Generic[CreateT]):
 @cache
 def _body_of(create: type[ObjectFields]) -> type[BaseModel]:
     noun = create.__name__.removesuffix("Create")
-    fields = _derived(
-        create, f"Bulk{noun}Fields", "Fields of a new object; a reference is an id, a code or an external id."
-    )
+    fields = _derived(create, f"Bulk{noun}Fields", "Fields of a new object.")
     patch = merge_patch(
         _derived(
             create, f"Bulk{noun}Patch", "Changes to an object (merge patch, RFC 7396), or the fields of a new object."
         )
     )
     key: dict[str, Any] = {"code": (Code | None, None), "external_id": (ExternalId | None, None)}
-    target: dict[str, Any] = {"id": (Reference | None, None), **key, "version": (Version | None, None)}
+    target: dict[str, Any] = {"id": (ObjectId | None, None), **key, "version": (Version | None, None)}
     create_item = _item(f"BulkCreate{noun}", "Create an object.", Literal["create"], {}, fields)
     update_item = _item(
         f"BulkUpdate{noun}",
@@ -141,10 +123,10 @@ def _item(name: str, doc: str, op: Any, keys: dict[str, Any], data: Any) -> Any:
 
 
 def _derived(schema: type[BaseModel], name: str, doc: str) -> type[Any]:
-    """Return the schema, with references by id, code or external id."""
+    """Return a copy of the schema, without its validators and examples."""
     hints = get_type_hints(schema, include_extras=True)
     fields: dict[str, Any] = {
-        field: (_with_keys(hints[field]), ... if info.is_required() else info.default)
+        field: (_derived_type(hints[field]), ... if info.is_required() else info.default)
         for field, info in schema.model_fields.items()
     }
     return create_model(name, __base__=Schema, __doc__=doc, **fields)
@@ -155,18 +137,11 @@ def _derived_link(schema: type[BaseModel]) -> type[BaseModel]:
     return _derived(schema, f"Bulk{schema.__name__}", schema.__doc__ or "")
 
 
-def _with_keys(annotation: Any) -> Any:
-    if annotation == Reference:
-        return BulkReference
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return _derived_link(annotation)
-    origin = get_origin(annotation)
-    if origin is Annotated:
+def _derived_type(annotation: Any) -> Any:
+    """Return the type of a list of links with a copy of their schema, and other types as they are."""
+    if get_origin(annotation) is Annotated:
         inner, *metadata = get_args(annotation)
-        # Only the JSON schema uses the metadata: items skip validation, so validators for ids never see a key.
-        return Annotated[(_with_keys(inner), *metadata)]
-    if origin in {Union, UnionType}:
-        return Union[tuple(_with_keys(argument) for argument in get_args(annotation))]  # noqa: UP007 - built at run time
-    if origin is list:
-        return list[_with_keys(get_args(annotation)[0])]  # type: ignore[misc]
-    return annotation
+        return Annotated[(_derived_type(inner), *metadata)]
+    (entry,) = get_args(annotation) if get_origin(annotation) is list else (None,)
+    is_link = isinstance(entry, type) and issubclass(entry, BaseModel)
+    return list[_derived_link(entry)] if is_link else annotation  # type: ignore[misc]

@@ -12,14 +12,10 @@ from sqlalchemy import (
     ARRAY,
     CTE,
     BigInteger,
-    Boolean,
     ColumnElement,
     Executable,
     FromClause,
-    Integer,
-    Select,
     String,
-    Table,
     Text,
     all_,
     and_,
@@ -38,26 +34,19 @@ from sqlalchemy import (
     or_,
     select,
     union,
-    union_all,
     update,
 )
 from sqlalchemy.dialects.postgresql import JSON, JSONB
 
-from app.domains.shared.collection import LinkSet, foreign_keys, writable_columns
+from app.domains.shared.collection import LinkSet, writable_columns
 from app.domains.shared.history.diff import differences, nonempty_members
 from app.domains.shared.history.record import caller_exists, change_cte, constant, time_of_change
 from app.domains.shared.models import RegisterObject, folded, table_of
 from app.domains.shared.reading.documents import Documents
 from app.domains.shared.writing.dependants import restricting_foreign_keys
-from app.domains.shared.writing.single_statement import next_id, touch_values
+from app.domains.shared.writing.references import matches_keys
+from app.domains.shared.writing.single_statement import touch_values
 from app.domains.shared.writing.unique_keys import unique_keys
-
-
-@cache
-def referenced_models(model: type[RegisterObject], links: Sequence[LinkSet]) -> tuple[type[RegisterObject], ...]:
-    """Return the models that objects of this one can refer to, ordered by the names of their tables."""
-    models = {*foreign_keys(model).values(), *(link.target_model for link in links)}
-    return tuple(sorted(models, key=lambda model: model.__tablename__))
 
 
 @cache
@@ -68,35 +57,8 @@ def lock_objects(model: type[RegisterObject], *, deleting: bool) -> Executable:
     """
     table = table_of(model)
     own = [table.c[name] for name in ("id", "version", "created_by_id", "updated_by_id")]
-    query = select(*own, *(table.c[name] for name in writable_columns(model))).where(_matches_keys(table, ""))
+    query = select(*own, *(table.c[name] for name in writable_columns(model))).where(matches_keys(table, ""))
     return query.order_by(table.c.id).with_for_update(key_share=not deleting)
-
-
-@cache
-def find_references(model: type[RegisterObject], links: Sequence[LinkSet]) -> Executable:
-    """Return the statement that finds the objects a batch refers to, and draws `new` ids for its new objects.
-
-    Its parameters are `new`; three arrays for each collection that can be referred to: `{collection}_ids`,
-    `{collection}_codes`, folded, and `{collection}_external_ids`; and `with_names`, whether to return names
-    instead of NULL. The drawn ids are rows without a `type`.
-    """
-    queries: list[Select[Any]] = []
-    for target in referenced_models(model, links):
-        table = table_of(target)
-        kind, code = constant(table.name).label("type"), folded(table.c.code)
-        name = case((bindparam("with_names", type_=Boolean), table.c.name))
-        query = select(kind, table.c.id, code, table.c.external_id, name)
-        queries.append(query.where(_matches_keys(table, f"{table.name}_")))
-    numbers = func.generate_series(literal_column("1", Integer), bindparam("new", type_=Integer))
-    new_ids = select(null(), next_id(model), null(), null(), null())
-    return union_all(*queries, new_ids.select_from(numbers.alias("number")))
-
-
-def _matches_keys(table: Table, prefix: str) -> ColumnElement[bool]:
-    ids = bindparam(f"{prefix}ids", type_=ARRAY(BigInteger))
-    codes = bindparam(f"{prefix}codes", type_=ARRAY(Text))
-    external_ids = bindparam(f"{prefix}external_ids", type_=ARRAY(Text))
-    return or_(table.c.id == any_(ids), folded(table.c.code) == any_(codes), table.c.external_id == any_(external_ids))
 
 
 @cache

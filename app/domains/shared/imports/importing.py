@@ -10,13 +10,13 @@ from sqlalchemy import ARRAY, Executable, Text, any_, bindparam, or_, select
 from app.core.threads import run_in_thread
 from app.domains.shared.bulk.batch import BulkOutcome, write_batch
 from app.domains.shared.bulk.fault_budget import FaultBudget
-from app.domains.shared.bulk.items import read_key
 from app.domains.shared.collection import Collection
 from app.domains.shared.imports.columns import Hints, Member, members_of, name_columns
 from app.domains.shared.imports.files import FileFormat, check_names, read_lines, read_table
 from app.domains.shared.imports.rows import ImportRow, RowReader
 from app.domains.shared.models import RegisterObject, folded, table_of
 from app.domains.shared.reading.reader import CollectionReader
+from app.domains.shared.references import read_key
 from app.utils.exceptions import Fault
 
 Action = Literal["create", "change", "unchanged", "fault"]

@@ -98,7 +98,7 @@ def _basis(batch: Batch) -> bytes:
     new = {item.id: item.index for item in batch.items if item.creates}
     digest = blake2b(RULES_VERSION.to_bytes(2), digest_size=32)
     for item in batch.items:
-        ids = [reference.container[reference.slot] for reference in item.references]
+        ids = [reference.place.value for reference in item.references]
         state = [item.status, *([] if item.current is None else [item.id, item.current["version"]])]
         # New objects have other ids in each batch: use their index in the batch instead.
         digest.update(json.dumps([state, [[new[key]] if key in new else key for key in ids]]).encode())

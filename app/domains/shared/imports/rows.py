@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from app.core.threads import until_cancelled
 from app.domains.shared.bulk.fault_budget import FaultBudget
-from app.domains.shared.bulk.items import ID_AND_NAME, ITEM_INDEX, read_key
+from app.domains.shared.bulk.items import ID_AND_NAME, ITEM_INDEX
 from app.domains.shared.collection import Collection, LinkSet, links_by_name
 from app.domains.shared.imports.columns import Columns, Hints, Kind, Member, members_of
 from app.domains.shared.imports.files import FileRow
@@ -28,7 +28,8 @@ from app.domains.shared.reading.cells import (
     read_links,
     read_reference,
 )
-from app.domains.shared.schemas import MAX_LINKS, is_id, takes_null
+from app.domains.shared.references import MAX_LINKS, is_id, read_key
+from app.domains.shared.schemas import takes_null
 from app.utils.exceptions import ContentTooLarge, Fault
 from app.utils.validation import json_pointer
 from app.utils.wording import counted

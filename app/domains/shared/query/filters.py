@@ -25,7 +25,7 @@ from sqlalchemy.types import TypeEngine
 
 from app.domains.shared.models import EXTERNAL_ID_LENGTH
 from app.domains.shared.query.reference_parameters import ReferenceParameter
-from app.domains.shared.schemas import MAX_ID
+from app.domains.shared.references import MAX_ID
 from app.domains.shared.texts import single_line
 from app.utils.fault_codes import invalid
 

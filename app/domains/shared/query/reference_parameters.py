@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import PlainValidator, TypeAdapter, ValidationError, WithJsonSchema
 
 from app.domains.shared.models import EXTERNAL_ID_LENGTH
-from app.domains.shared.schemas import MAX_ID, is_id
+from app.domains.shared.references import MAX_ID, is_id
 from app.domains.shared.texts import CODE_PATTERN, StoredExternalId
 from app.utils.fault_codes import TEXTS, described_pattern, invalid
 

@@ -14,7 +14,7 @@ from app.domains.shared.models import RegisterObject, table_of
 from app.domains.shared.query.orders import Condition
 from app.domains.shared.query.reference_parameters import CODE, is_code
 from app.domains.shared.reading.documents import by_code, by_id
-from app.domains.shared.schemas import MAX_ID
+from app.domains.shared.references import MAX_ID
 from app.domains.shared.texts import CODE_PATTERN
 from app.utils.exceptions import NotFound
 from app.utils.fault_codes import described_pattern, text_of
