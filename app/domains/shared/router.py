@@ -10,7 +10,7 @@ from pydantic import BeforeValidator
 
 from app.core.http.routing import LARGE_BODY
 from app.domains.shared.bulk.responses import BULK, Atomic, DryRun, bulk_response
-from app.domains.shared.bulk.schemas import Bulk, BulkAnswer
+from app.domains.shared.bulk.schemas import Bulk, BulkAnswer, BulkLinks
 from app.domains.shared.idempotency.route import IdempotentRoute
 from app.domains.shared.imports.requests import IMPORT, ImportAnswer, ImportRequestDep, accepts_files, import_response
 from app.domains.shared.query.changes import ChangeParameters
@@ -28,6 +28,7 @@ from app.domains.shared.responses import (
     LINK,
     LIST,
     READ,
+    SET_LINKS,
     SUBLIST,
     SUBLIST_EXPORT,
     TREE,
@@ -35,6 +36,7 @@ from app.domains.shared.responses import (
     WRITE,
     created_response,
     document_response,
+    links_response,
     list_response,
     no_content,
     page_response,
@@ -65,6 +67,7 @@ __all__ = [
     "MAX_DEPTH",
     "NO_FIELDS",
     "READ",
+    "SET_LINKS",
     "SUBLIST",
     "SUBLIST_EXPORT",
     "TREE",
@@ -74,6 +77,7 @@ __all__ = [
     "Atomic",
     "Bulk",
     "BulkAnswer",
+    "BulkLinks",
     "ChangeParameters",
     "ChangeRead",
     "Conditions",
@@ -95,6 +99,7 @@ __all__ = [
     "created_response",
     "document_response",
     "import_response",
+    "links_response",
     "list_response",
     "no_content",
     "page_response",

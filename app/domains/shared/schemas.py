@@ -6,6 +6,7 @@ Bodies are strict: a string is not a number, and an unknown member is an error. 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from copy import copy
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from types import NoneType
@@ -26,6 +27,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
 
+from app.core.permissions import Scope
 from app.domains.shared.models import ChangeAction
 from app.domains.shared.models import (
     Criticality as Criticality,  # noqa: PLC0414 - for the schemas of domains
@@ -65,16 +67,11 @@ def example(**members: Any) -> ConfigDict:
     return ConfigDict(json_schema_extra={"examples": [members]})
 
 
-class ObjectFields(Schema):
-    """The members that bodies of every collection share."""
+class ReferringBody(Schema):
+    """The base of bodies with references, which become a `KeyedBody` if some of the references are keys."""
 
     # Whether the body may repeat texts that are older than the rules for texts.
     repeats_texts: ClassVar[bool] = False
-
-    code: Code | None = None
-    external_id: ExternalId | None = None
-    name: Name
-    description: Description | None = None
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: type[BaseModel], handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -98,6 +95,15 @@ class ObjectFields(Schema):
             if is_body and (body := keyed_body(cls, values)) is not None:
                 return body
             raise
+
+
+class ObjectFields(ReferringBody):
+    """The members that bodies of every collection share."""
+
+    code: Code | None = None
+    external_id: ExternalId | None = None
+    name: Name
+    description: Description | None = None
 
 
 class ChangeFields(Schema):
@@ -130,6 +136,16 @@ class Brief(Schema):
     id: int
     code: str | None
     name: str
+
+
+@dataclass(frozen=True, slots=True)
+class OnRequest:
+    """Marks a list of links in responses that they have only if `embed` or `fields` names it, which needs the scope.
+
+    The annotation of such a field is `list[Brief] | MISSING`, and its default `MISSING`.
+    """
+
+    scope: Scope
 
 
 class NoFields(Schema):

@@ -1,5 +1,6 @@
 """The read operations of every collection."""
 
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from app.core.caller import Caller
@@ -13,7 +14,7 @@ from app.domains.shared.query.link_filters import fixed_link
 from app.domains.shared.query.orders import Condition, Order
 from app.domains.shared.query.pages import FilterQuery, Listing, ListQuery, fetch_page
 from app.domains.shared.query.ranking import search_order
-from app.domains.shared.query.representations import Members
+from app.domains.shared.query.representations import Members, members_on_request
 from app.domains.shared.reading.documents import Document, Documents, documents_of
 from app.domains.shared.reading.history_pages import has_changes, list_changes
 from app.domains.shared.reading.history_selection import ChangeFilters, ObjectOfChanges
@@ -46,13 +47,15 @@ class CollectionReader(RequestService):
         return documents_of(self.collection)
 
     async def get(self, reference: str, members: Members = None) -> Document:
-        """Return one object, or some of its members."""
+        """Return one object, or some of its members. Raises `Forbidden` if the caller may not read all of them."""
+        self.require_members(members)
         return await read_object(self.session, self.collection, parse_key(reference, self.model), members)
 
     async def page(self, query: ListQuery) -> Listing | Export:
         """Return one page of the collection, or an export if the negotiated format is a stream.
 
-        Raises `Forbidden` if a filter reads a collection, or external ids of one, that the caller may not read.
+        Raises `Forbidden` if a filter reads a collection, or external ids of one, that the caller may not read, or if
+        the caller may not read a member on request.
         """
         return await self._page(query)
 
@@ -113,6 +116,8 @@ class CollectionReader(RequestService):
         return await self.session.scalar(select_id(model, key.condition), {"key": key.value}) is not None
 
     async def _page(self, query: ListQuery, link: FixedLink | None = None, **values: Any) -> Listing | Export:
+        members = query.members
+        self.require_members(members)
         condition, arguments = query.selection(link)
         values |= arguments
         if condition is not None:
@@ -126,11 +131,17 @@ class CollectionReader(RequestService):
             other_filters, _ = query.selection(link, include_search=False)
         if query.format != "json":
             return self._export(query, order, condition, values)
-        page = self.documents.page(order, other_filters, query.start, query.members)
+        page = self.documents.page(order, other_filters, query.start, members)
         return await fetch_page(self.session, page, self.documents.count(condition), query, values)
 
     def _require_readable(self, query: FilterQuery) -> None:
         self.caller.require(*(f"{collection}:read" for collection in query.reads))
+
+    def require_members(self, members: Iterable[str] | None) -> None:
+        """Raise `Forbidden` unless the caller has the scopes of the members on request among these."""
+        if members is not None:
+            scopes = members_on_request(self.collection.read)
+            self.caller.require(*(scopes[name] for name in members if name in scopes))
 
     def _export(self, query: ListQuery, order: Order, condition: Condition | None, values: dict[str, Any]) -> Export:
         values |= query.export_arguments()
