@@ -61,6 +61,7 @@ remove_role_holder          roles:write
 list_role_holders           users:read
 
 list_changes                changes:read
+follow_changes              changes:read
 
 list_user_changes           admin
 create_password_link        admin-session
