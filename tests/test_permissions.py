@@ -63,6 +63,7 @@ bulk_role_holders           roles:write
 list_role_holders           users:read
 
 list_changes                changes:read
+follow_changes              changes:read
 
 list_user_changes           admin
 create_password_link        admin-session

@@ -40,7 +40,7 @@ from app.utils.exceptions import (
 )
 
 NOW = "now"
-# What a position is sealed for: the feed, whatever the filters.
+# The context of sealed positions: the feed, with any filters.
 _CONTEXT = "feed of changes"
 # A request begins one epoch at most; the next attempt finds it.
 _MAX_EPOCHS = 2
@@ -161,7 +161,7 @@ class Feed:
 
     async def _read_page(self, start: Position, query: FeedQuery) -> Page:
         values = self._values(start, query) | {"limit": query.limit}
-        row = await self._fetch(feed_page(settled=start.is_settled), values)
+        row = await self._fetch(feed_page(is_settled=start.is_settled), values)
         start.check(row)
         if start.is_settled and not row.rows and row.end is None:
             return await self._read_page(_in_epoch(row, BEFORE_LIVE), query)
@@ -217,9 +217,9 @@ class Feed:
 
     async def _open_stream(self, start: Position, query: FeedQuery) -> tuple[AsyncGenerator[Rows], Row]:
         """Return the batches of the changes after a position, and the state of the feed in the same snapshot."""
-        statements = [feed_stream(settled=False)]
+        statements = [feed_stream(is_settled=False)]
         if start.is_settled:
-            statements.insert(0, feed_stream(settled=True))
+            statements.insert(0, feed_stream(is_settled=True))
         for _ in range(_MAX_EPOCHS):
             batches = self._streams.read(feed_state(), self._values(start, query), *statements)
             (state,) = await anext(batches)

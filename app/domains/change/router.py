@@ -25,8 +25,7 @@ async def follow_changes(
     """Follow the changes of all collections.
 
     Returns the changes after a position, each exactly once, in the order of delivery: a change is delivered once all
-    transactions that began before its own have ended. Of two changes of one object, the one with the greater `id` is
-    the later one.
+    transactions that began before its own have ended. The later one of two changes of one object has the greater `id`.
 
     Contains only changes of objects that the caller may read; changes of users and API tokens require the scope
     `admin`. With `Accept: application/x-ndjson`, all changes that can be delivered are streamed, one per line, or at

@@ -217,7 +217,7 @@ async def test_page_reads_a_bounded_number_of_rows_from_an_index(
         "actions": ["updated"],
         "limit": 100,
     }
-    statement = await feed_page(settled=settled).prepare()
+    statement = await feed_page(is_settled=settled).prepare()
     literals = ", ".join(
         str(it) if isinstance(it, int) else f"'{{{','.join(it)}}}'" for it in statement.arguments(values)
     )
@@ -240,7 +240,7 @@ async def test_page_reads_a_bounded_number_of_rows_from_an_index(
 
 async def test_stream_is_read_from_an_index(large: tuple[asyncpg.Connection, bool]) -> None:
     connection, settled = large
-    statement = await feed_stream(settled=settled).prepare()
+    statement = await feed_stream(is_settled=settled).prepare()
     literals = {"transaction_id": "0::bigint", "id": "0::bigint", "types": "'{roles}'", "actions": "'{updated}'"}
     arguments = ", ".join(literals[name] for name in statement.names)
     await connection.execute(f"PREPARE stream AS {statement.sql}")

@@ -113,7 +113,7 @@ async def test_reader_gets_every_committed_change_once(committed: Committed) -> 
     await asyncio.wait_for(begun.wait(), HANG_TIMEOUT)
     await wait_for_a_row(committed, waited)
     writing = asyncio.gather(*(write(client, number, shared) for number in range(WRITERS)))
-    # What was committed after the open transaction began is not delivered yet.
+    # Changes that were committed after the open transaction began are not delivered yet.
     while not writing.done():
         await reader.step()
     assert len(reader.ids) == len(waited) + SHARED + 1

@@ -50,7 +50,7 @@ def feed_state() -> Select[Any]:
 
 
 @fast_statement()
-def feed_page(*, settled: bool) -> Select[Any]:
+def feed_page(*, is_settled: bool) -> Select[Any]:
     """Return the statement of a page, which returns one row: the columns of `feed_state`, and
 
     - `rows`: the number of changes, one more than `limit` if more follow;
@@ -60,14 +60,14 @@ def feed_page(*, settled: bool) -> Select[Any]:
     """
     table = table_of(Change).alias("change")
     limit = bindparam("limit", type_=BigInteger)
-    window = _ahead(select(*table.c), table, settled=settled).limit(literal_column(str(MAX_ROWS_READ)))
+    window = _ahead(select(*table.c), table, is_settled=is_settled).limit(literal_column(str(MAX_ROWS_READ)))
     rows = window.subquery("ahead")
-    page = select(*rows.c).where(_matches(rows, settled=settled)).order_by(*_order(rows, settled=settled))
+    page = select(*rows.c).where(_matches(rows, is_settled=is_settled)).order_by(*_order(rows, is_settled=is_settled))
     found = page.limit(limit + literal_column("1")).cte("page").prefix_with("MATERIALIZED")
-    entry = select(_position(found, settled=settled).label("position"), _body(found).label("body"))
-    entries = entry.order_by(*_order(found, settled=settled)).limit(limit).subquery("entry")
+    entry = select(_position(found, is_settled=is_settled).label("position"), _body(found).label("body"))
+    entries = entry.order_by(*_order(found, is_settled=is_settled)).limit(limit).subquery("entry")
     count = select(func.count()).select_from(found).scalar_subquery()
-    last = _ahead(select(_position(table, settled=settled)), table, settled=settled)
+    last = _ahead(select(_position(table, is_settled=is_settled)), table, is_settled=is_settled)
     last = last.offset(literal_column(str(MAX_ROWS_READ - 1))).limit(literal_column("1"))
     return _select_state().add_columns(
         count.label("rows"),
@@ -78,12 +78,12 @@ def feed_page(*, settled: bool) -> Select[Any]:
 
 
 @fast_statement()
-def feed_stream(*, settled: bool) -> Select[Any]:
+def feed_stream(*, is_settled: bool) -> Select[Any]:
     """Return the statement of all changes ahead: each row has its `position`, and a `body` if it matches."""
     table = table_of(Change).alias("change")
-    body = case((_matches(table, settled=settled), _body(table)))
-    row = select(_position(table, settled=settled).label("position"), body.label("body"))
-    return _ahead(row, table, settled=settled)
+    body = case((_matches(table, is_settled=is_settled), _body(table)))
+    row = select(_position(table, is_settled=is_settled).label("position"), body.label("body"))
+    return _ahead(row, table, is_settled=is_settled)
 
 
 def _select_state() -> Select[Any]:
@@ -98,10 +98,10 @@ def _select_state() -> Select[Any]:
     ).select_from(one.outerjoin(state, literal_column("true")))
 
 
-def _ahead(query: Select[Any], source: FromClause, *, settled: bool) -> Select[Any]:
+def _ahead(query: Select[Any], source: FromClause, *, is_settled: bool) -> Select[Any]:
     """Return the query restricted to the deliverable changes after a position, and in their order."""
     last_id = bindparam("id", type_=BigInteger)
-    if settled:
+    if is_settled:
         conditions = [source.c.id > last_id, source.c.id <= _of_state("settled_through")]
     else:
         first = func.greatest(bindparam("transaction_id", type_=BigInteger), _of_state("live_from"))
@@ -110,25 +110,25 @@ def _ahead(query: Select[Any], source: FromClause, *, settled: bool) -> Select[A
             tuple_(source.c.transaction_id, source.c.id) > position,
             source.c.transaction_id < horizon(),
         ]
-    return query.where(*conditions).order_by(*_order(source, settled=settled))
+    return query.where(*conditions).order_by(*_order(source, is_settled=is_settled))
 
 
-def _order(source: FromClause, *, settled: bool) -> list[ColumnElement[Any]]:
-    return [source.c.id] if settled else [source.c.transaction_id, source.c.id]
+def _order(source: FromClause, *, is_settled: bool) -> list[ColumnElement[Any]]:
+    return [source.c.id] if is_settled else [source.c.transaction_id, source.c.id]
 
 
-def _position(source: FromClause, *, settled: bool) -> ColumnElement[Any]:
-    first: ColumnElement[int] = literal_column("0::bigint", BigInteger) if settled else source.c.transaction_id
+def _position(source: FromClause, *, is_settled: bool) -> ColumnElement[Any]:
+    first: ColumnElement[int] = literal_column("0::bigint", BigInteger) if is_settled else source.c.transaction_id
     return array([first, source.c.id])
 
 
-def _matches(source: FromClause, *, settled: bool) -> ColumnElement[bool]:
-    """Return the condition on the types and actions, and, unless `settled`, that the change is not settled.
+def _matches(source: FromClause, *, is_settled: bool) -> ColumnElement[bool]:
+    """Return the condition on the types and actions, and, unless `is_settled`, that the change is not settled.
 
     Settled changes may have the transaction ids of another cluster.
     """
     names = (source.c.type == _any_of("types"), source.c.action == _any_of("actions"))
-    return and_(*names) if settled else and_(source.c.id > _of_state("settled_through"), *names)
+    return and_(*names) if is_settled else and_(source.c.id > _of_state("settled_through"), *names)
 
 
 def _any_of(name: str) -> ColumnElement[Any]:
