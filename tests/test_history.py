@@ -1284,6 +1284,8 @@ async def test_reading_the_history_takes_one_statement_for_the_page(app: FastAPI
             ("/changes?count=exact", 2),
             (f"/changes?type=roles&object_id={role['id']}&since=2000-01-01T00:00:00Z", 1),
             (f"/roles/{role['id']}/changes", 1),
+            ("/changes?action=created&member=name&code=counted", 1),
+            (f"/roles/{role['id']}/changes?action=created&member=name&count=exact", 2),
             ("/roles/code:COUNTED/changes?count=exact", 2),
             (f"/roles/{role['id']}/changes?offset=5", 2),
         ):

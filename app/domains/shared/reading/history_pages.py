@@ -148,12 +148,7 @@ def _first_of_key(source: FromClause, selection: ChangeSelection, start: Start, 
 
 def _first_by_type_and_action(table: FromClause, selection: ChangeSelection, start: Start, key: Key) -> Select[Any]:
     """Select the first ids of each type and action, which are few."""
-    type_, action = (
-        func.unnest(bindparam(name, type_=ARRAY(String)))
-        .table_valued(column("value", String))
-        .render_derived(name=name)
-        for name in ("types", "actions")
-    )
+    type_, action = _values("types"), _values("actions")
     whole_key = {**key, "actions": (table.c.action, action.c.value), "types": (table.c.type, type_.c.value)}
     branch = _first_of_key(table, selection, start, whole_key).lateral("branch")
     return select(branch.c.id).select_from(type_.join(action, true()).join(branch, true()))
