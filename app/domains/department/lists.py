@@ -15,6 +15,7 @@ DepartmentListQuery = lists.list_query(
             *lists.OBJECT_FILTERS,
             *lists.identifier("parent_id"),
             *lists.subtree("id", Department, "within"),
+            *lists.tree(Department),
             *lists.identifier("head_id"),
         ),
         sorts=lists.OBJECT_SORTS,

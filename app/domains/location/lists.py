@@ -15,6 +15,7 @@ LocationListQuery = lists.list_query(
             *lists.OBJECT_FILTERS,
             *lists.identifier("parent_id"),
             *lists.subtree("id", Location, "within"),
+            *lists.tree(Location),
             *lists.choice("kind", LocationKind),
             *lists.text("address", partial=True, length=ADDRESS_LENGTH, multiline=True),
             *lists.text("country", partial=True),

@@ -26,6 +26,7 @@ ProcessListQuery = lists.list_query(
             *lists.OBJECT_FILTERS,
             *lists.identifier("parent_id"),
             *lists.subtree("id", Process, "within"),
+            *lists.tree(Process),
             *lists.choice("kind", ProcessKind),
             *lists.choice("status", ProcessStatus),
             *lists.ranked_choice("criticality", lists.Criticality),

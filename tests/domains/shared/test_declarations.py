@@ -39,8 +39,15 @@ def subtree_filters(collection: str) -> set[str]:
 
 # These filters of linked objects replace those of a foreign key.
 LINK_FILTERS = {links.field: link_filters(links) for collection in COLLECTIONS for links in LINKS[collection]}
-# Filters without a field: subtrees, and links in the other direction.
-BESIDES = {collection: subtree_filters(collection) | OTHER_WAY.get(collection, set()) for collection in COLLECTIONS}
+# The filters by the place in a tree.
+PLACES = {"level", "level__not", "has_children"}
+# Filters without a field: subtrees, places in a tree, and links in the other direction.
+BESIDES = {
+    collection: subtree_filters(collection)
+    | (PLACES if collection in TREES else set())
+    | OTHER_WAY.get(collection, set())
+    for collection in COLLECTIONS
+}
 
 
 def bare(annotation: Any) -> Any:

@@ -4,7 +4,7 @@ Conditions are combined with AND.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -95,6 +95,8 @@ class Parameter:
     type: TypeEngine[Any] | None
     is_list: bool = False
     convert: Callable[[Any], Any] | None = None
+    # With a `shape`, the operand is a pair: what the statement depends on beside the bind parameter, and the latter.
+    shape: Callable[[Any], Hashable] | None = None
     # The name of a parameter that must also be present.
     requires: str | None = None
     # The collection of the tree that the condition reads, which the caller must be permitted to read.
@@ -107,6 +109,12 @@ class Parameter:
         if self.is_list:
             annotation = Annotated[list[annotation], Field(max_length=MAX_VALUES)]
         return annotation | None, Field(None, description=self.description)
+
+    def operand(self, constant: Any) -> Any:
+        """Return what a condition takes as operand; `constant` is the part that is written into the statement."""
+        if self.type is None:
+            return constant
+        return self.bind() if self.shape is None else (constant, self.bind())
 
     def bind(self) -> ColumnElement[Any]:
         """Return the bind parameter of the value."""
@@ -144,8 +152,9 @@ class FixedLink:
 class Selection:
     """The condition for the parameters and the path of one request.
 
-    `parameters` has the name of each parameter, and its value if that is written into the statement, else None. So
-    requests that differ only in the values of bind parameters have equal selections, which share one statement.
+    `parameters` has the name of each parameter, and its value, or the shape of its value, if that is written into the
+    statement, else None. So requests that differ only in the values of bind parameters have equal selections, which
+    share one statement.
     """
 
     filters: Sequence[Filter]
@@ -159,7 +168,7 @@ class Selection:
         fixed_link = self.fixed_link
         for filter_ in self.filters:
             operands = {
-                parameter.name: constants[parameter.name] if parameter.type is None else parameter.bind()
+                parameter.name: parameter.operand(constants[parameter.name])
                 for parameter in filter_.parameters
                 if parameter.name in constants
             }
@@ -191,7 +200,7 @@ def build_selection(
             if parameter.type is None:
                 parameters.append((parameter.name, value))
             else:
-                parameters.append((parameter.name, None))
+                parameters.append((parameter.name, parameter.shape(value) if parameter.shape else None))
                 arguments[f"filter_{parameter.name}"] = parameter.convert(value) if parameter.convert else value
     selection = Selection(filters, tuple(parameters), fixed_link) if parameters or fixed_link else None
     return selection, arguments
