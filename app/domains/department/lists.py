@@ -14,7 +14,6 @@ DepartmentListQuery = lists.list_query(
         filters=(
             *lists.OBJECT_FILTERS,
             *lists.identifier("parent_id"),
-            *lists.subtree("id", Department, "within"),
             *lists.tree(Department),
             *lists.identifier("head_id"),
         ),

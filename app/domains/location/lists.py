@@ -14,7 +14,6 @@ LocationListQuery = lists.list_query(
         filters=(
             *lists.OBJECT_FILTERS,
             *lists.identifier("parent_id"),
-            *lists.subtree("id", Location, "within"),
             *lists.tree(Location),
             *lists.choice("kind", LocationKind),
             *lists.text("address", partial=True, length=ADDRESS_LENGTH, multiline=True),

@@ -25,7 +25,6 @@ ProcessListQuery = lists.list_query(
         filters=(
             *lists.OBJECT_FILTERS,
             *lists.identifier("parent_id"),
-            *lists.subtree("id", Process, "within"),
             *lists.tree(Process),
             *lists.choice("kind", ProcessKind),
             *lists.choice("status", ProcessStatus),

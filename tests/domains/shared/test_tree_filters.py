@@ -1,5 +1,6 @@
 """The filters by the place in a tree, compared with a model in Python, and the rows that they read."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
@@ -18,7 +19,8 @@ from tests.builders import make, make_department, make_process
 from tests.catalogue import LISTS, TREES, every_collection, every_tree
 from tests.conftest import Committed, Statements
 from tests.domains.shared.properties import draw_examples
-from tests.domains.shared.test_tree_limits import BINARY, CHAIN, FLAT, SIZES, add_chain, empty, fill, rows_read
+from tests.domains.shared.test_tree_limits import BINARY, CHAIN, FLAT, SIZES, add_chain, empty, explain, fill, rows_read
+from tests.plans import nodes
 from tests.test_contract import CALLER
 
 __all__ = ["empty"]
@@ -38,6 +40,14 @@ def level_of(node: int, parents: Parents) -> int | None:
         seen.add(parent)
         level, parent = level + 1, parents[parent]
     return level
+
+
+def literals(arguments: dict[str, Any]) -> dict[str, str]:
+    """Return the arguments of a statement as SQL."""
+    return {
+        name: f"CAST('{{{','.join(map(str, value))}}}' AS bigint[])" if isinstance(value, list) else str(value)
+        for name, value in arguments.items()
+    }
 
 
 async def page(client: httpx.AsyncClient, address: str) -> list[int]:
@@ -92,6 +102,9 @@ async def test_every_kind_of_list_has_the_filters(
         ("level__not=2", [root, leaf]),
         ("has_children=true&level=2", [inner]),
         (f"level=3&within={inner['id']}&parent_id={inner['id']}", [leaf]),
+        (f"level=1&within={inner['id']}", []),
+        (f"level=1&level=2&level=9&within={root['id']}", [root, inner]),
+        (f"level__not=3&within={inner['id']}", [inner]),
         (f"level=2&id={root['id']}", []),
     ):
         ids = [each["id"] for each in expected]
@@ -177,11 +190,12 @@ async def test_objects_below_the_levels_are_not_read(empty: asyncpg.Connection, 
     read = []
     for size in SIZES:
         await fill(empty, size, shape)
-        selection, _ = DepartmentListQuery(**{name: [2, 3]}).selection()
+        values: Any = {name: [2, 3]}
+        selection, arguments = DepartmentListQuery(**values).selection()
         assert selection is not None
         # The rows of the list itself are limited.
         listed = table.select().where(selection(table)).limit(5)
-        read.append(await rows_read(empty, listed, {f"filter_{name}": "CAST('{2,3}' AS bigint[])"}))
+        read.append(await rows_read(empty, listed, literals(arguments)))
     # A flat tree has all its objects at level 2, which are read as possible parents of those at level 3.
     assert read[1] <= (3 * SIZES[1] if shape == FLAT else read[0] + 20)
 
@@ -193,8 +207,24 @@ async def test_all_levels_read_each_object_a_fixed_number_of_times(empty: asyncp
         await fill(empty, size, shape)
         for name in ("level", "level__not"):
             values: Any = {name: [1, size]}
-            selection, _ = DepartmentListQuery(**values).selection()
+            selection, arguments = DepartmentListQuery(**values).selection()
             assert selection is not None
-            array = f"CAST('{{1,{size}}}' AS bigint[])"
             listed = table.select().where(selection(table))
-            assert await rows_read(empty, listed, {f"filter_{name}": array}) <= 4 * size
+            assert await rows_read(empty, listed, literals(arguments)) <= 4 * size
+
+
+@pytest.mark.parametrize("shape", [BINARY, FLAT])
+async def test_no_row_is_compared_with_all_elements_of_a_set(empty: asyncpg.Connection, shape: str) -> None:
+    await fill(empty, SIZES[1], shape)
+    table = table_of(Department)
+    for query in (
+        {"within": 1, "level": [2, 7]},
+        {"level": [2, 7], "level__not": [3]},
+        {"within": 1, "level__not": [3]},
+    ):
+        values: dict[str, Any] = query
+        selection, arguments = DepartmentListQuery(**values).selection()
+        assert selection is not None
+        plan = await explain(empty, table.select().where(selection(table)), literals(arguments))
+        filters = [node.get("Filter", "") for node in nodes(plan) if "Relation Name" in node]
+        assert not any(re.search(r"ANY \((\$|\(?InitPlan)", each) for each in filters), (query, filters)
