@@ -9,6 +9,7 @@ responses, are not compared.
 """
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -211,8 +212,14 @@ def _limits(wide: Schema, narrow: Schema, where: str) -> Iterator[str]:
             if name not in narrow or sign * wide[name] < sign * narrow[name]:
                 yield f"{where} has {name} {wide[name]} now"
     for name in ("pattern", "format"):
-        if name in wide and name not in narrow:
+        if name in wide and name not in narrow and not (name == "pattern" and _match_all(wide[name], narrow)):
             yield f"{where} has the {name} {wide[name]} now"
+
+
+def _match_all(pattern: str, narrow: Schema) -> bool:
+    """Return whether `narrow` has a few values only, which the pattern allows."""
+    values = [narrow["const"]] if "const" in narrow else narrow.get("enum")
+    return values is not None and all(isinstance(each, str) and re.search(pattern, each) for each in values)
 
 
 def written(document: dict[str, Any]) -> str:

@@ -162,6 +162,10 @@ BREAKING: dict[str, tuple[Change, list[str]]] = {
         lambda new: parameter(new, 2).update(pattern="^a$"),
         [f"{HERE}: header if-match has the pattern ^a$ now"],
     ),
+    "pattern that excludes a value": (
+        lambda new: parameter(new, 1).update(items={"type": "string", "pattern": "^(one|three)$"}),
+        [f"{HERE}: query kind/each has the pattern ^(one|three)$ now"],
+    ),
     "type of a parameter": (
         lambda new: parameter(new, 0).update(type="boolean"),
         [f"{HERE}: query limit no longer takes integer"],
@@ -255,6 +259,9 @@ HARMLESS: dict[str, Change] = {
     "shared response with another name": lambda new: (
         new["components"]["responses"].update(Missing=not_found(new))
         or operation(new)["responses"].update({"404": {"$ref": "#/components/responses/Missing"}})
+    ),
+    "pattern instead of values": lambda new: parameter(new, 1).update(
+        items={"type": "string", "pattern": "^(one|two)(,(one|two))?$"}
     ),
     "new header": lambda new: created(new)["headers"].update(Link={"schema": {"type": "string"}}),
     "new media type": lambda new: created(new)["content"].update({"text/csv": {"schema": {"type": "string"}}}),

@@ -143,6 +143,7 @@ OWN_TEXTS: dict[str, str] = {
     ),
     "precondition_failed:if_none_match": "`If-None-Match` matches the current entity tag of the object.",
     "repeated_parameter": "This parameter takes one value.",
+    "repeated_group": "Objects can be grouped by each name only once.",
     "repeated_sort": "A list can be sorted by each field only once.",
     "same_object": "{other} of this request concerns the same {noun}.",
     "several_accountable": "A process has at most one accountable role.",
@@ -158,6 +159,7 @@ OWN_TEXTS: dict[str, str] = {
         "for cycles. Shorten the chain, or change fewer objects in one request."
     ),
     "too_many_combining_marks": "Must have at most {marks} combining marks in a row. Remove the others.",
+    "too_many_groups": "Objects can be grouped by at most {names}.",
     "too_many_sorts": "A list can be sorted by at most {fields}.",
     "two_places": "Set a cursor or an offset, not both.",
     "type_missing": "Requires the parameter type, because ids are unique only within a collection.",
@@ -173,6 +175,7 @@ OWN_TEXTS: dict[str, str] = {
     "unknown_parameter": "There is no such parameter. {hint}",
     "unknown_reference": "This object does not exist.",
     "unknown_scope": "Must be known scopes, separated by spaces.",
+    "unknown_group": "Grouping {place} is unknown. {hint}",
     "unknown_sort": "Sort field {place} is unknown. {hint}",
     "url": "Must be an http or https URL.",
     "wrong_number_of_cells": "The row has {cells}, but the header has {columns}.",

@@ -19,6 +19,7 @@ from process_register_client.api.departments import (
     update_department,
 )
 from process_register_client.api.processes import (
+    count_processes,
     create_process,
     delete_process,
     link_process_department,
@@ -41,6 +42,7 @@ from process_register_client.models import (
     ProcessRead,
     ProcessStatus,
     SignIn,
+    Stats,
     TokenPair,
     Tree,
 )
@@ -137,6 +139,20 @@ def link(client: AuthenticatedClient) -> ProcessRead:
     return process
 
 
+def count(client: AuthenticatedClient) -> None:
+    """Count the processes by one field, and by two."""
+    counted = parsed("count_processes", count_processes.sync_detailed(client=client, group_by="status"))
+    assert all(isinstance(group.second, Unset) for group in counted.groups), "one key each"
+    pairs = count_processes.sync(client=client, group_by="department,status")
+    assert isinstance(pairs, Stats), pairs
+    found = {
+        (group.object_.code, group.second.key)
+        for group in pairs.groups
+        if group.object_ is not None and not isinstance(group.second, Unset)
+    }
+    assert ("GEN-PY", "draft") in found, "a pair"
+
+
 def delete(client: AuthenticatedClient, reference: str, process: ProcessRead) -> None:
     """Delete the department, after an attempt that is refused because of the link."""
     problem = refused("delete_department", delete_department.sync_detailed(reference, client=client))
@@ -161,6 +177,7 @@ def main(server: str, username: str, password: str) -> None:
         assert finance.parent.code == "TARN"
         reference = write(client, finance)
         process = link(client)
+        count(client)
         tree: Tree = parsed(
             "get_department_tree", get_department_tree.sync_detailed("code:FIN", client=client, depth=1)
         )

@@ -124,6 +124,13 @@ const tree = await client.GET("/api/v1/departments/{reference}/tree", {
 report("get_department_tree", tree.response);
 check(tree.data?.items.some((node) => node.code === "GEN-TS" && node.depth === 1) === true, "below finance");
 
+// Statistics by one field, and by two.
+const counted = await client.GET("/api/v1/processes/stats", { params: { query: { group_by: "status" } } });
+report("count_processes", counted.response);
+check(counted.data?.groups.every((group) => group.second === undefined) === true, "one key each");
+const pairs = await client.GET("/api/v1/processes/stats", { params: { query: { group_by: "department,status" } } });
+check(pairs.data?.groups.some((group) => group.object?.code === "GEN-TS" && group.second?.key === "draft") === true, "a pair");
+
 // 10. What is referred to stays: the problem says by what.
 const refused = await client.DELETE("/api/v1/departments/{reference}", { params: { path: { reference } } });
 report("delete_department", refused.response);

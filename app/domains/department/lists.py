@@ -14,7 +14,7 @@ DepartmentListQuery = lists.list_query(
         filters=(
             *lists.object_filters(Department),
             *lists.identifier("parent_id", Department),
-            *lists.subtree("id", Department, "within"),
+            *lists.tree(Department),
             *lists.identifier("head_id", Department),
             *lists.links(
                 *("process_departments", "department_id", "process_id", "processes"),

@@ -14,7 +14,7 @@ LocationListQuery = lists.list_query(
         filters=(
             *lists.object_filters(Location),
             *lists.identifier("parent_id", Location),
-            *lists.subtree("id", Location, "within"),
+            *lists.tree(Location),
             *lists.choice("kind", LocationKind),
             *lists.text("address", partial=True, length=ADDRESS_LENGTH, multiline=True),
             *lists.text("country", partial=True),

@@ -25,7 +25,7 @@ ProcessListQuery = lists.list_query(
         filters=(
             *lists.object_filters(Process),
             *lists.identifier("parent_id", Process),
-            *lists.subtree("id", Process, "within"),
+            *lists.tree(Process),
             *lists.choice("kind", ProcessKind),
             *lists.choice("status", ProcessStatus),
             *lists.ranked_choice("criticality", lists.Criticality),

@@ -11,6 +11,7 @@ from app.domains.shared.query.orders import OBJECT_SORTS, rank_sort, text_sort
 from app.domains.shared.query.pages import ListDeclaration, ListQuery, list_query, object_filters
 from app.domains.shared.query.parameters import list_parameters, representation_parameters
 from app.domains.shared.query.representations import RepresentationQuery
+from app.domains.shared.query.tree_filters import tree
 from app.domains.shared.reading.stats import StatsQuery, stats_parameters
 
 __all__ = [
@@ -40,4 +41,5 @@ __all__ = [
     "subtree",
     "text",
     "text_sort",
+    "tree",
 ]

@@ -244,15 +244,23 @@ class Ancestors(Schema):
     truncated: Annotated[bool, Field(description="Whether ancestors are missing because there are more than 100.")]
 
 
-class StatsGroup(Schema):
-    """A group of objects and its size."""
+class StatsKey(Schema):
+    """The value that the objects of a group have in common."""
 
     key: Annotated[
         str | None,
         Field(description="Filter value that selects this group, as text; null for the objects without a value."),
     ]
     object: Annotated[Brief | None, Field(description="The object whose `id` is `key`; null if `key` is not an `id`.")]
+
+
+class StatsGroup(StatsKey):
+    """A group of objects and its size."""
+
     count: int
+    second: StatsKey = Field(
+        cast(Any, MISSING), description="The key of the second grouping; absent with one grouping."
+    )
 
 
 class Stats(Schema):

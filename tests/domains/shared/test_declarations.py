@@ -52,8 +52,15 @@ def subtree_filters(collection: str) -> set[str]:
 LINK_FILTERS = {
     links.field: link_filters(links, links.target) for collection in COLLECTIONS for links in LINKS[collection]
 }
-# Filters without a field: subtrees, and links in the other direction.
-BESIDES = {collection: subtree_filters(collection) | links_the_other_way(collection) for collection in COLLECTIONS}
+# The filters by the place in a tree.
+PLACES = {"level", "level__not", "has_children"}
+# Filters without a field: subtrees, places in a tree, and links in the other direction.
+BESIDES = {
+    collection: subtree_filters(collection)
+    | (PLACES if collection in TREES else set())
+    | links_the_other_way(collection)
+    for collection in COLLECTIONS
+}
 
 
 def bare(annotation: Any) -> Any:

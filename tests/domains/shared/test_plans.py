@@ -127,6 +127,8 @@ VALUES: dict[str, list[Any]] = {name: PLAIN_VALUES for names in PLAIN_TEXTS.valu
     "relation": ["owner", "participant", "customer"],
     "usage": ["writes", "uses", "reads"],
     "responsibility": ["accountable", "informed", "consulted"],
+    "level": [1, 2, 4, 77],
+    "has_children": ["true", "false"],
     # Small subtrees: the whole tree includes every object.
     "within": [100, 77_777],
     "other_id": [1, 50, 77, 4_999],

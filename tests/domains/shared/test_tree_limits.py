@@ -247,16 +247,23 @@ async def test_batches_of_moves_never_exceed_the_limit(
 # --- Work ---
 
 
-async def rows_read(connection: asyncpg.Connection, statement: Any, values: dict[str, Any]) -> int:
-    """Run a statement and return the number of rows that its scans of the table have read."""
+async def explain(connection: asyncpg.Connection, statement: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """Run a statement and return its plan; `values` are its arguments as SQL."""
     compiled = statement.compile(dialect=postgresql.dialect(), compile_kwargs={"render_postcompile": True})  # type: ignore[no-untyped-call]
     sql = str(compiled)
     for name in sorted(compiled.params, key=len, reverse=True):
         sql = sql.replace(f"%({name})s", str(values.get(name, compiled.params[name])))
     (plan,) = json.loads(await connection.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}"))
+    root: dict[str, Any] = plan["Plan"]
+    return root
+
+
+async def rows_read(connection: asyncpg.Connection, statement: Any, values: dict[str, Any]) -> int:
+    """Run a statement and return the number of rows that its scans of the table have read."""
+    plan = await explain(connection, statement, values)
     return sum(
         round(node["Actual Rows"] * node["Actual Loops"]) + node.get("Rows Removed by Filter", 0) * node["Actual Loops"]
-        for node in nodes(plan["Plan"])
+        for node in nodes(plan)
         if node.get("Relation Name") == "departments"
     )
 

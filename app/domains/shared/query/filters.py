@@ -5,7 +5,7 @@ that meets all conditions which require a value of `name`, or that has none.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -100,6 +100,8 @@ class Parameter:
     # The collection of the objects to which the values refer, by id or by key. Ids replace keys before the statement.
     target: str | None = None
     convert: Callable[[Any], Any] | None = None
+    # With a `shape`, the operand is a pair: what the statement depends on beside the bind parameter, and the latter.
+    shape: Callable[[Any], Hashable] | None = None
     # The name of a parameter that must also be present, except with the constant `independent`.
     requires: str | None = None
     independent: str | None = None
@@ -118,6 +120,12 @@ class Parameter:
     def argument(self) -> str:
         """The name of the bind parameter."""
         return f"filter_{self.name}"
+
+    def operand(self, constant: Any) -> Any:
+        """Return what a condition takes as operand; `constant` is the part that is written into the statement."""
+        if self.type is None:
+            return constant
+        return self.bind() if self.shape is None else (constant, self.bind())
 
     def bind(self) -> ColumnElement[Any]:
         """Return the bind parameter of the value."""
@@ -170,8 +178,9 @@ class Filter:
 class Selection:
     """The condition for the parameters and the path of one request.
 
-    `parameters` has the name of each parameter, and its value if that is written into the statement, else None. So
-    requests that differ only in the values of bind parameters have equal selections, which share one statement.
+    `parameters` has the name of each parameter, and its value, or the shape of its value, if that is written into the
+    statement, else None. So requests that differ only in the values of bind parameters have equal selections, which
+    share one statement.
     """
 
     filters: Sequence[Filter]
@@ -188,7 +197,7 @@ class Selection:
         fixed_link = self.fixed_link
         for filter_ in self.filters:
             operands = {
-                parameter.name: constants[parameter.name] if parameter.type is None else parameter.bind()
+                parameter.name: parameter.operand(constants[parameter.name])
                 for parameter in filter_.parameters
                 if parameter.name in constants
             }
@@ -229,7 +238,7 @@ def build_selection(
             if parameter.type is None:
                 parameters.append((parameter.name, value))
             else:
-                parameters.append((parameter.name, None))
+                parameters.append((parameter.name, parameter.shape(value) if parameter.shape else None))
                 arguments[parameter.argument] = parameter.convert(value) if parameter.convert else value
     selection = Selection(filters, tuple(parameters), fixed_link) if parameters or fixed_link else None
     return selection, arguments

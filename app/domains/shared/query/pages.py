@@ -5,7 +5,7 @@ same, and rows that are inserted or deleted in the meantime do not shift the pag
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -198,14 +198,14 @@ class FilterQuery(BaseModel):
     declaration: ClassVar[ListDeclaration] = ListDeclaration((), OBJECT_SORTS)
 
     def selection(
-        self, fixed_link: FixedLink | None = None, *, include_search: bool = True
+        self, fixed_link: FixedLink | None = None, *, without: Sequence[str] = ()
     ) -> tuple[Selection | None, dict[str, Any]]:
         """Return the selection for the filters and the fixed link, None if there are neither, and its arguments.
 
-        Without `include_search` the filter `q` is left out.
+        The parameters `without` are left out.
         """
         names = self.model_fields_set & self.declaration.parameters.keys()
-        values = {name: getattr(self, name) for name in names if include_search or name != "q"}
+        values = {name: getattr(self, name) for name in names.difference(without)}
         # A shortcut: most lists use none of the hundred parameters.
         return build_selection(self.declaration.filters, values, fixed_link) if values or fixed_link else (None, {})
 

@@ -128,7 +128,7 @@ class CollectionReader(RequestService):
         if query.is_search:
             order = search_order(query.sort, query.declaration)
             values["readable"] = self.caller.readable
-            other_filters, _ = query.selection(link, include_search=False)
+            other_filters, _ = query.selection(link, without=["q"])
         if query.format != "json":
             return self._export(query, order, condition, values)
         page = self.documents.page(order, other_filters, query.start, members)
