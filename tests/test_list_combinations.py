@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from tests.catalogue import COLLECTIONS
+from tests.conftest import Committed
 from tests.list_oracle import KINDS, REFERENCES, TREES, Kind, Query, Register
 
 # In the order of their references, but for the departments of users.
@@ -258,8 +259,8 @@ class Combinations:
 
 
 @pytest.mark.parametrize("seed", range(4))
-async def test_lists_select_what_the_naive_computation_selects(client: httpx.AsyncClient, seed: int) -> None:
-    random = Random(seed)  # noqa: S311 - the same combinations in every run
+async def test_lists_select_what_the_naive_computation_selects(committed: Committed, seed: int) -> None:
+    client, random = committed.client, Random(seed)  # noqa: S311 - the same combinations in every run
     await _fill(client, random)
     register = await _read(client)
     combinations = Combinations(register, random)
@@ -284,8 +285,8 @@ async def test_lists_select_what_the_naive_computation_selects(client: httpx.Asy
 
 
 @pytest.mark.parametrize("seed", [4])
-async def test_statistics_count_what_the_naive_computation_counts(client: httpx.AsyncClient, seed: int) -> None:
-    random = Random(seed)  # noqa: S311 - the same combinations in every run
+async def test_statistics_count_what_the_naive_computation_counts(committed: Committed, seed: int) -> None:
+    client, random = committed.client, Random(seed)  # noqa: S311 - the same combinations in every run
     await _fill(client, random)
     register = await _read(client)
     combinations = Combinations(register, random)
