@@ -218,7 +218,7 @@ class Register:
             named = near & wanted if wanted else near
             positive, negative = list[bool](), list[bool]()
             if match == "none":
-                negative.append(not named)
+                positive.append(not named)
             elif match == "all":
                 positive.append(wanted <= near)
             elif wanted or within:
@@ -228,7 +228,7 @@ class Register:
                 negative.append(bool(holds))
             if is_null:
                 return all(negative) and ((bool(positive) and all(positive)) or not holds)
-            is_absence = match == "none" or excluded or not_within
+            is_absence = excluded or not_within
             return all(negative) and all(positive or [bool(is_absence or holds)])
 
         return test
