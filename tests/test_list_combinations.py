@@ -160,7 +160,7 @@ class Combinations:
         facets: list[Callable[[], Iterable[tuple[str, str]]]] = [
             lambda: self._text(collection),
             lambda: self._reference(collection, self._random.choice([*REFERENCES[collection], "id", "created_by_id"])),
-            *(partial(self._links, kind) for kind in KINDS[collection] * 2),
+            *(partial(self._links, kind) for kind in KINDS[collection]),
         ]
         if OWN_CHOICES[collection]:
             facets.append(lambda: self._choice(collection, self._random.choice(OWN_CHOICES[collection])))
@@ -248,7 +248,7 @@ class Combinations:
         if kind.target in TREES and self._chance(0.3):
             yield (f"{kind.noun}_within{self._random.choice(('', '__not'))}", self._named(kind.target, tree=True))
         if self._chance(0.3):
-            matches = ("any", "all", "none") if has_values else ("any", "none")
+            matches = ("any", "all", "none") if has_values else ("none",)
             yield (f"{kind.noun}_match", self._random.choice(matches))
         if kind.detail and self._chance(0.5):
             details = DETAILS[kind.detail]
