@@ -578,6 +578,25 @@ async def test_number_of_statements_of_role_holders_is_fixed(client: httpx.Async
         assert len(seen) == expected + CALLER, (method, url, seen)
 
 
+async def test_filters_by_links_take_no_statement_of_their_own(
+    client: httpx.AsyncClient, statements: Statements
+) -> None:
+    role = await make_role(client)
+    for expected, url in (
+        (1, "/processes?role_id__null=true&responsibility=accountable&department_within__not=1"),
+        (1, "/processes?role_id=1&role_id=2&role_match=all&responsibility=informed&responsibility_match=none"),
+        (2, "/roles?process_id__null=true&user_id__null=true&department_within=1&department_id__null=true&count=exact"),
+        (1, "/users?role_match=none"),
+        (1, f"/roles/{role['id']}/holders?role_id__null=false&embed=none"),
+        (1, "/roles/stats?group_by=department&process_id__not=1"),
+    ):
+        with statements.counted() as seen:
+            response = await client.get(url)
+        assert response.is_success, response.text
+        checks = url.startswith(f"/roles/{role['id']}")  # an empty page checks that the role exists
+        assert len(seen) == expected + checks + CALLER, (url, seen)
+
+
 @every_collection
 async def test_head_is_get_without_the_body(client: httpx.AsyncClient, collection: str) -> None:
     made = await make(client, collection)

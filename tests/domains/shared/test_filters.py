@@ -324,7 +324,125 @@ async def test_other_collections_are_filtered_by_trees_and_links(client: httpx.A
     assert await ids(client, f"/departments/{top['id']}/processes?within=1") == []
 
 
-async def test_parameter_without_its_required_parameter_is_rejected(client: httpx.AsyncClient) -> None:
-    response = await client.get("/processes?role_match=all")
+@pytest.mark.parametrize(
+    ("query", "missing"),
+    [
+        ("processes?role_match=all", "role_match"),
+        ("processes?location_match=any", "location_match"),
+        ("roles?process_match=all&process_within=1", "process_match"),
+        ("processes?responsibility_match=none&role_id=1", "responsibility_match"),
+        ("roles?responsibility_match=all", "responsibility_match"),
+    ],
+)
+async def test_parameter_without_its_required_parameter_is_rejected(
+    client: httpx.AsyncClient, query: str, missing: str
+) -> None:
+    response = await client.get(f"/{query}")
     assert response.status_code == 422
-    assert [(fault["source"], fault["pointer"]) for fault in response.json()["errors"]] == [("query", "/role_match")]
+    faults = [(fault["source"], fault["pointer"], fault["code"]) for fault in response.json()["errors"]]
+    assert faults == [("query", f"/{missing}", "parameter_missing")]
+
+
+async def test_list_of_linked_objects_combines_with_absence(client: httpx.AsyncClient) -> None:
+    top = await make_department(client)
+    low = await make_department(client, parent_id=top["id"])
+    first, second = await make_role(client), await make_role(client)
+    a = await make_process(
+        client,
+        departments=[{"department_id": top["id"], "relation": "owner"}, {"department_id": low["id"]}],
+        roles=[{"role_id": first["id"], "responsibility": "accountable"}, {"role_id": second["id"]}],
+    )
+    b = await make_process(client, department_ids=[top["id"]], role_ids=[first["id"]])
+    every = {"a": a["id"], "b": b["id"]}
+    d, e, r, s = top["id"], low["id"], first["id"], second["id"]
+    for address, expected in {
+        f"departments/{d}/processes?department_id__not={e}": "b",
+        f"departments/{d}/processes?department_id__not={d}": "",
+        f"departments/{d}/processes?department_id__null=true": "",
+        f"departments/{d}/processes?department_id__null=true&relation=owner": "b",
+        f"departments/{d}/processes?department_id__null=false&relation=owner": "a",
+        f"departments/{d}/processes?department_within__not={e}": "b",
+        f"departments/{d}/processes?department_within={e}": "",
+        f"departments/{d}/processes?department_within={e}&department_id__null=true": "",
+        f"departments/{d}/processes?department_within={d}&department_within__not={e}": "b",
+        f"departments/{d}/processes?department_id={e}&department_id__null=true": "a",
+        f"departments/{e}/processes?department_match=none": "",
+        f"departments/{d}/processes?department_match=none&relation=owner": "b",
+        f"roles/{r}/processes?role_id__null=true&responsibility=accountable": "b",
+        f"roles/{r}/processes?responsibility=accountable&responsibility_match=none": "b",
+        f"roles/{s}/processes?responsibility=accountable&responsibility_match=none": "a",
+        f"roles/{r}/processes?role_id__not={s}": "b",
+        f"roles/{r}/processes?role_id={s}&responsibility=accountable&responsibility_match=none": "a",
+    }.items():
+        page = (await client.get(f"/{address}&count=exact")).json()
+        found = [every[name] for name in expected]
+        assert ([item["id"] for item in page["items"]], page["total"]) == (found, len(found)), address
+
+
+async def test_holders_are_filtered_from_both_ends(client: httpx.AsyncClient) -> None:
+    first, second, unused = [await make_role(client) for _ in range(3)]
+    both, one, none = [await make_user(client) for _ in range(3)]
+    for role, user in ((first, both), (second, both), (first, one)):
+        await client.put(f"/roles/{role['id']}/holders/{user['id']}")
+    a, b, c = first["id"], second["id"], unused["id"]
+    x, y, z = both["id"], one["id"], none["id"]
+    within = f"id={x}&id={y}&id={z}"
+    for address, expected in {
+        f"users?{within}&role_id={a}": [x, y],
+        f"users?{within}&role_id={a}&role_id={b}&role_match=all": [x],
+        f"users?{within}&role_id__not={b}": [y, z],
+        f"users?{within}&role_id__null=true": [z],
+        f"users?{within}&role_id={b}&role_id__null=true": [x, z],
+        f"users?{within}&role_match=none": [z],
+        f"users?{within}&role_id={2**62}": [],
+        f"users?{within}&role_id__not={2**62}": [x, y, z],
+        f"users?{within}&role_id={a}&role_id={2**62}&role_match=all": [],
+        f"roles/{a}/holders?role_id__not={b}": [y],
+        f"roles?user_id__null=true&id={a}&id={c}": [c],
+        f"roles?user_id={x}&user_id={y}&user_match=all": [a],
+        f"roles?user_id__not={y}": [b, c],
+    }.items():
+        assert await ids(client, f"/{address}") == expected, address
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("criticality=low&criticality__null=true", ["low", None]),
+        ("criticality=low&criticality__null=false", ["low"]),
+        ("criticality__not=low&criticality__null=true", [None]),
+        ("criticality=low&criticality=high&criticality__not=high&criticality__null=true", ["low", None]),
+        ("external_id=x-low&external_id__null=true", [None]),
+        ("external_id__ic=LOW&external_id__null=true", ["low", None]),
+        ("external_id__sw=x-&external_id__ic=h&external_id__null=true", ["high", None]),
+        ("external_id__sw=x-&external_id__null=true&criticality=low", ["low"]),
+    ],
+)
+async def test_missing_value_is_an_alternative_to_conditions_of_the_field(
+    client: httpx.AsyncClient, query: str, found: list[str | None]
+) -> None:
+    for value in ("low", "high", None):
+        await make_process(client, criticality=value, external_id=value and f"X-{value}")
+    page = (await client.get(f"/processes?{query}&count=exact")).json()
+    assert [item["criticality"] for item in page["items"]] == found
+    assert page["total"] == len(found)
+
+
+async def test_missing_value_is_an_alternative_to_numbers_and_subtrees(client: httpx.AsyncClient) -> None:
+    north = await make_location(client, latitude=60.0, longitude=10.0)
+    south = await make_location(client, latitude=-60.0, longitude=10.0)
+    nowhere = await make_location(client)
+    top = await make_department(client)
+    low = await make_department(client, parent_id=top["id"])
+    inside = await make_role(client, department_id=low["id"])
+    outside = await make_role(client, department_id=top["id"])
+    nothing = await make_role(client)
+    for address, expected in {
+        "locations?latitude__gt=0&latitude__null=true": [north, nowhere],
+        "locations?latitude__gt=-70&latitude__lt=0&latitude__null=true": [south, nowhere],
+        f"roles?department_within={low['id']}&department_id__null=true": [inside, nothing],
+        f"roles?department_within__not={low['id']}": [outside, nothing],
+        f"roles?department_within={top['id']}&department_within__not={low['id']}": [outside],
+        f"departments?within={top['id']}&within__not={low['id']}": [top],
+    }.items():
+        assert await ids(client, f"/{address}") == [each["id"] for each in expected], address

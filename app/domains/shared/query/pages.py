@@ -212,7 +212,8 @@ class FilterQuery(BaseModel):
     @property
     def reads(self) -> list[str]:
         """The collections that the filters read."""
-        return [collection for name, collection in self.declaration.reads.items() if name in self.model_fields_set]
+        given = self.model_fields_set
+        return [collection for name, collection in self.declaration.reads.items() if name in given]
 
     @property
     def keyed(self) -> dict[str, str]:
@@ -226,11 +227,10 @@ class FilterQuery(BaseModel):
 
     @model_validator(mode="after")
     def _check_required_parameters(self) -> Self:
+        given = self.model_fields_set
         for parameter in self.declaration.dependent:
             name, needed = parameter.name, parameter.requires
-            if name not in self.model_fields_set or needed in self.model_fields_set:
-                continue
-            if parameter.independent is None or getattr(self, name) != parameter.independent:
+            if name in given and needed not in given and getattr(self, name) != parameter.independent:
                 raise invalid("parameter_missing", member=name, needed=needed)
         return self
 
