@@ -330,8 +330,8 @@ async def test_external_id_requires_the_permission_to_read_its_collection(client
         response = await client.post("/departments/import", content=file, headers=headers)
         assert (response.status_code, response.json()["scope"]) == (403, "users:read")
     # Codes are shown in documents, and the collection of the write may be read.
-    mixed = {"name": "N", "head_id": {"code": "u"}, "parent_id": {"external_id": "d"}}
-    response = await client.post("/departments", json=mixed, headers=narrow)
+    by_key = {"name": "N", "head_id": {"code": "u"}, "parent_id": {"external_id": "d"}}
+    response = await client.post("/departments", json=by_key, headers=narrow)
     assert response.status_code == 201, response.text
     assert response.json()["head_id"] == user["id"]
 
@@ -339,9 +339,8 @@ async def test_external_id_requires_the_permission_to_read_its_collection(client
 async def test_every_unreadable_external_id_is_named(client: httpx.AsyncClient) -> None:
     narrow = await token_with(client, "processes:write", "roles:read")
     declared = DECLARATIONS["processes"].links
-    body: dict[str, Any] = {each.short: [{"external_id": "x"}] for each in declared} | {
-        "owner_id": {"external_id": "x"}
-    }
+    members = ["owner_id", *(each.short for each in declared)]
+    body = {name: {"external_id": "x"} if name == "owner_id" else [{"external_id": "x"}] for name in members}
     response = await client.post("/processes", json={"name": "P"} | body, headers=narrow)
     assert response.json()["scope"] == "departments:read locations:read resources:read users:read"
     pointers = {error["pointer"] for error in response.json()["errors"]}

@@ -91,7 +91,7 @@ class ReferenceLookup:
             for model, keys in self._wanted.items()
             for column, values in keys.items()
         }
-        statement = find_references(self._model, self._links)
+        statement = _find_references(self._model, self._links)
         values = {"new": new, "with_names": with_names, **arrays}
         models = {model.__tablename__: model for model in self._wanted}
         for kind, object_id, code, external_id, name in await self._session.execute(statement, values):
@@ -202,7 +202,7 @@ def referenced_models(model: type[RegisterObject], links: Sequence[LinkSet]) -> 
 
 
 @cache
-def find_references(model: type[RegisterObject], links: Sequence[LinkSet]) -> Executable:
+def _find_references(model: type[RegisterObject], links: Sequence[LinkSet]) -> Executable:
     """Return the statement that finds the objects to which bodies refer, and draws `new` ids for new objects.
 
     Its parameters are `new`; three arrays for each collection that can be referred to: `{collection}_ids`,
