@@ -14,6 +14,7 @@ from app.domains.shared.bulk.schemas import Bulk, BulkAnswer
 from app.domains.shared.idempotency.route import IdempotentRoute
 from app.domains.shared.imports.requests import IMPORT, ImportAnswer, ImportRequestDep, accepts_files, import_response
 from app.domains.shared.query.filters import Digits
+from app.domains.shared.query.formats import require_json
 from app.domains.shared.query.parameters import PageParameters
 from app.domains.shared.reading.keys import REFERENCE_PATTERN
 from app.domains.shared.reading.preconditions import Preconditions
@@ -26,6 +27,7 @@ from app.domains.shared.responses import (
     LINK,
     LIST,
     READ,
+    STATS,
     SUBLIST,
     SUBLIST_EXPORT,
     TREE,
@@ -57,12 +59,14 @@ __all__ = [
     "EXPORT",
     "IMPORT",
     "INVALID",
+    "JSON_ONLY",
     "LARGE_BODY",
     "LINK",
     "LIST",
     "MAX_DEPTH",
     "NO_FIELDS",
     "READ",
+    "STATS",
     "SUBLIST",
     "SUBLIST_EXPORT",
     "TREE",
@@ -129,6 +133,8 @@ PathId = Annotated[
 ]
 # The OpenAPI document gets the headers from `api/openapi.py`, for each operation with a response 412.
 Conditions = Annotated[Preconditions, Depends(Preconditions.provide)]
+# The dependency of routes without parameters of lists, whose responses are JSON.
+JSON_ONLY = [Depends(require_json)]
 Depth = Annotated[int, Query(ge=0, le=MAX_DEPTH, description="Number of levels below the object to return."), Digits]
 
 

@@ -1,5 +1,6 @@
-"""The media types of lists and their negotiation by the `Accept` header."""
+"""The media types of responses and their negotiation by the `Accept` header."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal
 
@@ -15,23 +16,28 @@ MEDIA_TYPES: dict[Format, str] = {"json": "application/json", "ndjson": "applica
 MAX_ACCEPT_LENGTH = 1_000
 
 
-def negotiate_format(request: Request) -> Format:
-    """Return the client's preferred format (RFC 9110, section 12.5.1).
+def negotiate_format(request: Request, available: Sequence[Format] = tuple(MEDIA_TYPES)) -> Format:
+    """Return the client's preferred one of the available formats (RFC 9110, section 12.5.1).
 
     Raises `NotAcceptable` if the client accepts none, or for more than `MAX_ACCEPT_LENGTH` characters.
     """
     accept = ",".join(request.headers.getlist("accept")) or "*/*"
     if len(accept) > MAX_ACCEPT_LENGTH:
         raise NotAcceptable(f"Accept may have at most {counted(MAX_ACCEPT_LENGTH, 'character')}.")
-    return _negotiate(accept)
+    return _negotiate(accept, tuple(available))
+
+
+def require_json(request: Request) -> None:
+    """Check that the client accepts JSON, for a route without other formats. Raises `NotAcceptable`."""
+    negotiate_format(request, ("json",))
 
 
 @lru_cache(maxsize=32)
-def _negotiate(accept: str) -> Format:
-    qualities: dict[Format, float] = {name: _quality(media_type, accept) for name, media_type in MEDIA_TYPES.items()}
+def _negotiate(accept: str, available: tuple[Format, ...]) -> Format:
+    qualities: dict[Format, float] = {name: _quality(MEDIA_TYPES[name], accept) for name in available}
     best = max(qualities, key=lambda name: qualities[name])
     if not qualities[best]:
-        raise NotAcceptable(f"Lists are available as {joined(list(MEDIA_TYPES.values()))}.")
+        raise NotAcceptable(f"The response is available as {joined([MEDIA_TYPES[name] for name in available])}.")
     return best
 
 
