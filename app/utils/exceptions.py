@@ -202,8 +202,9 @@ class MethodNotAllowed(RegisterError):
 
 
 class NotAcceptable(RegisterError):
-    """The service cannot send a media type that the `Accept` header allows. Lists are available as `application/json`,
-    `application/x-ndjson` and `text/csv`; without the header they are JSON."""
+    """The service cannot send a media type that the `Accept` header allows. Lists of objects are available as
+    `application/json`, `application/x-ndjson` and `text/csv`, other lists, trees, statistics and searches as
+    `application/json`; without the header they are JSON."""
 
     status, name, title, code = 406, "not-acceptable", "Not acceptable", "not_acceptable"
     text = "None of the media types in Accept is available."

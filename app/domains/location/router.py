@@ -40,7 +40,7 @@ async def bulk_locations(
     return shared.bulk_response(await service.bulk(body.items, atomic=atomic, dry_run=dry_run), dry_run=dry_run)
 
 
-@router.get("/stats", response_model=shared.Stats, responses=shared.INVALID, openapi_extra=REQUIRES_READ)
+@router.get("/stats", response_model=shared.Stats, responses=shared.STATS, openapi_extra=REQUIRES_READ)
 async def count_locations(service: LocationServiceDep, query: LocationStatsParameters) -> Response:
     """Count the locations that match the filters, by group."""
     return shared.stats_response(await service.stats(query))
@@ -104,7 +104,11 @@ async def list_location_changes(
 
 
 @router.get(
-    "/{reference}/tree", response_model=shared.Tree, responses=shared.TREE | shared.INVALID, openapi_extra=REQUIRES_READ
+    "/{reference}/tree",
+    response_model=shared.Tree,
+    responses=shared.TREE | shared.INVALID,
+    dependencies=shared.JSON_ONLY,
+    openapi_extra=REQUIRES_READ,
 )
 async def get_location_tree(
     service: LocationServiceDep, reference: shared.Reference, depth: shared.Depth = shared.MAX_DEPTH
@@ -114,7 +118,11 @@ async def get_location_tree(
 
 
 @router.get(
-    "/{reference}/ancestors", response_model=shared.Ancestors, responses=shared.TREE, openapi_extra=REQUIRES_READ
+    "/{reference}/ancestors",
+    response_model=shared.Ancestors,
+    responses=shared.TREE,
+    dependencies=shared.JSON_ONLY,
+    openapi_extra=REQUIRES_READ,
 )
 async def list_location_ancestors(service: LocationServiceDep, reference: shared.Reference) -> Response:
     """List the ancestors of a location, root first."""

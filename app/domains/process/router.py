@@ -62,7 +62,7 @@ async def bulk_processes(
     return shared.bulk_response(await service.bulk(body.items, atomic=atomic, dry_run=dry_run), dry_run=dry_run)
 
 
-@router.get("/stats", response_model=shared.Stats, responses=shared.INVALID, openapi_extra=REQUIRES_READ)
+@router.get("/stats", response_model=shared.Stats, responses=shared.STATS, openapi_extra=REQUIRES_READ)
 async def count_processes(service: ProcessServiceDep, query: ProcessStatsParameters) -> Response:
     """Count the processes that match the filters, by group."""
     return shared.stats_response(await service.stats(query))
@@ -126,7 +126,11 @@ async def list_process_changes(
 
 
 @router.get(
-    "/{reference}/tree", response_model=shared.Tree, responses=shared.TREE | shared.INVALID, openapi_extra=REQUIRES_READ
+    "/{reference}/tree",
+    response_model=shared.Tree,
+    responses=shared.TREE | shared.INVALID,
+    dependencies=shared.JSON_ONLY,
+    openapi_extra=REQUIRES_READ,
 )
 async def get_process_tree(
     service: ProcessServiceDep, reference: shared.Reference, depth: shared.Depth = shared.MAX_DEPTH
@@ -136,7 +140,11 @@ async def get_process_tree(
 
 
 @router.get(
-    "/{reference}/ancestors", response_model=shared.Ancestors, responses=shared.TREE, openapi_extra=REQUIRES_READ
+    "/{reference}/ancestors",
+    response_model=shared.Ancestors,
+    responses=shared.TREE,
+    dependencies=shared.JSON_ONLY,
+    openapi_extra=REQUIRES_READ,
 )
 async def list_process_ancestors(service: ProcessServiceDep, reference: shared.Reference) -> Response:
     """List the ancestors of a process, root first."""

@@ -40,7 +40,7 @@ async def bulk_resources(
     return shared.bulk_response(await service.bulk(body.items, atomic=atomic, dry_run=dry_run), dry_run=dry_run)
 
 
-@router.get("/stats", response_model=shared.Stats, responses=shared.INVALID, openapi_extra=REQUIRES_READ)
+@router.get("/stats", response_model=shared.Stats, responses=shared.STATS, openapi_extra=REQUIRES_READ)
 async def count_resources(service: ResourceServiceDep, query: ResourceStatsParameters) -> Response:
     """Count the resources that match the filters, by group."""
     return shared.stats_response(await service.stats(query))

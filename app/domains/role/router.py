@@ -63,7 +63,7 @@ async def bulk_role_holders(
     return shared.bulk_response(outcome, dry_run=dry_run)
 
 
-@router.get("/stats", response_model=shared.Stats, responses=shared.INVALID, openapi_extra=REQUIRES_READ)
+@router.get("/stats", response_model=shared.Stats, responses=shared.STATS, openapi_extra=REQUIRES_READ)
 async def count_roles(service: RoleServiceDep, query: RoleStatsParameters) -> Response:
     """Count the roles that match the filters, by group."""
     return shared.stats_response(await service.stats(query))

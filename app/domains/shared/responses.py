@@ -79,7 +79,7 @@ READ: Responses = {
     304: {"description": "Not modified: the representation still has the `ETag` of `If-None-Match`.", "headers": _ETAG},
     **problems(NotFound, PreconditionFailed, InvalidContent),
 }
-LIST: Responses = {200: {"headers": _LINK}, **problems(BadRequest, InvalidContent)}
+LIST: Responses = {200: {"headers": _LINK}, **problems(BadRequest, NotAcceptable, InvalidContent)}
 SUBLIST: Responses = LIST | problems(NotFound)
 # Lists that can also be streamed.
 EXPORT: Responses = LIST | {
@@ -90,10 +90,10 @@ EXPORT: Responses = LIST | {
             MEDIA_TYPES["csv"]: {"schema": {"type": "string", "description": "A header row, then one object per row."}},
         },
     },
-    **problems(NotAcceptable),
 }
 SUBLIST_EXPORT: Responses = EXPORT | problems(NotFound)
-TREE: Responses = problems(NotFound)
+STATS: Responses = problems(NotAcceptable, InvalidContent)
+TREE: Responses = problems(NotFound, NotAcceptable)
 CREATE: Responses = {
     201: {"headers": _ETAG | _header("Location", "Path of the created object.", always=True)},
     **problems(Conflict, *BODY),

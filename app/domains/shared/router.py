@@ -15,6 +15,7 @@ from app.domains.shared.idempotency.route import IdempotentRoute
 from app.domains.shared.imports.requests import IMPORT, ImportAnswer, ImportRequestDep, accepts_files, import_response
 from app.domains.shared.query.changes import ChangeParameters
 from app.domains.shared.query.filters import Digits
+from app.domains.shared.query.formats import require_json
 from app.domains.shared.query.parameters import PageParameters
 from app.domains.shared.reading.keys import REFERENCE_PATTERN
 from app.domains.shared.reading.preconditions import Preconditions
@@ -29,6 +30,7 @@ from app.domains.shared.responses import (
     LIST,
     READ,
     SET_LINKS,
+    STATS,
     SUBLIST,
     SUBLIST_EXPORT,
     TREE,
@@ -61,6 +63,7 @@ __all__ = [
     "EXPORT",
     "IMPORT",
     "INVALID",
+    "JSON_ONLY",
     "LARGE_BODY",
     "LINK",
     "LIST",
@@ -68,6 +71,7 @@ __all__ = [
     "NO_FIELDS",
     "READ",
     "SET_LINKS",
+    "STATS",
     "SUBLIST",
     "SUBLIST_EXPORT",
     "TREE",
@@ -137,6 +141,8 @@ PathId = Annotated[
 ]
 # The OpenAPI document gets the headers from `api/openapi.py`, for each operation with a response 412.
 Conditions = Annotated[Preconditions, Depends(Preconditions.provide)]
+# The dependency of routes without parameters of lists, whose responses are JSON.
+JSON_ONLY = [Depends(require_json)]
 Depth = Annotated[int, Query(ge=0, le=MAX_DEPTH, description="Number of levels below the object to return."), Digits]
 
 

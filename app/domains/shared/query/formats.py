@@ -1,4 +1,4 @@
-"""The media types of lists and their negotiation by the `Accept` header."""
+"""The media types of responses and their negotiation by the `Accept` header."""
 
 from functools import lru_cache
 from typing import Literal
@@ -16,23 +16,28 @@ ALL_FORMATS: tuple[Format, ...] = tuple(MEDIA_TYPES)
 MAX_ACCEPT_LENGTH = 1_000
 
 
-def negotiate_format(request: Request, formats: tuple[Format, ...] = ALL_FORMATS) -> Format:
-    """Return the client's preferred one of the formats (RFC 9110, section 12.5.1).
+def negotiate_format(request: Request, available: tuple[Format, ...] = ALL_FORMATS) -> Format:
+    """Return the client's preferred one of the available formats (RFC 9110, section 12.5.1).
 
     Raises `NotAcceptable` if the client accepts none, or for more than `MAX_ACCEPT_LENGTH` characters.
     """
     accept = ",".join(request.headers.getlist("accept")) or "*/*"
     if len(accept) > MAX_ACCEPT_LENGTH:
         raise NotAcceptable(f"Accept may have at most {counted(MAX_ACCEPT_LENGTH, 'character')}.")
-    return _negotiate(accept, formats)
+    return _negotiate(accept, available)
+
+
+def require_json(request: Request) -> None:
+    """Check that the client accepts JSON, for a route without other formats. Raises `NotAcceptable`."""
+    negotiate_format(request, ("json",))
 
 
 @lru_cache(maxsize=32)
-def _negotiate(accept: str, formats: tuple[Format, ...]) -> Format:
-    qualities = {name: _quality(MEDIA_TYPES[name], accept) for name in formats}
+def _negotiate(accept: str, available: tuple[Format, ...]) -> Format:
+    qualities = {name: _quality(MEDIA_TYPES[name], accept) for name in available}
     best = max(qualities, key=lambda name: qualities[name])
     if not qualities[best]:
-        raise NotAcceptable(f"Lists are available as {joined([MEDIA_TYPES[name] for name in formats])}.")
+        raise NotAcceptable(f"The response is available as {joined([MEDIA_TYPES[name] for name in available])}.")
     return best
 
 

@@ -8,7 +8,7 @@ from fastapi import Depends, Request
 from pydantic import BaseModel
 
 from app.core.http.query_models import QueryModel, query_of
-from app.domains.shared.query.formats import negotiate_format
+from app.domains.shared.query.formats import negotiate_format, require_json
 from app.domains.shared.query.pages import (
     ExportQuery,
     Listing,
@@ -23,6 +23,7 @@ from app.utils.exceptions import BadRequest, Fault
 _encode_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 Q = TypeVar("Q", bound=PageQuery)
+M = TypeVar("M", bound=BaseModel)
 
 
 class ListParameters(QueryModel[Q]):
@@ -38,6 +39,8 @@ class ListParameters(QueryModel[Q]):
         query.set_origin(Origin(scope["path"], state.tokens, state.streams, scope["state"].get("head", False)))
         if isinstance(query, ExportQuery):
             query.set_format(negotiate_format(request))
+        else:
+            require_json(request)
         _read_cursor(query)
         return query
 
@@ -45,6 +48,16 @@ class ListParameters(QueryModel[Q]):
 def list_parameters(model: type[Q]) -> ListParameters[Q]:
     """Return the dependency that validates the parameters of a list; see `ListParameters`."""
     return ListParameters(model)
+
+
+class JsonParameters(QueryModel[M]):
+    """A dependency that validates the parameters of a route whose responses are JSON."""
+
+    async def __call__(self, request: Request) -> M:
+        """Return the parameters. Raises `NotAcceptable` if the client does not accept JSON."""
+        query = await super().__call__(request)
+        require_json(request)
+        return query
 
 
 def representation_parameters(schema: type[BaseModel]) -> QueryModel[RepresentationQuery]:

@@ -97,7 +97,7 @@ def _has_children(model: type[Base]) -> Filter:
 
 
 class _Shape(NamedTuple):
-    """What a statement depends on of the levels of a request, whose values are a bind parameter."""
+    """The part of the levels of a request that is written into the statement; the values are a bind parameter."""
 
     includes_roots: bool
     includes_others: bool

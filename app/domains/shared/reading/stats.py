@@ -24,12 +24,12 @@ from sqlalchemy import (
 from sqlalchemy import literal_column as constant
 
 from app.core.http.hints import name_hint
-from app.core.http.query_models import QueryModel, query_of
 from app.core.prepared import FastStatement, fast_statement
 from app.domains.shared.models import RegisterObject, model_of, table_of
 from app.domains.shared.query.filters import Parameter, Selection
 from app.domains.shared.query.groups import Grouping, LinkTable
 from app.domains.shared.query.pages import FilterQuery, ListQuery
+from app.domains.shared.query.parameters import JsonParameters
 from app.domains.shared.reading.json_text import json_list
 from app.domains.shared.schemas import Brief
 from app.utils.fault_codes import described_pattern, invalid
@@ -101,9 +101,9 @@ class StatsQuery(FilterQuery):
         return value
 
 
-def stats_parameters(list_model: type[ListQuery]) -> QueryModel[StatsQuery]:
+def stats_parameters(list_model: type[ListQuery]) -> JsonParameters[StatsQuery]:
     """Return the dependency that validates the parameters of the statistics of a list."""
-    return query_of(stats_query(list_model))
+    return JsonParameters(stats_query(list_model))
 
 
 def stats_query(list_model: type[ListQuery]) -> type[StatsQuery]:
