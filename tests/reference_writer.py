@@ -14,6 +14,7 @@ from app.core.database import RegisterSession
 from app.core.database_errors import IntegrityViolation
 from app.domains.shared import trees
 from app.domains.shared.collection import LinkSet, body_link_targets, body_links
+from app.domains.shared.query.representations import default_members
 from app.domains.shared.rules import Link
 from app.models import Change, Session, User
 from app.utils import exceptions as errors
@@ -192,7 +193,7 @@ class ReferenceWriter:
         values: Document = {}
         for links in self.links:
             values[links.field] = [entry for _, entry in (await self._linked(row, links)).values()]
-        for name in self.read.model_fields.keys() - values:
+        for name in default_members(self.read) - values.keys():
             key = getattr(row, f"{name}_id" if name in self.related else name)
             values[name] = await self.session.get(self.related[name], key) if key and name in self.related else key
         return dict(self.read.model_validate(values, from_attributes=True).model_dump(mode="json"))

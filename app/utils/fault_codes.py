@@ -162,6 +162,7 @@ OWN_TEXTS: dict[str, str] = {
     "unexpected_version": "Only `update` and `delete` take a version. Remove it.",
     "unknown_column": "The file has no such column. {hint}",
     "unknown_column:member": "Objects have no such field. {hint}",
+    "unknown_column:on_request": "Files cannot set this field. Ignore it (`map={name}:`) and use its own request.",
     "unknown_member": "There is no such field. {hint}",
     "unknown_member:none": "`none` cannot be combined with other names.",
     "unknown_parameter": "There is no such parameter. {hint}",

@@ -16,6 +16,7 @@ class Role(RegisterObject):
     department_id: Mapped[int | None] = reference("departments")
 
     department: Mapped[Any] = relationship("Department", lazy="raise")
+    holders: Mapped[list["RoleHolder"]] = relationship(lazy="raise", viewonly=True)
 
 
 class RoleHolder(Base):
@@ -26,3 +27,5 @@ class RoleHolder(Base):
 
     role_id: Mapped[int] = link_end("roles", cascade=True)
     user_id: Mapped[int] = link_end("users")
+
+    user: Mapped[Any] = relationship("User", lazy="raise")

@@ -1,6 +1,19 @@
 """Schemas of role requests and responses."""
 
-from app.domains.shared.schemas import Brief, ChangeFields, ObjectFields, ObjectRead, Reference, example, merge_patch
+from typing import Annotated
+
+from pydantic import MISSING, Field
+
+from app.domains.shared.schemas import (
+    Brief,
+    ChangeFields,
+    ObjectFields,
+    ObjectRead,
+    OnRequest,
+    Reference,
+    example,
+    merge_patch,
+)
 
 
 class RoleFields(ObjectFields):
@@ -31,3 +44,8 @@ class RoleRead(ObjectRead):
 
     department_id: int | None
     department: Brief | None
+    holders: Annotated[
+        list[Brief] | MISSING,
+        OnRequest("users:read"),
+        Field(description="Users who hold the role; only if `embed` or `fields` names it."),
+    ] = MISSING

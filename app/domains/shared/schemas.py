@@ -6,6 +6,7 @@ Bodies are strict: a string is not a number, and an unknown member is an error. 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from copy import copy
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from types import NoneType
@@ -26,6 +27,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
 
+from app.core.permissions import Scope
 from app.domains.shared.models import ChangeAction
 from app.domains.shared.models import (
     Criticality as Criticality,  # noqa: PLC0414 - for the schemas of domains
@@ -130,6 +132,16 @@ class Brief(Schema):
     id: int
     code: str | None
     name: str
+
+
+@dataclass(frozen=True, slots=True)
+class OnRequest:
+    """Marks a list of links in responses that they have only if `embed` or `fields` names it, which needs the scope.
+
+    The annotation of such a field is `list[Brief] | MISSING`, and its default `MISSING`.
+    """
+
+    scope: Scope
 
 
 class NoFields(Schema):

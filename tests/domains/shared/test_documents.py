@@ -4,6 +4,7 @@ import json
 import random
 import re
 from collections.abc import AsyncIterator
+from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import RelationshipDirection, joinedload, selectinload
 
 from app.domains.role.schemas import RoleRead
+from app.domains.shared.query.representations import default_members
+from app.domains.shared.reading.json_text import nested_schema
 from app.domains.shared.schemas import ObjectRead, Page
 from app.main import create_app
 from app.models import RegisterObject, Role
@@ -135,6 +138,9 @@ async def register(server_url: URL, template: URL) -> AsyncIterator[Committed]:
         for collection in ("departments", "users", *(each for each in IN_ORDER_OF_REFERENCES if each != "users")):
             for _ in range(OBJECTS):
                 generator.remember(await make(register.client, collection, **generator.body(collection)), collection)
+        for role in range(1, OBJECTS):
+            for user in range(1, role % 5):
+                assert (await register.client.put(f"/roles/{role}/holders/{user}")).status_code == 204
         yield register
         await register.client.aclose()
         await register.app.state.database.dispose()
@@ -145,7 +151,15 @@ def generated(register: Committed) -> httpx.AsyncClient:
     return register.client
 
 
-async def stored(register: Committed, collection: str) -> list[ObjectRead]:
+# Responses without `fields`, and those with all members of the schema.
+every_representation = pytest.mark.parametrize("whole", [False, True])
+
+
+def query_of(collection: str, *, whole: bool) -> str:
+    return f"fields={','.join(DECLARATIONS[collection].read.model_fields)}" if whole else ""
+
+
+async def stored(register: Committed, collection: str, *, whole: bool = False) -> list[ObjectRead]:
     """Return all objects of a collection, read by the ORM and serialised by Pydantic."""
     model, schema = DECLARATIONS[collection].model, DECLARATIONS[collection].read
     relationships = inspect(model).relationships
@@ -159,15 +173,16 @@ async def stored(register: Committed, collection: str) -> list[ObjectRead]:
             options.append(selectinload(attribute).joinedload(getattr(relationship.mapper.class_, other.key)))
     async with AsyncSession(register.app.state.database.engine) as session:
         rows = (await session.scalars(select(model).options(*options).order_by(model.id))).unique().all()
-        return [shaped(row, schema) for row in rows]
+        names = set(schema.model_fields) if whole else default_members(schema)
+        return [shaped(row, schema, names) for row in rows]
 
 
-def shaped(row: RegisterObject, schema: type[ObjectRead]) -> ObjectRead:
+def shaped(row: RegisterObject, schema: type[ObjectRead], names: AbstractSet[str]) -> ObjectRead:
     values: dict[str, Any] = {}
-    for name, field in schema.model_fields.items():
+    for name in names:
         value = getattr(row, name)
         if isinstance(value, list):
-            link_schema: type[BaseModel] = field.annotation.__args__[0]  # type: ignore[union-attr]
+            link_schema = nested_schema(schema.model_fields[name].annotation)
             values[name] = sorted((linked(link, link_schema) for link in value), key=_order)
         elif isinstance(value, RegisterObject):
             values[name] = {part: getattr(value, part) for part in ("id", "code", "name")}
@@ -208,30 +223,32 @@ def _integral(document: dict[str, Any], values: dict[str, Any]) -> dict[str, Any
 
 
 @every_collection
+@every_representation
 async def test_document_equals_that_of_orm_and_pydantic(
-    register: Committed, generated: httpx.AsyncClient, collection: str
+    register: Committed, generated: httpx.AsyncClient, collection: str, *, whole: bool
 ) -> None:
     schema = DECLARATIONS[collection].read
-    objects = await stored(register, collection)
+    objects = await stored(register, collection, whole=whole)
     assert len(objects) >= OBJECTS
     for expected in objects:
         references = [str(expected.id)] + ([f"code:{expected.code}"] if expected.code else [])
         for reference in references:
-            response = await generated.get(f"/{collection}/{reference}")
+            response = await generated.get(f"/{collection}/{reference}?{query_of(collection, whole=whole)}")
             assert response.status_code == 200
             assert schema.model_validate_json(response.content, strict=True) == expected
             assert_same(response.json(), expected)
 
 
 @every_collection
+@every_representation
 @pytest.mark.parametrize("sort", ["id", "-name", "-updated_at,code"])
 async def test_page_holds_the_documents_of_its_objects(
-    register: Committed, generated: httpx.AsyncClient, collection: str, sort: str
+    register: Committed, generated: httpx.AsyncClient, collection: str, sort: str, *, whole: bool
 ) -> None:
-    schema = DECLARATIONS[collection].read
-    by_id = {expected.id: expected for expected in await stored(register, collection)}
+    schema, query = DECLARATIONS[collection].read, query_of(collection, whole=whole)
+    by_id = {expected.id: expected for expected in await stored(register, collection, whole=whole)}
     seen = []
-    url: str | None = f"/{collection}?limit=7&sort={sort}"
+    url: str | None = f"/{collection}?limit=7&sort={sort}&{query}".rstrip("&")
     while url:
         response = await generated.get(url.removeprefix("/api/v1"))
         assert response.status_code == 200
@@ -239,7 +256,7 @@ async def test_page_holds_the_documents_of_its_objects(
         for item, parsed in zip(response.json()["items"], page.items, strict=True):
             assert parsed == by_id[item["id"]]
             assert_same(item, by_id[item["id"]])
-            assert item == (await generated.get(f"/{collection}/{item['id']}")).json()
+            assert item == (await generated.get(f"/{collection}/{item['id']}?{query}")).json()
             seen.append(item["id"])
         url = page.next
     assert sorted(seen) == sorted(by_id)

@@ -1,7 +1,8 @@
 """The columns that the files of a collection can have.
 
-They are the members of the objects in lists and in bodies. Members that the register itself sets are ignored. A
-reference may also be given by external id alone, in a column such as `parent_external_id`.
+They are the members of the objects in lists and in bodies. Members that the register itself sets are ignored, and those
+that responses have only on request are rejected. A reference may also be given by external id alone, in a column such
+as `parent_external_id`.
 """
 
 import re
@@ -14,6 +15,7 @@ from typing import Any, Literal, get_args
 from app.core.http.hints import name_hint
 from app.domains.shared.collection import Collection, LinkSet, foreign_keys, links_by_name
 from app.domains.shared.models import RegisterObject
+from app.domains.shared.query.representations import members_on_request
 from app.domains.shared.reading.documents import documents_of
 from app.utils.exceptions import Fault, InvalidContent
 from app.utils.text.invisible import trimmed
@@ -23,7 +25,7 @@ from app.utils.validation import MAX_FAULTS, json_pointer
 MAX_HINTS = 10
 MAX_COMPARED_NAMES = 50
 
-Kind = Literal["text", "number", "boolean", "id", "brief", "external_id", "ids", "links", "read_only"]
+Kind = Literal["text", "number", "boolean", "id", "brief", "external_id", "ids", "links", "read_only", "on_request"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,7 @@ def members_of(collection: Collection) -> dict[str, Member]:
     columns = foreign_keys(collection.model)
     links = links_by_name(collection.links)
     members = {name: Member(name, "read_only") for name in documents_of(collection).header(None)}
+    members |= {name: Member(name, "on_request") for name in members_on_request(collection.read)}
     for name, info in collection.body.model_fields.items():
         if name in columns:
             members[name] = Member(name, "id", name, columns[name])
@@ -93,7 +96,8 @@ def name_columns(
 
     A mapping entry is `name:member`, or `name:` to ignore the name. The result for NDJSON lacks unknown names. Raises
     `InvalidContent` for an unknown or duplicate name in the header of a `table`, which is the row number `row`, for
-    two names of one member, and for a malformed mapping entry or one with an unknown name or member.
+    two names of one member, for a member that responses have only on request, and for a malformed mapping entry or one
+    with an unknown name or member.
     """
     faults: list[Fault] = []
     mapped = _read_mapping(mapping, names, hints, faults, table=table)
@@ -109,6 +113,8 @@ def name_columns(
             if table or name in mapped:
                 hint = hints.of(member, known, "fields")
                 faults.append(Fault.of(json_pointer([row, name]), "unknown_column:member", hint=hint))
+        elif known[member].kind == "on_request":
+            faults.append(Fault.of(json_pointer([row, name]), "unknown_column:on_request", name=name))
         elif member in used:
             faults.append(Fault.of(json_pointer([row, name]), "duplicate_column:member", member=member))
         else:

@@ -4,19 +4,22 @@ Plain members are columns of the object itself. Embedded members show referenced
 other tables. Members that are not selected are not queried.
 """
 
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
 
 from app.core.http.hints import name_hint
-from app.domains.shared.schemas import ObjectRead
+from app.core.permissions import Scope
+from app.domains.shared.schemas import ObjectRead, OnRequest
 from app.utils.fault_codes import described_pattern, invalid
+from app.utils.wording import joined
 
 # Longer than the names of all members of any collection.
 MAX_NAMES_LENGTH = 1000
 
-# The names of the members to show; None for all.
+# The names of the members to show; None for those of `default_members`.
 Members = frozenset[str] | None
 
 
@@ -33,6 +36,19 @@ def embedded_members(schema: type[BaseModel]) -> frozenset[str]:
     return frozenset(name for name, field in schema.model_fields.items() if find_schema(field.annotation))
 
 
+@cache
+def members_on_request(schema: type[BaseModel]) -> Mapping[str, Scope]:
+    """Return the members of a schema that responses have only on request, each with the scope that it requires."""
+    marks = ((name, mark) for name, field in schema.model_fields.items() for mark in field.metadata)
+    return {name: mark.scope for name, mark in marks if isinstance(mark, OnRequest)}
+
+
+@cache
+def default_members(schema: type[BaseModel]) -> frozenset[str]:
+    """Return the names of the members of a schema that responses have without `fields` and `embed`."""
+    return frozenset(schema.model_fields) - members_on_request(schema).keys()
+
+
 class RepresentationQuery(BaseModel):
     """The parameters that select the members of a response; `representation` adds the names of a schema."""
 
@@ -46,16 +62,16 @@ class RepresentationQuery(BaseModel):
 
     @property
     def members(self) -> Members:
-        """The members of `fields` and `embed`; without `fields` also all plain members; without both, all members."""
-        all_members = frozenset(self.read_schema.model_fields)
+        """The members of `fields` and `embed`; without `fields` also all plain members; without both, the default."""
+        default = default_members(self.read_schema)
         embed = frozenset() if self.embed is None else frozenset(self.embed.split(",")) - {"none"}
         if self.fields is not None:
             members = embed | frozenset(self.fields.split(","))
         elif self.embed is not None:
-            members = embed | (all_members - embedded_members(self.read_schema))
+            members = embed | (default - embedded_members(self.read_schema))
         else:
-            members = all_members
-        return None if members == all_members else members
+            members = default
+        return None if members == default else members
 
     @field_validator("fields")
     @classmethod
@@ -74,9 +90,11 @@ class RepresentationQuery(BaseModel):
 
 def representation(schema: type[BaseModel]) -> dict[str, Any]:
     """Return the fields `fields` and `embed` for a schema, as `create_model` takes them."""
+    names = [f"`{name}` (requires `{scope}`)" for name, scope in members_on_request(schema).items()]
+    default = f"all by default, except {joined(names)}." if names else "all by default."
     return {
-        "fields": (str | None, _names_field(tuple(schema.model_fields), "", _FIELDS, ["id,name"])),
-        "embed": (str | None, _names_field(_embeddable(schema), "none|", _EMBED, ["none"])),
+        "fields": (str | None, _names_field(tuple(schema.model_fields), "", f"{_FIELDS}; {default}", ["id,name"])),
+        "embed": (str | None, _names_field(_embeddable(schema), "none|", f"{_EMBED}; {default}", ["none"])),
     }
 
 
@@ -87,8 +105,8 @@ def representation_query(name: str, schema: type[BaseModel]) -> type[Representat
     return model
 
 
-_FIELDS = "Comma-separated names of the fields to return; all by default."
-_EMBED = "Comma-separated names of the references and links to return, or `none`; all by default."
+_FIELDS = "Comma-separated names of the fields to return"
+_EMBED = "Comma-separated names of the references and links to return, or `none`"
 
 
 def _embeddable(schema: type[BaseModel]) -> tuple[str, ...]:

@@ -41,7 +41,7 @@ from app.domains.shared.collection import Collection
 from app.domains.shared.history.diff import changed_members, jsonb_or_null, nonempty_or_null
 from app.domains.shared.models import Base, folded, table_of
 from app.domains.shared.query.orders import Condition, Order, Start, opaque_parameter
-from app.domains.shared.query.representations import Members
+from app.domains.shared.query.representations import Members, default_members
 from app.domains.shared.reading.cells import links_cell, plain_cell, reference_cell
 from app.domains.shared.reading.json_text import (
     PageValues,
@@ -174,8 +174,9 @@ class Documents:
         return select(*row).select_from(limited)
 
     def header(self, members: Members) -> tuple[str, ...]:
-        """Return the names of the cells of a table."""
-        return tuple(name for name in self._schema.model_fields if members is None or name in members)
+        """Return the names of these members, in the order of the schema, which are the cells of a table."""
+        shown = default_members(self._schema) if members is None else members
+        return tuple(name for name in self._schema.model_fields if name in shown)
 
     @fast_statement(256)
     def count(self, condition: Condition | None = None) -> Select[Any]:
@@ -277,9 +278,8 @@ class Documents:
 
     def _selected_fields(self, members: Members) -> Iterator[tuple[str, RelationshipProperty[Any] | None, Any]]:
         relationships = self._mapper.relationships
-        for name, field in self._schema.model_fields.items():
-            if members is None or name in members:
-                yield name, relationships.get(name), field.annotation
+        for name in self.header(members):
+            yield name, relationships.get(name), self._schema.model_fields[name].annotation
 
     def _members(
         self,

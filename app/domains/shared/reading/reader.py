@@ -12,7 +12,7 @@ from app.domains.shared.query.link_filters import fixed_link
 from app.domains.shared.query.orders import Condition, Order, Start
 from app.domains.shared.query.pages import FilterQuery, Listing, ListQuery, PageQuery, fetch_page
 from app.domains.shared.query.ranking import search_order
-from app.domains.shared.query.representations import Members
+from app.domains.shared.query.representations import Members, members_on_request
 from app.domains.shared.reading.documents import Document, Documents, documents_of
 from app.domains.shared.reading.history_pages import changes_of, has_changes, page_of_changes
 from app.domains.shared.reading.keys import Key, not_found, parse_key, select_id
@@ -44,13 +44,15 @@ class CollectionReader(RequestService):
         return documents_of(self.collection)
 
     async def get(self, reference: str, members: Members = None) -> Document:
-        """Return one object, or some of its members."""
+        """Return one object, or some of its members. Raises `Forbidden` if the caller may not read all of them."""
+        self._require_members(members)
         return await read_object(self.session, self.collection, parse_key(reference, self.model), members)
 
     async def page(self, query: ListQuery) -> Listing | Export:
         """Return one page of the collection, or an export if the negotiated format is a stream.
 
-        Raises `Forbidden` if a filter selects a subtree of a collection that the caller may not read.
+        Raises `Forbidden` if a filter selects a subtree of a collection that the caller may not read, or if the caller
+        may not read a member on request.
         """
         return await self._page(query)
 
@@ -97,6 +99,8 @@ class CollectionReader(RequestService):
         return await self.session.scalar(select_id(model, key.condition), {"key": key.value}) is not None
 
     async def _page(self, query: ListQuery, link: FixedLink | None = None, **values: Any) -> Listing | Export:
+        members = query.members
+        self._require_members(members)
         condition, arguments = query.selection(link)
         values |= arguments
         start: Start = "first"
@@ -113,12 +117,18 @@ class CollectionReader(RequestService):
             other_filters, _ = query.selection(link, include_search=False)
         if query.format != "json":
             return self._export(query, order, condition, values)
-        page = self.documents.page(order, other_filters, start, query.members)
+        page = self.documents.page(order, other_filters, start, members)
         return await fetch_page(self.session, page, self.documents.count(condition), query, values)
 
     def _require_trees(self, query: FilterQuery) -> None:
         for tree in query.trees:
             self.caller.require(f"{tree}:read")
+
+    def _require_members(self, members: Members) -> None:
+        """Raise `Forbidden` unless the caller has the scopes of the members on request among these."""
+        if members is not None:
+            scopes = members_on_request(self.collection.read)
+            self.caller.require(*(scopes[name] for name in members if name in scopes))
 
     def _export(self, query: ListQuery, order: Order, condition: Condition | None, values: dict[str, Any]) -> Export:
         if query.position is not None and query.position.start == "before":

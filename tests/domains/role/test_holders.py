@@ -1,0 +1,111 @@
+"""The holders of roles: on request in responses, and whole sets of them in writes."""
+
+import csv
+import io
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.builders import make_department, make_role, make_user, token_with
+from tests.conftest import Committed
+
+NDJSON, CSV = {"Accept": "application/x-ndjson"}, {"Accept": "text/csv"}
+
+
+async def make_held_role(client: httpx.AsyncClient, *users: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    role = await make_role(client, **fields)
+    for user in users:
+        assert (await client.put(f"/roles/{role['id']}/holders/{user['id']}")).status_code == 204
+    found: dict[str, Any] = (await client.get(f"/roles/{role['id']}")).json()
+    return found
+
+
+def brief(user: dict[str, Any]) -> dict[str, Any]:
+    return {name: user[name] for name in ("id", "code", "name")}
+
+
+async def test_holders_are_shown_only_on_request(client: httpx.AsyncClient) -> None:
+    department = await make_department(client)
+    users = [await make_user(client, code=f"U-{number}") for number in range(3)]
+    role = await make_held_role(client, *reversed(users), department_id=department["id"])
+    await make_held_role(client)
+    holders = [brief(user) for user in users]
+    plain = {name: value for name, value in role.items() if name not in {"department", "created_by", "updated_by"}}
+    assert "holders" not in role
+    for query, expected in (
+        ("embed=holders", plain | {"holders": holders}),
+        ("embed=department,holders", plain | {"department": brief(department), "holders": holders}),
+        ("embed=created_by,updated_by,department,holders", role | {"holders": holders}),
+        ("embed=created_by,updated_by,department", role),
+        ("embed=none", plain),
+        ("fields=id,holders", {"id": role["id"], "holders": holders}),
+        ("fields=id&embed=holders", {"id": role["id"], "holders": holders}),
+    ):
+        one = await client.get(f"/roles/{role['id']}?{query}")
+        assert (one.status_code, one.json()) == (200, expected), query
+        listed = (await client.get(f"/roles?{query}")).json()["items"]
+        assert listed[0] == expected
+        assert listed[1].get("holders", []) == []
+
+
+async def test_holders_are_exported_on_request(committed: Committed) -> None:
+    client = committed.client
+    users = [await make_user(client, code="U-1"), await make_user(client, external_id="hr/7"), await make_user(client)]
+    role = await make_held_role(client, *users)
+    (line,) = (await client.get("/roles?embed=holders", headers=NDJSON)).content.splitlines()
+    assert json.loads(line)["holders"] == [brief(user) | {"external_id": user["external_id"]} for user in users]
+    (row,) = csv.DictReader(io.StringIO((await client.get("/roles?fields=id,holders", headers=CSV)).text))
+    assert row == {"id": str(role["id"]), "holders": f"U-1|~hr/7|#{users[2]['id']}"}
+    for headers in (NDJSON, CSV):
+        assert "holders" not in (await client.get("/roles", headers=headers)).text
+
+
+async def test_tag_of_a_role_with_holders_follows_them(client: httpx.AsyncClient) -> None:
+    user = await make_user(client)
+    role = await make_held_role(client, user)
+    path = f"/roles/{role['id']}?embed=holders"
+    tag = (await client.get(path)).headers["etag"]
+    assert tag != (await client.get(f"/roles/{role['id']}")).headers["etag"]
+    assert (await client.get(path, headers={"If-None-Match": tag})).status_code == 304
+    await client.patch(f"/users/{user['id']}", json={"name": "Renamed"})
+    assert (await client.get(path, headers={"If-None-Match": tag})).status_code == 200
+
+
+@pytest.mark.parametrize("query", ["embed=holders", "fields=id,holders", "embed=department,holders"])
+async def test_holders_require_the_permission_to_read_users(client: httpx.AsyncClient, query: str) -> None:
+    role = await make_held_role(client, await make_user(client))
+    narrow, wide = await token_with(client, "roles:read"), await token_with(client, "roles:read", "users:read")
+    for path in (f"/roles/{role['id']}?{query}", f"/roles?{query}", "/roles/9?embed=holders"):
+        for format_ in ({}, NDJSON, CSV):
+            response = await client.get(path, headers=narrow | format_)
+            assert (response.status_code, response.json()["scope"]) == (403, "users:read")
+    assert "holders" in (await client.get(f"/roles/{role['id']}?{query}", headers=wide)).json()
+    assert (await client.get(f"/roles/{role['id']}?embed=department", headers=narrow)).status_code == 200
+
+
+@pytest.mark.parametrize("member", ["holders", "user_ids"])
+async def test_bodies_and_files_of_roles_take_no_holders(client: httpx.AsyncClient, member: str) -> None:
+    user = await make_user(client)
+    role, body = await make_held_role(client, user), {"name": "Role", member: []}
+    for method, path in (("POST", "/roles"), ("PUT", f"/roles/{role['id']}"), ("PATCH", f"/roles/{role['id']}")):
+        problem = (await client.request(method, path, json=body)).json()
+        assert [(fault["pointer"], fault["code"]) for fault in problem["errors"]] == [(f"/{member}", "extra_forbidden")]
+    items = {"items": [{"op": "update", "id": role["id"], "data": body}]}
+    problem = (await client.post("/roles/bulk", json=items)).json()
+    assert [fault["pointer"] for fault in problem["errors"]] == [f"/items/0/data/{member}"]
+    assert (await client.get(f"/roles/{role['id']}?embed=holders")).json()["holders"] == [brief(user)]
+
+
+async def test_file_with_holders_is_rejected_unless_they_are_ignored(client: httpx.AsyncClient) -> None:
+    line = {"name": "Imported", "holders": []}
+    for content, kind in (("name,Holders\nImported,U-1\n", "text/csv"), (json.dumps(line), "application/x-ndjson")):
+        headers = {"Content-Type": kind}
+        name = "Holders" if kind == "text/csv" else "holders"
+        problem = (await client.post("/roles/import", content=content, headers=headers)).json()
+        (fault,) = problem["errors"]
+        text = f"Files cannot set this field. Ignore it (`map={name}:`) and use its own request."
+        assert (fault["pointer"], fault["code"], fault["detail"]) == (f"/1/{name}", "unknown_column", text)
+        response = await client.post(f"/roles/import?map={name}:", content=content, headers=headers)
+        assert (response.status_code, response.json()["counts"]["create"]) == (200, 1)
