@@ -135,13 +135,22 @@ class ReferenceWriter:
         kept = {pair for pair in await self._linked(row, links) if pair[0] != other.id or detail not in {None, pair[1]}}
         await self._change_links(row, links, "unlinked", kept)
 
+    async def set_links(self, links: LinkSet, owner: str, ids: list[int], permits: Permits) -> None:
+        row = await self._find(self.model, owner, permits)
+        known = set(await self.session.scalars(select(links.target_model.id).where(links.target_model.id.in_(ids))))
+        unknown = [f"/{links.short}/{place}" for place, key in enumerate(ids) if key not in known]
+        if unknown:
+            raise errors.UnknownReference(errors=[errors.Fault(each, "unknown_reference", "") for each in unknown])
+        await self._change_links(row, links, "updated", {(key, links.default) for key in ids})
+
     async def _change_links(self, row: Any, links: LinkSet, action: str, wanted: set[Link]) -> None:
+        nothing: Document | None = {} if action == "updated" else None
         try:
             async with self.session.begin_nested():
                 gone, new = await self._set_links(row, links, wanted)
         except IntegrityViolation as violation:  # the process has another owner, or another accountable role
             raise errors.Conflict(errors=[errors.Fault(f"/{links.detail}", "conflict", "")]) from violation
-        await self._record(row, action, *({links.field: entries} if entries else None for entries in (gone, new)))
+        await self._record(row, action, *({links.field: entries} if entries else nothing for entries in (gone, new)))
 
     async def _find(self, model: Any, reference: str, permits: Permits = always) -> Any:
         code = reference.removeprefix("code:")

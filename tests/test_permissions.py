@@ -57,6 +57,7 @@ unlink_process_role         processes:write
 
 add_role_holder             roles:write
 remove_role_holder          roles:write
+replace_role_holders        roles:write
 
 list_role_holders           users:read
 
@@ -113,6 +114,7 @@ PROTECTED = [name for name in OPERATIONS if PERMISSIONS.get(name) != "public"]
 BODIES: dict[str, dict[str, Any]] = {
     "change_own_password": {"old_password": PASSWORD, "new_password": NEW_PASSWORD},
     "create_own_api_token": {"name": "Refused", "scopes": [ANY_SCOPE]},
+    "replace_role_holders": {"user_ids": []},
 }
 
 

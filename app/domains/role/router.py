@@ -4,7 +4,7 @@ from fastapi import Response
 
 from app.core.permissions import requires
 from app.domains.role.lists import RoleListParameters, RoleRepresentation, RoleStatsParameters
-from app.domains.role.schemas import RoleCreate, RolePatch, RoleRead, RoleReplace
+from app.domains.role.schemas import RoleCreate, RoleHolders, RolePatch, RoleRead, RoleReplace
 from app.domains.role.service import HOLDERS, RoleServiceDep
 from app.domains.shared import router as shared
 from app.domains.user.lists import UserListParameters
@@ -115,6 +115,14 @@ async def list_role_changes(
 async def list_role_holders(users: UserServiceDep, reference: shared.Reference, query: UserListParameters) -> Response:
     """List the holders of a role."""
     return await shared.list_response(await users.page_linked(HOLDERS, HOLDERS.target, reference, query), query)
+
+
+@router.put("/{reference}/holders", status_code=204, responses=shared.SET_LINKS, openapi_extra=REQUIRES_WRITE)
+async def replace_role_holders(
+    service: RoleServiceDep, reference: shared.Reference, body: RoleHolders, conditions: shared.Conditions
+) -> Response:
+    """Replace all holders of a role."""
+    return shared.links_response(await service.set_links(HOLDERS, reference, body.user_ids, conditions))
 
 
 @router.put("/{reference}/holders/{user}", status_code=204, responses=shared.LINK, openapi_extra=REQUIRES_WRITE)

@@ -5,12 +5,14 @@ from typing import Annotated
 from pydantic import MISSING, Field
 
 from app.domains.shared.schemas import (
+    MAX_LINKS,
     Brief,
     ChangeFields,
     ObjectFields,
     ObjectRead,
     OnRequest,
     Reference,
+    Schema,
     example,
     merge_patch,
 )
@@ -37,6 +39,14 @@ class RolePatch(ChangeFields, RoleFields):
     """Changes to a role: omitted fields are kept, `null` clears a nullable field."""
 
     model_config = example(description="Answers for the whole company.")
+
+
+class RoleHolders(Schema):
+    """All holders of a role."""
+
+    model_config = example(user_ids=[1])
+
+    user_ids: Annotated[list[Reference], Field(max_length=MAX_LINKS)]
 
 
 class RoleRead(ObjectRead):

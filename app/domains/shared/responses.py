@@ -67,6 +67,7 @@ def _header(name: str, description: str, *, always: bool = False) -> dict[str, A
 
 
 _ETAG = _header("ETag", '`"<version>.<digest>"` of this representation.', always=True)
+_OWNER_ETAG = _header("ETag", "The current `ETag` of the object that has the links.", always=True)
 _LINK = _header(
     "Link", "URLs of the `next` and `prev` pages (RFC 8288); URLs that do not fit into 8,192 characters are left out."
 )
@@ -101,6 +102,7 @@ WRITE: Responses = {200: {"headers": _ETAG}, **problems(NotFound, Conflict, Prec
 DELETE: Responses = problems(NotFound, Conflict, PreconditionFailed)
 LINK: Responses = problems(NotFound, Conflict, PreconditionFailed, *BODY)
 UNLINK: Responses = problems(NotFound, PreconditionFailed)
+SET_LINKS: Responses = {204: {"headers": _OWNER_ETAG}, **LINK}
 INVALID: Responses = problems(InvalidContent)
 
 
@@ -129,6 +131,11 @@ def updated_response(document: Document) -> Response:
 def no_content() -> Response:
     """Return the response 204 to a write."""
     return Response(status_code=204)
+
+
+def links_response(owner: Document) -> Response:
+    """Return the response to the replacement of a list of links: the entity tag of the object that has them."""
+    return Response(status_code=204, headers={"ETag": owner.etag})
 
 
 def page_response(listing: Listing, query: PageQuery) -> Response:

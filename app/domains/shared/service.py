@@ -20,6 +20,7 @@ from app.domains.shared.references import KeyedBody
 from app.domains.shared.rules import Rules, Values
 from app.domains.shared.schemas import ObjectFields, has_ignorable_text, kept_fields
 from app.domains.shared.texts import exempt_stored
+from app.domains.shared.writing.link_list_writer import LinkListWriter
 from app.domains.shared.writing.link_writer import LinkWriter
 from app.domains.shared.writing.object_writer import ObjectWriter
 from app.domains.shared.writing.references import with_ids
@@ -129,6 +130,16 @@ class CollectionService(CollectionReader):
         """
         writer = LinkWriter(self, link_set, parse_key(target, link_set.target_model), detail)
         await writer.add(parse_key(reference, self.model), conditions)
+
+    async def set_links(
+        self, link_set: LinkSet, reference: str, ids: Sequence[int], conditions: Preconditions
+    ) -> Document:
+        """Replace all links of one kind by links to the objects with these ids, and return the owner.
+
+        Raises `UnknownReference`, with pointers into the list of ids, if an object does not exist, and
+        `PreconditionFailed` if the owner does not meet the conditions.
+        """
+        return await LinkListWriter(self, link_set, ids).replace(parse_key(reference, self.model), conditions)
 
     async def unlink(
         self, link_set: LinkSet, reference: str, target: str, conditions: Preconditions, detail: str | None = None

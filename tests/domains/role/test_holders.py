@@ -9,7 +9,8 @@ import httpx
 import pytest
 
 from tests.builders import make_department, make_role, make_user, token_with
-from tests.conftest import Committed
+from tests.conftest import Committed, Statements
+from tests.test_contract import CALLER
 
 NDJSON, CSV = {"Accept": "application/x-ndjson"}, {"Accept": "text/csv"}
 
@@ -109,3 +110,94 @@ async def test_file_with_holders_is_rejected_unless_they_are_ignored(client: htt
         assert (fault["pointer"], fault["code"], fault["detail"]) == (f"/1/{name}", "unknown_column", text)
         response = await client.post(f"/roles/import?map={name}:", content=content, headers=headers)
         assert (response.status_code, response.json()["counts"]["create"]) == (200, 1)
+
+
+async def holders_of(client: httpx.AsyncClient, role: dict[str, Any]) -> list[int]:
+    found = (await client.get(f"/roles/{role['id']}?fields=holders")).json()["holders"]
+    return [holder["id"] for holder in found]
+
+
+async def history_of(client: httpx.AsyncClient, role: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Return the changes of a role, the newest first, without its creation."""
+    items = (await client.get(f"/roles/{role['id']}/changes")).json()["items"]
+    return [(item["action"], item["before"], item["after"]) for item in items[:-1]]
+
+
+@pytest.mark.parametrize("by", ["id", "code"])
+async def test_all_holders_are_replaced_at_once(client: httpx.AsyncClient, by: str) -> None:
+    users = [await make_user(client) for _ in range(4)]
+    ids = [user["id"] for user in users]
+    role = await make_role(client, code="Buyer")
+    path = f"/roles/{role['id'] if by == 'id' else 'code:BUYER'}/holders"
+    changes: list[tuple[str, Any, Any]] = []
+    for wanted, removed, added in (
+        ([ids[1], ids[0], ids[1]], [], users[:2]),
+        ([ids[0], ids[3]], users[1:2], users[3:]),
+        ([], [users[0], users[3]], []),
+    ):
+        for _ in range(2):  # the second request changes nothing
+            response = await client.put(path, json={"user_ids": wanted})
+            assert (response.status_code, response.content) == (204, b"")
+            assert response.headers["etag"] == (await client.get(f"/roles/{role['id']}")).headers["etag"]
+        assert await holders_of(client, role) == sorted(set(wanted))
+        before, after = ({"holders": list(map(brief, each))} if each else {} for each in (removed, added))
+        changes.insert(0, ("updated", before, after))
+        assert await history_of(client, role) == changes
+        assert response.headers["etag"].startswith(f'"{1 + len(changes)}.')
+
+
+async def test_unknown_holders_are_faults_of_their_entries(client: httpx.AsyncClient) -> None:
+    user = await make_user(client)
+    role = await make_held_role(client, user)
+    path, absent = f"/roles/{role['id']}/holders", 2**40
+    for wanted, places in (([absent], [0]), ([user["id"], absent, user["id"], absent + 1, absent], [1, 3, 4])):
+        response = await client.put(path, json={"user_ids": wanted})
+        assert (response.status_code, response.json()["code"]) == (422, "unknown_reference")
+        assert [fault["pointer"] for fault in response.json()["errors"]] == [f"/user_ids/{place}" for place in places]
+    for body, pointer, code in (
+        ({}, "/user_ids", "missing"),
+        ({"user_ids": None}, "/user_ids", "null_not_allowed"),
+        ({"user_ids": [user["id"]] * 1001}, "/user_ids", "too_long"),
+        ({"user_ids": [0]}, "/user_ids/0", "greater_than_equal"),
+        ({"user_ids": [], "holders": []}, "/holders", "extra_forbidden"),
+    ):
+        response = await client.put(path, json=body)
+        found = [(fault["pointer"], fault["code"]) for fault in response.json()["errors"]]
+        assert (response.status_code, found) == (422, [(pointer, code)])
+    assert (await client.put("/roles/999/holders", json={"user_ids": [absent]})).status_code == 404
+    assert (await client.get(f"/roles/{role['id']}")).json() == role
+    assert await holders_of(client, role) == [user["id"]]
+
+
+async def test_conditions_hold_for_the_replacement_of_all_holders(client: httpx.AsyncClient) -> None:
+    user = await make_user(client)
+    role = await make_role(client)
+    path, body = f"/roles/{role['id']}/holders", {"user_ids": [user["id"]]}
+    stale = (await client.get(f"/roles/{role['id']}")).headers["etag"]
+    written = await client.put(path, json=body, headers={"If-Match": stale})
+    assert written.status_code == 204
+    for headers in ({"If-Match": stale}, {"If-None-Match": "*"}, {"If-None-Match": written.headers["etag"]}):
+        response = await client.put(path, json={"user_ids": []}, headers=headers)
+        assert (response.status_code, response.headers["etag"]) == (412, written.headers["etag"])
+    assert await holders_of(client, role) == [user["id"]]
+    next_tag = {"If-None-Match": stale, "If-Match": written.headers["etag"]}
+    assert (await client.put(path, json={"user_ids": []}, headers=next_tag)).status_code == 204
+
+
+async def test_write_of_holders_needs_no_permission_to_read_users(client: httpx.AsyncClient) -> None:
+    users = [await make_user(client) for _ in range(2)]
+    role = await make_held_role(client, users[0])
+    headers = await token_with(client, "roles:write")
+    response = await client.put(f"/roles/{role['id']}/holders", json={"user_ids": [users[1]["id"]]}, headers=headers)
+    assert (response.status_code, response.content) == (204, b"")
+    assert await holders_of(client, role) == [users[1]["id"]]
+
+
+async def test_work_of_replacing_holders_is_one_statement(client: httpx.AsyncClient, statements: Statements) -> None:
+    role = await make_role(client)
+    ids = [(await make_user(client))["id"] for _ in range(5)]
+    for wanted, expected in ((ids, 1), (ids[:1], 1), (ids[:1], 2)):  # an unchanged role is read once more
+        with statements.counted() as seen:
+            response = await client.put(f"/roles/{role['id']}/holders", json={"user_ids": wanted})
+        assert response.status_code == 204
+        assert len(seen) == expected + CALLER, seen

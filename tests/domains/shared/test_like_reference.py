@@ -198,10 +198,14 @@ def links_of(name: str) -> st.SearchStrategy[Step]:
     ends = {"collection": st.just(LINKS[name].owner_model.__tablename__), "links": st.just(name), **TO_ONE}
     details = st.sampled_from(DETAILS.get(name, [None]))
     removed = st.none() | details if LINKS[name].is_repeatable else st.none()
-    return st.one_of(
+    one = (
         steps(action=st.just("link"), target=PATH_REFERENCES, detail=details, **ends),
         steps(action=st.just("unlink"), target=PATH_REFERENCES, detail=removed, **ends),
     )
+    if LINKS[name] is not HOLDERS:
+        return st.one_of(*one)
+    body = st.fixed_dictionaries({LINKS[name].short: st.lists(IDS, max_size=3)})
+    return st.one_of(*one, steps(action=st.just("set_links"), body=body, **ends))
 
 
 STEPS = st.one_of(
@@ -380,6 +384,8 @@ class Twins:
             return await client.request(
                 {"replace": "PUT"}.get(step.action, "PATCH"), path, json=step.body, headers=headers
             )
+        if step.action == "set_links":
+            return await client.put(f"{path}/{step.links}", json=step.body, headers=headers)
         path += f"/{step.links}/{step.target}"
         detail = {str(LINKS[step.links].detail): step.detail} if step.detail else {}
         if step.action == "link":
@@ -401,6 +407,9 @@ class Twins:
                     document = await writer.patch(step.reference, body, step.permits)
                 elif step.action == "delete":
                     await writer.delete(step.reference, step.permits)
+                elif step.action == "set_links":
+                    ids = step.body[LINKS[step.links].short]
+                    await writer.set_links(LINKS[step.links], step.reference, ids, step.permits)
                 else:
                     write = writer.link if step.action == "link" else writer.unlink
                     await write(LINKS[step.links], step.reference, step.target, step.detail, step.permits)
@@ -444,7 +453,7 @@ async def twins(server_url: URL, template: URL) -> AsyncIterator[Twins]:
 
 # --- The comparison ---
 
-ACTIONS = ("create", "replace", "patch", "delete", "link", "unlink")
+ACTIONS = ("create", "replace", "patch", "delete", "link", "unlink", "set_links")
 CODES = ("not_found", "precondition_failed", "duplicate", "unknown_reference", "cycle", "still_referenced")
 
 
@@ -576,6 +585,9 @@ WRITES = {
     "delete": Step("delete", "locations", "2"),
     "link": Step("link", "processes", "1", links="departments", target="2", detail="customer"),
     "unlink": Step("unlink", "roles", "1", links="holders", target="2"),
+    "set links": Step("set_links", "roles", "1", {"user_ids": [3, 1, 3]}, links="holders"),
+    "set links to unknown objects": Step("set_links", "roles", "code:a", {"user_ids": [1, 9]}, links="holders"),
+    "set the same links": Step("set_links", "roles", "1", {"user_ids": [2]}, links="holders"),
 }
 
 

@@ -14,6 +14,9 @@ from app.domains.shared.writing.unique_keys import find_key_owners, unique_keys
 from app.utils.exceptions import Conflict, Duplicate, Fault, InvalidContent, RegisterError, UnknownReference
 from app.utils.validation import MAX_FAULTS, summary
 
+# JSON pointer, model and id of an object that a body refers to.
+BodyReference = tuple[str, type[RegisterObject], int]
+
 
 async def with_all_faults(
     session: RegisterSession,
@@ -29,24 +32,27 @@ async def with_all_faults(
     """
     await session.undo()
     duplicates = await _duplicate_keys(session, model, body, key)
+    references = _references(model, links, body)
     first = () if isinstance(error, (Duplicate, UnknownReference)) else error.errors
     # A new object that refers to itself does not exist.
     reported = {fault.pointer for fault in first}
-    unknown = [each for each in await _unknown_references(session, model, links, body) if each.pointer not in reported]
+    unknown = [each for each in await find_unknown(session, references) if each.pointer not in reported]
     if not duplicates and not unknown:
         return error
     faults = (*first, *duplicates, *unknown)
     if len(faults) == len(unknown):
-        return UnknownReference(_summary_of_unknown(len(faults)), errors=faults[:MAX_FAULTS])
+        return unknown_references(faults)
     detail = faults[0].detail if len(faults) == 1 else summary(len(faults))
     kind = InvalidContent if unknown else Conflict if first else Duplicate
     return kind(detail, errors=faults[:MAX_FAULTS])
 
 
-def _summary_of_unknown(count: int) -> str:
-    if count > MAX_FAULTS:
-        return f"The request references {count:,} objects that do not exist. The first {MAX_FAULTS} are listed."
-    return "The request references objects that do not exist."
+def unknown_references(faults: Sequence[Fault]) -> UnknownReference:
+    """Return the error for the faults of `find_unknown`."""
+    detail = "The request references objects that do not exist."
+    if len(faults) > MAX_FAULTS:
+        detail = f"The request references {len(faults):,} objects that do not exist. The first {MAX_FAULTS} are listed."
+    return UnknownReference(detail, errors=faults[:MAX_FAULTS])
 
 
 async def _duplicate_keys(
@@ -62,9 +68,7 @@ async def _duplicate_keys(
     )
 
 
-async def _unknown_references(
-    session: RegisterSession, model: type[RegisterObject], links: Sequence[LinkSet], body: Any
-) -> tuple[Fault, ...]:
+def _references(model: type[RegisterObject], links: Sequence[LinkSet], body: Any) -> list[BodyReference]:
     references = [
         (f"/{name}", target, key)
         for name, target in foreign_keys(model).items()
@@ -72,6 +76,11 @@ async def _unknown_references(
     ]
     for link_set in links:
         references += body_link_targets(body, link_set)
+    return references
+
+
+async def find_unknown(session: RegisterSession, references: Sequence[BodyReference]) -> tuple[Fault, ...]:
+    """Return a fault for each reference to an object that does not exist."""
     known: set[tuple[type[RegisterObject], int]] = set()
     for target in {target for _, target, _ in references}:
         column = table_of(target).c.id

@@ -8,12 +8,13 @@ from typing import Any, Literal
 from sqlalchemy import BigInteger, Executable, Select, bindparam, cast, delete, select
 from sqlalchemy.dialects.postgresql import JSONB
 
+from app.core.engine import Row
 from app.domains.shared.collection import LinkSet, writable_columns
 from app.domains.shared.history.diff import nonempty_members
 from app.domains.shared.history.record import caller_exists, change_cte
 from app.domains.shared.models import RegisterObject, table_of
 from app.domains.shared.query.orders import Condition
-from app.domains.shared.reading.documents import Documents, by_id
+from app.domains.shared.reading.documents import Document, Documents, by_id
 from app.domains.shared.reading.keys import Key, not_found
 from app.domains.shared.reading.preconditions import Preconditions, precondition_failed
 from app.domains.shared.reading.reader import CollectionReader, read_object
@@ -100,6 +101,15 @@ class LockedWriter:
         for link_set in sets:
             before = current[link_set.field, write.id]
             write.replace_links(link_set.field, before, edit(link_set, before))
+
+    async def document_of(self, row: Row) -> Document | None:
+        """Return the object that `update_object` has written, or None if it must be locked first."""
+        if row.body is not None:
+            return Document(row.id, row.version, row.body)
+        if not (row.is_allowed and row.is_locked):
+            return None
+        # Allowed, locked and not written: neither a column nor a link differs.
+        return await read_object(self.session, self.collection, Key(by_id, row.id))
 
     async def check_rules(self, write: Write) -> None:
         """Check the write against the rules. Raises the error of the first violation, with the faults of all."""

@@ -10,7 +10,6 @@ from app.domains.shared.collection import LinkSet, body_links, cycle_key, self_r
 from app.domains.shared.reading.documents import Document, by_id
 from app.domains.shared.reading.keys import Key, not_found
 from app.domains.shared.reading.preconditions import Preconditions
-from app.domains.shared.reading.reader import read_object
 from app.domains.shared.rules import Link, Values, Write
 from app.domains.shared.schemas import ObjectFields
 from app.domains.shared.writing.all_faults import with_all_faults
@@ -51,7 +50,7 @@ class ObjectWriter(LockedWriter):
         # The statement compares the versions of `If-Match` only.
         if conditions.if_none_match is None and not self.rules.concern(values_of(self.model, body)):
             row = await self._update(key, body, lists, conditions.versions)
-            document = await self._document_of(row)
+            document = await self.document_of(row)
             if document is not None:
                 return document
         return await self._update_locked(key, conditions, lists, lambda _: body)
@@ -67,7 +66,7 @@ class ObjectWriter(LockedWriter):
         write = Write(self.model, current["id"], current, values)
         if not write.changes(*self.rules.watched_columns) and not self.rules.concern(values):
             row = await self._update(Key(by_id, current["id"]), body, lists, [current["version"]])
-            document = await self._document_of(row)
+            document = await self.document_of(row)
             if document is not None:
                 return document
         return await self._update_locked(key, conditions, lists, merge)
@@ -106,15 +105,6 @@ class ObjectWriter(LockedWriter):
             raise not_found(self.model)
         return row
 
-    async def _document_of(self, row: Row) -> Document | None:
-        """Return the object that `_update` has written, or None if it must be locked first."""
-        if row.body is not None:
-            return Document(row.id, row.version, row.body)
-        if not (row.is_allowed and row.is_locked):
-            return None
-        # Allowed, locked and not written: neither a column nor a link differs.
-        return await read_object(self.session, self.collection, Key(by_id, row.id))
-
     async def _update_locked(
         self, key: Key, conditions: Preconditions, lists: LinkLists, merge: Callable[[Values], ObjectFields]
     ) -> Document:
@@ -131,7 +121,7 @@ class ObjectWriter(LockedWriter):
         assert write.before is not None
         body, locked_key = merge(write.before), Key(by_id, write.before["id"])
         await self._check(write, body, locked_key)
-        document = await self._document_of(await self._update(locked_key, body, lists, None, checked=True))
+        document = await self.document_of(await self._update(locked_key, body, lists, None, checked=True))
         assert document is not None  # the row lock excludes other writers
         await self.rules.apply(self.session, [write])
         return document

@@ -68,9 +68,14 @@ def insert_object(documents: Documents, links: Sequence[LinkSet]) -> Select[Any]
 
 @fast_statement()
 def update_object(
-    documents: Documents, links: Sequence[LinkSet], condition: Condition, watched: Sequence[str]
+    documents: Documents,
+    links: Sequence[LinkSet],
+    condition: Condition,
+    watched: Sequence[str],
+    *,
+    links_only: bool = False,
 ) -> Select[Any]:
-    """Return the statement that updates an object and its links, and records the difference.
+    """Return the statement that updates an object, or `links_only`, and records the difference.
 
     Its parameters are those of `insert_object`; `key` of the condition; `versions`, the allowed current versions, or
     NULL for any; and `checked`, whether `watched` columns may change. It returns no row if there is no such object.
@@ -79,7 +84,7 @@ def update_object(
     are NULL if nothing is written, also because neither a column nor a link differs.
     """
     model = documents.model
-    table, new = table_of(model), _new_values(model)
+    table, new = table_of(model), {} if links_only else _new_values(model)
     source = table.alias("o")
     equals = (source.c[name].is_not_distinct_from(new[name]) for name in watched)
     is_checked = or_(bindparam("checked", type_=Boolean), and_(literal_column("true"), *equals))
