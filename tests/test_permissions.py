@@ -58,6 +58,7 @@ unlink_process_role         processes:write
 add_role_holder             roles:write
 remove_role_holder          roles:write
 replace_role_holders        roles:write
+bulk_role_holders           roles:write
 
 list_role_holders           users:read
 

@@ -4,7 +4,7 @@ from fastapi import Response
 
 from app.core.permissions import requires
 from app.domains.role.lists import RoleListParameters, RoleRepresentation, RoleStatsParameters
-from app.domains.role.schemas import RoleCreate, RoleHolders, RolePatch, RoleRead, RoleReplace
+from app.domains.role.schemas import RoleCreate, RoleHolders, RoleHoldersItem, RolePatch, RoleRead, RoleReplace
 from app.domains.role.service import HOLDERS, RoleServiceDep
 from app.domains.shared import router as shared
 from app.domains.user.lists import UserListParameters
@@ -21,6 +21,10 @@ REQUIRES_USERS_READ = requires("users:read")
 
 class BulkRoles(shared.Bulk[RoleCreate]):
     """Up to 1,000 items, each of which writes one role."""
+
+
+class BulkRoleHolders(shared.BulkLinks[RoleHoldersItem]):
+    """Up to 1,000 items, each of which replaces the holders of one role; up to 200,000 holders in all."""
 
 
 @router.get("", response_model=shared.Page[RoleRead], responses=shared.EXPORT, openapi_extra=REQUIRES_READ)
@@ -43,6 +47,20 @@ async def bulk_roles(
 ) -> Response:
     """Create, update, upsert and delete up to 1,000 roles in one request."""
     return shared.bulk_response(await service.bulk(body.items, atomic=atomic, dry_run=dry_run), dry_run=dry_run)
+
+
+@router.post(
+    "/holders/bulk",
+    response_model=shared.BulkAnswer,
+    responses=shared.BULK,
+    openapi_extra=REQUIRES_WRITE | shared.LARGE_BODY,
+)
+async def bulk_role_holders(
+    service: RoleServiceDep, body: BulkRoleHolders, atomic: shared.Atomic = True, dry_run: shared.DryRun = False
+) -> Response:
+    """Replace all holders of up to 1,000 roles in one request; a dry run also requires `users:read`."""
+    outcome = await service.bulk_links(HOLDERS, body.items, atomic=atomic, dry_run=dry_run)
+    return shared.bulk_response(outcome, dry_run=dry_run)
 
 
 @router.get("/stats", response_model=shared.Stats, responses=shared.INVALID, openapi_extra=REQUIRES_READ)
@@ -122,7 +140,7 @@ async def replace_role_holders(
     service: RoleServiceDep, reference: shared.Reference, body: RoleHolders, conditions: shared.Conditions
 ) -> Response:
     """Replace all holders of a role."""
-    return shared.links_response(await service.set_links(HOLDERS, reference, body.user_ids, conditions))
+    return shared.links_response(await service.set_links(HOLDERS, reference, body, conditions))
 
 
 @router.put("/{reference}/holders/{user}", status_code=204, responses=shared.LINK, openapi_extra=REQUIRES_WRITE)

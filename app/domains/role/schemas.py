@@ -12,6 +12,7 @@ from app.domains.shared.schemas import (
     ObjectRead,
     OnRequest,
     Reference,
+    ReferringBody,
     Schema,
     example,
     merge_patch,
@@ -41,11 +42,18 @@ class RolePatch(ChangeFields, RoleFields):
     model_config = example(description="Answers for the whole company.")
 
 
-class RoleHolders(Schema):
+class RoleHolders(ReferringBody):
     """All holders of a role."""
 
     model_config = example(user_ids=[1])
 
+    user_ids: Annotated[list[Reference], Field(max_length=MAX_LINKS)]
+
+
+class RoleHoldersItem(Schema):
+    """All holders of one role."""
+
+    role_id: Reference
     user_ids: Annotated[list[Reference], Field(max_length=MAX_LINKS)]
 
 

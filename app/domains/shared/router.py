@@ -10,7 +10,7 @@ from pydantic import BeforeValidator
 
 from app.core.http.routing import LARGE_BODY
 from app.domains.shared.bulk.responses import BULK, Atomic, DryRun, bulk_response
-from app.domains.shared.bulk.schemas import Bulk, BulkAnswer
+from app.domains.shared.bulk.schemas import Bulk, BulkAnswer, BulkLinks
 from app.domains.shared.idempotency.route import IdempotentRoute
 from app.domains.shared.imports.requests import IMPORT, ImportAnswer, ImportRequestDep, accepts_files, import_response
 from app.domains.shared.query.filters import Digits
@@ -76,6 +76,7 @@ __all__ = [
     "Atomic",
     "Bulk",
     "BulkAnswer",
+    "BulkLinks",
     "ChangeRead",
     "Conditions",
     "Depth",

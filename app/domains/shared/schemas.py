@@ -67,16 +67,11 @@ def example(**members: Any) -> ConfigDict:
     return ConfigDict(json_schema_extra={"examples": [members]})
 
 
-class ObjectFields(Schema):
-    """The members that bodies of every collection share."""
+class ReferringBody(Schema):
+    """The base of bodies with references, which become a `KeyedBody` if some of the references are keys."""
 
     # Whether the body may repeat texts that are older than the rules for texts.
     repeats_texts: ClassVar[bool] = False
-
-    code: Code | None = None
-    external_id: ExternalId | None = None
-    name: Name
-    description: Description | None = None
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: type[BaseModel], handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -100,6 +95,15 @@ class ObjectFields(Schema):
             if is_body and (body := keyed_body(cls, values)) is not None:
                 return body
             raise
+
+
+class ObjectFields(ReferringBody):
+    """The members that bodies of every collection share."""
+
+    code: Code | None = None
+    external_id: ExternalId | None = None
+    name: Name
+    description: Description | None = None
 
 
 class ChangeFields(Schema):

@@ -1,6 +1,7 @@
 """The operations of every collection."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -9,6 +10,7 @@ from app.core.caller import SYSTEM_CALLER
 from app.core.prepared import FastStatement
 from app.domains.shared.bulk.batch import STATEMENT_SECONDS, BulkOutcome, write_batch
 from app.domains.shared.bulk.items import reject_too_many_links
+from app.domains.shared.bulk.links import write_links
 from app.domains.shared.collection import Collection, LinkSet, writable_columns
 from app.domains.shared.imports.requests import ImportOutcome, ImportRequest, execute_import
 from app.domains.shared.lists import ListQuery
@@ -18,7 +20,7 @@ from app.domains.shared.reading.preconditions import Preconditions
 from app.domains.shared.reading.reader import CollectionReader
 from app.domains.shared.references import KeyedBody
 from app.domains.shared.rules import Rules, Values
-from app.domains.shared.schemas import ObjectFields, has_ignorable_text, kept_fields
+from app.domains.shared.schemas import ObjectFields, ReferringBody, has_ignorable_text, kept_fields
 from app.domains.shared.texts import exempt_stored
 from app.domains.shared.writing.link_list_writer import LinkListWriter
 from app.domains.shared.writing.link_writer import LinkWriter
@@ -132,14 +134,19 @@ class CollectionService(CollectionReader):
         await writer.add(parse_key(reference, self.model), conditions)
 
     async def set_links(
-        self, link_set: LinkSet, reference: str, ids: Sequence[int], conditions: Preconditions
+        self, link_set: LinkSet, reference: str, body: ReferringBody | KeyedBody, conditions: Preconditions
     ) -> Document:
-        """Replace all links of one kind by links to the objects with these ids, and return the owner.
+        """Replace all links of one kind by links to the objects that a body lists, and return the owner.
 
-        Raises `UnknownReference`, with pointers into the list of ids, if an object does not exist, and
-        `PreconditionFailed` if the owner does not meet the conditions.
+        Raises `UnknownReference`, with pointers into the body, if an object does not exist, `PreconditionFailed` if the
+        owner does not meet the conditions, and `Forbidden` as `create` does.
         """
-        return await LinkListWriter(self, link_set, ids).replace(parse_key(reference, self.model), conditions)
+        listing: ReferringBody | KeyedBody = body
+        if isinstance(body, KeyedBody):
+            listing = await with_ids(self.session, self.caller, replace(self.collection, links=(link_set,)), body)
+        return await LinkListWriter(self, link_set, getattr(listing, link_set.short)).replace(
+            parse_key(reference, self.model), conditions
+        )
 
     async def unlink(
         self, link_set: LinkSet, reference: str, target: str, conditions: Preconditions, detail: str | None = None
@@ -157,9 +164,23 @@ class CollectionService(CollectionReader):
 
         Raises `ContentTooLarge` if the request has too many links; imports have other limits.
         """
-        reject_too_many_links(items, self.collection.links)
+        reject_too_many_links((item.get("data") for item in items if isinstance(item, dict)), self.collection.links)
         await self.session.allow_seconds(STATEMENT_SECONDS)
         return await write_batch(self, items, atomic=atomic, dry_run=dry_run)
+
+    async def bulk_links(
+        self, link_set: LinkSet, items: Sequence[Any], *, atomic: bool = True, dry_run: bool = False
+    ) -> BulkOutcome:
+        """Replace all links of one kind of many objects in one request; see `write_links`.
+
+        Raises `ContentTooLarge` if the request has too many links, and `Forbidden` for a dry run, which shows the
+        links, if the caller may not read them.
+        """
+        if dry_run:
+            self.require_members([link_set.field])
+        reject_too_many_links(items, (link_set,))
+        await self.session.allow_seconds(STATEMENT_SECONDS)
+        return await write_links(self, link_set, items, atomic=atomic, dry_run=dry_run)
 
     async def import_file(self, request: ImportRequest) -> ImportOutcome:
         """Import a file, plan an import, or execute a plan; see `execute_import`."""

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -201,3 +202,168 @@ async def test_work_of_replacing_holders_is_one_statement(client: httpx.AsyncCli
             response = await client.put(f"/roles/{role['id']}/holders", json={"user_ids": wanted})
         assert response.status_code == 204
         assert len(seen) == expected + CALLER, seen
+
+
+@dataclass
+class Staff:
+    """Roles and users, and requests of whole sets of holders."""
+
+    client: httpx.AsyncClient
+    roles: list[dict[str, Any]]
+    users: list[dict[str, Any]]
+
+    async def send(self, *items: Any, headers: Any = None, **params: Any) -> httpx.Response:
+        body = {"items": list(items)}
+        return await self.client.post("/roles/holders/bulk", json=body, params=params, headers=headers)
+
+    async def holders(self) -> list[list[int]]:
+        return [await holders_of(self.client, role) for role in self.roles]
+
+    def ids(self, *places: int) -> list[int]:
+        return [self.users[place]["id"] for place in places]
+
+
+@pytest.fixture
+async def staff(client: httpx.AsyncClient) -> Staff:
+    roles = [await make_role(client, code=f"R-{number}", external_id=f"r/{number}") for number in range(3)]
+    users = [await make_user(client, code=f"U-{number}", external_id=f"u/{number}") for number in range(4)]
+    return Staff(client, roles, users)
+
+
+def faults_in(response: httpx.Response) -> list[tuple[str, str]]:
+    return [(fault["pointer"], fault["code"]) for fault in response.json()["errors"]]
+
+
+async def test_holders_are_named_by_id_and_by_key(staff: Staff) -> None:
+    path = f"/roles/{staff.roles[0]['id']}/holders"
+    wanted = [staff.users[0]["id"], {"code": "u-1"}, {"external_id": "u/2"}, {"code": "U-0"}]
+    assert (await staff.client.put(path, json={"user_ids": wanted})).status_code == 204
+    assert await holders_of(staff.client, staff.roles[0]) == staff.ids(0, 1, 2)
+    for entry, pointer, code in (
+        ({"code": "absent"}, "/user_ids/1", "unknown_reference"),
+        ({"id": 1}, "/user_ids/1", "bad_reference"),
+        ({"code": "U-1", "external_id": "u/1"}, "/user_ids/1", "bad_reference"),
+    ):
+        response = await staff.client.put(path, json={"user_ids": [staff.users[0]["id"], entry]})
+        assert (response.status_code, faults_in(response)) == (422, [(pointer, code)])
+    assert len(await history_of(staff.client, staff.roles[0])) == 1
+
+
+async def test_holders_of_many_roles_are_replaced_in_one_request(staff: Staff) -> None:
+    await staff.send({"role_id": staff.roles[2]["id"], "user_ids": staff.ids(3)})
+    first, second, third = staff.roles
+    response = await staff.send(
+        {"role_id": first["id"], "user_ids": [*staff.ids(1, 0, 1), {"code": "u-2"}]},
+        {"role_id": {"code": "r-1"}, "user_ids": []},
+        {"role_id": {"external_id": "r/2"}, "user_ids": [{"external_id": "u/0"}]},
+    )
+    assert response.status_code == 200, response.text
+    body = response.json()
+    assert body["counts"] == {"created": 0, "updated": 2, "unchanged": 1, "deleted": 0, "failed": 0}
+    assert body["items"] == [
+        {"index": 0, "status": "updated", "id": first["id"], "version": 2},
+        {"index": 1, "status": "unchanged", "id": second["id"], "version": 1},
+        {"index": 2, "status": "updated", "id": third["id"], "version": 3},
+    ]
+    assert await staff.holders() == [staff.ids(0, 1, 2), [], staff.ids(0)]
+    users = [brief(user) for user in staff.users]
+    histories = [await history_of(staff.client, role) for role in staff.roles]
+    assert histories == [
+        [("updated", {}, {"holders": users[:3]})],
+        [],
+        [("updated", {"holders": users[3:]}, {"holders": users[:1]}), ("updated", {}, {"holders": users[3:]})],
+    ]
+    for role, version in zip(staff.roles, (2, 1, 3), strict=True):
+        found = (await staff.client.get(f"/roles/{role['id']}")).json()
+        assert found | {"updated_at": None} == role | {"version": version, "updated_at": None}
+
+
+BAD_ITEMS: list[tuple[Any, list[tuple[str, str]]]] = [
+    ("x", [("", "model_type")]),
+    ({}, [("/role_id", "missing"), ("/user_ids", "missing")]),
+    ({"role_id": 0, "user_ids": None}, [("/role_id", "greater_than_equal"), ("/user_ids", "null_not_allowed")]),
+    ({"role_id": {"id": 1}, "user_ids": []}, [("/role_id", "bad_reference")]),
+    ({"role_id": {"code": " "}, "user_ids": []}, [("/role_id/code", "string_pattern_mismatch")]),
+    ({"role_id": {"code": "absent"}, "user_ids": []}, [("/role_id", "not_found")]),
+    ({"role_id": 2**40, "user_ids": [2**40]}, [("/role_id", "not_found"), ("/user_ids/0", "unknown_reference")]),
+    ({"role_id": {"code": "R-0"}, "user_ids": [], "code": "X"}, [("/code", "extra_forbidden")]),
+    ({"role_id": {"code": "R-0"}, "user_ids": [], "data": {}}, [("/data", "extra_forbidden")]),
+    (
+        {"role_id": {"code": "R-0"}, "user_ids": ["1", {"code": "absent"}, {}, {"external_id": "u/9"}]},
+        [
+            ("/user_ids/2", "bad_reference"),
+            ("/user_ids/1", "unknown_reference"),
+            ("/user_ids/3", "unknown_reference"),
+            ("/user_ids/0", "int_type"),
+        ],
+    ),
+    ({"role_id": {"code": "R-0"}, "user_ids": [1] * 1001}, [("/user_ids", "too_long")]),
+]
+
+
+@pytest.mark.parametrize(("item", "faults"), BAD_ITEMS, ids=range(len(BAD_ITEMS)))
+async def test_faulty_item_is_rejected_with_pointers_into_it(
+    staff: Staff, item: Any, faults: list[tuple[str, str]]
+) -> None:
+    good = {"role_id": {"code": "R-1"}, "user_ids": staff.ids(0)}
+    response = await staff.send(good, item)
+    assert response.status_code == 422
+    assert faults_in(response) == [(f"/items/1{pointer}", code) for pointer, code in faults]
+    assert await staff.holders() == [[], [], []]
+    response = await staff.send(good, item, atomic="false")
+    assert (response.status_code, response.json()["counts"]["failed"]) == (207, 1)
+    assert [(fault["pointer"], fault["code"]) for fault in response.json()["items"][1]["errors"]] == [
+        (f"/items/1{pointer}", code) for pointer, code in faults
+    ]
+    assert await staff.holders() == [[], staff.ids(0), []]
+
+
+async def test_role_is_named_by_one_item_only(staff: Staff) -> None:
+    items = [{"role_id": each, "user_ids": staff.ids(0)} for each in (staff.roles[0]["id"], {"code": "r-0"})]
+    response = await staff.send(*items)
+    assert (response.status_code, faults_in(response)) == (422, [("/items/1/role_id", "same_object")])
+    assert await staff.holders() == [[], [], []]
+
+
+async def test_dry_run_shows_the_changes_to_callers_that_may_read_users(staff: Staff) -> None:
+    await staff.send({"role_id": staff.roles[0]["id"], "user_ids": staff.ids(0)})
+    item = {"role_id": {"code": "R-0"}, "user_ids": staff.ids(1)}
+    response = await staff.send(item, dry_run="true")
+    (result,) = response.json()["items"]
+    before, after = ({"holders": [brief(staff.users[place])]} for place in (0, 1))
+    assert (result["before"], result["after"], result["version"]) == (before, after, 3)
+    narrow = await token_with(staff.client, "roles:write")
+    response = await staff.send(item, dry_run="true", headers=narrow)
+    assert (response.status_code, response.json()["scope"]) == (403, "users:read")
+    by_external_id = {"role_id": {"code": "R-0"}, "user_ids": [{"external_id": "u/1"}]}
+    assert (await staff.send(by_external_id, headers=narrow)).status_code == 403
+    assert await staff.holders() == [staff.ids(0), [], []]
+    response = await staff.send(item, headers=narrow)
+    assert (response.status_code, "before" in response.json()["items"][0]) == (200, False)
+    assert await staff.holders() == [staff.ids(1), [], []]
+
+
+async def test_repeated_batch_of_holders_is_executed_once(staff: Staff) -> None:
+    item = {"role_id": {"code": "R-0"}, "user_ids": staff.ids(1)}
+    headers = {"Idempotency-Key": "holders"}
+    first = await staff.send(item, headers=headers)
+    await staff.send({"role_id": {"code": "R-0"}, "user_ids": []})
+    assert (await staff.send(item, headers=headers)).content == first.content
+    assert await staff.holders() == [[], [], []]
+
+
+async def test_number_of_roles_and_holders_in_a_batch_is_limited(staff: Staff) -> None:
+    assert (await staff.send()).status_code == 422
+    assert (await staff.send(*[{"role_id": 1, "user_ids": []}] * 1001)).status_code == 422
+    response = await staff.send(*[{"role_id": 1, "user_ids": [1] * 1000}] * 200, {"role_id": 1, "user_ids": [1]})
+    assert (response.status_code, response.json()["detail"]) == (413, "A batch may have at most 200,000 links.")
+
+
+async def test_work_of_a_batch_of_holders_does_not_depend_on_its_size(staff: Staff, statements: Statements) -> None:
+    counts = []
+    for count in (1, 3):
+        with statements.counted() as seen:
+            items = [{"role_id": role["id"], "user_ids": staff.ids(*range(count))} for role in staff.roles[:count]]
+            assert (await staff.send(*items)).status_code == 200
+        counts.append(len(seen))
+    assert counts == [10, 10], seen

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from app.core.database_errors import IntegrityViolation
 from app.core.permissions import Scope
 from app.domains.shared.bulk.conflicts import Batch, find_conflicts
+from app.domains.shared.bulk.fault_budget import FaultBudget
 from app.domains.shared.bulk.items import (
     Item,
     ItemResult,
@@ -32,11 +33,15 @@ from app.domains.shared.collection import body_links, links_by_name, values_of, 
 from app.domains.shared.reading.reader import CollectionReader
 from app.domains.shared.references import folded_key, read_key
 from app.domains.shared.rules import LocksUnavailableError, Rules, Write
+from app.domains.shared.schemas import ObjectFields
 from app.domains.shared.texts import exempt_all, exempt_stored
 from app.domains.shared.writing.constraints import error_for
 from app.domains.shared.writing.links import read_links
 from app.domains.shared.writing.unique_keys import find_key_owners, unique_keys
 from app.utils.exceptions import Deadlock, RegisterError
+
+# Returns an item, given its index, its label, the budget of faults, the schema of its data, and the value in the body.
+ReadItem = Callable[[int, str, FaultBudget, type[ObjectFields], Any], Item]
 
 ATTEMPTS = 3
 # Writing a thousand long descriptions with their search index may take longer than the usual statement timeout.
@@ -68,8 +73,11 @@ async def write_batch(
     atomic: bool,
     dry_run: bool,
     label: Callable[[int], str] = "item {}".format,
+    read: ReadItem = read_item,
 ) -> BulkOutcome:
     """Write a batch; each of `raw` is an item as in a request body, and `label` names an item in faults of others.
+
+    `read` reads an item.
 
     If `atomic`, nothing is written if an item has a fault; otherwise the valid items are written. A dry run does the
     same and then rolls it back. Raises a `RegisterError` without pointers if each of `ATTEMPTS` attempts fails because
@@ -78,7 +86,7 @@ async def write_batch(
     failures = 0
     locks: set[str] = set()
     while True:
-        bulk = _Bulk(service, raw, label, locks, dry_run=dry_run)
+        bulk = _Bulk(service, raw, label, locks, read, dry_run=dry_run)
         try:
             with suppress(_RollBackError):
                 async with service.session.begin_nested():
@@ -113,6 +121,7 @@ class _Bulk:
         raw: Sequence[Any],
         label: Callable[[int], str],
         locks: set[str],
+        read: ReadItem,
         *,
         dry_run: bool,
     ) -> None:
@@ -123,6 +132,7 @@ class _Bulk:
         self.locks = locks
         self.raw = raw
         self.label = label
+        self.read = read
         self.dry_run = dry_run
         self.entries_since_yield = 0
         self.is_rejected = False
@@ -155,7 +165,7 @@ class _Bulk:
 
     async def _read_items(self) -> None:
         for index, raw in enumerate(self.raw):
-            item = read_item(index, self.label(index), self.batch.budget, self.collection.body, raw)
+            item = self.read(index, self.label(index), self.batch.budget, self.collection.body, raw)
             reject_long_lists(item, self.collection.links)
             self.batch.items.append(item)
             await self._yield_to_event_loop(item)
@@ -190,6 +200,7 @@ class _Bulk:
         """Set the object of an item with a key; add a fault if no object has the key, or if an earlier item has it."""
         assert item.key is not None
         column, value = item.key
+        pointer = f"/{item.key_member or column}"
         if current is not None:
             item.current, item.id, item.version = current, current["id"], current["version"]
             other = self.batch.items_by_id.setdefault(current["id"], item)
@@ -199,12 +210,12 @@ class _Bulk:
         elif item.op == "upsert":
             other = new.setdefault(folded_key(column, value), item)
         else:
-            item.add_fault(f"/{column}", "not_found", noun=self.model.noun)
+            item.add_fault(pointer, "not_found", noun=self.model.noun)
             return
         if other is not item:
             item.duplicate_of = other
             facts = {"other": other.label.capitalize(), "noun": self.model.noun}
-            item.add_fault(f"/{column}", "same_object", **facts)
+            item.add_fault(pointer, "same_object", **facts)
         if item.op == "upsert":
             new_value = item.data.setdefault(column, value if current is None else current[column])
             if read_key(column, new_value) not in {None, folded_key(column, value)} or new_value is None:

@@ -1,6 +1,6 @@
 """The items of a batch: the request, the state of the object, and the result of each."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -65,6 +65,8 @@ class Item:
     budget: FaultBudget = field(default_factory=FaultBudget)
     op: Operation = "create"
     key: Key | None = None
+    # The member of the item that has the key, if it is not named like the column.
+    key_member: str | None = None
     data: dict[str, Any] = field(default_factory=dict)
     # Whether operation and key are valid, so that the data can be validated.
     is_readable: bool = False
@@ -158,10 +160,9 @@ class ItemResult:
     after: str | None = None
 
 
-def reject_too_many_links(items: Sequence[Any], links: tuple[LinkSet, ...]) -> None:
-    """Raise `ContentTooLarge` if a request has more links than one batch may have."""
-    data = (item.get("data") for item in items if isinstance(item, dict))
-    lists = (_list(each.get(name)) for each in data if isinstance(each, dict) for name in links_by_name(links))
+def reject_too_many_links(objects: Iterable[Any], links: tuple[LinkSet, ...]) -> None:
+    """Raise `ContentTooLarge` if these objects of a request list more links than one batch may have."""
+    lists = (_list(each.get(name)) for each in objects if isinstance(each, dict) for name in links_by_name(links))
     if sum(map(len, lists)) > MAX_BATCH_LINKS:
         raise ContentTooLarge(f"A batch may have at most {MAX_BATCH_LINKS:,} links.")
 

@@ -17,6 +17,7 @@ from app.utils.problems import ProblemError
 MAX_BULK_ITEMS = 1000
 
 CreateT = TypeVar("CreateT", bound=ObjectFields)
+ItemT = TypeVar("ItemT", bound=Schema)
 
 Version = Annotated[int, Field(ge=1, le=MAX_ID, description="Write only if the object still has this version.")]
 _UPSERT = (
@@ -71,6 +72,12 @@ class BulkAnswer(Schema):
     dry_run: bool
     counts: BulkCounts
     items: list[BulkItemResult]
+
+
+class BulkLinks(Schema, Generic[ItemT]):
+    """The body of requests that replace lists of links of many objects: `BulkLinks[RoleHoldersItem]`."""
+
+    items: Annotated[list[SkipValidation[ItemT]], Field(min_length=1, max_length=MAX_BULK_ITEMS)]
 
 
 class Bulk(Schema, Generic[CreateT]):

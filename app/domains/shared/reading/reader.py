@@ -1,5 +1,6 @@
 """The read operations of every collection."""
 
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from app.core.caller import Caller
@@ -45,7 +46,7 @@ class CollectionReader(RequestService):
 
     async def get(self, reference: str, members: Members = None) -> Document:
         """Return one object, or some of its members. Raises `Forbidden` if the caller may not read all of them."""
-        self._require_members(members)
+        self.require_members(members)
         return await read_object(self.session, self.collection, parse_key(reference, self.model), members)
 
     async def page(self, query: ListQuery) -> Listing | Export:
@@ -100,7 +101,7 @@ class CollectionReader(RequestService):
 
     async def _page(self, query: ListQuery, link: FixedLink | None = None, **values: Any) -> Listing | Export:
         members = query.members
-        self._require_members(members)
+        self.require_members(members)
         condition, arguments = query.selection(link)
         values |= arguments
         start: Start = "first"
@@ -124,7 +125,7 @@ class CollectionReader(RequestService):
         for tree in query.trees:
             self.caller.require(f"{tree}:read")
 
-    def _require_members(self, members: Members) -> None:
+    def require_members(self, members: Iterable[str] | None) -> None:
         """Raise `Forbidden` unless the caller has the scopes of the members on request among these."""
         if members is not None:
             scopes = members_on_request(self.collection.read)
