@@ -151,6 +151,8 @@ class Scene:
         if operation == "search_objects":
             path += "?q=thing"
         body: dict[str, Any] | None = BODIES.get(operation)
+        if operation == "bulk_role_holders":
+            body = {"items": [{"role_id": self.objects["roles"], "user_ids": []}]}
         if body is None and method in {"POST", "PUT", "PATCH"} and not operation.startswith(("link", "add", "sign")):
             needed = required(collection, "refused") if collection in COLLECTIONS and method != "PATCH" else {}
             body = needed | {"name": "Refused"}
