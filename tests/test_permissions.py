@@ -230,7 +230,7 @@ async def scene(server_url: URL, template: URL) -> AsyncIterator[Scene]:
 
 
 async def dump(connection: AsyncConnection) -> dict[str, list[Any]]:
-    """Return all rows, without those that a read may write: attempts, the last use of a token, the state of the feed."""
+    """Return all rows, without those that any call may write: attempts, last uses of tokens, the state of the feed."""
     rows = {}
     for name in Base.metadata.tables.keys() - {"sign_in_attempts", "feed_state"}:
         found = await connection.execute(text(f"SELECT to_jsonb(t) - 'last_used_at' FROM {name} t ORDER BY t::text"))
