@@ -111,9 +111,12 @@ async def test_service_runs_as_its_role(roles: Roles) -> None:
         await client.post("/auth/refresh", json={"refresh_token": pair["refresh_token"]}),
         await client.delete(f"/api-tokens/{token['id']}", headers=signed_in),
         await client.get("/auth/sessions", headers=signed_in),
+        await client.get("/changes/feed"),
+        await client.get("/changes/feed", headers={"Accept": "application/x-ndjson"}),
         await client.post("/auth/logout-all", headers=signed_in),
     ]
-    expected = [200, 200, 204, 204, 204, 204, 200, 200, 204, 204, 201, 201, 200, 200, 404, 200, 200, 204, 200, 204]
+    expected = [200, 200, 204, 204, 204, 204, 200, 200, 204, 204, 201, 201, 200, 200, 404, 200, 200, 204, 200]
+    expected += [200, 200, 204]
     assert [response.status_code for response in responses] == expected
     actions = [item["action"] for item in responses[13].json()["items"]]
     assert actions == ["deleted", "unlinked", "linked", "linked", "updated", "updated", "created"]

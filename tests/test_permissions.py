@@ -235,9 +235,9 @@ async def scene(server_url: URL, template: URL) -> AsyncIterator[Scene]:
 
 
 async def dump(connection: AsyncConnection) -> dict[str, list[Any]]:
-    """Return all rows, without those that a refused call may write: attempts, and the last use of a token."""
+    """Return all rows, without those that any call may write: attempts, last uses of tokens, the state of the feed."""
     rows = {}
-    for name in Base.metadata.tables.keys() - {"sign_in_attempts"}:
+    for name in Base.metadata.tables.keys() - {"sign_in_attempts", "feed_state"}:
         found = await connection.execute(text(f"SELECT to_jsonb(t) - 'last_used_at' FROM {name} t ORDER BY t::text"))
         rows[name] = list(found.scalars())
     return rows

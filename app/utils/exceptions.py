@@ -23,8 +23,8 @@
     │   ├── TooManyKeys
     │   └── TooManyTokens
     ├── Gone                        410
-    │   ├── FeedReset
-    │   └── FeedExpired
+    │   ├── FeedExpired
+    │   └── FeedReset
     ├── PreconditionFailed          412
     ├── ContentTooLarge             413
     ├── UnsupportedMediaType        415
@@ -295,22 +295,21 @@ class Gone(RegisterError):
     anew: take the position of `GET /changes/feed?after=now`, then read all objects, then follow the feed from that
     position."""
 
-    status, name, title, code = 410, "gone", "Gone", "gone"
-    text = "The feed cannot continue from this position."
+    status, name, title, code = 410, "gone", "Gone", "feed_expired"
+    text = (
+        "Changes after this position have been deleted. "
+        "Take a new position with after=now, then read all objects, then follow the feed from that position."
+    )
+
+
+class FeedExpired(Gone):
+    """Housekeeping has deleted changes after the position. See `Gone`."""
 
 
 class FeedReset(Gone):
     code = "feed_reset"
     text = (
         "The register was restored or has moved to another database server since this position. "
-        "Take a new position with after=now, then read all objects, then follow the feed from that position."
-    )
-
-
-class FeedExpired(Gone):
-    code = "feed_expired"
-    text = (
-        "Changes after this position have been deleted. "
         "Take a new position with after=now, then read all objects, then follow the feed from that position."
     )
 

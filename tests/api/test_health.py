@@ -3,7 +3,7 @@
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from itertools import count
 from types import SimpleNamespace
 from typing import Any
@@ -506,3 +506,15 @@ async def test_too_many_concurrent_exports_are_unavailable(committed: Committed)
     await begun[0].aclose()
     assert (await committed.client.get("/departments", headers={"Accept": "text/csv"})).status_code == 200
     await begun[1].aclose()
+
+
+async def test_too_many_waiting_requests_are_unavailable(committed: Committed) -> None:
+    places: SharedPlaces = committed.app.state.long_polls.places
+    with ExitStack() as stack:
+        for _ in range(places.free):
+            stack.enter_context(places.place())
+        response = await committed.client.get("/changes/feed?after=now&wait=1")
+        problem = assert_problem(response, "waits_busy")
+        assert (problem["status"], response.headers["retry-after"]) == (503, "5")
+        # Requests that need not wait are served.
+        assert (await committed.client.get("/changes/feed?after=now")).status_code == 200

@@ -169,10 +169,26 @@ async def too_many_tokens(client: Client) -> httpx.Response:
 
 
 async def use_up(statement: str, client: Client) -> None:
-    """Insert the rows that reach a limit."""
+    """Run a statement, which inserts the rows that reach a limit."""
     app: FastAPI = client._transport.app  # type: ignore[attr-defined]
     async with app.state.database.transaction() as session:
         await session.execute(text(statement))
+
+
+async def feed_expired(client: Client) -> httpx.Response:
+    position = (await client.get("/changes/feed?after=now")).json()["position"]
+    await use_up(
+        f"DO $$ BEGIN UPDATE feed_state SET thinnings = 1, thinned_before = '{{{UNKNOWN},1}}'; "
+        "UPDATE feed_state SET row_version = xmin::text::bigint; END $$",
+        client,
+    )
+    return await client.get("/changes/feed", params={"after": position})
+
+
+async def feed_reset(client: Client) -> httpx.Response:
+    position = (await client.get("/changes/feed?after=now")).json()["position"]
+    await use_up("DELETE FROM feed_state", client)
+    return await client.get("/changes/feed", params={"after": position})
 
 
 async def precondition_failed(client: Client) -> httpx.Response:
@@ -278,6 +294,8 @@ CAUSES: dict[str, tuple[Callable[[Client], Awaitable[httpx.Response]], tuple[str
     "answer_too_large": (answer_too_large, ()),
     "too_many_keys": (too_many_keys, ()),
     "too_many_tokens": (too_many_tokens, ()),
+    "feed_expired": (feed_expired, ()),
+    "feed_reset": (feed_reset, ()),
     "precondition_failed": (precondition_failed, ()),
     "content_too_large": (content_too_large, ()),
     "unsupported_media_type": (unsupported_media_type, ()),

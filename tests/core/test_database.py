@@ -303,6 +303,7 @@ MAY_END = Counter(
         ("domains/auth/credentials.py", "release"): 2,  # before hashing, and so that a refusal keeps its correction
         ("domains/auth/service.py", "release"): 2,  # before hashing
         ("domains/auth/sign_in.py", "release"): 3,  # before hashing, and so that a refusal keeps the earlier writes
+        ("domains/change/feed.py", "release"): 1,  # after an epoch began, before it is read
         ("domains/register/restore.py", "begin"): 1,  # of an import, not of a transaction
         ("domains/register/restore.py", "undo"): 1,  # after a database without a schema
         ("domains/shared/idempotency/route.py", "undo"): 1,  # to store an error response
