@@ -20,6 +20,7 @@ from fastapi import FastAPI
 from sqlalchemy import URL
 
 from app.core.permissions import SCOPES, scopes_of
+from app.domains.change.schemas import MEMBERS
 from app.domains.register.demo_data import DEMO_USERS
 from app.domains.shared.bulk import writer as bulk_writes
 from app.domains.shared.collection import writable_columns
@@ -535,6 +536,8 @@ async def test_operation_records_exactly_its_changes(world: World, operation: st
     for record, row in zip(records, rows, strict=True):
         assert (record["actor_id"], record["actor_name"]) == (actor["id"], actor["name"])
         assert (record["request_id"], record["message"]) == (f"history-{operation}", call.message)
+        # The filter `member` takes the name of every recorded member.
+        assert {*(row.before or {}), *(row.after or {})} <= {*MEMBERS[row.type]}
         text = repr(dict(record))
         for members in (call.body or {}, document):
             for name in SECRETS:

@@ -153,7 +153,7 @@ async def test_revisions_create_exactly_the_schema_of_the_models(empty: URL, ser
         async with engine.begin() as connection:
             await connection.execute(text("CREATE EXTENSION pg_trgm"))
             # Functions that the models use, but do not create.
-            for number in ("0006", "0008", "0010"):
+            for number in ("0006", "0008", "0010", "0013"):
                 revision: Any = ScriptDirectory.from_config(alembic_config(empty)).get_revision(number)
                 for function, definition in revision.module.FUNCTIONS.items():
                     await connection.exec_driver_sql(f"CREATE FUNCTION {function} {definition}")

@@ -12,12 +12,12 @@ branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 
 # The members of a change, each with its type and action: one look-up finds the rare ones of all three.
-MEMBERS = """
-CREATE OR REPLACE FUNCTION change_members(type text, action text, before jsonb, after jsonb)
+FUNCTIONS = {
+    "change_members(type text, action text, before jsonb, after jsonb)": """
 RETURNS text[] LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN ARRAY(SELECT type || '.' || action || '.' || member
-               FROM jsonb_object_keys(coalesce(before, '{}') || coalesce(after, '{}')) AS member)
-"""
+               FROM jsonb_object_keys(coalesce(before, '{}') || coalesce(after, '{}')) AS member)"""
+}
 
 # `action` comes first: an index that began as `ix_changes_object` does would be replaced by it in some plans.
 NEW = {
@@ -31,13 +31,15 @@ FORMER = {"ix_changes_actor_id": "(actor_id, id)", "ix_changes_type": "(type, id
 
 def upgrade() -> None:
     # Committed before the first index is built. After an interruption, all of it runs again.
-    op.execute(MEMBERS)
+    for function, definition in FUNCTIONS.items():
+        op.execute(f"CREATE OR REPLACE FUNCTION {function} {definition}")
     _replace(FORMER, NEW)
 
 
 def downgrade() -> None:
     _replace(NEW, FORMER)
-    op.execute("DROP FUNCTION change_members")
+    for function in FUNCTIONS:
+        op.execute(f"DROP FUNCTION {function}")
 
 
 def _replace(old: Iterable[str], new: Mapping[str, str]) -> None:
