@@ -151,9 +151,16 @@ def remove_links(links: Sequence[LinkSet]) -> Executable:
     """
     ctes = []
     for link in links:
-        table, rows = link.table, _requested_links(link)
-        same = and_(*(rows.c[name] == table.c[name] for name in (link.owner, *link.columns)))
-        statement = delete(table).where(table.c[link.owner] == any_(_owners(link)), ~exists().where(same))
+        table, rows, names = link.table, _requested_links(link), (link.owner, *link.columns)
+        place: Any = literal_column(f"{table.name}.ctid").label("place")
+        query = select(place, *(table.c[name] for name in names)).where(table.c[link.owner] == any_(_owners(link)))
+        stored = query.subquery(f"stored_{link.field}")
+        # A full join is never a nested loop, which PostgreSQL would choose for NOT EXISTS while its statistics say that
+        # the table is empty: the time would then be quadratic. The locks of the owners keep the rows in their places.
+        same = and_(*(rows.c[name] == stored.c[name] for name in names))
+        surplus = select(stored.c.place).select_from(rows.join(stored, same, full=True))
+        places = func.array(surplus.where(rows.c[link.owner].is_(None)).scalar_subquery())
+        statement = delete(table).where(literal_column(f"{table.name}.ctid") == any_(places))
         ctes.append(statement.returning(table.c[link.owner].label("id")).cte(f"removed_{link.field}"))
     return union(*(select(cte.c.id) for cte in ctes))
 
