@@ -10,6 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from process_register_client import AuthenticatedClient, Client
 from process_register_client.api.auth import sign_in
+from process_register_client.api.changes import follow_changes
 from process_register_client.api.departments import (
     create_department,
     delete_department,
@@ -34,6 +35,7 @@ from process_register_client.models import (
     DepartmentRead,
     DepartmentRelation,
     DepartmentReplace,
+    FeedPage,
     Problem,
     ProblemDependants,
     ProcessCreate,
@@ -186,6 +188,8 @@ def main(server: str, username: str, password: str) -> None:
         invalid = refused("create_department", create_department.sync_detailed(client=client, body=body))
         faults = {(fault.source.value, fault.pointer) for fault in invalid.errors}
         assert faults == {("body", "/name"), ("body", "/parent_id")}, "both faults"
+        feed: FeedPage = parsed("follow_changes", follow_changes.sync_detailed(client=client, limit=1))
+        assert (len(feed.items), feed.has_more) == (1, True), "the first of many changes"
         delete(client, str(reference), process)
 
 

@@ -143,7 +143,22 @@ report("create_department", invalid.response);
 const pointers = problemOf(invalid.error).errors.map((fault) => `${fault.source} ${fault.pointer}`);
 check(pointers.includes("body /name") && pointers.includes("body /parent_id"), "both faults");
 
-// 12. Deleted, and gone.
+// 12. The changes from the beginning, as far as they are committed.
+let position: string | undefined;
+const changed: Schemas["FeedChange"][] = [];
+for (let hasMore = true; hasMore; ) {
+  const page = await client.GET("/api/v1/changes/feed", {
+    params: { query: { type: ["departments"], limit: 1000, ...(position && { after: position }) } },
+  });
+  if (position === undefined) report("follow_changes", page.response);
+  check(page.data !== undefined, "a page of the feed");
+  changed.push(...page.data.items);
+  position = page.data.position;
+  hasMore = page.data.has_more;
+}
+check(changed.some((change) => change.object.id === created.data.id && change.action === "created"), "the new object");
+
+// 13. Deleted, and gone.
 const processDeleted = await client.DELETE("/api/v1/processes/{reference}", {
   params: { path: { reference: processReference } },
 });

@@ -24,7 +24,7 @@ CALLS = sorted(
         "count_processes 200",
         *("create_department 201", "create_department 422", "replace_department 200", "replace_department 412"),
         *("update_department 200", "create_process 201", "link_process_department 204", "delete_process 204"),
-        *("delete_department 409", "delete_department 204"),
+        *("delete_department 409", "delete_department 204", "follow_changes 200"),
     ]
 )
 
