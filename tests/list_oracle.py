@@ -85,7 +85,7 @@ class Register:
         parameters = _Parameters(query)
         links = [self._links(collection, kind, parameters, is_counted=kind in counted) for kind in KINDS[collection]]
         tests = [test for test in links if test is not None]
-        # What remains are parameters of fields.
+        # The remaining parameters are those of fields.
         tests += [*self._tree(collection, parameters), *self._fields(collection, parameters)]
         found = (each for each in self.objects[collection] if all(test(each) for test in tests))
         return sorted(found, key=lambda each: each["id"])
