@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, get_args
 
@@ -227,7 +228,6 @@ async def set_back(server_url: URL, template: URL) -> AsyncIterator[asyncpg.Conn
 async def test_no_change_is_missing_after_the_clock_was_set_back(
     set_back: asyncpg.Connection, days: float, filters: dict[str, Any]
 ) -> None:
-    since = NOW + timedelta(days=days)
-    chosen = ChangeFilters(**{"types": TYPES, "by_type": False, "since": since} | filters)
+    chosen = replace(ChangeFilters(TYPES, by_type=False, since=NOW + timedelta(days=days)), **filters)
     for position in (70, 77, 400):
         await assert_same_as_a_plain_query(set_back, chosen, position)

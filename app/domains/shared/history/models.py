@@ -73,5 +73,5 @@ class Change(Base):
 
 
 def utc_day(instant: ColumnElement[datetime]) -> ColumnElement[date]:
-    """Return the date of an instant in UTC, as the index on days has it."""
+    """Return the date of an instant in UTC, in the form of the index on days."""
     return cast(func.timezone(literal_column("'UTC'"), instant), Date)
