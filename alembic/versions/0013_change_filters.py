@@ -23,6 +23,7 @@ RETURN ARRAY(SELECT type || '.' || action || '.' || member
 NEW = {
     "ix_changes_action": "(action, type, id)",
     "ix_changes_actor": "(actor_id, action, type, id)",
+    "ix_changes_day": "((timezone('UTC', at)::date), id)",
     "ix_changes_code": "(fold(object_code), id) WHERE object_code IS NOT NULL",
     "ix_changes_members": "USING gin (change_members(type, action, before, after)) WITH (gin_pending_list_limit = 64)",
 }

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
+from app.core.caller import Caller
 from app.core.config import Settings
 from app.core.database import Database
 from app.core.database_errors import with_translated_errors
@@ -97,7 +98,7 @@ class Streams:
 
 
 class CallerDeniedError(Exception):
-    """The caller of a stream may no longer read it: its token or session ended, or its user was deactivated.
+    """The caller of a stream may no longer read it: it lost a scope, its token or session ended, or it was deactivated.
 
     Or no check of this succeeded for `MAX_UNCHECKED_SECONDS`.
     """
@@ -154,10 +155,12 @@ async def _shielded_from_cancellation(chunks: AsyncGenerator[bytes]) -> AsyncGen
 
 
 async def _end_without_permission(sending: anyio.CancelScope, request: Request) -> None:
-    """Cancel the scope once the caller of the request is no longer authorised.
+    """Cancel the scope once the caller of the request is no longer authorised, or lost one of its scopes.
 
+    The content of a stream may depend on any of the caller's scopes: its types of changes, holders, filters, columns.
     Each successful check extends the deadline of the scope, so a look-up that fails or hangs cannot keep the stream.
     """
+    caller: Caller = request.state.caller
     # The look-up belongs to no user: the stream may hold the whole share of its user in the connections.
     request_state.set({})
     try:
@@ -166,6 +169,7 @@ async def _end_without_permission(sending: anyio.CancelScope, request: Request) 
                 await asyncio.sleep(RECHECK_SECONDS)
                 with suppress(ServiceUnavailable):  # the next check decides, before the deadline
                     await authorise_again(request)
+                    request.state.caller.require(*caller.scopes)
                     sending.deadline = _next_deadline()
     finally:
         sending.cancel()

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, get_args
 
@@ -22,6 +23,7 @@ ROWS = 100_000
 # The last hour has 60 rows. Roles and links were changed only long ago, and all their changes are of `parent`. One
 # actor, one collection, one action, one code and one member have a single change each.
 FILL = f"""
+    TRUNCATE changes RESTART IDENTITY;
     INSERT INTO changes (at, actor_id, actor_name, type, object_id, object_code, object_name, action, before, after)
     SELECT now() - ({ROWS} - n) * interval '1 minute', CASE WHEN n = 7 THEN 999 ELSE 100 + n % 20 END, 'Actor',
            CASE WHEN n = 8 THEN 'api_tokens' WHEN n <= 5000 THEN 'roles'
@@ -158,7 +160,11 @@ async def test_page_of_changes_is_read_from_an_index(large: asyncpg.Connection, 
 @pytest.mark.parametrize("name", LISTS)
 async def test_page_has_the_newest_changes_that_match(large: asyncpg.Connection, name: str) -> None:
     filters, _ = LISTS[name]
-    expected = await large.fetch(
+    await assert_same_as_a_plain_query(large, filters, 50_000)
+
+
+async def assert_same_as_a_plain_query(connection: asyncpg.Connection, filters: ChangeFilters, position: int) -> None:
+    expected = await connection.fetch(
         """
         SELECT id FROM changes
          WHERE type = ANY ($1) AND ($2::text[] IS NULL OR action = ANY ($2))
@@ -173,14 +179,55 @@ async def test_page_has_the_newest_changes_that_match(large: asyncpg.Connection,
     )
     ids_of: dict[Start, list[int]] = {
         "first": [row["id"] for row in expected],
-        "after": [row["id"] for row in expected if row["id"] < 50_000],
-        "before": [row["id"] for row in reversed(expected) if row["id"] > 50_000],
+        "after": [row["id"] for row in expected if row["id"] < position],
+        "before": [row["id"] for row in reversed(expected) if row["id"] > position],
     }
     for start, ids in ids_of.items():
         statement = await _page(filters.selection(), start).prepare()
-        arguments = {"limit": 50, "offset": 3, "key_0": "50000"} | filters.arguments()
-        row = await large.fetchrow(statement.sql, *statement.arguments(arguments))
+        arguments = {"limit": 50, "offset": 3, "key_0": str(position)} | filters.arguments()
+        row = await connection.fetchrow(statement.sql, *statement.arguments(arguments))
         page = ids[3:53]
         assert row is not None
         assert [item["id"] for item in json.loads(row["items"])] == (page[::-1] if start == "before" else page)
         assert row["rows"] == min(51, max(0, len(ids) - 3))
+
+
+# Three days with a change an hour, then eight changes of a clock that is 20 days ahead, then 25 days with a change an
+# hour after it was set back, one change of a clock that is a year behind, and another day.
+SET_BACK = """
+    TRUNCATE changes RESTART IDENTITY;
+    INSERT INTO changes (at, actor_id, type, object_id, object_code, object_name, action, after)
+    SELECT now() + CASE WHEN n BETWEEN 73 AND 80 THEN interval '20 days' WHEN n = 680 THEN interval '-1 year'
+                        ELSE n * interval '1 hour' - interval '3 days' END,
+           n % 3, (ARRAY['roles', 'users'])[1 + n % 2], n, 'C', 'Something',
+           (ARRAY['created', 'updated'])[1 + n / 2 % 2], '{"name": "Something"}'
+      FROM generate_series(1, 704) AS n
+"""
+
+
+@pytest.fixture(scope="module")
+async def set_back(server_url: URL, template: URL) -> AsyncIterator[asyncpg.Connection]:
+    async with filled(server_url, template, SET_BACK, "changes") as connection:
+        yield connection
+
+
+@pytest.mark.parametrize("days", [-400, -2, 0.1, 1, 5, 10.5, 19.99, 20.5, 24, 30])
+@pytest.mark.parametrize(
+    "filters",
+    [
+        {},
+        {"actor_id": 1},
+        {"types": ("roles",), "by_type": True},
+        {"actions": ["created"]},
+        {"members": ["name"]},
+        {"code": "c"},
+        {"before_id": 600},
+    ],
+    ids=str,
+)
+async def test_no_change_is_missing_after_the_clock_was_set_back(
+    set_back: asyncpg.Connection, days: float, filters: dict[str, Any]
+) -> None:
+    chosen = replace(ChangeFilters(TYPES, by_type=False, since=NOW + timedelta(days=days)), **filters)
+    for position in (70, 77, 400):
+        await assert_same_as_a_plain_query(set_back, chosen, position)

@@ -19,9 +19,11 @@ from asyncpg.prepared_stmt import PreparedStatement
 from fastapi import FastAPI, Request
 from sqlalchemy import URL, text
 
+from app.core.caller import Caller
 from app.core.http import streaming
 from app.core.http.routing import authorise_again
 from app.core.http.streaming import BATCH_BYTES, FIRST_BATCH_ROWS, MAX_BATCH_ROWS, RECHECK_SECONDS, Streams
+from app.core.permissions import scopes_of
 from app.core.prepared import FastStatement
 from app.core.tokens import API_TOKEN, Tokens, new_token
 from app.main import create_app
@@ -95,13 +97,13 @@ async def served(committed: Committed, **settings: Any) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def begun(
-    address: str, accept: dict[str, str] = NDJSON, token: str = ADMIN_TOKEN
+    address: str, accept: dict[str, str] = NDJSON, token: str = ADMIN_TOKEN, path: str = "departments"
 ) -> AsyncIterator[AsyncIterator[bytes]]:
-    """Request all departments, and yield the rest of the response after its beginning has arrived."""
+    """Request a whole list, and yield the rest of the response after its beginning has arrived."""
     headers = accept | {"Authorization": f"Bearer {token}"}
     async with (
         httpx.AsyncClient(timeout=HANG_TIMEOUT) as client,
-        client.stream("GET", f"{address}/api/v1/departments", headers=headers) as response,
+        client.stream("GET", f"{address}/api/v1/{path}", headers=headers) as response,
     ):
         assert response.status_code == 200
         assert response.headers["transfer-encoding"] == "chunked"
@@ -143,9 +145,11 @@ async def test_lost_connection_ends_the_response_without_a_proper_end(full: Comm
             assert sum([len(chunk) async for chunk in rest]) > MANY * 2000
 
 
-async def make_caller(register: Committed, kind: str) -> tuple[int, str]:
-    """Return the id of a new viewer, and an API token or an access token of the user."""
-    user = (await make(register.client, "users", access_level="viewer"))["id"]
+async def make_caller(
+    register: Committed, kind: str, level: str = "viewer", scopes: tuple[str, ...] = ("departments:read", "roles:read")
+) -> tuple[int, str]:
+    """Return the id of a new user, and an API token with these scopes or an access token of the user."""
+    user = (await make(register.client, "users", access_level=level))["id"]
     tokens: Tokens = register.app.state.tokens
     if kind == "session":
         row = f"({user}, 'tests', now() + interval '1 day')"
@@ -158,7 +162,7 @@ async def make_caller(register: Committed, kind: str) -> tuple[int, str]:
         await connection.execute(
             "INSERT INTO api_tokens (user_id, name, token_hash, scopes, expires_at) "
             "VALUES ($1, 'T', $2, $3, now() + interval '1 day')",
-            *(user, tokens.api_token_hashes(token)[0], ["departments:read", "roles:read"]),
+            *(user, tokens.api_token_hashes(token)[0], scopes),
         )
     return user, token
 
@@ -182,14 +186,20 @@ async def test_stream_of_a_caller_without_permission_is_cut_off(
     """The client reads nothing meanwhile, so nothing but the denial ends the stream."""
     kind, denial = DENIALS[reason]
     assert 0 < RECHECK_SECONDS < 1
-    monkeypatch.setattr(streaming, "RECHECK_SECONDS", 0)
     user, token = await make_caller(full, kind)
-    read = 0
-    async with served(full, caller_cache_seconds=1) as address:
-        async with begun(address, token=token) as rest:
-            read += len(await anext(rest))
-            await run_sql(full.url, denial.format(user))
-            await until_sql(full.url, f"NOT EXISTS (SELECT {UNDER_WAY})")
+    await assert_cut_off(full, token, denial.format(user), monkeypatch)
+
+
+async def assert_cut_off(
+    register: Committed, token: str, denial: str, monkeypatch: pytest.MonkeyPatch, **request: Any
+) -> None:
+    """Assert that the denial ends a stream, whose client reads only the beginning before."""
+    monkeypatch.setattr(streaming, "RECHECK_SECONDS", 0)
+    async with served(register, caller_cache_seconds=1) as address:
+        async with begun(address, token=token, **request) as rest:
+            read = len(await anext(rest))
+            await run_sql(register.url, denial)
+            await until_sql(register.url, f"NOT EXISTS (SELECT {UNDER_WAY})")
             with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):  # noqa: PT012 - the received part is used
                 async for chunk in rest:
                     read += len(chunk)
@@ -197,6 +207,46 @@ async def test_stream_of_a_caller_without_permission_is_cut_off(
         # The places and connections are free again.
         async with begun(address) as rest:
             assert sum([len(chunk) async for chunk in rest]) > MANY * 2000
+
+
+ROWS = f"FROM generate_series(1, {MANY}) AS n"
+CHANGES = (
+    "INSERT INTO changes (type, object_id, object_name, action, after) "
+    f"SELECT '{{}}', n, 'O', 'created', jsonb_build_object('description', repeat('x', 2000)) {ROWS}"
+)
+ROLES = f"INSERT INTO roles (name, description) SELECT 'R ' || n, repeat('x', 2000) {ROWS}"
+# Responses whose content depends on more scopes than that of the route: the address, its first scope, the further one,
+# and the statement that makes the response long.
+CONTENTS = {
+    "changes": ("changes", "changes:read", "departments:read", CHANGES.format("departments")),
+    "feed": ("changes/feed", "changes:read", "departments:read", CHANGES.format("departments")),
+    "holders": ("roles?embed=holders", "roles:read", "users:read", ROLES),
+    "links": ("departments?process_id__null=true", "departments:read", "processes:read", ""),
+}
+
+
+@pytest.mark.parametrize(
+    ("content", "accept"),
+    [("changes", NDJSON), ("changes", CSV), ("feed", NDJSON), ("holders", NDJSON), ("links", CSV)],
+)
+async def test_stream_is_cut_off_when_its_caller_loses_a_scope_on_which_the_content_depends(
+    full: Committed, content: str, accept: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, first, further, fill_more = CONTENTS[content]
+    await run_sql(full.url, fill_more)
+    _, token = await make_caller(full, "token", scopes=(first, further, "departments:read"))
+    denial = f"UPDATE api_tokens SET scopes = array_remove(scopes, '{further}') WHERE name = 'T'"
+    await assert_cut_off(full, token, denial, monkeypatch, accept=accept, path=path)
+
+
+@pytest.mark.parametrize("path", ["changes", "changes/feed"])
+async def test_stream_is_cut_off_when_its_caller_gets_a_lower_level(
+    full: Committed, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await run_sql(full.url, CHANGES.format("users"))
+    user, token = await make_caller(full, "session", level="admin")
+    denial = f"UPDATE users SET access_level = 'viewer' WHERE id = {user}"
+    await assert_cut_off(full, token, denial, monkeypatch, path=path)
 
 
 @both_forms
@@ -269,7 +319,8 @@ async def test_only_a_successful_check_extends_the_limit_of_a_stream(monkeypatch
     monkeypatch.setattr(streaming, "RECHECK_SECONDS", 0)
     monkeypatch.setattr(streaming, "MAX_UNCHECKED_SECONDS", 10)
     monkeypatch.setattr(anyio, "current_time", lambda: next(now))
-    await streaming._end_without_permission(sending, Request({"type": "http"}))
+    caller = Caller(1, "C", "viewer", scopes_of("viewer"))
+    await streaming._end_without_permission(sending, Request({"type": "http", "state": {"caller": caller}}))
     assert deadlines == [math.inf, 1010, 1010, 1010, 1011, 1011]
     assert sending.cancel_called
 

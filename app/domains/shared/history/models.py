@@ -1,14 +1,19 @@
 """The table of the history."""
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, get_args
 
 from sqlalchemy import (
     BigInteger,
+    ColumnElement,
+    Date,
     DateTime,
     Identity,
     Index,
     String,
+    cast,
+    func,
+    literal_column,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -31,6 +36,7 @@ class Change(Base):
         Index(f"ix_{__tablename__}_action", "action", "type", "id"),
         Index(f"ix_{__tablename__}_actor", "actor_id", "action", "type", "id"),
         Index(f"ix_{__tablename__}_at", "at", "id"),
+        Index(f"ix_{__tablename__}_day", text("(timezone('UTC', at)::date)"), "id"),
         Index(f"ix_{__tablename__}_transaction_id", "transaction_id", "id"),
         Index(
             f"ix_{__tablename__}_code",
@@ -64,3 +70,8 @@ class Change(Base):
     action: Mapped[str]
     before: Mapped[Any | None] = mapped_column(JSONB(none_as_null=True))
     after: Mapped[Any | None] = mapped_column(JSONB(none_as_null=True))
+
+
+def utc_day(instant: ColumnElement[datetime]) -> ColumnElement[date]:
+    """Return the date of an instant in UTC, in the form of the index on days."""
+    return cast(func.timezone(literal_column("'UTC'"), instant), Date)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from itertools import product
 from typing import Any, get_args
 
@@ -12,7 +13,7 @@ from sqlalchemy import (
     ColumnElement,
     DateTime,
     FromClause,
-    Interval,
+    Select,
     String,
     Text,
     and_,
@@ -23,9 +24,10 @@ from sqlalchemy import (
     literal_column,
     or_,
     select,
+    true,
 )
 
-from app.domains.shared.history.models import Change
+from app.domains.shared.history.models import Change, utc_day
 from app.domains.shared.history.record import constant
 from app.domains.shared.models import ChangeAction, RegisterObject, folded, table_of
 from app.domains.shared.query.orders import Condition, Start, opaque_parameter
@@ -137,7 +139,7 @@ class ChangeSelection:
         if "before_id" in self.filters:
             upper.append(bindparam("before_id", type_=BigInteger))
         if "since" in self.filters:
-            lower.append(func.coalesce(_last_id_before_since(), _MIN_ID))
+            lower.append(func.coalesce(_first_id_since() - literal_column("1"), _MAX_ID))
         return func.greatest(*lower, type_=BigInteger), func.least(*upper, type_=BigInteger)
 
     def ids_between(self, id_: ColumnElement[int], start: Start) -> ColumnElement[bool]:
@@ -173,10 +175,20 @@ def _since() -> ColumnElement[datetime]:
     return bindparam("since", type_=DateTime(timezone=True))
 
 
-def _last_id_before_since() -> ColumnElement[int]:
-    # Between the assignment of the id of a change and its `at` lies less than a day, because no transaction takes
-    # longer. So a change more than a day before `since` has a smaller id than every change since then, and is a lower
-    # bound of the scan.
-    older = table_of(Change).alias("older")
-    newest = select(older.c.id).where(older.c.at < _since() - literal_column("interval '1 day'", Interval))
-    return newest.order_by(older.c.at.desc(), older.c.id.desc()).limit(literal_column("1")).scalar_subquery()
+@cache
+def _first_id_since() -> ColumnElement[int]:
+    """Return the least id of the changes since the beginning of the day of `since`, or NULL.
+
+    A clock that was set back makes times decrease, so the first id of each day is looked up.
+    """
+    table = table_of(Change)
+    first, later = table.alias("first"), table.alias("later")
+    days = _first_of_day(first, utc_day(first.c.at) >= utc_day(_since())).cte("days", recursive=True)
+    following = _first_of_day(later, utc_day(later.c.at) > days.c.day).lateral("following")
+    days = days.union_all(select(following.c.day, following.c.id).select_from(days.join(following, true())))
+    return select(func.min(days.c.id)).scalar_subquery()
+
+
+def _first_of_day(source: FromClause, condition: ColumnElement[bool]) -> Select[Any]:
+    day = utc_day(source.c.at)
+    return select(day.label("day"), source.c.id).where(condition).order_by(day, source.c.id).limit(literal_column("1"))
