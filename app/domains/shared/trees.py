@@ -25,7 +25,7 @@ from app.core.caller import Caller
 from app.core.database import RegisterSession
 from app.domains.shared.collection import cycle_key
 from app.domains.shared.models import RegisterObject, table_of
-from app.domains.shared.query.link_filters import is_child
+from app.domains.shared.query.tree_filters import is_child
 from app.domains.shared.reading.keys import not_found, parse_key
 from app.domains.shared.reading.tree_queries import MAX_DEPTH, TreeNodes, select_ancestors, select_tree
 from app.domains.shared.rules import Rule, RuleViolation, Values, Write

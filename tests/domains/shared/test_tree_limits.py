@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.domains.shared import trees
 from app.domains.shared.collection import values_of
 from app.domains.shared.models import table_of
-from app.domains.shared.query.link_filters import subtree
+from app.domains.shared.query.tree_filters import subtree
 from app.domains.shared.reading import tree_queries
 from app.domains.shared.reading.documents import by_id
 from app.domains.shared.reading.tree_queries import select_ancestors, select_tree
@@ -316,7 +316,7 @@ async def test_ancestors_read_no_more_than_their_response_has(empty: asyncpg.Con
 @pytest.mark.parametrize("shape", [CHAIN, BINARY, FLAT])
 async def test_other_recursions_read_each_object_a_fixed_number_of_times(empty: asyncpg.Connection, shape: str) -> None:
     table = table_of(Department)
-    (within,) = subtree("id", Department, "within")
+    within, _ = subtree("id", Department, "within")
     places: Callable[[Any], Any] = trees._select_places
     for size in SIZES:
         await fill(empty, size, shape)

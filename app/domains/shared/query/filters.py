@@ -160,13 +160,16 @@ class Filter:
 
     `field` is the nullable field of which the condition requires a value, or whose absence it states. None if rows
     without a value may match. `describes_fixed_link` returns whether the operands describe the link that the path
-    requires, not other links.
+    requires, not other links. `join` returns the condition in a form that lets an index find the rows of a small set,
+    or None if the operands require no set. One filter of a request has that form: PostgreSQL expects a few rows of the
+    join, so that it might compare each of them with all elements of the next set instead of building a hash table.
     """
 
     parameters: tuple[Parameter, ...]
     condition: Callable[[FromClause, Operands], ColumnElement[bool]]
     field: str | None = None
     describes_fixed_link: Callable[[Operands], bool] = lambda _: False
+    join: Callable[[FromClause, Operands], ColumnElement[bool] | None] = lambda _, __: None
 
     def describes(self, fixed_link: FixedLink, operands: Operands) -> bool:
         """Return whether the operands describe this link: the filter has its parameter, and names no other link."""
@@ -194,7 +197,7 @@ class Selection:
         # With `name__null=true`: the conditions that require a value of each field, and those that it is missing.
         present: dict[str, list[ColumnElement[bool]]] = {}
         missing: dict[str, ColumnElement[bool]] = {}
-        fixed_link = self.fixed_link
+        fixed_link, joined = self.fixed_link, None
         for filter_ in self.filters:
             operands = {
                 parameter.name: parameter.operand(constants[parameter.name])
@@ -208,7 +211,10 @@ class Selection:
                 operands[fixed_link.parameter] = fixed_link.ids
                 # The filter then requires the link itself, unless it has an alternative.
                 fixed_link = fixed_link if constants.get(f"{fixed_link.parameter}__null") else None
-            condition, is_null = filter_.condition(source, operands), f"{filter_.field}__null"
+            is_null, is_first = f"{filter_.field}__null", joined is None
+            if is_first and not constants.get(is_null):
+                joined = filter_.join(source, operands)
+            condition = joined if is_first and joined is not None else filter_.condition(source, operands)
             if filter_.field is None or not constants.get(is_null):
                 conditions.append(condition)
             elif is_null in operands:

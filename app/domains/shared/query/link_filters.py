@@ -1,6 +1,6 @@
-"""Filters by links and by subtrees."""
+"""Filters by links."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -8,6 +8,7 @@ from typing import Any, Literal
 from sqlalchemy import (
     ColumnElement,
     FromClause,
+    Select,
     String,
     and_,
     any_,
@@ -21,30 +22,13 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, array
 
 from app.domains.shared.collection import LinkSet
-from app.domains.shared.models import Base, model_of, referenced_name, table_of
-from app.domains.shared.query.field_filters import is_not
+from app.domains.shared.models import Base, model_of, table_of
 from app.domains.shared.query.filters import Filter, FixedLink, Operands, Parameter, reference_parameter
 from app.domains.shared.query.orders import Condition
+from app.domains.shared.query.tree_filters import is_in, select_subtree, subtree_parameter
 
 Match = Literal["any", "all", "none"]
-
-
-def subtree(field: str, model: type[Base], name: str | None = None) -> Iterable[Filter]:
-    """Yield the filters by a subtree: the id in `field` belongs to an object or to one of its descendants, or not.
-
-    The parameters are `name`, by default `field` with `_within` instead of `_id`, and `name` with `__not`.
-    """
-    # The tree of the objects themselves, or that of the objects they refer to.
-    tree = model.__tablename__ if field == "id" else referenced_name(model.__tablename__, field)
-    name = name or field.replace("_id", "_within")
-    inside = _subtree_parameter(name, f"Only objects whose `{field}` is", tree)
-    outside = _subtree_parameter(f"{name}__not", f"Only objects except those whose `{field}` is", tree)
-
-    def is_within(source: FromClause, root: ColumnElement[int]) -> ColumnElement[bool]:
-        return source.c[field] == any_(_subtree_ids(tree, root))
-
-    yield Filter((inside,), lambda source, operands: is_within(source, operands[inside.name]), field=field)
-    yield Filter((outside,), lambda source, operands: is_not(is_within(source, operands[outside.name])))
+IsIn = Callable[[ColumnElement[Any], Select[Any]], ColumnElement[bool]]
 
 
 def links(
@@ -71,10 +55,10 @@ def links(
     parameters = [*_target_parameters(kind, reads)]
     if in_tree:
         for name, linked in ((kind.within, "linked"), (f"{kind.within}__not", "except those linked")):
-            parameters.append(_subtree_parameter(name, f"Only objects {linked} to a {kind.noun} whose `id` is", other))
+            parameters.append(subtree_parameter(name, f"Only objects {linked} to a {kind.noun} whose `id` is", other))
     if detail is not None:
         parameters += _detail_parameters(kind, detail[1], reads, repeatable=repeatable)
-    yield Filter(tuple(parameters), kind.condition, describes_fixed_link=kind.describes_fixed_link)
+    yield Filter(tuple(parameters), kind.condition, describes_fixed_link=kind.describes_fixed_link, join=kind.join)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,21 +97,33 @@ class _Links:
     def match(self) -> str:
         return f"{self.noun}_match"
 
-    def condition(self, source: FromClause, operands: Operands) -> ColumnElement[bool]:
-        """Return the condition that the links of the rows of `source` are as the operands require."""
+    def join(self, source: FromClause, operands: Operands) -> ColumnElement[bool] | None:
+        """Return the condition as a join with the subtree, or None if the links need not be found by a subtree."""
+        has_alternative = operands.get(f"{self.target}__null") or operands.get(self.match) == "none"
+        if self.within not in operands or self.target in operands or has_alternative:
+            return None
+        return self.condition(source, operands, ColumnElement.in_)
+
+    def condition(self, source: FromClause, operands: Operands, in_subtree: IsIn = is_in) -> ColumnElement[bool]:
+        """Return the condition that the links of the rows of `source` are as the operands require.
+
+        `in_subtree` returns the condition that a link leads to one of the objects of a required subtree.
+        """
         link = Base.metadata.tables[self.table].alias(f"linked_{self.noun}")
         counted = [link.c[self.owner] == source.c.id, *self._counted(link, operands)]
         conditions = []
         if self._requires_links(operands):
-            conditions.append(self._required(link, counted, operands))
+            conditions.append(self._required(link, counted, operands, in_subtree))
         is_null = operands.get(f"{self.target}__null")
         if is_null is not None:
             is_any_linked = _exists(link, *counted)
             conditions = [or_(*conditions, not_(is_any_linked))] if is_null else [*conditions, is_any_linked]
-        for name, is_selected in ((self.target, self._is_target), (self.within, self._is_within)):
-            if f"{name}__not" in operands:
-                conditions.append(not_(_exists(link, *counted, is_selected(link, operands[f"{name}__not"]))))
-        return and_(*conditions)
+        excluded = []
+        if f"{self.target}__not" in operands:
+            excluded.append(self._is_target(link, operands[f"{self.target}__not"]))
+        if f"{self.within}__not" in operands:
+            excluded.append(is_in(link.c[self.target], select_subtree(self.other, operands[f"{self.within}__not"])))
+        return and_(*conditions, *(not_(_exists(link, *counted, is_excluded)) for is_excluded in excluded))
 
     def describes_fixed_link(self, operands: Operands) -> bool:
         """Return whether the operands require links, but do not say which objects are linked."""
@@ -141,11 +137,11 @@ class _Links:
         return self.detail in operands and not states_absence and not operands.get(f"{self.target}__null")
 
     def _required(
-        self, link: FromClause, counted: list[ColumnElement[bool]], operands: Operands
+        self, link: FromClause, counted: list[ColumnElement[bool]], operands: Operands, in_subtree: IsIn
     ) -> ColumnElement[bool]:
         """Return the condition for links to the objects that `target`, `within` and `match` select."""
         if self.within in operands:
-            counted = [*counted, self._is_within(link, operands[self.within])]
+            counted = [*counted, in_subtree(link.c[self.target], select_subtree(self.other, operands[self.within]))]
         selected = [self._is_target(link, operands[self.target])] if self.target in operands else []
         is_any_linked, mode = _exists(link, *counted, *selected), operands.get(self.match, "any")
         if mode == "all":
@@ -155,9 +151,6 @@ class _Links:
 
     def _is_target(self, link: FromClause, ids: ColumnElement[Any]) -> ColumnElement[bool]:
         return link.c[self.target] == any_(ids)
-
-    def _is_within(self, link: FromClause, root: ColumnElement[int]) -> ColumnElement[bool]:
-        return link.c[self.target] == any_(_subtree_ids(self.other, root))
 
     def _counted(self, link: FromClause, operands: Operands) -> list[ColumnElement[bool]]:
         """Return the conditions on a link to an object that the own field lets count."""
@@ -195,31 +188,6 @@ def _detail_parameters(kind: _Links, values: Any, reads: str | None, *, repeatab
         name = f"{kind.detail}_match"
         description = f"Whether a {kind.noun} must be linked with `any` (default), `all` or `none` of these values."
         yield Parameter(name, Match, description, None, requires=kind.detail, reads=reads)
-
-
-def _subtree_parameter(name: str, description: str, tree: str) -> Parameter:
-    description = f"{description} this value or in the subtree below it."
-    return reference_parameter(name, tree, description, reads=tree)
-
-
-def _subtree_ids(tree: str, root: ColumnElement[int]) -> ColumnElement[Any]:
-    """Return the array of the ids of a subtree, an uncorrelated subquery that runs once per statement."""
-    table = Base.metadata.tables[tree]
-    node = table.alias("node")
-    descendants = select(node.c.id).where(node.c.id == root).cte(recursive=True)
-    child = table.alias("child")
-    # UNION discards duplicate rows, so the recursion ends even in a cycle.
-    descendants = descendants.union(select(child.c.id).where(is_child(child, descendants.c.id)))
-    return func.array(select(descendants.c.id).scalar_subquery())
-
-
-def is_child(table: FromClause, parent_id: ColumnElement[int]) -> ColumnElement[bool]:
-    """Return the condition that a row of `table` is a child of an object, for a search by the index of `parent_id`.
-
-    With `=`, PostgreSQL may read the whole table at each level of a deep tree, or for each leaf of a flat one, since it
-    expects as many rows for each object as there are per parent on average. For a range it expects a small part.
-    """
-    return table.c.parent_id.between(parent_id, parent_id)
 
 
 def _exists(link: FromClause, *conditions: ColumnElement[bool]) -> ColumnElement[bool]:

@@ -1,7 +1,7 @@
 """Filters by the place of an object in its tree: its subtree, its level, and whether it has children."""
 
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 from sqlalchemy import (
@@ -9,12 +9,10 @@ from sqlalchemy import (
     ColumnElement,
     FromClause,
     Select,
-    and_,
     any_,
     column,
     exists,
     func,
-    intersect,
     literal_column,
     not_,
     or_,
@@ -22,14 +20,36 @@ from sqlalchemy import (
     true,
 )
 
-from app.domains.shared.models import Base, table_of
-from app.domains.shared.query.filters import Digits, Filter, Operands, Parameter
-from app.domains.shared.query.link_filters import is_child, subtree
+from app.domains.shared.models import Base, referenced_name, table_of
+from app.domains.shared.query.filters import Digits, Filter, Operands, Parameter, reference_parameter
 from app.domains.shared.references import MAX_ID
 
 LevelParameter = Annotated[int, Field(ge=1, le=MAX_ID), Digits]
 
 _ROOT = 1
+
+
+def subtree(field: str, model: type[Base], name: str | None = None) -> Iterable[Filter]:
+    """Yield the filters by a subtree: the id in `field` belongs to an object or to one of its descendants, or not.
+
+    The parameters are `name`, by default `field` with `_within` instead of `_id`, and `name` with `__not`.
+    """
+    # The tree of the objects themselves, or that of the objects they refer to.
+    tree = model.__tablename__ if field == "id" else referenced_name(model.__tablename__, field)
+    name = name or field.replace("_id", "_within")
+    inside = subtree_parameter(name, f"Only objects whose `{field}` is", tree)
+    outside = subtree_parameter(f"{name}__not", f"Only objects except those whose `{field}` is", tree)
+
+    yield Filter(
+        (inside,),
+        lambda source, operands: is_in(source.c[field], select_subtree(tree, operands[inside.name])),
+        field=field,
+        join=lambda source, operands: source.c[field].in_(select_subtree(tree, operands[inside.name])),
+    )
+    yield Filter(
+        (outside,),
+        lambda source, operands: not_(is_in(source.c[field], select_subtree(tree, operands[outside.name]))),
+    )
 
 
 def tree(model: type[Base]) -> Iterable[Filter]:
@@ -43,45 +63,26 @@ def tree(model: type[Base]) -> Iterable[Filter]:
     An object in or below a cycle has no level. The level is not stored: a statement reads the objects from the roots
     down to the greatest level of the request, or to the one above it, by the index of `parent_id`.
     """
-    within, *others = subtree("id", model, "within")
-    yield _within_and_level(model, within)
-    yield from others
+    yield from subtree("id", model, "within")
+    yield _levels(model)
     yield _other_levels(model)
     yield _has_children(model)
 
 
-def _within_and_level(model: type[Base], within: Filter) -> Filter:
-    level = _level_parameter("level", "Only objects at one of these levels of the tree; roots have level 1.")
+def _levels(model: type[Base]) -> Filter:
+    parameter = _level_parameter("level", "Only objects at one of these levels of the tree; roots have level 1.")
 
-    def condition(source: FromClause, operands: Operands) -> ColumnElement[bool]:
-        subtrees = {name: operand for name, operand in operands.items() if name != level.name}
-        if level.name not in operands:
-            return within.condition(source, subtrees)
-        if not subtrees:
-            return _is_at(source, model, *operands[level.name])
-        shape, levels = operands[level.name]
-        if not shape.includes_others:
-            return and_(_is_root(source), within.condition(source, subtrees))
-        # PostgreSQL would compare each row of one set with all elements of the array of the other.
-        table = table_of(model).alias("in_subtree")
-        ids = intersect(_select_at(model, levels), select(table.c.id).where(within.condition(table, subtrees)))
-        return source.c.id == any_(func.array(ids.scalar_subquery()))
+    def join(source: FromClause, operands: Operands) -> ColumnElement[bool] | None:
+        shape, levels = operands[parameter.name]
+        return None if shape.includes_roots else source.c.parent_id.in_(_select_parents(model, levels))
 
-    return Filter((*within.parameters, level), condition)
+    return Filter((parameter,), lambda source, operands: _is_at(source, model, *operands[parameter.name]), join=join)
 
 
 def _other_levels(model: type[Base]) -> Filter:
     parameter = _level_parameter("level__not", "Only objects at none of these levels of the tree.")
 
-    def condition(source: FromClause, operands: Operands) -> ColumnElement[bool]:
-        shape, levels = operands[parameter.name]
-        conditions = [not_(_is_root(source))] if shape.includes_roots else []
-        if shape.includes_others:
-            # A hashed subplan: comparing each row with all elements of an array would take quadratic time.
-            conditions.append(source.c.parent_id.in_(_select_at(model, levels, above=1)).is_not(true()))
-        return and_(*conditions)
-
-    return Filter((parameter,), condition)
+    return Filter((parameter,), lambda source, operands: not_(_is_at(source, model, *operands[parameter.name])))
 
 
 def _has_children(model: type[Base]) -> Filter:
@@ -119,13 +120,12 @@ def _is_root(source: FromClause) -> ColumnElement[bool]:
 def _is_at(source: FromClause, model: type[Base], shape: _Shape, levels: ColumnElement[Any]) -> ColumnElement[bool]:
     conditions = [_is_root(source)] if shape.includes_roots else []
     if shape.includes_others:
-        parents = func.array(_select_at(model, levels, above=1).scalar_subquery())
-        conditions.append(source.c.parent_id == any_(parents))
+        conditions.append(is_in(source.c.parent_id, _select_parents(model, levels)))
     return or_(*conditions)
 
 
-def _select_at(model: type[Base], levels: ColumnElement[Any], *, above: Literal[0, 1] = 0) -> Select[Any]:
-    """Select the ids of the objects at these levels, or one level `above`.
+def _select_parents(model: type[Base], levels: ColumnElement[Any]) -> Select[Any]:
+    """Select the ids of the objects one level above these levels, the possible parents of those at them.
 
     The recursion ends even if the table has cycles, because no object in or below a cycle is below a root.
     """
@@ -133,12 +133,53 @@ def _select_at(model: type[Base], levels: ColumnElement[Any], *, above: Literal[
     wanted = func.unnest(levels).table_valued(column("level", BigInteger)).render_derived(name="wanted")
     deepest = select(func.max(wanted.c.level)).scalar_subquery()
     root, child = table.alias("root"), table.alias("child")
-    # The level that is compared: that of the object, or of its children.
-    roots = select(root.c.id, _number(_ROOT + above).label("level")).where(_is_root(root))
+    roots = select(root.c.id, _number(_ROOT + 1).label("level_of_children")).where(_is_root(root))
     nodes = roots.cte(recursive=True)
-    step = select(child.c.id, nodes.c.level + _number(1)).where(is_child(child, nodes.c.id))
-    nodes = nodes.union_all(step.where(nodes.c.level < deepest))
-    return select(nodes.c.id).where(nodes.c.level == any_(levels))
+    step = select(child.c.id, nodes.c.level_of_children + _number(1)).where(is_child(child, nodes.c.id))
+    nodes = nodes.union_all(step.where(nodes.c.level_of_children < deepest))
+    return _elements(select(nodes.c.id).where(nodes.c.level_of_children == any_(levels)))
+
+
+def select_subtree(tree: str, root: ColumnElement[int]) -> Select[Any]:
+    """Select the ids of the subtree of an object of the collection `tree`."""
+    table = Base.metadata.tables[tree]
+    node = table.alias("node")
+    descendants = select(node.c.id).where(node.c.id == root).cte(recursive=True)
+    child = table.alias("child")
+    # UNION discards duplicate rows, so the recursion ends even in a cycle.
+    descendants = descendants.union(select(child.c.id).where(is_child(child, descendants.c.id)))
+    return _elements(select(descendants.c.id))
+
+
+def _elements(ids: Select[Any]) -> Select[Any]:
+    """Select the same ids as the elements of an array.
+
+    PostgreSQL expects ten elements, but of a recursion it may expect too many rows for an index or a hash table.
+    """
+    return select(func.unnest(func.array(ids.scalar_subquery()), type_=BigInteger))
+
+
+def is_in(field: ColumnElement[int], ids: Select[Any]) -> ColumnElement[bool]:
+    """Return the condition that an id is in a set, false for a missing one, which builds a hash table of the set.
+
+    `field = ANY (array)` would compare each row with all elements.
+    """
+    return field.in_(ids).is_(true())
+
+
+def is_child(table: FromClause, parent_id: ColumnElement[int]) -> ColumnElement[bool]:
+    """Return the condition that a row of `table` is a child of an object, for a search by the index of `parent_id`.
+
+    With `=`, PostgreSQL may read the whole table at each level of a deep tree, or for each leaf of a flat one, since it
+    expects as many rows for each object as there are per parent on average. For a range it expects a small part.
+    """
+    return table.c.parent_id.between(parent_id, parent_id)
+
+
+def subtree_parameter(name: str, description: str, tree: str) -> Parameter:
+    """Return the parameter of the root of a subtree of the collection `tree`."""
+    description = f"{description} this value or in the subtree below it."
+    return reference_parameter(name, tree, description, reads=tree)
 
 
 def _number(value: int) -> ColumnElement[int]:

@@ -26,8 +26,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import array
 
 from app.domains.shared.models import RegisterObject, folded_key, table_of
-from app.domains.shared.query.link_filters import is_child
 from app.domains.shared.query.orders import Condition
+from app.domains.shared.query.tree_filters import is_child
 from app.domains.shared.reading.json_text import json_list
 
 # The number of ancestors that an object may have; trees that are deeper were created before the limit.
