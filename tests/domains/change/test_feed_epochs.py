@@ -1,6 +1,8 @@
 """The feed of changes after a restore and after housekeeping: no reader misses a change without an error."""
 
 import asyncio
+import base64
+import json
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -174,6 +176,16 @@ async def test_start_with_an_older_schema_leaves_the_epoch_to_the_first_read(emp
     with pytest.raises(ProgrammingError, match="feed_state"):
         await Epochs(database).begin()
     await database.dispose()
+
+
+async def test_position_shows_only_numbers_of_the_feed(committed: Committed) -> None:
+    page = await read(committed.client)
+    async with connected(committed.url) as connection:
+        epoch = await connection.fetchval("SELECT epoch::text FROM feed_state")
+    for position, last in ((page["items"][-1]["position"], page["items"][-1]["id"]), (page["position"], 0)):
+        payload = json.loads(base64.urlsafe_b64decode(position + "==")[16:])
+        assert payload == [epoch, 0, payload[2], last]
+        assert isinstance(payload[2], int)
 
 
 @asynccontextmanager

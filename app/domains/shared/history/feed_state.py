@@ -46,9 +46,11 @@ PAUSE_SECONDS = 0.1
 _THIS_CLUSTER = """(
     SELECT concat_ws('/', s.system_identifier, left(pg_walfile_name(pg_current_wal_lsn()), 8), d.oid)
       FROM pg_control_system() AS s, pg_database AS d WHERE d.datname = current_database())"""
+# The last id that was drawn. It is NULL in the view if none was, or to a role that may not draw one: then one is drawn.
 _LAST_ID = text("""
-    SELECT coalesce(max(last_value), 0) FROM pg_sequences
-     WHERE format('%I.%I', schemaname, sequencename) = pg_get_serial_sequence('changes', 'id')""")
+    SELECT coalesce((SELECT last_value FROM pg_sequences WHERE format('%I.%I', schemaname, sequencename) = s.name),
+                    nextval(s.name))
+      FROM pg_get_serial_sequence('changes', 'id') AS s(name)""")
 # The transactions that may have drawn the id of a change and not yet ended: an INSERT takes this lock first.
 _WRITERS = text("""
     SELECT l.virtualtransaction FROM pg_locks AS l JOIN pg_database AS d ON d.oid = l.database
