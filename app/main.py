@@ -39,6 +39,7 @@ from app.core.server.stopping import prepare_stop
 from app.core.tokens import Tokens
 from app.domains.auth.callers import Callers
 from app.domains.collections import prepare_common_statements
+from app.domains.shared.history.feed_state import Epochs
 from app.utils.logging_middleware import RequestMiddleware
 from app.utils.logging_service import configure_logging
 from app.utils.metrics import Metrics
@@ -61,7 +62,7 @@ def application() -> FastAPI:
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """Return a new application. It connects to the database at the first request that needs it."""
+    """Return a new application. It connects to the database when it starts, or at the first request that needs it."""
     sys.set_int_max_str_digits(MAX_INTEGER_DIGITS)
     app = FastAPI(
         title=SERVICE_NAME,
@@ -81,6 +82,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.state.metrics = Metrics()
     app.state.database = Database(settings.database_url or "postgresql://", settings)
+    app.state.epochs = Epochs(app.state.database)
     app.state.streams = Streams(app.state.database, settings)
     app.state.large_bodies = large_body_places()
     app.state.unfinished_bodies = UnfinishedBodies(settings.max_unfinished_body_bytes)
@@ -128,7 +130,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
     collect_known_parameters(app.routes, app.openapi()["paths"])
     prepare_docs(app)
     connections = Connections(app.state.settings, app.state.metrics)
-    work = (_measure_lag(app.state.metrics), connections.watch(), prepare_common_statements())
+    work = (
+        *(_measure_lag(app.state.metrics), connections.watch()),
+        *(prepare_common_statements(), app.state.epochs.begin_at_start()),
+    )
     tasks = [asyncio.create_task(each) for each in work]
     with freeze_startup_objects():
         yield {CONNECTIONS: connections}

@@ -36,7 +36,7 @@ LANDED = {
     "0008_briefs.py": "10b15b40a476bc9d4a342a016668b423114d21c2820ab688a1b9abd2faff6a1a",
     "0009_words_of_collections.py": "125e02c109bb6c67ed55a50d72f392d1584b8de28280a17037754fb31d4aaba0",
     "0010_folding.py": "f24d05615595617e7e31785869cc916100c48443fb3fd1c67cae08aaa4542059",
-    "0011_change_feed.py": "2e956d83f75f5f4aab820cfb29efc3e5277bc774aafbebcce5781a9745d70c8a",
+    "0011_change_feed.py": "3debea8cc961743c35e96a3237aa52b2b5ba3ee9dbfadea309bd299baaffef76",
     "0012_times.py": "e5ff6984ee52d5b59a27249fa79801fc97024af70dfd62496174032f8ff78b6e",
     "0013_change_filters.py": "0ba6f92e14e2471fc20f104125073216fb4d8d60ad8116208631cd87d22e5d11",
 }
@@ -354,6 +354,53 @@ async def test_writers_that_wait_for_the_words_of_collections_succeed(
         await transaction.rollback()
         await asyncio.wait_for(asyncio.gather(migration, written), HANG_TIMEOUT)
     assert any(row[-1] == "logistics" for row in await vocabulary_of(empty))
+
+
+FILLED = """
+    INSERT INTO changes (type, object_id, object_code, object_name, action, before, after)
+    SELECT 'roles', n, 'R-' || n, 'Filled', 'updated', '{"name": "A"}', '{"name": "B"}' FROM generate_series(1, 1000) n
+"""
+WRITTEN = "INSERT INTO changes (type, object_id, object_name, action) VALUES ('roles', 1, 'Written', 'updated')"
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "lets_write"),
+    [
+        *(("0010", "0011", True), ("0011", "0012", False), ("0012", "0013", True)),
+        *(("0013", "0012", True), ("0012", "0011", False), ("0011", "0010", True)),
+    ],
+)
+async def test_revisions_of_the_history_lose_no_concurrent_change(
+    empty: URL, begin: str, end: str, lets_write: bool
+) -> None:
+    config = alembic_config(empty)
+    await asyncio.to_thread(command.upgrade, config, begin)
+    migrate = command.upgrade if begin < end else command.downgrade
+    async with connected(empty) as blocker, connected(empty) as writer, connected(empty) as observer:
+        await blocker.execute(FILLED)
+        transaction = blocker.transaction()
+        await transaction.start()
+        await blocker.execute(WRITTEN)
+        migration = asyncio.create_task(asyncio.to_thread(migrate, config, end))
+
+        async def are_waiting(number: int) -> bool:
+            query = "SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted"
+            return bool(await observer.fetchval(query) == number)
+
+        async def is_decided() -> bool:
+            return written.done() or await are_waiting(2)
+
+        await until(lambda: are_waiting(1))
+        written = asyncio.create_task(writer.execute(WRITTEN))
+        await until(is_decided)
+        # The build or the removal of an index waits for the open transaction, but keeps no other waiting.
+        assert written.done() or not lets_write
+        assert not migration.done()
+        await transaction.commit()
+        await asyncio.wait_for(asyncio.gather(migration, written), HANG_TIMEOUT)
+        counts = "SELECT array_agg(count ORDER BY count) FROM (SELECT count(*) FROM changes GROUP BY object_name) AS c"
+        assert await observer.fetchval(counts) == [2, 1000]
+        assert await observer.fetchval("SELECT count(*) FROM pg_index WHERE NOT indisvalid") == 0
 
 
 async def test_three_concurrent_migrations_succeed(empty: URL, root: Path) -> None:

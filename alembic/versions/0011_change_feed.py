@@ -39,8 +39,9 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    with _concurrently():
+        op.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {INDEX}")
     op.drop_table("feed_state")
-    op.drop_index(INDEX, table_name="changes")
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from app.core.prepared import FastStatement
 from app.core.tokens import Tokens
 from app.domains.change.feed_schemas import FeedQuery
 from app.domains.change.service import READ_SCOPES
-from app.domains.shared.history.feed_state import begin_epoch
+from app.domains.shared.history.feed_state import Epochs
 from app.domains.shared.models import ChangeAction
 from app.domains.shared.query.formats import MEDIA_TYPES, Format, negotiate_format
 from app.domains.shared.reading.change_feed import BEFORE_LIVE, feed_page, feed_state, feed_stream
@@ -106,6 +106,7 @@ class Feed:
         self._session = session
         self._caller = caller
         self._request = request
+        self._epochs: Epochs = request.app.state.epochs
         self._tokens: Tokens = request.app.state.tokens
         self._streams: Streams = request.app.state.streams
         self._long_polls: LongPolls = request.app.state.long_polls
@@ -176,12 +177,8 @@ class Feed:
             assert row is not None  # the statement has no condition
             if row.is_current:
                 return row
-            await self._begin_epoch()
+            await self._epochs.begin()
         raise DatabaseBusy
-
-    async def _begin_epoch(self) -> None:
-        await begin_epoch(self._session)
-        await self._session.release()  # the next statement needs the state to be visible, and no transaction
 
     def _values(self, start: Position, query: FeedQuery) -> dict[str, Any]:
         if query.type is not None:
@@ -226,7 +223,7 @@ class Feed:
             if state.is_current:
                 return batches, state
             await batches.aclose()
-            await self._begin_epoch()
+            await self._epochs.begin()
         raise DatabaseBusy
 
     async def _lines(

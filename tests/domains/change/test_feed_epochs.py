@@ -1,26 +1,30 @@
 """The feed of changes after a restore and after housekeeping: no reader misses a change without an error."""
 
 import asyncio
+import base64
+import json
 import subprocess
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ProgrammingError
 
 from app.core import local_postgres
+from app.core.database import Database
 from app.core.local_postgres import EmbeddedPostgres
 from app.domains.register.housekeeping import clean_up
-from app.domains.shared.history import feed_state
+from app.domains.shared.history.feed_state import Epochs
 from app.main import create_app
 from app.utils.db_init import initialise
 from tests.api.conftest import assert_problem
 from tests.builders import make_role
 from tests.conftest import FAST, Committed, connected, give_admin_token, register_like, settings_for, text_of
 from tests.domains.change.feed import HOLDS_ONE, NDJSON, lines, names, position_now, read, read_all
-from tests.waiting import HANG_TIMEOUT, until
+from tests.waiting import HANG_TIMEOUT
 
 
 async def assert_gone(client: httpx.AsyncClient, position: str, code: str) -> None:
@@ -142,40 +146,149 @@ async def test_epoch_lasts(committed: Committed) -> None:
 async def test_concurrent_first_reads_begin_one_epoch(committed: Committed) -> None:
     other = Committed(create_app(settings_for(committed.url)), committed.url)
     async with other.client as client:
-        reads = [read(each, after="now") for each in (client, committed.client) for _ in range(4)]
-        pages = await asyncio.gather(*reads)
-        assert {page["position"] for page in pages} == {pages[0]["position"]}
+        reads = [each.get("/changes/feed?after=now") for each in (client, committed.client) for _ in range(4)]
+        responses = await asyncio.gather(*reads)
+        for response in responses:
+            assert response.status_code == 200 or assert_problem(response, "database_busy")
+        # One read of each process begins it, or finds it begun.
+        positions = [response.json()["position"] for response in responses if response.status_code == 200]
+        assert len(positions) >= 2
+        assert {*positions, await position_now(client), await position_now(committed.client)} == {positions[0]}
     await other.app.state.database.dispose()
+
+
+async def test_start_begins_the_epoch_that_the_first_read_finds(committed: Committed) -> None:
+    async with connected(committed.url) as connection:
+        state = "SELECT to_jsonb(s) FROM feed_state AS s"
+        assert await connection.fetchval(state) is None
+        await committed.app.state.epochs.begin_at_start()
+        begun = await connection.fetchval(state)
+        # Neither a read nor another start begins another one.
+        await position_now(committed.client)
+        await committed.app.state.epochs.begin_at_start()
+        assert begun is not None
+        assert await connection.fetchval(state) == begun
+
+
+async def test_start_with_an_older_schema_leaves_the_epoch_to_the_first_read(empty: URL) -> None:
+    database = Database(empty, settings_for(empty))
+    await Epochs(database).begin_at_start()
+    with pytest.raises(ProgrammingError, match="feed_state"):
+        await Epochs(database).begin()
+    await database.dispose()
+
+
+async def test_position_shows_only_numbers_of_the_feed(committed: Committed) -> None:
+    page = await read(committed.client)
+    async with connected(committed.url) as connection:
+        epoch = await connection.fetchval("SELECT epoch::text FROM feed_state")
+    for position, last in ((page["items"][-1]["position"], page["items"][-1]["id"]), (page["position"], 0)):
+        payload = json.loads(base64.urlsafe_b64decode(position + "==")[16:])
+        assert payload == [epoch, 0, payload[2], last]
+        assert isinstance(payload[2], int)
+
+
+@asynccontextmanager
+async def waiting_epoch(register: Committed) -> AsyncIterator[asyncio.Future[None]]:
+    """Let the next attempt at an epoch pause at its first check until the block ends, or the future has a result."""
+    paused, go_on = asyncio.Event(), asyncio.Future[None]()
+
+    async def pause(_seconds: float) -> None:
+        paused.set()
+        await asyncio.shield(go_on)
+
+    register.app.state.epochs.pause = pause
+    begin = asyncio.create_task(register.client.get("/changes/feed"))
+    try:
+        await asyncio.wait_for(paused.wait(), HANG_TIMEOUT)
+        yield go_on
+    finally:
+        if not go_on.done():
+            go_on.set_result(None)
+        await asyncio.wait_for(begin, HANG_TIMEOUT)
+
+
+@pytest.mark.parametrize("headers", [{}, NDJSON], ids=["page", "stream"])
+async def test_epoch_that_cannot_begin_holds_no_connection(committed: Committed, headers: dict[str, str]) -> None:
+    client, pool = committed.client, committed.app.state.database.engine.pool
+    async with connected(committed.url) as writer:
+        last_id = "SELECT last_value FROM changes_id_seq"
+        transaction = writer.transaction()
+        await transaction.start()
+        await writer.execute(HOLDS_ONE, "Held")
+        before = await writer.fetchval(last_id)
+        async with waiting_epoch(committed):
+            assert pool.checkedout() == 0
+            # Other readers neither wait nor lock anything.
+            for _ in range(3):
+                response = await client.get("/changes/feed", headers=headers)
+                assert_problem(response, "database_busy")
+                assert response.headers["Retry-After"] == "1"
+            assert pool.checkedout() == 0
+            assert await writer.fetchval("SELECT count(*) FROM pg_locks WHERE mode LIKE 'ShareRow%'") == 0
+        assert await writer.fetchval(last_id) == before
+        await transaction.rollback()
+    assert "Held" not in names(await read_all(client))
+
+
+async def no_pause(_seconds: float) -> None:
+    pass
 
 
 @pytest.mark.parametrize("headers", [{}, NDJSON], ids=["page", "stream"])
 async def test_epoch_begins_after_the_writers_that_may_have_drawn_ids(
-    committed: Committed, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str]
+    committed: Committed, headers: dict[str, str]
 ) -> None:
-    monkeypatch.setattr(feed_state, "_PAUSE_SECONDS", 0)
     client = committed.client
+    committed.app.state.epochs.pause = no_pause
     async with connected(committed.url) as writer, writer.transaction():
         await writer.execute(HOLDS_ONE, "Drawn before")
-        # As many tries as documented; then the reader has to ask again.
+        # As many checks as documented; then the reader has to ask again.
         assert_problem(await client.get("/changes/feed", headers=headers), "database_busy")
     assert names(await read_all(client))[-1] == "Drawn before"
-    async with connected(committed.url) as connection:
-        await connection.execute("DELETE FROM feed_state")
-        async with connected(committed.url) as writer:
-            transaction = writer.transaction()
-            await transaction.start()
-            await writer.execute(HOLDS_ONE, "Drawn before, too")
-            monkeypatch.setattr(feed_state, "MAX_CHECKS", 1_000_000)
-            reading = asyncio.create_task(read(client))
-            await until(lambda: connection.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE mode LIKE 'ShareRow%')"))
+    async with connected(committed.url) as writer:
+        await writer.execute("DELETE FROM feed_state")
+        transaction = writer.transaction()
+        await transaction.start()
+        await writer.execute(HOLDS_ONE, "Drawn before, too")
+        async with waiting_epoch(committed) as go_on:
             # A writer that begins meanwhile is not awaited, and its change comes after the settled ones.
             await make_role(client, name="Meanwhile")
-            assert not reading.done()
             await transaction.commit()
-            page = await asyncio.wait_for(reading, HANG_TIMEOUT)
-    settled = names(page["items"])
+            go_on.set_result(None)
+    settled = names((await read(client))["items"])
     assert settled[-1] == "Drawn before, too"
     assert names(await read_all(client)) == [*settled, "Meanwhile"]
+
+
+async def test_feed_does_not_continue_on_a_promoted_standby(clusters: tuple[URL, URL], tmp_path: Path) -> None:
+    primary_url, _ = clusters
+    async with AsyncExitStack() as stack:
+        primary = Committed(create_app(settings_for(primary_url)), primary_url)
+        stack.push_async_callback(primary.app.state.database.dispose)
+        client = await stack.enter_async_context(primary.client)
+        position = await position_now(client)
+        copy = tmp_path / "standby" / "postgres"
+        copy.mkdir(parents=True)
+        await run("pg_basebackup", primary_url, "--checkpoint=fast", "--no-sync", f"--pgdata={copy / 'data'}")
+        (copy / "data/standby.signal").touch()
+        await make_role(client, name="Lost")
+        server = EmbeddedPostgres(tmp_path / "standby", report=lambda _: None, settings=FAST)
+        url = make_url(stack.enter_context(server))
+        standby = Committed(create_app(settings_for(url)), url)
+        stack.push_async_callback(standby.app.state.database.dispose)
+        reader = await stack.enter_async_context(standby.client)
+        # Other reads work there. The feed cannot know which server the standby follows.
+        assert (await reader.get("/roles")).status_code == 200
+        for after in ("now", position):
+            for headers in ({}, NDJSON):
+                response = await reader.get("/changes/feed", params={"after": after}, headers=headers)
+                assert "primary server" in assert_problem(response, "database_read_only")["detail"]
+        async with connected(url) as connection:
+            assert await connection.fetchval("SELECT pg_promote()")
+        await make_role(reader, name="After the failover")
+        await assert_gone(reader, position, "feed_reset")
+        assert names(await read_all(reader))[-1] == "After the failover"
 
 
 async def test_first_read_of_a_database_that_accepts_no_changes_is_unavailable(committed: Committed) -> None:
