@@ -109,8 +109,16 @@ class Register:
             value = each[f"{name}_id"] if f"{name}_id" in each else each[name]
             return {None if value is None else str(value).lower() if isinstance(value, bool) else str(value)}
         wanted = {value for parameter, value in query if parameter == kind.detail}
-        links = self.links(collection, kind, each)
-        return {str(target) for target, detail in links if not wanted or detail in wanted} or {None}
+        match = next((value for parameter, value in query if parameter == f"{kind.detail}_match"), "any")
+        found = self._details(collection, kind, each)
+        return {str(id_) for id_, own in found.items() if _has_details(own, wanted, match)} or {None}
+
+    def _details(self, collection: str, kind: Kind, each: Object) -> dict[int, set[str | None]]:
+        """Return the ids of the linked objects, each with the own fields of its links."""
+        found: dict[int, set[str | None]] = {}
+        for id_, detail in self.links(collection, kind, each):
+            found.setdefault(id_, set()).add(detail)
+        return found
 
     def links(self, collection: str, kind: Kind, each: Object) -> list[Link]:
         """Return the links of an object of the collection."""
@@ -210,10 +218,8 @@ class Register:
             return None
 
         def test(each: Object) -> bool:
-            found: dict[int | None, set[str | None]] = {}
-            for id_, detail in self.links(collection, kind, each):
-                found.setdefault(id_, set()).add(detail)
-            holds = {id_ for id_, own in found.items() if _has_details(own, details, detail_match)}
+            found = self._details(collection, kind, each)
+            holds: set[int | None] = {id_ for id_, own in found.items() if _has_details(own, details, detail_match)}
             near = holds.intersection(*within)
             named = near & wanted if wanted else near
             positive, negative = list[bool](), list[bool]()

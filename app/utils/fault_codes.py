@@ -160,6 +160,10 @@ OWN_TEXTS: dict[str, str] = {
     ),
     "too_many_combining_marks": "Must have at most {marks} combining marks in a row. Remove the others.",
     "too_many_groups": "Objects can be grouped by at most {names}.",
+    "too_many_pairs": (
+        "The selected objects have more than {limit:,} pairs of links. Select fewer objects or links by filters, or "
+        "group by one of the names."
+    ),
     "too_many_sorts": "A list can be sorted by at most {fields}.",
     "two_places": "Set a cursor or an offset, not both.",
     "type_missing": "Requires the parameter type, because ids are unique only within a collection.",

@@ -9,10 +9,13 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.domains.shared.reading import reader
+from app.domains.shared.reading.stats import MAX_PAIRS, stats_query
 from tests.builders import make, make_department, make_location, make_process, make_role, make_user
-from tests.catalogue import COLLECTIONS, LINKS, LISTS, REFERENCES, every_collection
+from tests.catalogue import COLLECTIONS, LINKS, LISTS, MODELS, REFERENCES, every_collection
 from tests.conftest import Statements
 from tests.domains.shared.test_declarations import bare
+from tests.plans import nodes
 from tests.test_contract import CALLER
 
 # Groupings by text with few values.
@@ -250,6 +253,90 @@ async def test_processes_without_such_a_link_form_a_group(client: httpx.AsyncCli
         ("draft", None, 1),
         ("retired", None, 1),
     ]
+
+
+@pytest.mark.parametrize(
+    ("match", "expected"),
+    [("any", {"both": 1, "one": 2, None: 2}), ("all", {"both": 1, None: 3}), ("none", {"other": 1, None: 3})],
+)
+async def test_match_of_the_own_field_restricts_the_counted_links(
+    client: httpx.AsyncClient, match: str, expected: dict[str | None, int]
+) -> None:
+    made = {name: (await make_role(client))["id"] for name in ("both", "one", "other")}
+    for roles in ({"both": ("informed", "consulted"), "one": ("informed",)}, {"one": ("consulted",)}, {}):
+        links = [{"role_id": made[name], "responsibility": each} for name, values in roles.items() for each in values]
+        await make_process(client, roles=links)
+    await make_process(client, roles=[{"role_id": made["other"], "responsibility": "accountable"}])
+    department = await make_department(client)
+    query = f"responsibility=informed&responsibility=consulted&responsibility_match={match}"
+    total, groups = await stats(client, f"/processes/stats?group_by=role&{query}")
+    names = {str(id_): name for name, id_ in made.items()}
+    assert (total, {names.get(key or ""): count for key, count in groups}) == (4, expected)
+    # The same in pairs, and in the list for each group.
+    pairs = (await client.get(f"/processes/stats?group_by=department,role&{query}")).json()["groups"]
+    assert {names.get(each["second"]["key"] or ""): each["count"] for each in pairs} == expected, department
+    for key, count in groups:
+        condition = f"role_id={key}" if key else "role_id__null=true"
+        listed = (await client.get(f"/processes?{condition}&{query}&count=exact")).json()
+        assert listed["total"] == count
+
+
+async def link_all(connection: AsyncConnection, processes: int, targets: int) -> None:
+    """Create processes that are all linked to the same departments, locations and roles."""
+    new = "INSERT INTO {} SELECT {} FROM generate_series(1, {})"
+    await connection.execute(text(new.format("processes (name, kind, status)", "'P', 'core', 'draft'", processes)))
+    for table in ("departments", "roles"):
+        await connection.execute(text(new.format(f"{table} (name)", "'T'", targets)))
+    await connection.execute(text(new.format("locations (name, kind)", "'T', 'site'", targets)))
+    for links, columns, values, target in (
+        ("process_departments", "department_id, relation", "t.id, 'customer'", "departments"),
+        ("process_locations", "location_id", "t.id", "locations"),
+        ("process_roles", "role_id, responsibility", "t.id, 'informed'", "roles"),
+        ("process_roles", "role_id, responsibility", "t.id, 'consulted'", "roles"),
+    ):
+        sql = f"INSERT INTO {links} (process_id, {columns}) SELECT p.id, {values} FROM processes p, {target} t"
+        await connection.execute(text(sql))
+
+
+PAIRS_OF_LINKS = ("department,role", "role,location", "location,department")
+
+
+@pytest.mark.parametrize("group_by", PAIRS_OF_LINKS)
+async def test_pairs_of_links_are_limited(
+    client: httpx.AsyncClient, connection: AsyncConnection, monkeypatch: pytest.MonkeyPatch, group_by: str
+) -> None:
+    # Two processes with 49 pairs each, and one without links, which is a pair of nulls. Links to one role count once.
+    await link_all(connection, 2, 7)
+    alone = await make_process(client)
+    monkeypatch.setattr(reader, "MAX_PAIRS", 99)
+    document = (await client.get(f"/processes/stats?group_by={group_by}")).json()
+    assert (document["total"], len(document["groups"])) == (3, 50)
+    monkeypatch.setattr(reader, "MAX_PAIRS", 98)
+    response = await client.get(f"/processes/stats?group_by={group_by}")
+    assert response.status_code == 422
+    (fault,) = response.json()["errors"]
+    assert (fault["source"], fault["pointer"], fault["code"]) == ("query", "/group_by", "too_many_pairs")
+    # Fewer objects or fewer links are possible, and so are other groupings.
+    first, _ = group_by.split(",")
+    for query, total in ((f"{group_by}&id__not={alone['id']}", 2), (f"{first},status", 3), (first, 3)):
+        document = (await client.get(f"/processes/stats?group_by={query}")).json()
+        assert document["total"] == total
+
+
+@pytest.mark.parametrize("group_by", PAIRS_OF_LINKS)
+async def test_pairs_beyond_the_limit_are_never_made(connection: AsyncConnection, group_by: str) -> None:
+    targets = 1001
+    await link_all(connection, 2, targets)
+    assert 2 * targets * targets > MAX_PAIRS
+    statement, values = stats_query(LISTS["processes"])(group_by=group_by).statement(MODELS["processes"])
+    prepared = await statement.prepare()
+    arguments = prepared.arguments(values | {"max_pairs": MAX_PAIRS, "readable": []})
+    driver = (await connection.get_raw_connection()).driver_connection
+    assert driver is not None
+    (document,) = await driver.fetchval(f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) {prepared.sql}", *arguments)
+    made = max(node["Actual Rows"] * node["Actual Loops"] for node in nodes(document["Plan"]))
+    # Two links to each role.
+    assert targets <= made <= 4 * targets
 
 
 async def test_only_the_largest_thousand_pairs_are_returned(

@@ -110,7 +110,8 @@ class _Links:
         `in_subtree` returns the condition that a link leads to one of the objects of a required subtree.
         """
         link = Base.metadata.tables[self.table].alias(f"linked_{self.noun}")
-        counted = [link.c[self.owner] == source.c.id, *self._counted(link, operands)]
+        ends = (self.owner, self.target)
+        counted = [link.c[self.owner] == source.c.id, *counted_links(link, self.table, ends, self.detail, operands)]
         conditions = []
         if self._requires_links(operands):
             conditions.append(self._required(link, counted, operands, in_subtree))
@@ -152,22 +153,6 @@ class _Links:
     def _is_target(self, link: FromClause, ids: ColumnElement[Any]) -> ColumnElement[bool]:
         return link.c[self.target] == any_(ids)
 
-    def _counted(self, link: FromClause, operands: Operands) -> list[ColumnElement[bool]]:
-        """Return the conditions on a link to an object that the own field lets count."""
-        if self.detail not in operands:
-            return []
-        values = operands[self.detail]
-        has_value = link.c[self.detail] == any_(values)
-        mode = operands.get(f"{self.detail}_match", "any")
-        if mode == "any":
-            return [has_value]
-        # The other links between the same objects.
-        other = Base.metadata.tables[self.table].alias(f"other_{self.noun}")
-        between = [other.c[end] == link.c[end] for end in (self.owner, self.target)]
-        if mode == "none":
-            return [not_(_exists(other, *between, other.c[self.detail] == any_(values)))]
-        return [has_value, _has_all(other, between, other.c[self.detail], values)]
-
 
 def _target_parameters(kind: _Links, reads: str | None) -> Iterable[Parameter]:
     target, noun = kind.target, kind.noun
@@ -200,6 +185,29 @@ def _has_all(
     """Return the condition that the links have all `required` values of a column."""
     present = select(value).select_from(link).where(*conditions, value == any_(required)).correlate_except(link)
     return func.array(present.scalar_subquery(), type_=ARRAY(value.type)).contains(required)
+
+
+def counted_links(
+    link: FromClause, table: str, ends: tuple[str, str], detail: str, operands: Operands
+) -> list[ColumnElement[bool]]:
+    """Return the conditions on a row of links, an alias of `table`, that the operands of its own field state.
+
+    `ends` are the columns of both objects. With the operand `detail_match`, a link counts only if all of the values, or
+    none of them, link the same two objects.
+    """
+    if detail not in operands:
+        return []
+    values = operands[detail]
+    has_value = link.c[detail] == any_(values)
+    mode = operands.get(f"{detail}_match", "any")
+    if mode == "any":
+        return [has_value]
+    # The other links between the same objects.
+    other = Base.metadata.tables[table].alias(f"other_{ends[1].removesuffix('_id')}")
+    between = [other.c[end] == link.c[end] for end in ends]
+    if mode == "none":
+        return [not_(_exists(other, *between, other.c[detail] == any_(values)))]
+    return [has_value, _has_all(other, between, other.c[detail], values)]
 
 
 @cache

@@ -20,8 +20,9 @@ from app.domains.shared.reading.history_pages import has_changes, list_changes
 from app.domains.shared.reading.history_selection import ChangeFilters, ObjectOfChanges
 from app.domains.shared.reading.keys import Key, not_found, parse_key, select_id
 from app.domains.shared.reading.reference_keys import replace_keys
-from app.domains.shared.reading.stats import MAX_GROUPS, Counts, StatsQuery
+from app.domains.shared.reading.stats import MAX_GROUPS, MAX_PAIRS, Counts, StatsQuery
 from app.domains.shared.reading.streams import Export
+from app.utils.exceptions import Fault, InvalidContent
 
 
 class CollectionReader(RequestService):
@@ -62,13 +63,16 @@ class CollectionReader(RequestService):
     async def stats(self, query: StatsQuery) -> Counts:
         """Count the objects that the filters select, by group.
 
-        Raises `Forbidden` if a filter reads a collection, or external ids of one, that the caller may not read.
+        Raises `Forbidden` if a filter reads a collection, or external ids of one, that the caller may not read, and
+        `InvalidContent` if there are more than `MAX_PAIRS` pairs of links.
         """
         self._require_readable(query)
         statement, values = query.statement(self.model)
         await replace_keys(self.session, self.caller, values, query.keyed)
-        row = await self.session.fetch(statement, **values, readable=self.caller.readable)
+        row = await self.session.fetch(statement, **values, readable=self.caller.readable, max_pairs=MAX_PAIRS)
         assert row is not None  # an aggregate always has a row
+        if row.pair_count > MAX_PAIRS:
+            raise InvalidContent(errors=[Fault.of("/group_by", "too_many_pairs", source="query", limit=MAX_PAIRS)])
         return Counts(query.group_by, row.groups, row.total, truncated=row.group_count > MAX_GROUPS)
 
     async def page_linked(self, link_set: LinkSet, end: str, reference: str, query: ListQuery) -> Listing | Export:

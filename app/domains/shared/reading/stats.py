@@ -6,19 +6,23 @@ from typing import Any
 
 from pydantic import Field, create_model, field_validator
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     ColumnElement,
     CompoundSelect,
     FromClause,
+    Label,
     Select,
     Text,
     and_,
-    any_,
+    bindparam,
     cast,
+    column,
     distinct,
     func,
     null,
     select,
+    true,
     union_all,
 )
 from sqlalchemy import literal_column as constant
@@ -28,6 +32,7 @@ from app.core.prepared import FastStatement, fast_statement
 from app.domains.shared.models import RegisterObject, model_of, table_of
 from app.domains.shared.query.filters import Parameter, Selection
 from app.domains.shared.query.groups import Grouping, LinkTable
+from app.domains.shared.query.link_filters import Match, counted_links
 from app.domains.shared.query.pages import FilterQuery, ListQuery
 from app.domains.shared.query.parameters import JsonParameters
 from app.domains.shared.reading.json_text import json_list
@@ -36,7 +41,8 @@ from app.utils.fault_codes import described_pattern, invalid
 from app.utils.wording import counted as in_words
 
 MAX_GROUPS = 1000
-
+# Counting two kinds of links takes time in proportion to the pairs of links: about a microsecond for each.
+MAX_PAIRS = 2_000_000
 
 # The columns of the keys of a group.
 _KEYS = ("key", "second_key")
@@ -54,10 +60,35 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class _Key:
-    """One grouping of a request; if `detail` is not None, only links with one of its values are counted."""
+    """One grouping of a request; if `detail` is not None, it restricts the counted links, by its values and `match`."""
 
     grouping: Grouping
     detail: Parameter | None = None
+    match: Match = "any"
+
+    @property
+    def links(self) -> LinkTable | None:
+        return self.grouping.links
+
+    @property
+    def column(self) -> str:
+        return self.grouping.column
+
+    @property
+    def is_unique(self) -> bool:
+        """Whether the primary key excludes several links between the same two objects."""
+        assert self.links is not None
+        return {each.name for each in table_of(self.links.model).primary_key} == {self.links.owner, self.column}
+
+    def counted_links(self, owner_id: ColumnElement[int], name: str) -> tuple[FromClause, list[ColumnElement[bool]]]:
+        """Return the table of the links under this name, and the conditions on the counted links of an object."""
+        assert self.links is not None
+        table = table_of(self.links.model)
+        link = table.alias(name)
+        detail = self.links.detail or ""
+        operands = {} if self.detail is None else {detail: self.detail.bind(), f"{detail}_match": self.match}
+        ends = (self.links.owner, self.column)
+        return link, [link.c[ends[0]] == owner_id, *counted_links(link, table.name, ends, detail, operands)]
 
 
 class StatsQuery(FilterQuery):
@@ -68,14 +99,16 @@ class StatsQuery(FilterQuery):
     def statement(self, model: type[RegisterObject]) -> tuple[FastStatement, dict[str, Any]]:
         """Return the statement of the counts and its arguments."""
         keys = tuple(self._key(self.declaration.groups[name]) for name in self.group_by.split(","))
-        details = [key.detail.name for key in keys if key.detail is not None and not self._has_other_filter(key.detail)]
-        selection, _ = self.selection(without=details)
+        details = [key.detail for key in keys if key.detail is not None and not self._has_other_filter(key.detail)]
+        selection, _ = self.selection(without=[name for detail in details for name in _own_parameters(detail)])
         _, arguments = self.selection()
         return _counts(model, keys, selection), arguments
 
     def _key(self, grouping: Grouping) -> _Key:
         detail = grouping.links and grouping.links.detail
-        return _Key(grouping, self.declaration.parameters[detail] if detail in self.model_fields_set else None)
+        if detail not in self.model_fields_set:
+            return _Key(grouping)
+        return _Key(grouping, self.declaration.parameters[detail], getattr(self, f"{detail}_match", None) or "any")
 
     def _has_other_filter(self, detail: Parameter) -> bool:
         """Return whether the request has another filter of the links that have this field."""
@@ -84,7 +117,7 @@ class StatsQuery(FilterQuery):
             for filter_ in self.declaration.filters
             if detail in filter_.parameters
             for parameter in filter_.parameters
-            if parameter is not detail
+            if parameter.name not in _own_parameters(detail)
         )
 
     @field_validator("group_by")
@@ -124,27 +157,45 @@ def stats_query(list_model: type[ListQuery]) -> type[StatsQuery]:
     return model
 
 
+def _own_parameters(detail: Parameter) -> tuple[str, str]:
+    """Return the names of the parameters of the links' own field."""
+    return detail.name, f"{detail.name}_match"
+
+
 @fast_statement(256)
 def _counts(model: type[RegisterObject], keys: tuple[_Key, ...], selection: Selection | None) -> Select[Any]:
-    """Return the statement of the counts: `total`, `group_count`, and `groups`, at most `MAX_GROUPS` of them."""
+    """Return the statement of the counts: `total`, `group_count`, and `groups`, at most `MAX_GROUPS` of them.
+
+    `pair_count` is the number of pairs of links; there are no groups if it is greater than the parameter `max_pairs`.
+    """
     table = table_of(model).alias("o")
-    links = [key.grouping.links for key in keys if key.grouping.links is not None]
+    links = [key for key in keys if key.links is not None]
+    pair_count: ColumnElement[int] = constant("0", BigInteger)
     if not links:
         counted = _where(_count_objects(table, keys), table, selection).cte("counted")
         total = func.coalesce(func.sum(counted.c.count), constant("0"))
         total_query = select(cast(total, BigInteger)).scalar_subquery()
     elif len(keys) == 1 and keys[0].detail is None and selection is None:
-        counted = _count_all_links(table, links[0], keys[0].grouping.column).cte("counted")
+        counted = _count_all_links(table, keys[0]).cte("counted")
         total_query = select(func.count()).select_from(table).scalar_subquery()
     else:
-        columns = [table.c[key.grouping.column] for key in keys if key.grouping.links is None]
+        columns = [table.c[key.column] for key in keys if key.links is None]
         matching = _where(select(table.c.id, *columns), table, selection).cte("matching").prefix_with("MATERIALIZED")
-        counted = _count_links(matching, keys).cte("counted")
+        if len(links) < len(_KEYS):
+            counted = _count_links(matching, keys).cte("counted")
+        else:
+            linked = _linked(matching, keys).cte("linked").prefix_with("MATERIALIZED")
+            pair_count = select(_pair_count(linked)).scalar_subquery()
+            counted = _count_pairs(linked).where(pair_count <= bindparam("max_pairs", type_=BigInteger)).cte("counted")
         total_query = select(func.count()).select_from(matching).scalar_subquery()
     group_count = select(func.count()).select_from(counted).scalar_subquery()
-    targets = [_target(model, key.grouping) for key in keys]
-    groups = json_list(_groups(counted, targets).subquery("g"))
-    return select(total_query.label("total"), group_count.label("group_count"), groups.label("groups"))
+    groups = json_list(_groups(counted, [_target(model, key.grouping) for key in keys]).subquery("g"))
+    return select(
+        total_query.label("total"),
+        pair_count.label("pair_count"),
+        group_count.label("group_count"),
+        groups.label("groups"),
+    )
 
 
 def _where(query: Select[Any], table: FromClause, selection: Selection | None) -> Select[Any]:
@@ -153,48 +204,69 @@ def _where(query: Select[Any], table: FromClause, selection: Selection | None) -
 
 
 def _count_objects(table: FromClause, keys: Sequence[_Key]) -> Select[Any]:
-    columns = [table.c[key.grouping.column] for key in keys]
+    columns = [table.c[key.column] for key in keys]
     labels = [column.label(label) for label, column in zip(_KEYS, columns, strict=False)]
     return select(*labels, func.count().label("count")).group_by(*columns)
 
 
-def _count_all_links(table: FromClause, links: LinkTable, target: str) -> CompoundSelect[Any]:
+def _count_all_links(table: FromClause, key: _Key) -> CompoundSelect[Any]:
     """Count all links by target, and the objects without links, faster than with an outer join."""
-    link = table_of(links.model).alias("l")
-    owner = link.c[links.owner]
-    count = func.count() if _is_unique(links, target) else func.count(distinct(owner))
-    counts = select(link.c[target].label("key"), count.label("count"))
+    assert key.links is not None
+    link = table_of(key.links.model).alias("l")
+    owner, target = link.c[key.links.owner], link.c[key.column]
+    count = func.count() if key.is_unique else func.count(distinct(owner))
+    counts = select(target.label("key"), count.label("count"))
     objects = select(func.count().label("number")).select_from(table).subquery("objects")
     owners = select(func.count(distinct(owner)).label("number")).subquery("owners")
     difference = objects.c.number - owners.c.number
     unlinked = select(null(), difference).join_from(objects, owners, objects.c.number > owners.c.number)
-    return union_all(counts.group_by(link.c[target]), unlinked)
+    return union_all(counts.group_by(target), unlinked)
 
 
 def _count_links(matching: FromClause, keys: Sequence[_Key]) -> Select[Any]:
-    """Count the objects of `matching` by links, and by the columns of other groupings."""
+    """Count the objects of `matching` by one kind of links, and by the column of another grouping."""
     source, columns = matching, []
     count: ColumnElement[int] = func.count()
     for label, key in zip(_KEYS, keys, strict=False):
-        links, target = key.grouping.links, key.grouping.column
-        if links is None:
-            columns.append(matching.c[target].label(label))
+        if key.links is None:
+            columns.append(matching.c[key.column].label(label))
             continue
-        link = table_of(links.model).alias(f"{label}_link")
-        conditions = [link.c[links.owner] == matching.c.id]
-        if key.detail is not None:
-            conditions.append(link.c[key.detail.name] == any_(key.detail.bind()))
+        link, conditions = key.counted_links(matching.c.id, "link")
         source = source.outerjoin(link, and_(*conditions))
-        columns.append(link.c[target].label(label))
-        if not _is_unique(links, target):
+        columns.append(link.c[key.column].label(label))
+        if not key.is_unique:
             count = func.count(distinct(matching.c.id))
     query = select(*columns, count.label("count")).select_from(source)
     return query.group_by(*(column.element for column in columns))
 
 
-def _is_unique(links: LinkTable, target: str) -> bool:
-    """Return whether the primary key excludes several links between the same two objects."""
-    return {column.name for column in table_of(links.model).primary_key} == {links.owner, target}
+def _linked(matching: FromClause, keys: Sequence[_Key]) -> Select[Any]:
+    """Select the ids that each object of `matching` is linked to, as one array for each kind of links."""
+    columns: list[ColumnElement[Any]] = []
+    for label, key in zip(_KEYS, keys, strict=True):
+        link, conditions = key.counted_links(matching.c.id, f"{label}_link")
+        targets = select(link.c[key.column]).where(*conditions).correlate(matching)
+        targets = targets if key.is_unique else targets.distinct()
+        columns.append(func.array(targets.scalar_subquery(), type_=ARRAY(BigInteger)).label(label))
+    return select(*columns).select_from(matching)
+
+
+def _pair_count(linked: FromClause) -> ColumnElement[int]:
+    """Return the number of rows that `_count_pairs` counts. An object without links is paired as with one."""
+    one, other = (cast(func.greatest(func.cardinality(linked.c[label]), constant("1")), BigInteger) for label in _KEYS)
+    return cast(func.coalesce(func.sum(one * other), constant("0")), BigInteger)
+
+
+def _count_pairs(linked: FromClause) -> Select[Any]:
+    """Count the objects by pairs of the objects that they are linked to."""
+    source: FromClause = linked
+    columns: list[Label[Any]] = []
+    for label in _KEYS:
+        ids = func.unnest(linked.c[label]).table_valued(column("id", BigInteger), name=f"{label}_ids").render_derived()
+        source = source.outerjoin(ids, true())
+        columns.append(ids.c.id.label(label))
+    query = select(*columns, func.count().label("count")).select_from(source)
+    return query.group_by(*(column.element for column in columns))
 
 
 def _target(model: type[RegisterObject], grouping: Grouping) -> FromClause | None:
