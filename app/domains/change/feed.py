@@ -58,7 +58,7 @@ FEED: Responses = {
             }
         }
     },
-    **problems(BadRequest, NotAcceptable, Gone, InvalidContent),
+    **problems(BadRequest, NotAcceptable, FeedExpired, InvalidContent),
 }
 
 
