@@ -55,6 +55,7 @@ ADMIN_PASSWORD = "the administrator of all tests"  # noqa: S105
 ADMIN_TOKEN = new_token(API_TOKEN)
 
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+PREPARING = {"max_prepared_transactions": "5"}
 # With the time limits of production, requests would fail on a slow machine. Tests of a limit set it themselves.
 LONG_TIMEOUTS = dict.fromkeys(
     (
@@ -101,7 +102,7 @@ def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[URL]:
     if given := os.environ.get("DATABASE_URL"):
         yield make_url(given)
         return
-    with EmbeddedPostgres(tmp_path_factory.mktemp("server"), report=lambda _: None, settings=FAST) as url:
+    with EmbeddedPostgres(tmp_path_factory.mktemp("server"), report=lambda _: None, settings=FAST | PREPARING) as url:
         yield make_url(url)
 
 

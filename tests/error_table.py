@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from app.core.database_errors import IntegrityViolation
-from app.utils.exceptions import RegisterError, error_classes
+from app.utils.exceptions import Gone, RegisterError, error_classes
 from app.utils.fault_codes import TEXTS, code_of
 
 PAGE = Path(__file__).parents[1] / "docs" / "12-error-codes.md"
@@ -40,8 +40,8 @@ sent are never repeated.
 def problem_classes() -> Iterator[type[RegisterError]]:
     """Yield the classes of the errors that clients receive."""
     for error in error_classes(RegisterError):
-        # `IntegrityViolation` is always replaced by one of the others.
-        if error not in {RegisterError, IntegrityViolation} and error.__module__.startswith("app."):
+        # `IntegrityViolation` is always replaced by one of the others, and only subclasses of `Gone` are raised.
+        if error not in {RegisterError, IntegrityViolation, Gone} and error.__module__.startswith("app."):
             yield error
 
 

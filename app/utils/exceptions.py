@@ -295,15 +295,15 @@ class Gone(RegisterError):
     anew: take the position of `GET /changes/feed?after=now`, then read all objects, then follow the feed from that
     position."""
 
-    status, name, title, code = 410, "gone", "Gone", "feed_expired"
+    status, name, title, code = 410, "gone", "Gone", "gone"
+
+
+class FeedExpired(Gone):
+    code = "feed_expired"
     text = (
         "Changes after this position have been deleted. "
         "Take a new position with after=now, then read all objects, then follow the feed from that position."
     )
-
-
-class FeedExpired(Gone):
-    """Housekeeping has deleted changes after the position. See `Gone`."""
 
 
 class FeedReset(Gone):

@@ -45,16 +45,20 @@ _CONTEXT = "feed of changes"
 # A request begins one epoch at most; the next attempt finds it.
 _MAX_EPOCHS = 2
 _FORMATS: tuple[Format, ...] = ("json", "ndjson")
+_NDJSON_HEADERS = {"Content-Type": MEDIA_TYPES["ndjson"], "Vary": "Accept"}
 
 FEED: Responses = {
     200: {
         "content": {
             MEDIA_TYPES["ndjson"]: {
-                "schema": {"type": "string", "description": "One change per line, then a line with the position."}
+                "schema": {
+                    "type": "string",
+                    "description": "One change per line, then a line with `position` and `has_more`.",
+                }
             }
         }
     },
-    **problems(BadRequest, NotAcceptable, Gone, InvalidContent),
+    **problems(BadRequest, NotAcceptable, FeedExpired, InvalidContent),
 }
 
 
@@ -118,6 +122,8 @@ class Feed:
     async def read(self, query: FeedQuery) -> Response:
         """Return the response: a page, or the stream of all changes that can be delivered.
 
+        With a limit, the lines are those of a page, so that the work for a response is limited, too.
+
         Raises `BadRequest` for an invalid position, `Gone` for one from which the feed cannot continue, and
         `Forbidden` if the query asks for a type that the caller may not see.
         """
@@ -125,8 +131,13 @@ class Feed:
         start = self._parse(query.after)
         if format_ == "json":
             return self._page_response(await self._page(start, query), query)
+        if "limit" in query.model_fields_set:
+            return self._lines_response(await self._page(start, query))
         if query.wait:
-            await self._page(start, query.model_copy(update={"limit": 1}))
+            one = query.model_copy(update={"limit": 1})
+            # The stream has the change that ends the wait.
+            start = (await self._read_page(_NOW, one)).end if start is _NOW else start
+            await self._page(start, one)
         return await self._stream_response(start, query)
 
     def _parse(self, after: str | None) -> Position:
@@ -198,6 +209,10 @@ class Feed:
         body = b'{"items":[' + b",".join(page.items) + b"]," + tail[1:]
         return Response(body, headers={"Vary": "Accept"}, media_type=JSON)
 
+    def _lines_response(self, page: Page) -> Response:
+        body = b"".join([item + b"\n" for item in page.items]) + self._last_line(page.end, has_more=page.has_more)
+        return Response(body, headers=_NDJSON_HEADERS)
+
     async def _stream_response(self, start: Position, query: FeedQuery) -> Response:
         batches, state = await self._open_stream(start, query)
         try:
@@ -205,12 +220,8 @@ class Feed:
         except Gone:
             await batches.aclose()
             raise
-        is_head = self._request.scope["state"].get("head", False)
-        # The default limit of pages does not apply to streams.
-        limit = 0 if is_head else query.limit if "limit" in query.model_fields_set else MAX_ID
-        lines = self._lines(batches, start, state, limit)
-        headers = {"Content-Type": MEDIA_TYPES["ndjson"], "Vary": "Accept"}
-        return StreamedResponse(lines, self._streams.stall_seconds, headers=headers)
+        lines = self._lines(batches, start, state)
+        return StreamedResponse(lines, self._streams.stall_seconds, headers=_NDJSON_HEADERS)
 
     async def _open_stream(self, start: Position, query: FeedQuery) -> tuple[AsyncGenerator[Rows], Row]:
         """Return the batches of the changes after a position, and the state of the feed in the same snapshot."""
@@ -226,19 +237,16 @@ class Feed:
             await self._epochs.begin()
         raise DatabaseBusy
 
-    async def _lines(
-        self, batches: AsyncGenerator[Rows], start: Position, state: Row, limit: int
-    ) -> AsyncGenerator[bytes]:
-        """Yield at most `limit` changes as lines, and last a line with the position after them."""
-        end = _at_horizon(state, start)
+    async def _lines(self, batches: AsyncGenerator[Rows], start: Position, state: Row) -> AsyncGenerator[bytes]:
+        """Yield the changes as lines, and last a line with the position after them."""
+        is_head = self._request.scope["state"].get("head", False)
         async with aclosing(batches):
-            while limit and (rows := await anext(batches, None)) is not None:
-                found = [(row.body, _in_epoch(state, row.position)) for row in rows if row.body is not None][:limit]
-                limit -= len(found)
-                if not limit:
-                    end = found[-1][1]
-                yield b"".join([self._item(body, position) + b"\n" for body, position in found])
-        yield compact({"position": self._seal(end)}).encode() + b"\n"
+            while not is_head and (rows := await anext(batches, None)) is not None:
+                yield b"".join([self._item(row.body, _in_epoch(state, row.position)) + b"\n" for row in rows])
+        yield self._last_line(_at_horizon(state, start), has_more=False)
+
+    def _last_line(self, end: Position, *, has_more: bool) -> bytes:
+        return compact({"position": self._seal(end), "has_more": has_more}).encode() + b"\n"
 
 
 def _in_epoch(state: Row, key: tuple[int, int]) -> Position:

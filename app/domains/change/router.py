@@ -25,11 +25,13 @@ async def follow_changes(
     """Follow the changes of all collections.
 
     Returns the changes after a position, each exactly once, in the order of delivery: a change is delivered once all
-    transactions that began before its own have ended. The later one of two changes of one object has the greater `id`.
+    transactions that began before its own have ended. The later one of two changes of one object has the greater `id`,
+    also if it is delivered first. A change has only the fields and links that differ: so either read the object after
+    each change, or keep the value with the greatest `id` for each field and each link.
 
     Contains only changes of objects that the caller may read; changes of users and API tokens require the scope
-    `admin`. With `Accept: application/x-ndjson`, all changes that can be delivered are streamed, one per line, or at
-    most `limit` if it is sent; the last line has only the `position` to continue from.
+    `admin`. With `Accept: application/x-ndjson`, each line is a change, and the last line has only `position` and
+    `has_more`. Without `limit`, these are all changes that can be delivered, streamed like an export.
     """
     return await feed.read(query)
 

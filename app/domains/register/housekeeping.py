@@ -48,9 +48,9 @@ _DELETE_EXPIRED = {
     "(SELECT key FROM sign_in_attempts WHERE ends_at < now() LIMIT :batch FOR UPDATE SKIP LOCKED)",
 }
 # Keeps the first and the last change of each object. Keyset pagination: each batch starts after the last one, so that
-# remaining rows are read once, not once per batch. Records the greatest position of the feed that loses a change, so
-# that the feed rejects readers that are not beyond it. A state that was restored from a dump stays as it is, because
-# the next reader replaces it.
+# remaining rows are read once, not once per batch. Counts the deletion and records the greatest position among the
+# deleted changes: the feed rejects positions that are older than this deletion and lie before it. A state that was
+# restored from a dump stays as it is, because the next reader replaces it.
 _DELETE_CHANGES = """
     WITH old AS MATERIALIZED (
         SELECT id, at, type, object_id FROM changes

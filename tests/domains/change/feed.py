@@ -44,11 +44,18 @@ def names(items: list[dict[str, Any]]) -> list[str]:
 
 
 def lines(response: httpx.Response) -> tuple[list[dict[str, Any]], str]:
-    """Return the changes of a stream, and the position of its last line."""
+    """Return the changes of a response in NDJSON that has no more, and the position of its last line."""
+    items, last = lines_and_end(response)
+    assert not last["has_more"]
+    return items, last["position"]
+
+
+def lines_and_end(response: httpx.Response) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return the changes of a response in NDJSON, and its last line."""
     assert response.status_code == 200, response.text
     *items, last = map(json.loads, response.text.splitlines())
-    assert last.keys() == {"position"}
-    return items, last["position"]
+    assert last.keys() == {"position", "has_more"}
+    return items, last
 
 
 @asynccontextmanager

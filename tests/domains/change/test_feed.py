@@ -15,7 +15,7 @@ from app.domains.shared.reading.change_feed import MAX_ROWS_READ, feed_page, fee
 from tests.api.conftest import assert_problem
 from tests.builders import make_department, make_role, make_user, token_with
 from tests.conftest import Committed, Statements, connected
-from tests.domains.change.feed import NDJSON, held_change, lines, names, position_now, read, read_all
+from tests.domains.change.feed import NDJSON, held_change, lines, lines_and_end, names, position_now, read, read_all
 from tests.plans import filled, nodes
 
 
@@ -85,10 +85,16 @@ async def test_stream_has_the_changes_of_the_pages_and_ends_with_a_position(comm
     streamed, last = lines(await client.get("/changes/feed", headers=NDJSON))
     assert streamed == await read_all(client)
     assert lines(await client.get("/changes/feed", params={"after": last}, headers=NDJSON))[0] == []
-    limited, last = lines(await client.get("/changes/feed?limit=3", headers=NDJSON))
-    assert (limited, last) == (streamed[:3], streamed[2]["position"])
+    # With a limit, the lines are those of a page.
+    page = await read(client, after=streamed[1]["position"], limit=2)
+    limited, end = lines_and_end(
+        await client.get("/changes/feed", params={"after": streamed[1]["position"], "limit": 2}, headers=NDJSON)
+    )
+    assert limited == page["items"] == streamed[2:4]
+    assert end == {"position": streamed[3]["position"], "has_more": True} == {name: page[name] for name in end}
+    last = end["position"]
     rest, _ = lines(await client.get(f"/changes/feed?type=roles&action=created&after={last}", headers=NDJSON))
-    assert rest == streamed[3:]
+    assert rest == streamed[4:]
     middle = streamed[1]["position"]
     assert lines(await client.get("/changes/feed", params={"after": middle}, headers=NDJSON))[0] == streamed[2:]
 
@@ -187,6 +193,14 @@ async def test_narrow_filter_reads_the_history_in_pages(committed: Committed) ->
         pages.append(await read(committed.client, **parameters))
         parameters["after"] = pages[-1]["position"]
     assert [names(page["items"]) for page in pages] == [[], ["15000"], ["30000"], []]
+    # So is the history for NDJSON with a limit; without one, the response is an export.
+    end = {"position": (await read(committed.client))["position"], "has_more": True}
+    found = []
+    while end["has_more"]:
+        parameters = {"type": "roles", "limit": 1, "after": end["position"]}
+        items, end = lines_and_end(await committed.client.get("/changes/feed", params=parameters, headers=NDJSON))
+        found.append(names(items))
+    assert found == [[], ["15000"], ["30000"], []]
     streamed, _ = lines(await committed.client.get("/changes/feed?type=roles", headers=NDJSON))
     assert streamed == [item for page in pages for item in page["items"]]
 
@@ -248,3 +262,11 @@ async def test_stream_is_read_from_an_index(large: tuple[asyncpg.Connection, boo
     plan = list(nodes(explained["Plan"]))
     assert [node["Node Type"] for node in plan if node.get("Relation Name") == "changes"] == ["Index Scan"]
     assert "Sort" not in {node["Node Type"] for node in plan}
+    # No row is transferred for a change of another type.
+    assert (
+        await connection.fetchval(
+            f"SELECT count(*) FROM ({statement.sql}) AS stream",
+            *statement.arguments({"transaction_id": 0, "id": 0, "types": ["roles"], "actions": ["updated"]}),
+        )
+        == 6
+    )

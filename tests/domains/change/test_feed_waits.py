@@ -16,7 +16,7 @@ from app.main import create_app
 from tests.api.conftest import assert_problem
 from tests.builders import make_department, make_role, make_user, token_with
 from tests.conftest import ADMIN_TOKEN, LONG_TIMEOUT_APP, Committed, connected, settings_for, text_of
-from tests.domains.change.feed import NDJSON, lines, names, position_now, read
+from tests.domains.change.feed import NDJSON, lines_and_end, names, position_now, read
 from tests.services import started
 from tests.waiting import HANG_TIMEOUT, until, wait_until
 
@@ -65,9 +65,11 @@ async def test_change_ends_the_wait(committed: Committed, start: str) -> None:
 
 
 async def test_stream_waits_for_its_first_change(committed: Committed, start: str) -> None:
-    at_pauses(committed, nothing, lambda: make_role(committed.client, name="Awaited"))
-    response = await committed.client.get("/changes/feed", params={"after": start, "wait": 30}, headers=NDJSON)
-    assert names(lines(response)[0]) == ["Awaited"]
+    for after in (start, "now"):
+        for query in ("wait=30", "wait=30&limit=1"):
+            at_pauses(committed, nothing, lambda: make_role(committed.client, name="Awaited"))
+            response = await committed.client.get(f"/changes/feed?after={after}&{query}", headers=NDJSON)
+            assert names(lines_and_end(response)[0])[-1:] == ["Awaited"]
 
 
 async def test_waiting_request_holds_no_connection(committed: Committed, start: str) -> None:

@@ -79,11 +79,12 @@ def feed_page(*, is_settled: bool) -> Select[Any]:
 
 @fast_statement()
 def feed_stream(*, is_settled: bool) -> Select[Any]:
-    """Return the statement of all changes ahead: each row has its `position`, and a `body` if it matches."""
+    """Return the statement of all matching changes ahead, each with its `position` and `body`."""
     table = table_of(Change).alias("change")
-    body = case((_matches(table, is_settled=is_settled), _body(table)))
-    row = select(_position(table, is_settled=is_settled).label("position"), body.label("body"))
-    return _ahead(row, table, is_settled=is_settled)
+    # OFFSET is an optimiser fence: no plan sorts the changes before it returns the first one.
+    rows = _ahead(select(*table.c), table, is_settled=is_settled).offset(literal_column("0")).subquery("ahead")
+    entry = select(_position(rows, is_settled=is_settled).label("position"), _body(rows).label("body"))
+    return entry.where(_matches(rows, is_settled=is_settled)).order_by(*_order(rows, is_settled=is_settled))
 
 
 def _select_state() -> Select[Any]:

@@ -1,0 +1,54 @@
+"""A consumer of the feed of changes, which keeps a copy of the register as the documentation shows."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.documentation import read_blocks
+from tests.domains.change.feed import NDJSON
+
+PAGE = "docs/06-api.md"
+# Fields of objects that no change has.
+SET_BY_THE_REGISTER = {"id", "created_at", "created_by", "updated_at", "updated_by", "version"}
+
+
+class Consumer:
+    """The copy of processes and roles, kept by the code of the page."""
+
+    def __init__(self, root: Path) -> None:
+        blocks, _ = read_blocks(PAGE, (root / PAGE).read_text("utf-8"))
+        (block,) = (block for block in blocks if "def take_change" in block.code)
+        self._code: dict[str, Any] = {"__name__": PAGE}
+        exec(block.code, self._code)  # noqa: S102 - a page of the project
+        self.copy: dict[tuple[str, int], Any] = {}
+
+    def take_change(self, change: dict[str, Any]) -> None:
+        self._code["take_change"](self.copy, change)
+
+    async def take_exports(self, client: httpx.AsyncClient) -> None:
+        for path in ("/processes", "/roles?embed=holders"):
+            response = await client.get(path, headers=NDJSON)
+            assert response.status_code == 200, response.text
+            for line in response.text.splitlines():
+                self._code["take_object"](self.copy, path[1:].partition("?")[0], json.loads(line))
+
+    async def assert_equal(self, client: httpx.AsyncClient) -> None:
+        """Fail unless each copied object is deleted, or has the fields and links of the register."""
+        assert self.copy
+        for (collection, object_id), copied in self.copy.items():
+            embed = "?embed=holders" if collection == "roles" else ""
+            response = await client.get(f"/{collection}/{object_id}{embed}")
+            assert response.status_code == (404 if copied.is_deleted else 200), (collection, object_id)
+            if not copied.is_deleted:
+                values = {name: value for name, (_, value) in copied.values.items()}
+                expected = self._code["values_of"](response.json())
+                assert _comparable(values) == _comparable(expected), (collection, object_id)
+
+
+def _comparable(values: dict[Any, Any]) -> dict[Any, Any]:
+    """Return the fields that are set, and which objects are linked, without the names of other objects."""
+    given = {name: value for name, value in values.items() if value is not None and name not in SET_BY_THE_REGISTER}
+    fields = {name: value for name, value in given.items() if not isinstance(value, dict)}
+    return fields | {name: "linked" for name in given if isinstance(name, tuple)}
