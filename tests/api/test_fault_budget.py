@@ -12,6 +12,7 @@ from app.core.database import RegisterSession
 from app.domains.process.models import Process
 from app.domains.process.service import ProcessService
 from app.domains.role.models import Role
+from app.domains.shared import references as keys
 from app.domains.shared.bulk import references
 from app.domains.shared.bulk.conflicts import Batch
 from app.domains.shared.bulk.fault_budget import MAX_TOTAL_FAULTS
@@ -137,6 +138,26 @@ async def test_unknown_references_of_all_items_are_limited(
     assert len(response.json()["errors"]) == MAX_TOTAL_FAULTS
     # The first items have a hundred, the later ones one, and each has one more that is left out.
     assert len(pointers) <= MAX_TOTAL_FAULTS + 2 * 100
+
+
+async def test_pointers_are_made_for_faults_only(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    pointers: list[str] = []
+
+    def count(location: Any) -> str:
+        pointers.append(validation.json_pointer(location))
+        return pointers[-1]
+
+    monkeypatch.setattr(keys, "json_pointer", count)
+    role = await make_role(client, code="R")
+    links = [{"role_id": {"code": "r"}, "responsibility": value} for value in ("responsible", "consulted")]
+    item = {"op": "create", "data": {"name": "P", "roles": links}}
+    response = await client.post("/processes/bulk", json={"items": [item] * 100})
+    assert response.status_code == 200, response.text
+    body = {"items": [{"role_id": {"code": "R"}, "user_ids": [{"external_id": "none"}]}]}
+    response = await client.put(f"/roles/{role['id']}/holders", json={"user_ids": [1]})
+    assert (response.status_code, pointers) == (204, [])
+    response = await client.post("/roles/holders/bulk", json=body)
+    assert (response.status_code, len(pointers)) == (422, 1)
 
 
 async def test_unknown_reference_after_one_that_is_already_reported_is_reported() -> None:

@@ -26,7 +26,9 @@ from process_register_client.api.processes import (
     link_process_department,
     list_processes,
 )
+from process_register_client.api.roles import create_role, delete_role, get_role, replace_role_holders
 from process_register_client.models import (
+    CodeReference,
     Criticality,
     DepartmentCreate,
     DepartmentLink,
@@ -43,6 +45,8 @@ from process_register_client.models import (
     ProcessPage,
     ProcessRead,
     ProcessStatus,
+    RoleCreate,
+    RoleHolders,
     SignIn,
     Stats,
     TokenPair,
@@ -155,6 +159,22 @@ def count(client: AuthenticatedClient) -> None:
     assert ("GEN-PY", "draft") in found, "a pair"
 
 
+def hold(client: AuthenticatedClient) -> None:
+    """Create a role in a department by its code, set its holder, and delete the role."""
+    body = RoleCreate(name="Keeper in Python", department_id=CodeReference(code="GEN-PY"))
+    role = parsed("create_role", create_role.sync_detailed(client=client, body=body))
+    assert role.department is not None
+    assert (role.department.code, role.holders) == ("GEN-PY", UNSET), "by code, without holders"
+    reference = str(role.id)
+    held = replace_role_holders.sync_detailed(reference, client=client, body=RoleHolders(user_ids=[1]))
+    report("replace_role_holders", held.status_code)
+    embed = "created_by,updated_by,department,holders"
+    shown = parsed("get_role", get_role.sync_detailed(reference, client=client, embed=embed))
+    assert shown.holders
+    assert shown.holders[0].id == 1, "the holder"
+    report("delete_role", delete_role.sync_detailed(reference, client=client).status_code)
+
+
 def delete(client: AuthenticatedClient, reference: str, process: ProcessRead) -> None:
     """Delete the department, after an attempt that is refused because of the link."""
     problem = refused("delete_department", delete_department.sync_detailed(reference, client=client))
@@ -180,6 +200,7 @@ def main(server: str, username: str, password: str) -> None:
         reference = write(client, finance)
         process = link(client)
         count(client)
+        hold(client)
         tree: Tree = parsed(
             "get_department_tree", get_department_tree.sync_detailed("code:FIN", client=client, depth=1)
         )

@@ -131,6 +131,21 @@ check(counted.data?.groups.every((group) => group.second === undefined) === true
 const pairs = await client.GET("/api/v1/processes/stats", { params: { query: { group_by: "department,status" } } });
 check(pairs.data?.groups.some((group) => group.object?.code === "GEN-TS" && group.second?.key === "draft") === true, "a pair");
 
+// A role, in a department by its code, and its holders, by id and by code.
+const role = await client.POST("/api/v1/roles", {
+  body: { name: "Keeper in TypeScript", department_id: { code: "GEN-TS" } },
+});
+report("create_role", role.response);
+check(role.data?.department?.code === "GEN-TS" && role.data.holders === undefined, "by code, without holders");
+const path = { reference: String(role.data.id) };
+const held = await client.PUT("/api/v1/roles/{reference}/holders", { params: { path }, body: { user_ids: [1] } });
+report("replace_role_holders", held.response);
+const shown = await client.GET("/api/v1/roles/{reference}", { params: { path, query: { embed: "holders" } } });
+report("get_role", shown.response);
+check(shown.data?.holders?.[0]?.id === 1, "the holder");
+const roleDeleted = await client.DELETE("/api/v1/roles/{reference}", { params: { path } });
+report("delete_role", roleDeleted.response);
+
 // 10. What is referred to stays: the problem says by what.
 const refused = await client.DELETE("/api/v1/departments/{reference}", { params: { path: { reference } } });
 report("delete_department", refused.response);

@@ -25,6 +25,7 @@ CALLS = sorted(
         *("create_department 201", "create_department 422", "replace_department 200", "replace_department 412"),
         *("update_department 200", "create_process 201", "link_process_department 204", "delete_process 204"),
         *("delete_department 409", "delete_department 204", "follow_changes 200"),
+        *("create_role 201", "replace_role_holders 204", "get_role 200", "delete_role 204"),
     ]
 )
 

@@ -130,6 +130,11 @@ class KeyedPlace:
         """The object, or the id that replaced it."""
         return self.container[self.slot]
 
+    @property
+    def pointer(self) -> str:
+        """The JSON pointer. It takes long to make for each of many thousand places: for faults only."""
+        return json_pointer(self.location)
+
     def replace(self, object_id: int) -> None:
         """Replace the object by an id."""
         self.container[self.slot] = object_id
@@ -205,12 +210,13 @@ def read_key(column: str, value: Any) -> Key | None:
 
 def referenced_key(place: KeyedPlace) -> Key:
     """Return the key in an object in place of an id. Raises `InvalidContent`, with pointers into the body."""
-    value, pointer = place.value, json_pointer(place.location)
+    value = place.value
     column = next(iter(value), None) if len(value) == 1 else None
     if column not in _KEY_TYPES:
-        raise InvalidContent(errors=[Fault.of(pointer, "bad_reference")])
+        raise InvalidContent(errors=[Fault.of(place.pointer, "bad_reference")])
     try:
         return folded_key(column, _KEY_TYPES[column].validate_python(value[column], strict=True))
     except ValidationError as error:
-        faults = [replace(fault, pointer=f"{pointer}/{column}{fault.pointer}") for fault in faults_of(error)]
+        start = f"{place.pointer}/{column}"
+        faults = [replace(fault, pointer=start + fault.pointer) for fault in faults_of(error)]
         raise InvalidContent(errors=faults) from error

@@ -18,6 +18,7 @@ from app.domains.shared.models import RegisterObject, table_of
 from app.domains.shared.rules import Rules, RuleViolation, Write
 from app.domains.shared.writing.constraints import duplicate_key_fault
 from app.domains.shared.writing.dependants import UNREADABLE_OBJECTS
+from app.domains.shared.writing.references import KeyReference
 from app.utils.exceptions import Fault
 from app.utils.wording import joined
 
@@ -109,11 +110,11 @@ class ConflictPropagation:
         self._batch = batch
         self._failed = [item for item in batch.items if not item.is_valid]
         self._items = {item.write: item for item in batch.items if item.write is not None}
-        # The items that refer to an item, with the pointer of the reference.
-        self._referrers: dict[Item, list[tuple[str, Item]]] = {}
+        # The items that refer to an item, with the reference.
+        self._referrers: dict[Item, list[tuple[KeyReference, Item]]] = {}
         for item in batch.items:
-            for pointer, other in item.depends_on:
-                self._referrers.setdefault(other, []).append((pointer, item))
+            for reference, other in item.depends_on:
+                self._referrers.setdefault(other, []).append((reference, item))
         # The items that need a key which an item releases, with the column of the key.
         self._key_waiters: dict[Item, list[tuple[str, Item]]] = {}
         # The rejected writes that the rules do not know yet.
@@ -152,7 +153,8 @@ class ConflictPropagation:
             other = self._failed.pop()
             if other.write is not None:
                 self._rejected.append(other.write)
-            for pointer, item in self._referrers.get(other, ()):
+            for reference, item in self._referrers.get(other, ()):
+                pointer = f"/data{reference.pointer}"
                 # The items of a cycle refer to each other, but already have the fault of the cycle.
                 if item is not other and not any(fault.pointer == pointer for fault in item.faults):
                     self._reject(item, Fault.of(pointer, "failed_reference", other=other.label))

@@ -87,8 +87,8 @@ class Item:
     duplicate_of: "Item | None" = None
     # The write that the rules check, once it is known.
     write: Write | None = None
-    # Other items that it refers to, with the pointer of the reference.
-    depends_on: list[tuple[str, "Item"]] = field(default_factory=list)
+    # Other items that it refers to, with the reference.
+    depends_on: list[tuple[KeyReference, "Item"]] = field(default_factory=list)
 
     faults: list[Fault] = field(default_factory=list)
     # The pointers and codes of the faults.

@@ -1,7 +1,6 @@
 """Resolves the references of a batch: checks ids, and replaces keys with ids."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import Any
 
 from app.domains.shared.bulk.conflicts import Batch
@@ -48,7 +47,7 @@ class References:
             await lookup.run(new=len(new), with_names=with_names)
         for item, new_id in zip(new, lookup.new_ids, strict=True):
             item.id = new_id
-        self._fill_in()
+        await self._fill_in()
         unknown = lookup.unknown_ids()
         if unknown:
             await self._reject_unknown(unknown)
@@ -56,10 +55,12 @@ class References:
     def _reject_unreadable(self, item: Item) -> None:
         violations = unreadable_keys(self._caller, item.references)
         if violations:
-            item.references = [each for each in item.references if each.pointer not in violations]
-            for pointer, violation in violations.items():
-                self._batch.missing_scopes.update(violation.scopes)
-                item.add(replace(violation.as_fault(pointer), pointer=f"/data{pointer}"))
+            item.references = [each for each in item.references if each not in violations]
+            self._batch.missing_scopes.update(*(violation.scopes for violation in violations.values()))
+            for reference, violation in violations.items():
+                if item.budget.is_spent(item.faults):
+                    break
+                item.add(violation.as_fault(f"/data{reference.pointer}"))
 
     async def _reject_unknown(self, unknown: dict[type[RegisterObject], set[int]]) -> None:
         for item in self._batch.items:
@@ -76,7 +77,7 @@ class References:
                     item.add_fault("/data" + json_pointer(location), text, noun=self._model.noun)
             await self._pause(item)
 
-    def _fill_in(self) -> None:
+    async def _fill_in(self) -> None:
         # A key of an item takes precedence over the object that had the key before this batch.
         items: dict[Any, Item] = {}
         for item in self._batch.items:
@@ -87,17 +88,17 @@ class References:
                     items.setdefault(key, item)
         for item in self._batch.items:
             for reference in item.references:
-                pointer = f"/data{reference.pointer}"
                 other = items.get(reference.key) if reference.model is self._model else None
                 found = other.id if other is not None else self._lookup.find(reference.model, reference.key)
                 if found is None:
-                    item.add_fault(pointer, "unknown_reference")
+                    item.add_fault(f"/data{reference.pointer}", "unknown_reference")
                     continue
                 reference.place.replace(found)
                 if reference.name is not None and reference.name != self._lookup.names[reference.model, found]:
-                    item.add_fault(pointer, "other_name")
+                    item.add_fault(f"/data{reference.pointer}", "other_name")
                 if other is not None and not _already_has_key(other, reference.key):
-                    item.depends_on.append((pointer, other))
+                    item.depends_on.append((reference, other))
+            await self._pause(item)
 
 
 def _already_has_key(item: Item, key: Key) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from typing import Any
 
 from pydantic import ValidationError
@@ -37,10 +38,10 @@ from app.domains.shared.rules import RuleViolation, missing_scopes
 from app.domains.shared.schemas import ObjectFields
 from app.domains.shared.writing.single_statement import next_id
 from app.utils.exceptions import Fault, Forbidden, InvalidContent
-from app.utils.validation import MAX_FAULTS, faults_of, json_pointer, summary
+from app.utils.validation import MAX_FAULTS, faults_of, summary
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class KeyReference:
     """A reference by key: its place in the body, and the key of the object."""
 
@@ -52,7 +53,7 @@ class KeyReference:
 
     @property
     def pointer(self) -> str:
-        return json_pointer(self.place.location)
+        return self.place.pointer
 
 
 class ReferenceLookup:
@@ -118,18 +119,20 @@ class ReferenceLookup:
         return {model: ids for model, ids in unknown.items() if ids}
 
 
-def unreadable_keys(caller: Caller, references: Iterable[KeyReference]) -> dict[str, RuleViolation]:
-    """Return the violations by references whose external ids the caller may not read, by pointer.
+def unreadable_keys(caller: Caller, references: Iterable[KeyReference]) -> dict[KeyReference, RuleViolation]:
+    """Return the references by external ids that the caller may not read, with their violations.
 
     Briefs show the ids and codes of other objects, but not their external ids.
     """
-    readable, violations = caller.readable, {}
-    for reference in references:
-        name = reference.model.__tablename__
-        if reference.key[0] == "external_id" and name not in readable:
-            for violation in missing_scopes(caller, [f"{name}:read"], reference.pointer):
-                violations[reference.pointer] = violation
-    return violations
+    violations: dict[str, RuleViolation] = {}
+
+    def violation_of(name: str) -> RuleViolation:
+        if name not in violations:
+            (violations[name],) = missing_scopes(caller, [f"{name}:read"])
+        return violations[name]
+
+    names = ((each, each.model.__tablename__) for each in references if each.key[0] == "external_id")
+    return {each: violation_of(name) for each, name in names if name not in caller.readable}
 
 
 async def with_ids(session: RegisterSession, caller: Caller, collection: Collection, body: KeyedBody) -> ObjectFields:
@@ -190,8 +193,9 @@ def _require_readable(caller: Caller, references: Sequence[KeyReference]) -> Non
     if violations:
         scopes = {scope for violation in violations.values() for scope in violation.scopes}
         first = next(iter(violations.values()))
-        faults = [violation.as_fault(pointer) for pointer, violation in violations.items()]
-        raise Forbidden(first.detail, scopes=scopes, errors=faults[:MAX_FAULTS])
+        shown = islice(violations.items(), MAX_FAULTS)
+        faults = [violation.as_fault(reference.pointer) for reference, violation in shown]
+        raise Forbidden(first.detail, scopes=scopes, errors=faults)
 
 
 @cache
