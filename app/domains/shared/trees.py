@@ -25,7 +25,7 @@ from app.core.caller import Caller
 from app.core.database import RegisterSession
 from app.domains.shared.collection import cycle_key
 from app.domains.shared.models import RegisterObject, table_of
-from app.domains.shared.query.tree_filters import is_child
+from app.domains.shared.query.children import select_children
 from app.domains.shared.reading.keys import not_found, parse_key
 from app.domains.shared.reading.tree_queries import MAX_DEPTH, TreeNodes, select_ancestors, select_tree
 from app.domains.shared.rules import Rule, RuleViolation, Values, Write
@@ -223,7 +223,7 @@ def _select_places(model: type[RegisterObject]) -> Executable:
     table, leaving = table_of(model), bindparam("leaving", type_=ARRAY(BigInteger))
     root = func.unnest(leaving).table_valued(column("id", BigInteger)).render_derived(name="root")
     below = select(root.c.id.label("root"), root.c.id, _ZERO.label("distance")).cte("below", recursive=True)
-    child = select(table.c.id).where(is_child(table, below.c.id)).offset(_ZERO).lateral()
+    child = select_children(table, below.c.id, table.c.id).lateral()
     step = select(below.c.root, child.c.id, below.c.distance + literal_column("1", Integer))
     stays = child.c.id.not_in(select(func.unnest(leaving)))
     is_near = below.c.distance <= literal_column(str(MAX_DEPTH))

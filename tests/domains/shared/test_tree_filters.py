@@ -19,7 +19,18 @@ from tests.builders import make, make_department, make_process
 from tests.catalogue import LISTS, TREES, every_collection, every_tree
 from tests.conftest import Committed, Statements
 from tests.domains.shared.properties import draw_examples
-from tests.domains.shared.test_tree_limits import BINARY, CHAIN, FLAT, SIZES, add_chain, empty, explain, fill, rows_read
+from tests.domains.shared.test_tree_limits import (
+    BINARY,
+    FLAT,
+    SIZES,
+    add_chain,
+    empty,
+    every_shape,
+    every_state,
+    explain,
+    fill,
+    rows_read,
+)
 from tests.plans import nodes
 from tests.test_contract import CALLER
 
@@ -184,7 +195,7 @@ def test_trees_and_only_trees_have_these_filters(collection: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["level", "level__not"])
-@pytest.mark.parametrize("shape", [CHAIN, BINARY, FLAT])
+@every_shape
 async def test_objects_below_the_levels_are_not_read(empty: asyncpg.Connection, shape: str, name: str) -> None:
     table = table_of(Department)
     read = []
@@ -200,13 +211,22 @@ async def test_objects_below_the_levels_are_not_read(empty: asyncpg.Connection, 
     assert read[1] <= (3 * SIZES[1] if shape == FLAT else read[0] + 20)
 
 
-@pytest.mark.parametrize("shape", [CHAIN, BINARY, FLAT])
-async def test_all_levels_read_each_object_a_fixed_number_of_times(empty: asyncpg.Connection, shape: str) -> None:
+@every_shape
+@every_state
+async def test_filters_read_each_object_a_fixed_number_of_times(
+    empty: asyncpg.Connection, state: str, shape: str
+) -> None:
     table = table_of(Department)
     for size in SIZES:
-        await fill(empty, size, shape)
-        for name in ("level", "level__not"):
-            values: Any = {name: [1, size]}
+        await fill(empty, size, shape, state)
+        for name, value in (
+            ("level", [1, size]),
+            ("level__not", [1, size]),
+            ("within", 1),
+            ("has_children", True),
+            ("has_children", False),
+        ):
+            values: Any = {name: value}
             selection, arguments = DepartmentListQuery(**values).selection()
             assert selection is not None
             listed = table.select().where(selection(table))

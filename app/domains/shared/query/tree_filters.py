@@ -11,7 +11,6 @@ from sqlalchemy import (
     Select,
     any_,
     column,
-    exists,
     func,
     literal_column,
     not_,
@@ -21,6 +20,7 @@ from sqlalchemy import (
 )
 
 from app.domains.shared.models import Base, referenced_name, table_of
+from app.domains.shared.query.children import select_children
 from app.domains.shared.query.filters import Digits, Filter, Operands, Parameter, reference_parameter
 from app.domains.shared.references import MAX_ID
 
@@ -91,7 +91,7 @@ def _has_children(model: type[Base]) -> Filter:
 
     def condition(source: FromClause, operands: Operands) -> ColumnElement[bool]:
         child = table_of(model).alias("child_of_object")
-        is_parent = exists(select(literal_column("1")).where(is_child(child, source.c.id)).correlate_except(child))
+        is_parent = select_children(child, source.c.id, literal_column("1")).exists()
         return is_parent if operands[parameter.name] else not_(is_parent)
 
     return Filter((parameter,), condition)
@@ -135,7 +135,8 @@ def _select_parents(model: type[Base], levels: ColumnElement[Any]) -> Select[Any
     root, child = table.alias("root"), table.alias("child")
     roots = select(root.c.id, _number(_ROOT + 1).label("level_of_children")).where(_is_root(root))
     nodes = roots.cte(recursive=True)
-    step = select(child.c.id, nodes.c.level_of_children + _number(1)).where(is_child(child, nodes.c.id))
+    found = select_children(child, nodes.c.id, child.c.id).lateral()
+    step = select(found.c.id, nodes.c.level_of_children + _number(1)).join_from(nodes, found, true())
     nodes = nodes.union_all(step.where(nodes.c.level_of_children < deepest))
     return _elements(select(nodes.c.id).where(nodes.c.level_of_children == any_(levels)))
 
@@ -143,11 +144,11 @@ def _select_parents(model: type[Base], levels: ColumnElement[Any]) -> Select[Any
 def select_subtree(tree: str, root: ColumnElement[int]) -> Select[Any]:
     """Select the ids of the subtree of an object of the collection `tree`."""
     table = Base.metadata.tables[tree]
-    node = table.alias("node")
+    node, child = table.alias("node"), table.alias("child")
     descendants = select(node.c.id).where(node.c.id == root).cte(recursive=True)
-    child = table.alias("child")
+    found = select_children(child, descendants.c.id, child.c.id).lateral()
     # UNION discards duplicate rows, so the recursion ends even in a cycle.
-    descendants = descendants.union(select(child.c.id).where(is_child(child, descendants.c.id)))
+    descendants = descendants.union(select(found.c.id).join_from(descendants, found, true()))
     return _elements(select(descendants.c.id))
 
 
@@ -165,15 +166,6 @@ def is_in(field: ColumnElement[int], ids: Select[Any]) -> ColumnElement[bool]:
     `field = ANY (array)` would compare each row with all elements.
     """
     return field.in_(ids).is_(true())
-
-
-def is_child(table: FromClause, parent_id: ColumnElement[int]) -> ColumnElement[bool]:
-    """Return the condition that a row of `table` is a child of an object, for a search by the index of `parent_id`.
-
-    With `=`, PostgreSQL may read the whole table at each level of a deep tree, or for each leaf of a flat one, since it
-    expects as many rows for each object as there are per parent on average. For a range it expects a small part.
-    """
-    return table.c.parent_id.between(parent_id, parent_id)
 
 
 def subtree_parameter(name: str, description: str, tree: str) -> Parameter:

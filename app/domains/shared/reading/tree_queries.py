@@ -26,8 +26,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import array
 
 from app.domains.shared.models import RegisterObject, folded_key, table_of
+from app.domains.shared.query.children import select_children
 from app.domains.shared.query.orders import Condition
-from app.domains.shared.query.tree_filters import is_child
 from app.domains.shared.reading.json_text import json_list
 
 # The number of ancestors that an object may have; trees that are deeper were created before the limit.
@@ -74,20 +74,20 @@ def select_tree(model: type[RegisterObject], condition: Condition) -> Executable
     start = select(table.c.id, _number(0).label("depth"), cast(array([]), ARRAY(Integer)).label("path"))
     chain = start.where(condition(table)).cte("chain", recursive=True)
     # One node more than are returned shows that there are more.
-    child = select(table.c.id, table.c.name).where(is_child(table, chain.c.id)).limit(max_nodes + _number(1))
-    limited = child.correlate(chain).lateral("limited")
+    child = select_children(table, chain.c.id, table.c.id, table.c.name)
+    limited = child.limit(max_nodes + _number(1)).lateral("limited")
     position = func.row_number().over(order_by=(folded_key(limited.c.name), limited.c.id))
     ranked = select(limited.c.id, cast(position, Integer).label("position")).lateral("ranked")
     step = select(ranked.c.id, chain.c.depth + _number(1), func.array_append(chain.c.path, ranked.c.position))
     chain = chain.union_all(step.join_from(chain, ranked, true()).where(chain.c.depth < depth))
     found = select(chain.c.id, chain.c.depth, chain.c.path).limit(max_nodes + _number(1)).cte("found")
     other = table.alias("child")
-    children = select(func.count()).where(is_child(other, table.c.id)).correlate(table).scalar_subquery()
+    children = select_children(other, table.c.id, func.count()).scalar_subquery()
     row = select(table.c.id, table.c.code, table.c.name, table.c.parent_id, children.label("children"))
     node = row.where(table.c.id == found.c.id).limit(_number(1)).lateral()
     columns = node.c.id, node.c.code, node.c.name, node.c.parent_id, found.c.depth, node.c.children
     nodes = select(*columns).join_from(found, node, true())
-    has_child = select(other.c.id).where(is_child(other, found.c.id)).correlate(found).exists()
+    has_child = select_children(other, found.c.id, other.c.id).exists()
     is_cut = (depth == _number(MAX_DEPTH)) & func.bool_or((found.c.depth == _number(MAX_DEPTH)) & has_child)
     truncated = (func.count() > max_nodes) | is_cut
     return _nodes(found, nodes.order_by(found.c.path).limit(max_nodes), truncated)
