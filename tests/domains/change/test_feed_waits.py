@@ -103,7 +103,7 @@ async def test_page_after_a_wait_has_only_the_types_that_the_caller_may_still_re
     at_pauses(committed, lambda: change_permission(committed, NARROWED))
     parameters: dict[str, str | int] = {"after": start, "wait": 30}
     response = await committed.client.get("/changes/feed", params=parameters, headers=token | headers)
-    assert names(lines(response)[0] if headers else response.json()["items"]) == ["Role"]
+    assert names(lines_and_end(response)[0] if headers else response.json()["items"]) == ["Role"]
 
 
 @pytest.mark.parametrize("headers", [{}, NDJSON], ids=["page", "stream"])
