@@ -220,7 +220,7 @@ class Feed:
         except Gone:
             await batches.aclose()
             raise
-        lines = self._lines(batches, start, state)
+        lines = self._lines(batches, state)
         return StreamedResponse(lines, self._streams.stall_seconds, headers=_NDJSON_HEADERS)
 
     async def _open_stream(self, start: Position, query: FeedQuery) -> tuple[AsyncGenerator[Rows], Row]:
@@ -237,13 +237,13 @@ class Feed:
             await self._epochs.begin()
         raise DatabaseBusy
 
-    async def _lines(self, batches: AsyncGenerator[Rows], start: Position, state: Row) -> AsyncGenerator[bytes]:
+    async def _lines(self, batches: AsyncGenerator[Rows], state: Row) -> AsyncGenerator[bytes]:
         """Yield the changes as lines, and last a line with the position after them."""
         is_head = self._request.scope["state"].get("head", False)
         async with aclosing(batches):
             while not is_head and (rows := await anext(batches, None)) is not None:
                 yield b"".join([self._item(row.body, _in_epoch(state, row.position)) + b"\n" for row in rows])
-        yield self._last_line(_at_horizon(state, start), has_more=False)
+        yield self._last_line(_at_horizon(state), has_more=False)
 
     def _last_line(self, end: Position, *, has_more: bool) -> bytes:
         return compact({"position": self._seal(end), "has_more": has_more}).encode() + b"\n"
@@ -253,11 +253,9 @@ def _in_epoch(state: Row, key: tuple[int, int]) -> Position:
     return Position((key[0], key[1]), str(state.epoch), state.thinnings)
 
 
-def _at_horizon(state: Row, start: Position) -> Position:
+def _at_horizon(state: Row) -> Position:
     """Return the position after all changes that can be delivered."""
-    horizon = (state.horizon, 0)
-    # A standby server may be behind the one that returned the position.
-    return _in_epoch(state, horizon if start is _NOW else max(start.key, horizon))
+    return _in_epoch(state, (state.horizon, 0))
 
 
 def _end_of_page(row: Row, start: Position, limit: int) -> tuple[Position, bool]:
@@ -268,4 +266,4 @@ def _end_of_page(row: Row, start: Position, limit: int) -> tuple[Position, bool]
         return _in_epoch(row, row.end), True
     if start.is_settled:
         return _in_epoch(row, BEFORE_LIVE), True
-    return _at_horizon(row, start), False
+    return _at_horizon(row), False

@@ -22,7 +22,16 @@ from app.main import create_app
 from app.utils.db_init import initialise
 from tests.api.conftest import assert_problem
 from tests.builders import make_role
-from tests.conftest import FAST, Committed, connected, give_admin_token, register_like, settings_for, text_of
+from tests.conftest import (
+    FAST,
+    Committed,
+    connected,
+    give_admin_token,
+    register_like,
+    settings_for,
+    text_of,
+    until_sql,
+)
 from tests.domains.change.feed import HOLDS_ONE, NDJSON, lines, names, position_now, read, read_all
 from tests.waiting import HANG_TIMEOUT
 
@@ -161,7 +170,8 @@ async def test_start_begins_the_epoch_that_the_first_read_finds(committed: Commi
     async with connected(committed.url) as connection:
         state = "SELECT to_jsonb(s) FROM feed_state AS s"
         assert await connection.fetchval(state) is None
-        await committed.app.state.epochs.begin_at_start()
+        async with committed.app.router.lifespan_context(committed.app):
+            await until_sql(committed.url, "EXISTS (SELECT FROM feed_state)")
         begun = await connection.fetchval(state)
         # Neither a read nor another start begins another one.
         await position_now(committed.client)
