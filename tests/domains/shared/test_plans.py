@@ -408,7 +408,9 @@ async def test_no_row_is_compared_with_all_objects_of_a_subtree(
             (explained,) = json.loads(await large.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE subtrees ({values})"))
             await large.execute("DEALLOCATE subtrees; RESET plan_cache_mode")
             tried += 1
-            for node in nodes(explained["Plan"]):
+            # The other parts of the statement of a page read only the rows of the page.
+            parts = [node for node in nodes(explained["Plan"]) if node.get("Subplan Name") == "CTE found"]
+            for node in nodes(*(parts or [explained["Plan"]])):
                 # An array of a subquery, a set that is not hashed, or a join that compares all pairs of rows.
                 assert not re.search(r"ANY \(\(InitPlan|ANY \([^()]* = \(SubPlan", node.get("Filter", "")), query
                 assert node["Node Type"] != "Nested Loop" or "Join Filter" not in node, query
