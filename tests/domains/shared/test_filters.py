@@ -363,7 +363,10 @@ async def test_list_of_linked_objects_combines_with_absence(client: httpx.AsyncC
         f"departments/{d}/processes?department_id__null=false&relation=owner": "a",
         f"departments/{d}/processes?department_within__not={e}": "b",
         f"departments/{d}/processes?department_within={e}": "",
-        f"departments/{d}/processes?department_within={e}&department_id__null=true": "",
+        # A parameter for the department itself makes the others refer to any department.
+        f"departments/{d}/processes?department_within={e}&department_id__null=true": "a",
+        f"departments/{d}/processes?department_within={d}&department_id__not={e}": "b",
+        f"departments/{d}/processes?relation=owner&department_within__not={e}": "a",
         f"departments/{d}/processes?department_within={d}&department_within__not={e}": "b",
         f"departments/{d}/processes?department_id={e}&department_id__null=true": "a",
         f"departments/{e}/processes?department_match=none": "",

@@ -1,8 +1,9 @@
 """Every order and filter has its index: the cost of a page depends on its size, not on the size of the table."""
 
 import json
+import re
 from collections.abc import AsyncIterator, Iterator, Mapping
-from itertools import product
+from itertools import combinations, product
 from typing import Any
 
 import asyncpg
@@ -350,7 +351,6 @@ async def test_absence_of_links_is_found_in_one_pass(large: asyncpg.Connection, 
     [
         ("processes", {"criticality": ["low"], "criticality__null": True}, {"ix_processes_criticality"}),
         ("processes", {"owner_id": [77], "owner_id__null": True}, {"ix_processes_owner_id"}),
-        ("users", {"department_within": 100, "department_id__null": True}, {"ix_users_department_id"}),
         ("users", {"department_within__not": 100, "department_id": [77]}, {"ix_users_department_id"}),
         ("processes", {"role_id__null": True, "kind": ["core"]}, {"ix_processes_kind", "pk_process_roles"}),
         ("processes", {"role_id__null": True, "within": 100}, {"pk_processes", "pk_process_roles"}),
@@ -376,6 +376,45 @@ async def test_combined_filters_use_indexes(
         plan = await plan_of(large, DOCUMENTS[collection].page(order, selection), **arguments)
         assert sum(rows_read(node) for node in plan if "Relation Name" in node) < 20 * LIMIT, (sort, plan)
         assert indexes <= {node.get("Index Name") for node in plan}, (sort, plan)
+
+
+def queries_of_subtrees(collection: str) -> Iterator[dict[str, Any]]:
+    """Yield each filter by a subtree or by levels, alone, with its alternative, and with each of the others."""
+    parameters = LISTS[collection].declaration.parameters
+    sets: dict[str, Any] = {name: 1 for name in parameters if name.partition("__")[0].endswith("within")}
+    sets |= {name: [2, 3] for name in ("level", "level__not") if name in parameters}
+    for number in (1, 2, 3):
+        for names in combinations(sets, number):
+            query = {name: sets[name] for name in names}
+            yield query
+            nulls = {f"{name.partition('__')[0].removesuffix('within')}id__null" for name in names}
+            if nulls & parameters.keys():
+                yield query | dict.fromkeys(nulls & parameters.keys(), True)
+
+
+@every_collection
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+async def test_no_row_is_compared_with_all_objects_of_a_subtree(
+    large: asyncpg.Connection, collection: str, mode: str
+) -> None:
+    documents, tried = DOCUMENTS[collection], 0
+    order = Order("-name", LISTS[collection].declaration)
+    for query in queries_of_subtrees(collection):
+        selection, arguments = LISTS[collection](**query).selection()
+        for fast in (documents.count(selection), documents.page(order, selection)):
+            statement = await fast.prepare()
+            values = ", ".join(map(literal, statement.arguments({"limit": LIMIT, "offset": 0} | arguments)))
+            await large.execute(f"SET plan_cache_mode = {mode}; PREPARE subtrees AS {statement.sql}")
+            (explained,) = json.loads(await large.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE subtrees ({values})"))
+            await large.execute("DEALLOCATE subtrees; RESET plan_cache_mode")
+            tried += 1
+            # The other parts of the statement of a page read only the rows of the page.
+            parts = [node for node in nodes(explained["Plan"]) if node.get("Subplan Name") == "CTE found"]
+            for node in nodes(*(parts or [explained["Plan"]])):
+                # An array of a subquery, a set that is not hashed, or a join that compares all pairs of rows.
+                assert not re.search(r"ANY \(\(InitPlan|ANY \([^()]* = \(SubPlan", node.get("Filter", "")), query
+                assert node["Node Type"] != "Nested Loop" or "Join Filter" not in node, query
+    assert tried >= 2
 
 
 @pytest.mark.parametrize("value", [9, 77, 4_999])

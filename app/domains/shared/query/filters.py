@@ -209,8 +209,7 @@ class Selection:
             # Link filters apply to the link fixed by the path, unless the query names another.
             if fixed_link and filter_.describes(fixed_link, operands):
                 operands[fixed_link.parameter] = fixed_link.ids
-                # The filter then requires the link itself, unless it has an alternative.
-                fixed_link = fixed_link if constants.get(f"{fixed_link.parameter}__null") else None
+                fixed_link = None
             is_null, is_first = f"{filter_.field}__null", joined is None
             if is_first and not constants.get(is_null):
                 joined = filter_.join(source, operands)

@@ -25,7 +25,7 @@ from app.domains.shared.collection import LinkSet
 from app.domains.shared.models import Base, model_of, table_of
 from app.domains.shared.query.filters import Filter, FixedLink, Operands, Parameter, reference_parameter
 from app.domains.shared.query.orders import Condition
-from app.domains.shared.query.tree_filters import is_in, select_subtree, subtree_parameter
+from app.domains.shared.query.tree_filters import is_in, select_elements, select_subtree, subtree_parameter
 
 Match = Literal["any", "all", "none"]
 IsIn = Callable[[ColumnElement[Any], Select[Any]], ColumnElement[bool]]
@@ -65,16 +65,19 @@ def links(
 class _Links:
     """One kind of links, and the meaning of its parameters.
 
-    For the links of processes to roles, with `responsibility` as own field, they are:
+    For the links of departments to processes, with `relation` as own field, they are:
 
-        role_id                linked to one of these roles; with `role_match`, to `all` or `none` of them
-        role_within            linked to a role in this subtree; with `role_id`, to the same role
-        role_match=none        without `role_id`: linked to no role
-        role_id__null          true: linked to no role, or meets the conditions above; false: linked to a role
-        role_id__not           linked to none of these roles
-        role_within__not       linked to no role in this subtree
-        responsibility         restricts the links that count; without the parameters above, there must be one
-        responsibility_match   whether `any`, `all` or `none` of the values must link a role for it to count
+        process_id             linked to one of these processes; with `process_match`, to `all` or `none` of them
+        process_within         linked to a process in this subtree; with `process_id`, to the same process
+        process_match=none     without `process_id`: linked to no process
+        process_id__null       true: linked to no process, or meets the conditions above; false: linked to a process
+        process_id__not        linked to none of these processes
+        process_within__not    linked to no process in this subtree
+        relation               restricts the links that count; without the parameters above, there must be one
+
+    If the own field is part of the key, as `responsibility` of the links to roles, there is also:
+
+        responsibility_match   whether `any`, `all` or `none` of the values must link a process for it to count
     """
 
     table: str
@@ -110,8 +113,8 @@ class _Links:
         `in_subtree` returns the condition that a link leads to one of the objects of a required subtree.
         """
         link = Base.metadata.tables[self.table].alias(f"linked_{self.noun}")
-        ends = (self.owner, self.target)
-        counted = [link.c[self.owner] == source.c.id, *counted_links(link, self.table, ends, self.detail, operands)]
+        restricted = counted_links(link, self.table, (self.owner, self.target), self.detail, operands)
+        counted = [link.c[self.owner] == source.c.id, *restricted]
         conditions = []
         if self._requires_links(operands):
             conditions.append(self._required(link, counted, operands, in_subtree))
@@ -119,16 +122,17 @@ class _Links:
         if is_null is not None:
             is_any_linked = _exists(link, *counted)
             conditions = [or_(*conditions, not_(is_any_linked))] if is_null else [*conditions, is_any_linked]
-        excluded = []
         if f"{self.target}__not" in operands:
-            excluded.append(self._is_target(link, operands[f"{self.target}__not"]))
+            conditions.append(not_(_exists(link, *counted, self._is_target(link, operands[f"{self.target}__not"]))))
         if f"{self.within}__not" in operands:
-            excluded.append(is_in(link.c[self.target], select_subtree(self.other, operands[f"{self.within}__not"])))
-        return and_(*conditions, *(not_(_exists(link, *counted, is_excluded)) for is_excluded in excluded))
+            outside = select_subtree(self.other, operands[f"{self.within}__not"])
+            owners = select(link.c[self.owner]).where(*restricted, link.c[self.target].in_(outside))
+            conditions.append(not_(is_in(source.c.id, select_elements(owners))))
+        return and_(*conditions)
 
     def describes_fixed_link(self, operands: Operands) -> bool:
-        """Return whether the operands require links, but do not say which objects are linked."""
-        return not operands.keys() & {self.target, self.match} and self._requires_links(operands)
+        """Return whether no operand compares the linked objects with others than that of the path."""
+        return not operands.keys() & {self.target, self.match, f"{self.target}__not", f"{self.target}__null"}
 
     def _requires_links(self, operands: Operands) -> bool:
         if operands.keys() & {self.target, self.within, self.match}:

@@ -138,7 +138,7 @@ def _select_parents(model: type[Base], levels: ColumnElement[Any]) -> Select[Any
     found = select_children(child, nodes.c.id, child.c.id).lateral()
     step = select(found.c.id, nodes.c.level_of_children + _number(1)).join_from(nodes, found, true())
     nodes = nodes.union_all(step.where(nodes.c.level_of_children < deepest))
-    return _elements(select(nodes.c.id).where(nodes.c.level_of_children == any_(levels)))
+    return select_elements(select(nodes.c.id).where(nodes.c.level_of_children == any_(levels)))
 
 
 def select_subtree(tree: str, root: ColumnElement[int]) -> Select[Any]:
@@ -149,10 +149,10 @@ def select_subtree(tree: str, root: ColumnElement[int]) -> Select[Any]:
     found = select_children(child, descendants.c.id, child.c.id).lateral()
     # UNION discards duplicate rows, so the recursion ends even in a cycle.
     descendants = descendants.union(select(found.c.id).join_from(descendants, found, true()))
-    return _elements(select(descendants.c.id))
+    return select_elements(select(descendants.c.id))
 
 
-def _elements(ids: Select[Any]) -> Select[Any]:
+def select_elements(ids: Select[Any]) -> Select[Any]:
     """Select the same ids as the elements of an array.
 
     PostgreSQL expects ten elements, but of a recursion it may expect too many rows for an index or a hash table.
