@@ -269,12 +269,13 @@ async def rows_read(connection: asyncpg.Connection, statement: Any, values: dict
     """Run a statement and return the number of rows that its scans of the table have read, or its joins discarded."""
     plan = await explain(connection, statement, values)
     # A join can read a scan once and compare its rows with each row of the other side.
-    discarded = sum(node.get("Rows Removed by Join Filter", 0) * node["Actual Loops"] for node in nodes(plan))
-    return round(discarded) + sum(
+    discarded: int = sum(node.get("Rows Removed by Join Filter", 0) * node["Actual Loops"] for node in nodes(plan))
+    read: int = sum(
         round((node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"])
         for node in nodes(plan)
         if node.get("Relation Name") == "departments"
     )
+    return read + discarded
 
 
 @pytest.fixture
