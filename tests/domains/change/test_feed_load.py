@@ -55,7 +55,7 @@ class Reader:
         taken = items if self._random.random() < 0.7 else items[: self._random.randint(0, len(items))]
         for item in taken:
             self.ids.append(item["id"])
-            self._consumer.take_change(item)
+            await self._consumer.take_change(item)
         if len(taken) == len(items):
             self._position = end
         elif taken:
@@ -175,7 +175,7 @@ CHANGES_SINCE = "SELECT id, transaction_id FROM changes WHERE id > $1"
 
 async def test_reader_gets_every_committed_change_once(committed: Committed, root: Path) -> None:
     client = committed.client
-    writers, consumer = Writers(committed), Consumer(root)
+    writers, consumer = Writers(committed), Consumer(root, client)
     await writers.prepare()
     async with connected(committed.url) as connection:
         last_id = await connection.fetchval("SELECT max(id) FROM changes")
@@ -183,7 +183,7 @@ async def test_reader_gets_every_committed_change_once(committed: Committed, roo
         writing = asyncio.gather(*(writers.write(number) for number in range(WRITERS)))
         holding = asyncio.gather(*(writers.hold(number, writing) for number in range(HOLDERS)))
         # The position is older than the exports, and changes are delivered that these contain.
-        await consumer.take_exports(client)
+        await consumer.take_exports()
         while not holding.done():
             await reader.step()
         await asyncio.gather(writing, holding)
@@ -194,7 +194,7 @@ async def test_reader_gets_every_committed_change_once(committed: Committed, roo
     transactions = {row["id"]: row["transaction_id"] for row in rows}
     assert [transactions[id_] for id_ in reader.ids] == sorted(transactions.values())
     assert reader.ids != sorted(reader.ids)  # otherwise this test would show less
-    await consumer.assert_equal(client)
+    await consumer.assert_equal()
     await writers.aclose()
 
 
@@ -214,7 +214,8 @@ async def test_reader_gets_every_committed_change_once(committed: Committed, roo
 async def test_copy_is_right_if_changes_are_delivered_in_another_order(
     committed: Committed, root: Path, earlier: dict[str, Any], later: dict[str, Any], exported: str | None
 ) -> None:
-    client, consumer = committed.client, Consumer(root)
+    client = committed.client
+    consumer = Consumer(root, client)
     role = (await make_role(client))["id"]
 
     def fields(given: dict[str, Any]) -> dict[str, Any]:
@@ -224,18 +225,45 @@ async def test_copy_is_right_if_changes_are_delivered_in_another_order(
     position = await position_now(client)
     waited, other = [(await make_process(client, **fields({"roles": ["informed"]})))["id"] for _ in range(2)]
     if exported == "before":
-        await consumer.take_exports(client)
+        await consumer.take_exports()
     async with delivered_late(committed, other, waited, fields(earlier), fields(later)):
         if exported == "between":
             # The later change is before this position, and the earlier one after it.
             position = await position_now(client)
-            await consumer.take_exports(client)
+            await consumer.take_exports()
     changes = [item for item in await read_all(client, after=position) if item["type"] == "processes"]
     for change in changes:
-        consumer.take_change(change)
+        await consumer.take_change(change)
     ids = [change["id"] for change in changes if change["object"]["id"] == waited]
     assert (len(ids), ids == sorted(ids)) == ((1, True) if exported == "between" else (3, False))
-    await consumer.assert_equal(client)
+    await consumer.assert_equal()
+
+
+@pytest.mark.parametrize("is_created_before", [True, False])
+async def test_copy_lacks_an_object_whose_deletion_is_before_the_position(
+    committed: Committed, root: Path, *, is_created_before: bool
+) -> None:
+    client, database = committed.client, committed.app.state.database
+    consumer = Consumer(root, client)
+    await position_now(client)  # the first read begins the feed
+    other = (await make_process(client))["id"]
+    process = (await make_process(client))["id"] if is_created_before else None
+    async with database.transaction() as first:
+        await patch_in(first, other, name="Has its transaction id")
+        async with held_change(committed, "Begun between"):
+            if process is None:
+                process = (await make_process(client))["id"]
+            else:
+                await _sent(client, "PATCH", f"/processes/{process}", {"name": "Renamed"})
+            await ProcessService(first, ADMINISTRATOR).delete(str(process), UNCONDITIONAL)
+            await first.commit()
+            position = await position_now(client)
+            await consumer.take_exports()
+    (change,) = [item for item in await read_all(client, after=position) if item["type"] == "processes"]
+    assert change["object"]["id"] == process
+    await consumer.take_change(change)
+    assert consumer.copy["processes", process].is_deleted
+    await consumer.assert_equal()
 
 
 async def test_change_of_a_prepared_transaction_is_delivered_after_its_commit(committed: Committed) -> None:
