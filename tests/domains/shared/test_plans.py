@@ -20,7 +20,7 @@ from app.domains.shared.query.link_filters import fixed_link
 from app.domains.shared.query.orders import Order, Start
 from app.domains.shared.query.pages import ListQuery, Position
 from app.domains.shared.reading.documents import by_id, documents_of
-from app.domains.shared.reading.reference_keys import find_ids
+from app.domains.shared.reading.reference_keys import _find_ids
 from tests.catalogue import (
     COLLECTIONS,
     COMMON_COLUMNS,
@@ -319,7 +319,7 @@ async def test_keys_of_references_are_looked_up_by_their_unique_indexes(
     # As many keys as a filter takes. Some objects have the key, and most external ids are missing.
     keys = {f"{collection}_codes": [f"c-{n * 777}" for n in range(MAX_VALUES)]}
     keys[f"{collection}_external_ids"] = [f"X-{n * 2500 + 2}" for n in range(MAX_VALUES)]
-    statement = await find_ids(((collection, "code"), (collection, "external_id"))).prepare()
+    statement = await _find_ids(((collection, "code"), (collection, "external_id"))).prepare()
     arguments = ", ".join(map(literal, statement.arguments(keys)))
     await large.execute(f"SET plan_cache_mode = {mode}; PREPARE keys AS {statement.sql}")
     try:

@@ -39,7 +39,7 @@ async def replace_keys(
         if column_ == "external_id":
             caller.require(f"{collection}:read")
     arguments = {f"{collection}_{column_}s": each for (collection, column_), each in keys.items()}
-    row = await session.fetch(find_ids(tuple(sorted(keys))), **arguments)
+    row = await session.fetch(_find_ids(tuple(sorted(keys))), **arguments)
     assert row is not None  # arrays without a table are one row
     ids = {(*place, key): id_ for place in keys for key, id_ in zip(keys[place], row["_".join(place)], strict=True)}
 
@@ -59,7 +59,7 @@ def _split(reference: str) -> tuple[str, str]:
 
 
 @fast_statement(256)
-def find_ids(places: tuple[tuple[str, str], ...]) -> Select[Any]:
+def _find_ids(places: tuple[tuple[str, str], ...]) -> Select[Any]:
     """Return the statement with the ids of keys, as one array for each collection and column, in the order of its keys.
 
     The keys are the parameter of the same name with an `s`.
