@@ -87,6 +87,15 @@ async def test_holders_require_the_permission_to_read_users(client: httpx.AsyncC
     assert (await client.get(f"/roles/{role['id']}?embed=department", headers=narrow)).status_code == 200
 
 
+async def test_history_of_a_role_shows_its_holders(client: httpx.AsyncClient) -> None:
+    user = await make_user(client)
+    role = await make_held_role(client, user)
+    narrow = await token_with(client, "roles:read", "changes:read")
+    for path in (f"/roles/{role['id']}/changes", "/changes?type=roles", "/changes?member=holders"):
+        response = await client.get(path, headers=narrow)
+        assert response.json()["items"][0]["after"]["holders"][0]["id"] == user["id"], path
+
+
 @pytest.mark.parametrize("member", ["holders", "user_ids"])
 async def test_bodies_and_files_of_roles_take_no_holders(client: httpx.AsyncClient, member: str) -> None:
     user = await make_user(client)

@@ -50,7 +50,8 @@ def subtree_filters(collection: str) -> set[str]:
 
 # These filters of linked objects replace those of a foreign key.
 LINK_FILTERS = {
-    links.field: link_filters(links, links.target) for collection in COLLECTIONS for links in LINKS[collection]
+    links.field: link_filters(links, links.target)
+    for links in (HOLDERS, *(links for collection in COLLECTIONS for links in LINKS[collection]))
 }
 # The filters by the place in a tree.
 PLACES = {"level", "level__not", "has_children"}

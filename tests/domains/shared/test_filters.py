@@ -113,10 +113,34 @@ async def test_impossible_text_is_invalid(client: httpx.AsyncClient, parameter: 
     [
         *("locations?id__gt", "locations?version__lt", "locations?limit", "locations?offset"),
         *("locations/1/changes?offset", "search?q=a&limit", "changes?limit", "changes?before_id"),
+        *(
+            "changes/feed?limit",
+            "changes/feed?wait",
+            "locations?level",
+            "locations?level__not",
+            "locations/1/tree?depth",
+        ),
     ],
 )
 async def test_integer_is_written_in_digits(client: httpx.AsyncClient, address: str) -> None:
-    for value in ("1_0", "1.0", "+1", " 1", "1 ", "1e0", "", "0x1", "\u0661", "--1", "-"):
+    for value in (
+        "1_0",
+        "1.0",
+        "+1",
+        "01",
+        "00",
+        "-0",
+        "-01",
+        "0000000000000000000001",
+        " 1",
+        "1 ",
+        "1e0",
+        "",
+        "0x1",
+        "\u0661",
+        "--1",
+        "-",
+    ):
         response = await client.get(f"/{address}={quote(value)}")
         assert response.status_code == 422, value
         assert [fault["code"] for fault in response.json()["errors"]] == ["int_parsing"], value

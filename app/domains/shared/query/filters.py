@@ -63,8 +63,8 @@ def _to_utc(value: datetime) -> datetime:
 
 
 def _check_digits(value: object) -> object:
-    # Pydantic would accept `1_0`, `1.0`, `+1` and surrounding blanks.
-    if isinstance(value, str) and not re.fullmatch("-?[0-9]+", value):
+    # Pydantic would accept `1_0`, `1.0`, `01`, `+1` and surrounding blanks. An integer has one spelling.
+    if isinstance(value, str) and not re.fullmatch("0|-?[1-9][0-9]*", value):
         raise PydanticKnownError("int_parsing")
     return value
 
@@ -75,7 +75,7 @@ def _check_decimal(value: object) -> object:
     return value
 
 
-# Restricts an integer in a query string to digits and a minus sign.
+# Restricts an integer in a query string to digits without leading zeros, and a minus sign.
 Digits = BeforeValidator(_check_digits)
 InstantParameter = Annotated[AwareDatetime, BeforeValidator(_parse_instant), AfterValidator(_to_utc)]
 IntegerParameter = Annotated[int, Field(ge=-MAX_ID, le=MAX_ID), Digits]
