@@ -4,7 +4,7 @@ from datetime import datetime
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from pydantic import BaseModel
+from pydantic import MISSING, BaseModel
 from sqlalchemy import Table
 
 from app.domains.role.service import HOLDERS
@@ -64,11 +64,11 @@ BESIDES = {
 
 
 def bare(annotation: Any) -> Any:
-    """Return a type without constraints and null."""
+    """Return a type without constraints, null, and what stands for a field that is not requested."""
     if get_origin(annotation) is Annotated:
         return bare(get_args(annotation)[0])
     if get_origin(annotation) in {Union, UnionType}:
-        (annotation,) = (each for each in get_args(annotation) if each is not type(None))
+        (annotation,) = (each for each in get_args(annotation) if each is not type(None) and each is not MISSING)
         return bare(annotation)
     return annotation
 

@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 
 from app.domains.shared.models import Base, table_of
-from app.domains.shared.query.filters import Digits, Filter, Operands, Parameter
+from app.domains.shared.query.filters import BooleanParameter, Digits, Filter, Operands, Parameter
 from app.domains.shared.query.link_filters import is_child, subtree
 from app.domains.shared.references import MAX_ID
 
@@ -86,7 +86,7 @@ def _other_levels(model: type[Base]) -> Filter:
 
 def _has_children(model: type[Base]) -> Filter:
     description = "`true`: only objects that have children; `false`: only objects without children."
-    parameter = Parameter("has_children", bool, description, None)
+    parameter = Parameter("has_children", BooleanParameter, description, None)
 
     def condition(source: FromClause, operands: Operands) -> ColumnElement[bool]:
         child = table_of(model).alias("child_of_object")
