@@ -7,8 +7,8 @@ from app.domains.shared.query.pages import DEFAULT_LIMIT, MAX_LIMIT, MAX_OFFSET,
 
 DESCRIPTION = f"""
 Paths take the `id` of an object, or `code:` followed by its code: `/api/v1/departments/code:FIN`. Query parameters also
-take `external_id:` followed by the external id (`owner_id=external_id:hr/4711`), and bodies take an object in place of an
-id: `{{"code": "FIN"}}` or `{{"external_id": "hr/4711"}}`.
+take `external_id:` followed by the external id (`owner_id=external_id:hr/4711`), and bodies take an object in place of
+an id: `{{"code": "FIN"}}` or `{{"external_id": "hr/4711"}}`.
 
 ## Authentication
 
@@ -31,12 +31,12 @@ token. The description of each operation names the scope that it requires.
 
 - **Pages**: `limit` is 1 to {MAX_LIMIT} ({DEFAULT_LIMIT} by default) unless the operation states another range. `next`
   and `prev` are the URLs of the adjacent pages, and `count=exact` sets `total`.
-- **Cursors**: in all lists `next` and `prev` contain a `cursor`, which reaches any page and is unaffected by created and
-  deleted objects. A cursor is valid only with the same filters and `sort`. All lists take an `offset` of up to
+- **Cursors**: in all lists, `next` and `prev` contain a `cursor`, which reaches any page and is unaffected by created
+  and deleted objects. A cursor is valid only with the same filters and `sort`. All lists take an `offset` of up to
   {MAX_OFFSET:,}.
-- **Exports**: with `Accept: application/x-ndjson` or `text/csv`, a list of objects or changes is streamed whole from one
-  snapshot, with the same filters, `sort`, `fields` and `embed`. `limit` then has no default, `count` has no effect, and a cursor
-  from `prev` is rejected.
+- **Exports**: with `Accept: application/x-ndjson` or `text/csv`, a list of objects or changes is streamed whole from
+  one snapshot, with the same filters, `sort`, `fields` and `embed`. `limit` then has no default, `count` has no effect,
+  and a cursor from `prev` is rejected.
 - **Following changes**: `GET /changes/feed` delivers every committed change exactly once; `wait=30` waits for the next.
 - Unknown parameters are rejected with 400.
 

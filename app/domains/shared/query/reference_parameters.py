@@ -20,7 +20,7 @@ CODE, EXTERNAL_ID = "code:", "external_id:"
 
 ID_PATTERN = "[1-9][0-9]{0,18}"
 _ID = re.compile(ID_PATTERN)
-# What was probably meant as an id.
+# A text that was probably meant as an id.
 _LIKE_ID = re.compile(r"\s*[+-]?\d")
 _CODE = re.compile(CODE_PATTERN.removesuffix("$"))
 _STORED_EXTERNAL_ID = TypeAdapter[str](StoredExternalId)
