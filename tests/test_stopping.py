@@ -63,7 +63,7 @@ def test_service_drains_at_sigterm_and_stops_at_a_second_signal(
 def test_service_stops_when_the_drain_is_over(root: Path, tmp_path: Path, serve: dict[str, str], workers: str) -> None:
     settings = serve | {"DRAIN_SECONDS": "0.2", "WORKERS": workers}
     with started(root, tmp_path / "log", *LONG_TIMEOUT_APP, "serve", **settings) as service:
-        service.wait_until_ready()
+        wait_until(lambda: service.log.read_text("utf-8").count("startup complete") == int(workers))
         # The workers get the signal twice, from the process group and from their parent.
         service.send_to_group(signal.SIGTERM)
         assert service.exit_status() == 0
@@ -167,20 +167,28 @@ def test_run_with_workers_starts_again_after_kill_9(root: Path, tmp_path: Path) 
 async def prepared(drain_seconds: float) -> AsyncIterator[tuple[Readiness, asyncio.Queue[bool]]]:
     """Prepare a stop in this process; the queue gets the readiness at each call of the server's handler."""
     state, calls = Readiness.__new__(Readiness), asyncio.Queue[bool]()
-    state.draining = False
-    before = signal.signal(signal.SIGTERM, lambda *_: calls.put_nowait(state.draining))
+    state.stopping = False
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(number, lambda *_: calls.put_nowait(state.stopping)) for number in numbers]
     try:
         prepare_stop(state, drain_seconds)
         yield state, calls
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 async def test_server_is_stopped_after_the_drain_and_not_before() -> None:
     async with prepared(0.01) as (state, calls):
         signal.raise_signal(signal.SIGTERM)
-        assert (state.draining, calls.empty()) == (True, True)
+        assert (state.stopping, calls.empty()) == (True, True)
         assert await asyncio.wait_for(calls.get(), HANG_TIMEOUT)
+
+
+async def test_sigint_stops_the_server_at_once() -> None:
+    async with prepared(HANG_TIMEOUT) as (state, calls):
+        signal.raise_signal(signal.SIGINT)
+        assert (state.stopping, calls.get_nowait()) == (True, True)
 
 
 @pytest.mark.parametrize(("drain_seconds", "expected"), [(0, 1), (HANG_TIMEOUT, 0)])
@@ -192,7 +200,7 @@ async def test_worker_ignores_a_repeated_sigterm(
     async with prepared(drain_seconds) as (state, calls):
         for _ in range(3):
             signal.raise_signal(signal.SIGTERM)
-        assert (state.draining, calls.qsize()) == (True, expected)
+        assert (state.stopping, calls.qsize()) == (True, expected)
         # The end of the parent stops the worker during its drain.
         os.close(parent)
         for _ in range(expected + 1):

@@ -25,14 +25,15 @@ class Readiness:
         self._checked_at = float("-inf")
         self._check_lock = asyncio.Lock()
         self._fault: str | None = None
-        self.draining = False
+        # Set by the signal that stops the service: it is not ready from then on, and its requests cease to wait.
+        self.stopping = False
 
     async def check(self) -> None:
         """Raise `ServiceUnavailable` unless the service can handle requests.
 
         The service may be stopping, the database unreachable, or the schema of the database one of another version.
         """
-        if self.draining:
+        if self.stopping:
             raise ServiceUnavailable("The service is stopping.")
         # One check at a time: concurrent callers share the result of the first.
         async with self._check_lock:

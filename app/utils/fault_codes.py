@@ -76,8 +76,13 @@ OWN_TEXTS: dict[str, str] = {
         "This position is invalid. Take it from a response of the feed, or send `now` to begin with the next change."
     ),
     "bad_reference": "Refer to an object by its id, or by an object with the single field `code` or `external_id`.",
+    "bad_reference:blanks": "Remove the blanks before and after the external id.",
+    "bad_reference:code": "The text after `code:` is not a code. {reason}",
+    "bad_reference:digits": "An id is a number of at most 64 bits, in digits without a sign, leading zeros or blanks.",
+    "bad_reference:external_id": "The text after `external_id:` is not an external id. {reason}",
     "bad_reference:id": "These objects have no keys. Refer to them by id.",
     "bad_reference:parameter": "Must be an id, `code:` and a code, or `external_id:` and an external id.",
+    "bad_reference:prefix": "Write `code:` and `external_id:` in lower case, followed directly by the key.",
     "both_forms": "Set `{field}` or `{short}`, not both.",
     "change_message": "A change message is one line of at most {characters}.",
     "common_password": "This password is too common. Choose another.",

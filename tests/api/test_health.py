@@ -249,7 +249,7 @@ async def test_schema_of_another_revision_is_not_ready(committed: Committed) -> 
 
 
 async def test_stopping_service_is_live_but_not_ready(committed: Committed) -> None:
-    committed.app.state.readiness.draining = True
+    committed.app.state.readiness.stopping = True
     assert await not_ready_reason(committed) == "The service is stopping."
     assert (await committed.client.get(f"{ROOT}/health/live")).status_code == 200
     # Later requests are served.
@@ -260,9 +260,9 @@ async def test_sigterm_ends_readiness_before_the_server_stops(committed: Committ
     seen: list[bool] = []
 
     def stop(_number: int, _frame: Any) -> None:
-        seen.append(committed.app.state.readiness.draining)
+        seen.append(committed.app.state.readiness.stopping)
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before, interrupt = signal.signal(signal.SIGTERM, stop), signal.getsignal(signal.SIGINT)
     try:
         async with committed.app.router.lifespan_context(committed.app):
             assert (await committed.client.get(READY[0])).status_code == 200
@@ -270,6 +270,7 @@ async def test_sigterm_ends_readiness_before_the_server_stops(committed: Committ
             assert await not_ready_reason(committed) == "The service is stopping."
     finally:
         signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGINT, interrupt)
     assert seen == [True]
 
 

@@ -1,4 +1,4 @@
-"""Suggests the nearest known name for an unknown parameter."""
+"""Suggests the nearest known name for an unknown name."""
 
 import difflib
 import re
@@ -56,6 +56,13 @@ def name_hint(name: str, known: Sequence[str], kind: str = "names") -> str:
     if near:
         return f"Did you mean {near}?"
     return f"Known {kind}: {', '.join(known)}." if known else ""
+
+
+def listed_name_hint(name: str, known: Sequence[str], kind: str = "names") -> str:
+    """Return the hint for an unknown name in a comma-separated list; see `name_hint`."""
+    hint = name_hint(name, known, kind)
+    is_separated = name != "" and name == name.strip()
+    return hint if is_separated else f"Separate names by commas without blanks, and leave none empty. {hint}"
 
 
 def _normalise(name: str) -> str:

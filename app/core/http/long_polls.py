@@ -34,7 +34,7 @@ class LongPolls:
         """
         with self.places.place():
             for _ in range(seconds):
-                if self._readiness.draining or await request.is_disconnected():
+                if self._readiness.stopping or await request.is_disconnected():
                     break
                 await self.pause(PAUSE_SECONDS)
                 if await read():

@@ -40,7 +40,7 @@ class SecurityHeadersMiddleware:
                     headers.append(_HSTS_TWO_YEARS)
                 if scope["path"].startswith(_API):
                     headers.append(_NO_STORE)
-                if self._readiness.draining:
+                if self._readiness.stopping:
                     headers.append(_CLOSE)
             await send(message)
 

@@ -1,4 +1,4 @@
-"""The end of a server process: the drain after SIGTERM, and the end of a worker that has lost its parent."""
+"""The end of a server process: the drain after SIGTERM, SIGINT, and the end of a worker that has lost its parent."""
 
 import asyncio
 import multiprocessing
@@ -14,16 +14,16 @@ logger = structlog.get_logger("app.stopping")
 
 
 def prepare_stop(readiness: Readiness, drain_seconds: float) -> None:
-    """Wrap the server's own SIGTERM handler; call it in the event loop of a server that has set its handler.
+    """Wrap the server's own signal handlers; call it in the event loop of a server that has set its handlers.
 
-    SIGTERM makes the service not ready at once, and stops the server `drain_seconds` later. The server's handler of
-    SIGINT stays, so SIGINT stops the server at once, also during the drain. A worker stops at once if its parent ends.
+    SIGTERM makes the service not ready at once, and stops the server `drain_seconds` later. SIGINT stops the server at
+    once, also during the drain. A worker stops at once if its parent ends. Each sets `readiness.stopping` first.
     """
     if threading.current_thread() is not threading.main_thread():
         return  # only the main thread may set handlers; in another thread the application is embedded, as in tests
-    stop_server = signal.getsignal(signal.SIGTERM)
-    if not callable(stop_server):
-        return  # no server has set a handler
+    stop_server, interrupt_server = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    if not callable(stop_server) or not callable(interrupt_server):
+        return  # no server has set its handlers
     loop = asyncio.get_running_loop()
     parent = multiprocessing.parent_process()
 
@@ -32,19 +32,24 @@ def prepare_stop(readiness: Readiness, drain_seconds: float) -> None:
         logger.info("draining", seconds=drain_seconds)
 
     def on_sigterm(number: int, frame: FrameType | None) -> None:
-        is_first, readiness.draining = not readiness.draining, True
+        is_first, readiness.stopping = not readiness.stopping, True
         if is_first and drain_seconds:
             loop.call_soon_threadsafe(start_drain, number)
         elif is_first or parent is None:
             # A worker ignores repetitions: it gets the signal of a process group directly and again from its parent.
             stop_server(number, frame)
 
+    def on_sigint(number: int, frame: FrameType | None) -> None:
+        readiness.stopping = True
+        interrupt_server(number, frame)
+
     def on_parent_end(sentinel: int) -> None:
         loop.remove_reader(sentinel)
-        readiness.draining = True
+        readiness.stopping = True
         stop_server(signal.SIGTERM, None)
         logger.warning("the parent process has ended")
 
     signal.signal(signal.SIGTERM, on_sigterm)
+    signal.signal(signal.SIGINT, on_sigint)
     if parent is not None:
         loop.add_reader(parent.sentinel, on_parent_end, parent.sentinel)

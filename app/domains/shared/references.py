@@ -15,6 +15,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from app.domains.shared.texts import Code, ExternalId, StoredExternalId
 from app.utils.exceptions import Fault, InvalidContent
+from app.utils.fault_codes import text_of
 from app.utils.text.folding import fold
 from app.utils.validation import faults_of, json_pointer
 
@@ -48,14 +49,21 @@ class ExternalIdReference(BaseModel):
 
 
 class _TakesKeys:
-    """Marks the type of references: adds the keys to its JSON schema. The validation of ids stays as it is."""
+    """Marks the type of references: adds the keys to its JSON schema, and an error that names them to values."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         ids = handler(source)
+        integers = core_schema.custom_error_schema(
+            core_schema.int_schema(),
+            custom_error_type="bad_reference",
+            custom_error_message="{text}",
+            custom_error_context={"text": text_of("bad_reference")},
+        )
         keys = (handler.generate_schema(model) for model in (CodeReference, ExternalIdReference))
         # Bodies are validated as Python values; only the JSON schema is that of JSON texts.
         as_json, ids_only = core_schema.union_schema([ids, *keys]), core_schema.simple_ser_schema("int")
-        return core_schema.json_or_python_schema(as_json, ids, serialization=ids_only)
+        validated = core_schema.chain_schema([integers, ids])
+        return core_schema.json_or_python_schema(as_json, validated, serialization=ids_only)
 
 
 _TAKES_KEYS = _TakesKeys()

@@ -18,7 +18,7 @@ from tests.builders import make_department, make_role, make_user, token_with
 from tests.conftest import ADMIN_TOKEN, LONG_TIMEOUT_APP, Committed, connected, settings_for, text_of
 from tests.domains.change.feed import NDJSON, lines_and_end, names, position_now, read
 from tests.services import started
-from tests.waiting import HANG_TIMEOUT, until, wait_until
+from tests.waiting import HANG_TIMEOUT, until
 
 Step = Callable[[], Awaitable[object]]
 
@@ -153,7 +153,7 @@ async def test_wait_ends_when_the_service_stops(committed: Committed, start: str
     readiness = committed.app.state.readiness
 
     async def stop() -> None:
-        readiness.draining = True
+        readiness.stopping = True
 
     pauses = at_pauses(committed, nothing, stop)
     assert (await read(committed.client, after=start, wait=30))["items"] == []
@@ -195,12 +195,24 @@ HAS_READ = """
 """
 
 
-@pytest.mark.parametrize("drain_seconds", ["0", "1"])
-def test_sigterm_ends_the_waits_of_a_real_service(
-    root: Path, tmp_path: Path, served_database: URL, drain_seconds: str
+@pytest.mark.parametrize(
+    ("signals", "settings"),
+    [
+        ([signal.SIGTERM], {"DRAIN_SECONDS": "0"}),
+        ([signal.SIGTERM], {"DRAIN_SECONDS": "1"}),
+        ([signal.SIGTERM, signal.SIGTERM], {"DRAIN_SECONDS": str(HANG_TIMEOUT)}),
+        ([signal.SIGTERM, signal.SIGINT], {"DRAIN_SECONDS": str(HANG_TIMEOUT)}),
+        ([signal.SIGINT], {"DRAIN_SECONDS": str(HANG_TIMEOUT)}),
+        ([signal.SIGINT], {"WORKERS": "2"}),
+        ([signal.SIGKILL], {"WORKERS": "2", "DRAIN_SECONDS": str(HANG_TIMEOUT)}),
+    ],
+    ids=lambda value: ",".join(each.name for each in value) if isinstance(value, list) else ",".join(value.values()),
+)
+def test_stop_of_a_real_service_ends_its_waits(
+    root: Path, tmp_path: Path, served_database: URL, signals: list[signal.Signals], settings: dict[str, str]
 ) -> None:
-    # Otherwise the server would cut the connection after its time for running requests.
-    settings = {"DATABASE_URL": text_of(served_database), "DRAIN_SECONDS": drain_seconds, "GRACEFUL_STOP_SECONDS": "20"}
+    # Otherwise the server would cancel the requests after its time for running requests, with 503.
+    settings = settings | {"DATABASE_URL": text_of(served_database), "GRACEFUL_STOP_SECONDS": "20"}
     with started(root, tmp_path / "log", *LONG_TIMEOUT_APP, "serve", **settings) as service:
         service.wait_until_ready()
         headers = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
@@ -213,10 +225,11 @@ def test_sigterm_ends_the_waits_of_a_real_service(
                     now = await connection.fetchval("SELECT clock_timestamp()")
                     waiting = asyncio.create_task(client.get("/api/v1/changes/feed", params=parameters))
                     await until(lambda: connection.fetchval(HAS_READ, now))
-                service.process.send_signal(signal.SIGTERM)
+                for each in signals:
+                    service.process.send_signal(each)
+                    await asyncio.sleep(0.1)  # otherwise the process may handle two signals as one
                 return await asyncio.wait_for(waiting, HANG_TIMEOUT)
 
         response = asyncio.run(wait_and_stop())
-        assert (response.status_code, response.json()["items"]) == (200, [])
-        wait_until(lambda: service.process.poll() is not None)
-        assert service.exit_status() == 0
+        assert (response.status_code, response.json().get("items")) == (200, [])
+        assert service.exit_status() == (-signal.SIGKILL if signal.SIGKILL in signals else 0)

@@ -251,6 +251,7 @@ async def test_holders_are_named_by_id_and_by_key(staff: Staff) -> None:
     for entry, pointer, code in (
         ({"code": "absent"}, "/user_ids/1", "unknown_reference"),
         ({"id": 1}, "/user_ids/1", "bad_reference"),
+        ("code:U-1", "/user_ids/1", "bad_reference"),
         ({"code": "U-1", "external_id": "u/1"}, "/user_ids/1", "bad_reference"),
     ):
         response = await staff.client.put(path, json={"user_ids": [staff.users[0]["id"], entry]})
@@ -292,6 +293,7 @@ BAD_ITEMS: list[tuple[Any, list[tuple[str, str]]]] = [
     ({}, [("/role_id", "missing"), ("/user_ids", "missing")]),
     ({"role_id": 0, "user_ids": None}, [("/role_id", "greater_than_equal"), ("/user_ids", "null_not_allowed")]),
     ({"role_id": {"id": 1}, "user_ids": []}, [("/role_id", "bad_reference")]),
+    ({"role_id": "code:R-0", "user_ids": []}, [("/role_id", "bad_reference")]),
     ({"role_id": {"code": " "}, "user_ids": []}, [("/role_id/code", "string_pattern_mismatch")]),
     ({"role_id": {"code": "absent"}, "user_ids": []}, [("/role_id", "not_found")]),
     ({"role_id": 2**40, "user_ids": [2**40]}, [("/role_id", "not_found"), ("/user_ids/0", "unknown_reference")]),
@@ -303,7 +305,7 @@ BAD_ITEMS: list[tuple[Any, list[tuple[str, str]]]] = [
             ("/user_ids/2", "bad_reference"),
             ("/user_ids/1", "unknown_reference"),
             ("/user_ids/3", "unknown_reference"),
-            ("/user_ids/0", "int_type"),
+            ("/user_ids/0", "bad_reference"),
         ],
     ),
     ({"role_id": {"code": "R-0"}, "user_ids": [1] * 1001}, [("/user_ids", "too_long")]),

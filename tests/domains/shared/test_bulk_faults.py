@@ -192,7 +192,7 @@ async def test_faults_in_references_have_their_pointers(client: httpx.AsyncClien
         ("/items/1/data/location_ids/2/code", "string_type"),
         ("/items/1/data/location_ids/3", "bad_reference"),
         ("/items/1/data/location_ids/4", "bad_reference"),
-        ("/items/1/data/location_ids/5", "int_type"),
+        ("/items/1/data/location_ids/5", "bad_reference"),
         ("/items/1/data/location_ids/6", "null_not_allowed"),
         ("/items/2/data/roles/1/role_id", "bad_reference"),
         ("/items/3/data/owner_id", "unknown_reference"),

@@ -221,9 +221,18 @@ async def test_list_of_linked_objects_has_its_own_cursors(client: httpx.AsyncCli
         ("-nmae", "unknown_sort", "Sort field 1 is unknown. Did you mean name?"),
         ("name,-updatedAt", "unknown_sort", "Sort field 2 is unknown. Did you mean updated_at?"),
         ("--name", "unknown_sort", "Did you mean name?"),
-        ("", "unknown_sort", "Sort field 1 is unknown. Known fields: id, "),
-        ("name,", "unknown_sort", "Sort field 2 is unknown. Known fields: id, "),
-        (" name", "unknown_sort", "Did you mean name?"),
+        (
+            "",
+            "unknown_sort",
+            "Sort field 1 is unknown. Separate names by commas without blanks, and leave none empty. Known",
+        ),
+        (
+            "name,",
+            "unknown_sort",
+            "Sort field 2 is unknown. Separate names by commas without blanks, and leave none empty. Known",
+        ),
+        ("name, -code", "unknown_sort", "by commas without blanks, and leave none empty. Did you mean code?"),
+        ("-", "unknown_sort", "Sort field 1 is unknown. Separate names by commas"),
         ("rank", "unknown_sort", "Sort field 1 is unknown. "),
         ("id,code,name,created_at,updated_at", "too_many_sorts", "at most 4 fields"),
         ("name,name,name,name,name", "too_many_sorts", "at most 4 fields"),
@@ -301,3 +310,38 @@ async def test_cursor_survives_the_replacement_of_the_key(committed: Committed) 
     assert new.unseal(sealed, "context") == "text"
     assert new.unseal(sealed, "other context") is None
     assert old.unseal(new.seal("text", "context"), "context") is None
+
+
+async def test_urls_of_pages_spell_booleans_as_clients_do(client: httpx.AsyncClient) -> None:
+    for _ in range(2):
+        await make(client, "locations")
+    for name, value in (("has_children", "false"), ("country__null", "true"), ("process_id__null", "true")):
+        page = (await client.get(f"/locations?limit=1&{name}={value}")).json()
+        assert f"{name}={value}" in page["next"].partition("?")[2].split("&")
+        following = await client.get(page["next"].removeprefix("/api/v1"))
+        assert len(following.json()["items"]) == 1
+
+
+@pytest.mark.parametrize("value", ["True", "FALSE", "1", "0", "yes", "on", "t", "", " true"])
+async def test_boolean_parameter_has_one_spelling(client: httpx.AsyncClient, value: str) -> None:
+    made = await make(client, "roles")
+    for method, path, name in (
+        *(
+            ("GET", "/departments", name)
+            for name in ("has_children", "head_id__null", "code__null", "process_id__null")
+        ),
+        *(("GET", "/processes/stats", name) for name in ("criticality__null", "role_id__null")),
+        *(("GET", "/users", "is_active"), ("POST", "/roles/bulk", "dry_run"), ("POST", "/roles/bulk", "atomic")),
+        *(("POST", "/roles/import", "dry_run"), ("POST", "/roles/import", "match_ids")),
+    ):
+        body = {"items": [{"op": "delete", "id": made["id"]}]} if path.endswith("bulk") else None
+        response = await client.request(method, path, params={name: value}, json=body)
+        assert response.status_code == 422, (path, name)
+        faults = [(each["pointer"], each["code"]) for each in response.json()["errors"]]
+        assert (f"/{name}", "bool_parsing") in faults
+
+
+async def test_id_in_a_path_has_one_spelling(client: httpx.AsyncClient) -> None:
+    made = await make(client, "roles")
+    for reference in (f"0{made['id']}", f"+{made['id']}", f"{made['id']}.0", f"%20{made['id']}"):
+        assert (await client.get(f"/roles/{reference}")).status_code == 404

@@ -86,6 +86,14 @@ async def test_lists_of_linked_objects_and_holders_accept_fields_and_embed(clien
         ("embed=name", "/embed", "There is no such field."),
         ("embed=none,created_by", "/embed", "`none` cannot be combined with other names"),
         ("embed=nnoe", "/embed", "Did you mean none?"),
+        (
+            "fields=id,",
+            "/fields",
+            "There is no such field. Separate names by commas without blanks, and leave none empty.",
+        ),
+        ("fields=id,%20name", "/fields", "leave none empty. Did you mean name?"),
+        ("embed=created_by,%20updated_by", "/embed", "leave none empty. Did you mean updated_by?"),
+        ("embed=", "/embed", "leave none empty. Known fields: "),
         ("fields=none", "/fields", "There is no such field."),
     ],
 )

@@ -118,10 +118,16 @@ INVALID: list[tuple[dict[str, Any], dict[str, str]]] = [
     ({"owner_id": {"code": {"code": "R"}}}, {"/owner_id/code": "string_type"}),
     ({"owner_id": {"code": "no code"}}, {"/owner_id/code": "string_pattern_mismatch"}),
     ({"owner_id": {"external_id": ""}}, {"/owner_id/external_id": "string_too_short"}),
-    ({"owner_id": [{"code": "R"}]}, {"/owner_id": "int_type"}),
-    ({"owner_id": "code:R"}, {"/owner_id": "int_type"}),
+    *(({"owner_id": each}, {"/owner_id": "bad_reference"}) for each in ("code:R", "5", 5.0, True, [], [{"code": "R"}])),
+    ({"owner_id": -1, "parent_id": "code:R"}, {"/owner_id": "greater_than_equal", "/parent_id": "bad_reference"}),
+    ({"owner_id": 2**63}, {"/owner_id": "less_than_equal"}),
+    ({"parent_id": {"code": "A"}, "owner_id": "R"}, {"/owner_id": "bad_reference"}),
+    (
+        {"roles": [{"role_id": "5"}, {"role_id": None}]},
+        {"/roles/0/role_id": "bad_reference", "/roles/1/role_id": "null_not_allowed"},
+    ),
     ({"role_ids": {"code": "R"}}, {"/role_ids": "list_type"}),
-    ({"role_ids": [*BOTH, "R", 0]}, {"/role_ids/2": "int_type", "/role_ids/3": "greater_than_equal"}),
+    ({"role_ids": [*BOTH, "R", 0]}, {"/role_ids/2": "bad_reference", "/role_ids/3": "greater_than_equal"}),
     ({"role_ids": LONG}, {"/role_ids": "too_long"}),
     ({"roles": [{"role_id": each} for each in LONG]}, {"/roles": "too_long"}),
     ({"roles": BOTH[:1]}, {"/roles/0/role_id": "missing", "/roles/0/code": "extra_forbidden"}),
@@ -149,6 +155,7 @@ async def test_faults_are_those_of_the_same_item_of_a_batch(client: httpx.AsyncC
         await make_role(client, code=code, external_id=code.lower())
         await make_department(client, code=code, external_id=code.lower())
     made = await make_process(client)
+    await make_process(client, code="A")
     for body, expected in INVALID:
         whole = {"name": "P"} | body
         batch = await client.post("/processes/bulk?dry_run=true", json={"items": [create(**whole)]})

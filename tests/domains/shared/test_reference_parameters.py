@@ -131,26 +131,44 @@ def test_reference_is_parsed(given: object, value: object) -> None:
     assert parse_reference(given) == value
 
 
-INVALID = (
-    *("", "0", "007", "+7", "-7", " 7", "7 ", "1_0", "1.0", "1e0", "0x1", "\u0661", "\uff17", "7\n"),
-    *(str(MAX_ID + 1), "9" * 5_000, "FIN", "id:7", "name:FIN", "7,8", "code", "code:", "external_id:", "external_id"),
-    *("Code:FIN", "CODE:FIN", "code: FIN", " code:FIN", "code:FIN ", "code:-FIN", "code:FIN\n", "code:\uff26IN"),
-    *(
-        "code:" + "x" * 65,
-        "code :FIN",
-        "code=FIN",
-        "external-id:x",
-        "External_id:x",
-        "external_id: x",
-        "external_id:x ",
-    ),
-    *("external_id:\u3000x", "external_id:a\nb", "external_id:\0", "external_id:\u200b", "external_id:" + "x" * 513),
-    "external_id:a" + "\u0315" * 40,
+CODE_RULE = (
+    "A code has 1 to 64 letters A to Z, digits, dots, underscores and hyphens, and begins with a letter or digit."
 )
+# Values that are no references, by the text of their fault.
+INVALID = {
+    text_of("bad_reference:digits"): (
+        *("0", "007", "+7", "-7", " 7", "7 ", "1_0", "1.0", "1e0", "0x1", "\u0661", "\uff17", "7\n", "7,8"),
+        *(str(MAX_ID + 1), "9" * 5_000),
+    ),
+    text_of("bad_reference:parameter"): ("", "FIN", "id:7", "name:FIN", "code=FIN", "external-id:x"),
+    text_of("bad_reference:prefix"): (
+        *("Code:FIN", "CODE:FIN", " code:FIN", "code :FIN", "code", "External_id:x", "EXTERNAL_ID:", "external_id"),
+    ),
+    text_of("bad_reference:code", reason=CODE_RULE): (
+        *("code:", "code: FIN", "code:FIN ", "code:-FIN", "code:FIN\n", "code:\uff26IN", "code:" + "x" * 65),
+    ),
+    text_of("bad_reference:blanks"): ("external_id: x", "external_id:x ", "external_id:\u3000x"),
+} | {
+    text_of("bad_reference:external_id", reason=reason): values
+    for reason, values in {
+        "Must have at least 1 character.": ("external_id:",),
+        "Must have at most 512 characters.": ("external_id:" + "x" * 513,),
+        text_of("control_character"): ("external_id:a\nb", "external_id:\0"),
+        text_of("invisible_text"): ("external_id:\u200b",),
+        text_of("too_many_combining_marks", marks=30): ("external_id:a" + "\u0315" * 40,),
+    }.items()
+}
 
 
-@pytest.mark.parametrize("given", [*INVALID, True, 0, 1.0, None, ["1"]])
-def test_reference_has_one_spelling(given: object) -> None:
+@pytest.mark.parametrize(("text", "given"), [(text, each) for text, values in INVALID.items() for each in values])
+def test_fault_of_a_reference_is_named(text: str, given: str) -> None:
+    with pytest.raises(PydanticCustomError) as error:
+        parse_reference(given)
+    assert (error.value.type, error.value.message()) == ("bad_reference", text)
+
+
+@pytest.mark.parametrize("given", [True, 0, 1.0, None, ["1"]])
+def test_value_of_another_type_is_no_reference(given: object) -> None:
     with pytest.raises(PydanticCustomError):
         parse_reference(given)
 
@@ -163,11 +181,11 @@ def test_reference_has_one_spelling(given: object) -> None:
     ],
 )
 async def test_malformed_reference_is_rejected(client: httpx.AsyncClient, address: str) -> None:
-    for value in INVALID:
+    for text, value in ((text, each) for text, values in INVALID.items() for each in values):
         response = await client.get(f"/{address}={quote(value[:2_000])}")
         assert response.status_code == 422, value
         (fault,) = response.json()["errors"]
-        assert (fault["code"], fault["detail"]) == ("bad_reference", text_of("bad_reference:parameter"))
+        assert (fault["code"], fault["detail"]) == ("bad_reference", text)
         assert fault["pointer"].split("/")[1] == address.rpartition("&")[2].rpartition("?")[2], value
 
 

@@ -390,18 +390,22 @@ async def test_each_group_takes_one_statement(
         assert sum(count for _, count in groups) == total
 
 
+COMMAS = "Separate names by commas without blanks, and leave none empty."
+
+
 @every_collection
 async def test_impossible_grouping_is_rejected(client: httpx.AsyncClient, collection: str) -> None:
     one, other = QUERIES[collection][0], QUERIES[collection][-1]
     known = f"Known names: {', '.join(LISTS[collection].declaration.groups)}."
     for value, code, detail in (
         ("xyz", "unknown_group", f"Grouping 1 is unknown. {known}"),
-        ("", "unknown_group", f"Grouping 1 is unknown. {known}"),
-        (f"{one},", "unknown_group", f"Grouping 2 is unknown. {known}"),
+        ("", "unknown_group", f"Grouping 1 is unknown. {COMMAS} {known}"),
+        (f"{one},", "unknown_group", f"Grouping 2 is unknown. {COMMAS} {known}"),
+        (f"{one}, {other}", "unknown_group", f"Grouping 2 is unknown. {COMMAS} Did you mean {other}?"),
         (f"{one},xyz", "unknown_group", f"Grouping 2 is unknown. {known}"),
         (f"{one}x", "unknown_group", f"Grouping 1 is unknown. Did you mean {one}?"),
         (f"-{one}", "unknown_group", f"Grouping 1 is unknown. Did you mean {one}?"),
-        (f"{one}, {other}x", "unknown_group", f"Grouping 2 is unknown. Did you mean {other}?"),
+        (f"{one}, {other}x", "unknown_group", f"Grouping 2 is unknown. {COMMAS} Did you mean {other}?"),
         (f"{one},{one}", "repeated_group", "Objects can be grouped by each name only once."),
         (f"{one},{other},{one}", "too_many_groups", "Objects can be grouped by at most 2 names."),
         ("," * 1000, "too_many_groups", "Objects can be grouped by at most 2 names."),

@@ -17,7 +17,7 @@ from app.domains.shared.bulk.items import Item
 from app.domains.shared.collection import Collection, LinkSet
 from app.domains.shared.reading.json_text import nested_schema
 from app.domains.shared.reading.reader import CollectionReader
-from app.domains.shared.references import KeyedPlace, ObjectId, referenced_key
+from app.domains.shared.references import KeyedPlace, referenced_key
 from app.domains.shared.schemas import Reference, Schema
 from app.utils.exceptions import Fault, InvalidContent
 from app.utils.unknown_members import without_surplus
@@ -58,7 +58,7 @@ def _service_of(collection_: Collection, link_set: LinkSet) -> type[CollectionRe
 
 @cache
 def _schema_of(link_set: LinkSet) -> type[BaseModel]:
-    fields: dict[str, Any] = {link_set.owner: (ObjectId, ...), link_set.short: (list[Any], ...)}
+    fields: dict[str, Any] = {link_set.owner: (Reference, ...), link_set.short: (list[Any], ...)}
     return create_model("LinksItem", __base__=Schema, **fields)
 
 

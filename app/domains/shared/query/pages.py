@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, create_model, field_validator, model_validator
 
 from app.core.database import RegisterSession
-from app.core.http.hints import name_hint
+from app.core.http.hints import listed_name_hint
 from app.core.http.streaming import Streams
 from app.core.prepared import FastStatement
 from app.core.tokens import Tokens
@@ -260,7 +260,7 @@ class ListQuery(FilterQuery, ExportQuery, RepresentationQuery):
         sorts = tuple(cls.declaration.sorts)
         for place, name in enumerate(names, 1):
             if name not in sorts:
-                raise invalid("unknown_sort", place=place, hint=name_hint(name, sorts, "fields"))
+                raise invalid("unknown_sort", place=place, hint=listed_name_hint(name, sorts, "fields"))
         if len(set(names)) < len(names):
             raise invalid("repeated_sort")
         return value

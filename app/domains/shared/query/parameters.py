@@ -1,7 +1,8 @@
 """The query parameters of lists as dependencies of routes, and the URLs of the next and the previous page."""
 
 import json
-from typing import Annotated, Literal, TypeVar
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import quote, urlencode
 
 from fastapi import Depends, Request
@@ -117,5 +118,10 @@ def _prev_url(query: PageQuery) -> str | None:
 
 def _url(query: PageQuery, **changes: int | str) -> str:
     parameters = query.model_dump(mode="json", exclude_defaults=True, exclude={"offset", "cursor"}) | changes
-    query_string = urlencode(parameters, doseq=True)
-    return quote(query.origin.path) + (f"?{query_string}" if query_string else "")
+    return url_of(query.origin.path, parameters)
+
+
+def url_of(path: str, parameters: Mapping[str, Any]) -> str:
+    """Return the relative URL of a path with these parameters, spelt as clients spell them."""
+    spelt = {name: str(value).lower() if isinstance(value, bool) else value for name, value in parameters.items()}
+    return quote(path) + (f"?{urlencode(spelt, doseq=True)}" if spelt else "")

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
 
-from app.core.http.hints import name_hint
+from app.core.http.hints import listed_name_hint
 from app.core.permissions import Scope
 from app.domains.shared.schemas import ObjectRead, OnRequest
 from app.utils.fault_codes import described_pattern, invalid
@@ -129,5 +129,5 @@ def _names_field(names: tuple[str, ...], keyword: str, description: str, example
 def _check_names(value: str, names: tuple[str, ...]) -> str:
     for name in value.split(","):
         if name not in names:
-            raise invalid("unknown_member", hint=name_hint(name, names, "fields"))
+            raise invalid("unknown_member", hint=listed_name_hint(name, names, "fields"))
     return value

@@ -21,7 +21,14 @@ from sqlalchemy import (
 
 from app.domains.shared.models import Base, referenced_name, table_of
 from app.domains.shared.query.children import select_children
-from app.domains.shared.query.filters import Digits, Filter, Operands, Parameter, reference_parameter
+from app.domains.shared.query.filters import (
+    BooleanParameter,
+    Digits,
+    Filter,
+    Operands,
+    Parameter,
+    reference_parameter,
+)
 from app.domains.shared.references import MAX_ID
 
 LevelParameter = Annotated[int, Field(ge=1, le=MAX_ID), Digits]
@@ -87,7 +94,7 @@ def _other_levels(model: type[Base]) -> Filter:
 
 def _has_children(model: type[Base]) -> Filter:
     description = "`true`: only objects that have children; `false`: only objects without children."
-    parameter = Parameter("has_children", bool, description, None)
+    parameter = Parameter("has_children", BooleanParameter, description, None)
 
     def condition(source: FromClause, operands: Operands) -> ColumnElement[bool]:
         child = table_of(model).alias("child_of_object")

@@ -1,6 +1,5 @@
 """References to objects in paths."""
 
-import re
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -12,16 +11,14 @@ from sqlalchemy import (
 
 from app.domains.shared.models import RegisterObject, table_of
 from app.domains.shared.query.orders import Condition
-from app.domains.shared.query.reference_parameters import CODE, is_code
+from app.domains.shared.query.reference_parameters import CODE, ID_PATTERN, is_code, parse_id
 from app.domains.shared.reading.documents import by_code, by_id
-from app.domains.shared.references import MAX_ID
 from app.domains.shared.texts import CODE_PATTERN
 from app.utils.exceptions import NotFound
 from app.utils.fault_codes import described_pattern, text_of
 
-_ID = re.compile("[0-9]{1,19}")
 REFERENCE_PATTERN = described_pattern(
-    f"^([0-9]{{1,19}}|{CODE}{CODE_PATTERN[1:-1]})$", "Must be an id, or `code:` and a code."
+    f"^({ID_PATTERN}|{CODE}{CODE_PATTERN[1:-1]})$", "Must be an id, or `code:` and a code."
 )
 
 
@@ -40,10 +37,10 @@ def not_found(model: type[RegisterObject]) -> NotFound:
 def parse_key(reference: str, model: type[RegisterObject]) -> Key:
     """Return the key of a reference in a path: an `id`, or `code:` and a code.
 
-    Raises `NotFound` if it is neither; a number beyond 64 bits is not an id.
+    Raises `NotFound` if it is neither. An id has no leading zeros, and at most 64 bits.
     """
-    if _ID.fullmatch(reference) and int(reference) <= MAX_ID:
-        return Key(by_id, int(reference))
+    if (object_id := parse_id(reference)) is not None:
+        return Key(by_id, object_id)
     if reference.startswith(CODE) and is_code(code := reference.removeprefix(CODE)):
         return Key(by_code, code)
     raise not_found(model)

@@ -27,7 +27,7 @@ from sqlalchemy import (
 )
 from sqlalchemy import literal_column as constant
 
-from app.core.http.hints import name_hint
+from app.core.http.hints import listed_name_hint
 from app.core.prepared import FastStatement, fast_statement
 from app.domains.shared.models import RegisterObject, model_of, table_of
 from app.domains.shared.query.filters import Parameter, Selection
@@ -128,7 +128,7 @@ class StatsQuery(FilterQuery):
             raise invalid("too_many_groups", names=in_words(len(_KEYS), "name"))
         for place, name in enumerate(names, 1):
             if name not in known:
-                raise invalid("unknown_group", place=place, hint=name_hint(name, known))
+                raise invalid("unknown_group", place=place, hint=listed_name_hint(name, known))
         if len(set(names)) < len(names):
             raise invalid("repeated_group")
         return value
