@@ -306,6 +306,15 @@ def deletes(collection: str) -> Prepare:
     return prepare
 
 
+def in_savepoint(collection: str, changed: dict[str, Any]) -> str:
+    """Return the SQL of the transaction of a change that was written in a savepoint.
+
+    The row of the object has the id of the savepoint as xmin; the row of the history has the id of the transaction.
+    """
+    beside = f"SELECT xmin FROM {collection} WHERE id = {changed['id']}"
+    return f"SELECT transaction_id % 4294967296 FROM changes WHERE xmin = ({beside}) LIMIT 1"
+
+
 def writes_many(collection: str) -> Prepare:
     """Create an object, change one, write one without a difference, and delete one."""
 
@@ -328,10 +337,7 @@ def writes_many(collection: str) -> Prepare:
                 Row(collection, brief(gone), "deleted", samples[2].shown, None),
             ]
 
-        # Rows written in a savepoint have its id as xmin; the row of the history has the id of the transaction.
-        beside = f"SELECT xmin FROM {collection} WHERE id = {changed['id']}"
-        written = f"SELECT transaction_id % 4294967296 FROM changes WHERE xmin = ({beside}) LIMIT 1"
-        return Call(rows, body={"items": items}, written=written)
+        return Call(rows, body={"items": items}, written=in_savepoint(collection, changed))
 
     return prepare
 
@@ -352,10 +358,7 @@ def imports(collection: str) -> Prepare:
                 Row(collection, now, "updated", {"name": changed["name"]}, {"name": "Now"}),
             ]
 
-        # See `writes_many`.
-        beside = f"SELECT xmin FROM {collection} WHERE id = {changed['id']}"
-        written = f"SELECT transaction_id % 4294967296 FROM changes WHERE xmin = ({beside}) LIMIT 1"
-        return Call(rows, file="\n".join(map(json.dumps, lines)), written=written)
+        return Call(rows, file="\n".join(map(json.dumps, lines)), written=in_savepoint(collection, changed))
 
     return prepare
 
@@ -375,6 +378,26 @@ def links(kind: str, owner: str = "processes", *, there: bool = False) -> Prepar
         done = await world.client.put(f"/{owner}/{made['id']}/{kind}/{target['id']}", json=detail)
         assert done.status_code == 204
         return Call(lambda _: [Row(owner, brief(made), "unlinked", entry, None)], place)
+
+    return prepare
+
+
+def replaces_holders(*, is_bulk: bool = False) -> Prepare:
+    """Replace one of three holders; the new holders are named by `id` and by both keys."""
+
+    async def prepare(world: World) -> Call:
+        role = await make_role(world.client, code=f"H-{next(_numbers)}")
+        keys = ({"code": f"H-{number}", "external_id": f"h/{number}"} for number in _numbers)
+        gone, first, second, new = [await make_user(world.client, **next(keys)) for _ in range(4)]
+        path = f"/roles/{role['id']}/holders"
+        done = await world.client.put(path, json={"user_ids": [user["id"] for user in (gone, first, second)]})
+        assert done.status_code == 204
+        body = {"user_ids": [{"code": new["code"]}, {"external_id": first["external_id"]}, second["id"]]}
+        row = Row("roles", brief(role), "updated", {"holders": [brief(gone)]}, {"holders": [brief(new)]})
+        if is_bulk:
+            item = {"role_id": {"code": role["code"]}} | body
+            return Call(lambda _: [row], body={"items": [item]}, written=in_savepoint("roles", role))
+        return Call(lambda _: [row], {"reference": role["id"]}, body)
 
     return prepare
 
@@ -480,6 +503,8 @@ OPERATIONS: dict[str, Prepare] = {
     **{f"unlink_process_{kind.removesuffix('s')}": links(kind, there=True) for kind in LINK_DETAILS},
     "add_role_holder": links("holders", "roles"),
     "remove_role_holder": links("holders", "roles", there=True),
+    "replace_role_holders": replaces_holders(),
+    "bulk_role_holders": replaces_holders(is_bulk=True),
     "change_own_password": changing_the_own_password,
     "set_password": setting_the_password,
     "create_password_link": making_a_link,

@@ -18,11 +18,11 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import URL, String, text
 
-from app.core.permissions import SCOPES
+from app.core.permissions import SCOPES, effective_scopes
 from app.domains.shared.collection import writable_columns
 from app.domains.shared.query.filters import BooleanParameter
 from app.domains.shared.query.pages import ListDeclaration
-from app.domains.shared.query.representations import embedded_members
+from app.domains.shared.query.representations import embedded_members, members_on_request
 from app.main import create_app
 from tests.builders import admin_session, make, token_with
 from tests.catalogue import COLLECTIONS, DECLARATIONS, LINKED, LISTS, MODELS, NOUNS, REFERENCE_TARGETS, required
@@ -35,7 +35,7 @@ CANARY = re.compile(r"canary-([a-z_]+)-([a-z_]+)-(\d+)")
 WITHOUT_CANARY = {"country", "timezone"}
 
 # The members of documents and of the history that show briefs of linked objects, as `docs/09-security.md` lists.
-SHOWN = frozenset({"actor", "user", "holders"}).union(*(embedded_members(each.read) for each in DECLARATIONS.values()))
+SHOWN = frozenset({"actor", "user"}).union(*(embedded_members(each.read) for each in DECLARATIONS.values()))
 BRIEF = frozenset({"id", "code", "name"})
 
 OLD, NEW = 0, 1
@@ -97,6 +97,10 @@ async def plant(client: httpx.AsyncClient, objects: dict[str, int]) -> dict[str,
                 body = canaries(collection, number) | links
                 response = await client.patch(f"/{collection}/{key}", json=body, headers=message)
                 assert response.status_code == 200, response.text
+    # The history of the holders has the canaries of a user.
+    held = f"/roles/{objects['roles']}/holders/{objects['user DELETE']}"
+    for method in ("DELETE", "PUT"):
+        assert (await client.request(method, held)).status_code == 204
     return unlinked
 
 
@@ -164,19 +168,33 @@ def strip(shown: Any) -> Any:
     return {name: value for name, value in shown.items() if name not in BRIEF} if isinstance(shown, dict) else shown
 
 
-def shown_text(operation: str, response: httpx.Response) -> str:
+def shown_members(operation: str, scopes: frozenset[str]) -> frozenset[str]:
+    """Return the members that show briefs to a caller: members on request require a scope."""
+    granted = effective_scopes("admin", scopes)
+    on_request = (members_on_request(each.read).items() for each in DECLARATIONS.values())
+    hidden = {name for members in on_request for name, scope in members if scope not in granted}
+    # The groups of statistics are briefs of linked objects.
+    return SHOWN - hidden | ({"object"} if operation.startswith("count") else set())
+
+
+def shown_text(operation: str, response: httpx.Response, scopes: frozenset[str]) -> str:
     """Return the response without what it shows by design."""
     kind = response.headers.get("content-type", "")
-    # The groups of statistics are briefs of linked objects.
-    names = SHOWN | {"object"} if operation.startswith("count") else SHOWN
+    names = shown_members(operation, scopes)
     body = response.text
     if "ndjson" in kind:
         body = json.dumps([without_briefs(json.loads(line), names=names) for line in body.splitlines()])
     elif "json" in kind:
         body = json.dumps(without_briefs(response.json(), names=names))
     elif "csv" in kind:
-        # A cell refers to a linked object by its code.
-        body = re.sub(r"canary-[a-z]+-code-\d+", "", body)
+        cells = [cell for row in csv.reader(io.StringIO(body)) for cell in row]
+        # The cells of the history are documents; other cells refer to a linked object by its code.
+        body = "\n".join(
+            json.dumps(without_briefs(json.loads(cell), names=names))
+            if cell.startswith("{")
+            else re.sub(r"canary-[a-z]+-code-\d+", "", cell)
+            for cell in cells
+        )
     return body + str(response.headers.multi_items())
 
 
@@ -184,7 +202,7 @@ def leaks(operation: str, response: httpx.Response, scopes: frozenset[str]) -> s
     """Return the canaries in a response that the scopes do not permit to read and the request did not have."""
     request = response.request
     sent = set(CANARY.findall(f"{request.url}{request.content.decode()}{request.headers}"))
-    found = set(CANARY.findall(shown_text(operation, response)))
+    found = set(CANARY.findall(shown_text(operation, response, scopes)))
     return {canary for canary in found - sent if canary[0] not in readable(scopes)}
 
 
@@ -195,7 +213,7 @@ def requests(scene: Planted, operation: str) -> Iterator[tuple[str, str, dict[st
     collection = path.removeprefix("http://register.test/api/v1/").split("/")[0]
     for query in queries(scene, operation):
         yield method, f"{path}{'&' if '?' in path else '?'}{query}", arguments
-    if operation.startswith("list"):
+    if operation.startswith(("list", "follow")):
         for accepted in ("text/csv", "application/x-ndjson"):
             yield method, path, {"headers": {"Accept": accepted}}
     if method in {"PUT", "PATCH", "DELETE"}:

@@ -61,6 +61,7 @@ _EXAMPLES = ("example", "examples")
 def simplify(document: dict[str, Any]) -> None:
     """Name pages, problems and repeated schemas, remove null from parameters, and drop titles that repeat names."""
     _use_titles(document)
+    _refer_to_copies(document)
     for operation in _operations(document):
         for parameter in operation.get("parameters", ()):
             _drop_null(parameter["schema"])
@@ -163,6 +164,16 @@ def _use_titles(document: dict[str, Any]) -> None:
         if "$ref" in schema:
             schema["$ref"] = names.get(schema["$ref"], schema["$ref"])
     document["components"]["schemas"] = {schema["title"]: schema for schema in schemas.values()}
+
+
+def _refer_to_copies(document: dict[str, Any]) -> None:
+    """Replace copies of named schemas by references: Pydantic copies that of a class whose validation is skipped."""
+    schemas: dict[str, Any] = document["components"]["schemas"]
+    for schema in all_schemas(document):
+        named = schemas.get(schema.get("title", ""))
+        if schema is not named and schema == named:
+            schema.clear()
+            schema["$ref"] = _REFERENCE + named["title"]
 
 
 def _share_problems(document: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from app.core.http.streaming import Rows, StreamedResponse, Streams
 from app.core.prepared import FastStatement
 from app.core.tokens import Tokens
 from app.domains.change.feed_schemas import FeedQuery
-from app.domains.change.service import READ_SCOPES
+from app.domains.change.service import READ_SCOPES, excluded_for
 from app.domains.shared.history.feed_state import Epochs
 from app.domains.shared.models import ChangeAction
 from app.domains.shared.query.formats import MEDIA_TYPES, Format, negotiate_format
@@ -173,7 +173,7 @@ class Feed:
 
     async def _read_page(self, start: Position, query: FeedQuery) -> Page:
         values = self._values(start, query) | {"limit": query.limit}
-        row = await self._fetch(feed_page(is_settled=start.is_settled), values)
+        row = await self._fetch(feed_page(excluded_for(self._caller), is_settled=start.is_settled), values)
         start.check(row)
         if start.is_settled and not row.rows and row.end is None:
             return await self._read_page(_in_epoch(row, BEFORE_LIVE), query)
@@ -225,9 +225,10 @@ class Feed:
 
     async def _open_stream(self, start: Position, query: FeedQuery) -> tuple[AsyncGenerator[Rows], Row]:
         """Return the batches of the changes after a position, and the state of the feed in the same snapshot."""
-        statements = [feed_stream(is_settled=False)]
+        excluded = excluded_for(self._caller)
+        statements = [feed_stream(excluded, is_settled=False)]
         if start.is_settled:
-            statements.insert(0, feed_stream(is_settled=True))
+            statements.insert(0, feed_stream(excluded, is_settled=True))
         for _ in range(_MAX_EPOCHS):
             batches = self._streams.read(feed_state(), self._values(start, query), *statements)
             (state,) = await anext(batches)

@@ -58,7 +58,10 @@ async def bulk_roles(
 async def bulk_role_holders(
     service: RoleServiceDep, body: BulkRoleHolders, atomic: shared.Atomic = True, dry_run: shared.DryRun = False
 ) -> Response:
-    """Replace all holders of up to 1,000 roles in one request; a dry run also requires `users:read`."""
+    """Replace all holders of up to 1,000 roles in one request.
+
+    A dry run shows the holders, and therefore also requires the scope `users:read`.
+    """
     outcome = await service.bulk_links(HOLDERS, body.items, atomic=atomic, dry_run=dry_run)
     return shared.bulk_response(outcome, dry_run=dry_run)
 

@@ -201,7 +201,7 @@ class ChangeRead(Schema):
     """A change of an object.
 
     `before` and `after` contain the changed fields: references with the code and name of their objects, and of lists of
-    links only the removed or added entries.
+    links only the removed or added entries. Without the scope `users:read`, they contain no `holders` of roles.
     """
 
     id: int

@@ -12,6 +12,7 @@ from sqlalchemy import URL
 
 from app.domains.change.service import READ_SCOPES
 from app.domains.shared.reading.change_feed import MAX_ROWS_READ, feed_page, feed_stream
+from app.domains.shared.reading.history_rows import ExcludedMembers
 from tests.api.conftest import assert_problem
 from tests.builders import make_department, make_role, make_user, token_with
 from tests.conftest import Committed, Statements, connected
@@ -231,7 +232,7 @@ async def test_page_reads_a_bounded_number_of_rows_from_an_index(
         "actions": ["updated"],
         "limit": 100,
     }
-    statement = await feed_page(is_settled=settled).prepare()
+    statement = await feed_page(ExcludedMembers(), is_settled=settled).prepare()
     literals = ", ".join(
         str(it) if isinstance(it, int) else f"'{{{','.join(it)}}}'" for it in statement.arguments(values)
     )
@@ -254,7 +255,7 @@ async def test_page_reads_a_bounded_number_of_rows_from_an_index(
 
 async def test_stream_is_read_from_an_index(large: tuple[asyncpg.Connection, bool]) -> None:
     connection, settled = large
-    statement = await feed_stream(is_settled=settled).prepare()
+    statement = await feed_stream(ExcludedMembers(), is_settled=settled).prepare()
     literals = {"transaction_id": "0::bigint", "id": "0::bigint", "types": "'{roles}'", "actions": "'{updated}'"}
     arguments = ", ".join(literals[name] for name in statement.names)
     await connection.execute(f"PREPARE stream AS {statement.sql}")

@@ -4,7 +4,7 @@ Plain members are columns of the object itself. Embedded members show referenced
 other tables. Members that are not selected are not queried.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any, ClassVar, get_args
 
@@ -41,6 +41,12 @@ def members_on_request(schema: type[BaseModel]) -> Mapping[str, Scope]:
     """Return the members of a schema that responses have only on request, each with the scope that it requires."""
     marks = ((name, mark) for name, field in schema.model_fields.items() for mark in field.metadata)
     return {name: mark.scope for name, mark in marks if isinstance(mark, OnRequest)}
+
+
+def required_scopes(schema: type[BaseModel], names: Iterable[str]) -> list[Scope]:
+    """Return the scopes of the members on request that have one of the names."""
+    scopes = members_on_request(schema)
+    return [scopes[name] for name in names if name in scopes]
 
 
 @cache

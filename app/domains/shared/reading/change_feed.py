@@ -30,7 +30,7 @@ from app.core.prepared import fast_statement
 from app.domains.shared.history.feed_state import FeedState, horizon, is_current
 from app.domains.shared.history.models import Change
 from app.domains.shared.models import table_of
-from app.domains.shared.reading.history_rows import select_members
+from app.domains.shared.reading.history_rows import ExcludedMembers, select_members
 from app.domains.shared.reading.json_text import utf8
 
 # The position before all changes that are not settled; `live_from` takes its place.
@@ -50,7 +50,7 @@ def feed_state() -> Select[Any]:
 
 
 @fast_statement()
-def feed_page(*, is_settled: bool) -> Select[Any]:
+def feed_page(excluded: ExcludedMembers, *, is_settled: bool) -> Select[Any]:
     """Return the statement of a page, which returns one row: the columns of `feed_state`, and
 
     - `rows`: the number of changes, one more than `limit` if more follow;
@@ -64,7 +64,7 @@ def feed_page(*, is_settled: bool) -> Select[Any]:
     rows = window.subquery("ahead")
     page = select(*rows.c).where(_matches(rows, is_settled=is_settled)).order_by(*_order(rows, is_settled=is_settled))
     found = page.limit(limit + literal_column("1")).cte("page").prefix_with("MATERIALIZED")
-    entry = select(_position(found, is_settled=is_settled).label("position"), _body(found).label("body"))
+    entry = select(_position(found, is_settled=is_settled).label("position"), _body(found, excluded).label("body"))
     entries = entry.order_by(*_order(found, is_settled=is_settled)).limit(limit).subquery("entry")
     count = select(func.count()).select_from(found).scalar_subquery()
     last = _ahead(select(_position(table, is_settled=is_settled)), table, is_settled=is_settled)
@@ -78,12 +78,12 @@ def feed_page(*, is_settled: bool) -> Select[Any]:
 
 
 @fast_statement()
-def feed_stream(*, is_settled: bool) -> Select[Any]:
+def feed_stream(excluded: ExcludedMembers, *, is_settled: bool) -> Select[Any]:
     """Return the statement of all matching changes ahead, each with its `position` and `body`."""
     table = table_of(Change).alias("change")
     # OFFSET is an optimiser fence: no plan sorts the changes before it returns the first one.
     rows = _ahead(select(*table.c), table, is_settled=is_settled).offset(literal_column("0")).subquery("ahead")
-    entry = select(_position(rows, is_settled=is_settled).label("position"), _body(rows).label("body"))
+    entry = select(_position(rows, is_settled=is_settled).label("position"), _body(rows, excluded).label("body"))
     return entry.where(_matches(rows, is_settled=is_settled)).order_by(*_order(rows, is_settled=is_settled))
 
 
@@ -140,8 +140,8 @@ def _of_state(name: str) -> ColumnElement[int]:
     return select(table_of(FeedState).alias("state").c[name]).scalar_subquery()
 
 
-def _body(source: FromClause) -> ColumnElement[bytes]:
-    members = select_members(source).correlate(source).subquery("d")
+def _body(source: FromClause, excluded: ExcludedMembers) -> ColumnElement[bytes]:
+    members = select_members(source, excluded).correlate(source).subquery("d")
     return select(utf8(func.row_to_json(members.table_valued()))).scalar_subquery()
 
 

@@ -32,7 +32,13 @@ from app.domains.shared.history.models import Change
 from app.domains.shared.models import folded, table_of
 from app.domains.shared.query.orders import Condition, Start
 from app.domains.shared.query.pages import ExportQuery, Listing, fetch_page, fetch_total
-from app.domains.shared.reading.history_rows import CELLS, cells_of_rows, documents_of_rows, select_members
+from app.domains.shared.reading.history_rows import (
+    CELLS,
+    ExcludedMembers,
+    cells_of_rows,
+    documents_of_rows,
+    select_members,
+)
 from app.domains.shared.reading.history_selection import (
     ChangeFilters,
     ChangeSelection,
@@ -55,19 +61,20 @@ async def list_changes(
     session: RegisterSession,
     filters: ChangeFilters,
     query: ExportQuery,
+    excluded: ExcludedMembers,
     object_: ObjectOfChanges | None = None,
     **values: Any,
 ) -> Listing | Export:
     """Return one page of the changes that the filters select, the newest first, or an export.
 
-    Raises `BadRequest` if an export would be read backwards.
+    Their `before` and `after` have no excluded members. Raises `BadRequest` if an export would be read backwards.
     """
     selection, values = filters.selection(object_), filters.arguments() | values
     if query.format == "json":
-        return await fetch_page(session, _page(selection, query.start), _count(selection), query, values)
+        return await fetch_page(session, _page(selection, query.start, excluded), _count(selection), query, values)
     values |= query.export_arguments()
     as_table = query.format == "csv"
-    statement = _export(selection, query.start, as_table=as_table)
+    statement = _export(selection, query.start, excluded, as_table=as_table)
     return Export("changes", statement, values, CELLS if as_table else None, raw=query.csv == "raw")
 
 
@@ -77,7 +84,7 @@ async def has_changes(session: RegisterSession, object_: ObjectOfChanges, **valu
 
 
 @fast_statement(256)
-def _page(selection: ChangeSelection, start: Start) -> Select[Any]:
+def _page(selection: ChangeSelection, start: Start, excluded: ExcludedMembers) -> Select[Any]:
     """Return the statement of a page, as `fetch_page` reads it."""
     table = table_of(Change).alias("change")
     ids = _first_ids(table, selection, start).subquery("ids")
@@ -86,7 +93,7 @@ def _page(selection: ChangeSelection, start: Start) -> Select[Any]:
     rows = select(*row.c).select_from(ids.join(row, true()))
     found = NEWEST_FIRST.limit_to_page(rows, row, start, replan=True).cte("found").prefix_with("MATERIALIZED")
     page = page_cte(found, NEWEST_FIRST, start)
-    items = json_list(select_members(page).order_by(*NEWEST_FIRST.clauses(page)).subquery("d"))
+    items = json_list(select_members(page, excluded).order_by(*NEWEST_FIRST.clauses(page)).subquery("d"))
     return page_result(found, page, items, NEWEST_FIRST)
 
 
@@ -97,14 +104,14 @@ def _count(condition: Condition) -> Select[Any]:
 
 
 @fast_statement(256)
-def _export(selection: ChangeSelection, start: Start, *, as_table: bool) -> Select[Any]:
+def _export(selection: ChangeSelection, start: Start, excluded: ExcludedMembers, *, as_table: bool) -> Select[Any]:
     """Return the statement of the whole list, or of its part after the position, one row per change."""
     table = table_of(Change).alias("change")
     rows = select(*table.c).where(*selection.conditions(table), selection.ids_between(table.c.id, start))
     rows = rows.order_by(*NEWEST_FIRST.clauses(table)).limit(bindparam("limit", type_=BigInteger))
     # The limit is inside the subquery, so that rows are formatted one by one, for the limited ones only.
     limited = rows.offset(bindparam("offset", type_=BigInteger)).subquery("s")
-    return cells_of_rows(limited) if as_table else documents_of_rows(select_members(limited))
+    return cells_of_rows(limited, excluded) if as_table else documents_of_rows(select_members(limited, excluded))
 
 
 def _first_ids(table: FromClause, selection: ChangeSelection, start: Start) -> Select[Any]:

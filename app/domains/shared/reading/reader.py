@@ -14,9 +14,10 @@ from app.domains.shared.query.link_filters import fixed_link
 from app.domains.shared.query.orders import Condition, Order
 from app.domains.shared.query.pages import FilterQuery, Listing, ListQuery, fetch_page
 from app.domains.shared.query.ranking import search_order
-from app.domains.shared.query.representations import Members, members_on_request
+from app.domains.shared.query.representations import Members, required_scopes
 from app.domains.shared.reading.documents import Document, Documents, documents_of
 from app.domains.shared.reading.history_pages import has_changes, list_changes
+from app.domains.shared.reading.history_rows import excluded_members
 from app.domains.shared.reading.history_selection import ChangeFilters, ObjectOfChanges
 from app.domains.shared.reading.keys import Key, not_found, parse_key, select_id
 from app.domains.shared.reading.reference_keys import replace_keys
@@ -89,13 +90,15 @@ class CollectionReader(RequestService):
         """Return one page of the history of one object, the newest change first, or an export.
 
         The reference may also be the `id` of a deleted object. Raises `InvalidContent` if no object of the collection
-        has a field that the query asks for.
+        has a field that the query asks for, and `Forbidden` if the caller may not read such a field.
         """
         query.check_members(self.collection.recorded_members)
+        self.require_members(query.member)
+        excluded = excluded_members([self.collection], self.caller.scopes)
         key = parse_key(reference, self.model)
         filters = ChangeFilters((self.collection.name,), by_type=False, actions=query.action, members=query.member)
         object_ = ObjectOfChanges(self.model, key.condition)
-        listing = await list_changes(self.session, filters, query, object_, key=key.value)
+        listing = await list_changes(self.session, filters, query, excluded, object_, key=key.value)
         may_be_missing = isinstance(listing, Export) or listing.items == b"[]"
         if may_be_missing and not await self._has_history(key):
             raise not_found(self.model)
@@ -144,8 +147,7 @@ class CollectionReader(RequestService):
     def require_members(self, members: Iterable[str] | None) -> None:
         """Raise `Forbidden` unless the caller has the scopes of the members on request among these."""
         if members is not None:
-            scopes = members_on_request(self.collection.read)
-            self.caller.require(*(scopes[name] for name in members if name in scopes))
+            self.caller.require(*required_scopes(self.collection.read, members))
 
     def _export(self, query: ListQuery, order: Order, condition: Condition | None, values: dict[str, Any]) -> Export:
         values |= query.export_arguments()
