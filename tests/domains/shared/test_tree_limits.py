@@ -270,11 +270,12 @@ async def rows_read(connection: asyncpg.Connection, statement: Any, values: dict
     plan = await explain(connection, statement, values)
     # A join can read a scan once and compare its rows with each row of the other side.
     discarded: int = sum(node.get("Rows Removed by Join Filter", 0) * node["Actual Loops"] for node in nodes(plan))
-    return discarded + sum(
+    read: int = sum(
         round((node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"])
         for node in nodes(plan)
         if node.get("Relation Name") == "departments"
     )
+    return read + discarded
 
 
 @pytest.fixture
