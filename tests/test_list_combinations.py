@@ -194,7 +194,7 @@ class Combinations:
     def draw_below(self, target: str, collection: str) -> tuple[str, Query]:
         """Return a reference to an object, and the parameters of the list of linked objects below its path.
 
-        Of the parameters of the links in the path, only those of their own field are drawn.
+        Parameters of the links in the path are drawn for their own field only.
         """
         each = self._random.choice(self._register.objects[target])
         (kind,) = (kind for kind in KINDS[collection] if kind.target == target)
@@ -252,7 +252,7 @@ class Combinations:
         field = self._random.choice(names)
         values = [each[field] for each in self._register.objects[collection] if each[field] is not None]
         value = str(self._random.choice(values))
-        suffixes = ("",) if field == "is_active" else ("", "__not")
+        suffixes: tuple[str, ...] = ("",) if field == "is_active" else ("", "__not")
         if field in {"id", "version", "created_at", "updated_at", "latitude", "longitude"}:
             suffixes += ("__gt", "__gte", "__lt", "__lte")
         if self._chance(0.2) and collection != "users":
