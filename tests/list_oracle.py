@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 Object = Mapping[str, Any]
@@ -28,6 +29,7 @@ REFERENCES: dict[str, dict[str, str]] = {
     "users": {"department_id": "departments", "manager_id": "users"},
 }
 IGNORING_CASE = frozenset({"code", "email"})
+NUMBERS = frozenset({"latitude", "longitude", "version"})
 
 
 @dataclass(frozen=True)
@@ -85,10 +87,27 @@ class Register:
         parameters = _Parameters(query)
         links = [self._links(collection, kind, parameters, is_counted=kind in counted) for kind in KINDS[collection]]
         tests = [test for test in links if test is not None]
+        word = parameters.one("q")
+        if word is not None:
+            tests.append(lambda each: word.lower() in f"{each['name']} {each['description']}".lower().split())
         # The remaining parameters are those of fields.
         tests += [*self._tree(collection, parameters), *self._fields(collection, parameters)]
         found = (each for each in self.objects[collection] if all(test(each) for test in tests))
         return sorted(found, key=lambda each: each["id"])
+
+    def below(self, path: tuple[str, str], collection: str, query: Query) -> list[Object]:
+        """Return the objects of `collection` that are linked to the object `path`, and that the parameters select.
+
+        The own field of the links describes the link of the path.
+        """
+        target, reference = path
+        (kind,) = (kind for kind in KINDS[collection] if kind.target == target)
+        id_ = self.resolve(target, reference)
+        linked = [each for each in self.objects[collection] if id_ in self._details(collection, kind, each)]
+        if kind.detail in {name for name, _ in query}:
+            query = [*query, (f"{kind.noun}_id", str(id_))]
+        selected = {each["id"] for each in self.select(collection, query)}
+        return [each for each in linked if each["id"] in selected]
 
     def stats(self, collection: str, query: Query, group_by: str) -> tuple[int, Counter[tuple[str | None, ...]]]:
         """Return the number of selected objects, and that of each combination of keys of the groupings."""
@@ -264,6 +283,10 @@ def _comparable(field: str, value: Any) -> Any:
     """Return a value as parameters write it, in lower case if case is ignored."""
     if isinstance(value, bool):
         return str(value).lower()
+    if field in NUMBERS:
+        return float(value)
+    if field.endswith("_at"):
+        return datetime.fromisoformat(value)
     return value.lower() if field in IGNORING_CASE else value
 
 
@@ -285,6 +308,8 @@ def _comparison(field: str, name: str, operand: str) -> Test:
             return False
         if name in {"ic", "sw"}:
             return _COMPARISONS[name](value.lower(), operand.lower())
+        if field.endswith("_at"):
+            return _COMPARISONS[name](value, datetime.fromisoformat(operand))
         return _COMPARISONS[name](float(value), float(operand))
 
     return test

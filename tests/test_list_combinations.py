@@ -1,5 +1,7 @@
 """Random combinations of filters select what a naive computation over the exported objects selects."""
 
+import csv
+import io
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -50,7 +52,17 @@ GROUPS = {
     "roles": ("department",),
     "users": ("access_level", "is_active", "department", "manager"),
 }
-NULLABLE = frozenset({"code", "external_id", "description", "country", "criticality", "latitude", "url"})
+NULLABLE = frozenset(
+    {"code", "external_id", "description", "country", "criticality"}
+    | {"latitude", "longitude", "url", "address", "timezone"}
+)
+# The filters that are drawn by a value of some object.
+OTHERS = {
+    "locations": ("latitude", "longitude", "address", "timezone"),
+    "resources": ("url",),
+    "users": ("is_active",),
+}
+ALWAYS = ("id", "created_by_id", "updated_by_id")
 
 
 def _values_of(collection: str, field: str) -> tuple[str, ...]:
@@ -92,7 +104,13 @@ def _bodies(collection: str, random: Random) -> list[dict[str, Any]]:
             body |= {"email": f"u{number}@{random.choice(WORDS)}.example", "is_active": random.random() < 0.7}
         if collection == "locations":
             body |= {"country": random.choice(("CH", "DE", None)), "latitude": random.choice((1.5, 47.0, None))}
-            body["longitude"] = None if body["latitude"] is None else 8.0
+            body["longitude"] = None if body["latitude"] is None else random.choice((8.0, -1.5))
+            body |= {
+                "address": random.choice((*WORDS, None)),
+                "timezone": random.choice(("Europe/Zurich", "UTC", None)),
+            }
+        if collection == "resources":
+            body["url"] = random.choice(("https://a.example/x", "https://b.example/", None))
         if collection == "processes":
             body["departments"] = linked("departments", relation=DETAILS["relation"])
             owners = [link for link in body["departments"] if link["relation"] == "owner"]
@@ -159,20 +177,30 @@ class Combinations:
         """Return the parameters of one to three filters of a collection, each with some of its variants."""
         facets: list[Callable[[], Iterable[tuple[str, str]]]] = [
             lambda: self._text(collection),
-            lambda: self._reference(collection, self._random.choice([*REFERENCES[collection], "id", "created_by_id"])),
+            lambda: self._reference(collection, self._random.choice([*REFERENCES[collection], *ALWAYS])),
+            lambda: self._own(collection),
             *(partial(self._links, kind) for kind in KINDS[collection]),
         ]
         if OWN_CHOICES[collection]:
             facets.append(lambda: self._choice(collection, self._random.choice(OWN_CHOICES[collection])))
         if collection in TREES:
             facets.append(self._tree)
-        if collection == "locations":
-            facets.append(self._number)
         found: dict[str, list[tuple[str, str]]] = {}
         for facet in self._random.sample(facets, self._random.choice((1, 1, 2, 3))):
             for name, value in facet():
                 found.setdefault(name, []).append((name, value))
         return [each for values in found.values() for each in values]
+
+    def draw_below(self, target: str, collection: str) -> tuple[str, Query]:
+        """Return a reference to an object, and the parameters of the list of linked objects below its path.
+
+        Parameters of the links in the path are drawn for their own field only.
+        """
+        each = self._random.choice(self._register.objects[target])
+        (kind,) = (kind for kind in KINDS[collection] if kind.target == target)
+        query = [pair for pair in self.draw(collection) if not pair[0].startswith(f"{kind.noun}_")]
+        reference = self._random.choice((str(each["id"]), f"code:{each['code']}"))
+        return reference, query
 
     def group_by(self, collection: str) -> str:
         groups = GROUPS[collection]
@@ -218,21 +246,34 @@ class Combinations:
         if field in NULLABLE:
             yield from self._absence(field)
 
-    def _number(self) -> Iterable[tuple[str, str]]:
-        yield (f"latitude{self._random.choice(('__gt', '__gte', '__lt', '__lte'))}", "10")
-        yield from self._absence("latitude")
+    def _own(self, collection: str) -> Iterable[tuple[str, str]]:
+        """Draw one of the filters by values that an object has, equal ones included."""
+        names = ("version", "id", "created_at", "updated_at", *OTHERS.get(collection, ()))
+        field = self._random.choice(names)
+        values = [each[field] for each in self._register.objects[collection] if each[field] is not None]
+        value = str(self._random.choice(values))
+        suffixes: tuple[str, ...] = ("",) if field == "is_active" else ("", "__not")
+        if field in {"id", "version", "created_at", "updated_at", "latitude", "longitude"}:
+            suffixes += ("__gt", "__gte", "__lt", "__lte")
+        if self._chance(0.2) and collection != "users":
+            yield ("q", self._random.choice(WORDS))
+        yield (f"{field}{self._random.choice(suffixes)}", value.lower() if field == "is_active" else value)
+        if field in NULLABLE:
+            yield from self._absence(field)
 
     def _tree(self) -> Iterable[tuple[str, str]]:
         if self._chance(0.7):
-            yield from self._several("level", lambda: str(self._random.randint(1, 6)))
+            yield from self._several(
+                f"level{self._random.choice(('', '', '__not'))}", lambda: str(self._random.randint(1, 6))
+            )
         else:
             yield ("has_children", self._random.choice(("true", "false")))
 
     def _reference(self, collection: str, field: str) -> Iterable[tuple[str, str]]:
-        target = "users" if field == "created_by_id" else REFERENCES[collection].get(field, collection)
+        target = "users" if field in ALWAYS[1:] else REFERENCES[collection].get(field, collection)
         if self._chance(0.6):
             yield from self._several(f"{field}{self._random.choice(('', '__not'))}", lambda: self._named(target))
-        own = "within" if field == "id" else "" if field in {"parent_id", "created_by_id"} else field[:-3] + "_within"
+        own = "within" if field == "id" else "" if field in {"parent_id", *ALWAYS} else field[:-3] + "_within"
         if own and target in TREES and self._chance(0.5):
             yield (f"{own}{self._random.choice(('', '__not'))}", self._named(target, tree=True))
         if field != "id":
@@ -258,6 +299,43 @@ class Combinations:
         yield from self._absence(name)
 
 
+FORMATS = ("application/x-ndjson", "text/csv")
+# Lists below a path: the collection of the object in the path, that of the list, and the path.
+BELOW = (
+    *((name, "processes", f"/{name}/{{}}/processes") for name in ("departments", "locations", "resources", "roles")),
+    ("roles", "users", "/roles/{}/holders"),
+)
+
+
+async def _get(client: httpx.AsyncClient, address: str, query: Query = ()) -> dict[str, Any]:
+    response = await client.get(address, params=list(query) or None)
+    assert response.status_code == 200, (address, query, response.text)
+    page: dict[str, Any] = response.json()
+    return page
+
+
+async def _walk(client: httpx.AsyncClient, path: str, query: Query, limit: int) -> list[int]:
+    """Return the ids of a list, whose pages are the same forwards and backwards."""
+    pages = [await _get(client, path, [*query, ("limit", str(limit)), ("count", "exact")])]
+    while pages[-1]["next"]:
+        pages.append(await _get(client, pages[-1]["next"].removeprefix("/api/v1")))
+    ids = [[each["id"] for each in page["items"]] for page in pages]
+    page = pages[-1]
+    for expected in reversed(ids[:-1]):
+        page = await _get(client, page["prev"].removeprefix("/api/v1"))
+        assert [each["id"] for each in page["items"]] == expected, (path, query)
+    assert pages[0]["total"] == sum(map(len, ids)), (path, query)
+    return [id_ for page_ids in ids for id_ in page_ids]
+
+
+async def _exported_ids(client: httpx.AsyncClient, path: str, query: Query, format_: str) -> list[int]:
+    if format_ != "text/csv":
+        return [each["id"] for each in await _export(client, path, query)]
+    response = await client.get(path, params=list(query), headers={"Accept": format_})
+    assert response.status_code == 200, response.text
+    return [int(row["id"]) for row in csv.DictReader(io.StringIO(response.text))]
+
+
 @pytest.mark.parametrize("seed", range(4))
 async def test_lists_select_what_the_naive_computation_selects(committed: Committed, seed: int) -> None:
     client, random = committed.client, Random(seed)  # noqa: S311 - the same combinations in every run
@@ -267,16 +345,21 @@ async def test_lists_select_what_the_naive_computation_selects(committed: Commit
     found = Counter[str]()
     for number in range(COMBINATIONS):
         collection = random.choice(("processes", *COLLECTIONS))
-        query = combinations.draw(collection)
-        expected = [each["id"] for each in register.select(collection, query)]
-        if number % 3:
-            response = await client.get(f"/{collection}", params=[*query, ("limit", "200"), ("count", "exact")])
-            assert response.status_code == 200, (query, response.text)
-            page = response.json()
-            assert ([each["id"] for each in page["items"]], page["total"]) == (expected, len(expected)), query
+        if number % 4:
+            query = combinations.draw(collection)
+            path, expected = f"/{collection}", register.select(collection, query)
         else:
-            exported = await _export(client, f"/{collection}", query)
-            assert [each["id"] for each in exported] == expected, query
+            target, collection, path = random.choice(BELOW)
+            reference, query = combinations.draw_below(target, collection)
+            path, expected = path.format(reference), register.below((target, reference), collection, query)
+        sort = random.choice(("id", "-id", "name", "-name"))
+        expected = sorted(expected, key=lambda each: (each["name"].lower() if "name" in sort else "", each["id"]))
+        ids = [each["id"] for each in (expected[::-1] if sort[0] == "-" else expected)]
+        query = [*query, ("sort", sort)]
+        if number % 3:
+            assert await _walk(client, path, query, random.choice((3, 20, 200))) == ids, (path, query)
+        else:
+            assert await _exported_ids(client, path, query, random.choice(FORMATS)) == ids, (path, query)
         found["empty" if not expected else "all" if len(expected) == SIZES[collection] else "some"] += 1
         found["absence"] += any("__null" in name or "__not" in name or value == "none" for name, value in query)
     # Combinations that select everything or nothing would show little.
