@@ -343,7 +343,7 @@ def test_longest_password_is_compared_at_once() -> None:
 def test_caches_keep_no_long_text(monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[str] = []
     for module, name in ((formats, "_negotiate"), (bodies, "_media_type")):
-        monkeypatch.setattr(module, name, kept.append)
+        monkeypatch.setattr(module, name, lambda text, *_: kept.append(text))
     monkeypatch.setattr(redaction, "_is_secret", kept.append)
     for size in (10, 150, 900, 10_000, 100_000):
         with expected_failures():

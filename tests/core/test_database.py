@@ -303,12 +303,14 @@ MAY_END = Counter(
         ("domains/auth/credentials.py", "release"): 2,  # before hashing, and so that a refusal keeps its correction
         ("domains/auth/service.py", "release"): 2,  # before hashing
         ("domains/auth/sign_in.py", "release"): 3,  # before hashing, and so that a refusal keeps the earlier writes
-        ("domains/change/feed.py", "release"): 1,  # after an epoch began, before it is read
+        ("domains/change/feed.py", "begin"): 2,  # of an epoch, not of a transaction
         ("domains/register/restore.py", "begin"): 1,  # of an import, not of a transaction
         ("domains/register/restore.py", "undo"): 1,  # after a database without a schema
+        ("domains/shared/history/feed_state.py", "begin"): 1,  # of an epoch, not of a transaction
         ("domains/shared/idempotency/route.py", "undo"): 1,  # to store an error response
         ("domains/shared/reading/reader.py", "release"): 1,  # before a stream takes its own connection
         ("domains/shared/trees.py", "undo"): 2,  # of moves in a tree, not of a transaction
+        ("domains/shared/writing/link_list_writer.py", "undo"): 1,  # to find all faults
         ("domains/shared/writing/locked.py", "undo"): 1,  # to wait for an advisory lock without a row lock
         ("domains/shared/writing/all_faults.py", "undo"): 1,  # to find all faults
         ("core/threads.py", "reset"): 2,  # of context variables

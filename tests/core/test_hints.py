@@ -93,7 +93,7 @@ async def test_every_kind_of_list_proposes_the_intended_parameter(client: httpx.
         "/processes/stats?group_by=status&departmnt_id=1": "department_id",
         "/processes/stats?groupby=status": "group_by",
         f"/departments/{department['id']}/processes?order_by=name": "sort",
-        f"/departments/{department['id']}/changes?page=2": "offset",
+        f"/departments/{department['id']}/changes?page=2": "cursor",
         "/departments?page_size=1": "limit",
         "/changes?actor=1": "actor_id",
         "/changes?object=1": "object_id",

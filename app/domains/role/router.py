@@ -26,6 +26,8 @@ class BulkRoles(shared.Bulk[RoleCreate]):
 class BulkRoleHolders(shared.BulkLinks[RoleHoldersItem]):
     """Up to 1,000 items, each of which replaces the holders of one role; up to 200,000 holders in all."""
 
+    model_config = shared.example(items=[{"role_id": 1, "user_ids": [1, 2]}])
+
 
 @router.get("", response_model=shared.Page[RoleRead], responses=shared.EXPORT, openapi_extra=REQUIRES_READ)
 async def list_roles(service: RoleServiceDep, query: RoleListParameters) -> Response:

@@ -47,7 +47,7 @@ from app.domains.shared.responses import (
     tree_response,
     updated_response,
 )
-from app.domains.shared.schemas import NO_FIELDS, Ancestors, ChangeRead, NoFields, Page, Stats, Tree
+from app.domains.shared.schemas import NO_FIELDS, Ancestors, ChangeRead, NoFields, Page, Stats, Tree, example
 from app.domains.shared.trees import MAX_DEPTH
 from app.utils.exceptions import (
     BadRequest,
@@ -102,6 +102,7 @@ __all__ = [
     "collection_router",
     "created_response",
     "document_response",
+    "example",
     "import_response",
     "links_response",
     "list_response",

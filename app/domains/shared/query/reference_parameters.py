@@ -21,7 +21,7 @@ CODE, EXTERNAL_ID = "code:", "external_id:"
 ID_PATTERN = "[1-9][0-9]{0,18}"
 _ID = re.compile(ID_PATTERN)
 # A text that was probably meant as an id.
-_LIKE_ID = re.compile(r"\s*[+-]?\d")
+_LIKE_ID = re.compile(r"[+-]?\d")
 _CODE = re.compile(CODE_PATTERN.removesuffix("$"))
 _STORED_EXTERNAL_ID = TypeAdapter[str](StoredExternalId)
 _KEY_PATTERN = described_pattern(f"^({CODE}{CODE_PATTERN[1:-1]}|{EXTERNAL_ID}.+)$", TEXTS["bad_reference:parameter"])
@@ -69,7 +69,7 @@ def _parse_external_id(text: str) -> str:
 
 
 def _fault_of(text: str) -> PydanticCustomError:
-    if _LIKE_ID.match(text):
+    if _LIKE_ID.match(text.lstrip()):
         return invalid("bad_reference:digits")
     if f"{text.partition(':')[0].strip().lower()}:" in {CODE, EXTERNAL_ID}:
         return invalid("bad_reference:prefix")
