@@ -154,9 +154,9 @@ def select_subtree(tree: str, root: ColumnElement[int]) -> Select[Any]:
 def select_elements(ids: Select[Any]) -> Select[Any]:
     """Select the same ids as the elements of an array.
 
-    Of a recursion, PostgreSQL may expect too many rows for an index or a hash table; of an array that a subquery
-    builds, it expects ten elements, and of a range of these one. So it searches an index for each element, and does not
-    read the rows in the order of the list to compare them with the elements.
+    PostgreSQL may expect too many rows of a recursion for an index or a hash table. It expects ten elements of an array
+    that a subquery builds, and one of a range of these. So it searches an index for each element, and does not read the
+    rows in the order of the list to compare them with the elements.
     """
     elements = func.unnest(func.array(ids.scalar_subquery())).table_valued(column("id", BigInteger))
     element = elements.render_derived(name="element").c.id
