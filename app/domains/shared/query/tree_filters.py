@@ -162,9 +162,14 @@ def select_subtree(tree: str, root: ColumnElement[int]) -> Select[Any]:
 def select_elements(ids: Select[Any]) -> Select[Any]:
     """Select the same ids as the elements of an array.
 
-    PostgreSQL expects ten elements, but of a recursion it may expect too many rows for an index or a hash table.
+    PostgreSQL may expect too many rows of a recursion for an index or a hash table. It expects ten elements of an array
+    that a subquery builds, and one of a range of these. So it searches an index for each element, and does not read the
+    rows in the order of the list to compare them with the elements.
     """
-    return select(func.unnest(func.array(ids.scalar_subquery()), type_=BigInteger))
+    elements = func.unnest(func.array(ids.scalar_subquery())).table_valued(column("id", BigInteger))
+    element = elements.render_derived(name="element").c.id
+    # All ids are in this range.
+    return select(element).where(element.between(_number(1), _number(MAX_ID)))
 
 
 def is_in(field: ColumnElement[int], ids: Select[Any]) -> ColumnElement[bool]:
