@@ -20,7 +20,7 @@ from sqlalchemy import URL
 from app.core.config import Settings
 from app.core.http.protocol import GuardedProtocol
 from app.main import create_app
-from app.utils.exceptions import RegisterError, error_classes, problem_types
+from app.utils.exceptions import Gone, RegisterError, error_classes, problem_types
 from app.utils.fault_codes import TEXTS, UNKNOWN_PATTERN_TEXT, code_of
 from app.utils.problems import MAX_INSTANCE_LENGTH, Problem, TokenProblem
 from tests.conftest import new_database, settings_for
@@ -37,7 +37,8 @@ def is_text_of(code: str, detail: str) -> bool:
     return detail != UNKNOWN_PATTERN_TEXT and any(re.fullmatch(pattern, detail) for pattern in patterns)
 
 
-CODES = {error.code: error for error in error_classes(RegisterError) if error is not RegisterError}
+# Without the base classes that are never raised.
+CODES = {error.code: error for error in error_classes(RegisterError) if error not in {RegisterError, Gone}}
 NAMES = {error.name: error for error in problem_types()}
 
 

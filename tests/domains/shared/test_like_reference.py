@@ -20,6 +20,7 @@ from sqlalchemy import URL, event
 from app.core.caller import Caller
 from app.core.http.authorisation import authorise
 from app.core.permissions import scopes_of
+from app.domains.role.schemas import RoleHolders
 from app.domains.role.service import HOLDERS
 from app.domains.shared import trees
 from app.domains.shared.references import KeyedBody
@@ -206,13 +207,15 @@ def links_of(name: str) -> st.SearchStrategy[Step]:
     if LINKS[name] is not HOLDERS:
         return st.one_of(*one)
     body = st.fixed_dictionaries({LINKS[name].short: st.lists(IDS, max_size=3)})
-    return st.one_of(*one, steps(action=st.just("set_links"), body=body, **ends))
+    # Twice, because only holders are replaced by a request of their own.
+    several = steps(action=st.just("set_links"), body=body, **ends)
+    return st.one_of(*one, several, several)
 
 
 STEPS = st.one_of(
-    *(writes_of(collection) for collection in (*COLLECTIONS, "processes", "users")),
-    *(moves_of(collection) for collection in TREES),
     *(links_of(name) for name in LINKS),
+    *(moves_of(collection) for collection in TREES),
+    *(writes_of(collection) for collection in (*COLLECTIONS, "processes", "users")),
 )
 
 # --- Two equal registers ---
@@ -401,7 +404,8 @@ class Twins:
         try:
             async with self.plain.app.state.database.transaction() as session:
                 writer = ReferenceWriter(session, CALLER, types.model, types.whole, types.read)
-                body = await writer.with_ids(step.body, types.patch if step.action == "patch" else types.whole)
+                schema = {"patch": types.patch, "set_links": RoleHolders}.get(step.action, types.whole)
+                body = await writer.with_ids(step.body, schema)
                 if step.action == "create":
                     document = await writer.create(body)
                 elif step.action == "replace":
