@@ -388,7 +388,8 @@ def test_socket_is_elsewhere_if_the_path_is_unsuitable(data_dir: Path, tmp_path:
         assert not sockets.exists()
 
 
-def test_directory_with_a_space_keeps_its_socket(data_dir: Path, tmp_path: Path) -> None:
+def test_space_in_path_is_kept(data_dir: Path, tmp_path: Path) -> None:
+    # A short name: the path of a socket has at most 107 bytes, and pytest names the directory after the test.
     with moved(data_dir, tmp_path / "my data") as place, Run(place) as run:
         assert run.query("SHOW unix_socket_directories") == [(f"{place}/postgres",)]
 
