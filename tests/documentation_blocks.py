@@ -76,6 +76,7 @@ ELSEWHERE = {
 }
 SCHEMAS = {
     Named(API, '"group_by"'): "Stats",
+    Named(API, '"owner_id": {'): "ProcessCreate",
     Named(API, '"op"'): "BulkDepartments",
     Named(API, '"index"'): "BulkAnswer",
     Named(API, '"plan_id"'): "ImportAnswer",

@@ -20,7 +20,6 @@ from sqlalchemy import URL, String, text
 
 from app.core.permissions import SCOPES, effective_scopes
 from app.domains.shared.collection import writable_columns
-from app.domains.shared.query.filters import BooleanParameter
 from app.domains.shared.query.pages import ListDeclaration
 from app.domains.shared.query.representations import embedded_members, members_on_request
 from app.main import create_app
@@ -246,7 +245,7 @@ def query_with(declaration: ListDeclaration, name: str, object_id: int) -> str:
     """Return a valid query with one filter, by an object or a constant, and with the filter that it requires."""
     parameter = declaration.parameters[name]
     query = f"{name}={object_id}"
-    if parameter.annotation is BooleanParameter:
+    if parameter.annotation is bool:
         query = f"{name}=true"
     elif get_origin(parameter.annotation) is Literal:
         query = f"{name}={get_args(parameter.annotation)[-1]}"

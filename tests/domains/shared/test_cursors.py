@@ -322,25 +322,6 @@ async def test_urls_of_pages_spell_booleans_as_clients_do(client: httpx.AsyncCli
         assert len(following.json()["items"]) == 1
 
 
-@pytest.mark.parametrize("value", ["True", "FALSE", "1", "0", "yes", "on", "t", "", " true"])
-async def test_boolean_parameter_has_one_spelling(client: httpx.AsyncClient, value: str) -> None:
-    made = await make(client, "roles")
-    for method, path, name in (
-        *(
-            ("GET", "/departments", name)
-            for name in ("has_children", "head_id__null", "code__null", "process_id__null")
-        ),
-        *(("GET", "/processes/stats", name) for name in ("criticality__null", "role_id__null")),
-        *(("GET", "/users", "is_active"), ("POST", "/roles/bulk", "dry_run"), ("POST", "/roles/bulk", "atomic")),
-        *(("POST", "/roles/import", "dry_run"), ("POST", "/roles/import", "match_ids")),
-    ):
-        body = {"items": [{"op": "delete", "id": made["id"]}]} if path.endswith("bulk") else None
-        response = await client.request(method, path, params={name: value}, json=body)
-        assert response.status_code == 422, (path, name)
-        faults = [(each["pointer"], each["code"]) for each in response.json()["errors"]]
-        assert (f"/{name}", "bool_parsing") in faults
-
-
 async def test_id_in_a_path_has_one_spelling(client: httpx.AsyncClient) -> None:
     made = await make(client, "roles")
     for reference in (f"0{made['id']}", f"+{made['id']}", f"{made['id']}.0", f"%20{made['id']}"):

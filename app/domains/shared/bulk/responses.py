@@ -12,7 +12,6 @@ from app.domains.shared.bulk.batch import BulkOutcome
 from app.domains.shared.bulk.fault_budget import MAX_TOTAL_FAULTS
 from app.domains.shared.bulk.items import ItemResult, Status
 from app.domains.shared.bulk.schemas import BulkAnswer
-from app.domains.shared.query.filters import BooleanParameter
 from app.domains.shared.responses import BODY, JSON, Responses, compact, problems
 from app.utils.exceptions import (
     Conflict,
@@ -36,9 +35,9 @@ BULK: Responses = {
 }
 
 Atomic = Annotated[
-    BooleanParameter, Query(description="Write all items or none; `false` writes the valid items even if others fail.")
+    bool, Query(description="Write all items or none; `false` writes the valid items even if others fail.")
 ]
-DryRun = Annotated[BooleanParameter, Query(description="Check all items and report the changes without writing them.")]
+DryRun = Annotated[bool, Query(description="Check all items and report the changes without writing them.")]
 
 
 def bulk_response(outcome: BulkOutcome, *, dry_run: bool) -> Response:

@@ -16,7 +16,6 @@ from app.domains.shared.bulk.responses import batch_error, result_json
 from app.domains.shared.imports.files import FILE_TYPES, MAX_ROWS
 from app.domains.shared.imports.importing import Action, ImportFile, ImportResult, RowOutcome, import_file
 from app.domains.shared.imports.plans import RETENTION_MINUTES, Plan, execute_plan, plan_import
-from app.domains.shared.query.filters import BooleanParameter
 from app.domains.shared.reading.reader import CollectionReader
 from app.domains.shared.responses import BODY, JSON, Responses, compact, problems
 from app.domains.shared.schemas import Instant, Schema
@@ -33,9 +32,7 @@ class ImportQuery(BaseModel):
     # Not `strict`: query parameters are text.
     model_config = ConfigDict(extra="forbid")
 
-    dry_run: BooleanParameter = Field(
-        False, description="Check the file and return a plan of the changes without writing them."
-    )
+    dry_run: bool = Field(False, description="Check the file and return a plan of the changes without writing them.")
     plan_id: UUID | None = Field(
         None, description="Execute the plan with this id instead of sending a file; 409 if the plan is outdated."
     )
@@ -46,7 +43,7 @@ class ImportQuery(BaseModel):
         "other columns are mapped by name, ignoring case and separators.",
         examples=[["Kürzel:code"]],
     )
-    match_ids: BooleanParameter = Field(
+    match_ids: bool = Field(
         False,
         description="Rows with an `id` update the object with this `id`, as in exports of this register; "
         "by default an `id` only identifies a row for references within the file.",

@@ -38,7 +38,6 @@ from sqlalchemy.types import TypeEngine
 
 from app.domains.shared.models import EXTERNAL_ID_LENGTH, Base, folded, folded_key, referenced_name
 from app.domains.shared.query.filters import (
-    BooleanParameter,
     Filter,
     InstantParameter,
     IntegerParameter,
@@ -75,7 +74,7 @@ def ranked_choice(name: str, values: Any) -> Iterable[Filter]:
 
     # Compares ranks because the index, which also serves the sort order, is over the rank.
     yield from _choice(name, values, Integer(), rank, convert, complement)
-    is_null = Parameter(f"{name}__null", BooleanParameter, _describe_absence(name), None)
+    is_null = Parameter(f"{name}__null", bool, _describe_absence(name), None)
     null_rank = literal_column(str(len(ranks) + 1), Integer())
     yield Filter(
         (is_null,),
@@ -94,7 +93,7 @@ def rank_column(source: FromClause, name: str, values: Sequence[str]) -> ColumnE
 def flag(name: str) -> Iterable[Filter]:
     """Yield the filter of a Boolean field."""
     description = _describe(name, "equals this value")
-    yield _single(name, BooleanParameter, description, Boolean(), lambda field, value: field == value)
+    yield _single(name, bool, description, Boolean(), lambda field, value: field == value)
 
 
 def own_id(model: type[Base]) -> Iterable[Filter]:
@@ -284,7 +283,7 @@ def _null_filter(name: str, *, uses_num_nulls: bool = False) -> Filter:
     """Return the filter for a missing value; `uses_num_nulls` if the index is over `num_nulls` of the field."""
     parameter_name = f"{name}__null"
     # No bind parameter: the planner needs a constant to use the index.
-    parameter = Parameter(parameter_name, BooleanParameter, _describe_absence(name), None)
+    parameter = Parameter(parameter_name, bool, _describe_absence(name), None)
 
     def condition(source: FromClause, operands: Operands) -> ColumnElement[bool]:
         field = source.c[name]

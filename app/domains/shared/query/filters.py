@@ -75,16 +75,8 @@ def _check_decimal(value: object) -> object:
     return value
 
 
-def _check_boolean(value: object) -> object:
-    # Pydantic would accept `True`, `1`, `yes` and more.
-    if isinstance(value, str) and value not in {"true", "false"}:
-        raise PydanticKnownError("bool_parsing")
-    return value
-
-
 # Restricts an integer in a query string to digits without leading zeros, and a minus sign.
 Digits = BeforeValidator(_check_digits)
-BooleanParameter = Annotated[bool, BeforeValidator(_check_boolean)]
 InstantParameter = Annotated[AwareDatetime, BeforeValidator(_parse_instant), AfterValidator(_to_utc)]
 IntegerParameter = Annotated[int, Field(ge=-MAX_ID, le=MAX_ID), Digits]
 NumberParameter = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_check_decimal)]

@@ -24,7 +24,6 @@ from sqlalchemy.dialects.postgresql import ARRAY, array
 from app.domains.shared.collection import LinkSet
 from app.domains.shared.models import Base, model_of, table_of
 from app.domains.shared.query.filters import (
-    BooleanParameter,
     Filter,
     FixedLink,
     Operands,
@@ -171,9 +170,7 @@ def _target_parameters(kind: _Links, reads: str | None) -> Iterable[Parameter]:
         description = f"Only objects {linked} of these {kind.other}."
         yield reference_parameter(name, kind.other, description, is_list=True, reads=reads)
     absence = f"`true`: only objects linked to no {noun}, or also these if there are other conditions on the {noun}"
-    yield Parameter(
-        f"{target}__null", BooleanParameter, f"{absence}; `false`: only objects linked to one.", None, reads=reads
-    )
+    yield Parameter(f"{target}__null", bool, f"{absence}; `false`: only objects linked to one.", None, reads=reads)
     description = f"Whether `any` (default), `all` or `none` of the {noun}s in `{target}` must be linked."
     description += f" `none` without `{target}`: no {noun} at all."
     yield Parameter(kind.match, Match, description, None, requires=target, independent="none", reads=reads)

@@ -22,7 +22,6 @@ from sqlalchemy import (
 from app.domains.shared.models import Base, referenced_name, table_of
 from app.domains.shared.query.children import select_children
 from app.domains.shared.query.filters import (
-    BooleanParameter,
     Digits,
     Filter,
     Operands,
@@ -94,7 +93,7 @@ def _other_levels(model: type[Base]) -> Filter:
 
 def _has_children(model: type[Base]) -> Filter:
     description = "`true`: only objects that have children; `false`: only objects without children."
-    parameter = Parameter("has_children", BooleanParameter, description, None)
+    parameter = Parameter("has_children", bool, description, None)
 
     def condition(source: FromClause, operands: Operands) -> ColumnElement[bool]:
         child = table_of(model).alias("child_of_object")
