@@ -29,6 +29,8 @@ LOWERED = {
     "domains/shared/imports/columns.py": "names of columns",
     "domains/shared/imports/rows.py": "Boolean words",
     "domains/shared/query/formats.py": "media types",
+    "domains/shared/query/parameters.py": "Booleans in URLs",
+    "domains/shared/query/reference_parameters.py": "prefixes of references",
     "utils/text/folding.py": "ASCII text",
     "utils/logging_middleware.py": "header fields",
 }
