@@ -25,9 +25,9 @@ LINKS = ("department", "location", "resource", "role")
 
 EVERY = 20
 MANY = 20
-# Generated cursors are always refused (test_cursors.py). With `fields` and `embed`, responses lack members that the
-# schema requires (test_fields.py).
-COVERED_ELSEWHERE = ("cursor", "fields", "embed")
+# Generated cursors and positions are always refused (test_cursors.py, test_feed.py). With `fields` and `embed`,
+# responses lack members that the schema requires (test_fields.py).
+COVERED_ELSEWHERE = ("cursor", "after", "fields", "embed")
 # The HTTP server refuses longer URLs with its own response; a query of many long texts can exceed this.
 MAX_QUERY = 65_000
 

@@ -21,8 +21,8 @@ def prepare_stop(readiness: Readiness, drain_seconds: float) -> None:
     """
     if threading.current_thread() is not threading.main_thread():
         return  # only the main thread may set handlers; in another thread the application is embedded, as in tests
-    stop_server, interrupt_server = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    if not callable(stop_server) or not callable(interrupt_server):
+    stop_server = signal.getsignal(signal.SIGTERM)
+    if not callable(stop_server):
         return  # no server has set its handlers
     loop = asyncio.get_running_loop()
     parent = multiprocessing.parent_process()
@@ -39,10 +39,6 @@ def prepare_stop(readiness: Readiness, drain_seconds: float) -> None:
             # A worker ignores repetitions: it gets the signal of a process group directly and again from its parent.
             stop_server(number, frame)
 
-    def on_sigint(number: int, frame: FrameType | None) -> None:
-        readiness.stopping = True
-        interrupt_server(number, frame)
-
     def on_parent_end(sentinel: int) -> None:
         loop.remove_reader(sentinel)
         readiness.stopping = True
@@ -50,6 +46,18 @@ def prepare_stop(readiness: Readiness, drain_seconds: float) -> None:
         logger.warning("the parent process has ended")
 
     signal.signal(signal.SIGTERM, on_sigterm)
-    signal.signal(signal.SIGINT, on_sigint)
+    _prepare_interrupt(readiness)
     if parent is not None:
         loop.add_reader(parent.sentinel, on_parent_end, parent.sentinel)
+
+
+def _prepare_interrupt(readiness: Readiness) -> None:
+    interrupt_server = signal.getsignal(signal.SIGINT)
+    if not callable(interrupt_server):
+        return  # the process ignores the signal, such as a background job of a shell
+
+    def on_sigint(number: int, frame: FrameType | None) -> None:
+        readiness.stopping = True
+        interrupt_server(number, frame)
+
+    signal.signal(signal.SIGINT, on_sigint)
