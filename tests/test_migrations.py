@@ -11,6 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 from alembic.config import Config
 from alembic.script import ScriptDirectory
@@ -325,6 +326,12 @@ async def test_words_get_their_collections_and_lose_them_again(empty: URL) -> No
     assert ("roles", "level") not in await vocabulary_of(empty)
 
 
+async def are_waiting(observer: asyncpg.Connection, number: int) -> bool:
+    """Return whether this number of processes wait for a lock."""
+    query = "SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted"
+    return bool(await observer.fetchval(query) == number)
+
+
 @pytest.mark.parametrize(("begin", "end"), [("0008", "0009"), ("0009", "0008")])
 @pytest.mark.parametrize(
     "write",
@@ -344,13 +351,9 @@ async def test_writers_that_wait_for_the_words_of_collections_succeed(
         await blocker.execute("LOCK TABLE search_vocabulary IN ACCESS SHARE MODE")
         migration = asyncio.create_task(asyncio.to_thread(migrate, config, end))
 
-        async def are_waiting(number: int) -> bool:
-            query = "SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted"
-            return bool(await observer.fetchval(query) == number)
-
-        await until(lambda: are_waiting(1))
+        await until(lambda: are_waiting(observer, 1))
         written = asyncio.create_task(writer.execute(write))
-        await until(lambda: are_waiting(2))
+        await until(lambda: are_waiting(observer, 2))
         await transaction.rollback()
         await asyncio.wait_for(asyncio.gather(migration, written), HANG_TIMEOUT)
     assert any(row[-1] == "logistics" for row in await vocabulary_of(empty))
@@ -383,14 +386,10 @@ async def test_revisions_of_the_history_lose_no_concurrent_change(
         await blocker.execute(WRITTEN)
         migration = asyncio.create_task(asyncio.to_thread(migrate, config, end))
 
-        async def are_waiting(number: int) -> bool:
-            query = "SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted"
-            return bool(await observer.fetchval(query) == number)
-
         async def is_decided() -> bool:
-            return written.done() or await are_waiting(2)
+            return written.done() or await are_waiting(observer, 2)
 
-        await until(lambda: are_waiting(1))
+        await until(lambda: are_waiting(observer, 1))
         written = asyncio.create_task(writer.execute(WRITTEN))
         await until(is_decided)
         # The build or the removal of an index waits for the open transaction, but keeps no other waiting.

@@ -28,6 +28,7 @@ from app.domains.shared.query.orders import Start, opaque_parameter
 from app.domains.shared.query.pages import Listing, Position, fetch_page
 from app.domains.shared.query.ranking import ranked_ids, rows_by_id
 from app.domains.shared.query.search import SIMILAR, matches_search, query_words
+from app.domains.shared.references import MAX_ID
 
 READ_SCOPES: dict[SearchType, Scope] = {entry.name: entry.scope_to_read for entry in COLLECTIONS}
 
@@ -60,7 +61,7 @@ def _positions(types: tuple[SearchType, ...], position: Position) -> dict[str, s
     for name in types:
         distance = TYPES.index(name) - int(type_index)
         # Within the rank of the cursor, earlier types lie wholly before the position, and later ones wholly after it.
-        position_id = id_ if distance == 0 else str(2**63 - 1) if distance < 0 else "0"
+        position_id = id_ if distance == 0 else str(MAX_ID) if distance < 0 else "0"
         values |= {f"key_0_{name}": rank, f"key_1_{name}": position_id}
     return values
 

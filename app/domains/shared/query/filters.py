@@ -197,7 +197,29 @@ class Selection:
         # With `name__null=true`: the conditions that require a value of each field, and those that it is missing.
         present: dict[str, list[ColumnElement[bool]]] = {}
         missing: dict[str, ColumnElement[bool]] = {}
-        fixed_link, joined = self.fixed_link, None
+        is_joined = False
+        applied, fixed_link = self._applied(constants)
+        for filter_, operands in applied:
+            is_null = f"{filter_.field}__null"
+            has_alternative = bool(constants.get(is_null))
+            joined = None if is_joined or has_alternative else filter_.join(source, operands)
+            is_joined = is_joined or joined is not None
+            condition = filter_.condition(source, operands) if joined is None else joined
+            if filter_.field is None or not has_alternative:
+                conditions.append(condition)
+            elif is_null in operands:
+                missing[filter_.field] = condition
+            else:
+                present.setdefault(filter_.field, []).append(condition)
+        for field, condition in missing.items():
+            conditions.append(or_(and_(*present[field]), condition) if field in present else condition)
+        if fixed_link is not None:
+            conditions.append(fixed_link.condition(source))
+        return and_(*conditions)
+
+    def _applied(self, constants: Mapping[str, Any]) -> tuple[list[tuple[Filter, dict[str, Any]]], FixedLink | None]:
+        """Return the filters that the request has, with their operands, and the fixed link unless one describes it."""
+        applied, fixed_link = [], self.fixed_link
         for filter_ in self.filters:
             operands = {
                 parameter.name: parameter.operand(constants[parameter.name])
@@ -210,21 +232,8 @@ class Selection:
             if fixed_link and filter_.describes(fixed_link, operands):
                 operands[fixed_link.parameter] = fixed_link.ids
                 fixed_link = None
-            is_null, is_first = f"{filter_.field}__null", joined is None
-            if is_first and not constants.get(is_null):
-                joined = filter_.join(source, operands)
-            condition = joined if is_first and joined is not None else filter_.condition(source, operands)
-            if filter_.field is None or not constants.get(is_null):
-                conditions.append(condition)
-            elif is_null in operands:
-                missing[filter_.field] = condition
-            else:
-                present.setdefault(filter_.field, []).append(condition)
-        for field, condition in missing.items():
-            conditions.append(or_(and_(*present[field]), condition) if field in present else condition)
-        if fixed_link is not None:
-            conditions.append(fixed_link.condition(source))
-        return and_(*conditions)
+            applied.append((filter_, operands))
+        return applied, fixed_link
 
 
 def build_selection(

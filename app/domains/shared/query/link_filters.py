@@ -23,13 +23,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, array
 
 from app.domains.shared.collection import LinkSet
 from app.domains.shared.models import Base, model_of, table_of
-from app.domains.shared.query.filters import (
-    Filter,
-    FixedLink,
-    Operands,
-    Parameter,
-    reference_parameter,
-)
+from app.domains.shared.query.filters import Filter, FixedLink, Operands, Parameter, reference_parameter
 from app.domains.shared.query.orders import Condition
 from app.domains.shared.query.tree_filters import is_in, select_elements, select_subtree, subtree_parameter
 

@@ -26,9 +26,13 @@ from sqlalchemy.types import TypeEngine
 
 from app.domains.shared.models import folded, folded_key
 from app.domains.shared.query.field_filters import rank_column
+from app.domains.shared.references import MAX_ID
 
 Start = Literal["first", "after", "before"]
 Condition = Callable[[FromClause], ColumnElement[bool]]
+
+# Positions before and after all ids.
+FIRST_POSITION, LAST_POSITION = literal_column("0", BigInteger), literal_column(str(MAX_ID), BigInteger)
 
 
 @dataclass(frozen=True, slots=True)

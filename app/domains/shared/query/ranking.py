@@ -31,7 +31,15 @@ from sqlalchemy import (
     union_all,
 )
 
-from app.domains.shared.query.orders import Condition, Order, SortKey, Start, opaque_parameter
+from app.domains.shared.query.orders import (
+    FIRST_POSITION,
+    LAST_POSITION,
+    Condition,
+    Order,
+    SortKey,
+    Start,
+    opaque_parameter,
+)
 from app.domains.shared.query.pages import ListDeclaration
 from app.domains.shared.query.search import (
     EQUAL,
@@ -49,7 +57,6 @@ BY_RANK = "rank"
 # The places of the sample, the rows read at each, and the number of places with a match that makes matches common.
 _PLACES, _ROWS, _COMMON_PLACES = 32, 16, 3
 _ZERO: ColumnElement[int] = literal_column("0")
-_MIN_ID, _MAX_ID = literal_column("0", BigInteger), literal_column(str(2**63 - 1), BigInteger)
 _RANK = SortKey(lambda source: (search_rank(source),), (SmallInteger(),))
 
 
@@ -212,8 +219,12 @@ def _keyset_condition(id_: ColumnElement[int], rank: int, start: Start, name: st
     position_id = cast(opaque_parameter(f"key_1{name}", Text()), BigInteger)
     own_rank: ColumnElement[int] = literal_column(str(rank))
     if start == "after":
-        return id_ > case((position_rank == own_rank, position_id), (position_rank < own_rank, _MIN_ID), else_=_MAX_ID)
-    return id_ < case((position_rank == own_rank, position_id), (position_rank > own_rank, _MAX_ID), else_=_MIN_ID)
+        return id_ > case(
+            (position_rank == own_rank, position_id), (position_rank < own_rank, FIRST_POSITION), else_=LAST_POSITION
+        )
+    return id_ < case(
+        (position_rank == own_rank, position_id), (position_rank > own_rank, LAST_POSITION), else_=FIRST_POSITION
+    )
 
 
 def _count_rows(tiers: Sequence[CTE]) -> ColumnElement[int]:

@@ -21,13 +21,7 @@ from sqlalchemy import (
 
 from app.domains.shared.models import Base, referenced_name, table_of
 from app.domains.shared.query.children import select_children
-from app.domains.shared.query.filters import (
-    Digits,
-    Filter,
-    Operands,
-    Parameter,
-    reference_parameter,
-)
+from app.domains.shared.query.filters import Digits, Filter, Operands, Parameter, reference_parameter
 from app.domains.shared.references import MAX_ID
 
 LevelParameter = Annotated[int, Field(ge=1, le=MAX_ID), Digits]

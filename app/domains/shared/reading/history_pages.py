@@ -143,12 +143,12 @@ def _first_of_key(source: FromClause, selection: ChangeSelection, start: Start, 
     BY; the planner may then scan the whole primary key to find the few changes of a key.
     """
     columns, values = [column for column, _ in key.values()], [value for _, value in key.values()]
-    lower, upper = selection.bounds(start)
     if columns:
+        lower, upper = selection.bounds(start)
         row = tuple_(*columns, source.c.id)
         between = and_(row > tuple_(*values, lower), row < tuple_(*values, upper))
     else:
-        between = and_(source.c.id > lower, source.c.id < upper)
+        between = selection.ids_between(source.c.id, start)
     rows = select(source.c.id).where(between, *selection.conditions(source, indexed=frozenset(key)))
     return _limited(rows, [*columns, source.c.id], start)
 

@@ -30,12 +30,10 @@ from sqlalchemy import (
 from app.domains.shared.history.models import Change, utc_day
 from app.domains.shared.history.record import constant
 from app.domains.shared.models import ChangeAction, RegisterObject, folded, table_of
-from app.domains.shared.query.orders import Condition, Start, opaque_parameter
+from app.domains.shared.query.orders import FIRST_POSITION, LAST_POSITION, Condition, Start, opaque_parameter
 from app.domains.shared.reading.documents import by_id
 
 ACTIONS: tuple[str, ...] = get_args(ChangeAction)
-_MAX_ID = literal_column(str(2**63 - 1), BigInteger)
-_MIN_ID = literal_column("0", BigInteger)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,14 +130,14 @@ class ChangeSelection:
     def bounds(self, start: Start) -> tuple[ColumnElement[int], ColumnElement[int]]:
         """Return the ids between which, without them, the selected changes lie: after or before the position."""
         position = cast(opaque_parameter("key_0", Text()), BigInteger)
-        lower: list[ColumnElement[int]] = [_MIN_ID]
-        upper: list[ColumnElement[int]] = [_MAX_ID]
+        lower: list[ColumnElement[int]] = [FIRST_POSITION]
+        upper: list[ColumnElement[int]] = [LAST_POSITION]
         if start != "first":
             (upper if start == "after" else lower).append(position)
         if "before_id" in self.filters:
             upper.append(bindparam("before_id", type_=BigInteger))
         if "since" in self.filters:
-            lower.append(func.coalesce(_first_id_since() - literal_column("1"), _MAX_ID))
+            lower.append(func.coalesce(_first_id_since() - literal_column("1"), LAST_POSITION))
         return func.greatest(*lower, type_=BigInteger), func.least(*upper, type_=BigInteger)
 
     def ids_between(self, id_: ColumnElement[int], start: Start) -> ColumnElement[bool]:

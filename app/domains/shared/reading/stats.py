@@ -100,8 +100,9 @@ class StatsQuery(FilterQuery):
         """Return the statement of the counts and its arguments."""
         keys = tuple(self._key(self.declaration.groups[name]) for name in self.group_by.split(","))
         details = [key.detail for key in keys if key.detail is not None and not self._has_other_filter(key.detail)]
-        selection, _ = self.selection(without=[name for detail in details for name in _own_parameters(detail)])
-        _, arguments = self.selection()
+        selection, arguments = self.selection(without=[name for each in details for name in _own_parameters(each)])
+        # These restrict the counted links instead.
+        arguments |= {each.argument: getattr(self, each.name) for each in details}
         return _counts(model, keys, selection), arguments
 
     def _key(self, grouping: Grouping) -> _Key:

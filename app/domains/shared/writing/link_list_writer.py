@@ -36,11 +36,7 @@ class LinkListWriter(LockedWriter):
             if document is not None:
                 return document
         write = await self.lock(owner, conditions, self._build_write)
-        try:
-            await self.check_rules(write)
-        except RegisterError as error:
-            error.errors = ()  # the pointers refer to the body of an object, which is not that of this request
-            raise
+        await self.check_rules_of_links(write)
         assert write.id is not None
         document = await self.document_of(await self._update(Key(by_id, write.id), None))
         assert document is not None  # the row lock excludes other writers

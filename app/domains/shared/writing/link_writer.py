@@ -14,7 +14,6 @@ from app.domains.shared.rules import Link, Values, Write
 from app.domains.shared.writing.constraints import error_for
 from app.domains.shared.writing.locked import LockedWriter
 from app.domains.shared.writing.single_link import add_link, remove_link
-from app.utils.exceptions import RegisterError
 
 
 class LinkWriter(LockedWriter):
@@ -57,11 +56,7 @@ class LinkWriter(LockedWriter):
             return write
 
         write = await self.lock(owner, conditions, build_write)
-        try:
-            await self.check_rules(write)
-        except RegisterError as error:
-            error.errors = ()  # the pointers refer to the body of an object, but this request has none
-            raise
+        await self.check_rules_of_links(write)
         await self._run(statement, write)
         await self.rules.apply(self.session, [write])
 
